@@ -1,0 +1,248 @@
+"""final_info.json, typed, and the table of metrics that every reader of it shares. No torch here."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from agent.lab.errors import UserError
+from agent.lab.verdicts import MetricsRow, Verdict
+
+FORMAT_VERSION = 1
+Number = float | None  # null where the measured value was not finite; its path is in FinalInfo.non_finite
+
+
+class Training(BaseModel):
+    """What was trained, and what it cost."""
+
+    model: str
+    hook_name: str
+    layer: int
+    d_in: int
+    d_sae: int
+    steps: int
+    tokens: int
+    final_loss: Number
+    seconds: float
+    learning_rate: float
+    seed: int
+    settings: dict[str, Any]  # the experiment's own constants: k, coefficients, switches
+
+
+class Core(BaseModel):
+    """SAE-Bench core, and beside it the figures it gets wrong or leaves out."""
+
+    l0: Number
+    l1: Number
+    explained_variance_centered: Number  # 1 - sum of squared errors / sum of squares about the mean: the one that decides
+    explained_variance: Number  # SAE-Bench 0.6's figure of that name, kept for comparison with published tables
+    explained_variance_legacy: Number  # likewise
+    mse: Number  # squared error per token and dimension, in the model's units; independent of the batch size
+    mse_sae_bench: Number  # SAE-Bench's figure, which is divided by the tokens of a batch
+    cossim: Number
+    l2_ratio: Number
+    relative_reconstruction_bias: Number
+    ce_loss_score: Number
+    loss_added: Number  # nats a token that splicing in the SAE adds to the model's loss
+    ce_loss_without_sae: Number
+    ce_loss_with_sae: Number
+    ce_loss_with_ablation: Number  # the activations set to zero
+    ce_loss_with_mean_ablation: Number  # the activations set to their mean
+    kl_div_score: Number
+    tokens: int
+
+
+class Latents(BaseModel):
+    """How the latents are used on the evaluation text."""
+
+    alive_fraction: Number  # fired at least once
+    dense_fraction: Number  # fired on more than one token in ten
+    W_dec_norm_mean: Number
+    W_dec_norm_min: Number
+    W_dec_norm_max: Number
+
+
+class Probe(BaseModel):
+    """Sparse probing of one dataset: test AUC and accuracy by number of latents probed."""
+
+    dataset: str
+    auc: dict[int, Number]
+    accuracy: dict[int, Number]
+    random_auc: dict[int, Number]  # a random untrained encoder of the same width and sparsity
+    llm_auc: Number  # a probe on the model's own activations
+    llm_accuracy: Number
+
+
+class Probing(BaseModel):
+    """sparse_probing_sae_probes: the means over the datasets, and each dataset."""
+
+    auc: dict[int, Number]
+    accuracy: dict[int, Number]
+    random_auc: dict[int, Number]
+    llm_auc: Number
+    llm_accuracy: Number
+    datasets: list[Probe]
+
+
+class Floor(BaseModel):
+    """A random untrained SAE of the same width and sparsity through the same evaluator."""
+
+    k: int
+    explained_variance_centered: Number
+    ce_loss_score: Number
+
+
+class FinalInfo(BaseModel):
+    """Everything measured of one run. Written by the evaluator, or by the driver for a run that failed."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    verdict: Verdict
+    training: Training | None = None
+    core: Core | None = None
+    latents: Latents | None = None
+    probing: Probing | None = None
+    floor: Floor | None = None
+    environment: dict[str, str] = {}
+    evaluation_seconds: float | None = None
+    errors: dict[str, str] = {}  # evaluation family -> why it gave no result
+    non_finite: list[str] = []
+
+    def metric(self, name: str) -> float | None:
+        """A metric of METRICS by name; None where it was not measured or not finite."""
+        value: Any = self
+        for part in METRICS[name].path.split("."):
+            if value is None:
+                return None
+            value = value.get(int(part)) if isinstance(value, dict) else getattr(value, part)
+        return value
+
+
+class Metric(BaseModel):
+    """How a figure is named, found, shown and read."""
+
+    path: str
+    title: str
+    unit: str = ""
+    healthy: tuple[float, float] | None = None
+    better: Literal["higher", "lower", "none"] = "none"
+    group: Literal["training", "sparsity", "reconstruction", "model preservation", "probing"]
+    digits: int = 4
+
+
+# Healthy ranges: SAE-Bench's published baselines at L0 20 to 320; `none` in `better` means no direction is better.
+METRICS: dict[str, Metric] = {
+    "steps": Metric(path="training.steps", title="steps", group="training", digits=0),
+    "tokens": Metric(path="training.tokens", title="tokens", group="training", digits=0),
+    "final_loss": Metric(path="training.final_loss", title="final loss", group="training"),
+    "seconds": Metric(path="training.seconds", title="training time", unit="s", group="training", digits=1),
+    "l0": Metric(path="core.l0", title="L0", unit="latents/token", group="sparsity", digits=2),
+    "alive_fraction": Metric(
+        path="latents.alive_fraction", title="alive fraction", group="sparsity", healthy=(0.9, 1), better="higher"
+    ),
+    "dense_fraction": Metric(
+        path="latents.dense_fraction", title="dense fraction", group="sparsity", healthy=(0, 0.05), better="lower"
+    ),
+    "explained_variance_centered": Metric(
+        path="core.explained_variance_centered",
+        title="explained variance",
+        group="reconstruction",
+        healthy=(0.7, 1),
+        better="higher",
+    ),
+    "mse": Metric(path="core.mse", title="MSE per dimension", group="reconstruction", better="lower"),
+    "cossim": Metric(path="core.cossim", title="cosine", group="reconstruction", healthy=(0.85, 1), better="higher"),
+    "l2_ratio": Metric(path="core.l2_ratio", title="L2 ratio", group="reconstruction", healthy=(0.75, 1.02)),
+    "relative_reconstruction_bias": Metric(
+        path="core.relative_reconstruction_bias",
+        title="relative reconstruction bias",
+        group="reconstruction",
+        healthy=(0.95, 1.02),
+    ),
+    "ce_loss_score": Metric(
+        path="core.ce_loss_score",
+        title="CE-loss score",
+        group="model preservation",
+        healthy=(0.8, 1),
+        better="higher",
+    ),
+    "loss_added": Metric(
+        path="core.loss_added", title="loss added", unit="nats/token", group="model preservation", better="lower"
+    ),
+    "kl_div_score": Metric(
+        path="core.kl_div_score", title="KL score", group="model preservation", healthy=(0.8, 1), better="higher"
+    ),
+    "probing_auc_1": Metric(path="probing.auc.1", title="AUC, top 1 latent", group="probing", better="higher"),
+    "probing_auc_5": Metric(path="probing.auc.5", title="AUC, top 5 latents", group="probing", better="higher"),
+    "probing_accuracy_5": Metric(
+        path="probing.accuracy.5", title="accuracy, top 5 latents", group="probing", better="higher"
+    ),
+}
+
+HEADLINE = (
+    "l0",
+    "explained_variance_centered",
+    "ce_loss_score",
+    "loss_added",
+    "alive_fraction",
+    "probing_auc_5",
+)
+
+
+class BadResults(UserError):
+    """final_info.json is missing, damaged or of another version."""
+
+
+def null_non_finite(value: Any, path: str = "") -> tuple[Any, list[str]]:
+    """The value with every non-finite number replaced by None, and the paths where that was done."""
+    if isinstance(value, dict):
+        parts = {k: null_non_finite(v, f"{path}.{k}" if path else str(k)) for k, v in value.items()}
+        return {k: v for k, (v, _) in parts.items()}, [p for _, ps in parts.values() for p in ps]
+    if isinstance(value, list):
+        items = [null_non_finite(v, f"{path}.{i}") for i, v in enumerate(value)]
+        return [v for v, _ in items], [p for _, ps in items for p in ps]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None, [path]
+    return value, []
+
+
+def write(run_dir: Path, info: FinalInfo) -> None:
+    """Write final_info.json whole or not at all."""
+    path, text = run_dir / "final_info.json", info.model_dump_json(indent=2) + "\n"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def read(run_dir: Path) -> FinalInfo:
+    """The results of a run. Raises BadResults."""
+    path = run_dir / "final_info.json"
+    try:
+        return FinalInfo.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        raise BadResults(
+            f"{path} does not exist: the run is not finished; evaluate it with "
+            f"python -P -m agent.lab.evaluation {run_dir}"
+        ) from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise BadResults(f"{path} is not a version {FORMAT_VERSION} result file: {_first_line(error)}") from None
+
+
+def read_metrics(run_dir: Path) -> list[MetricsRow]:
+    """The rows of metrics.jsonl; a last line cut short by a crash is dropped, other damage raises BadResults."""
+    path = run_dir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text(errors="replace").split("\n")
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is torn or empty
+        try:
+            rows.append(MetricsRow.model_validate(json.loads(line)))
+        except (ValueError, ValidationError) as error:
+            raise BadResults(f"{path} line {number} is damaged: {_first_line(error)}") from None
+    return rows
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split("\n")[:2])

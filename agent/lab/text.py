@@ -1,0 +1,95 @@
+"""The text of the probing datasets inside the sae-probes wheel, split once and for all.
+
+Every prompt goes to exactly one split, by a hash of its normalised text: the language model `tiny-lm` is
+trained on `lm`, sparse autoencoders on `sae`, evaluations choose on `dev` and report on `test`. The datasets in
+HELD_OUT (candidates for the default probing evaluation) are left out whole, with every duplicate of their prompts
+in any other dataset, so that a probed prompt was never trained on.
+"""
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+Split = Literal["lm", "sae", "dev", "test"]
+
+# Share of the prompts in each split, in thousandths.
+SHARES: dict[Split, int] = {"lm": 800, "sae": 160, "dev": 20, "test": 20}
+
+# Chosen before the model was trained: binary, short prompts, together under 2% of the text.
+HELD_OUT = (
+    "105_click_bait",
+    "68_credit-card",
+    "96_spam_is",
+    "135_context_type_Event_duration",
+    "125_world_country_Italy",
+    "110_aimade_humangpt3",
+    "139_news_class_Politics",
+    "114_nyc_borough_Manhattan",
+    "149_twt_emotion_happiness",
+    "22_headline_isobama",
+    "42_temp_sense",
+    "127_art_type_song",
+    "113_movie_sent",
+    "84_clinical-trials",
+)
+
+
+class TextMissing(RuntimeError):
+    """The sae-probes wheel, whose datasets are the text, is not installed or not whole."""
+
+
+def normalise(prompt: str) -> str:
+    """Lower case, white space folded: two prompts alike in this form are duplicates."""
+    return " ".join(prompt.lower().split())
+
+
+def split_of(prompt: str) -> Split:
+    """The split a prompt belongs to, whatever dataset it stands in."""
+    digest = hashlib.blake2b(normalise(prompt).encode(), digest_size=8).digest()
+    bucket = int.from_bytes(digest, "big") % 1000
+    for split, share in SHARES.items():
+        if bucket < share:
+            return split
+        bucket -= share
+    raise AssertionError("SHARES must sum to 1000")
+
+
+def data_dir() -> Path:
+    """The folder of the wheel's datasets, found without importing sae_probes (which takes 8 s)."""
+    spec = importlib.util.find_spec("sae_probes")
+    if spec is None or spec.origin is None:
+        raise TextMissing("the package sae-probes is not installed: pip install -e . in the project's root")
+    folder = Path(spec.origin).parent / "data" / "cleaned_data"
+    if not folder.is_dir():
+        raise TextMissing(f"{folder} is missing: pip install --force-reinstall sae-probes")
+    return folder
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of one dataset file, in the file's order."""
+    import pandas as pd
+
+    frame = pd.read_csv(path, compression="zstd")
+    return [str(prompt) for prompt in frame["prompt"]]
+
+
+@cache
+def held_out_prompts() -> frozenset[str]:
+    """Normalised prompts of every held-out dataset."""
+    folder = data_dir()
+    return frozenset(normalise(p) for name in HELD_OUT for p in read_prompts(folder / f"{name}.csv.zst"))
+
+
+def prompts(split: Split) -> Iterator[str]:
+    """Every distinct prompt of one split, held-out ones excepted, datasets in name order."""
+    seen = set(held_out_prompts())
+    for path in sorted(data_dir().glob("*.csv.zst")):
+        for prompt in read_prompts(path):
+            key = normalise(prompt)
+            if key not in seen:
+                seen.add(key)
+                if split_of(prompt) == split:
+                    yield prompt

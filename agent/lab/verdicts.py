@@ -1,0 +1,119 @@
+"""The one judge of a run. The guard inside a training process and the driver outside both ask it."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel
+
+LOSS_CEILING = 1e6  # on activations scaled to mean norm sqrt(d_in), where a useless SAE has a loss near d_in
+
+VerdictName = Literal[
+    "ok",
+    "nan",
+    "loss_ceiling",
+    "zero_steps",
+    "degenerate",
+    "bad_checkpoint",
+    "no_effect",
+    "crashed",
+    "timed_out",
+    "stalled",
+    "out_of_memory",
+    "disk_full",
+    "killed",
+    "tampered",
+    "not_comparable",
+    "not_evaluated",
+]
+
+# Verdicts no edit of experiment.py can mend.
+NOT_RETRYABLE = frozenset({"ok", "killed", "disk_full", "not_comparable"})
+
+
+class Verdict(BaseModel):
+    """What the guards say of a run, and the fact that made them say it."""
+
+    name: VerdictName
+    evidence: str
+    warnings: list[str] = []
+
+    @property
+    def ok(self) -> bool:
+        return self.name == "ok"
+
+
+class MetricsRow(BaseModel):
+    """One line of metrics.jsonl: means over the steps since the line before."""
+
+    step: int
+    tokens: int
+    loss: float | None  # null where it was not finite
+    l0: float | None
+    mse: float | None  # squared error per dimension of the scaled activations
+    alive_fraction: float | None  # latents that fired within the last window
+    learning_rate: float
+    grad_norm: float | None
+    seconds: float
+
+
+def judge_metrics(rows: Sequence[MetricsRow]) -> Verdict | None:
+    """The reason these rows cannot come from a sound training, or None while they can."""
+    for row in rows:
+        for name in ("loss", "grad_norm"):
+            value = getattr(row, name)
+            if value is None or not math.isfinite(value):
+                return Verdict(name="nan", evidence=f"{name} was not finite at step {row.step}")
+        if row.loss is not None and row.loss > LOSS_CEILING:
+            return Verdict(
+                name="loss_ceiling",
+                evidence=f"loss {row.loss:.3g} at step {row.step} is above the ceiling {LOSS_CEILING:.0g}",
+            )
+    return None
+
+
+def judge_training(rows: Sequence[MetricsRow], steps: int, moved: bool) -> Verdict | None:
+    """Judge a training that has ended: its rows, its number of steps, and whether any parameter moved."""
+    if steps == 0 or not rows:
+        return Verdict(name="zero_steps", evidence="training ended without a step")
+    if verdict := judge_metrics(rows):
+        return verdict
+    if not moved:
+        return Verdict(name="zero_steps", evidence=f"no parameter moved in {steps} steps")
+    return None
+
+
+def judge_scores(
+    *,
+    l0: float | None,
+    d_sae: int,
+    explained_variance: float | None,
+    ce_loss_score: float | None,
+    alive_fraction: float | None,
+    floor_explained_variance: float | None,
+    floor_ce_loss_score: float | None,
+) -> Verdict:
+    """Judge the scores of an evaluated checkpoint against a random untrained SAE at the same sparsity (the floor)."""
+    if l0 is None or l0 < 1:
+        return Verdict(name="degenerate", evidence=f"L0 is {_show(l0)}: the SAE is dead")
+    if l0 > d_sae / 4:
+        return Verdict(name="degenerate", evidence=f"L0 {l0:.1f} is more than a quarter of d_sae {d_sae}: dense")
+    for name, value, floor in (
+        ("explained variance", explained_variance, floor_explained_variance),
+        ("CE-loss score", ce_loss_score, floor_ce_loss_score),
+    ):
+        if value is None:
+            return Verdict(name="degenerate", evidence=f"{name} is not finite")
+        if floor is not None and value <= floor:
+            return Verdict(
+                name="degenerate",
+                evidence=f"{name} {value:.3f} is not above the {floor:.3f} of a random untrained SAE",
+            )
+    warnings = []
+    if alive_fraction is not None and alive_fraction < 0.5:
+        warnings.append(f"only {alive_fraction:.0%} of the latents are alive")
+    return Verdict(name="ok", evidence="trained, loaded, evaluated, above the random floor", warnings=warnings)
+
+
+def _show(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3f}"
