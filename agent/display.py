@@ -1,0 +1,147 @@
+"""What the driver shows while it works: a live table on a terminal, plain lines otherwise."""
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from agent import process
+from agent.lab.results import HEADLINE, METRICS, FinalInfo
+from agent.lab.verdicts import MetricsRow
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from agent.study import Run
+
+PLAIN_SECONDS = 10.0  # between two lines of progress in a log
+
+
+class Display(AbstractContextManager["Display"], Protocol):
+    def say(self, text: str) -> None:
+        """A line that stays."""
+
+    def progress(self, text: str) -> None:
+        """How far the current stage has come; replaces what it said before."""
+
+    def table(self, runs: "Sequence[Run]") -> None:
+        """The study's runs as they stand now."""
+
+
+class PlainDisplay:
+    """Lines for a pipe or a file."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        self._last = time.monotonic()
+        print(text, flush=True)
+
+    def progress(self, text: str) -> None:
+        if time.monotonic() - self._last >= PLAIN_SECONDS:
+            self.say(text)
+
+    def table(self, runs: "Sequence[Run]") -> None:
+        """Nothing: every run has said its line."""
+
+
+class LiveDisplay:
+    """The study's table with the current stage under it, redrawn in place."""
+
+    def __init__(self) -> None:
+        from rich.live import Live
+        from rich.text import Text
+
+        self._table: Any = Text()
+        self._progress = ""
+        self._live = Live(refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress = ""
+        self._draw()
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        self._progress = ""
+        self._live.console.print(text, markup=False, highlight=False)
+        self._draw()
+
+    def progress(self, text: str) -> None:
+        self._progress = text
+        self._draw()
+
+    def table(self, runs: "Sequence[Run]") -> None:
+        self._table = study_table(runs)
+        self._draw()
+
+    def _draw(self) -> None:
+        from rich.console import Group
+        from rich.spinner import Spinner
+
+        bottom = [Spinner("line", text=self._progress)] if self._progress else []
+        self._live.update(Group(self._table, *bottom))
+
+
+def display() -> Display:
+    """The display that suits standard output."""
+    return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()
+
+
+def study_table(runs: "Sequence[Run]") -> "Table":
+    """One row per run with the headline metrics of those that count."""
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("run", justify="right")
+    table.add_column("title", ratio=1)
+    table.add_column("verdict")
+    for name in HEADLINE:
+        table.add_column(METRICS[name].title, justify="right")
+    for run in runs:
+        verdict = run.info.verdict.name if run.info else run.state.stage
+        measured = [format_value(name, run.info.metric(name)) if run.info else "" for name in HEADLINE]
+        table.add_row(str(run.number), run.state.proposal.title, verdict, *measured)
+    return table
+
+
+def format_value(name: str, value: float | None, sign: str = "") -> str:
+    """A metric's value with its digits; `-` where it was not measured or not finite."""
+    return "-" if value is None else f"{value:{sign},.{METRICS[name].digits}f}"
+
+
+def run_line(info: FinalInfo) -> str:
+    """How a run came out, in one line."""
+    if not info.verdict.ok:
+        return f"{info.verdict.name} ({info.verdict.evidence})"
+    return "ok, " + ", ".join(f"{METRICS[name].title} {format_value(name, info.metric(name))}" for name in HEADLINE)
+
+
+def training_progress(run: int, rows: Sequence[MetricsRow], tokens: int) -> str:
+    """Tokens done of all, loss, L0, rate and time left."""
+    if not rows:
+        return f"run {run}: starting"
+    row = rows[-1]
+    loss, l0 = (f"{value:.4g}" if value is not None else "not finite" for value in (row.loss, row.l0))
+    rate = row.tokens / row.seconds if row.seconds > 0 else 0.0
+    left = f", {rate:,.0f} tokens/s, {max(0, tokens - row.tokens) / rate:.0f} s left" if rate else ""
+    done = min(1.0, row.tokens / tokens)
+    return f"run {run}: training {row.tokens:,} of {tokens:,} tokens ({done:.0%}), loss {loss}, L0 {l0}{left}"
+
+
+def evaluation_progress(run: int, log: Path) -> str:
+    """What the evaluator said last."""
+    said = process.tail(log, 1)
+    return f"run {run}: evaluating" + (f": {said[0]}" if said else "")

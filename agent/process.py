@@ -1,0 +1,150 @@
+"""A child process of a study: its environment, its limits, and its end read as a verdict."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from agent.ideas import ROOT
+from agent.lab.verdicts import Verdict, VerdictName
+
+POLL_SECONDS = 0.5
+GRACE_SECONDS = 5.0  # between asking a process group to end and killing it
+
+ALLOWED = re.compile(
+    "PATH|HOME|USER|SHELL|TERM|COLUMNS|LANG|LANGUAGE|TZ|TMPDIR|VIRTUAL_ENV|CONDA_PREFIX|PYTHONPATH|(DY)?LD_LIBRARY_PATH|"
+    r"(LC|XDG|CUDA|NVIDIA|HIP|OMP|MKL|OPENBLAS|TORCH|PYTORCH|TRANSFORMERS|HF|SAE_AGENT)_\w+"
+)
+SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD")
+# Needed to reach the hub; only for processes whose code is ours.
+TRUSTED = re.compile("HF_TOKEN|(HTTPS?|NO)_PROXY|(https?|no)_proxy|SSL_CERT_FILE|(REQUESTS_CA|CURL_CA)_BUNDLE")
+DIAGNOSIS = re.compile(r"stopped: (?!ok\b)(\w+): (.+)$")  # what the guard inside a training says last
+OUT_OF_MEMORY = ("out of memory", "outofmemoryerror", "memoryerror", "cannot allocate memory", "can't allocate memory")
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The commands a study runs as child processes; a test puts stand-ins here."""
+
+    prepare: Sequence[str] = (sys.executable, "-P", "-m", "agent.lab.prepare")
+    experiment: Sequence[str] = (sys.executable, "experiment.py")
+    evaluate: Sequence[str] = (sys.executable, "-P", "-m", "agent.lab.evaluation")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child process ended."""
+
+    code: int  # negative: the signal that killed it
+    seconds: float
+    stopped: Verdict | None  # why the driver ended it, if it did
+
+
+def environment(settings: Mapping[str, str], trusted: bool) -> dict[str, str]:
+    """What a child process sees of this one's environment: no API keys, and this checkout's `agent`."""
+    env = {name: value for name, value in os.environ.items() if _allowed(name, trusted)}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
+    env["PYTHONUNBUFFERED"] = "1"
+    return env | dict(settings)
+
+
+def run(
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    stdout: Path | None = None,
+    stderr: Path | None = None,
+    timeout: float | None = None,
+    watch: Callable[[], Verdict | None] = lambda: None,
+) -> Ended:
+    """Run a command in a session of its own until it ends, `watch` gives a verdict or `timeout` seconds have passed.
+
+    Whatever happens, an interruption included, nothing of its process group is left when this returns.
+    """
+    start = time.monotonic()
+    with ExitStack() as stack:
+        out = stack.enter_context(stdout.open("ab")) if stdout else None
+        err = stack.enter_context(stderr.open("ab")) if stderr else None
+        process = subprocess.Popen(
+            command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+        )
+        stack.callback(_end_group, process)
+        stopped = None
+        while stopped is None and not _exited(process):
+            stopped = watch()
+            if timeout is not None and time.monotonic() - start > timeout:
+                stopped = Verdict(name="timed_out", evidence=f"still running after {timeout:.0f} s")
+    return Ended(process.wait(), time.monotonic() - start, stopped)
+
+
+def verdict_of_end(ended: Ended, stderr: Path) -> Verdict | None:
+    """Why the process failed, or None when it ended well by itself."""
+    if ended.stopped or ended.code == 0:
+        return ended.stopped
+    said = tail(stderr)
+    lower = "\n".join(said).lower()
+    if said and (diagnosis := DIAGNOSIS.search(said[-1])) and diagnosis[1] in get_args(VerdictName):
+        return Verdict.model_validate({"name": diagnosis[1], "evidence": diagnosis[2]})
+    if ended.code < 0:
+        evidence = f"killed by {signal.Signals(-ended.code).name}" + (f"; last said: {said[-1]}" if said else "")
+    else:
+        evidence = said[-1] if said else f"exit status {ended.code} and nothing on stderr"
+    if any(sign in lower for sign in OUT_OF_MEMORY):
+        return Verdict(name="out_of_memory", evidence=evidence)
+    if "no space left" in lower:
+        return Verdict(name="disk_full", evidence=evidence)
+    return Verdict(name="killed" if ended.code < 0 else "crashed", evidence=evidence)
+
+
+def tail(log: Path, lines: int = 5) -> list[str]:
+    """The last lines of a log that are not empty; a progress bar counts as its last state."""
+    if not log.exists():
+        return []
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 16_384))
+        text = file.read().decode(errors="replace")
+    said = [line.strip().rsplit("\r", 1)[-1][:300] for line in text.split("\n")]
+    return [line for line in said if line][-lines:]
+
+
+def _allowed(name: str, trusted: bool) -> bool:
+    allowed = ALLOWED.fullmatch(name) and not SECRET.search(name)
+    return bool(allowed or (trusted and TRUSTED.fullmatch(name)))
+
+
+def _exited(process: "subprocess.Popen[Any]") -> bool:
+    try:
+        process.wait(POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _end_group(process: "subprocess.Popen[Any]") -> None:
+    deadline = time.monotonic() + GRACE_SECONDS
+    try:
+        alive = _signal_group(process, signal.SIGTERM)
+        while alive and time.monotonic() < deadline:
+            time.sleep(0.05)
+            process.poll()  # a leader that is not reaped would count as alive
+            alive = _signal_group(process, 0)
+    finally:  # a second Ctrl-C cuts the grace short
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal_group(process: "subprocess.Popen[Any]", number: int) -> bool:
+    """Whether anything of the group was there to be signalled."""
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+        return False
+    return True
