@@ -11,10 +11,10 @@ import typer
 
 from agent.lab.errors import UserError
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, pretty_exceptions_enable=False)
 
 # What a machine refuses, with a message that says it all.
-MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 
 
 @app.callback()
@@ -28,29 +28,28 @@ def run(
     max_runs: Annotated[int, typer.Option(min=1, help="How many runs to try; the baseline is not counted.")],
     model: Annotated[str | None, typer.Option(help="tiny-lm, a directory (./...), or a model of the hub.")] = None,
     hook: Annotated[str | None, typer.Option(help="Where the SAE sits, as blocks.1.hook_resid_post.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; chosen when not given.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; the GPU when there is one.")] = None,
     run_timeout: Annotated[float, typer.Option(min=1, help="Seconds for one training, and one evaluation.")] = 3600,
 ) -> None:
     """Investigate an idea: the baseline, then a run for each proposal, then notes and plots."""
     from agent import ideas, loop
     from agent.display import display
-    from agent.process import Stages
     from agent.proposers.template import TemplateProposer, baseline
 
     plan = ideas.load(idea)
     given = {"model": _absolute(model), "hook_name": hook}
     fixed = plan.fixed.model_copy(update={name: value for name, value in given.items() if value})
-    stages, settings = Stages(), {"SAE_AGENT_DEVICE": device} if device else {}
+    settings = {"SAE_AGENT_DEVICE": device} if device else {}
     first, proposer = baseline(fixed), TemplateProposer(plan, fixed)
     print(f"{plan.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
-    if code := loop.prepare(ideas.ROOT, fixed, stages, settings):
+    if code := loop.prepare(ideas.ROOT, fixed, settings):
         raise typer.Exit(2 if code == 2 else 1)
     study, ledger = loop.start(ideas.ROOT, plan, fixed, max_runs, run_timeout)
     print(f"study: {study.directory}", flush=True)
     with display() as shown:
-        ending = loop.Loop(study, ledger, fixed, first, proposer, stages, settings, max_runs, run_timeout, shown).run()
+        ending = loop.Loop(study, ledger, fixed, first, proposer, settings, max_runs, run_timeout, shown).run()
     print(f"{ending.why}; notes: {study.notes / 'notes.txt'}")
-    raise typer.Exit(ending.code)
+    sys.exit(ending.code)
 
 
 @app.command()
@@ -72,8 +71,6 @@ def main() -> None:
             signal.signal(number, signal.default_int_handler)
     try:
         code = app(standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", 130)
     except UserError as error:
         _fail(str(error), 2)
     except typer.TyperException as error:
@@ -81,8 +78,10 @@ def main() -> None:
     except OSError as error:
         if error.errno not in MACHINE:
             raise
-        _fail(f"{error.strerror}: {error.filename or 'while writing'}", 1)
+        _fail(f"{error.filename or 'while writing'}: {error.strerror}", 1)
     else:
+        if code == 130:  # what typer makes of a Ctrl-C that no command has answered itself
+            _fail("interrupted", 130)
         sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -127,10 +127,10 @@ def _render(template: str, variables: dict[str, Any], what: str, templates: Path
     try:
         return environment.get_template(template).render(variables)
     except jinja2.TemplateNotFound as error:
-        raise BadIdea(f"{what}: template {templates / str(error)} does not exist") from None
+        raise BadIdea(f"{what}: template {templates / (error.name or template)} does not exist") from None
     except jinja2.TemplateSyntaxError as error:
         raise BadIdea(f"{what}: {templates / (error.name or template)} line {error.lineno}: {error.message}") from None
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise BadIdea(f"{what}: {_place(error, templates)}: {error}") from None
 
 

@@ -1,6 +1,7 @@
 """One study, from its baseline to its end."""
 
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,10 +15,12 @@ from agent.lab import results
 from agent.lab.results import FinalInfo, Training
 from agent.lab.verdicts import Verdict, judge_metrics
 from agent.ledger import Ledger
-from agent.process import Stages
 from agent.proposers import Proposal, Proposer
 from agent.study import Study
 
+PREPARE = (sys.executable, "-P", "-m", "agent.lab.prepare")
+EXPERIMENT = (sys.executable, "experiment.py")
+EVALUATE = (sys.executable, "-P", "-m", "agent.lab.evaluation")
 TOKENS_TOLERANCE = 0.01  # the stream ends with a whole batch
 
 
@@ -29,12 +32,12 @@ class Ending:
     code: int
 
 
-def prepare(root: Path, fixed: Fixed, stages: Stages, settings: dict[str, str]) -> int:
+def prepare(root: Path, fixed: Fixed, settings: dict[str, str]) -> int:
     """Check the model and the hook and harvest the activations; the exit code of the process that did it."""
     options = ["--model", fixed.model, "--hook_name", fixed.hook_name, "--tokens", str(fixed.tokens)]
     runs = root / "runs"  # not where the user stands: a directory there must not pass for a model of the same name
     runs.mkdir(exist_ok=True)
-    return process.run([*stages.prepare, *options], cwd=runs, env=process.environment(settings, trusted=True)).code
+    return process.run([*PREPARE, *options], cwd=runs, env=process.environment(settings, trusted=True)).code
 
 
 def start(root: Path, idea: Idea, fixed: Fixed, max_runs: int, run_timeout: float) -> tuple[Study, Ledger]:
@@ -66,7 +69,6 @@ class Loop:
     fixed: Fixed
     baseline: Proposal
     proposer: Proposer
-    stages: Stages
     settings: dict[str, str]  # for the environment of every child process
     max_runs: int
     run_timeout: float  # seconds, for a training and for an evaluation
@@ -146,7 +148,7 @@ class Loop:
         """Run experiment.py under guard; None when it trained to its end."""
         try:
             ended = process.run(
-                [*self.stages.experiment, f"--out_dir=run_{run}"],
+                [*EXPERIMENT, f"--out_dir=run_{run}"],
                 cwd=self.study.directory,
                 env=process.environment(self.settings | {"SAE_AGENT_DRIVEN": "1"}, trusted=False),
                 stdout=self.study.log(run, "stdout"),
@@ -173,7 +175,7 @@ class Loop:
         log = directory / "eval.log"
         (directory / "final_info.json").unlink(missing_ok=True)  # not the evaluator's: forged, or of an earlier attempt
         ended = process.run(
-            [*self.stages.evaluate, str(directory)],
+            [*EVALUATE, str(directory)],
             cwd=self.study.directory,
             env=process.environment(self.settings, trusted=True),
             stdout=log,

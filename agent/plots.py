@@ -52,10 +52,14 @@ def write(directory: Path, runs: Sequence[Run]) -> list[Figure]:
 
 
 def _training_curves(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> Figure:
+    from matplotlib.ticker import LogFormatter
+
     figure, axes = _panels(len(CURVES))
     for panel, (_, label) in zip(axes, CURVES, strict=True):
         panel.set(xlabel="tokens (millions)", ylabel=label)
     axes[0].set_yscale("log")
+    axes[0].yaxis.set_major_formatter(LogFormatter())
+    axes[0].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
     axes[2].set_ylim(-0.02, 1.04)
     told = []
     for run in shown:
@@ -69,7 +73,8 @@ def _training_curves(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> F
     return Figure(
         path.name,
         "training loss (logarithmic), L0 and alive fraction against training tokens, as the training itself recorded "
-        f"them on its training batches: {'; '.join(told)}.{_missing(shown, runs, 'left no training history')}",
+        f"them on its training batches: {'; '.join(told)}. The loss is each experiment's own: where a run adds terms "
+        f"to it, its height does not compare with another run's.{_missing(shown, runs, 'left no training history')}",
     )
 
 

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -27,15 +26,6 @@ SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD")
 TRUSTED = re.compile("HF_TOKEN|(HTTPS?|NO)_PROXY|(https?|no)_proxy|SSL_CERT_FILE|(REQUESTS_CA|CURL_CA)_BUNDLE")
 DIAGNOSIS = re.compile(r"stopped: (?!ok\b)(\w+): (.+)$")  # what the guard inside a training says last
 OUT_OF_MEMORY = ("out of memory", "outofmemoryerror", "memoryerror", "cannot allocate memory", "can't allocate memory")
-
-
-@dataclass(frozen=True)
-class Stages:
-    """The commands a study runs as child processes; a test puts stand-ins here."""
-
-    prepare: Sequence[str] = (sys.executable, "-P", "-m", "agent.lab.prepare")
-    experiment: Sequence[str] = (sys.executable, "experiment.py")
-    evaluate: Sequence[str] = (sys.executable, "-P", "-m", "agent.lab.evaluation")
 
 
 @dataclass(frozen=True)
@@ -111,7 +101,7 @@ def tail(log: Path, lines: int = 5) -> list[str]:
     with log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 16_384))
         text = file.read().decode(errors="replace")
-    said = [line.strip().rsplit("\r", 1)[-1][:300] for line in text.split("\n")]
+    said = [line.strip().rsplit("\r", 1)[-1].strip()[:300] for line in text.split("\n")]
     return [line for line in said if line][-lines:]
 
 

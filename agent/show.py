@@ -93,12 +93,13 @@ def _metrics_table(title: str, info: FinalInfo) -> "Table":
         metrics = {name: metric for name, metric in METRICS.items() if metric.group == group}
         for index, (name, metric) in enumerate(metrics.items()):
             value = info.metric(name)
+            style, remark = ("", "") if _healthy(metric, value) else ("yellow", ": outside")
             table.add_row(
                 group if index == 0 else "",
                 metric.title,
-                Text(format_value(name, value), style="" if _healthy(metric, value) else "yellow"),
+                Text(format_value(name, value), style=style),
                 metric.unit,
-                _range(metric),
+                Text(_range(metric) + remark, style=style),
                 end_section=index == len(metrics) - 1,
             )
     return table

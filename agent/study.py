@@ -101,7 +101,7 @@ def create(root: Path, idea: str) -> Study:
     study.notes.mkdir(parents=True)
     from git import Repo
 
-    with Repo.init(study.directory, initial_branch="main", template="") as repo, repo.config_writer() as config:
+    with Repo.init(study.directory, initial_branch="main") as repo, repo.config_writer() as config:
         for (section, option), value in GIT_SETTINGS.items():
             config.set_value(section, option, value)
     (study.directory / ".gitignore").write_text(IGNORED)

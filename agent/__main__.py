@@ -1,0 +1,5 @@
+"""`python -m agent`, where the console script is not installed."""
+
+from agent.cli import main
+
+main()

@@ -1,0 +1,102 @@
+"""A checkout whose experiments and evaluator are stand-ins without torch; driver, git and processes are real."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agent.ledger import Event, State, derive, read
+from agent.study import Study
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parent.parent
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A copy of the driver with the stand-ins in the place of what imports torch."""
+
+    root: Path
+
+    def plan(self, *behaviours: str, **fields: Any) -> None:
+        """Write the idea stand_in with one step for each behaviour of the stand-in experiment."""
+        steps = [
+            {
+                "name": f"step_{number}_{behaviour}",
+                "title": f"Step that is {behaviour}",
+                "description": "What changed.",
+                "why": "The reason.",
+                "predictions": {"ce_loss_score": "up", "l0": "same"},
+                "parameters": {"behaviour": behaviour},
+            }
+            for number, behaviour in enumerate(behaviours, 1)
+        ]
+        idea = {
+            "title": "A stand-in idea",
+            "description": "Nothing is trained.",
+            "hypothesis": "None.",
+            "smallest_effect": 0.005,
+            "defaults": {"behaviour": "sound"},
+            "plan": steps,
+        }
+        (self.root / "templates/ideas/stand_in/idea.yaml").write_text(yaml.safe_dump(idea | fields))
+
+    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        """Start `agent` on a machine with an empty home directory and no terminal."""
+        home = self.root.parent / "home"
+        home.mkdir(exist_ok=True)
+        env = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(self.root)}
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "agent", *arguments],
+            cwd=self.root.parent,
+            env=env | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def agent(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        process = self.start(*arguments, **environment)
+        stdout, stderr = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+
+    def run(self, max_runs: int, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        return self.agent("run", "--idea", "stand_in", "--max-runs", str(max_runs), *arguments, **environment)
+
+    @property
+    def study(self) -> Study:
+        (directory,) = (self.root / "runs").iterdir()
+        return Study(directory, self.root / "notes" / directory.name)
+
+    @property
+    def events(self) -> list[Event]:
+        return read(self.study.ledger)
+
+    @property
+    def state(self) -> State:
+        return derive(self.events)
+
+    @property
+    def notes(self) -> str:
+        return (self.study.notes / "notes.txt").read_text()
+
+
+def make_checkout(directory: Path) -> Checkout:
+    """A checkout at a path with a space in it."""
+    root = directory / "a checkout"
+    ignored = shutil.ignore_patterns("lab", "__pycache__")
+    shutil.copytree(REPOSITORY / "agent", root / "agent", ignore=ignored)
+    (root / "agent/lab/evaluation").mkdir(parents=True)
+    for name in ("__init__", "errors", "results", "verdicts"):
+        shutil.copy(REPOSITORY / f"agent/lab/{name}.py", root / "agent/lab")
+    shutil.copy(HERE / "prepare.py", root / "agent/lab/prepare.py")
+    shutil.copy(HERE / "evaluation.py", root / "agent/lab/evaluation/__main__.py")
+    (root / "agent/lab/evaluation/__init__.py").touch()
+    shutil.copytree(HERE / "templates", root / "templates")
+    shutil.copytree(REPOSITORY / "templates/notes", root / "templates/notes")
+    return Checkout(root)

@@ -1,0 +1,17 @@
+"""In the place of the harvest: knows one model, and can be slow."""
+
+import argparse
+import os
+import sys
+import time
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--model")
+parser.add_argument("--hook_name")
+parser.add_argument("--tokens", type=int)
+args = parser.parse_args()
+if args.model != "tiny-lm":
+    print(f"error: unknown model {args.model!r}: did you mean tiny-lm?", file=sys.stderr)
+    sys.exit(2)
+print("harvesting", flush=True)
+time.sleep(float(os.environ.get("SAE_AGENT_STANDIN_HARVEST", "0")))

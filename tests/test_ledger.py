@@ -1,0 +1,91 @@
+"""The ledger survives a crash in mid-line, and says where any other damage is."""
+
+from pathlib import Path
+
+import pytest
+
+from agent.lab.verdicts import Verdict
+from agent.ledger import (
+    AttemptEnded,
+    AttemptStarted,
+    BadLedger,
+    EvaluationEnded,
+    Event,
+    Ledger,
+    ProposalMade,
+    RunCommitted,
+    RunReserved,
+    StudyEnded,
+    derive,
+    read,
+)
+from agent.proposers import Proposal
+
+OK = Verdict(name="ok", evidence="sound")
+NAN = Verdict(name="nan", evidence="loss was not finite at step 3")
+PROPOSAL = Proposal(
+    name="p", title="A change", description="d", why="w", predictions={"l0": "same"}, source="print()\n"
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    ledger = Ledger(tmp_path / "events.jsonl")
+    ledger.append(ProposalMade(run=0, proposal=PROPOSAL))
+    ledger.append(RunReserved(run=0))
+    ledger.append(AttemptStarted(run=0, attempt=1))
+    ledger.close()
+    return ledger.path
+
+
+def test_events_come_back_as_they_were_recorded(path: Path):
+    proposed, reserved, started = read(path)
+    assert isinstance(proposed, ProposalMade)
+    assert proposed.proposal == PROPOSAL
+    assert [event.seq for event in (proposed, reserved, started)] == [0, 1, 2]
+    assert proposed.time <= reserved.time <= started.time
+
+
+@pytest.mark.parametrize("torn", [b'{"seq":3,"time":"2026-', b'{"seq":3}', b"\xff\xfe"])
+def test_a_torn_last_line_is_dropped_and_the_next_event_stands_alone(path: Path, torn: bytes):
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn)
+    assert len(read(path)) == 3
+    ledger = Ledger(path)
+    assert path.read_bytes() == whole
+    ledger.append(StudyEnded(why="done"))
+    assert [event.event for event in read(path)][-1] == "study_ended"
+
+
+@pytest.mark.parametrize("damaged", ["", "{}", "not json", '{"event": "unheard_of", "seq": 1}'])
+def test_any_other_damage_names_the_line(path: Path, damaged: str):
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], damaged, lines[2], ""]))
+    with pytest.raises(BadLedger, match=r"events\.jsonl line 2 is damaged"):
+        read(path)
+
+
+def test_a_line_taken_out_is_noticed(path: Path):
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[2], ""]))
+    with pytest.raises(BadLedger, match="line 2 is damaged: event 2 stands where 1 belongs"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("events", "stage", "verdict", "used"),
+    [
+        ([], "proposed", None, 0),
+        ([RunReserved(run=1)], "reserved", None, 1),
+        ([RunReserved(run=1), AttemptStarted(run=1, attempt=1)], "training", None, 1),
+        ([RunReserved(run=1), AttemptEnded(run=1, attempt=1, verdict=None, seconds=1)], "evaluating", None, 1),
+        ([RunReserved(run=1), AttemptEnded(run=1, attempt=1, verdict=NAN, seconds=1)], "reserved", NAN, 1),
+        ([RunReserved(run=1), EvaluationEnded(run=1, attempt=1, verdict=OK, seconds=1)], "reserved", OK, 1),
+        ([RunReserved(run=1), RunCommitted(run=1, verdict=OK)], "done", OK, 1),
+    ],
+)
+def test_the_state_follows_from_the_events(events: list[Event], stage: str, verdict: Verdict | None, used: int):
+    baseline = [ProposalMade(run=0, proposal=PROPOSAL), RunReserved(run=0), RunCommitted(run=0, verdict=OK)]
+    state = derive([*baseline, ProposalMade(run=1, proposal=PROPOSAL), *events])
+    assert (state.runs[1].stage, state.runs[1].verdict, state.runs_used) == (stage, verdict, used)
+    assert state.ended is None

@@ -1,0 +1,254 @@
+"""The main job from end to end on stand-in experiments: what each run's end leaves behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from git import Repo
+from standin import Checkout, make_checkout
+
+from agent.lab import results
+
+Troubled = tuple[Checkout, "subprocess.CompletedProcess[str]"]
+
+# What the stand-in experiment does, and what the notes must say of it.
+FAILURES = {
+    "nan": ("nan", "loss was not finite at step 11"),
+    "above_ceiling": ("loss_ceiling", "above the ceiling"),
+    "malformed": ("crashed", "metrics.jsonl line 11 is damaged"),
+    "hanging": ("timed_out", "still running after 3 s"),
+    "crashing": ("crashed", "ValueError: the edit was wrong"),
+    "guarded": ("nan", "a parameter was not finite at step 11"),
+    "full": ("disk_full", "No space left on device"),
+    "greedy": ("out_of_memory", "MemoryError"),
+    "killed": ("killed", "SIGKILL"),
+    "forging": ("crashed", "error: forged and gone"),
+    "without_checkpoint": ("not_evaluated", "error: the evaluator broke"),
+    "narrow": ("not_comparable", "d_sae is 512, the study's is 1024"),
+}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return make_checkout(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> Troubled:
+    """A study in which everything goes wrong once, and then one run goes well."""
+    checkout = make_checkout(tmp_path_factory.mktemp("troubled"))
+    checkout.plan(*FAILURES, "denser")
+    secrets = {"OPENAI_API_KEY": "sk-1", "HF_TOKEN": "hf-1", "SAE_AGENT_API_KEY": "sk-2"}
+    ended = checkout.run(50, "--run-timeout", "3", CUDA_VISIBLE_DEVICES="7", **secrets)
+    return checkout, ended
+
+
+def test_a_failed_run_is_recorded_and_the_next_one_tried(troubled: Troubled):
+    checkout, ended = troubled
+    assert ended.returncode == 0, ended.stderr
+    assert len(checkout.state.runs) == len(FAILURES) + 2
+    assert checkout.state.ended == f"the plan ended after {len(FAILURES) + 1} of at most 50 runs"
+    assert checkout.state.ended in ended.stdout
+
+
+@pytest.mark.parametrize(("number", "behaviour"), enumerate(FAILURES, 1))
+def test_the_verdict_and_its_evidence_are_in_results_and_notes(troubled: Troubled, number: int, behaviour: str):
+    checkout, _ = troubled
+    name, evidence = FAILURES[behaviour]
+    info = results.read(checkout.study.run_dir(number))
+    assert info.verdict.name == name
+    assert evidence in info.verdict.evidence
+    section = checkout.notes.split(f"## Run {number}: ")[1].split("\n## ")[0]
+    assert "Results: none" in section
+    assert f"Verdict: {name} (" in section
+    assert evidence in section
+    assert "difference from baseline" not in section
+
+
+def test_a_run_keeps_its_experiment_and_logs(troubled: Troubled):
+    checkout, _ = troubled
+    run = checkout.study.run_dir(5)
+    assert 'BEHAVIOUR = "crashing"' in (run / "experiment.py").read_text()
+    assert "Traceback" in (run / "stderr.log").read_text()
+    assert (run / "stdout.log").exists()
+    assert "evaluating" in (checkout.study.run_dir(0) / "eval.log").read_text()
+    assert not list(checkout.study.directory.glob("*.log"))
+
+
+@pytest.mark.usefixtures("troubled")
+def test_nothing_of_a_run_that_timed_out_is_left():
+    assert not [line for line in _processes() if "sleep 61.5" in line]
+
+
+def test_an_experiment_sees_no_secrets(troubled: Troubled):
+    checkout, _ = troubled
+    seen = json.loads((checkout.study.run_dir(0) / "environment.json").read_text())
+    assert seen["SAE_AGENT_DRIVEN"] == "1"
+    assert seen["CUDA_VISIBLE_DEVICES"] == "7"
+    assert not {"OPENAI_API_KEY", "HF_TOKEN", "SAE_AGENT_API_KEY"} & set(seen)
+
+
+def test_a_result_stands_beside_the_baseline_without_a_claim(troubled: Troubled):
+    checkout, _ = troubled
+    section = checkout.notes.split(f"## Run {len(FAILURES) + 1}: ")[1]
+    assert "'ce_loss_score': 0.9621" in section
+    assert "CE-loss score: predicted up; 0.9621, baseline 0.9500, difference from baseline +0.0121" in section
+    assert "one seed each; noise not measured" in section
+    assert "the comparison is not at matched sparsity" in section
+    assert "only 40% of the latents are alive" in section
+
+
+def test_the_plots_exist_and_their_descriptions_say_what_is_missing(troubled: Troubled):
+    checkout, _ = troubled
+    for name in ("training_curves.png", "l0_explained_variance.png"):
+        assert (checkout.study.notes / name).read_bytes().startswith(b"\x89PNG")
+    described = checkout.notes.split("# Plot descriptions")[1]
+    assert "run 1 has no result (nan)" in described
+    assert "run 13: L0 20.00" in described
+
+
+def test_git_log_tells_the_story(troubled: Troubled):
+    checkout, _ = troubled
+    with Repo(checkout.study.directory) as repo:
+        messages = [str(commit.message).splitlines()[0] for commit in repo.iter_commits(reverse=True)]
+        assert messages[:4] == [
+            "run 0, proposal: Baseline",
+            "run 0, result: ok",
+            "run 1, proposal: Step that is nan",
+            "run 1, result: nan",
+        ]
+        tracked = repo.git.ls_files().splitlines()
+        assert not repo.is_dirty(untracked_files=True)
+    assert "run_0/final_info.json" in tracked
+    assert "run_0/metrics.jsonl" in tracked
+    assert not [name for name in tracked if "checkpoint" in name or name.endswith(".log")]
+
+
+def test_the_ledger_tells_the_same_story(troubled: Troubled):
+    checkout, _ = troubled
+    kinds = [event.event for event in checkout.events]
+    assert kinds[:8] == [
+        "study_started",
+        "proposal_made",
+        "run_reserved",
+        "attempt_started",
+        "attempt_ended",
+        "evaluation_ended",
+        "run_committed",
+        "notes_written",
+    ]
+    assert kinds[-2:] == ["study_ended", "notes_written"]
+
+
+def test_the_budget_ends_the_study_and_a_strange_git_set_up_does_no_harm(checkout: Checkout, tmp_path: Path):
+    hooks = tmp_path / "hooks"
+    hooks.mkdir()
+    (hooks / "pre-commit").write_text("#!/bin/sh\nexit 1\n")
+    (hooks / "pre-commit").chmod(0o755)
+    (tmp_path / "home").mkdir()
+    settings = f"[commit]\n gpgsign = true\n[core]\n hooksPath = {hooks}\n excludesFile = {tmp_path}/ignored\n"
+    (tmp_path / "home/.gitconfig").write_text(settings)
+    (tmp_path / "ignored").write_text("*.json\n")
+    checkout.plan("sound", "sound")
+    ended = checkout.run(1, GIT_DIR=str(tmp_path / "elsewhere"))
+    assert ended.returncode == 0, ended.stderr
+    assert "the budget of 1 run is spent" in checkout.notes
+    assert len(checkout.state.runs) == 2
+    with Repo(checkout.study.directory) as repo:
+        assert "run_1/final_info.json" in repo.git.ls_files()
+
+
+def test_a_failed_baseline_ends_the_study(checkout: Checkout):
+    template = checkout.root / "templates/experiment.py.j2"
+    template.write_text(template.read_text().replace("%}sound{%", "%}crashing{%"))
+    checkout.plan("sound")
+    ended = checkout.run(1)
+    assert ended.returncode == 1
+    assert "the baseline failed (crashed: ValueError: the edit was wrong)" in checkout.notes
+    assert len(checkout.state.runs) == 1
+
+
+def test_a_study_without_a_sound_run_failed(checkout: Checkout):
+    checkout.plan("crashing")
+    ended = checkout.run(1)
+    assert ended.returncode == 1
+    assert "no run but the baseline counts" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "stage"), [("hanging", "training"), ("stubborn", "training"), ("slow_to_evaluate", "evaluating")]
+)
+def test_ctrl_c_ends_the_child_and_leaves_notes(checkout: Checkout, behaviour: str, stage: str):
+    checkout.plan(behaviour, "sound")
+    driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "2")
+    _wait_for(lambda: len(checkout.state.runs) == 2 and checkout.state.runs[1].stage == stage)
+    time.sleep(0.7)
+    driver.send_signal(signal.SIGINT)
+    stdout, stderr = driver.communicate(timeout=30)
+    assert driver.returncode == 130, stderr
+    assert stdout.splitlines()[-1].startswith("interrupted; notes: ")
+    assert "Traceback" not in stderr
+    assert results.read(checkout.study.run_dir(1)).verdict.name == "killed"
+    assert checkout.state.runs[1].verdict is not None
+    assert checkout.state.runs[1].verdict.name == "killed"
+    assert f"Verdict: killed (interrupted while {stage})" in checkout.notes
+    assert "The study ended: interrupted." in checkout.notes
+    assert not [line for line in _processes() if str(checkout.root) in line]
+
+
+def test_ctrl_c_while_harvesting_leaves_no_study(checkout: Checkout):
+    checkout.plan("sound")
+    driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "1", SAE_AGENT_STANDIN_HARVEST="60")
+    assert driver.stdout
+    while driver.stdout.readline() != "harvesting\n":
+        pass
+    driver.send_signal(signal.SIGINT)
+    _, stderr = driver.communicate(timeout=30)
+    assert (driver.returncode, stderr) == (130, "error: interrupted\n")
+    assert not list((checkout.root / "runs").iterdir())
+
+
+def test_two_studies_of_the_same_second_do_not_collide(checkout: Checkout):
+    checkout.plan("sound")
+    drivers = [checkout.start("run", "--idea", "stand_in", "--max-runs", "1") for _ in range(2)]
+    for driver in drivers:
+        driver.communicate(timeout=60)
+    assert [driver.returncode for driver in drivers] == [0, 0]
+    assert len(list((checkout.root / "runs").iterdir())) == 2
+    assert len(list((checkout.root / "notes").iterdir())) == 2
+
+
+@pytest.mark.skipif(shutil.which("script") is None, reason="needs script(1) for a terminal")
+def test_a_terminal_gets_a_live_table(checkout: Checkout):
+    checkout.plan("sound")
+    command = f"{sys.executable} -P -m agent run --idea stand_in --max-runs 1"
+    env = {"PATH": os.environ["PATH"], "HOME": str(checkout.root), "PYTHONPATH": str(checkout.root)}
+    env |= {"TERM": "xterm-256color", "COLUMNS": "140", "LINES": "50"}
+    shown = subprocess.run(
+        ["script", "-qec", command, "/dev/null"], env=env, capture_output=True, text=True, timeout=60
+    )
+    assert shown.returncode == 0, shown.stdout
+    assert "CE-loss score" in shown.stdout
+    assert "the budget of 1 run is spent" in shown.stdout
+
+
+def _processes() -> list[str]:
+    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def _wait_for(condition) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            if condition():
+                return
+        except (ValueError, FileNotFoundError):  # the study does not exist yet
+            pass
+        time.sleep(0.1)
+    raise AssertionError("waited in vain")

@@ -1,0 +1,62 @@
+"""`agent show`: a run and a study as tables."""
+
+import json
+from pathlib import Path
+
+import pytest
+from standin import Checkout, make_checkout
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    checkout = make_checkout(tmp_path_factory.mktemp("show"))
+    checkout.plan("crashing", "denser")
+    assert checkout.run(2).returncode == 0
+    return checkout
+
+
+def test_a_run_is_shown_with_healthy_ranges_and_probing(checkout: Checkout):
+    shown = checkout.agent("show", str(checkout.study.run_dir(0))).stdout
+    for group in ("training", "sparsity", "reconstruction", "model preservation", "probing"):
+        assert f"│ {group} " in shown
+    score, alive = (next(line for line in shown.splitlines() if name in line) for name in ("CE-loss score", "alive"))
+    assert [cell.strip() for cell in score.split("│")[3:6]] == ["0.9500", "", "0.8 to 1"]
+    assert "0.9 to 1: outside" in alive
+    news = next(line for line in shown.splitlines() if "news" in line)
+    assert [cell.strip() for cell in news.split("│")[1:-1]] == ["news", "0.610", "0.671", "0.600", "0.672", "0.800"]
+    assert "verdict: ok (above the floor)" in shown
+    assert "warning: only 40% of the latents are alive" in shown
+
+
+def test_a_failed_run_is_shown_with_its_verdict(checkout: Checkout):
+    ended = checkout.agent("show", str(checkout.study.run_dir(1)))
+    assert ended.returncode == 0
+    assert "verdict: crashed (ValueError: the edit was wrong)" in ended.stdout
+
+
+@pytest.mark.parametrize("of", ["directory", "notes"])
+def test_a_study_is_shown_with_a_row_per_run(checkout: Checkout, of: str):
+    shown = checkout.agent("show", str(getattr(checkout.study, of))).stdout
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if line.startswith("│ ")]
+    numbered = {row[0]: row for row in rows if row[0]}
+    assert list(numbered) == ["0", "1", "2"]
+    assert numbered["0"][2:6] == ["ok", "16.00", "0.9000", "0.9500"]
+    assert numbered["1"][2:6] == ["crashed", "-", "-", "-"]
+    assert numbered["2"][2:6] == ["ok", "20.00", "0.9000", "0.9621"]
+    assert "run 1 does not count: crashed (ValueError: the edit was wrong)" in shown
+    assert "ended: the budget of 2 runs is spent" in shown
+
+
+def test_a_run_without_results_says_how_to_get_them(checkout: Checkout, tmp_path: Path):
+    (tmp_path / "metrics.jsonl").touch()
+    ended = checkout.agent("show", str(tmp_path))
+    assert ended.returncode == 2
+    assert "python -P -m agent.lab.evaluation" in ended.stderr
+
+
+def test_damaged_results_are_one_line(checkout: Checkout, tmp_path: Path):
+    (tmp_path / "final_info.json").write_text(json.dumps({"format_version": 2}))
+    ended = checkout.agent("show", str(tmp_path))
+    assert ended.returncode == 2
+    assert "is not a version 1 result file" in ended.stderr
+    assert ended.stderr.count("\n") == 1
