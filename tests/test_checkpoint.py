@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back, and what is not an SAE is refused."""
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,18 +141,22 @@ def test_encoder_matrix_is_the_jacobian(name: str, tmp_path: Path) -> None:
 # Sick SAEs load and are labelled
 
 
-def test_nan_weights_load_and_are_reported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_load_and_are_reported(value: float, tmp_path: Path) -> None:
     sae = Sae()
     with torch.no_grad():
-        sae.W_enc[0, 0] = torch.nan
-    loaded = checkpoint.load(save(tmp_path / "checkpoint", sae.thresholded, sae))
+        sae.W_enc[0, 0] = value
+    tensors = {"W_enc": sae.W_enc, "b_enc": sae.b_enc, "threshold": sae.threshold}
+    folder = save(tmp_path / "checkpoint", sae.thresholded, sae, {"architecture": "jumprelu"}, **tensors)
+    loaded = checkpoint.load(folder)
     assert loaded.non_finite
     checkpoint.check_behaviour(loaded, activations(64))
 
 
 def test_a_dead_sae_loads(tmp_path: Path) -> None:
     sae = Sae()
-    loaded = checkpoint.load(save(tmp_path / "checkpoint", sae.dead, sae))
+    tensors = {"W_enc": sae.W_enc, "b_enc": sae.b_enc - 1e9}
+    loaded = checkpoint.load(save(tmp_path / "checkpoint", sae.dead, sae, {"architecture": "relu"}, **tensors))
     checkpoint.check_behaviour(loaded, activations(64))
     assert not loaded.encode(activations(64)).any()
 
@@ -233,6 +238,17 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write"):
         save(tmp_path / "file" / "checkpoint", sae.relu, sae)
+
+
+def test_nothing_is_left_of_a_write_that_fails_half_way(tmp_path: Path) -> None:
+    sae, (soft, hard) = Sae(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2500, hard))  # the header fits, the tensors do not
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot write .*File too large"):
+            save(tmp_path / "checkpoint", sae.relu, sae)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 # The SAELens format
