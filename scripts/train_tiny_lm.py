@@ -28,7 +28,7 @@ D_MODEL = 192
 N_LAYERS = 4
 N_HEADS = 6
 BATCH = 32  # windows a step: 8,192 predicted tokens
-STEPS = 4200  # about 1.2 passes over the text
+STEPS = 3600  # about one pass over the text
 WARMUP_STEPS = 100
 DECAY_SHARE = 0.3  # the learning rate falls linearly to zero over the last part
 LR_MATRICES = 0.02  # Muon, for the matrices inside the blocks
@@ -137,7 +137,7 @@ def train(model: nn.Module, stream: np.ndarray, dev: np.ndarray, out_dir: Path, 
     optimizers = build_optimizers(model)
     base_rates = [o.param_groups[0]["lr"] for o in optimizers]
     saved, log = out_dir / "checkpoint.pt", out_dir / "training_log.jsonl"
-    first = 0
+    first, spent = 0, 0.0
     if saved.exists():
         state = torch.load(saved)
         model.load_state_dict(state["model"])
@@ -145,8 +145,9 @@ def train(model: nn.Module, stream: np.ndarray, dev: np.ndarray, out_dir: Path, 
             optimizer.load_state_dict(optimizer_state)
         first = state["step"]
         kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= first]
+        spent = json.loads(kept[-1])["seconds"]
         log.write_text("".join(line + "\n" for line in kept))
-    started = time.monotonic()
+    started = time.monotonic() - spent
     for step in range(first, steps):
         for optimizer, rate in zip(optimizers, base_rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * learning_rate_factor(step, steps)

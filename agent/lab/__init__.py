@@ -1,0 +1,24 @@
+"""The frozen harness that `experiment.py` imports and may not change: everything that touches torch.
+
+Importing the package only sets environment variables that the libraries below read at their own import.
+"""
+
+import os
+import sys
+
+_SETTINGS = {
+    "HF_HUB_OFFLINE": "1",  # models are fetched once, by models.py; a miss later is an error at once, not after retries
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "WANDB_MODE": "disabled",
+    "TOKENIZERS_PARALLELISM": "false",
+    "JAXTYPING_DISABLE": "1",  # sae_bench's annotations fail under beartype >= 0.19
+    "TRANSFORMERS_VERBOSITY": "error",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # the same seed gives the same run on a GPU too
+}
+for _name, _value in _SETTINGS.items():
+    os.environ.setdefault(_name, _value)
+
+# torchvision comes with sae_bench and is used nowhere here; beside a CPU build of torch it cannot be imported and
+# takes transformers down with it.
+sys.modules.setdefault("torchvision", None)  # type: ignore[arg-type]

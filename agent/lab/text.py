@@ -15,6 +15,8 @@ from typing import Literal
 
 Split = Literal["lm", "sae", "dev", "test"]
 
+VERSION = "sae-probes-0.4.2/1"  # data and the rules below; stored activations are keyed by it
+
 # Share of the prompts in each split, in thousandths.
 SHARES: dict[Split, int] = {"lm": 800, "sae": 160, "dev": 20, "test": 20}
 

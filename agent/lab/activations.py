@@ -1,0 +1,264 @@
+"""Harvest a model's activations once, keep them shuffled on disk, stream them to every run.
+
+A harvest is a folder of float16 shards with a manifest (sizes, checksums, scaling). The rows of a batch go to random
+shards, and each shard is shuffled when it is closed, so reading one shard after another is reading shuffled text.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from filelock import FileLock
+from pydantic import BaseModel, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from agent.lab import cache, models, text, tokens
+from agent.lab.errors import UserError
+from agent.lab.progress import say, track
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+FORMAT = 1
+SHARD_ROWS = 131_072
+BATCH_WINDOWS = 16
+HARVEST_SEED = 0
+MAX_HARVEST = 20_000_000  # rows; longer trainings read them again in another order
+SMOKE_TOKENS = 20_000
+
+
+class Shard(BaseModel):
+    name: str
+    rows: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a harvest holds."""
+
+    format: int
+    model: str
+    hook_name: str
+    d_in: int
+    rows: int
+    scale: float  # model activations times this have mean norm sqrt(d_in)
+    stored_scale: float  # the first batch's estimate of it, already applied to the stored rows
+    mean: list[float]  # [d_in], of the scaled activations
+    shards: list[Shard]
+
+
+@dataclass(frozen=True)
+class Key:
+    """What makes two harvests the same."""
+
+    model: str
+    identity: str
+    hook_name: str
+    rows: int
+
+    def folder(self) -> Path:
+        parts = [FORMAT, text.VERSION, HARVEST_SEED, models.MAX_CONTEXT, str(models.compute().dtype)]
+        digest = hashlib.sha256(json.dumps([self.identity, self.hook_name, self.rows, *parts]).encode())
+        name = f"{cache.slug(Path(self.model).name)}-{cache.slug(self.hook_name)}-{digest.hexdigest()[:12]}"
+        return cache.root() / "activations" / name
+
+
+class Stream:
+    """Batches `[batch, d_in]` (float32, scaled) of a harvest: shuffled, endless order fixed by the seed, ending at the
+    token budget. The last batch may be shorter."""
+
+    def __init__(self, folder: Path, manifest: Manifest, total: int, batch: int, seed: int) -> None:
+        self.manifest, self.total, self.batch, self.seed = manifest, total, batch, seed
+        self.device = torch.device(models.compute().device)
+        self.steps = math.ceil(total / batch)
+        self.mean = torch.tensor(manifest.mean, device=self.device)
+        self._folder = folder
+        self._resident: dict[str, Tensor] = {}
+
+    @property
+    def d_in(self) -> int:
+        return self.manifest.d_in
+
+    def __iter__(self) -> Iterator[Tensor]:
+        left, rest = self.total, torch.empty(0, self.d_in, device=self.device)
+        rows = self._rows()
+        while left > 0:
+            while len(rest) < min(self.batch, left):
+                rest = torch.cat([rest, next(rows)])
+            take = min(self.batch, left)
+            yield rest[:take]
+            rest, left = rest[take:], left - take
+
+    def _rows(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(self.seed)
+        correction = self.manifest.scale / self.manifest.stored_scale
+        shards = self.manifest.shards
+        while True:
+            for index in torch.randperm(len(shards), generator=generator).tolist():
+                stored = self._shard(shards[index].name)
+                order = torch.randperm(len(stored), generator=generator)
+                for chunk in order.split(16 * self.batch):
+                    yield stored[chunk.to(stored.device)].to(self.device).float() * correction
+
+    def _shard(self, name: str) -> Tensor:
+        """One shard; on a GPU with room to spare it stays there."""
+        if name in self._resident:
+            return self._resident[name]
+        stored = load_file(self._folder / name)["activations"]
+        if self.device.type == "cuda" and torch.cuda.mem_get_info(self.device)[0] > 4 * stored.nbytes + 2**32:
+            self._resident[name] = stored = stored.to(self.device)
+        return stored
+
+
+def stream(model: str, hook_name: str, *, tokens: int, batch: int, seed: int) -> Stream:
+    """The training stream of a run: `tokens` activations in batches. Harvests first where nothing is stored yet.
+
+    Raises UserError for an unknown model or hook, or a full disk.
+    """
+    if tokens < 1 or batch < 1:
+        raise UserError(f"tokens and batch must be positive, not {tokens} and {batch}")
+    folder, manifest = ensure(model, hook_name, tokens)
+    total = min(tokens, SMOKE_TOKENS) if os.environ.get("SAE_AGENT_SMOKE") else tokens
+    return Stream(folder, manifest, total, batch, seed)
+
+
+def ensure(model: str, hook_name: str, tokens: int) -> tuple[Path, Manifest]:
+    """The checked harvest of this key, made now if it is missing or damaged. One process harvests, others wait."""
+    key = Key(model, models.identity(model), hook_name, min(tokens, MAX_HARVEST))
+    folder = key.folder()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if folder.exists():
+            try:
+                return folder, check(folder)
+            except DamagedHarvest as error:
+                say(f"stored activations are damaged ({error}); harvesting them again")
+                shutil.rmtree(folder)
+        harvest(key, folder)
+        return folder, check(folder)
+
+
+class DamagedHarvest(Exception):
+    """A stored harvest is not what its manifest says."""
+
+
+def check(folder: Path) -> Manifest:
+    """Read the manifest and compare every shard with its checksum. Raises DamagedHarvest."""
+    try:
+        manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DamagedHarvest(f"{folder / 'manifest.json'}: {str(error).splitlines()[0]}") from None
+    for shard in manifest.shards:
+        path = folder / shard.name
+        if not path.is_file() or _sha256(path) != shard.sha256:
+            raise DamagedHarvest(f"{path} does not have its checksum")
+    return manifest
+
+
+@torch.no_grad()
+def harvest(key: Key, folder: Path) -> None:
+    """Run the model over the training text and write `folder` whole; what an interrupted harvest left is removed."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model = models.load(key.model)
+    models.check_hook(model, key.hook_name)
+    width = model.cfg.d_mlp if key.hook_name.endswith("mlp.hook_post") else model.cfg.d_model
+    assert width is not None
+    cache.require_space(folder.parent, 2 * 2 * key.rows * width, "activations")
+    partial.mkdir(parents=True)
+    writer = _Writer(partial, key.rows, width)
+    splits = tokens.text_split_for(key.model, "sae")
+    ids = tokens.windows(model, splits, models.context_size(model), key.rows, HARVEST_SEED)
+    batches = ids.split(BATCH_WINDOWS)
+    for batch in track(batches, f"harvesting {key.hook_name} of {key.model}", unit="windows", per_item=BATCH_WINDOWS):
+        if writer.full:
+            break
+        writer.add(run_to_hook(model, batch, key.hook_name)[ordinary(model, batch)])
+    writer.finish(key)
+    partial.rename(folder)
+
+
+def run_to_hook(model: "HookedTransformer", ids: Tensor, hook_name: str) -> Tensor:
+    """Activations `[batch, context, d_in]` at a hook, in the model's dtype; no layer above it is run."""
+    _, stored = model.run_with_cache(
+        ids.to(models.compute().device),
+        names_filter=[hook_name],
+        stop_at_layer=models.layer_of(hook_name) + 1,
+        prepend_bos=False,
+    )
+    return stored[hook_name]
+
+
+def ordinary(model: "HookedTransformer", ids: Tensor) -> Tensor:
+    """Mask `[batch, context]` of the tokens that are not special."""
+    special = torch.tensor(sorted(tokens.special_ids(model)), dtype=ids.dtype)
+    return ~torch.isin(ids, special).to(models.compute().device)
+
+
+class _Writer:
+    """Deals rows to shards at random; closes them shuffled, with checksums."""
+
+    def __init__(self, folder: Path, rows: int, width: int) -> None:
+        self.folder, self.wanted, self.width = folder, rows, width
+        self.shards = math.ceil(rows / SHARD_ROWS)
+        self.files = [(folder / f"{i}.raw").open("wb") for i in range(self.shards)]
+        self.generator = torch.Generator().manual_seed(HARVEST_SEED)
+        self.rows, self.norm_sum, self.sum = 0, 0.0, torch.zeros(width, dtype=torch.float64)
+        self.stored_scale: float | None = None
+
+    @property
+    def full(self) -> bool:
+        return self.rows >= self.wanted
+
+    def add(self, rows: Tensor) -> None:
+        rows = rows.float().cpu()[: self.wanted - self.rows]
+        if self.stored_scale is None:
+            self.stored_scale = math.sqrt(self.width) / rows.norm(dim=1).mean().item()
+        rows = rows * self.stored_scale
+        self.rows += len(rows)
+        self.norm_sum += rows.norm(dim=1).double().sum().item()
+        self.sum += rows.double().sum(0)
+        owner = torch.randint(self.shards, (len(rows),), generator=self.generator)
+        for index, file in enumerate(self.files):
+            file.write(rows[owner == index].half().numpy().tobytes())
+
+    def finish(self, key: Key) -> None:
+        if self.rows == 0 or self.stored_scale is None:
+            raise UserError(f"the training text gave no activations for {key.model}")
+        shards = [self._close(index) for index in range(self.shards)]
+        correction = math.sqrt(self.width) / (self.norm_sum / self.rows)
+        manifest = Manifest(
+            format=FORMAT,
+            model=key.model,
+            hook_name=key.hook_name,
+            d_in=self.width,
+            rows=self.rows,
+            scale=self.stored_scale * correction,
+            stored_scale=self.stored_scale,
+            mean=(self.sum / self.rows * correction).tolist(),
+            shards=[shard for shard in shards if shard.rows],
+        )
+        (self.folder / "manifest.json").write_text(manifest.model_dump_json())
+
+    def _close(self, index: int) -> Shard:
+        raw = self.folder / f"{index}.raw"
+        self.files[index].close()
+        data = torch.frombuffer(bytearray(raw.read_bytes()), dtype=torch.float16).view(-1, self.width)
+        data = data[torch.randperm(len(data), generator=self.generator)]
+        path = self.folder / f"shard_{index:04d}.safetensors"
+        save_file({"activations": data.contiguous()}, path)
+        raw.unlink()
+        return Shard(name=path.name, rows=len(data), sha256=_sha256(path))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

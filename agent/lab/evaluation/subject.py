@@ -1,0 +1,130 @@
+"""What SAE-Bench is given: a checkpoint, or a random untrained SAE, in the shape of its custom SAEs."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from agent.lab import models
+from agent.lab.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from sae_bench.custom_saes.custom_sae_config import CustomSAEConfig
+
+
+class BenchSAE:
+    """The attributes that SAE-Bench reads of an SAE. `encode` and `decode` work on the model's own activations."""
+
+    def __init__(self, cfg: "CustomSAEConfig", W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor) -> None:
+        self.cfg = cfg
+        self.W_enc, self.b_enc, self.W_dec, self.b_dec = W_enc, b_enc, W_dec, b_dec
+        self.device, self.dtype = W_dec.device, W_dec.dtype
+
+    def to(self, *_: object, **__: object) -> Self:
+        """Stays where it is: evaluated in float32 on the chosen device."""
+        return self
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Activations `[..., d_in]` -> latents `[..., d_sae]`."""
+        raise NotImplementedError
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents `[..., d_sae]` -> activations `[..., d_in]`."""
+        return latents @ self.W_dec + self.b_dec
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(self.encode(x))
+
+    __call__ = forward
+
+
+class CheckpointSAE(BenchSAE):
+    """A checked checkpoint; the header's scaling is folded into the weights shown."""
+
+    def __init__(self, cfg: "CustomSAEConfig", checkpoint: Checkpoint, mean: Tensor) -> None:
+        self.checkpoint = checkpoint
+        scale = checkpoint.header.scale
+        W_enc, b_enc = checkpoint.W_enc, checkpoint.b_enc
+        if W_enc is None or b_enc is None:  # not affine: the Jacobian at the data's mean, for the few figures that read it
+            W_enc, b_enc = checkpoint.encoder_matrix(mean * scale), torch.zeros(cfg.d_sae)
+        device = mean.device
+        super().__init__(
+            cfg,
+            (W_enc * scale).to(device),
+            b_enc.to(device),
+            (checkpoint.W_dec / scale).to(device),
+            (checkpoint.b_dec / scale).to(device),
+        )
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.checkpoint.encode(x.float())
+
+
+class RandomSAE(BenchSAE):
+    """An untrained SAE: random unit directions both ways, the k largest latents of each token kept. The floor."""
+
+    def __init__(self, cfg: "CustomSAEConfig", k: int, mean: Tensor, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        directions = F.normalize(torch.randn(cfg.d_sae, cfg.d_in, generator=generator), dim=1).to(mean.device)
+        super().__init__(cfg, directions.T.contiguous(), -(directions @ mean), directions, mean)
+        self.k = k
+
+    def encode(self, x: Tensor) -> Tensor:
+        pre = F.relu(x.float() @ self.W_enc + self.b_enc)
+        values, indices = pre.topk(self.k, dim=-1)
+        return torch.zeros_like(pre).scatter(-1, indices, values)
+
+
+def bench_config(model: str, hook_name: str, d_in: int, d_sae: int, context: int) -> "CustomSAEConfig":
+    """SAE-Bench's description of an SAE, with the fields that its evaluations read."""
+    import sae_bench.sae_bench_utils.general_utils as general_utils
+    from sae_bench.custom_saes.custom_sae_config import CustomSAEConfig
+
+    cfg = CustomSAEConfig(
+        model_name=model,
+        d_in=d_in,
+        d_sae=d_sae,
+        hook_layer=models.layer_of(hook_name),
+        hook_name=hook_name,
+        context_size=context,
+        architecture="custom",
+        dtype="float32",
+        device=models.compute().device,
+        prepend_bos=True,
+    )
+    general_utils._standardize_sae_cfg(cfg)
+    return cfg
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Sums over the evaluation text from which exact, batch-independent figures follow."""
+
+    tokens: int
+    squared_error: float
+    squared_deviation: float  # about the mean activation
+    fired: Tensor  # [d_sae], tokens on which each latent fired
+
+    @property
+    def explained_variance_centered(self) -> float:
+        """1 - sum ||x - x_hat||^2 / sum ||x - mean||^2, as sae_lens.evals.ExplainedVarianceCalculator has it."""
+        return 1 - self.squared_error / self.squared_deviation
+
+    @property
+    def l0(self) -> float:
+        return self.fired.sum().item() / self.tokens
+
+
+@torch.no_grad()
+def measure_usage(sae: BenchSAE, activations: Tensor, mean: Tensor, batch: int = 4096) -> Usage:
+    """Encode and decode the evaluation text's activations `[tokens, d_in]`."""
+    error = deviation = 0.0
+    fired = torch.zeros(sae.cfg.d_sae, dtype=torch.float64)
+    for x in activations.split(batch):
+        latents = sae.encode(x)
+        error += (x - sae.decode(latents)).double().pow(2).sum().item()
+        deviation += (x - mean).double().pow(2).sum().item()
+        fired += (latents != 0).sum(0).double().cpu()
+    return Usage(len(activations), error, deviation, fired)

@@ -1,0 +1,197 @@
+"""A model's name -> a HookedTransformer: the embedded tiny-lm, a local directory, or any hub model."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+
+import torch
+
+from agent.lab.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+EMBEDDED = {"tiny-lm": Path(__file__).parent / "tiny_lm"}
+MAX_CONTEXT = 128  # tokens in a window: SAE-Bench core's own default; longer ones cost attention time
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where the work is done: a device and the language model's dtype on it."""
+
+    device: str
+    dtype: torch.dtype
+
+
+def compute() -> Compute:
+    """bfloat16 on a GPU, float32 on a CPU; SAE_AGENT_DEVICE chooses. Raises UserError for a device that is not here."""
+    device = os.environ.get("SAE_AGENT_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UserError(f"unknown device {device!r}: use cpu, cuda or cuda:N")
+    if device.startswith("cuda"):
+        index = int(device.partition(":")[2] or 0)
+        if index >= torch.cuda.device_count():
+            raise UserError(f"device {device} is not here ({torch.cuda.device_count()} GPUs seen): use --device cpu")
+        return Compute(device, torch.bfloat16)
+    return Compute("cpu", torch.float32)
+
+
+def local_directory(name: str) -> Path | None:
+    """The directory of an embedded or local model; None for a hub name."""
+    if name in EMBEDDED:
+        return EMBEDDED[name]
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        return None
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path} holds no config.json: a local model is a directory written by save_pretrained")
+    return path.absolute()
+
+
+def identity(name: str) -> str:
+    """A hash of the weights and tokenizer (local), or the hub's commit: what the model is, whatever it is called."""
+    directory = local_directory(name)
+    if directory is None:
+        return _hub_commit(_hub_repository(name))
+    digest = hashlib.sha256()
+    for path in sorted(directory.iterdir()):
+        if path.suffix == ".safetensors" or path.name in {"config.json", "tokenizer.json"}:
+            digest.update(path.name.encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def load(name: str) -> "HookedTransformer":
+    """The model in evaluation mode, without weight processing. Raises UserError for an unknown or unreachable model."""
+    directory = local_directory(name)
+    chosen = compute()
+    # TransformerLens 3 announces its successor and each load, at every load.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        model = _load_local(directory, chosen) if directory else _load_hub(name, chosen)
+    if model.tokenizer is None:
+        raise UserError(f"model {name} has no tokenizer")
+    return model.eval().requires_grad_(False)
+
+
+def context_size(model: "HookedTransformer") -> int:
+    """Tokens in one window of text: what the model was trained for, at most MAX_CONTEXT."""
+    return min(model.cfg.n_ctx, MAX_CONTEXT)
+
+
+def check_hook(model: "HookedTransformer", hook_name: str) -> None:
+    """Raise UserError unless the model has this hook and its activations are vectors a layer number can be read of."""
+    if hook_name not in model.hook_dict:
+        raise UserError(f"the model has no hook {hook_name!r}: {nearest(hook_name, model.hook_dict)}")
+    if not re.match(r"blocks\.\d+\.(hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)|mlp\.hook_post)$", hook_name):
+        raise UserError(f"hook {hook_name!r} gives no vector a token: use one like blocks.1.hook_resid_post")
+
+
+def layer_of(hook_name: str) -> int:
+    """The layer number in a hook's name."""
+    match = re.match(r"blocks\.(\d+)\.", hook_name)
+    if match is None:
+        raise UserError(f"hook {hook_name!r} names no layer: use one like blocks.1.hook_resid_post")
+    return int(match.group(1))
+
+
+def _load_local(directory: Path, chosen: Compute) -> "HookedTransformer":
+    """TransformerLens picks an architecture by substrings of the path (a folder of user robert would load as BERT),
+    so it is shown a neutral link to the directory, and what it picked is checked against the model's own config."""
+    from transformer_lens import HookedTransformer
+    from transformer_lens.supported_models import OFFICIAL_MODEL_NAMES
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        hf_model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory} cannot be loaded as a model: {str(error).splitlines()[0]}") from error
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as scratch:
+        Path(scratch, "local").symlink_to(directory, target_is_directory=True)
+        os.chdir(scratch)  # a relative name keeps the user's folders out of the path TransformerLens reads
+        OFFICIAL_MODEL_NAMES.append("local")
+        try:
+            model = HookedTransformer.from_pretrained_no_processing(
+                "local", hf_model=hf_model, tokenizer=tokenizer, device=chosen.device, dtype=chosen.dtype
+            )
+        except Exception as error:
+            raise UserError(f"TransformerLens cannot load {directory}: {error}") from error
+        finally:
+            OFFICIAL_MODEL_NAMES.remove("local")
+            os.chdir(before)
+    declared = json.loads((directory / "config.json").read_text())["architectures"][0]
+    if model.cfg.original_architecture != declared:
+        raise UserError(f"{directory} is a {declared}, but TransformerLens took it for {model.cfg.original_architecture}")
+    return model
+
+
+def _hub_repository(name: str) -> str:
+    """The hub repository of a TransformerLens model name or alias. Raises UserError with the nearest names."""
+    from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
+
+    aliases = {alias.lower(): official for official, names in MODEL_ALIASES.items() for alias in names}
+    officials = {official.lower(): official for official in OFFICIAL_MODEL_NAMES}
+    known: dict[str, str] = {**aliases, **officials}
+    if name.lower() not in known:
+        raise UserError(f"unknown model {name!r}: {nearest(name, [*known, *EMBEDDED])} (or a local directory)")
+    return known[name.lower()]
+
+
+def _hub_commit(repository: str) -> str:
+    """The commit of the locally stored snapshot, fetched first if it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(repository, "config.json")
+    if not isinstance(config, str):
+        _fetch(repository)
+        config = try_to_load_from_cache(repository, "config.json")
+    if not isinstance(config, str):
+        raise UserError(f"model {repository} was fetched but holds no config.json")
+    return Path(config).parent.name
+
+
+def _fetch(repository: str) -> None:
+    """Store a hub model locally; everything after this works without a network."""
+    from huggingface_hub.constants import ENDPOINT
+
+    host = urlparse(ENDPOINT).hostname or ""
+    try:
+        socket.create_connection((host, 443), timeout=5).close()
+    except OSError as error:
+        raise UserError(
+            f"model {repository} is not stored on this machine and the hub cannot be reached ({error}): "
+            "use the embedded tiny-lm, a local directory, or fetch it where there is a network"
+        ) from None
+    script = "import sys; from huggingface_hub import snapshot_download as get; get(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", script, repository],
+        env={**os.environ, "HF_HUB_OFFLINE": "0"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise UserError(f"model {repository} could not be fetched: {(done.stderr.strip() or '?').splitlines()[-1]}")
+
+
+def _load_hub(name: str, chosen: Compute) -> "HookedTransformer":
+    from transformer_lens import HookedTransformer
+
+    _hub_commit(_hub_repository(name))
+    kwargs: dict[str, Any] = {"device": chosen.device, "dtype": chosen.dtype}
+    return HookedTransformer.from_pretrained_no_processing(name, **kwargs)

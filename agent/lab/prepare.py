@@ -1,0 +1,28 @@
+"""python -P -m agent.lab.prepare --model M --hook_name H --tokens N: have the activations ready before a study runs."""
+
+import argparse
+
+from agent.lab import activations
+from agent.lab.errors import UserError
+from agent.lab.progress import say
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -P -m agent.lab.prepare", description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--hook_name", required=True)
+    parser.add_argument("--tokens", type=int, required=True)
+    args = parser.parse_args()
+    try:
+        folder, manifest = activations.ensure(args.model, args.hook_name, args.tokens)
+    except UserError as error:
+        say(f"error: {error}")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        say("interrupted: nothing half-harvested is kept")
+        raise SystemExit(130) from None
+    print(f"activations: {manifest.rows:,} of {manifest.hook_name} in {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Progress of long work on stderr: a bar with rate and time left; without a terminal a line now and then."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+
+def say(message: str) -> None:
+    """One line to the user; stdout is for results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def bar(title: str, total: int, unit: str) -> "tqdm[None]":
+    """A bar to `update(n)`; nothing is shown of work that takes under a second."""
+    return tqdm(
+        total=total,
+        desc=title,
+        unit=f" {unit}",
+        unit_scale=True,
+        delay=1,
+        mininterval=0.2 if sys.stderr.isatty() else 15,
+        leave=sys.stderr.isatty(),
+        dynamic_ncols=True,
+    )
+
+
+def track(items: Sequence[Item], title: str, unit: str, per_item: int = 1) -> Iterator[Item]:
+    """Iterate with progress; each item counts `per_item` units."""
+    with bar(title, len(items) * per_item, unit) as shown:
+        for item in items:
+            yield item
+            shown.update(per_item)

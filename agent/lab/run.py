@@ -1,0 +1,72 @@
+"""How an experiment starts: its one argument, its directory, and errors that are one line."""
+
+import argparse
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from agent.lab import results
+from agent.lab.errors import UserError
+from agent.lab.progress import say
+from agent.lab.training import TrainingStopped
+
+
+def run(main: Callable[[Path], None]) -> None:
+    """Parse --out_dir, make the directory, keep a copy of the experiment in it, and call `main(out_dir)`.
+
+    Exit codes: 0 done, 1 the training was stopped by the guard or failed, 2 the user's mistake, 130 interrupted.
+    """
+    script = Path(sys.argv[0]).absolute()
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    parser.add_argument("--out_dir", type=Path, required=True, help="a new directory for everything about this run")
+    out_dir: Path = parser.parse_args().out_dir.absolute()
+    try:
+        if sys.platform == "win32":
+            raise UserError("sae-agent runs on Linux and macOS; on Windows use WSL")
+        make_out_dir(out_dir)
+        shutil.copyfile(script, out_dir / "experiment.py")
+        main(out_dir)
+    except UserError as error:
+        _end(f"error: {error}", 2)
+    except TrainingStopped as stopped:
+        if not os.environ.get("SAE_AGENT_DRIVEN"):
+            results.write(out_dir, results.FinalInfo(verdict=stopped.verdict))
+        _end(f"stopped: {stopped}", 1)
+    except KeyboardInterrupt:
+        _end(f"interrupted: {out_dir} is not complete; delete it or choose another --out_dir", 130)
+    except torch.OutOfMemoryError as error:
+        _end(f"error: out of memory on the device ({str(error).splitlines()[0]}): lower BATCH or D_SAE", 1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _end(f"error: No space left on device while writing {error.filename or out_dir}: free some space", 1)
+
+
+def make_out_dir(out_dir: Path) -> None:
+    """Create the directory. Raises UserError if it cannot be a new run's."""
+    if out_dir.is_file():
+        raise UserError(f"--out_dir {out_dir} is a file: choose {next_free(out_dir)}")
+    if out_dir.is_dir() and any(out_dir.iterdir()):
+        raise UserError(f"--out_dir {out_dir} exists and is not empty: choose {next_free(out_dir)}")
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        (out_dir / "metrics.jsonl").touch()
+    except OSError as error:
+        raise UserError(f"--out_dir {out_dir} cannot be written ({error.strerror}): choose another place") from None
+
+
+def next_free(out_dir: Path) -> Path:
+    """The next name in the sequence that is not taken: run_3 -> run_4, results -> results_1."""
+    stem, _, number = out_dir.name.rpartition("_")
+    stem, first = (stem, int(number) + 1) if stem and number.isdigit() else (out_dir.name, 1)
+    return next(p for i in range(first, first + 100_000) if not (p := out_dir.with_name(f"{stem}_{i}")).exists())
+
+
+def _end(message: str, code: int) -> None:
+    say(message)
+    raise SystemExit(code)

@@ -1,0 +1,51 @@
+"""Text -> windows of token ids, alike for harvesting and for evaluation."""
+
+import random
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from agent.lab import text
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+CHUNK = 2000  # documents tokenized at once
+
+
+def special_ids(model: "HookedTransformer") -> set[int]:
+    """Ids whose activations are neither trained on nor scored: beginning, end, padding."""
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    ids = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    return {i for i in ids if isinstance(i, int)}
+
+
+def text_split_for(model_name: str, purpose: text.Split) -> list[text.Split]:
+    """The splits that serve a purpose: only tiny-lm has to keep away from the text it was itself trained on."""
+    return ["sae", "lm"] if purpose == "sae" and model_name != "tiny-lm" else [purpose]
+
+
+def windows(model: "HookedTransformer", splits: list[text.Split], context: int, tokens: int, seed: int) -> Tensor:
+    """Packed documents in a seeded order, an end token after each, a beginning token before each window.
+
+    Returns token ids `[windows, context]` holding at least `tokens` ordinary tokens, or all there are.
+    """
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    end = tokenizer.eos_token_id
+    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end
+    documents = [prompt for split in splits for prompt in text.prompts(split)]
+    random.Random(seed).shuffle(documents)
+    stream: list[int] = []
+    body = context - 1
+    for start in range(0, len(documents), CHUNK):
+        encoded = tokenizer(documents[start : start + CHUNK], add_special_tokens=False)["input_ids"]
+        for ids in encoded:
+            stream += [*ids, end]
+        if len(stream) - start - CHUNK > tokens + body:  # end tokens are not ordinary ones
+            break
+    count = len(stream) // body
+    packed = torch.tensor(stream[: count * body]).view(count, body)
+    return torch.cat([torch.full((count, 1), begin), packed], dim=1)

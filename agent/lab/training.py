@@ -1,0 +1,204 @@
+"""What every training shares: the guard that watches it, its metrics.jsonl, and finish()."""
+
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from torch import Tensor, nn
+
+from agent.lab import checkpoint, models, verdicts
+from agent.lab.activations import Stream
+from agent.lab.errors import UserError
+from agent.lab.progress import bar
+from agent.lab.results import Training
+from agent.lab.verdicts import MetricsRow, Verdict
+
+ROWS = 100  # lines in metrics.jsonl over a whole training; the host waits for the device once a line
+WATCHED = 4096  # values of each parameter compared to tell whether it moved
+
+
+def constants(names: dict[str, Any]) -> dict[str, Any]:
+    """The experiment's constants among its globals: upper-case names of plain values."""
+    plain = (bool, int, float, str, list, tuple)
+    return {name: value for name, value in names.items() if name.isupper() and isinstance(value, plain)}
+
+
+class TrainingStopped(Exception):
+    """The guard ended a training; carries the verdict."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(f"{verdict.name}: {verdict.evidence}")
+        self.verdict = verdict
+
+
+class TrainingGuard:
+    """Writes metrics.jsonl and stops a training that cannot become a result.
+
+    `sae`'s parameters are watched for movement. `settings` are the experiment's constants, recorded with the results.
+    """
+
+    def __init__(
+        self, out_dir: Path, sae: nn.Module, stream: Stream, *, model: str, hook_name: str, settings: dict[str, Any]
+    ) -> None:
+        if settings.get("K", 0) > settings.get("D_SAE", math.inf):
+            raise UserError(f"K {settings['K']} is more than D_SAE {settings['D_SAE']}: only so many latents can be active")
+        self.out_dir, self.sae, self.stream = out_dir, sae, stream
+        self.model, self.hook_name, self.settings = model, hook_name, settings
+        self.steps = self.tokens = 0
+        self.rows: list[MetricsRow] = []
+        self._log_every = max(stream.steps // ROWS, 1)
+        self._sums: Tensor | None = None
+        self._pending = 0
+        self._learning_rate = 0.0
+        self._before = self._sample()
+        self._file: TextIO = (out_dir / "metrics.jsonl").open("w")
+        self._bar = bar("training", stream.total, "tokens")
+        self._started = time.monotonic()
+
+    def step(
+        self,
+        *,
+        tokens: int,
+        loss: Tensor,
+        l0: Tensor,
+        mse: Tensor,
+        alive_fraction: Tensor,
+        grad_norm: Tensor,
+        learning_rate: float,
+    ) -> None:
+        """Record one optimizer step; the scalar tensors stay on their device until the next line is written.
+
+        Raises TrainingStopped on a non-finite loss, gradient norm or parameter, or a loss above the ceiling.
+        """
+        values = torch.stack([t.detach().float() for t in (loss, l0, mse, alive_fraction, grad_norm)])
+        self._sums = values if self._sums is None else self._sums + values
+        self._pending += 1
+        self._learning_rate = learning_rate
+        self.steps += 1
+        self.tokens += tokens
+        self._bar.update(tokens)
+        if self.steps % self._log_every == 0:
+            self._write_row()
+
+    def close(self, d_sae: int) -> Training:
+        """End the training and judge it. Raises TrainingStopped; else returns its record."""
+        if self._pending:
+            self._write_row()
+        self._bar.close()
+        self._file.close()
+        seconds = time.monotonic() - self._started
+        if verdict := verdicts.judge_training(self.rows, self.steps, self.moved):
+            raise TrainingStopped(verdict)
+        return Training(
+            model=self.model,
+            hook_name=self.hook_name,
+            layer=models.layer_of(self.hook_name),
+            d_in=self.stream.d_in,
+            d_sae=d_sae,
+            steps=self.steps,
+            tokens=self.tokens,
+            final_loss=self.rows[-1].loss,
+            seconds=round(seconds, 2),
+            learning_rate=max(row.learning_rate for row in self.rows),
+            seed=self.stream.seed,
+            settings=self.settings,
+        )
+
+    @property
+    def moved(self) -> bool:
+        """Whether any watched parameter differs from what it was before the first step."""
+        return any(not torch.equal(a, b) for a, b in zip(self._before, self._sample(), strict=True))
+
+    def _sample(self) -> list[Tensor]:
+        return [p.detach().flatten()[:WATCHED].clone() for p in self.sae.parameters()]
+
+    def _write_row(self) -> None:
+        assert self._sums is not None
+        means = [m if math.isfinite(m) else None for m in (self._sums / self._pending).tolist()]
+        loss, l0, mse, alive_fraction, grad_norm = means
+        row = MetricsRow(
+            step=self.steps,
+            tokens=self.tokens,
+            loss=loss,
+            l0=l0,
+            mse=mse,
+            alive_fraction=alive_fraction,
+            learning_rate=self._learning_rate,
+            grad_norm=grad_norm,
+            seconds=round(time.monotonic() - self._started, 2),
+        )
+        self.rows.append(row)
+        self._file.write(row.model_dump_json() + "\n")
+        self._file.flush()
+        self._sums, self._pending = None, 0
+        if verdict := verdicts.judge_metrics([row]):
+            raise TrainingStopped(verdict)
+        if not all(bool(p.isfinite().all()) for p in self.sae.parameters()):
+            raise TrainingStopped(Verdict(name="nan", evidence=f"a parameter was not finite at step {self.steps}"))
+
+
+def finish(
+    guard: TrainingGuard,
+    encode: Any,
+    *,
+    W_dec: Tensor,
+    b_dec: Tensor,
+    W_enc: Tensor | None = None,
+    b_enc: Tensor | None = None,
+    threshold: Tensor | None = None,
+    groups: dict[str, tuple[int, int]] | None = None,
+    extra: dict[str, Tensor] | None = None,
+) -> None:
+    """The last line of an experiment: judge the training, save the checkpoint, and have it evaluated.
+
+    `encode` maps scaled activations `[batch, d_in]` to latents `[batch, d_sae]`, each row alone. The decoder is data:
+    `W_dec [d_sae, d_in]`, `b_dec [d_in]`. `W_enc [d_in, d_sae]`, `b_enc [d_sae]` and `threshold [d_sae]` where the
+    encoder is `where(pre > threshold, pre, 0)` of an affine `pre` (then the SAELens format is written beside the
+    checkpoint). `groups` names ranges of latents, `extra` holds tensors an analysis needs.
+
+    Raises TrainingStopped, or CheckpointError for a checkpoint that would not load.
+    """
+    training = guard.close(d_sae=W_dec.shape[0])
+    header = checkpoint.Header(
+        format_version=checkpoint.FORMAT_VERSION,
+        model=guard.model,
+        hook_name=guard.hook_name,
+        layer=training.layer,
+        d_in=training.d_in,
+        d_sae=training.d_sae,
+        scale=guard.stream.manifest.scale,
+        groups=groups or {},
+        extra=sorted(extra or {}),
+        training=training,
+        moved=guard.moved,
+        architecture="jumprelu" if threshold is not None else None,
+    )
+    checkpoint.save(
+        guard.out_dir / "checkpoint",
+        encode,
+        W_dec,
+        b_dec,
+        header,
+        W_enc=W_enc,
+        b_enc=b_enc,
+        threshold=threshold,
+        extra=extra or {},
+    )
+    for key in ("steps", "tokens", "final_loss", "seconds"):
+        print(f"{key}: {getattr(training, key)}")
+    print(f"checkpoint: {guard.out_dir / 'checkpoint'}", flush=True)
+    if not os.environ.get("SAE_AGENT_DRIVEN") and not os.environ.get("SAE_AGENT_SMOKE"):
+        evaluate(guard.out_dir)
+
+
+def evaluate(run_dir: Path) -> None:
+    """Start the trusted evaluator on a run in a process of its own; its failure is this process's exit code."""
+    command = [sys.executable, "-P", "-m", "agent.lab.evaluation", str(run_dir)]
+    code = subprocess.run(command).returncode
+    if code != 0:
+        raise SystemExit(code if code > 0 else 1)
