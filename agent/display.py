@@ -102,14 +102,16 @@ def display() -> Display:
 
 def study_table(runs: "Sequence[Run]") -> "Table":
     """One row per run with the headline metrics of those that count."""
+    from rich import box
     from rich.table import Table
 
-    table = Table()
-    table.add_column("run", justify="right")
-    table.add_column("title", ratio=1)
-    table.add_column("verdict")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, expand=True)
+    table.add_column("run", justify="right", no_wrap=True)
+    table.add_column("title", no_wrap=True, ratio=1)
+    table.add_column("verdict", no_wrap=True)
     for name in HEADLINE:
-        table.add_column(METRICS[name].title, justify="right")
+        widest = max(METRICS[name].title.split(), key=len)
+        table.add_column(METRICS[name].title, justify="right", width=max(len(widest), 6))
     for run in runs:
         verdict = run.info.verdict.name if run.info else run.state.stage
         measured = [format_value(name, run.info.metric(name)) if run.info else "" for name in HEADLINE]

@@ -29,7 +29,7 @@ class Fixed(Strict):
 
     model: Text = "tiny-lm"
     hook_name: Text = "blocks.1.hook_resid_post"
-    tokens: PositiveInt = 2_000_000
+    tokens: PositiveInt = 1_500_000
     d_sae: PositiveInt = 1024
     seed: int = 0
 

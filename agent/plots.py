@@ -52,14 +52,15 @@ def write(directory: Path, runs: Sequence[Run]) -> list[Figure]:
 
 
 def _training_curves(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> Figure:
-    from matplotlib.ticker import LogFormatter
+    from matplotlib.ticker import LogLocator
 
     figure, axes = _panels(len(CURVES))
     for panel, (_, label) in zip(axes, CURVES, strict=True):
         panel.set(xlabel="tokens (millions)", ylabel=label)
     axes[0].set_yscale("log")
-    axes[0].yaxis.set_major_formatter(LogFormatter())
-    axes[0].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set_minor_formatter("")
     axes[2].set_ylim(-0.02, 1.04)
     told = []
     for run in shown:

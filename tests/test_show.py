@@ -1,6 +1,7 @@
 """`agent show`: a run and a study as tables."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,13 @@ def test_a_failed_run_is_shown_with_its_verdict(checkout: Checkout):
 @pytest.mark.parametrize("of", ["directory", "notes"])
 def test_a_study_is_shown_with_a_row_per_run(checkout: Checkout, of: str):
     shown = checkout.agent("show", str(getattr(checkout.study, of))).stdout
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if line.startswith("│ ")]
-    numbered = {row[0]: row for row in rows if row[0]}
+    rows = [re.split(r" {2,}", line.strip()) for line in shown.splitlines()]
+    numbered = {row[0]: row for row in rows if row[0].isdigit()}
     assert list(numbered) == ["0", "1", "2"]
     assert numbered["0"][2:6] == ["ok", "16.00", "0.9000", "0.9500"]
     assert numbered["1"][2:6] == ["crashed", "-", "-", "-"]
     assert numbered["2"][2:6] == ["ok", "20.00", "0.9000", "0.9621"]
+    assert numbered["2"][1] == "Step that is denser"
     assert "run 1 does not count: crashed (ValueError: the edit was wrong)" in shown
     assert "ended: the budget of 2 runs is spent" in shown
 
