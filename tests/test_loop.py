@@ -181,9 +181,7 @@ def test_a_study_without_a_sound_run_failed(checkout: Checkout):
     assert "no run but the baseline counts" in ended.stdout
 
 
-@pytest.mark.parametrize(
-    ("behaviour", "stage"), [("hanging", "training"), ("stubborn", "training"), ("slow_to_evaluate", "evaluating")]
-)
+@pytest.mark.parametrize(("behaviour", "stage"), [("stubborn", "training"), ("slow_to_evaluate", "evaluating")])
 def test_ctrl_c_ends_the_child_and_leaves_notes(checkout: Checkout, behaviour: str, stage: str):
     checkout.plan(behaviour, "sound")
     driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "2")
