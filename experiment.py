@@ -78,8 +78,8 @@ def auxiliary_loss(sae: SAE, pre: Tensor, residual: Tensor, dead: Tensor) -> Ten
     return (rebuilt - residual).pow(2).mean() / residual.pow(2).mean()
 
 
-def compute_loss(sae: SAE, x: Tensor, dead: Tensor, progress: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the loss, the latents `[batch, d_sae]` and the mean squared error; `progress` runs from 0 to 1."""
+def compute_loss(sae: SAE, x: Tensor, dead: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the loss, the latents `[batch, d_sae]` and the mean squared error."""
     pre = sae.pre_activations(x)
     latents = sae.select(pre)
     residual = x - sae.decode(latents)
@@ -110,7 +110,7 @@ def main(out_dir: Path) -> None:
         rate = optimizer.param_groups[0]["lr"] = learning_rate(step / data.steps)
         if step % DEAD_EVERY == 0:
             dead = (silent_tokens > DEAD_AFTER).nonzero().flatten()
-        loss, latents, mse = compute_loss(sae, x, dead, step / data.steps)
+        loss, latents, mse = compute_loss(sae, x, dead)
         loss.backward()
         grad_norm = nn.utils.clip_grad_norm_(sae.parameters(), 1.0)
         optimizer.step()

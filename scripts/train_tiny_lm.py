@@ -77,7 +77,7 @@ def build_model() -> GPTNeoXForCausalLM:
         num_attention_heads=N_HEADS,
         intermediate_size=4 * D_MODEL,
         max_position_embeddings=CONTEXT,
-        rotary_pct=0.25,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25},
         use_parallel_residual=False,
         bos_token_id=0,
         eos_token_id=0,

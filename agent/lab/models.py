@@ -95,7 +95,9 @@ def check_hook(model: "HookedTransformer", hook_name: str) -> None:
     """Raise UserError unless the model has this hook and its activations are vectors a layer number can be read of."""
     if hook_name not in model.hook_dict:
         raise UserError(f"the model has no hook {hook_name!r}: {nearest(hook_name, model.hook_dict)}")
-    if not re.match(r"blocks\.\d+\.(hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)|mlp\.hook_post)$", hook_name):
+    if not re.match(
+        r"blocks\.\d+\.(hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)|mlp\.hook_post)$", hook_name
+    ):
         raise UserError(f"hook {hook_name!r} gives no vector a token: use one like blocks.1.hook_resid_post")
 
 
@@ -137,7 +139,9 @@ def _load_local(directory: Path, chosen: Compute) -> "HookedTransformer":
             os.chdir(before)
     declared = json.loads((directory / "config.json").read_text())["architectures"][0]
     if model.cfg.original_architecture != declared:
-        raise UserError(f"{directory} is a {declared}, but TransformerLens took it for {model.cfg.original_architecture}")
+        raise UserError(
+            f"{directory} is a {declared}, but TransformerLens took it for {model.cfg.original_architecture}"
+        )
     return model
 
 

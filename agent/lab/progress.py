@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -14,7 +14,7 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def bar(title: str, total: int, unit: str) -> "tqdm[None]":
+def bar(title: str, total: int, unit: str) -> "tqdm[Any]":
     """A bar to `update(n)`; nothing is shown of work that takes under a second."""
     return tqdm(
         total=total,

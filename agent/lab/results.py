@@ -36,7 +36,7 @@ class Core(BaseModel):
 
     l0: Number
     l1: Number
-    explained_variance_centered: Number  # 1 - sum of squared errors / sum of squares about the mean: the one that decides
+    explained_variance_centered: Number  # 1 - squared errors / squares about the mean: the one that decides
     explained_variance: Number  # SAE-Bench 0.6's figure of that name, kept for comparison with published tables
     explained_variance_legacy: Number  # likewise
     mse: Number  # squared error per token and dimension, in the model's units; independent of the batch size
@@ -59,7 +59,7 @@ class Latents(BaseModel):
 
     alive_fraction: Number  # fired at least once
     dense_fraction: Number  # fired on more than one token in ten
-    W_dec_norm_mean: Number
+    W_dec_norm_mean: Number  # decoder rows as trained, on activations scaled to mean norm sqrt(d_in)
     W_dec_norm_min: Number
     W_dec_norm_max: Number
 

@@ -18,7 +18,7 @@ def special_ids(model: "HookedTransformer") -> set[int]:
     """Ids whose activations are neither trained on nor scored: beginning, end, padding."""
     tokenizer = model.tokenizer
     assert tokenizer is not None
-    ids = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     return {i for i in ids if isinstance(i, int)}
 
 
@@ -34,8 +34,9 @@ def windows(model: "HookedTransformer", splits: list[text.Split], context: int, 
     """
     tokenizer = model.tokenizer
     assert tokenizer is not None
-    end = tokenizer.eos_token_id
-    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end
+    end, begin = tokenizer.eos_token_id, tokenizer.bos_token_id
+    assert isinstance(end, int)
+    begin = begin if isinstance(begin, int) else end
     documents = [prompt for split in splits for prompt in text.prompts(split)]
     random.Random(seed).shuffle(documents)
     stream: list[int] = []

@@ -46,7 +46,7 @@ class TrainingGuard:
         self, out_dir: Path, sae: nn.Module, stream: Stream, *, model: str, hook_name: str, settings: dict[str, Any]
     ) -> None:
         if settings.get("K", 0) > settings.get("D_SAE", math.inf):
-            raise UserError(f"K {settings['K']} is more than D_SAE {settings['D_SAE']}: only so many latents can be active")
+            raise UserError(f"K {settings['K']} is more than D_SAE {settings['D_SAE']}: lower K or raise D_SAE")
         self.out_dir, self.sae, self.stream = out_dir, sae, stream
         self.model, self.hook_name, self.settings = model, hook_name, settings
         self.steps = self.tokens = 0

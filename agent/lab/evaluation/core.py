@@ -77,7 +77,12 @@ def run_core(
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}_custom_sae_eval_results.json"
     core.save_single_eval_result(
-        core.replace_nans_with_negative_one(result), core.get_eval_uuid(), core.get_sae_lens_version(), "", str(path), sae  # type: ignore[arg-type]
+        core.replace_nans_with_negative_one(result),
+        core.get_eval_uuid(),
+        core.get_sae_lens_version(),
+        "",
+        str(path),
+        sae,  # type: ignore[arg-type]
     )
     return _as_core(metrics, usage, sae.cfg.d_in, mean_ablated_loss(model, ids, sae.cfg.hook_name, mean))
 
@@ -120,8 +125,6 @@ def mean_ablated_loss(model: "HookedTransformer", ids: Tensor, hook_name: str, m
         def ablate(activations: Tensor, hook: object, mask: Tensor = mask) -> Tensor:  # noqa: ARG001
             return torch.where(mask[..., None], mean.to(activations.dtype), activations)
 
-        loss = model.run_with_hooks(
-            batch, return_type="loss", loss_per_token=True, fwd_hooks=[(hook_name, ablate)]
-        )
+        loss = model.run_with_hooks(batch, return_type="loss", loss_per_token=True, fwd_hooks=[(hook_name, ablate)])
         losses.append(loss[mask[:, :-1]])
     return torch.cat(losses).float().mean().item()

@@ -19,14 +19,15 @@ from agent.lab import activations, cache, checkpoint, models, results, text, tok
 from agent.lab.checkpoint import Checkpoint
 from agent.lab.evaluation import core, probing
 from agent.lab.evaluation.core import EvaluationError
-from agent.lab.evaluation.subject import BenchSAE, CheckpointSAE, RandomSAE, bench_config, measure_usage
-from agent.lab.results import Core, FinalInfo, Floor, Latents, Probe, Probing
+from agent.lab.evaluation.subject import CheckpointSAE, RandomSAE, bench_config, measure_usage
+from agent.lab.results import Core, FinalInfo, Floor, Latents, Number, Probe, Probing
 from agent.lab.verdicts import Verdict
 
 Result = TypeVar("Result")
 
 EVALUATION_SEED = 0
 FORMAT = 1  # of what is cached
+JACOBIAN_ROWS = 64  # activations over which a non-affine encoder's slope is averaged
 DENSE = 0.1  # share of tokens above which a latent counts as dense
 
 
@@ -35,7 +36,7 @@ class FloorScores:
     """A random untrained SAE's scores, the same for every run of its width and sparsity."""
 
     floor: Floor
-    random_auc: dict[str, dict[int, float]]  # dataset -> k -> test AUC
+    random_auc: dict[str, dict[int, Number]]  # dataset -> k -> test AUC
 
 
 class Evaluator:
@@ -71,15 +72,15 @@ class Evaluator:
         content = checkpoint.content_hash(run_dir / "checkpoint")
         info.environment |= {"checkpoint": content[:16], "model_identity": models.identity(self.model_name)}
         name = f"sae-{content[:16]}"
-        sae = CheckpointSAE(self._config(loaded.header.d_sae), loaded, self.mean)
+        sae = CheckpointSAE(self._config(loaded.header.d_sae), loaded, self.activations[:JACOBIAN_ROWS])
         self._score(info, sae, out, name)
         info.verdict = self._verdict(info, loaded)
         info.evaluation_seconds = round(time.monotonic() - started, 2)
         return info
 
-    def _score(self, info: FinalInfo, sae: BenchSAE, out: Path, name: str) -> None:
+    def _score(self, info: FinalInfo, sae: CheckpointSAE, out: Path, name: str) -> None:
         usage = measure_usage(sae, self.activations, self.mean)
-        info.latents = _latents(usage.fired / usage.tokens, sae.W_dec)
+        info.latents = _latents(usage.fired / usage.tokens, sae.checkpoint.W_dec)
         scored = _attempt(info, "core", lambda: core.run_core(sae, self.model, self.ids, usage, self.mean, out, name))
         if scored is None:
             return
@@ -219,7 +220,7 @@ def _latents(frequency: Tensor, W_dec: Tensor) -> Latents:
     return Latents.model_validate(values)
 
 
-def _probing(scores: probing.Scores, own: dict[str, dict[str, float]], random: dict[str, dict[int, float]]) -> Probing:
+def _probing(scores: probing.Scores, own: dict[str, dict[str, float]], random: dict[str, dict[int, Number]]) -> Probing:
     datasets = [
         Probe(
             dataset=name,

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from threadpoolctl import threadpool_limits
+
 from agent.lab import cache, models
 from agent.lab.evaluation.core import EvaluationError
 from agent.lab.evaluation.subject import BenchSAE
@@ -111,8 +113,15 @@ def _by_k(detail: dict[str, Any]) -> dict[int, dict[str, float]]:
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """sae_probes prints a line and a bar for every dataset and number of latents."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+    """sae_probes prints a line and a bar for every dataset and number of latents.
+
+    Its logistic regressions are small: one BLAS thread fitted them 13 to 17 times faster than two, to the same digits.
+    """
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        threadpool_limits(1, user_api="blas"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield

@@ -41,15 +41,15 @@ class BenchSAE:
 
 
 class CheckpointSAE(BenchSAE):
-    """A checked checkpoint; the header's scaling is folded into the weights shown."""
+    """A checked checkpoint; the header's scaling is folded into the weights shown. `sample [n, d_in]`: activations."""
 
-    def __init__(self, cfg: "CustomSAEConfig", checkpoint: Checkpoint, mean: Tensor) -> None:
+    def __init__(self, cfg: "CustomSAEConfig", checkpoint: Checkpoint, sample: Tensor) -> None:
         self.checkpoint = checkpoint
         scale = checkpoint.header.scale
         W_enc, b_enc = checkpoint.W_enc, checkpoint.b_enc
-        if W_enc is None or b_enc is None:  # not affine: the Jacobian at the data's mean, for the few figures that read it
-            W_enc, b_enc = checkpoint.encoder_matrix(mean * scale), torch.zeros(cfg.d_sae)
-        device = mean.device
+        if W_enc is None or b_enc is None:  # not affine: its mean Jacobian stands in for the few figures that read it
+            W_enc, b_enc = checkpoint.encoder_matrix(sample * scale), torch.zeros(cfg.d_sae)
+        device = sample.device
         super().__init__(
             cfg,
             (W_enc * scale).to(device),
