@@ -1,0 +1,39 @@
+"""Which held-out datasets the default probing evaluation can use on tiny-lm.
+
+    python benchmarks/probing_datasets.py
+
+Prints, for every held-out candidate, the longest prompt in tokens and the test AUC of a probe on the model's own
+activations. A dataset is fit where that AUC lies between 0.65 and 0.97 and every prompt is within the trained context.
+"""
+
+import json
+import tempfile
+import warnings
+from pathlib import Path
+
+from agent.lab import models, text
+from agent.lab.evaluation import probing
+
+HOOK_NAME = "blocks.1.hook_resid_post"
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    model = models.load("tiny-lm")
+    assert model.tokenizer
+    with tempfile.TemporaryDirectory() as scratch:
+        probes = probing.prepare_model(model, "tiny-lm", HOOK_NAME, Path(scratch), text.HELD_OUT)
+        print("| dataset | prompts | longest, tokens | model's own AUC | fit | in the default |")
+        print("| --- | --- | --- | --- | --- | --- |")
+        for name in text.HELD_OUT:
+            prompts = text.read_prompts(text.data_dir() / f"{name}.csv.zst")
+            longest = max(len(ids) for ids in model.tokenizer(prompts)["input_ids"])
+            (result,) = probes.results.rglob(f"{name}_{HOOK_NAME}_logreg.json")
+            auc = json.loads(result.read_text())[0]["test_auc"]
+            fit = 0.65 <= auc <= 0.97 and longest <= model.cfg.n_ctx
+            chosen = name in probing.DATASETS
+            print(f"| {name} | {len(prompts):,} | {longest} | {auc:.3f} | {'yes' if fit else 'no'} | {'*' * chosen} |")
+
+
+if __name__ == "__main__":
+    main()
