@@ -85,13 +85,13 @@ def held_out_prompts() -> frozenset[str]:
     return frozenset(normalise(p) for name in HELD_OUT for p in read_prompts(folder / f"{name}.csv.zst"))
 
 
-def prompts(split: Split) -> Iterator[str]:
-    """Every distinct prompt of one split, held-out ones excepted, datasets in name order."""
+def prompts(*splits: Split) -> Iterator[str]:
+    """Every distinct prompt of the splits, held-out ones excepted, datasets in name order."""
     seen = set(held_out_prompts())
     for path in sorted(data_dir().glob("*.csv.zst")):
         for prompt in read_prompts(path):
             key = normalise(prompt)
             if key not in seen:
                 seen.add(key)
-                if split_of(prompt) == split:
+                if split_of(prompt) in splits:
                     yield prompt

@@ -37,7 +37,7 @@ def windows(model: "HookedTransformer", splits: list[text.Split], context: int, 
     end, begin = tokenizer.eos_token_id, tokenizer.bos_token_id
     assert isinstance(end, int)
     begin = begin if isinstance(begin, int) else end
-    documents = [prompt for split in splits for prompt in text.prompts(split)]
+    documents = list(text.prompts(*splits))
     random.Random(seed).shuffle(documents)
     stream: list[int] = []
     body = context - 1
