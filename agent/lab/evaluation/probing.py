@@ -52,16 +52,25 @@ class ModelProbes:
     def results(self) -> Path:
         return self.folder / "results"
 
+    def marker(self, dataset: str) -> Path:
+        return self.folder / f"{dataset}.made"
+
 
 def prepare_model(
     model: "HookedTransformer", name: str, hook_name: str, folder: Path, datasets: tuple[str, ...] = DATASETS
 ) -> ModelProbes:
-    """Make what is missing of the model's activations on the prompts and of the probes on them."""
+    """Make what is missing of the model's activations on the prompts and of the probes on them.
+
+    A dataset counts as made once its marker is written: sae_probes takes any file it finds for whole.
+    """
     from sae_probes.generate_model_activations import ensure_dataset_activations
     from sae_probes.run_baselines import run_baseline_dataset_layer
 
-    probes = ModelProbes(cache.slug(name), folder)
-    for dataset in track(datasets, "probing the model itself", unit="datasets"):
+    probes = ModelProbes(cache.slug(Path(name).name), folder)  # of a local model's path only the end: it names files
+    missing = [dataset for dataset in datasets if not probes.marker(dataset).exists()]
+    for dataset in track(missing, "probing the model itself", unit="datasets"):
+        for left_over in [*folder.rglob(f"{dataset}_*"), *folder.rglob(f"*_{dataset}_*")]:
+            left_over.unlink()
         with _quiet():
             ensure_dataset_activations(
                 model_name=probes.name,
@@ -73,6 +82,7 @@ def prepare_model(
                 model=model,
             )
             run_baseline_dataset_layer(hook_name, dataset, "logreg", probes.name, probes.activations, probes.results)
+        probes.marker(dataset).touch()
     return probes
 
 
