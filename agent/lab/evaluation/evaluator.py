@@ -102,7 +102,9 @@ class Evaluator:
         path = self.folder / f"floor-{d_sae}-{k}.json"
         with FileLock(f"{path}.lock"):
             if not path.exists():
-                path.write_text(json.dumps(self._measure_floor(d_sae, k)))
+                temporary = path.with_suffix(".tmp")
+                temporary.write_text(json.dumps(self._measure_floor(d_sae, k)))
+                temporary.replace(path)
             stored = json.loads(path.read_text())
         random_auc = {name: {int(n): auc for n, auc in by_k.items()} for name, by_k in stored["random_auc"].items()}
         return FloorScores(Floor.model_validate(stored["floor"]), random_auc)
