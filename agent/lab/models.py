@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
+from urllib.request import getproxies
 
 import torch
+from safetensors import SafetensorError
 
 from agent.lab.errors import UserError, nearest
 
@@ -121,7 +123,7 @@ def _load_local(directory: Path, chosen: Compute) -> "HookedTransformer":
     try:
         hf_model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(directory)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{directory} cannot be loaded as a model: {str(error).splitlines()[0]}") from error
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as scratch:
@@ -174,9 +176,11 @@ def _fetch(repository: str) -> None:
     """Store a hub model locally; everything after this works without a network."""
     from huggingface_hub.constants import ENDPOINT
 
-    host = urlparse(ENDPOINT).hostname or ""
+    hub = urlparse(ENDPOINT)
+    address = (hub.hostname or "", hub.port or (80 if hub.scheme == "http" else 443))
     try:
-        socket.create_connection((host, 443), timeout=5).close()
+        if hub.scheme not in getproxies():  # behind a proxy only the proxy knows
+            socket.create_connection(address, timeout=5).close()
     except OSError as error:
         raise UserError(
             f"model {repository} is not stored on this machine and the hub cannot be reached ({error}): "
