@@ -1,0 +1,59 @@
+"""What the tests of the lab share: a small language model, its activations, and a cache that is not the user's."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from agent.lab.activations import Manifest
+    from agent.lab.evaluation.evaluator import Evaluator
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """SAE_AGENT_CACHE for this process and those it starts, until the tests end.
+
+    One thread each: the work is too small for two, and where another process holds the second core it takes 60 times
+    as long with them.
+    """
+    import torch
+
+    directory, threads = tmp_path_factory.mktemp("cache of the tests"), torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAE_AGENT_CACHE", str(directory))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        for name in ("SAE_AGENT_DEVICE", "SAE_AGENT_SMOKE", "SAE_AGENT_DRIVEN"):
+            patch.delenv(name, raising=False)
+        torch.set_num_threads(1)
+        yield directory
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:  # noqa: ARG001
+    """A GPTNeoX in a directory whose path holds a space and names TransformerLens would take for an architecture."""
+    from small_lab import make_model
+
+    return make_model(tmp_path_factory.mktemp("robert bert") / "my llama t5")
+
+
+@pytest.fixture(scope="session")
+def harvest(small_model: Path) -> "tuple[Path, Manifest]":
+    """The small model's stored activations."""
+    from small_lab import HOOK, TOKENS
+
+    from agent.lab import activations
+
+    return activations.ensure(str(small_model), HOOK, TOKENS)
+
+
+@pytest.fixture(scope="session")
+def evaluator(small_model: Path) -> "Evaluator":
+    """The small model with what all its evaluations share."""
+    from small_lab import HOOK
+
+    from agent.lab.evaluation.evaluator import Evaluator
+
+    return Evaluator(str(small_model), HOOK)

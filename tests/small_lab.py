@@ -1,0 +1,168 @@
+"""A small language model of the tests' own, and experiments on it."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from agent import ideas
+from agent.ideas import Fixed, Step
+from agent.lab import checkpoint, text
+from agent.lab.activations import Manifest, Stream
+from agent.lab.checkpoint import Header
+from agent.lab.results import Training
+
+VOCABULARY, D_MODEL, CONTEXT = 512, 32, 64
+HOOK = "blocks.1.hook_resid_post"
+TOKENS, D_SAE, K, BATCH = 150_000, 128, 8, 512  # two shards; some 300 steps, in a second or two
+READ = ("24_headline_isiran", "41_truthqa_tf", "87_glue_cola", "95_toxic_is", "5_hist_fig_ismale")
+END = "<|endoftext|>"
+
+
+def make_model(directory: Path) -> Path:
+    """A GPTNeoX of two layers that has learnt a little, so that losing its activations costs something."""
+    prompts = [p for name in READ for p in text.read_prompts(text.data_dir() / f"{name}.csv.zst")[:400]]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(prompts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END, unk_token=END, model_max_length=CONTEXT
+    )
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=D_MODEL,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=4 * D_MODEL,
+        max_position_embeddings=CONTEXT,
+        use_parallel_residual=False,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model = GPTNeoXForCausalLM(config)
+    ids = torch.tensor([i for e in bpe.encode_batch(prompts) for i in [*e.ids, 0]])
+    windows = ids[: len(ids) // (CONTEXT - 1) * (CONTEXT - 1)].view(-1, CONTEXT - 1)
+    windows = torch.cat([torch.zeros(len(windows), 1, dtype=torch.long), windows], dim=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(150):
+        batch = windows[torch.randint(len(windows), (16,))]
+        model(batch, labels=batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def experiment(directory: Path, model: Path | str, step: Step | None = None, **constants: Any) -> Path:
+    """directory/experiment.py: the shipped baseline, or a step of hierarchical_sae, at a test's size."""
+    fixed = Fixed(model=str(model), hook_name=HOOK, tokens=TOKENS, d_sae=D_SAE)
+    source = ideas.render_step(ideas.load("hierarchical_sae"), step, fixed) if step else ideas.render_baseline(fixed)
+    for name, value in ({"K": K, "BATCH": BATCH} | constants).items():
+        source, found = re.subn(rf"(?m)^{name} = .*$", lambda _, n=name, v=value: f"{n} = {v!r}", source)
+        assert found == 1, f"the experiment has no constant {name}"
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "experiment.py"
+    path.write_text(source)
+    return path
+
+
+def load(path: Path) -> ModuleType:
+    """An experiment as a module; its main is not run."""
+    spec = importlib.util.spec_from_file_location(f"experiment_{abs(hash(path))}", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def train(module: ModuleType, data: Stream, steps: int | None = None) -> Any:
+    """The experiment's own SAE after some steps of its own loss, without the guard."""
+    torch.manual_seed(0)
+    sae = getattr(module, "TieredSAE", module.SAE)(data.d_in, module.D_SAE, data.mean)
+    optimizer = torch.optim.Adam(sae.parameters(), lr=module.LEARNING_RATE)
+    nothing_dead = torch.empty(0, dtype=torch.long)
+    for step, x in enumerate(data):
+        if step == steps:
+            break
+        loss, _, _ = module.compute_loss(sae, x, nothing_dead)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        module.constrain(sae)
+    return sae
+
+
+def save(
+    run_dir: Path, sae: Any, manifest: Manifest, *, moved: bool = True, encode: Any = None, **tensors: Any
+) -> Path:
+    """A run with the checkpoint of `sae` in it; `tensors` replace its own."""
+    d_sae, d_in = sae.W_dec.shape
+    training = Training(
+        model=manifest.model,
+        hook_name=HOOK,
+        layer=1,
+        d_in=d_in,
+        d_sae=d_sae,
+        steps=10,
+        tokens=100,
+        final_loss=1.0,
+        seconds=1.0,
+        learning_rate=1e-3,
+        seed=0,
+        settings={"K": K},
+    )
+    header = Header(
+        model=manifest.model,
+        hook_name=HOOK,
+        layer=1,
+        d_in=d_in,
+        d_sae=d_sae,
+        scale=manifest.scale,
+        training=training,
+        moved=moved,
+    )
+    run_dir.mkdir(parents=True)
+    decoder = {"W_dec": sae.W_dec, "b_dec": sae.b_dec} | tensors
+    checkpoint.save(run_dir / "checkpoint", encode or sae.encode, header=header, **decoder)
+    return run_dir
+
+
+def start(*command: str | Path, **environment: str) -> "subprocess.Popen[str]":
+    """A Python process, as a user starts it."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*command: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """A Python process from start to end."""
+    process = start(*command, **environment)
+    stdout, stderr = process.communicate(timeout=240)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def one_line(stderr: str) -> str:
+    """What a user's mistake shows: exactly one line, which is returned."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, stderr
+    return lines[0]
