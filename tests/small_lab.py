@@ -100,6 +100,7 @@ def train(module: ModuleType, data: Stream, steps: int | None = None) -> Any:
     for step, x in enumerate(data):
         if step == steps:
             break
+        optimizer.param_groups[0]["lr"] = module.learning_rate(step / data.steps)
         loss, _, _ = module.compute_loss(sae, x, nothing_dead)
         loss.backward()
         optimizer.step()

@@ -1,0 +1,262 @@
+"""`python experiment.py --out_dir=DIR` in processes of its own, on a small model."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_lab import BATCH, D_SAE, HOOK, TOKENS, K, experiment, one_line, run, start
+
+from agent import ideas
+from agent.ideas import Fixed
+from agent.lab import activations, checkpoint, results
+from agent.lab.run import make_out_dir, next_free
+
+DRIVEN = {"SAE_AGENT_DRIVEN": "1"}
+
+
+@pytest.fixture(scope="module")
+def script(small_model: Path, harvest: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: ARG001
+    return experiment(tmp_path_factory.mktemp("experiments"), small_model)
+
+
+@pytest.fixture(scope="module")
+def twice(script: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two driven runs of one experiment, the second in a directory with spaces in its name."""
+    directory = tmp_path_factory.mktemp("twice")
+    runs = [directory / "run_0", directory / "my second run"]
+    for out_dir in runs:
+        ended = run(script, "--out_dir", out_dir, **DRIVEN)
+        assert ended.returncode == 0, ended.stderr
+    return runs
+
+
+@pytest.fixture(scope="module")
+def by_hand(script: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A run as a user starts it."""
+    out_dir = tmp_path_factory.mktemp("by hand") / "run_0"
+    return out_dir, run(script, f"--out_dir={out_dir}")
+
+
+# A run that goes well
+
+
+def test_the_same_seed_gives_the_same_metrics_and_weights(twice: list[Path]):
+    first, second = ([row.model_dump(exclude={"seconds"}) for row in results.read_metrics(out)] for out in twice)
+    assert first == second
+    one, two = (checkpoint.content_hash(out / "checkpoint") for out in twice)
+    assert one == two
+
+
+def test_a_driven_run_leaves_the_evaluation_to_the_driver(twice: list[Path]):
+    present = {path.name for path in twice[0].iterdir()}
+    assert present == {"experiment.py", "metrics.jsonl", "checkpoint", "sae_lens"}
+
+
+def test_metrics_end_at_the_token_budget_and_learn(twice: list[Path]):
+    rows = results.read_metrics(twice[0])
+    assert rows[-1].tokens == TOKENS
+    assert rows[-1].l0 == pytest.approx(K, rel=1e-3)
+    assert rows[-1].mse
+    assert rows[0].mse
+    assert rows[-1].mse < rows[0].mse / 2
+
+
+def test_it_keeps_a_copy_of_itself(script: Path, twice: list[Path]):
+    assert (twice[0] / "experiment.py").read_bytes() == script.read_bytes()
+
+
+def test_the_checkpoint_rebuilds_as_training_said(twice: list[Path], harvest: Any):
+    """Scaling, thresholds and decoder come back: the squared error on unscaled activations is that of training."""
+    folder, manifest = harvest
+    loaded = checkpoint.load(twice[0] / "checkpoint")
+    x = torch.cat(list(activations.Stream(folder, manifest, 20_000, BATCH, seed=3)))
+    with torch.no_grad():
+        latents = loaded.encode(x / manifest.scale)
+        error = (loaded.decode(latents) * manifest.scale - x).pow(2).mean().item()
+    assert error == pytest.approx(results.read_metrics(twice[0])[-1].mse, rel=0.1)
+    assert (latents > 0).sum(1).float().mean().item() == pytest.approx(K, rel=0.05)
+
+
+def test_a_run_by_hand_ends_evaluated(by_hand: tuple[Path, Any]):
+    out_dir, ended = by_hand
+    assert ended.returncode == 0, ended.stderr
+    info = results.read(out_dir)
+    assert info.verdict.ok, info
+    assert info.errors == {}
+    assert info.training
+    assert (info.training.tokens, info.training.d_sae, info.training.settings["K"]) == (TOKENS, D_SAE, K)
+    assert info.core
+    # 5% is asked of the full size. Here the held-out text, of another split, is rarer to so small a model.
+    assert info.core.l0 == pytest.approx(K, rel=0.1)
+    assert "verdict: ok" in ended.stdout
+    assert "explained_variance_centered: 0." in ended.stdout
+
+
+def test_show_prints_it(by_hand: tuple[Path, Any]):
+    shown = run("-m", "agent", "show", by_hand[0])
+    assert shown.returncode == 0, shown.stderr
+    assert "explained variance" in shown.stdout
+
+
+def test_sae_lens_opens_what_stands_beside_the_checkpoint(twice: list[Path]):
+    from sae_lens import SAE
+
+    sae = SAE.load_from_disk(str(twice[0] / "sae_lens"))
+    assert (sae.cfg.d_in, sae.cfg.d_sae) == (32, D_SAE)
+
+
+def test_another_seed_gives_other_weights(script: Path, twice: list[Path], tmp_path: Path):
+    other = tmp_path / "other.py"
+    other.write_text(script.read_text().replace("SEED = 0", "SEED = 1"))
+    ended = run(other, "--out_dir", tmp_path / "run", SAE_AGENT_SMOKE="1")
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "run/experiment.py").read_text() == other.read_text()  # whatever the file is called
+    assert results.read_metrics(tmp_path / "run")[-1].tokens == activations.SMOKE_TOKENS
+    W_dec = [load_file(out / "checkpoint/tensors.safetensors")["W_dec"] for out in (twice[0], tmp_path / "run")]
+    assert not torch.equal(*W_dec)
+
+
+# Mistakes
+
+
+def test_help_says_what_it_is(script: Path):
+    ended = run(script, "--help")
+    assert ended.returncode == 0
+    assert "--out_dir" in ended.stdout
+    assert "BatchTopK" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--out_dir"),
+        (["--out_dir"], "expected one argument"),
+        (["--out_dir", "{tmp}/new", "--k", "8"], "unrecognized arguments: --k 8"),
+    ],
+)
+def test_a_wrong_command_line_exits_2(script: Path, tmp_path: Path, arguments: list[str], said: str):
+    ended = run(script, *(argument.format(tmp=tmp_path) for argument in arguments))
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_in_use_is_refused_with_the_next_free_name(script: Path, tmp_path: Path):
+    for name in ("run_3", "run_4"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run_3/notes.txt").write_text("mine")
+    ended = run(script, f"--out_dir={tmp_path / 'run_3'}")
+    assert ended.returncode == 2
+    assert one_line(ended.stderr).endswith(f"exists and is not empty: choose {tmp_path / 'run_5'}")
+    assert [path.name for path in (tmp_path / "run_3").iterdir()] == ["notes.txt"]
+    assert (tmp_path / "run_3/notes.txt").read_text() == "mine"
+
+
+def test_too_many_latents_a_token_is_one_line(script: Path, tmp_path: Path):
+    wrong = tmp_path / "experiment.py"
+    wrong.write_text(script.read_text().replace(f"K = {K}\n", f"K = {D_SAE + 1}\n"))
+    ended = run(wrong, "--out_dir", tmp_path / "run")
+    assert ended.returncode == 2
+    assert f"K {D_SAE + 1} is more than D_SAE {D_SAE}" in one_line(ended.stderr)
+
+
+def test_an_unknown_model_is_one_line_with_the_nearest(script: Path, tmp_path: Path):
+    wrong = tmp_path / "experiment.py"
+    wrong.write_text(script.read_text().replace("MODEL = ", "MODEL = 'gpt3'  # "))
+    ended = run(wrong, "--out_dir", tmp_path / "run")
+    assert ended.returncode == 2
+    assert "unknown model 'gpt3': did you mean" in one_line(ended.stderr)
+
+
+def make_refused(out_dir: Path) -> str:
+    from agent.lab.errors import UserError
+
+    with pytest.raises(UserError) as caught:
+        make_out_dir(out_dir)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_file_is_no_directory(tmp_path: Path):
+    (tmp_path / "results").write_text("mine")
+    assert f"is a file: choose {tmp_path / 'results_1'}" in make_refused(tmp_path / "results")
+    assert (tmp_path / "results").read_text() == "mine"
+
+
+def test_a_directory_below_a_file_cannot_be_written(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be written (Not a directory): choose another place" in make_refused(tmp_path / "file" / "run_0")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_one_may_not_write_is_said(tmp_path: Path):
+    tmp_path.chmod(0o500)
+    assert "cannot be written (Permission denied)" in make_refused(tmp_path / "run_0")
+
+
+def test_an_empty_directory_and_missing_parents_will_do(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    make_out_dir(tmp_path / "empty")
+    make_out_dir(tmp_path / "not" / "yet there" / "run_0")
+    assert (tmp_path / "not/yet there/run_0").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("taken", "free"), [("run_3", "run_4"), ("results", "results_1"), ("run_09", "run_10"), ("a_b", "a_b_1")]
+)
+def test_the_next_free_name(tmp_path: Path, taken: str, free: str):
+    (tmp_path / taken).mkdir()
+    assert next_free(tmp_path / taken) == tmp_path / free
+
+
+# Stopped
+
+
+def test_ctrl_c_during_training_leaves_nothing_that_looks_whole(script: Path, tmp_path: Path):
+    long = tmp_path / "experiment.py"
+    slow = "    for step, x in enumerate(data):\n        import time; time.sleep(0.05)\n"
+    long.write_text(script.read_text().replace("    for step, x in enumerate(data):\n", slow))
+    process = start(long, "--out_dir", tmp_path / "run")
+    metrics, limit = tmp_path / "run/metrics.jsonl", time.monotonic() + 100
+    while not metrics.exists() or metrics.stat().st_size == 0:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert f"interrupted: {tmp_path / 'run'} is not complete" in err
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"experiment.py", "metrics.jsonl"}
+    assert results.read_metrics(tmp_path / "run")
+
+
+def test_a_training_that_blows_up_ends_with_its_verdict(script: Path, tmp_path: Path):
+    wild = tmp_path / "experiment.py"
+    wild.write_text(script.read_text().replace("return mse + AUX", "return mse * float('nan') + AUX"))
+    ended = run(wild, "--out_dir", tmp_path / "run")
+    assert ended.returncode == 1
+    assert "stopped: nan: loss was not finite at step" in one_line(ended.stderr)
+    assert results.read(tmp_path / "run").verdict.name == "nan"
+    assert not (tmp_path / "run/checkpoint").exists()
+
+
+# What ships
+
+
+def test_the_shipped_experiment_is_short_and_imports_nothing_but_the_lab():
+    source = (ideas.ROOT / "experiment.py").read_text()
+    assert source == ideas.render_baseline(Fixed())
+    assert len(source.splitlines()) <= 220
+    imported = [line.split()[1] for line in source.splitlines() if line.startswith(("from agent", "import agent"))]
+    assert imported
+    assert all(name.startswith("agent.lab") for name in imported)
+    assert json.loads(json.dumps(Fixed().model_dump()))["hook_name"] == HOOK
+    assert sys.version_info >= (3, 11)
