@@ -96,6 +96,10 @@ def run_probing(
     from sae_bench.evals.sparse_probing_sae_probes import main as sae_probes_eval
     from sae_bench.evals.sparse_probing_sae_probes.eval_config import SparseProbingSaeProbesEvalConfig
 
+    if unmade := [dataset for dataset in datasets if not probes.marker(dataset).exists()]:
+        raise EvaluationError(
+            f"sparse_probing_sae_probes: the model's activations on {', '.join(unmade)} are not in {probes.folder}"
+        )
     results_path = out / "sae_probes"
     shutil.copytree(probes.results, results_path)
     config = SparseProbingSaeProbesEvalConfig(
