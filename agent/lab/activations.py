@@ -10,12 +10,13 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -135,7 +136,7 @@ def ensure(model: str, hook_name: str, tokens: int) -> tuple[Path, Manifest]:
     key = Key(model, models.identity(model), hook_name, min(tokens, MAX_HARVEST))
     folder = key.folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with waiting_lock(folder.with_name(folder.name + ".lock"), "another process harvests the same activations"):
         if folder.exists():
             try:
                 return folder, check(folder)
@@ -144,6 +145,21 @@ def ensure(model: str, hook_name: str, tokens: int) -> tuple[Path, Manifest]:
                 shutil.rmtree(folder)
         harvest(key, folder)
         return folder, check(folder)
+
+
+@contextmanager
+def waiting_lock(path: Path, why: str) -> Iterator[None]:
+    """Hold a lock between processes; says why when it has to wait. The end of a process frees what it held."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"waiting: {why} ({path})")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class DamagedHarvest(Exception):

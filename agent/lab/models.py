@@ -62,6 +62,12 @@ def local_directory(name: str) -> Path | None:
     return path.absolute()
 
 
+def canonical(name: str) -> str:
+    """The name that finds the same model from any working directory: a local model's absolute path."""
+    directory = local_directory(name)
+    return str(directory) if directory and name not in EMBEDDED else name
+
+
 def identity(name: str) -> str:
     """A hash of the weights and tokenizer (local), or the hub's commit: what the model is, whatever it is called."""
     directory = local_directory(name)

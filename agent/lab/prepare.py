@@ -3,8 +3,7 @@
 import argparse
 
 from agent.lab import activations
-from agent.lab.errors import UserError
-from agent.lab.progress import say
+from agent.lab.ending import one_line
 
 
 def main() -> None:
@@ -13,15 +12,9 @@ def main() -> None:
     parser.add_argument("--hook_name", required=True)
     parser.add_argument("--tokens", type=int, required=True)
     args = parser.parse_args()
-    try:
+    with one_line("nothing half-harvested is kept"):
         folder, manifest = activations.ensure(args.model, args.hook_name, args.tokens)
-    except UserError as error:
-        say(f"error: {error}")
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        say("interrupted: nothing half-harvested is kept")
-        raise SystemExit(130) from None
-    print(f"activations: {manifest.rows:,} of {manifest.hook_name} in {folder}")
+        print(f"activations: {manifest.rows:,} of {manifest.hook_name} in {folder}")
 
 
 if __name__ == "__main__":

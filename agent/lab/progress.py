@@ -1,7 +1,8 @@
 """Progress of long work on stderr: a bar with rate and time left; without a terminal a line now and then."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -26,6 +27,18 @@ def bar(title: str, total: int, unit: str) -> "tqdm[Any]":
         leave=sys.stderr.isatty(),
         dynamic_ncols=True,
     )
+
+
+@contextmanager
+def stages(title: str, count: int) -> Iterator[Callable[[str], None]]:
+    """Progress of work in a few unlike stages: the caller says the name of each when it is done."""
+    with tqdm(total=count, desc=title, unit=" stages", leave=False, dynamic_ncols=True) as shown:
+
+        def done(name: str) -> None:
+            shown.set_postfix_str(f"{name} done", refresh=False)
+            shown.update()
+
+        yield done
 
 
 def track(items: Sequence[Item], title: str, unit: str, per_item: int = 1) -> Iterator[Item]:

@@ -1,18 +1,15 @@
 """How an experiment starts: its one argument, its directory, and errors that are one line."""
 
 import argparse
-import errno
 import os
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from agent.lab import results
+from agent.lab.ending import end, one_line
 from agent.lab.errors import UserError
-from agent.lab.progress import say
 from agent.lab.training import TrainingStopped
 
 
@@ -25,26 +22,20 @@ def run(main: Callable[[Path], None]) -> None:
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--out_dir", type=Path, required=True, help="a new directory for everything about this run")
     out_dir: Path = parser.parse_args().out_dir.absolute()
-    try:
+    with one_line(f"{out_dir} is not complete; delete it or choose another --out_dir"):
         if sys.platform == "win32":
             raise UserError("sae-agent runs on Linux and macOS; on Windows use WSL")
         make_out_dir(out_dir)
         shutil.copyfile(script, out_dir / "experiment.py")
-        main(out_dir)
-    except UserError as error:
-        _end(f"error: {error}", 2)
-    except TrainingStopped as stopped:
-        if not os.environ.get("SAE_AGENT_DRIVEN"):
-            results.write(out_dir, results.FinalInfo(verdict=stopped.verdict))
-        _end(f"stopped: {stopped}", 1)
-    except KeyboardInterrupt:
-        _end(f"interrupted: {out_dir} is not complete; delete it or choose another --out_dir", 130)
-    except torch.OutOfMemoryError as error:
-        _end(f"error: out of memory on the device ({str(error).splitlines()[0]}): lower BATCH or D_SAE", 1)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+        try:
+            main(out_dir)
+        except UserError:
+            unmake_out_dir(out_dir)
             raise
-        _end(f"error: No space left on device while writing {error.filename or out_dir}: free some space", 1)
+        except TrainingStopped as stopped:
+            if not os.environ.get("SAE_AGENT_DRIVEN"):
+                results.write(out_dir, results.FinalInfo(verdict=stopped.verdict))
+            end(f"stopped: {stopped}", 1)
 
 
 def make_out_dir(out_dir: Path) -> None:
@@ -60,13 +51,16 @@ def make_out_dir(out_dir: Path) -> None:
         raise UserError(f"--out_dir {out_dir} cannot be written ({error.strerror}): choose another place") from None
 
 
+def unmake_out_dir(out_dir: Path) -> None:
+    """After a mistake that was found before the first step, the same --out_dir can be given again."""
+    if (out_dir / "metrics.jsonl").stat().st_size == 0:
+        for name in ("metrics.jsonl", "experiment.py"):
+            (out_dir / name).unlink(missing_ok=True)
+        out_dir.rmdir()
+
+
 def next_free(out_dir: Path) -> Path:
     """The next name in the sequence that is not taken: run_3 -> run_4, results -> results_1."""
     stem, _, number = out_dir.name.rpartition("_")
     stem, first = (stem, int(number) + 1) if stem and number.isdigit() else (out_dir.name, 1)
     return next(p for i in range(first, first + 100_000) if not (p := out_dir.with_name(f"{stem}_{i}")).exists())
-
-
-def _end(message: str, code: int) -> None:
-    say(message)
-    raise SystemExit(code)

@@ -48,7 +48,7 @@ class TrainingGuard:
         if settings.get("K", 0) > settings.get("D_SAE", math.inf):
             raise UserError(f"K {settings['K']} is more than D_SAE {settings['D_SAE']}: lower K or raise D_SAE")
         self.out_dir, self.sae, self.stream = out_dir, sae, stream
-        self.model, self.hook_name, self.settings = model, hook_name, settings
+        self.model, self.hook_name, self.settings = models.canonical(model), hook_name, settings
         self.steps = self.tokens = 0
         self.rows: list[MetricsRow] = []
         self._log_every = max(stream.steps // ROWS, 1)
@@ -199,6 +199,9 @@ def finish(
 def evaluate(run_dir: Path) -> None:
     """Start the trusted evaluator on a run in a process of its own; its failure is this process's exit code."""
     command = [sys.executable, "-P", "-m", "agent.lab.evaluation", str(run_dir)]
-    code = subprocess.run(command).returncode
+    try:
+        code = subprocess.run(command).returncode
+    except KeyboardInterrupt:  # the evaluator got it too, and has said how to go on
+        code = 130
     if code != 0:
         raise SystemExit(code if code > 0 else 1)

@@ -5,47 +5,52 @@ import logging
 import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from agent.lab import checkpoint, results
+from agent.lab.ending import one_line
 from agent.lab.errors import UserError
-from agent.lab.evaluation.evaluator import Evaluator
-from agent.lab.progress import say
-from agent.lab.results import HEADLINE, METRICS, FinalInfo
-from agent.lab.verdicts import Verdict
+from agent.lab.progress import stages
+from agent.lab.results import HEADLINE, METRICS, FinalInfo, write
+
+if TYPE_CHECKING:
+    from agent.lab.evaluation.evaluator import Evaluator
+
+STAGES = 6  # import, model, checkpoint, core, floor, probing
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -P -m agent.lab.evaluation", description=__doc__)
     parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="a run with a checkpoint in it")
-    run_dirs: list[Path] = parser.parse_args().run_dirs
+    run_dirs: list[Path] = [path.absolute() for path in parser.parse_args().run_dirs]
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     evaluators: dict[tuple[str, str], Evaluator] = {}
-    try:
+    again = f"evaluate again with python -P -m agent.lab.evaluation {' '.join(map(str, run_dirs))}"
+    with one_line(again):
         for run_dir in run_dirs:
-            info = evaluate(run_dir.absolute(), evaluators)
-            results.write(run_dir, info)
+            info = evaluate(run_dir, evaluators)
+            write(run_dir, info)
             summarise(info)
-    except UserError as error:
-        say(f"error: {error}")
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        say(f"interrupted: evaluate again with python -P -m agent.lab.evaluation {' '.join(map(str, run_dirs))}")
-        raise SystemExit(130) from None
 
 
-def evaluate(run_dir: Path, evaluators: dict[tuple[str, str], Evaluator]) -> FinalInfo:
+def evaluate(run_dir: Path, evaluators: "dict[tuple[str, str], Evaluator]") -> FinalInfo:
     """Score one run; evaluators already made for its model and hook are used again. Raises UserError."""
     if not run_dir.is_dir():
         raise UserError(f"{run_dir} is no run directory")
-    try:
-        header = checkpoint.read_header(run_dir / "checkpoint")
-    except checkpoint.CheckpointError as error:
-        return FinalInfo(verdict=Verdict(name="bad_checkpoint", evidence=str(error)))
-    key = (header.model, header.hook_name)
-    if key not in evaluators:
-        evaluators[key] = Evaluator(*key)
-    return evaluators[key].evaluate(run_dir)
+    with stages("evaluating", STAGES) as done:
+        from agent.lab import checkpoint
+        from agent.lab.evaluation.evaluator import Evaluator, bad_checkpoint
+
+        done("libraries")
+        try:
+            header = checkpoint.read_header(run_dir / "checkpoint")
+        except checkpoint.CheckpointError as error:
+            return bad_checkpoint(error)
+        key = (header.model, header.hook_name)
+        if key not in evaluators:
+            evaluators[key] = Evaluator(*key)
+        done("model")
+        return evaluators[key].evaluate(run_dir, done)
 
 
 def summarise(info: FinalInfo) -> None:

@@ -55,8 +55,11 @@ class Evaluator:
         self.activations = self._activations()
         self.mean = self.activations.mean(0)
 
-    def evaluate(self, run_dir: Path) -> FinalInfo:
-        """Score the checkpoint of a run; what cannot be scored is said in the verdict, not raised."""
+    def evaluate(self, run_dir: Path, done: Callable[[str], None] = lambda _: None) -> FinalInfo:
+        """Score the checkpoint of a run; what cannot be scored is said in the verdict, not raised.
+
+        `done` is told the name of each stage when it is over.
+        """
         started = time.monotonic()
         info = FinalInfo(verdict=Verdict(name="not_evaluated", evidence="evaluation did not finish"))
         info.environment = environment()
@@ -66,24 +69,25 @@ class Evaluator:
         try:
             loaded = self._load(run_dir)
         except checkpoint.CheckpointError as error:
-            info.verdict = Verdict(name="bad_checkpoint", evidence=str(error))
-            return info
+            return bad_checkpoint(error)
+        done("checkpoint")
         info.training = loaded.header.training
         content = checkpoint.content_hash(run_dir / "checkpoint")
         info.environment |= {"checkpoint": content[:16], "model_identity": models.identity(self.model_name)}
         name = f"sae-{content[:16]}"
         sae = CheckpointSAE(self._config(loaded.header.d_sae), loaded, self.activations[:JACOBIAN_ROWS])
-        self._score(info, sae, out, name)
+        self._score(info, sae, out, name, done)
         info.verdict = self._verdict(info, loaded)
         info.evaluation_seconds = round(time.monotonic() - started, 2)
         return info
 
-    def _score(self, info: FinalInfo, sae: CheckpointSAE, out: Path, name: str) -> None:
+    def _score(self, info: FinalInfo, sae: CheckpointSAE, out: Path, name: str, done: Callable[[str], None]) -> None:
         usage = measure_usage(sae, self.activations, self.mean)
         info.latents = _latents(usage.fired / usage.tokens, sae.checkpoint.W_dec)
         scored = _attempt(info, "core", lambda: core.run_core(sae, self.model, self.ids, usage, self.mean, out, name))
         if scored is None:
             return
+        done("core")
         info.core, replaced = _finite(scored)
         info.non_finite = [f"core.{path}" for path in replaced]
         if info.core.l0 is None or info.core.explained_variance_centered is None:
@@ -91,11 +95,13 @@ class Evaluator:
             return
         floor = self.floor(sae.cfg.d_sae, max(1, min(round(info.core.l0), sae.cfg.d_sae)))
         info.floor = floor.floor
+        done("floor")
         answers = _attempt(
             info, "sparse_probing_sae_probes", lambda: probing.run_probing(sae, self.probes, out / "probing", name)
         )
         if answers:
             info.probing = _probing(*answers, floor.random_auc)
+        done("probing")
 
     def floor(self, d_sae: int, k: int) -> FloorScores:
         """Scores of a random untrained SAE that keeps the k largest latents, made once for each width and k."""
@@ -178,6 +184,11 @@ class Evaluator:
             for ids in batches
         ]
         return torch.cat(rows)
+
+
+def bad_checkpoint(error: checkpoint.CheckpointError) -> FinalInfo:
+    """The result of a run whose checkpoint is missing, damaged or refused."""
+    return FinalInfo(verdict=Verdict(name="bad_checkpoint", evidence=str(error)))
 
 
 def environment() -> dict[str, str]:
