@@ -2,8 +2,9 @@
 
     python benchmarks/probing_datasets.py
 
-Prints, for every held-out candidate, the longest prompt in tokens and the test AUC of a probe on the model's own
-activations. A dataset is fit where that AUC lies between 0.65 and 0.97 and every prompt is within the trained context.
+Prints, for every held-out candidate, the share of prompts longer than the trained context (they are cut to their last
+tokens) and the test AUC of a probe on the model's own activations. A dataset is fit where that AUC lies between 0.65
+and 0.97 and at most 1 prompt in 200 is too long.
 """
 
 import json
@@ -23,16 +24,19 @@ def main() -> None:
     assert model.tokenizer
     with tempfile.TemporaryDirectory() as scratch:
         probes = probing.prepare_model(model, "tiny-lm", HOOK_NAME, Path(scratch), text.HELD_OUT)
-        print("| dataset | prompts | longest, tokens | model's own AUC | fit | in the default |")
+        print("| dataset | prompts | too long | model's own AUC | fit | in the default |")
         print("| --- | --- | --- | --- | --- | --- |")
         for name in text.HELD_OUT:
             prompts = text.read_prompts(text.data_dir() / f"{name}.csv.zst")
-            longest = max(len(ids) for ids in model.tokenizer(prompts)["input_ids"])
+            lengths = [len(ids) for ids in model.tokenizer(prompts)["input_ids"]]
+            too_long = sum(length > model.cfg.n_ctx for length in lengths) / len(lengths)
             (result,) = probes.results.rglob(f"{name}_{HOOK_NAME}_logreg.json")
             auc = json.loads(result.read_text())[0]["test_auc"]
-            fit = 0.65 <= auc <= 0.97 and longest <= model.cfg.n_ctx
+            fit = 0.65 <= auc <= 0.97 and too_long <= 0.005
             chosen = name in probing.DATASETS
-            print(f"| {name} | {len(prompts):,} | {longest} | {auc:.3f} | {'yes' if fit else 'no'} | {'*' * chosen} |")
+            print(
+                f"| {name} | {len(prompts):,} | {too_long:.2%} | {auc:.3f} | {'yes' if fit else 'no'} | {'*' * chosen} |"
+            )
 
 
 if __name__ == "__main__":

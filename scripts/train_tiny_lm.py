@@ -210,6 +210,8 @@ Cross-entropy on the held-out split `test` ({test_tokens:,} tokens, in nats a to
 | bigram, same training text | {bigram:.3f} | | | | |
 | unigram, same training text | {unigram:.3f} | | | | |
 
+From position {clear} on, every position is at least 1.2 nats under the bigram; before it there is too little context.
+
 It is a test object for interpretability tools. It knows little, repeats what such corpora say, and must not be
 used to produce text for people.
 """
@@ -220,7 +222,9 @@ def write_card(model: GPTNeoXForCausalLM, stream: np.ndarray, test: np.ndarray, 
     bins = [by_position[a:b].mean().item() for a, b in ((0, 8), (8, 32), (32, 128), (128, 256))]
     measured = {"ce": by_position.mean().item(), "ce_by_position": by_position.tolist(), **baselines(stream, test)}
     (out_dir / "held_out.json").write_text(json.dumps(measured) + "\n")
+    far_above = [i for i, ce in enumerate(measured["ce_by_position"]) if ce > measured["bigram"] - 1.2]
     card = CARD.format(
+        clear=max(far_above, default=-1) + 2,  # positions are counted from 1
         n_layers=N_LAYERS,
         d_model=D_MODEL,
         n_heads=N_HEADS,

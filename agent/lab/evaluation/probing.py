@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
 # Of the held-out candidates, those on which a probe of tiny-lm's own activations has a test AUC between 0.65 and 0.97
-# and whose prompts fit its context; benchmarks/probing_datasets.py prints the choice.
+# and whose prompts fit its context (the few longer ones are read from their end); benchmarks/probing_datasets.py prints
+# the choice.
 DATASETS = (
-    "105_click_bait",
-    "68_credit-card",
+    "135_context_type_Event_duration",
+    "125_world_country_Italy",
     "96_spam_is",
+    "22_headline_isobama",
     "139_news_class_Politics",
-    "149_twt_emotion_happiness",
     "42_temp_sense",
 )
 KS = [1, 2, 5]
