@@ -119,11 +119,11 @@ def _probing_table(probing: Probing) -> "Table":
 
     ks = sorted(probing.auc)
     table = Table(title="probing: test AUC", title_justify="left")
-    table.add_column("dataset")
-    for who in ("SAE", "random encoder"):
+    table.add_column("dataset", overflow="fold", min_width=24)
+    for who in ("SAE", "random"):
         for k in ks:
             table.add_column(f"{who}, top {k}", justify="right")
-    table.add_column("the LLM's own", justify="right")
+    table.add_column("model's own", justify="right")
     for probe in probing.datasets:
         table.add_row(
             probe.dataset, *(_auc(who.get(k)) for who in (probe.auc, probe.random_auc) for k in ks), _auc(probe.llm_auc)

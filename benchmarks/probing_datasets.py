@@ -33,10 +33,8 @@ def main() -> None:
             (result,) = probes.results.rglob(f"{name}_{HOOK_NAME}_logreg.json")
             auc = json.loads(result.read_text())[0]["test_auc"]
             fit = 0.65 <= auc <= 0.97 and too_long <= 0.005
-            chosen = name in probing.DATASETS
-            print(
-                f"| {name} | {len(prompts):,} | {too_long:.2%} | {auc:.3f} | {'yes' if fit else 'no'} | {'*' * chosen} |"
-            )
+            mark = "*" * (name in probing.DATASETS)
+            print(f"| {name} | {len(prompts):,} | {too_long:.1%} | {auc:.3f} | {'yes' if fit else 'no'} | {mark} |")
 
 
 if __name__ == "__main__":

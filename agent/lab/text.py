@@ -50,7 +50,11 @@ def normalise(prompt: str) -> str:
 
 def split_of(prompt: str) -> Split:
     """The split a prompt belongs to, whatever dataset it stands in."""
-    digest = hashlib.blake2b(normalise(prompt).encode(), digest_size=8).digest()
+    return _split_of_normalised(normalise(prompt))
+
+
+def _split_of_normalised(key: str) -> Split:
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     bucket = int.from_bytes(digest, "big") % 1000
     for split, share in SHARES.items():
         if bucket < share:
@@ -93,5 +97,5 @@ def prompts(*splits: Split) -> Iterator[str]:
             key = normalise(prompt)
             if key not in seen:
                 seen.add(key)
-                if split_of(prompt) in splits:
+                if _split_of_normalised(key) in splits:
                     yield prompt
