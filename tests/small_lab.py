@@ -158,7 +158,7 @@ def start(*command: str | Path, **environment: str) -> "subprocess.Popen[str]":
 def run(*command: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     """A Python process from start to end."""
     process = start(*command, **environment)
-    stdout, stderr = process.communicate(timeout=240)
+    stdout, stderr = process.communicate(timeout=280)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 

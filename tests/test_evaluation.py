@@ -117,6 +117,12 @@ def sae_bench_core(sae: BenchSAE, evaluator: Evaluator, batch: int) -> dict[str,
     return metrics
 
 
+def figures(info: FinalInfo) -> Any:
+    """What core gave."""
+    assert info.core, info.errors
+    return info.core
+
+
 # The figures are right
 
 
@@ -124,16 +130,14 @@ def test_a_trained_sae_is_ok_and_above_the_random_floor(scored: dict[str, FinalI
     info = scored["sound"]
     assert info.verdict.ok, info
     assert (info.errors, info.non_finite) == ({}, [])
-    assert info.core
-    assert info.floor
-    assert info.core.explained_variance_centered > info.floor.explained_variance_centered + 0.2
-    assert info.core.l0 == pytest.approx(K, rel=0.1)
-    assert info.floor.k == round(info.core.l0)
+    measured: Any = info.floor
+    assert figures(info).explained_variance_centered > measured.explained_variance_centered + 0.2
+    assert figures(info).l0 == pytest.approx(K, rel=0.1)
+    assert measured.k == round(figures(info).l0)
 
 
 def test_core_equals_sae_bench_on_the_module_itself(eager: Eager, evaluator: Evaluator, scored: dict[str, FinalInfo]):
-    metrics, measured = sae_bench_core(eager, evaluator, core.BATCH_WINDOWS), scored["sound"].core
-    assert measured
+    metrics, measured = sae_bench_core(eager, evaluator, core.BATCH_WINDOWS), figures(scored["sound"])
     compared = {
         "ce_loss_score": metrics["model_performance_preservation"]["ce_loss_score"],
         "ce_loss_with_sae": metrics["model_performance_preservation"]["ce_loss_with_sae"],
@@ -157,15 +161,13 @@ def test_explained_variance_is_that_of_sae_lens(eager: Eager, evaluator: Evaluat
     calculator = ExplainedVarianceCalculator()
     for x in evaluator.activations.split(1000):
         calculator.add_batch(eager(x), x)
-    assert scored["sound"].core
-    assert scored["sound"].core.explained_variance_centered == pytest.approx(calculator.compute(), abs=1e-5)
+    assert figures(scored["sound"]).explained_variance_centered == pytest.approx(calculator.compute(), abs=1e-5)
 
 
 def test_mse_is_a_mean_over_tokens_and_dimensions(eager: Eager, evaluator: Evaluator, scored: dict[str, FinalInfo]):
     x = evaluator.activations.double()
     error = (x - eager(evaluator.activations).double()).pow(2).mean().item()
-    assert scored["sound"].core
-    assert scored["sound"].core.mse == pytest.approx(error, rel=1e-5)
+    assert figures(scored["sound"]).mse == pytest.approx(error, rel=1e-5)
 
 
 def test_mse_does_not_depend_on_the_batch_size_as_sae_benchs_does(eager: Eager, evaluator: Evaluator):
@@ -176,8 +178,7 @@ def test_mse_does_not_depend_on_the_batch_size_as_sae_benchs_does(eager: Eager, 
 
 
 def test_loss_added_is_what_the_sae_costs(scored: dict[str, FinalInfo]):
-    scores = scored["sound"].core
-    assert scores
+    scores = figures(scored["sound"])
     assert scores.loss_added == pytest.approx(scores.ce_loss_with_sae - scores.ce_loss_without_sae)
     assert 0 < scores.loss_added < scores.ce_loss_with_ablation - scores.ce_loss_without_sae
 
@@ -186,20 +187,18 @@ def test_loss_added_is_what_the_sae_costs(scored: dict[str, FinalInfo]):
 def test_mean_ablation_is_the_loss_at_the_mean(evaluator: Evaluator, scored: dict[str, FinalInfo]):
     """By another way: the model run by hand from the hook's layer on."""
     ids = evaluator.ids[: core.BATCH_WINDOWS * core.RECONSTRUCTION_BATCHES]
-    ordinary = ids != evaluator.model.tokenizer.eos_token_id
+    ordinary = ~torch.isin(ids, torch.tensor(sorted(tokens.special_ids(evaluator.model))))
     hidden = activations.run_to_hook(evaluator.model, ids, HOOK)
     hidden[ordinary] = evaluator.mean
     logits = evaluator.model(hidden, start_at_layer=models.layer_of(HOOK) + 1)
     losses = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
-    assert scored["sound"].core
-    assert scored["sound"].core.ce_loss_with_mean_ablation == pytest.approx(
+    assert figures(scored["sound"]).ce_loss_with_mean_ablation == pytest.approx(
         losses[ordinary[:, :-1]].mean().item(), rel=1e-4
     )
 
 
 def test_probing_answers_for_every_dataset_beside_the_model_and_chance(scored: dict[str, FinalInfo]):
-    probed = scored["sound"].probing
-    assert probed
+    probed: Any = scored["sound"].probing
     assert [probe.dataset for probe in probed.datasets] == list(probing.DATASETS)
     for probe in probed.datasets:
         assert set(probe.auc) == set(probe.random_auc) == set(probing.KS)
@@ -254,10 +253,8 @@ def test_a_floor_is_measured_once(evaluator: Evaluator):
 
 def test_a_permuted_decoder_explains_less_than_nothing_with_the_same_latents(scored: dict[str, FinalInfo]):
     sound, permuted = scored["sound"], scored["permuted"]
-    assert permuted.core
-    assert sound.core
-    assert permuted.core.explained_variance_centered < 0
-    assert (permuted.core.l0, permuted.core.l1) == (sound.core.l0, sound.core.l1)
+    assert figures(permuted).explained_variance_centered < 0
+    assert (figures(permuted).l0, figures(permuted).l1) == (figures(sound).l0, figures(sound).l1)
     assert permuted.latents == sound.latents  # the same rows in another order
     assert permuted.probing == sound.probing
     assert permuted.verdict.name == "degenerate"
@@ -291,10 +288,9 @@ def test_a_sick_sae_is_called_what_it_is(scored: dict[str, FinalInfo], name: str
 
 def test_a_dead_sae_explains_nothing(scored: dict[str, FinalInfo]):
     info = scored["dead"]
-    assert info.core
     assert info.latents
-    assert info.core.explained_variance_centered == pytest.approx(0, abs=0.02)  # SAE-Bench's own figure says more
-    assert (info.core.l0, info.latents.alive_fraction) == (0, 0)
+    assert figures(info).explained_variance_centered == pytest.approx(0, abs=0.02)  # SAE-Bench's own figure says more
+    assert (figures(info).l0, info.latents.alive_fraction) == (0, 0)
 
 
 def test_what_is_not_finite_is_null_and_listed(scored: dict[str, FinalInfo], run_dirs: dict[str, Path]):

@@ -11,15 +11,24 @@ def everything() -> list[str]:
     return list(text.prompts(*text.SHARES))
 
 
+@cache
+def keys() -> list[str]:
+    return [text.normalise(prompt) for prompt in everything()]
+
+
+@cache
+def splits() -> Counter[text.Split]:
+    return Counter(text.split_of(key) for key in keys())
+
+
 def test_a_split_is_its_part_of_the_whole_and_the_same_every_time():
     dev = list(text.prompts("dev"))
-    assert dev == [prompt for prompt in everything() if text.split_of(prompt) == "dev"]
+    assert dev == [prompt for prompt, key in zip(everything(), keys(), strict=True) if text.split_of(key) == "dev"]
 
 
 def test_no_prompt_stands_in_two_splits_or_twice_in_one():
-    counted = Counter(text.normalise(prompt) for prompt in everything())
-    assert counted.most_common(1)[0][1] == 1
-    assert {text.split_of(prompt) for prompt in everything()} == set(text.SHARES)
+    assert len(set(keys())) == len(keys())
+    assert set(splits()) == set(text.SHARES)
 
 
 def test_duplicates_share_a_split_however_they_are_written():
@@ -27,9 +36,8 @@ def test_duplicates_share_a_split_however_they_are_written():
 
 
 def test_the_splits_have_their_shares():
-    counted = Counter(text.split_of(prompt) for prompt in everything())
     for split, share in text.SHARES.items():
-        assert abs(counted[split] / len(everything()) - share / 1000) < 0.005
+        assert abs(splits()[split] / len(everything()) - share / 1000) < 0.005
 
 
 def test_held_out_prompts_and_their_duplicates_are_in_no_split():
@@ -39,7 +47,7 @@ def test_held_out_prompts_and_their_duplicates_are_in_no_split():
         for prompt in text.read_prompts(text.data_dir() / f"{name}.csv.zst")
     }
     assert len(held_out) > 10_000
-    assert not held_out & {text.normalise(prompt) for prompt in everything()}
+    assert not held_out & set(keys())
 
 
 def test_a_held_out_prompt_recurs_in_other_datasets():
