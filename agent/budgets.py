@@ -1,6 +1,7 @@
 """What a study may spend: runs, hours, and seconds a process. All of it follows from the ledger.
 
-A run is reserved before it starts, so that a kill never gives one away; hours are those of the drivers' own clocks.
+A run is reserved before it starts, so that a kill never gives one away. Hours are those of the drivers' own clocks, as
+far as they were recorded: what a killed driver spent after its last event is not known.
 """
 
 from agent.ledger import RunState, State

@@ -84,7 +84,7 @@ def resume(
     baseline, proposer = _proposals(plan, state.started.fixed)
     with study.lock():
         if ended := process_tree.end_orphans(study.directory):
-            print(f"ended {ended} processes that the last driver had left running", flush=True)
+            print(f"ended {ended} process{'es' * (ended > 1)} that the last driver had left running", flush=True)
         study.unlock_git()
         _prepare(state.started)
         _carry_on(study, StudyResumed(pid=os.getpid(), host=socket.gethostname()), baseline, proposer)

@@ -18,7 +18,7 @@ from agent.ledger import Ledger, State
 from agent.process_tree import MARK
 from agent.proposers import Proposal, Proposer
 from agent.study import Study
-from agent.watchdogs import Disk, LogCap, Memory, Stall, Watchdog, memory_limit
+from agent.watchdogs import Disk, LogCap, Memory, Stall, Watchdog, memory_limit, require_disk
 
 PREPARE = (sys.executable, "-P", "-m", "agent.lab.prepare")
 EXPERIMENT = (sys.executable, "experiment.py")
@@ -138,21 +138,20 @@ class Loop:
     def reserve(self, run: int) -> None:
         """Commit the proposal to the story, and take the run out of the budget."""
         proposal = self.ledger.state.runs[run].proposal
-        self.display.say(f"run {run}: {proposal.title}")
         (self.study.directory / "experiment.py").write_text(proposal.source)
         self.study.commit(f"run {run}, proposal: {proposal.title}\n\n{proposal.description}\n\n{proposal.why}")
         self.ledger.append(events.RunReserved(run=run))
 
     def attempt(self, run: int) -> None:
-        """Train once, in a new directory."""
+        """Train once, in a new directory. Raises DiskFull where there is no room for it."""
+        require_disk(self.study.directory)
         state = self.ledger.state.runs[run]
         if os.path.lexists(self.study.run_dir(run)):
             self.study.run_dir(run).rename(self.study.attempt_dir(run, state.attempt))
         attempt = state.attempt + 1
         self.ledger.append(events.AttemptStarted(run=run, attempt=attempt))
         self.refresh()
-        if attempt > 1:
-            self.display.say(f"run {run}: attempt {attempt}")
+        self.display.say(f"run {run}: {state.proposal.title}" + (f", attempt {attempt}" if attempt > 1 else ""))
         start = time.monotonic()
         failure = self.train(run)
         seconds = time.monotonic() - start

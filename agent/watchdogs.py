@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
+
 from agent import process_tree
+from agent.lab.errors import UserError
 from agent.lab.verdicts import Verdict
 
 Watchdog = Callable[[], Verdict | None]
@@ -17,15 +20,20 @@ GIB = 2**30
 STALL_SECONDS = 900.0
 MEMORY_SHARE = 0.85  # of the machine's memory, for a run with all its processes
 DISK_FREE = GIB // 2  # bytes that must stay free, so that ledger and notes can still be written
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # cgroup v2: bytes, or `max`
 LOG_BYTES = 16 * 2**20
 LOG_KEPT = LOG_BYTES // 4  # of either end, when a log is cut
 
 
-def memory_limit() -> int:
-    """Bytes a run may hold on this machine."""
-    import psutil
+class DiskFull(UserError):
+    """There is no room for another run. Other than a run that fills the disk, this is no run's fault."""
 
-    return int(MEMORY_SHARE * psutil.virtual_memory().total)
+
+def memory_limit() -> int:
+    """Bytes a run may hold on this machine, or in this container."""
+    machine = psutil.virtual_memory().total
+    container = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.exists() else "max"
+    return int(MEMORY_SHARE * (machine if container == "max" else min(machine, int(container))))
 
 
 class Stall:
@@ -33,18 +41,25 @@ class Stall:
 
     def __init__(self, files: Sequence[Path], seconds: float = STALL_SECONDS) -> None:
         self.files, self.seconds = files, seconds
-        self._seen: list[tuple[int, int]] = []
+        self._seen: list[tuple[int, int] | None] = []
         self._since = time.monotonic()
 
     def __call__(self) -> Verdict | None:
-        stats = [file.lstat() for file in self.files if file.exists()]
-        seen = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+        seen = [_stamp(file) for file in self.files]
         if seen != self._seen:
             self._seen, self._since = seen, time.monotonic()
         if time.monotonic() - self._since < self.seconds:
             return None
         names = ", ".join(file.name for file in self.files)
         return Verdict(name="stalled", evidence=f"nothing new in {names} for {self.seconds:.0f} s")
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 class Memory:
@@ -78,6 +93,12 @@ class Disk:
             f"{free / GIB:.2f} GiB left on the disk of {self.directory}; {self.free / GIB:.2f} GiB must stay free"
         )
         return Verdict(name="disk_full", evidence=evidence)
+
+
+def require_disk(directory: Path, free: int = DISK_FREE) -> None:
+    """Raises DiskFull."""
+    if verdict := Disk(directory, free)():
+        raise DiskFull(f"{verdict.evidence}: make room, then agent resume continues")
 
 
 class LogCap:

@@ -150,13 +150,14 @@ def test_a_driver_keeps_others_away_and_what_it_leaves_behind_is_ended(checkout:
     refused = checkout.agent("resume")
     assert refused.returncode == 2
     assert f"is being worked on by process {driver.pid} on " in refused.stderr
+    assert "not ended; agent resume continues it" in checkout.agent("show", str(checkout.study.directory)).stdout
     driver.kill()
     driver.communicate()
     assert [line for line in processes() if "--out_dir=run_1" in line], "nothing was left behind: no test"
     hold.unlink()
     resumed = checkout.agent("resume", **hold_setting)
     assert resumed.returncode == 0, resumed.stderr
-    assert "processes that the last driver had left running" in resumed.stdout
+    assert "that the last driver had left running" in resumed.stdout
     assert not [line for line in processes() if "sleep 62.5" in line]
     assert checkout.state.runs[1].attempt == 2
     assert (checkout.study.attempt_dir(1, 1) / "metrics.jsonl").exists()

@@ -10,7 +10,7 @@ import pytest
 
 from agent import process, process_tree
 from agent.process import Ended
-from agent.watchdogs import GIB, Disk, LogCap, Memory, Stall, Watchdog, memory_limit
+from agent.watchdogs import GIB, Disk, DiskFull, LogCap, Memory, Stall, Watchdog, memory_limit, require_disk
 
 MIB = 2**20
 HOLD_64_MIB = "import time; held = b'x' * 2**26; time.sleep(60)"
@@ -75,6 +75,12 @@ def test_a_disk_that_fills_ends_the_process(tmp_path: Path):
     assert ended.stopped.name == "disk_full"
     assert "GiB must stay free" in ended.stopped.evidence
     assert Disk(tmp_path, free=1)() is None
+
+
+def test_a_full_disk_is_said_before_a_run_is_spent_on_it(tmp_path: Path):
+    with pytest.raises(DiskFull, match="GiB must stay free: make room, then agent resume continues"):
+        require_disk(tmp_path, free=2**60)
+    require_disk(tmp_path, free=1)
 
 
 def test_a_log_that_grows_too_long_keeps_its_ends_while_it_is_written(tmp_path: Path):
