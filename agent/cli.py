@@ -3,13 +3,20 @@
 import errno
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agent.lab.errors import UserError
+
+if TYPE_CHECKING:
+    from agent.ideas import Fixed, Idea
+    from agent.ledger import Event, StudyStarted
+    from agent.proposers import Proposal, Proposer
+    from agent.study import Study
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -29,27 +36,58 @@ def run(
     model: Annotated[str | None, typer.Option(help="tiny-lm, a directory (./...), or a model of the hub.")] = None,
     hook: Annotated[str | None, typer.Option(help="Where the SAE sits, as blocks.1.hook_resid_post.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; the GPU when there is one.")] = None,
-    run_timeout: Annotated[float, typer.Option(min=1, help="Seconds for one training, and one evaluation.")] = 3600,
+    max_hours: Annotated[
+        float | None, typer.Option(help="Hours of work; no run starts that would exceed them.")
+    ] = None,
+    run_timeout: Annotated[
+        float | None,
+        typer.Option(min=1, help="Seconds for one training, and one evaluation; 5 times the baseline's, at least 300."),
+    ] = None,
 ) -> None:
-    """Investigate an idea: the baseline, then a run for each proposal, then notes and plots."""
-    from agent import ideas, loop
-    from agent.display import display
-    from agent.proposers.template import TemplateProposer, baseline
+    """Investigate an idea: the baseline, then a run for each proposal, then notes and plots.
 
+    Whatever interrupts it, `agent resume` continues.
+    """
+    from agent import ideas, loop, study
+
+    if max_hours is not None and max_hours <= 0:
+        raise UserError(f"--max-hours {max_hours:g}: a study needs more than 0 hours")
     plan = ideas.load(idea)
     given = {"model": _absolute(model), "hook_name": hook}
     fixed = plan.fixed.model_copy(update={name: value for name, value in given.items() if value})
-    settings = {"SAE_AGENT_DEVICE": device} if device else {}
-    first, proposer = baseline(fixed), TemplateProposer(plan, fixed)
-    print(f"{plan.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
-    if code := loop.prepare(ideas.ROOT, fixed, settings):
-        raise typer.Exit(2 if code == 2 else 1)
-    study, ledger = loop.start(ideas.ROOT, plan, fixed, max_runs, run_timeout)
-    print(f"study: {study.directory}", flush=True)
-    with display() as shown:
-        ending = loop.Loop(study, ledger, fixed, first, proposer, settings, max_runs, run_timeout, shown).run()
-    print(f"{ending.why}; notes: {study.notes / 'notes.txt'}")
-    sys.exit(ending.code)
+    limits = {"max_runs": max_runs, "max_hours": max_hours, "run_timeout": run_timeout}
+    started = loop.started(plan, fixed, device, limits)
+    baseline, proposer = _proposals(plan, fixed)
+    _prepare(started)
+    new = study.create(ideas.ROOT, plan.name)
+    with new.lock():
+        _carry_on(new, started, baseline, proposer)
+
+
+@app.command()
+def resume(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[STUDY]", help="A study under runs/; the newest that has not ended.")
+    ] = None,
+) -> None:
+    """Continue a study that was interrupted or killed, within what is left of its budgets."""
+    from agent import ideas, process_tree
+    from agent import study as studies
+    from agent.ledger import StudyResumed
+
+    study, state = studies.to_resume(ideas.ROOT, path)
+    if state.finished:
+        print(f"{study.name} has ended: {state.ended}; notes: {study.notes / 'notes.txt'}")
+        return
+    assert state.started
+    plan = ideas.load(state.started.idea)
+    baseline, proposer = _proposals(plan, state.started.fixed)
+    with study.lock():
+        if ended := process_tree.end_orphans(study.directory):
+            print(f"ended {ended} process{'es' * (ended > 1)} that the last driver had left running", flush=True)
+        study.unlock_git()
+        _prepare(state.started)
+        _carry_on(study, StudyResumed(pid=os.getpid(), host=socket.gethostname()), baseline, proposer)
 
 
 @app.command()
@@ -83,6 +121,37 @@ def main() -> None:
         if code == 130:  # what typer makes of a Ctrl-C that no command has answered itself
             _fail("interrupted", 130)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _proposals(plan: "Idea", fixed: "Fixed") -> "tuple[Proposal, Proposer]":
+    """The baseline, and what follows it. Rendered before any time is spent, so that a broken template is known."""
+    from agent.proposers.template import TemplateProposer, baseline
+
+    return baseline(fixed), TemplateProposer(plan, fixed)
+
+
+def _prepare(started: "StudyStarted") -> None:
+    from agent import ideas, loop
+
+    fixed = started.fixed
+    print(f"{started.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
+    if code := loop.prepare(ideas.ROOT, fixed, loop.environment_settings(started.device)):
+        raise typer.Exit(2 if code == 2 else 1)
+
+
+def _carry_on(study: "Study", first: "Event", baseline: "Proposal", proposer: "Proposer") -> None:
+    """Record the driver's first event, then explore to the end. The study must be locked."""
+    from agent.display import display
+    from agent.ledger import Ledger
+    from agent.loop import Loop
+
+    ledger = Ledger(study.ledger)
+    ledger.append(first)
+    print(f"study: {study.directory}", flush=True)
+    with display() as shown:
+        ending = Loop(study, ledger, baseline, proposer, shown).run()
+    print(f"{ending.why}; notes: {study.notes / 'notes.txt'}")
+    sys.exit(ending.code)
 
 
 def _absolute(model: str | None) -> str | None:

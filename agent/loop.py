@@ -1,22 +1,24 @@
-"""One study, from its baseline to its end."""
+"""One study, from wherever its ledger says it stands to its end."""
 
-import shutil
+import os
 import sys
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from agent import budgets, notes, process
 from agent import ledger as events
-from agent import notes, process, study
 from agent.display import Display, evaluation_progress, run_line, training_progress
 from agent.ideas import Fixed, Idea
 from agent.lab import results
 from agent.lab.results import FinalInfo, Training
 from agent.lab.verdicts import Verdict, judge_metrics
-from agent.ledger import Ledger
+from agent.ledger import Ledger, State
+from agent.process_tree import MARK
 from agent.proposers import Proposal, Proposer
 from agent.study import Study
+from agent.watchdogs import Disk, LogCap, Memory, Stall, Watchdog, memory_limit, require_disk
 
 PREPARE = (sys.executable, "-P", "-m", "agent.lab.prepare")
 EXPERIMENT = (sys.executable, "experiment.py")
@@ -40,125 +42,160 @@ def prepare(root: Path, fixed: Fixed, settings: dict[str, str]) -> int:
     return process.run([*PREPARE, *options], cwd=runs, env=process.environment(settings, trusted=True)).code
 
 
-def start(root: Path, idea: Idea, fixed: Fixed, max_runs: int, run_timeout: float) -> tuple[Study, Ledger]:
-    """A new study with its first event."""
-    new = study.create(root, idea.name)
-    ledger = Ledger(new.ledger)
-    ledger.append(
-        events.StudyStarted(
-            idea=idea.name,
-            title=idea.title,
-            description=idea.description.strip(),
-            hypothesis=idea.hypothesis.strip(),
-            primary_metric=idea.primary_metric,
-            smallest_effect=idea.smallest_effect,
-            fixed=fixed,
-            max_runs=max_runs,
-            run_timeout=run_timeout,
-        )
+def started(idea: Idea, fixed: Fixed, device: str | None, limits: dict[str, Any]) -> events.StudyStarted:
+    """A study's first event: everything about it that will not change."""
+    return events.StudyStarted(
+        idea=idea.name,
+        title=idea.title,
+        description=idea.description.strip(),
+        hypothesis=idea.hypothesis.strip(),
+        primary_metric=idea.primary_metric,
+        smallest_effect=idea.smallest_effect,
+        fixed=fixed,
+        device=device,
+        **limits,
     )
-    return new, ledger
+
+
+def environment_settings(device: str | None) -> dict[str, str]:
+    """What the environment of every child process says beside what it inherits."""
+    return {"SAE_AGENT_DEVICE": device} if device else {}
 
 
 @dataclass
 class Loop:
-    """Proposes, trains, evaluates and writes notes until the budget is spent or there is nothing left to try."""
+    """Proposes, trains, evaluates and writes notes until a budget is spent or there is nothing left to try.
+
+    What to do next is read from the ledger alone, so a new study and one whose driver was killed at any moment
+    are the same thing here.
+    """
 
     study: Study
-    ledger: Ledger
-    fixed: Fixed
+    ledger: Ledger  # with its study_started
     baseline: Proposal
     proposer: Proposer
-    settings: dict[str, str]  # for the environment of every child process
-    max_runs: int
-    run_timeout: float  # seconds, for a training and for an evaluation
     display: Display
 
+    def __post_init__(self) -> None:
+        assert self.ledger.state.started
+        self.started = self.ledger.state.started
+        self.settings = environment_settings(self.started.device) | {MARK: str(self.study.directory)}
+
     def run(self) -> Ending:
-        """Carry the study through to its end, which an interruption is too."""
+        """Carry the study on to its end, or to an interruption."""
         try:
             ending = self.explore()
         except KeyboardInterrupt:
-            ending = Ending("interrupted", 130)
+            self.interrupt()
+            return Ending("interrupted; agent resume continues", 130)
         self.ledger.append(events.StudyEnded(why=ending.why))
         self.write_notes()
         return ending
 
     def explore(self) -> Ending:
-        verdict = self.carry_out(self.baseline)
-        if not verdict.ok:
-            return Ending(f"the baseline failed ({verdict.name}: {verdict.evidence})", 1)
-        why = f"the budget of {self.max_runs} run{'s' * (self.max_runs > 1)} is spent"
-        sound = False
-        while self.ledger.state.runs_used < self.max_runs:
-            proposal = self.proposer.propose(self.ledger.state)
-            if proposal is None:
-                why = f"the plan ended after {self.ledger.state.runs_used} of at most {self.max_runs} runs"
-                break
-            sound |= self.carry_out(proposal).ok
-        return Ending(why, 0) if sound else Ending(f"{why}; no run but the baseline counts", 1)
+        """Finish the run that the ledger has open, then propose and carry out until there is a reason to stop."""
+        if newest := self.ledger.state.runs[-1:]:
+            self.carry_out(newest[0].number)
+        while not isinstance(proposal := self.next(self.ledger.state), str):
+            run = len(self.ledger.state.runs)
+            self.ledger.append(events.ProposalMade(run=run, proposal=proposal))
+            self.carry_out(run)
+        return self.ending(why=proposal)
 
-    def carry_out(self, proposal: Proposal) -> Verdict:
-        """One run, from its proposal to its notes."""
-        run = len(self.ledger.state.runs)
-        self.ledger.append(events.ProposalMade(run=run, proposal=proposal))
-        self.display.say(f"run {run}: {proposal.title}")
+    def next(self, state: State) -> Proposal | str:
+        """What to try next, or why nothing more is tried."""
+        if not state.runs:
+            return self.baseline
+        baseline = state.runs[0].verdict
+        if baseline and not baseline.ok:
+            return f"the baseline failed ({baseline.name}: {baseline.evidence})"
+        if why := budgets.spent(state, self.ledger.seconds):
+            return why
+        ended = f"the plan ended after {state.runs_used} of at most {self.started.max_runs} runs"
+        return self.proposer.propose(state) or ended
+
+    def ending(self, why: str) -> Ending:
+        baseline, *others = [run.verdict for run in self.ledger.state.runs]
+        if any(verdict and verdict.ok for verdict in others):
+            return Ending(why, 0)
+        return Ending(f"{why}; no run but the baseline counts" if baseline and baseline.ok else why, 1)
+
+    def carry_out(self, run: int) -> None:
+        """One run, from the stage it has reached to its notes. Each step brings it to a later stage."""
+        steps = {
+            "proposed": self.reserve,
+            "reserved": self.attempt,
+            "training": self.cut_short,
+            "evaluating": self.evaluate,
+            "judged": self.settle,
+        }
+        self.refresh()
+        while (stage := self.ledger.state.runs[run].stage) != "done":
+            steps[stage](run)
+            self.refresh()
+        self.write_notes()
+
+    def reserve(self, run: int) -> None:
+        """Commit the proposal to the story, and take the run out of the budget."""
+        proposal = self.ledger.state.runs[run].proposal
         (self.study.directory / "experiment.py").write_text(proposal.source)
         self.study.commit(f"run {run}, proposal: {proposal.title}\n\n{proposal.description}\n\n{proposal.why}")
         self.ledger.append(events.RunReserved(run=run))
-        try:
-            info = self.attempt(run)
-        except KeyboardInterrupt:
-            self.settle(run, self.interrupted(run))
-            raise
-        self.settle(run, info)
-        self.write_notes()
-        return info.verdict
 
-    def attempt(self, run: int) -> FinalInfo:
-        """Train, then evaluate what training left."""
-        self.ledger.append(events.AttemptStarted(run=run, attempt=1))
+    def attempt(self, run: int) -> None:
+        """Train once, in a new directory. Raises DiskFull where there is no room for it."""
+        require_disk(self.study.directory)
+        state = self.ledger.state.runs[run]
+        if os.path.lexists(self.study.run_dir(run)):
+            self.study.run_dir(run).rename(self.study.attempt_dir(run, state.attempt))
+        attempt = state.attempt + 1
+        self.ledger.append(events.AttemptStarted(run=run, attempt=attempt))
         self.refresh()
+        self.display.say(f"run {run}: {state.proposal.title}" + (f", attempt {attempt}" if attempt > 1 else ""))
         start = time.monotonic()
         failure = self.train(run)
         seconds = time.monotonic() - start
-        self.ledger.append(events.AttemptEnded(run=run, attempt=1, verdict=failure, seconds=seconds))
         if failure:
-            return FinalInfo(verdict=failure)
-        self.refresh()
-        start = time.monotonic()
-        info = self.evaluate(run)
-        seconds = time.monotonic() - start
-        self.ledger.append(events.EvaluationEnded(run=run, attempt=1, verdict=info.verdict, seconds=seconds))
-        return info
+            results.write(self.study.run_dir(run), FinalInfo(verdict=failure))
+        self.ledger.append(events.AttemptEnded(run=run, attempt=attempt, verdict=failure, seconds=seconds))
 
-    def interrupted(self, run: int) -> FinalInfo:
-        """Record the end of an attempt that was cut short."""
-        state = self.ledger.state
-        stage = state.runs[run].stage
-        killed = Verdict(name="killed", evidence=f"interrupted while {stage}")
-        seconds = (datetime.now(UTC) - state.last_time).total_seconds() if state.last_time else 0.0
-        if stage == "training":
-            self.ledger.append(events.AttemptEnded(run=run, attempt=1, verdict=killed, seconds=seconds))
-        elif stage == "evaluating":
-            self.ledger.append(events.EvaluationEnded(run=run, attempt=1, verdict=killed, seconds=seconds))
-        return FinalInfo(verdict=killed)
+    def cut_short(self, run: int, evidence: str = "the driver ended while training") -> None:
+        """Record the end of an attempt that did not come to one; what it left is kept."""
+        killed = Verdict(name="killed", evidence=evidence)
+        self.study.keep(run)
+        results.write(self.study.run_dir(run), FinalInfo(verdict=killed))
+        attempt = self.ledger.state.runs[run].attempt
+        self.ledger.append(events.AttemptCutShort(run=run, attempt=attempt, verdict=killed))
+
+    def interrupt(self) -> None:
+        """Leave the study so that it can be resumed, with notes that say so."""
+        self.ledger.reload()
+        for run in self.ledger.state.runs:
+            if run.stage == "training":
+                self.cut_short(run.number, "interrupted while training")
+        self.ledger.append(events.StudyInterrupted())
+        self.write_notes()
 
     def train(self, run: int) -> Verdict | None:
         """Run experiment.py under guard; None when it trained to its end."""
-        try:
-            ended = process.run(
-                [*EXPERIMENT, f"--out_dir=run_{run}"],
-                cwd=self.study.directory,
-                env=process.environment(self.settings | {"SAE_AGENT_DRIVEN": "1"}, trusted=False),
-                stdout=self.study.log(run, "stdout"),
-                stderr=self.study.log(run, "stderr"),
-                timeout=self.run_timeout,
-                watch=lambda: self.judge(run),
-            )
-        finally:
-            self.keep(run)
-        return self.judge(run) or process.verdict_of_end(ended, self.study.run_dir(run) / "stderr.log")
+        directory, state = self.study.run_dir(run), self.ledger.state
+        stdout, stderr = self.study.log(run, "stdout"), self.study.log(run, "stderr")
+        (self.study.directory / "experiment.py").write_text(state.runs[run].proposal.source)
+        ended = process.run(
+            [*EXPERIMENT, f"--out_dir=run_{run}"],
+            cwd=self.study.directory,
+            env=process.environment(self.settings | {"SAE_AGENT_DRIVEN": "1"}, trusted=False),
+            stdout=stdout,
+            stderr=stderr,
+            timeout=budgets.timeout(state, self.ledger.seconds, evaluating=False),
+            watch=[
+                lambda: self.judge(run),
+                Stall([directory / "metrics.jsonl", stdout, stderr]),
+                *self.watchdogs(stdout, stderr),
+            ],
+        )
+        tampered = self.study.keep(run)
+        return tampered or self.judge(run) or process.verdict_of_end(ended, directory / "stderr.log")
 
     def judge(self, run: int) -> Verdict | None:
         """What the training history so far says, shown on the way."""
@@ -166,22 +203,33 @@ class Loop:
             rows = results.read_metrics(self.study.run_dir(run))
         except results.BadResults as damage:
             return Verdict(name="crashed", evidence=str(damage))
-        self.display.progress(training_progress(run, rows, self.fixed.tokens))
+        self.display.progress(training_progress(run, rows, self.started.fixed.tokens))
         return judge_metrics(rows)
 
-    def evaluate(self, run: int) -> FinalInfo:
-        """Have the checkpoint scored by a process that runs none of the experiment's code."""
+    def watchdogs(self, *logs: Path) -> list[Watchdog]:
+        return [LogCap(*logs), Memory(memory_limit()), Disk(self.study.directory)]
+
+    def evaluate(self, run: int) -> None:
+        """Have what training left scored."""
+        start = time.monotonic()
+        info = self.score(run)
+        results.write(self.study.run_dir(run), info)
+        attempt, seconds = self.ledger.state.runs[run].attempt, time.monotonic() - start
+        self.ledger.append(events.EvaluationEnded(run=run, attempt=attempt, verdict=info.verdict, seconds=seconds))
+
+    def score(self, run: int) -> FinalInfo:
+        """The figures of the checkpoint, from a process that runs none of the experiment's code."""
         directory = self.study.run_dir(run)
         log = directory / "eval.log"
-        (directory / "final_info.json").unlink(missing_ok=True)  # not the evaluator's: forged, or of an earlier attempt
+        (directory / "final_info.json").unlink(missing_ok=True)  # of an evaluation that was cut short
         ended = process.run(
             [*EVALUATE, str(directory)],
             cwd=self.study.directory,
             env=process.environment(self.settings, trusted=True),
             stdout=log,
             stderr=log,
-            timeout=self.run_timeout,
-            watch=lambda: self.display.progress(evaluation_progress(run, log)),
+            timeout=budgets.timeout(self.ledger.state, self.ledger.seconds, evaluating=True),
+            watch=[lambda: self.display.progress(evaluation_progress(run, log)), *self.watchdogs(log)],
         )
         try:
             info = results.read(directory)
@@ -190,29 +238,16 @@ class Loop:
             return FinalInfo(
                 verdict=Verdict(name="not_evaluated", evidence=failure.evidence if failure else str(error))
             )
-        different = different_settings(self.fixed, info.training)
+        different = different_settings(self.started.fixed, info.training)
         if info.verdict.ok and different:
             info.verdict = Verdict(name="not_comparable", evidence=different, warnings=info.verdict.warnings)
         return info
 
-    def keep(self, run: int) -> None:
-        """Put the experiment as it ran, and its logs, with the rest of the run."""
-        directory = self.study.run_dir(run)
-        directory.mkdir(exist_ok=True)
-        shutil.copyfile(self.study.directory / "experiment.py", directory / "experiment.py")
-        for stream in ("stdout", "stderr"):
-            log = self.study.log(run, stream)
-            if log.exists():
-                log.replace(directory / f"{stream}.log")
-
-    def settle(self, run: int, info: FinalInfo) -> None:
-        """Write the run's results, or why it has none, and commit them."""
-        verdict, directory = info.verdict, self.study.run_dir(run)
-        directory.mkdir(exist_ok=True)
-        results.write(directory, info)
-        self.ledger.append(events.RunCommitted(run=run, verdict=verdict))
-        self.study.commit(f"run {run}, result: {verdict.name}\n\n{verdict.evidence}")
-        self.refresh()
+    def settle(self, run: int) -> None:
+        """Commit the run's results, or why it has none."""
+        info = results.read(self.study.run_dir(run))
+        self.study.commit(f"run {run}, result: {info.verdict.name}\n\n{info.verdict.evidence}")
+        self.ledger.append(events.RunCommitted(run=run, verdict=info.verdict))
         self.display.say(f"run {run}: " + run_line(info))
 
     def refresh(self) -> None:

@@ -5,17 +5,19 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from agent import process_tree
 from agent.ideas import ROOT
 from agent.lab.verdicts import Verdict, VerdictName
+from agent.process_tree import GRACE_SECONDS
+from agent.watchdogs import Watchdog
 
 POLL_SECONDS = 0.5
-GRACE_SECONDS = 5.0  # between asking a process group to end and killing it
 
 ALLOWED = re.compile(
     "PATH|HOME|USER|SHELL|TERM|COLUMNS|LANG|LANGUAGE|TZ|TMPDIR|VIRTUAL_ENV|CONDA_PREFIX|PYTHONPATH|(DY)?LD_LIBRARY_PATH|"
@@ -53,14 +55,16 @@ def run(
     stdout: Path | None = None,
     stderr: Path | None = None,
     timeout: float | None = None,
-    watch: Callable[[], Verdict | None] = lambda: None,
+    watch: Sequence[Watchdog] = (),
 ) -> Ended:
-    """Run a command in a session of its own until it ends, `watch` gives a verdict or `timeout` seconds have passed.
+    """Run a command in a session of its own until it ends, a watchdog gives a verdict or `timeout` seconds have passed.
 
-    Whatever happens, an interruption included, nothing of its process group is left when this returns.
+    Whatever happens, an interruption included, nothing that it started is left when this returns.
     """
     start = time.monotonic()
+    process_tree.adopt_strays()
     with ExitStack() as stack:
+        stack.callback(process_tree.kill_strays, kept=process_tree.descendants())
         out = stack.enter_context(stdout.open("ab")) if stdout else None
         err = stack.enter_context(stderr.open("ab")) if stderr else None
         process = subprocess.Popen(
@@ -69,8 +73,8 @@ def run(
         stack.callback(_end_group, process)
         stopped = None
         while stopped is None and not _exited(process):
-            stopped = watch()
-            if timeout is not None and time.monotonic() - start > timeout:
+            stopped = next(filter(None, (watchdog() for watchdog in watch)), None)
+            if stopped is None and timeout is not None and time.monotonic() - start > timeout:
                 stopped = Verdict(name="timed_out", evidence=f"still running after {timeout:.0f} s")
     return Ended(process.wait(), time.monotonic() - start, stopped)
 
@@ -124,11 +128,19 @@ def _end_group(process: "subprocess.Popen[Any]") -> None:
         alive = _signal_group(process, signal.SIGTERM)
         while alive and time.monotonic() < deadline:
             time.sleep(0.05)
-            process.poll()  # a leader that is not reaped would count as alive
+            if process.poll() is not None:  # one that is not reaped would count as alive
+                _reap_adopted(process.pid)
             alive = _signal_group(process, 0)
     finally:  # a second Ctrl-C cuts the grace short
         _signal_group(process, signal.SIGKILL)
         process.wait()
+
+
+def _reap_adopted(group: int) -> None:
+    """Collect the ended members of a group whose leader is collected."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-group, os.WNOHANG)[0]:
+            pass
 
 
 def _signal_group(process: "subprocess.Popen[Any]", number: int) -> bool:

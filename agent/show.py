@@ -54,7 +54,7 @@ def _show_study(shown: study.Study, state: study.State) -> None:
     for run in runs:
         if run.info:
             _print_verdict(console, f"run {run.number}", run.info)
-    console.print(f"ended: {state.ended}" if state.ended else "not ended")
+    console.print(f"ended: {state.ended}" if state.ended else "not ended; agent resume continues it")
     console.print(f"notes: {shown.notes / 'notes.txt'}", soft_wrap=True)
 
 

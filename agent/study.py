@@ -1,7 +1,12 @@
 """A study's directories and its git repository."""
 
+import fcntl
+import os
 import shutil
+import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,12 +15,15 @@ from agent import ledger
 from agent.lab import results
 from agent.lab.errors import UserError
 from agent.lab.results import FinalInfo
-from agent.lab.verdicts import MetricsRow
+from agent.lab.verdicts import MetricsRow, Verdict
 from agent.ledger import RunState, State
+from agent.process_tree import MARK
+from agent.watchdogs import LogCap
 
 IGNORED = """\
 # The story is in git; what is large or only of the moment stays beside it.
 /events.jsonl
+/lock
 *.log
 /run_*/*
 !/run_*/experiment.py
@@ -30,6 +38,14 @@ GIT_SETTINGS = {  # so that a machine without an identity works, and one with it
     ("core", "autocrlf"): "false",
     ("commit", "gpgsign"): "false",
 }
+# What git leaves behind when it is killed. Nobody else's: a study's driver holds the study's lock.
+GIT_LOCKS = ("*.lock", "refs/heads/*.lock")
+# In a run's directory, where an experiment may have put a link of that name. Logs are moved in: see `keep`.
+WRITTEN_BY_DRIVER = ("experiment.py", "eval.log", "final_info.json", "final_info.tmp")
+
+
+class StudyBusy(UserError):
+    """Another driver works on the study."""
 
 
 @dataclass(frozen=True)
@@ -75,22 +91,81 @@ class Study:
     def run_dir(self, number: int) -> Path:
         return self.directory / f"run_{number}"
 
+    def attempt_dir(self, number: int, attempt: int) -> Path:
+        """Where an attempt is kept that was tried again."""
+        return self.directory / f"run_{number}_attempt_{attempt}"
+
     def log(self, number: int, stream: str) -> Path:
         """Where a log is written while the run goes on: its directory belongs to the experiment until then."""
         return self.directory / f"run_{number}.{stream}.log"
+
+    def keep(self, number: int) -> Verdict | None:
+        """Put the experiment as it ran, and its logs, with the rest of the run, in the place of whatever has their
+        names; a verdict where the run's directory is none."""
+        directory = self.run_dir(number)
+        replaced = directory.is_symlink() or directory.is_file()
+        if replaced:
+            directory.unlink()
+        directory.mkdir(exist_ok=True)
+        for name in WRITTEN_BY_DRIVER:
+            _remove(directory / name)
+        shutil.copyfile(self.directory / "experiment.py", directory / "experiment.py")
+        for stream in ("stdout", "stderr"):
+            log = self.log(number, stream)
+            if log.exists():
+                LogCap(log)()
+                _remove(directory / f"{stream}.log")
+                log.replace(directory / f"{stream}.log")
+        return Verdict(name="tampered", evidence=f"{directory.name} was not a directory") if replaced else None
 
     def runs(self, state: State) -> list[Run]:
         """Raises BadResults where the results of a run that is done cannot be read."""
         directories = [(run, self.run_dir(run.number)) for run in state.runs]
         return [Run(run, where, results.read(where) if run.stage == "done" else None) for run, where in directories]
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other drivers away for as long as this one lives: the system frees the lock of a killed process.
+
+        Raises StudyBusy.
+        """
+        with (self.directory / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise StudyBusy(f"{self.name} is being worked on by {file.read() or 'another driver'}") from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield
+
+    def unlock_git(self) -> None:
+        """Make the repository usable again after a git that was killed."""
+        for pattern in GIT_LOCKS:
+            for lock in (self.directory / ".git").glob(pattern):
+                lock.unlink()
+
     def commit(self, message: str) -> None:
-        """Commit everything, also when nothing has changed: one commit for every proposal and every result."""
+        """Commit everything, also when nothing has changed: one commit for every proposal and every result.
+
+        Nothing is done where the newest commit has this message: a driver was killed just after it.
+        """
         from git import Repo  # here because it takes a while to import
 
         with Repo(self.directory) as repo:
+            repo.git.update_environment(**{MARK: str(self.directory)})
+            if repo.head.is_valid() and str(repo.head.commit.message).strip() == message.strip():
+                return
             repo.git.add("--all")
             repo.git.commit("--allow-empty", "--no-verify", "--quiet", "-m", message)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def create(root: Path, idea: str) -> Study:
@@ -131,3 +206,17 @@ def find(path: Path) -> tuple[Study, State] | None:
         else Study(path, root / "notes" / path.name)
     )
     return (study, ledger.derive(ledger.read(study.ledger))) if study.ledger.exists() else None
+
+
+def to_resume(root: Path, path: Path | None) -> tuple[Study, State]:
+    """The study at `path`, or the newest one that has not ended. Raises UserError or BadLedger."""
+    if path:
+        found = find(path)
+        if found is None or found[1].started is None:
+            raise UserError(f"{path} is not a study that has started: give one of {root / 'runs'}")
+        return found
+    for directory in sorted((root / "runs").glob("*/"), reverse=True):
+        found = find(directory)
+        if found and found[1].started and not found[1].finished:
+            return found
+    raise UserError(f"no study under {root / 'runs'} waits to be resumed; agent run starts one")

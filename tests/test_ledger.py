@@ -6,6 +6,8 @@ import pytest
 
 from agent.lab.verdicts import Verdict
 from agent.ledger import (
+    ATTEMPTS,
+    AttemptCutShort,
     AttemptEnded,
     AttemptStarted,
     BadLedger,
@@ -16,6 +18,8 @@ from agent.ledger import (
     RunCommitted,
     RunReserved,
     StudyEnded,
+    StudyInterrupted,
+    StudyResumed,
     derive,
     read,
 )
@@ -23,9 +27,14 @@ from agent.proposers import Proposal
 
 OK = Verdict(name="ok", evidence="sound")
 NAN = Verdict(name="nan", evidence="loss was not finite at step 3")
+KILLED = Verdict(name="killed", evidence="the driver ended while training")
 PROPOSAL = Proposal(
     name="p", title="A change", description="d", why="w", predictions={"l0": "same"}, source="print()\n"
 )
+
+
+def cut_short(attempt: int) -> Event:
+    return AttemptCutShort(run=1, attempt=attempt, verdict=KILLED)
 
 
 @pytest.fixture
@@ -79,8 +88,10 @@ def test_a_line_taken_out_is_noticed(path: Path):
         ([RunReserved(run=1)], "reserved", None, 1),
         ([RunReserved(run=1), AttemptStarted(run=1, attempt=1)], "training", None, 1),
         ([RunReserved(run=1), AttemptEnded(run=1, attempt=1, verdict=None, seconds=1)], "evaluating", None, 1),
-        ([RunReserved(run=1), AttemptEnded(run=1, attempt=1, verdict=NAN, seconds=1)], "reserved", NAN, 1),
-        ([RunReserved(run=1), EvaluationEnded(run=1, attempt=1, verdict=OK, seconds=1)], "reserved", OK, 1),
+        ([RunReserved(run=1), AttemptEnded(run=1, attempt=1, verdict=NAN, seconds=1)], "judged", NAN, 1),
+        ([RunReserved(run=1), EvaluationEnded(run=1, attempt=1, verdict=OK, seconds=1)], "judged", OK, 1),
+        ([RunReserved(run=1), cut_short(1)], "reserved", None, 1),
+        ([RunReserved(run=1), *map(cut_short, range(1, ATTEMPTS + 1))], "judged", KILLED, 1),
         ([RunReserved(run=1), RunCommitted(run=1, verdict=OK)], "done", OK, 1),
     ],
 )
@@ -89,3 +100,24 @@ def test_the_state_follows_from_the_events(events: list[Event], stage: str, verd
     state = derive([*baseline, ProposalMade(run=1, proposal=PROPOSAL), *events])
     assert (state.runs[1].stage, state.runs[1].verdict, state.runs_used) == (stage, verdict, used)
     assert state.ended is None
+
+
+def test_a_study_that_is_resumed_has_not_ended_and_spends_from_where_it_was():
+    events = [
+        StudyEnded(why="done", elapsed=50.0),
+        StudyResumed(pid=1, host="here", elapsed=0.5),
+        StudyInterrupted(elapsed=7.0),
+    ]
+    states = [derive(events[:count]) for count in (1, 2, 3)]
+    assert [state.ended for state in states] == ["done", None, None]
+    assert [state.interrupted for state in states] == [False, False, True]
+    assert [state.seconds for state in states] == [50.0, 50.5, 57.0]
+
+
+def test_an_interruption_between_writing_an_event_and_noting_it_costs_no_event(path: Path):
+    ledger = Ledger(path)
+    other = Ledger(path)
+    other.append(RunReserved(run=0))
+    ledger.reload()
+    ledger.append(StudyEnded(why="done"))
+    assert [event.seq for event in read(path)] == [0, 1, 2, 3, 4]

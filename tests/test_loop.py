@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from git import Repo
-from standin import Checkout, make_checkout
+from standin import Checkout, make_checkout, processes, wait_for
 
 from agent.lab import results
 
@@ -30,6 +30,7 @@ FAILURES = {
     "killed": ("killed", "SIGKILL"),
     "forging": ("crashed", "error: forged and gone"),
     "without_checkpoint": ("not_evaluated", "error: the evaluator broke"),
+    "linked": ("crashed", "metrics.jsonl is no regular file"),
     "narrow": ("not_comparable", "d_sae is 512, the study's is 1024"),
 }
 
@@ -83,7 +84,7 @@ def test_a_run_keeps_its_experiment_and_logs(troubled: Troubled):
 
 @pytest.mark.usefixtures("troubled")
 def test_nothing_of_a_run_that_timed_out_is_left():
-    assert not [line for line in _processes() if "sleep 61.5" in line]
+    assert not [line for line in processes() if "sleep 61.5" in line]
 
 
 def test_an_experiment_sees_no_secrets(troubled: Troubled):
@@ -110,7 +111,7 @@ def test_the_plots_exist_and_their_descriptions_say_what_is_missing(troubled: Tr
         assert (checkout.study.notes / name).read_bytes().startswith(b"\x89PNG")
     described = checkout.notes.split("# Plot descriptions")[1]
     assert "run 1 has no result (nan)" in described
-    assert "run 13: L0 20.00" in described
+    assert f"run {len(FAILURES) + 1}: L0 20.00" in described
 
 
 def test_git_log_tells_the_story(troubled: Troubled):
@@ -164,6 +165,14 @@ def test_the_budget_ends_the_study_and_a_strange_git_set_up_does_no_harm(checkou
         assert "run_1/final_info.json" in repo.git.ls_files()
 
 
+def test_hours_end_the_study_before_a_run_that_would_exceed_them(checkout: Checkout):
+    checkout.plan(*["sound"] * 12)
+    ended = checkout.run(12, "--max-hours", "0.0015")
+    assert ended.returncode == 0, ended.stderr
+    assert "The study ended: the budget of 0.0015 hours does not allow another run: " in checkout.notes
+    assert checkout.state.seconds < 0.0015 * 3600 + 2
+
+
 def test_a_failed_baseline_ends_the_study(checkout: Checkout):
     template = checkout.root / "templates/experiment.py.j2"
     template.write_text(template.read_text().replace("%}sound{%", "%}crashing{%"))
@@ -181,23 +190,26 @@ def test_a_study_without_a_sound_run_failed(checkout: Checkout):
     assert "no run but the baseline counts" in ended.stdout
 
 
-@pytest.mark.parametrize(("behaviour", "stage"), [("stubborn", "training"), ("slow_to_evaluate", "evaluating")])
-def test_ctrl_c_ends_the_child_and_leaves_notes(checkout: Checkout, behaviour: str, stage: str):
+@pytest.mark.parametrize(
+    ("behaviour", "stage", "left"),
+    [("stubborn", "training", "reserved"), ("slow_to_evaluate", "evaluating", "evaluating")],
+)
+def test_ctrl_c_ends_the_child_and_leaves_notes(checkout: Checkout, behaviour: str, stage: str, left: str):
     checkout.plan(behaviour, "sound")
     driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "2")
-    _wait_for(lambda: len(checkout.state.runs) == 2 and checkout.state.runs[1].stage == stage)
+    wait_for(lambda: len(checkout.state.runs) == 2 and checkout.state.runs[1].stage == stage)
     time.sleep(0.7)
     driver.send_signal(signal.SIGINT)
     stdout, stderr = driver.communicate(timeout=30)
     assert driver.returncode == 130, stderr
-    assert stdout.splitlines()[-1].startswith("interrupted; notes: ")
+    assert stdout.splitlines()[-1].startswith("interrupted; agent resume continues; notes: ")
     assert "Traceback" not in stderr
-    assert results.read(checkout.study.run_dir(1)).verdict.name == "killed"
-    assert checkout.state.runs[1].verdict is not None
-    assert checkout.state.runs[1].verdict.name == "killed"
-    assert f"Verdict: killed (interrupted while {stage})" in checkout.notes
-    assert "The study ended: interrupted." in checkout.notes
-    assert not [line for line in _processes() if str(checkout.root) in line]
+    interrupted = checkout.state.runs[1]
+    assert (interrupted.stage, interrupted.verdict) == (left, None)
+    assert "The study was interrupted at " in checkout.notes
+    assert "agent resume continues it" in checkout.notes
+    assert checkout.state.ended is None
+    assert not [line for line in processes() if str(checkout.root) in line]
 
 
 def test_ctrl_c_while_harvesting_leaves_no_study(checkout: Checkout):
@@ -234,19 +246,3 @@ def test_a_terminal_gets_a_live_table(checkout: Checkout):
     assert shown.returncode == 0, shown.stdout
     assert "CE-loss score" in shown.stdout
     assert "the budget of 1 run is spent" in shown.stdout
-
-
-def _processes() -> list[str]:
-    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
-
-
-def _wait_for(condition) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            if condition():
-                return
-        except (ValueError, FileNotFoundError):  # the study does not exist yet
-            pass
-        time.sleep(0.1)
-    raise AssertionError("waited in vain")

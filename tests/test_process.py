@@ -1,6 +1,7 @@
 """Child processes: their environment, and that nothing of them is left."""
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -37,9 +38,22 @@ def test_a_background_process_does_not_outlive_a_run_that_ended_well(tmp_path: P
     assert _gone(int((tmp_path / "out").read_text()))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process that left the session is out of reach")
+def test_a_daemon_does_not_outlive_its_run(tmp_path: Path):
+    code = "import subprocess; print(subprocess.Popen(['sleep', '60'], start_new_session=True, env={}).pid, flush=True)"
+    outlives = subprocess.Popen(["sleep", "60"])
+    command = [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"]
+    ended = process.run(command, cwd=tmp_path, env=dict(os.environ), stdout=tmp_path / "out")
+    assert (ended.code, ended.stopped) == (0, None)
+    assert _gone(int((tmp_path / "out").read_text()))
+    assert outlives.poll() is None, "what was there before the run is not the run's"
+    outlives.kill()
+    outlives.wait()
+
+
 def test_a_watch_that_gives_a_verdict_ends_the_process(tmp_path: Path):
     nan = Verdict(name="nan", evidence="loss")
-    ended = run_python("import time; time.sleep(60)", tmp_path, watch=lambda: nan)
+    ended = run_python("import time; time.sleep(60)", tmp_path, watch=[lambda: None, lambda: nan])
     assert ended.stopped == nan
     assert ended.seconds < 5
 

@@ -1,7 +1,10 @@
 """final_info.json, typed, and the table of metrics that every reader of it shares. No torch here."""
 
+import errno
 import json
 import math
+import os
+import stat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +14,7 @@ from agent.lab.errors import UserError
 from agent.lab.verdicts import MetricsRow, Verdict
 
 FORMAT_VERSION = 1
+MOST_BYTES = 16 * 2**20  # of a result file; a training history of 100 rows takes 20 KiB
 Number = float | None  # null where the measured value was not finite; its path is in FinalInfo.non_finite
 
 
@@ -211,7 +215,10 @@ def write(run_dir: Path, info: FinalInfo) -> None:
     """Write final_info.json whole or not at all."""
     path, text = run_dir / "final_info.json", info.model_dump_json(indent=2) + "\n"
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 
@@ -219,7 +226,7 @@ def read(run_dir: Path) -> FinalInfo:
     """The results of a run. Raises BadResults."""
     path = run_dir / "final_info.json"
     try:
-        return FinalInfo.model_validate_json(path.read_text())
+        return FinalInfo.model_validate_json(_read_plain(path))
     except FileNotFoundError:
         raise BadResults(
             f"{path} does not exist: the run is not finished; evaluate it with "
@@ -232,9 +239,10 @@ def read(run_dir: Path) -> FinalInfo:
 def read_metrics(run_dir: Path) -> list[MetricsRow]:
     """The rows of metrics.jsonl; a last line cut short by a crash is dropped, other damage raises BadResults."""
     path = run_dir / "metrics.jsonl"
-    if not path.exists():
+    try:
+        lines = _read_plain(path).decode(errors="replace").split("\n")
+    except FileNotFoundError:
         return []
-    lines = path.read_text(errors="replace").split("\n")
     rows = []
     for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is torn or empty
         try:
@@ -242,6 +250,22 @@ def read_metrics(run_dir: Path) -> list[MetricsRow]:
         except (ValueError, ValidationError) as error:
             raise BadResults(f"{path} line {number} is damaged: {_first_line(error)}") from None
     return rows
+
+
+def _read_plain(path: Path) -> bytes:
+    """The content of a file that an experiment may have put there: no link is followed, no pipe waited for."""
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BadResults(f"{path} is no regular file")
+            if status.st_size > MOST_BYTES:
+                raise BadResults(f"{path} is larger than {MOST_BYTES / 2**20:.0f} MiB")
+            return file.read(MOST_BYTES)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise
+        raise BadResults(f"{path} is no regular file") from None
 
 
 def _first_line(error: Exception) -> str:

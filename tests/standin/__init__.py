@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,3 +102,20 @@ def make_checkout(directory: Path) -> Checkout:
     shutil.copytree(HERE / "templates", root / "templates")
     shutil.copytree(REPOSITORY / "templates/notes", root / "templates/notes")
     return Checkout(root)
+
+
+def processes() -> list[str]:
+    """The command lines of all that runs on this machine."""
+    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            if condition():
+                return
+        except (ValueError, FileNotFoundError):  # the study does not exist yet
+            pass
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")

@@ -1,0 +1,188 @@
+"""`agent resume`: a driver killed at any moment costs nothing but the attempt it was at."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from git import Repo
+from standin import HERE, Checkout, make_checkout, processes, wait_for
+
+from agent.lab import results
+from agent.ledger import StudyResumed
+
+# Each link of the chain ends with SIGKILL just after the first event of this kind that it recorded.
+CHAIN = (
+    "study_started",
+    "proposal_made",
+    "run_reserved",
+    "attempt_started",
+    "study_resumed",
+    "attempt_cut_short",
+    "attempt_ended",
+    "evaluation_ended",
+    "run_committed",
+    "notes_written",
+    "proposal_made",
+    "study_ended",
+)
+RUN = ("run", "--idea", "stand_in", "--max-runs", "3", "--run-timeout", "30")
+BEHAVIOURS = ("crashing", "denser", "sound")
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the power cut finds the ledger through /proc")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return make_checkout(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A study that nothing happened to."""
+    checkout = make_checkout(tmp_path_factory.mktemp("calm"))
+    checkout.plan(*BEHAVIOURS)
+    assert checkout.agent(*RUN).returncode == 0
+    return checkout
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """The same study, its driver killed after every kind of event, one after the other, and then resumed."""
+    checkout = make_checkout(tmp_path_factory.mktemp("chain"))
+    checkout.plan(*BEHAVIOURS)
+    command = RUN
+    for kind in CHAIN:
+        ended = cut(checkout, kind, *command)
+        assert ended.returncode == -signal.SIGKILL, f"{kind}: {ended.stdout}{ended.stderr}"
+        assert checkout.events[-1].event == kind
+        command = ("resume",)
+    ended = checkout.agent("resume")
+    assert ended.returncode == 0, ended.stderr
+    return checkout
+
+
+def cut(checkout: Checkout, last_event: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    path = f"{checkout.root}:{HERE / 'power_cut'}"
+    return checkout.agent(*arguments, PYTHONPATH=path, STANDIN_KILL_AFTER=last_event)
+
+
+def test_no_run_is_lost_and_none_repeated(calm: Checkout, chain: Checkout):
+    runs, expected = chain.state.runs, calm.state.runs
+    assert [(run.number, run.proposal, run.verdict) for run in runs] == [
+        (run.number, run.proposal, run.verdict) for run in expected
+    ]
+    for run in runs:
+        found, wanted = (results.read(study.study.run_dir(run.number)) for study in (chain, calm))
+        assert found == wanted
+
+
+def test_no_budget_is_miscounted(calm: Checkout, chain: Checkout):
+    assert chain.state.runs_used == calm.state.runs_used == 3
+    assert chain.state.ended == calm.state.ended == "the budget of 3 runs is spent"
+    kinds = [event.event for event in chain.events]
+    for kind in ("proposal_made", "run_reserved", "attempt_ended", "evaluation_ended", "run_committed"):
+        assert kinds.count(kind) == [event.event for event in calm.events].count(kind), kind
+    assert kinds.count("study_resumed") == len(CHAIN)
+
+
+def test_git_tells_the_same_story(calm: Checkout, chain: Checkout):
+    assert story(chain) == story(calm)
+
+
+def test_the_attempt_that_was_cut_short_is_kept_and_noted(chain: Checkout):
+    kept = chain.study.attempt_dir(0, 1)
+    assert (kept / "experiment.py").exists()
+    assert results.read(kept).verdict.name == "killed"
+    said = "Attempt 1 failed: killed (the driver ended while training); kept in run_0_attempt_1."
+    assert said in chain.notes.split("## Run 1: ")[0]
+    assert chain.notes.count("Attempt ") == 1
+
+
+def test_the_notes_are_otherwise_those_of_a_study_that_nothing_happened_to(calm: Checkout, chain: Checkout):
+    def lines(notes: str) -> list[str]:
+        return [line for line in notes.splitlines() if not line.startswith("Attempt ")]
+
+    assert lines(chain.notes) == lines(calm.notes)
+
+
+def test_a_study_that_has_ended_is_not_resumed(calm: Checkout):
+    before = calm.study.ledger.read_bytes()
+    ended = calm.agent("resume", str(calm.study.directory))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "has ended: the budget of 3 runs is spent" in ended.stdout
+    assert calm.study.ledger.read_bytes() == before
+    ended = calm.agent("resume")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "no study under" in ended.stderr
+
+
+def test_what_is_no_study_is_not_resumed(calm: Checkout):
+    ended = calm.agent("resume", str(calm.root))
+    assert ended.returncode == 2
+    assert "is not a study that has started" in ended.stderr
+
+
+def test_a_run_whose_attempts_are_spent_counts_as_a_run(checkout: Checkout):
+    checkout.plan("sound")
+    assert cut(checkout, "run_committed", "run", "--idea", "stand_in", "--max-runs", "1").returncode < 0
+    for _ in range(4):
+        assert cut(checkout, "attempt_started", "resume").returncode < 0
+    ended = checkout.agent("resume")
+    assert ended.returncode == 1
+    assert "the budget of 1 run is spent; no run but the baseline counts" in ended.stdout
+    run = checkout.state.runs[1]
+    assert (run.attempt, run.verdict and run.verdict.name) == (4, "killed")
+    assert [checkout.study.attempt_dir(1, attempt).exists() for attempt in (1, 2, 3, 4)] == [True, True, True, False]
+    section = checkout.notes.split("## Run 1: ")[1]
+    assert "Verdict: killed (the driver ended while training)" in section
+    assert "Attempt 3 failed" in section
+
+
+def test_a_driver_keeps_others_away_and_what_it_leaves_behind_is_ended(checkout: Checkout, tmp_path: Path):
+    checkout.plan("held")
+    hold = tmp_path / "hold"
+    hold.touch()
+    hold_setting = {"SAE_AGENT_STANDIN_HOLD": str(hold)}
+    driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "1", **hold_setting)
+    wait_for(lambda: len(checkout.state.runs) == 2 and any("sleep 62.5" in line for line in processes()))
+    refused = checkout.agent("resume")
+    assert refused.returncode == 2
+    assert f"is being worked on by process {driver.pid} on " in refused.stderr
+    assert "not ended; agent resume continues it" in checkout.agent("show", str(checkout.study.directory)).stdout
+    driver.kill()
+    driver.communicate()
+    assert [line for line in processes() if "--out_dir=run_1" in line], "nothing was left behind: no test"
+    hold.unlink()
+    resumed = checkout.agent("resume", **hold_setting)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "that the last driver had left running" in resumed.stdout
+    assert not [line for line in processes() if "sleep 62.5" in line]
+    assert checkout.state.runs[1].attempt == 2
+    assert (checkout.study.attempt_dir(1, 1) / "metrics.jsonl").exists()
+    assert any(isinstance(event, StudyResumed) for event in checkout.events)
+
+
+def test_a_git_that_was_killed_is_no_obstacle(checkout: Checkout):
+    checkout.plan("sound")
+    assert cut(checkout, "proposal_made", "run", "--idea", "stand_in", "--max-runs", "1").returncode < 0
+    (checkout.study.directory / ".git/index.lock").touch()
+    ended = checkout.agent("resume")
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_study_that_was_moved_is_resumed_where_it_is(checkout: Checkout):
+    checkout.plan("sound")
+    assert cut(checkout, "run_reserved", "run", "--idea", "stand_in", "--max-runs", "1").returncode < 0
+    moved = checkout.root / "runs" / "renamed"
+    checkout.study.directory.rename(moved)
+    (next((checkout.root / "notes").iterdir())).rename(checkout.root / "notes" / "renamed")
+    ended = checkout.agent("resume", str(moved))
+    assert ended.returncode == 0, ended.stderr
+    assert "the budget of 1 run is spent" in checkout.notes
+
+
+def story(checkout: Checkout) -> list[str]:
+    with Repo(checkout.study.directory) as repo:
+        return [str(commit.message) for commit in repo.iter_commits(reverse=True)]
