@@ -140,6 +140,19 @@ def test_a_tier_that_is_not_in_yet_is_silent_and_untouched(
         assert sae.W_enc.grad[:, :end].any()
 
 
+@pytest.mark.parametrize(("name", "all_in"), [("composition", True), ("curriculum", False)])
+def test_a_run_with_the_curriculum_starts_without_its_last_tier(
+    modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, all_in: bool
+):
+    monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
+    module = modules[name]
+    module.main(tmp_path)
+    rows = results.read_metrics(tmp_path)
+    before = [r for r in rows if module.DEAD_AFTER + BATCH < r.tokens <= activations.SMOKE_TOKENS / 2]
+    assert before
+    assert all((row.alive_fraction > 0.7) == all_in for row in before if row.alive_fraction is not None)
+
+
 def test_the_composition_loss_falls_when_only_the_compositions_learn(
     modules: dict[str, Any], small_model: Path, batch: torch.Tensor
 ):
