@@ -146,4 +146,4 @@ def training_progress(run: int, rows: Sequence[MetricsRow], tokens: int) -> str:
 def evaluation_progress(run: int, log: Path) -> str:
     """What the evaluator said last."""
     said = process.tail(log, 1)
-    return f"run {run}: evaluating" + (f": {said[0]}" if said else "")
+    return f"run {run}: {said[0] if said else 'evaluating'}"

@@ -32,11 +32,18 @@ def bar(title: str, total: int, unit: str) -> "tqdm[Any]":
 @contextmanager
 def stages(title: str, count: int) -> Iterator[Callable[[str], None]]:
     """Progress of work in a few unlike stages: the caller says the name of each when it is done."""
-    with tqdm(total=count, desc=title, unit=" stages", leave=False, dynamic_ncols=True) as shown:
+    terminal = sys.stderr.isatty()
+    with tqdm(total=count, desc=title, unit=" stages", leave=False, dynamic_ncols=True, disable=not terminal) as shown:
+        finished = 0
 
         def done(name: str) -> None:
-            shown.set_postfix_str(f"{name} done", refresh=False)
-            shown.update()
+            nonlocal finished
+            finished += 1
+            if terminal:
+                shown.set_postfix_str(f"{name} done", refresh=False)
+                shown.update()
+            else:
+                say(f"{title}: {name} done ({finished} of {count})")
 
         yield done
 
