@@ -93,7 +93,10 @@ class Evaluator:
         if info.core.l0 is None or info.core.explained_variance_centered is None:
             info.errors["sparse_probing_sae_probes"] = "not run: the SAE's outputs are not finite"
             return
-        floor = self.floor(sae.cfg.d_sae, max(1, min(round(info.core.l0), sae.cfg.d_sae)))
+        k = max(1, min(round(info.core.l0), sae.cfg.d_sae))
+        floor = _attempt(info, "floor", lambda: self.floor(sae.cfg.d_sae, k))
+        if floor is None:
+            return
         info.floor = floor.floor
         done("floor")
         answers = _attempt(
@@ -147,6 +150,8 @@ class Evaluator:
             return Verdict(name="nan", evidence="the checkpoint holds parameters that are not finite")
         if info.core is None or info.latents is None:
             return Verdict(name="not_evaluated", evidence=info.errors.get("core", "no scores"))
+        if "floor" in info.errors:
+            return Verdict(name="not_evaluated", evidence=f"no random SAE to compare with: {info.errors['floor']}")
         return verdicts.judge_scores(
             l0=info.core.l0,
             d_sae=loaded.header.d_sae,
