@@ -70,6 +70,9 @@ def _training_curves(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> F
             y = [math.nan if getattr(row, name) is None else getattr(row, name) for row in rows]
             panel.plot(x, y, color=_pick(COLOURS, run), linestyle=_pick(LINES, run), linewidth=2, label=_label(run))
         told.append(f"run {run.number} to {rows[-1].tokens:,} tokens{_remark(run)}")
+    low, high = axes[1].get_ylim()
+    middle = (low + high) / 2
+    axes[1].set_ylim(min(low, 0.9 * middle), max(high, 1.1 * middle))  # else rounding of a constant L0 fills the panel
     _save(figure, path, axes[0])
     return Figure(
         path.name,
