@@ -140,7 +140,7 @@ def _load_local(directory: Path, chosen: Compute) -> "HookedTransformer":
             model = HookedTransformer.from_pretrained_no_processing(
                 "local", hf_model=hf_model, tokenizer=tokenizer, device=chosen.device, dtype=chosen.dtype
             )
-        except Exception as error:
+        except Exception as error:  # it raises whatever an architecture's conversion trips over
             raise UserError(f"TransformerLens cannot load {directory}: {error}") from error
         finally:
             OFFICIAL_MODEL_NAMES.remove("local")

@@ -1,5 +1,6 @@
 """What SAE-Bench is given: a checkpoint, or a random untrained SAE, in the shape of its custom SAEs."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from sae_bench.custom_saes.custom_sae_config import CustomSAEConfig
 
 
-class BenchSAE:
+class BenchSAE(ABC):
     """The attributes that SAE-Bench reads of an SAE. `encode` and `decode` work on the model's own activations."""
 
     def __init__(self, cfg: "CustomSAEConfig", W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor) -> None:
@@ -26,9 +27,9 @@ class BenchSAE:
         """Stays where it is: evaluated in float32 on the chosen device."""
         return self
 
+    @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
         """Activations `[..., d_in]` -> latents `[..., d_sae]`."""
-        raise NotImplementedError
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents `[..., d_sae]` -> activations `[..., d_in]`."""
