@@ -45,6 +45,13 @@ def test_a_mistake_gets_one_line(checkout: Checkout, arguments: str, said: str):
     assert not list((checkout.root / "runs").glob("*"))
 
 
+def test_no_command_at_all_shows_the_commands(checkout: Checkout):
+    ended = checkout.agent()
+    assert ended.returncode == 0
+    assert "resume" in ended.stdout
+    assert not ended.stderr
+
+
 def test_a_broken_template_is_known_before_anything_starts(tmp_path: Path):
     checkout = make_checkout(tmp_path)
     checkout.plan("sound")
