@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import agent.lab  # noqa: F401  # before anything imports transformers, as its settings have to be
+
 if TYPE_CHECKING:
     from agent.lab.activations import Manifest
     from agent.lab.evaluation.evaluator import Evaluator
