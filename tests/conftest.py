@@ -1,5 +1,6 @@
 """What the tests of the lab share: a small language model, its activations, and a cache that is not the user's."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,9 @@ import agent.lab  # noqa: F401  # before anything imports transformers, as its s
 if TYPE_CHECKING:
     from agent.lab.activations import Manifest
     from agent.lab.evaluation.evaluator import Evaluator
+
+# Ctrl-C is ignored in what a script starts in the background, and children inherit that; the tests send it to theirs.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
