@@ -1,13 +1,16 @@
 """Ideas: the schema of idea.yaml, and the rendering of each step of a plan into an experiment.py."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from agent.lab.errors import UserError, nearest
 from agent.lab.results import HEADLINE, METRICS
+
+if TYPE_CHECKING:
+    import jinja2
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout
 TEMPLATES = ROOT / "templates"
@@ -114,16 +117,23 @@ def render_step(idea: Idea, step: Step, fixed: Fixed, templates: Path = TEMPLATE
     return _render(f"ideas/{idea.name}/experiment.py.j2", variables, f"{idea.name}, step {step.name}", templates)
 
 
-def _render(template: str, variables: dict[str, Any], what: str, templates: Path) -> str:
-    import jinja2  # here because `agent --help` answers sooner without it
+def strict_templates(folder: Path) -> "jinja2.Environment":
+    """The templates of a folder, in which an undefined variable is an error."""
+    import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates),
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def _render(template: str, variables: dict[str, Any], what: str, templates: Path) -> str:
+    import jinja2  # here because `agent --help` answers sooner without it
+
+    environment = strict_templates(templates)
     try:
         return environment.get_template(template).render(variables)
     except jinja2.TemplateNotFound as error:

@@ -5,7 +5,7 @@ from typing import Any
 
 from agent import plots
 from agent.display import format_value
-from agent.ideas import TEMPLATES
+from agent.ideas import TEMPLATES, strict_templates
 from agent.lab.results import HEADLINE, METRICS
 from agent.ledger import State
 from agent.study import Run, Study
@@ -25,15 +25,7 @@ def write(study: Study, state: State) -> None:
 
 def render(state: State, runs: list[Run], figures: list[plots.Figure], templates: Path = TEMPLATES) -> str:
     """The text of the notes."""
-    import jinja2  # here because `agent --help` answers sooner without it
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates / "notes"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = strict_templates(templates / "notes")
     baseline = runs[0] if runs and runs[0].counts else None
     return environment.get_template("notes.txt.j2").render(
         state=state,
