@@ -98,16 +98,67 @@ class Floor(BaseModel):
     ce_loss_score: Number
 
 
+class Compared(BaseModel):
+    """One metric of a run beside what the baseline has at the run's own L0."""
+
+    value: float
+    reference: float  # read between two baselines, one at or below this L0 and one at or above it
+    standard_error: float  # of the difference, from the spread of the reseeded baselines
+    half_width: float  # of the difference's 95% interval, not corrected for the number of runs
+    p: float  # two-sided, not corrected either
+
+    @property
+    def difference(self) -> float:
+        return self.value - self.reference
+
+
+class Comparison(BaseModel):
+    """A run beside the baseline at the run's own L0. Written by the driver."""
+
+    levels: list[int]  # K of the baselines it was read between
+    seeds: int  # baselines behind the noise
+    metrics: dict[str, Compared]  # those that were measured on both sides
+    not_comparable: str | None = None  # why there is none of it
+
+
+class Expectation(BaseModel):
+    """What a sentinel must score if the evaluation works, and what it scored."""
+
+    sentinel: str  # permuted decoder, identity, random
+    metric: str
+    expected: str  # in words: "below 0"
+    found: Number
+    held: bool
+
+
+class Sentinels(BaseModel):
+    """The evaluator, tried on SAEs whose scores are known beforehand."""
+
+    expectations: list[Expectation]
+
+
+class Measure(BaseModel):
+    """A figure that an idea's analysis.py computes of a run, as notes and plots name it."""
+
+    title: str
+    says: str  # what it is, in one sentence, with the source of the formula where there is one
+    unit: str = ""
+    digits: int = 3
+
+
 class FinalInfo(BaseModel):
     """Everything measured of one run. Written by the evaluator, or by the driver for a run that failed."""
 
     format_version: Literal[1] = FORMAT_VERSION
     verdict: Verdict
+    split: Literal["dev", "test"] = "dev"  # the held-out text of core
     training: Training | None = None
     core: Core | None = None
     latents: Latents | None = None
     probing: Probing | None = None
     floor: Floor | None = None
+    comparison: Comparison | None = None
+    analysis: dict[str, Number] = {}  # the idea's own measures
     environment: dict[str, str] = {}
     evaluation_seconds: float | None = None
     errors: dict[str, str] = {}  # evaluation family -> why it gave no result

@@ -1,0 +1,65 @@
+"""Train the baseline many times with other seeds, and score each: what the calibration of the comparison draws from.
+
+    python benchmarks/reseeded_baselines.py OUT_DIR [--seeds 32]
+
+Writes OUT_DIR/k16_seed100/ and so on, and the table benchmarks/reseeded_baselines.json. What OUT_DIR already holds is
+not trained again. Each training takes one thread, so that the machine stays usable; 32 seeds take most of an hour.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from agent import ideas
+from agent.ideas import Fixed
+from agent.lab import results
+from agent.lab.results import METRICS
+
+TABLE = Path(__file__).with_suffix(".json")
+K = 16
+FIRST_SEED = 100  # none that a study uses
+NEIGHBOURS = (15, 17)
+SEEDS_OF_NEIGHBOUR = 3
+
+
+def train(out: Path, k: int, seed: int) -> Path:
+    """One baseline, trained in a process of its own unless it is there already."""
+    run_dir = out / f"k{k}_seed{seed}"
+    if (run_dir / "checkpoint").exists():
+        return run_dir
+    source = ideas.render_baseline(Fixed(seed=seed))
+    source, found = re.subn(r"(?m)^K = 16\b", f"K = {k}", source)
+    assert found == 1
+    script = out / f"k{k}_seed{seed}.py"
+    script.write_text(source)
+    env = os.environ | {"SAE_AGENT_DRIVEN": "1", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, str(script), f"--out_dir={run_dir}"], env=env, check=True)
+    return run_dir
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out_dir", type=Path)
+    parser.add_argument("--seeds", type=int, default=32)
+    args = parser.parse_args()
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    wanted = [(k, FIRST_SEED + seed) for seed in range(SEEDS_OF_NEIGHBOUR) for k in (K, *NEIGHBOURS)]
+    wanted += [(K, FIRST_SEED + seed) for seed in range(SEEDS_OF_NEIGHBOUR, args.seeds)]
+    run_dirs = [train(args.out_dir, *each) for each in wanted]
+    unscored = [str(run_dir) for run_dir in run_dirs if not (run_dir / "final_info.json").exists()]
+    if unscored:
+        subprocess.run([sys.executable, "-P", "-m", "agent.lab.evaluation", *unscored], check=True)
+    table = []
+    for (k, seed), run_dir in zip(wanted, run_dirs, strict=True):
+        info = results.read(run_dir)
+        assert info.verdict.ok, (k, seed, info.verdict)
+        table.append({"k": k, "seed": seed, "figures": {name: info.metric(name) for name in METRICS}})
+    TABLE.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
