@@ -103,7 +103,9 @@ class Compared(BaseModel):
 
     value: float
     reference: float  # read between two baselines, one at or below this L0 and one at or above it
-    standard_error: float  # of the difference, from the spread of the reseeded baselines
+    noise: float  # standard deviation of one training, from the spread of the reseeded baselines
+    standard_error: float  # of the difference
+    df: int  # degrees of freedom behind the noise
     half_width: float  # of the difference's 95% interval, not corrected for the number of runs
     p: float  # two-sided, not corrected either
 
@@ -184,6 +186,7 @@ class Metric(BaseModel):
     better: Literal["higher", "lower", "none"] = "none"
     group: Literal["training", "sparsity", "reconstruction", "model preservation", "probing"]
     digits: int = 4
+    worth: float = 0.0  # the smallest difference worth noticing
 
 
 # Healthy ranges: SAE-Bench's published baselines at L0 20 to 320; `none` in `better` means no direction is better.
@@ -194,7 +197,12 @@ METRICS: dict[str, Metric] = {
     "seconds": Metric(path="training.seconds", title="training time", unit="s", group="training", digits=1),
     "l0": Metric(path="core.l0", title="L0", unit="latents/token", group="sparsity", digits=2),
     "alive_fraction": Metric(
-        path="latents.alive_fraction", title="alive fraction", group="sparsity", healthy=(0.9, 1), better="higher"
+        path="latents.alive_fraction",
+        title="alive fraction",
+        group="sparsity",
+        healthy=(0.9, 1),
+        better="higher",
+        worth=0.01,
     ),
     "dense_fraction": Metric(
         path="latents.dense_fraction", title="dense fraction", group="sparsity", healthy=(0, 0.05), better="lower"
@@ -205,6 +213,7 @@ METRICS: dict[str, Metric] = {
         group="reconstruction",
         healthy=(0.7, 1),
         better="higher",
+        worth=0.005,
     ),
     "mse": Metric(path="core.mse", title="MSE per dimension", group="reconstruction", better="lower"),
     "cossim": Metric(path="core.cossim", title="cosine", group="reconstruction", healthy=(0.85, 1), better="higher"),
@@ -221,15 +230,23 @@ METRICS: dict[str, Metric] = {
         group="model preservation",
         healthy=(0.8, 1),
         better="higher",
+        worth=0.005,
     ),
     "loss_added": Metric(
-        path="core.loss_added", title="loss added", unit="nats/token", group="model preservation", better="lower"
+        path="core.loss_added",
+        title="loss added",
+        unit="nats/token",
+        group="model preservation",
+        better="lower",
+        worth=0.03,
     ),
     "kl_div_score": Metric(
         path="core.kl_div_score", title="KL score", group="model preservation", healthy=(0.8, 1), better="higher"
     ),
     "probing_auc_1": Metric(path="probing.auc.1", title="AUC, top 1 latent", group="probing", better="higher"),
-    "probing_auc_5": Metric(path="probing.auc.5", title="AUC, top 5 latents", group="probing", better="higher"),
+    "probing_auc_5": Metric(
+        path="probing.auc.5", title="AUC, top 5 latents", group="probing", better="higher", worth=0.02
+    ),
     "probing_accuracy_5": Metric(
         path="probing.accuracy.5", title="accuracy, top 5 latents", group="probing", better="higher"
     ),
