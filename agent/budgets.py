@@ -4,7 +4,7 @@ A run is reserved before it starts, so that a kill never gives one away. Hours a
 far as they were recorded: what a killed driver spent after its last event is not known.
 """
 
-from agent.ledger import RunState, State
+from agent.state import RunState, State
 
 SECONDS_UNKNOWN = 3600.0  # for a training or an evaluation before the baseline has shown how long one takes
 SECONDS_LEAST = 300.0
@@ -14,9 +14,16 @@ TIMES_BASELINE = 5.0  # an edit may make training slower, but not by any factor
 def spent(state: State, seconds: float) -> str | None:
     """Which budget does not allow another run, after `seconds` of work on the study; None while all do."""
     assert state.started
-    runs, hours = state.started.max_runs, state.started.max_hours
+    runs = state.started.max_runs
     if state.runs_used >= runs:
         return f"the budget of {runs} run{'s' * (runs > 1)} is spent"
+    return hours_spent(state, seconds)
+
+
+def hours_spent(state: State, seconds: float) -> str | None:
+    """Why the hours do not allow another training and its evaluation; None while they do."""
+    assert state.started
+    hours = state.started.max_hours
     if hours is None or seconds + _longest(state.runs) <= hours * 3600:
         return None
     return (

@@ -278,5 +278,11 @@ def held(name: str, predicted: Direction, compared: Compared | None) -> Held:
     return "held" if way == predicted else "failed"
 
 
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation of at least two values."""
+    mean = _mean(values)
+    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)

@@ -131,19 +131,19 @@ def run_line(info: FinalInfo) -> str:
     return "ok, " + ", ".join(f"{METRICS[name].title} {format_value(name, info.metric(name))}" for name in HEADLINE)
 
 
-def training_progress(run: int, rows: Sequence[MetricsRow], tokens: int) -> str:
+def training_progress(label: str, rows: Sequence[MetricsRow], tokens: int) -> str:
     """Tokens done of all, loss, L0, rate and time left."""
     if not rows:
-        return f"run {run}: starting"
+        return f"{label}: starting"
     row = rows[-1]
     loss, l0 = (f"{value:.4g}" if value is not None else "not finite" for value in (row.loss, row.l0))
     rate = row.tokens / row.seconds if row.seconds > 0 else 0.0
     left = f", {rate:,.0f} tokens/s, {max(0, tokens - row.tokens) / rate:.0f} s left" if rate else ""
     done = min(1.0, row.tokens / tokens)
-    return f"run {run}: training {row.tokens:,} of {tokens:,} tokens ({done:.0%}), loss {loss}, L0 {l0}{left}"
+    return f"{label}: training {row.tokens:,} of {tokens:,} tokens ({done:.0%}), loss {loss}, L0 {l0}{left}"
 
 
-def evaluation_progress(run: int, log: Path) -> str:
+def evaluation_progress(label: str, log: Path) -> str:
     """What the evaluator said last."""
     said = process.tail(log, 1)
-    return f"run {run}: {said[0] if said else 'evaluating'}"
+    return f"{label}: {said[0] if said else 'evaluating'}"

@@ -1,29 +1,29 @@
 """One study, from wherever its ledger says it stands to its end."""
 
-import os
-import sys
+import shutil
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from agent import budgets, notes, process
-from agent import ledger as events
-from agent.display import Display, evaluation_progress, run_line, training_progress
-from agent.ideas import Fixed, Idea
-from agent.lab import results
+from agent import budgets, events, notes, preflight
+from agent.baseline import Baselines
+from agent.display import run_line
+from agent.ideas import BASELINE_K, Fixed, Idea
+from agent.lab import cache, results
+from agent.lab.evaluation.requests import Score
 from agent.lab.results import FinalInfo, Training
-from agent.lab.verdicts import Verdict, judge_metrics
-from agent.ledger import Ledger, State
-from agent.process_tree import MARK
+from agent.lab.verdicts import NOT_RETRYABLE, Verdict
+from agent.ledger import Ledger
 from agent.proposers import Proposal, Proposer
-from agent.study import Study
-from agent.watchdogs import Disk, LogCap, Memory, Stall, Watchdog, memory_limit, require_disk
+from agent.proposers.template import baseline as baseline_proposal
+from agent.referee import Referee
+from agent.state import ATTEMPTS
+from agent.study import Run, Study, keep
+from agent.watchdogs import require_disk
+from agent.workers import Workers
 
-PREPARE = (sys.executable, "-P", "-m", "agent.lab.prepare")
-EXPERIMENT = (sys.executable, "experiment.py")
-EVALUATE = (sys.executable, "-P", "-m", "agent.lab.evaluation")
 TOKENS_TOLERANCE = 0.01  # the stream ends with a whole batch
+SMOKE_SECONDS = 120.0  # of which a good one takes some 15, most of it imports
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,7 @@ class Ending:
     code: int
 
 
-def prepare(root: Path, fixed: Fixed, settings: dict[str, str]) -> int:
-    """Check the model and the hook and harvest the activations; the exit code of the process that did it."""
-    options = ["--model", fixed.model, "--hook_name", fixed.hook_name, "--tokens", str(fixed.tokens)]
-    runs = root / "runs"  # not where the user stands: a directory there must not pass for a model of the same name
-    runs.mkdir(exist_ok=True)
-    return process.run([*PREPARE, *options], cwd=runs, env=process.environment(settings, trusted=True)).code
-
-
-def started(idea: Idea, fixed: Fixed, device: str | None, limits: dict[str, Any]) -> events.StudyStarted:
+def started(idea: Idea, fixed: Fixed, ground: str, device: str | None, limits: dict[str, Any]) -> events.StudyStarted:
     """A study's first event: everything about it that will not change."""
     return events.StudyStarted(
         idea=idea.name,
@@ -52,67 +44,73 @@ def started(idea: Idea, fixed: Fixed, device: str | None, limits: dict[str, Any]
         primary_metric=idea.primary_metric,
         smallest_effect=idea.smallest_effect,
         fixed=fixed,
+        ground=ground,
         device=device,
         **limits,
     )
 
 
-def environment_settings(device: str | None) -> dict[str, str]:
-    """What the environment of every child process says beside what it inherits."""
-    return {"SAE_AGENT_DEVICE": device} if device else {}
-
-
-@dataclass
 class Loop:
-    """Proposes, trains, evaluates and writes notes until a budget is spent or there is nothing left to try.
+    """Proposes, checks, trains, evaluates, compares and writes notes until a budget is spent or nothing is left to try.
 
     What to do next is read from the ledger alone, so a new study and one whose driver was killed at any moment
     are the same thing here.
     """
 
-    study: Study
-    ledger: Ledger  # with its study_started
-    baseline: Proposal
-    proposer: Proposer
-    display: Display
-
-    def __post_init__(self) -> None:
-        assert self.ledger.state.started
-        self.started = self.ledger.state.started
-        self.settings = environment_settings(self.started.device) | {MARK: str(self.study.directory)}
+    def __init__(self, study: Study, ledger: Ledger, idea: Idea, proposer: Proposer, workers: Workers) -> None:
+        """`ledger` holds the study's study_started."""
+        assert ledger.state.started
+        self.study, self.ledger, self.idea, self.proposer, self.workers = study, ledger, idea, proposer, workers
+        self.started, self.display = ledger.state.started, workers.display
+        self.baselines = Baselines(study, self.started, workers)
+        self.referee = Referee(study, ledger, self.baselines, workers)
+        self.lab = cache.lab_hash()
 
     def run(self) -> Ending:
         """Carry the study on to its end, or to an interruption."""
         try:
-            ending = self.explore()
+            why = self.explore()
+            self.referee.conclude()
         except KeyboardInterrupt:
             self.interrupt()
             return Ending("interrupted; agent resume continues", 130)
+        ending = self.ending(why)
         self.ledger.append(events.StudyEnded(why=ending.why))
         self.write_notes()
         return ending
 
-    def explore(self) -> Ending:
+    def explore(self) -> str:
         """Finish the run that the ledger has open, then propose and carry out until there is a reason to stop."""
         if newest := self.ledger.state.runs[-1:]:
             self.carry_out(newest[0].number)
-        while not isinstance(proposal := self.next(self.ledger.state), str):
+        while not isinstance(proposal := self.next(), str):
             run = len(self.ledger.state.runs)
             self.ledger.append(events.ProposalMade(run=run, proposal=proposal))
             self.carry_out(run)
-        return self.ending(why=proposal)
+        return proposal
 
-    def next(self, state: State) -> Proposal | str:
+    def next(self) -> Proposal | str:
         """What to try next, or why nothing more is tried."""
+        state = self.ledger.state
         if not state.runs:
-            return self.baseline
+            return baseline_proposal(self.started.fixed)
         baseline = state.runs[0].verdict
         if baseline and not baseline.ok:
             return f"the baseline failed ({baseline.name}: {baseline.evidence})"
-        if why := budgets.spent(state, self.ledger.seconds):
+        if cache.lab_hash() != self.lab:
+            return "agent/lab was changed while the study ran: runs before and after would not compare"
+        if why := self.referee.prepare() or budgets.spent(self.ledger.state, self.ledger.seconds):
             return why
         ended = f"the plan ended after {state.runs_used} of at most {self.started.max_runs} runs"
-        return self.proposer.propose(state) or ended
+        return self.proposer.propose(state, self.referee.came_out) or ended
+
+    def take_in(self, event: events.HandRunAdded) -> None:
+        """A researcher's own run, like any other from its evaluation on."""
+        self.ledger.append(event)
+        self.carry_out(event.run)
+        if self.ledger.state.ended:
+            self.referee.conclude()
+            self.write_notes()
 
     def ending(self, why: str) -> Ending:
         baseline, *others = [run.verdict for run in self.ledger.state.runs]
@@ -121,9 +119,9 @@ class Loop:
         return Ending(f"{why}; no run but the baseline counts" if baseline and baseline.ok else why, 1)
 
     def carry_out(self, run: int) -> None:
-        """One run, from the stage it has reached to its notes. Each step brings it to a later stage."""
+        """One run, from the stage it has reached to its notes. Each step brings it to another stage."""
         steps = {
-            "proposed": self.reserve,
+            "proposed": self.check,
             "reserved": self.attempt,
             "training": self.cut_short,
             "evaluating": self.evaluate,
@@ -135,34 +133,100 @@ class Loop:
             self.refresh()
         self.write_notes()
 
-    def reserve(self, run: int) -> None:
-        """Commit the proposal to the story, and take the run out of the budget."""
-        proposal = self.ledger.state.runs[run].proposal
-        (self.study.directory / "experiment.py").write_text(proposal.source)
-        self.study.commit(f"run {run}, proposal: {proposal.title}\n\n{proposal.description}\n\n{proposal.why}")
-        self.ledger.append(events.RunReserved(run=run))
+    def check(self, run: int) -> None:
+        """Commit the proposal to the story; find what is known wrong with it; if nothing is, reserve the run."""
+        state = self.ledger.state.runs[run]
+        self.study.set_aside(run, state.attempt)
+        script, proposal = self.study.directory / "experiment.py", state.proposal
+        script.write_text(proposal.source)
+        again = f", attempt {state.attempt + 1}" if state.attempt else ""
+        self.study.commit(f"run {run}{again}, proposal: {proposal.title}\n\n{proposal.description}\n\n{proposal.why}")
+        self.display.say(f"run {run}{again}: {proposal.title}")
+        start = time.monotonic()
+        if verdict := preflight.check(proposal.source, self.started.fixed, self.earlier(run)) or self.smoke(run):
+            directory = self.study.run_dir(run)
+            directory.mkdir(exist_ok=True)
+            (directory / "experiment.py").write_text(proposal.source)
+            results.write(directory, FinalInfo(verdict=verdict))
+            seconds = time.monotonic() - start
+            self.ledger.append(
+                events.PreflightFailed(run=run, attempt=state.attempt + 1, verdict=verdict, seconds=seconds)
+            )
+        else:
+            self.ledger.append(events.RunReserved(run=run))
+
+    def earlier(self, run: int) -> dict[str, str]:
+        """The code of everything that was tried before."""
+        tried = {}
+        for state in self.ledger.state.runs[: run + 1]:
+            for attempt, failure in state.failed_attempts.items():
+                if failure.verdict.name != "killed":
+                    tried[f"run {state.number}, attempt {attempt}"] = failure.proposal.source
+            if state.number < run:
+                tried[f"run {state.number}"] = state.proposal.source
+        return tried
+
+    def smoke(self, run: int) -> Verdict | None:
+        """Train a few steps, export, load and score a slice; what failed, if anything did."""
+        if run == 0 and self.baselines.stored(BASELINE_K, self.started.fixed.seed):
+            return None
+        directory = self.study.directory / "smoke"
+        if directory.exists():
+            shutil.rmtree(directory)
+        script, label = self.study.directory / "experiment.py", f"run {run}, tried for a few steps"
+        seed = self.started.fixed.seed
+        failure = self.workers.train(script, directory, seed=seed, label=label, timeout=SMOKE_SECONDS, smoke=True)
+        failure = failure or self.workers.evaluate(
+            Score(run_dir=directory, part="slice"), label=label, timeout=SMOKE_SECONDS
+        )
+        info = None if failure else results.read(directory)
+        if (
+            info
+            and info.verdict.ok
+            and (different := different_settings(self.started.fixed, info.training, smoke=True))
+        ):
+            failure = Verdict(name="preflight", evidence=different)
+        failure = failure or (None if info is None or info.verdict.ok else info.verdict)
+        if failure:
+            directory.rename(self.study.run_dir(run))
+            return failure.model_copy(update={"evidence": f"in the first steps: {failure.evidence}"})
+        shutil.rmtree(directory)
+        return None
 
     def attempt(self, run: int) -> None:
         """Train once, in a new directory. Raises DiskFull where there is no room for it."""
         require_disk(self.study.directory)
         state = self.ledger.state.runs[run]
-        if os.path.lexists(self.study.run_dir(run)):
-            self.study.run_dir(run).rename(self.study.attempt_dir(run, state.attempt))
-        attempt = state.attempt + 1
+        directory, attempt = self.study.run_dir(run), state.attempt + 1
+        self.study.set_aside(run, state.attempt)
         self.ledger.append(events.AttemptStarted(run=run, attempt=attempt))
         self.refresh()
-        self.display.say(f"run {run}: {state.proposal.title}" + (f", attempt {attempt}" if attempt > 1 else ""))
-        start = time.monotonic()
-        failure = self.train(run)
-        seconds = time.monotonic() - start
+        script, start, seed = self.study.directory / "experiment.py", time.monotonic(), self.started.fixed.seed
+        script.write_text(state.proposal.source)
+        timeout = budgets.timeout(self.ledger.state, self.ledger.seconds, evaluating=False)
+        if run == 0 and self.baselines.take(BASELINE_K, seed, directory):
+            failure, seconds = None, results.read_metrics(directory)[-1].seconds
+        else:
+            failure = self.workers.train(script, directory, seed=seed, label=f"run {run}", timeout=timeout)
+            seconds = time.monotonic() - start
+        failure = self.tampered(run) or failure
         if failure:
-            results.write(self.study.run_dir(run), FinalInfo(verdict=failure))
+            results.write(directory, FinalInfo(verdict=failure))
         self.ledger.append(events.AttemptEnded(run=run, attempt=attempt, verdict=failure, seconds=seconds))
+
+    def tampered(self, run: int) -> Verdict | None:
+        """What an experiment changed outside its directory; it is as it was again."""
+        changed = self.study.restore(but=f"run_{run}")
+        if self.ledger.restore():
+            changed.append("the ledger")
+        if changed:
+            return Verdict(name="tampered", evidence=f"the experiment changed {', '.join(changed)}; put back as it was")
+        return None
 
     def cut_short(self, run: int, evidence: str = "the driver ended while training") -> None:
         """Record the end of an attempt that did not come to one; what it left is kept."""
         killed = Verdict(name="killed", evidence=evidence)
-        self.study.keep(run)
+        keep(self.study.run_dir(run), self.study.directory / "experiment.py")
         results.write(self.study.run_dir(run), FinalInfo(verdict=killed))
         attempt = self.ledger.state.runs[run].attempt
         self.ledger.append(events.AttemptCutShort(run=run, attempt=attempt, verdict=killed))
@@ -176,90 +240,67 @@ class Loop:
         self.ledger.append(events.StudyInterrupted())
         self.write_notes()
 
-    def train(self, run: int) -> Verdict | None:
-        """Run experiment.py under guard; None when it trained to its end."""
-        directory, state = self.study.run_dir(run), self.ledger.state
-        stdout, stderr = self.study.log(run, "stdout"), self.study.log(run, "stderr")
-        (self.study.directory / "experiment.py").write_text(state.runs[run].proposal.source)
-        ended = process.run(
-            [*EXPERIMENT, f"--out_dir=run_{run}"],
-            cwd=self.study.directory,
-            env=process.environment(self.settings | {"SAE_AGENT_DRIVEN": "1"}, trusted=False),
-            stdout=stdout,
-            stderr=stderr,
-            timeout=budgets.timeout(state, self.ledger.seconds, evaluating=False),
-            watch=[
-                lambda: self.judge(run),
-                Stall([directory / "metrics.jsonl", stdout, stderr]),
-                *self.watchdogs(stdout, stderr),
-            ],
-        )
-        tampered = self.study.keep(run)
-        return tampered or self.judge(run) or process.verdict_of_end(ended, directory / "stderr.log")
-
-    def judge(self, run: int) -> Verdict | None:
-        """What the training history so far says, shown on the way."""
-        try:
-            rows = results.read_metrics(self.study.run_dir(run))
-        except results.BadResults as damage:
-            return Verdict(name="crashed", evidence=str(damage))
-        self.display.progress(training_progress(run, rows, self.started.fixed.tokens))
-        return judge_metrics(rows)
-
-    def watchdogs(self, *logs: Path) -> list[Watchdog]:
-        return [LogCap(*logs), Memory(memory_limit()), Disk(self.study.directory)]
-
     def evaluate(self, run: int) -> None:
         """Have what training left scored."""
-        start = time.monotonic()
-        info = self.score(run)
-        results.write(self.study.run_dir(run), info)
-        attempt, seconds = self.ledger.state.runs[run].attempt, time.monotonic() - start
-        self.ledger.append(events.EvaluationEnded(run=run, attempt=attempt, verdict=info.verdict, seconds=seconds))
-
-    def score(self, run: int) -> FinalInfo:
-        """The figures of the checkpoint, from a process that runs none of the experiment's code."""
-        directory = self.study.run_dir(run)
-        log = directory / "eval.log"
-        (directory / "final_info.json").unlink(missing_ok=True)  # of an evaluation that was cut short
-        ended = process.run(
-            [*EVALUATE, str(directory)],
-            cwd=self.study.directory,
-            env=process.environment(self.settings, trusted=True),
-            stdout=log,
-            stderr=log,
-            timeout=budgets.timeout(self.ledger.state, self.ledger.seconds, evaluating=True),
-            watch=[lambda: self.display.progress(evaluation_progress(run, log)), *self.watchdogs(log)],
-        )
-        try:
-            info = results.read(directory)
-        except results.BadResults as error:
-            failure = process.verdict_of_end(ended, log)
-            return FinalInfo(
-                verdict=Verdict(name="not_evaluated", evidence=failure.evidence if failure else str(error))
-            )
+        start, directory = time.monotonic(), self.study.run_dir(run)
+        timeout = budgets.timeout(self.ledger.state, self.ledger.seconds, evaluating=True)
+        request = Score(run_dir=directory, analysis=self.idea.analysis)
+        failure = self.workers.evaluate(request, label=f"run {run}", timeout=timeout)
+        info = FinalInfo(verdict=failure) if failure else results.read(directory)
         different = different_settings(self.started.fixed, info.training)
         if info.verdict.ok and different:
             info.verdict = Verdict(name="not_comparable", evidence=different, warnings=info.verdict.warnings)
-        return info
+        if info.verdict.ok and (twin := self.same_checkpoint(run, info)):
+            info.verdict = Verdict(name="no_effect", evidence=f"its checkpoint equals that of run {twin.number}")
+        results.write(directory, info)
+        attempt, seconds = self.ledger.state.runs[run].attempt, time.monotonic() - start
+        self.ledger.append(events.EvaluationEnded(run=run, attempt=attempt, verdict=info.verdict, seconds=seconds))
+
+    def same_checkpoint(self, run: int, info: FinalInfo) -> Run | None:
+        content = info.environment["checkpoint"]
+        for other in self.study.runs(self.ledger.state):
+            if other.info and other.number < run and other.info.environment.get("checkpoint") == content:
+                return other
+        return None
 
     def settle(self, run: int) -> None:
-        """Commit the run's results, or why it has none."""
-        info = results.read(self.study.run_dir(run))
-        self.study.commit(f"run {run}, result: {info.verdict.name}\n\n{info.verdict.evidence}")
+        """Compare the run with the baseline and commit its results; or try again, where something else may mend it."""
+        info, state = results.read(self.study.run_dir(run)), self.ledger.state.runs[run]
+        again = self.again(run)
+        said = f"run {run}, attempt {state.attempt}" if again else f"run {run}"
+        if info.verdict.ok and run > 0:
+            info.comparison = self.referee.compare(info)
+            results.write(self.study.run_dir(run), info)
+        self.study.commit(f"{said}, result: {info.verdict.name}\n\n{info.verdict.evidence}")
+        self.display.say(f"{said}: {run_line(info)}")
+        if again:
+            self.ledger.append(events.ProposalMade(run=run, proposal=again))
+            return
+        if run == 0 and info.verdict.ok and not self.baselines.stored(BASELINE_K, self.started.fixed.seed):
+            self.baselines.store(self.study.run_dir(0), BASELINE_K, self.started.fixed.seed)
         self.ledger.append(events.RunCommitted(run=run, verdict=info.verdict))
-        self.display.say(f"run {run}: " + run_line(info))
+
+    def again(self, run: int) -> Proposal | None:
+        """Another proposal for a run that an edit could have saved, while it has attempts left."""
+        state = self.ledger.state
+        failed = state.runs[run]
+        assert failed.verdict
+        hopeless = failed.verdict.name in NOT_RETRYABLE or failed.attempt >= ATTEMPTS or failed.by_hand or run == 0
+        if hopeless or budgets.hours_spent(state, self.ledger.seconds):
+            return None
+        return self.proposer.propose(state, self.referee.came_out)
 
     def refresh(self) -> None:
         self.display.table(self.study.runs(self.ledger.state))
 
     def write_notes(self) -> None:
         state = self.ledger.state
-        notes.write(self.study, state)
+        skipped = self.proposer.skipped(state, self.referee.came_out)
+        notes.write(self.study, state, skipped, self.idea.analysis)
         self.ledger.append(events.NotesWritten(after_run=len(state.runs) - 1))
 
 
-def different_settings(fixed: Fixed, training: Training | None) -> str:
+def different_settings(fixed: Fixed, training: Training | None, smoke: bool = False) -> str:
     """How a run departed from the study's fixed settings; empty where it did not."""
     if training is None:
         return "the results do not say what was trained"
@@ -268,6 +309,6 @@ def different_settings(fixed: Fixed, training: Training | None) -> str:
         for name in ("model", "hook_name", "d_sae")
         if getattr(training, name) != getattr(fixed, name)
     ]
-    if abs(training.tokens - fixed.tokens) > TOKENS_TOLERANCE * fixed.tokens:
+    if not smoke and abs(training.tokens - fixed.tokens) > TOKENS_TOLERANCE * fixed.tokens:
         differences.append(f"trained on {training.tokens} tokens, the study's are {fixed.tokens}")
     return "; ".join(differences)

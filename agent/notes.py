@@ -1,82 +1,233 @@
 """notes.txt and its figures, rendered from the ledger and the results and from nothing else."""
 
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from agent import plots
+from agent import comparison, plots
+from agent.comparison import Judgement
 from agent.display import format_value
 from agent.ideas import TEMPLATES, strict_templates
-from agent.lab.results import HEADLINE, METRICS
-from agent.ledger import State
+from agent.lab.results import HEADLINE, METRICS, Compared, Measure
+from agent.referee import judgements
+from agent.state import State
 from agent.study import Run, Study
 
-MATCHED_L0 = 0.05  # beyond this relative difference, L0 accounts for more than most changes do
+CHECKSUM = "Checksum of these notes, by which a change by hand is noticed: "
 
 
-def write(study: Study, state: State) -> None:
-    """Write the notes and the figures as things stand now, each file whole or not at all."""
+@dataclass(frozen=True)
+class Analysis:
+    """An idea's analysis.py as the notes use it."""
+
+    measures: dict[str, Measure]
+    draw: plots.Draw | None
+
+
+def write(study: Study, state: State, skipped: Sequence[tuple[str, str]] = (), analysis: Path | None = None) -> None:
+    """Write the notes and the figures as things stand now, each file whole or not at all.
+
+    Notes that were changed by hand since they were written are kept beside the new ones.
+    """
     runs = study.runs(state)
-    figures = plots.write(study.notes, runs)
+    judged = judgements(runs, state) if state.started else {}
+    own = _load(analysis)
+    figures = plots.write(study.notes, runs, state, judged, own.draw)
     path = study.notes / "notes.txt"
+    if path.exists() and edited(found := path.read_text(errors="replace")):
+        (study.notes / f"notes_edited_{hashlib.sha256(found.encode()).hexdigest()[:8]}.txt").write_text(found)
+    body = render(state, runs, judged, figures, skipped, own.measures)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(render(state, runs, figures))
+    temporary.write_text(body + CHECKSUM + _checksum(body) + "\n")
     temporary.replace(path)
 
 
-def render(state: State, runs: list[Run], figures: list[plots.Figure], templates: Path = TEMPLATES) -> str:
+def edited(notes: str) -> bool:
+    """Whether notes are not as they were written."""
+    body, mark, checksum = notes.rpartition(CHECKSUM)
+    return not mark or checksum != _checksum(body) + "\n"
+
+
+def _checksum(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
+def render(
+    state: State,
+    runs: list[Run],
+    judged: dict[int, Judgement],
+    figures: list[plots.Figure],
+    skipped: Sequence[tuple[str, str]] = (),
+    measures: dict[str, Measure] | None = None,
+    templates: Path = TEMPLATES,
+) -> str:
     """The text of the notes."""
     environment = strict_templates(templates / "notes")
-    baseline = runs[0] if runs and runs[0].counts else None
     return environment.get_template("notes.txt.j2").render(
         state=state,
         started=state.started,
         primary=METRICS[state.started.primary_metric] if state.started else None,
-        runs=[(run, describe(run, baseline)) for run in runs],
+        ground=describe_ground(state),
+        runs=[(run, describe(run, state, judged.get(run.number), measures or {})) for run in runs],
+        tested=[describe_test(run, state) for run in runs if run.number in state.tested],
         figures=figures,
+        skipped=skipped,
         noted=state.last_time.strftime("%Y-%m-%d %H:%M:%S UTC") if state.last_time else "",
     )
 
 
-def describe(run: Run, baseline: Run | None) -> dict[str, Any]:
-    """What the template says of a run that counts: its results, and each prediction beside what came out."""
+def describe_ground(state: State) -> list[str]:
+    """What differences are judged against, as far as it has been measured."""
+    said = []
+    if state.sentinels:
+        held = [f"{each.metric} of the {each.sentinel} is {each.expected}" for each in state.sentinels if each.held]
+        said.append(f"The evaluation was tried on SAEs whose scores are known: {'; '.join(held)}.")
+    said += [
+        f"THE EVALUATION IS BROKEN: {each.metric} of the {each.sentinel} should be {each.expected} and is "
+        f"{'not finite' if each.found is None else format(each.found, '.4g')}."
+        for each in state.broken
+    ]
+    if len(state.baselines) < 2:
+        return [*said, "The noise between seeds was not measured, so no difference below is a finding."]
+    own = comparison.own_level(state.baselines)
+    spreads = []
+    for name in HEADLINE:
+        values = own.values(name)
+        if values and len(values) > 1:
+            mean, deviation = comparison.spread(values)
+            spreads.append(f"{METRICS[name].title} {format_value(name, mean)} +- {deviation:.2g}")
+    ks = ", ".join(str(level.k) for level in comparison.levels(state.baselines))
+    return [
+        *said,
+        f"The baseline was trained with {len(own.baselines)} seeds at K {own.k}; mean and standard deviation: "
+        f"{'; '.join(spreads)}. Baselines were trained at K {ks}.",
+        "A run is compared with the baseline at the run's own L0, read between two of these within "
+        f"{comparison.MATCH:.0%} of it. Intervals are 95% intervals of the difference. On the primary metric a "
+        "difference counts when it is visible after Holm's correction over the runs and at least the smallest "
+        f"difference worth having; better is only said of a run that {comparison.FRESH_SEEDS} fresh seeds confirm.",
+    ]
+
+
+def describe(run: Run, state: State, judged: Judgement | None, measures: dict[str, Measure]) -> dict[str, Any]:
+    """What the template says of a run: its results, its comparison, and what became of the predictions."""
+    told: dict[str, Any] = {"results": None, "floor": "", "judged": "", "compared": [], "own": []}
     if run.info is None or not run.counts:
-        return {"results": None, "outcomes": [], "sparsity": ""}
-    results = {name: _rounded(name, run.info.metric(name)) for name in HEADLINE}
-    if baseline is None or baseline is run:
-        return {"results": results, "outcomes": [], "sparsity": ""}
-    outcomes = [_outcome(name, predicted, run, baseline) for name, predicted in run.state.proposal.predictions.items()]
-    return {"results": results, "outcomes": outcomes, "sparsity": _sparsity(run, baseline)}
+        return told
+    told["results"] = {name: _rounded(name, run.info.metric(name)) for name in HEADLINE}
+    if floor := run.info.floor:
+        told["floor"] = (
+            f"A random untrained SAE at L0 {floor.k} scores: explained variance "
+            f"{format_value('explained_variance_centered', floor.explained_variance_centered)}, CE-loss score "
+            f"{format_value('ce_loss_score', floor.ce_loss_score)}"
+            + (f", AUC, top 5 latents {run.info.probing.random_auc[5]:.4f}" if run.info.probing else "")
+            + "."
+        )
+    told["own"] = [
+        f"{measure.title}: {run.info.analysis[name]:.{measure.digits}f}{' ' + measure.unit if measure.unit else ''}"
+        f" ({measure.says})"
+        for name, measure in measures.items()
+        if run.info.analysis.get(name) is not None
+    ]
+    if run.number == 0:
+        return told
+    compared = run.info.comparison.metrics if run.info.comparison else {}
+    told["judged"] = _judged(run, state, judged)
+    told["compared"] = [
+        _compared(name, compared.get(name), run.state.proposal.predictions.get(name))
+        for name in HEADLINE
+        if name in compared or name in run.state.proposal.predictions
+    ]
+    return told
 
 
-def _outcome(name: str, predicted: str, run: Run, baseline: Run) -> str:
+def _judged(run: Run, state: State, judged: Judgement | None) -> str:
+    """The verdict on the primary metric, with the figures behind it."""
     assert run.info
-    assert baseline.info
-    value, reference = run.info.metric(name), baseline.info.metric(name)
+    assert state.started
+    metric, found = METRICS[state.started.primary_metric], run.info.comparison
+    if found is None or judged is None or judged.p is None:
+        why = found.not_comparable if found else None
+        return f"Not comparable: {why or metric.title + ' was not measured on both sides'}."
+    compared, name = found.metrics[state.started.primary_metric], state.started.primary_metric
+    unit = f" {metric.unit}" if metric.unit else ""
+    differs = (
+        f"{metric.title} differs by {_difference(name, compared)}{unit} from the baseline at L0 "
+        f"{format_value('l0', run.info.metric('l0'))} (p {judged.p:.2g} after Holm's correction)"
+    )
+    worth = f"the smallest difference worth having, {state.started.smallest_effect:g}{unit}"
+    fresh = f"{comparison.FRESH_SEEDS} fresh seeds differ by " + (
+        f"{_difference(name, judged.confirmation)}{unit} on average"
+        if judged.confirmation
+        else "what cannot be compared"
+    )
+    match judged.outcome:
+        case "better":
+            return f"Better (confirmed): {differs}, and {fresh}."
+        case "unconfirmed":
+            return f"Seems better, and is not confirmed by fresh seeds yet: {differs}."
+        case "not confirmed":
+            return f"Not confirmed: {differs}, but {fresh}."
+        case "worse":
+            return f"Worse: {differs}."
+        case "negligible":
+            return f"Too small to matter: {differs}, less than {worth}."
+        case _:
+            seen = format_value(name, judged.visible)
+            return f"Within noise: {differs}; a difference of {seen}{unit} could have been seen."
+
+
+def _compared(name: str, compared: Compared | None, predicted: Any) -> str:
     metric = METRICS[name]
     unit = f" {metric.unit}" if metric.unit else ""
-    said = f"{metric.title}: predicted {predicted}"
-    if value is None or reference is None:
-        return f"{said}; not measured in {'this run' if value is None else 'the baseline'}"
-    return (
-        f"{said}; {format_value(name, value)}{unit}, baseline {format_value(name, reference)}{unit}, "
-        f"difference from baseline {format_value(name, value - reference, sign='+')} "
-        "(one seed each; noise not measured)"
-    )
+    said = f"{metric.title}: "
+    if compared:
+        said += (
+            f"{format_value(name, compared.value)}{unit}, baseline {format_value(name, compared.reference)}, "
+            f"difference {_difference(name, compared)}"
+            + (" (within noise)" if comparison.came_out(compared) == "same" else "")
+        )
+    else:
+        said += "not measured on both sides"
+    if predicted:
+        said += f"; predicted {predicted}: {comparison.held(name, predicted, compared)}"
+    return said
 
 
-def _sparsity(run: Run, baseline: Run) -> str:
-    """Whether the two may be read side by side: reconstruction depends on L0 more than on most changes."""
-    assert run.info
-    assert baseline.info
-    l0, reference = run.info.metric("l0"), baseline.info.metric("l0")
-    if l0 is None or not reference:
-        return "L0 was not measured in both runs: the comparison is not at matched sparsity."
-    apart = l0 / reference - 1
-    both = f"L0 {format_value('l0', l0)}, baseline {format_value('l0', reference)} ({apart:+.1%})"
-    if abs(apart) > MATCHED_L0:
-        return f"{both}: more than {MATCHED_L0:.0%} apart, so the comparison is not at matched sparsity."
-    return f"{both}: within {MATCHED_L0:.0%}."
+def _difference(name: str, compared: Compared) -> str:
+    return f"{format_value(name, compared.difference, sign='+')} +- {format_value(name, compared.half_width)}"
+
+
+def describe_test(run: Run, state: State) -> str:
+    """A run's figures on the text that no choice was made on."""
+    figures = state.tested[run.number]
+    measured = [
+        f"{METRICS[name].title} {format_value(name, figures[name])}"
+        for name in HEADLINE
+        if figures.get(name) is not None
+    ]
+    return f"run {run.number} ({run.state.proposal.title}): {', '.join(measured) or 'not scored'}"
 
 
 def _rounded(name: str, value: float | None) -> float | None:
     return None if value is None else round(value, METRICS[name].digits)
+
+
+def _load(analysis: Path | None) -> Analysis:
+    """An idea's analysis.py; it imports torch only where it measures, which is not here."""
+    if analysis is None:
+        return Analysis({}, None)
+    spec = importlib.util.spec_from_file_location(f"analysis_of_{analysis.parent.name}", analysis)
+    assert spec
+    assert spec.loader
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = written
+    return Analysis(module.MEASURES, getattr(module, "draw", None))

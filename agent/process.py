@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,75 @@ def environment(settings: Mapping[str, str], trusted: bool) -> dict[str, str]:
     return env | dict(settings)
 
 
+class Child:
+    """A command in a session of its own, watched while somebody waits for something it does.
+
+    When it is ended, an interruption included, nothing that it started is left.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        stdin: bool = False,
+        stdout: Path | None = None,
+        stderr: Path | None = None,
+    ) -> None:
+        process_tree.adopt_strays()
+        self._others = process_tree.descendants()
+        with ExitStack() as files:
+            self._process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=env,
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=files.enter_context(stdout.open("ab")) if stdout else None,
+                stderr=files.enter_context(stderr.open("ab")) if stderr else None,
+                start_new_session=True,
+            )
+
+    @property
+    def exited(self) -> bool:
+        return self._process.poll() is not None
+
+    def tell(self, line: str) -> None:
+        """Write a line to its standard input. Raises BrokenPipeError where it no longer reads."""
+        assert self._process.stdin
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
+
+    def wait(
+        self,
+        until: Callable[[], bool] = lambda: False,
+        timeout: float | None = None,
+        watch: Sequence[Watchdog] = (),
+    ) -> Verdict | None:
+        """Wait until it exits or `until` holds (None), a watchdog gives a verdict, or `timeout` seconds have passed."""
+        start, pause = time.monotonic(), 0.01
+        while not self.exited and not until():
+            if stopped := next(filter(None, (watchdog() for watchdog in watch)), None):
+                return stopped
+            if timeout is not None and time.monotonic() - start > timeout:
+                return Verdict(name="timed_out", evidence=f"still running after {timeout:.0f} s")
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(pause)
+            pause = min(2 * pause, POLL_SECONDS)
+        return None
+
+    def end(self) -> int:
+        """End it with everything that it started; its exit code, negative for the signal that killed it."""
+        try:
+            if self._process.stdin:
+                with suppress(BrokenPipeError):
+                    self._process.stdin.close()
+            _end_group(self._process)
+        finally:
+            process_tree.kill_strays(kept=self._others)
+        return self._process.wait()
+
+
 def run(
     command: Sequence[str],
     *,
@@ -57,26 +126,15 @@ def run(
     timeout: float | None = None,
     watch: Sequence[Watchdog] = (),
 ) -> Ended:
-    """Run a command in a session of its own until it ends, a watchdog gives a verdict or `timeout` seconds have passed.
-
-    Whatever happens, an interruption included, nothing that it started is left when this returns.
-    """
+    """Run a command until it ends, a watchdog gives a verdict or `timeout` seconds have passed."""
     start = time.monotonic()
-    process_tree.adopt_strays()
-    with ExitStack() as stack:
-        stack.callback(process_tree.kill_strays, kept=process_tree.descendants())
-        out = stack.enter_context(stdout.open("ab")) if stdout else None
-        err = stack.enter_context(stderr.open("ab")) if stderr else None
-        process = subprocess.Popen(
-            command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
-        )
-        stack.callback(_end_group, process)
-        stopped = None
-        while stopped is None and not _exited(process):
-            stopped = next(filter(None, (watchdog() for watchdog in watch)), None)
-            if stopped is None and timeout is not None and time.monotonic() - start > timeout:
-                stopped = Verdict(name="timed_out", evidence=f"still running after {timeout:.0f} s")
-    return Ended(process.wait(), time.monotonic() - start, stopped)
+    child = Child(command, cwd=cwd, env=env, stdout=stdout, stderr=stderr)
+    stopped = None
+    try:
+        stopped = child.wait(timeout=timeout, watch=watch)
+    finally:
+        code = child.end()
+    return Ended(code, time.monotonic() - start, stopped)
 
 
 def verdict_of_end(ended: Ended, stderr: Path) -> Verdict | None:
@@ -112,14 +170,6 @@ def tail(log: Path, lines: int = 5) -> list[str]:
 def _allowed(name: str, trusted: bool) -> bool:
     allowed = ALLOWED.fullmatch(name) and not SECRET.search(name)
     return bool(allowed or (trusted and TRUSTED.fullmatch(name)))
-
-
-def _exited(process: "subprocess.Popen[Any]") -> bool:
-    try:
-        process.wait(POLL_SECONDS)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
 
 
 def _end_group(process: "subprocess.Popen[Any]") -> None:

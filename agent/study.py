@@ -16,8 +16,8 @@ from agent.lab import results
 from agent.lab.errors import UserError
 from agent.lab.results import FinalInfo
 from agent.lab.verdicts import MetricsRow, Verdict
-from agent.ledger import RunState, State
 from agent.process_tree import MARK
+from agent.state import RunState, State, derive
 from agent.watchdogs import LogCap
 
 IGNORED = """\
@@ -25,10 +25,14 @@ IGNORED = """\
 /events.jsonl
 /lock
 *.log
+/beside.py
 /run_*/*
 !/run_*/experiment.py
 !/run_*/metrics.jsonl
 !/run_*/final_info.json
+/baseline_*/*
+!/baseline_*/final_info.json
+/smoke/
 """
 GIT_SETTINGS = {  # so that a machine without an identity works, and one with its own hooks or signing too
     ("user", "name"): "sae-agent",
@@ -41,7 +45,7 @@ GIT_SETTINGS = {  # so that a machine without an identity works, and one with it
 # What git leaves behind when it is killed. Nobody else's: a study's driver holds the study's lock.
 GIT_LOCKS = ("*.lock", "refs/heads/*.lock")
 # In a run's directory, where an experiment may have put a link of that name. Logs are moved in: see `keep`.
-WRITTEN_BY_DRIVER = ("experiment.py", "eval.log", "final_info.json", "final_info.tmp")
+WRITTEN_BY_DRIVER = ("experiment.py", "final_info.json", "final_info.tmp", "test_info.json", "sentinels.json")
 
 
 class StudyBusy(UserError):
@@ -95,28 +99,26 @@ class Study:
         """Where an attempt is kept that was tried again."""
         return self.directory / f"run_{number}_attempt_{attempt}"
 
-    def log(self, number: int, stream: str) -> Path:
-        """Where a log is written while the run goes on: its directory belongs to the experiment until then."""
-        return self.directory / f"run_{number}.{stream}.log"
+    def set_aside(self, number: int, attempt: int) -> None:
+        """Make place for another attempt at a run."""
+        if os.path.lexists(self.run_dir(number)):
+            self.run_dir(number).rename(self.attempt_dir(number, attempt))
 
-    def keep(self, number: int) -> Verdict | None:
-        """Put the experiment as it ran, and its logs, with the rest of the run, in the place of whatever has their
-        names; a verdict where the run's directory is none."""
-        directory = self.run_dir(number)
-        replaced = directory.is_symlink() or directory.is_file()
-        if replaced:
-            directory.unlink()
-        directory.mkdir(exist_ok=True)
-        for name in WRITTEN_BY_DRIVER:
-            _remove(directory / name)
-        shutil.copyfile(self.directory / "experiment.py", directory / "experiment.py")
-        for stream in ("stdout", "stderr"):
-            log = self.log(number, stream)
-            if log.exists():
-                LogCap(log)()
-                _remove(directory / f"{stream}.log")
-                log.replace(directory / f"{stream}.log")
-        return Verdict(name="tampered", evidence=f"{directory.name} was not a directory") if replaced else None
+    def restore(self, but: str) -> list[str]:
+        """The names of recorded files that were changed, which are as they were again; `but` may differ."""
+        from git import Repo
+
+        with Repo(self.directory) as repo:
+            repo.git.update_environment(**{MARK: str(self.directory)})
+            changed = repo.git.diff("HEAD", "--name-only", "-z").split("\0")
+            changed = [name for name in changed if name and Path(name).parts[0] not in (but, "experiment.py")]
+            for name in changed:
+                path = self.directory / name
+                if path.is_symlink() or path.exists():
+                    _remove(path)
+            if changed:
+                repo.git.checkout("HEAD", "--", *changed)
+        return changed
 
     def runs(self, state: State) -> list[Run]:
         """Raises BadResults where the results of a run that is done cannot be read."""
@@ -159,6 +161,30 @@ class Study:
                 return
             repo.git.add("--all")
             repo.git.commit("--allow-empty", "--no-verify", "--quiet", "-m", message)
+
+
+def log(run_dir: Path, stream: str) -> Path:
+    """Where a log is written while a training goes on: its directory belongs to the experiment until then."""
+    return run_dir.with_name(f"{run_dir.name}.{stream}.log")
+
+
+def keep(run_dir: Path, script: Path) -> Verdict | None:
+    """Put the experiment as it ran, and its logs, with the rest of the run, in the place of whatever has their names;
+    a verdict where the run's directory is none."""
+    replaced = run_dir.is_symlink() or run_dir.is_file()
+    if replaced:
+        run_dir.unlink()
+    run_dir.mkdir(exist_ok=True)
+    for name in WRITTEN_BY_DRIVER:
+        _remove(run_dir / name)
+    shutil.copyfile(script, run_dir / "experiment.py")
+    for stream in ("stdout", "stderr"):
+        written = log(run_dir, stream)
+        if written.exists():
+            LogCap(written)()
+            _remove(run_dir / f"{stream}.log")
+            written.replace(run_dir / f"{stream}.log")
+    return Verdict(name="tampered", evidence=f"{run_dir.name} was not a directory") if replaced else None
 
 
 def _remove(path: Path) -> None:
@@ -205,7 +231,7 @@ def find(path: Path) -> tuple[Study, State] | None:
         if path.parent.name == "notes"
         else Study(path, root / "notes" / path.name)
     )
-    return (study, ledger.derive(ledger.read(study.ledger))) if study.ledger.exists() else None
+    return (study, derive(ledger.read(study.ledger))) if study.ledger.exists() else None
 
 
 def to_resume(root: Path, path: Path | None) -> tuple[Study, State]:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from agent.ideas import Direction
 
 if TYPE_CHECKING:
-    from agent.ledger import State
+    from agent.state import State
 
 
 class Proposal(BaseModel):

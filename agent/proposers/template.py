@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from agent.ideas import TEMPLATES, Fixed, Idea, render_baseline, render_step
-from agent.ledger import State
 from agent.proposers import Proposal
+from agent.state import State
 
 
 def baseline(fixed: Fixed, templates: Path = TEMPLATES) -> Proposal:

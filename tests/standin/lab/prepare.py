@@ -1,17 +1,21 @@
 """In the place of the harvest: knows one model, and can be slow."""
 
 import argparse
+import json
 import os
 import sys
 import time
+from pathlib import Path
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model")
 parser.add_argument("--hook_name")
 parser.add_argument("--tokens", type=int)
+parser.add_argument("--ground", type=Path)
 args = parser.parse_args()
 if args.model != "tiny-lm":
     print(f"error: unknown model {args.model!r}: did you mean tiny-lm?", file=sys.stderr)
     sys.exit(2)
 print("harvesting", flush=True)
 time.sleep(float(os.environ.get("SAE_AGENT_STANDIN_HARVEST", "0")))
+args.ground.write_text(json.dumps({"ground": os.environ.get("SAE_AGENT_STANDIN_GROUND", "0123456789abcdef"), "parts": {}}))

@@ -1,0 +1,106 @@
+"""The baselines that runs are compared with: other seeds, other K, kept in the cache for every study of this ground."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.comparison import Baseline, figures
+from agent.events import BaselineMeasured, StudyStarted
+from agent.ideas import BASELINE_K, Fixed, render_baseline
+from agent.lab import cache, results
+from agent.lab.evaluation.requests import Score
+from agent.lab.results import FinalInfo
+from agent.study import Study
+from agent.workers import Workers
+
+SEEDS = 5  # behind the noise, the study's own seed among them
+
+
+def wanted(fixed: Fixed) -> list[tuple[int, int]]:
+    """K and seed of every baseline a study needs whatever comes out: first what verdicts need, then the picture."""
+    k = BASELINE_K
+    neighbours = [(k - 1, fixed.seed), (k + 1, fixed.seed)]  # between which runs at the baseline's own L0 are read
+    seeds = [(k, fixed.seed + number) for number in range(SEEDS)]
+    curve = [(other, fixed.seed) for other in (k // 2, 2 * k) if other <= fixed.d_sae // 8]
+    return [seeds[0], *neighbours, *seeds[1:], *curve]
+
+
+@dataclass
+class Baselines:
+    """Trains, scores and remembers baselines of one study."""
+
+    study: Study
+    started: StudyStarted
+    workers: Workers
+
+    @property
+    def folder(self) -> Path:
+        """Where the cache keeps them: one folder for everything that their figures depend on, apart from K and seed."""
+        fixed = self.started.fixed
+        source = render_baseline(fixed.model_copy(update={"seed": 0}))
+        digest = hashlib.sha256(f"{self.started.ground}\n{source}".encode()).hexdigest()[:12]
+        return (
+            cache.root() / "baselines" / f"{cache.slug(Path(fixed.model).name)}-{cache.slug(fixed.hook_name)}-{digest}"
+        )
+
+    def stored(self, k: int, seed: int) -> Path | None:
+        """The run directory of a baseline in the cache."""
+        folder = self.folder / f"k{k}_seed{seed}"
+        return folder if (folder / "final_info.json").exists() else None
+
+    def measure(self, k: int, seed: int, training_seconds: float, evaluation_seconds: float) -> BaselineMeasured:
+        """A baseline's figures, from the cache or by training it within the seconds given."""
+        start = time.monotonic()
+        if stored := self.stored(k, seed):
+            info = results.read(stored)
+        else:
+            run_dir = self.study.directory / f"baseline_k{k}_seed{seed}"
+            source, label = render_baseline(self.started.fixed, k), f"baseline with K {k}, seed {seed}"
+            info = self.train(source, seed, run_dir, label, training_seconds, evaluation_seconds)
+            if info.verdict.ok:
+                self.store(run_dir, k, seed)
+        return BaselineMeasured(
+            baseline=Baseline(k=k, seed=seed, figures=figures(info) if info.verdict.ok else {}),
+            verdict=info.verdict,
+            seconds=time.monotonic() - start,
+        )
+
+    def train(
+        self, source: str, seed: int, run_dir: Path, label: str, training_seconds: float, evaluation_seconds: float
+    ) -> FinalInfo:
+        """Train and score an experiment outside the study's budget of runs."""
+        if run_dir.exists():  # of a driver that was killed
+            shutil.rmtree(run_dir)
+        script = self.study.directory / "beside.py"
+        script.write_text(source)
+        failure = self.workers.train(script, run_dir, seed=seed, label=label, timeout=training_seconds)
+        failure = failure or self.workers.evaluate(Score(run_dir=run_dir), label=label, timeout=evaluation_seconds)
+        script.unlink()
+        if failure:
+            results.write(run_dir, FinalInfo(verdict=failure))
+        return results.read(run_dir)
+
+    def store(self, run_dir: Path, k: int, seed: int) -> None:
+        """Keep a copy in the cache, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        fixed = self.started.fixed
+        about = fixed.model_dump(include={"model", "hook_name", "tokens", "d_sae"})
+        (self.folder / "about.json").write_text(json.dumps(about))
+        partial = self.folder / f"k{k}_seed{seed}.{os.getpid()}.partial"
+        shutil.copytree(run_dir, partial, symlinks=True)
+        try:
+            partial.rename(self.folder / f"k{k}_seed{seed}")
+        except OSError:  # another study was faster
+            shutil.rmtree(partial)
+
+    def take(self, k: int, seed: int, run_dir: Path) -> bool:
+        """Put a stored baseline's training in the place of a new one; whether there was one."""
+        stored = self.stored(k, seed)
+        if stored:
+            left_out = shutil.ignore_patterns("final_info.json", "eval")
+            shutil.copytree(stored, run_dir, symlinks=True, ignore=left_out)
+        return stored is not None

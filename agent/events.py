@@ -1,0 +1,184 @@
+"""What happens in a study: the events of its ledger."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agent.comparison import Baseline
+from agent.ideas import Fixed
+from agent.lab.results import Comparison, Expectation
+from agent.lab.verdicts import Verdict
+from agent.proposers import Proposal
+
+
+class _Event(BaseModel):
+    """What happened. The ledger fills in the number and the time (UTC) when it records the event."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seq: int = 0
+    time: datetime = datetime.min.replace(tzinfo=UTC)
+    elapsed: float = 0.0  # seconds since this driver opened the ledger, of a clock that stops while the machine sleeps
+
+
+class StudyStarted(_Event):
+    event: Literal["study_started"] = "study_started"
+    idea: str
+    title: str
+    description: str
+    hypothesis: str
+    primary_metric: str
+    smallest_effect: float
+    fixed: Fixed
+    ground: str  # what figures depend on beside the experiment: the lab, the model, versions, the device
+    device: str | None = None  # None: the GPU when there is one
+    max_runs: int
+    max_hours: float | None = None
+    run_timeout: float | None = None  # seconds for a training, and for an evaluation; None: from the baseline's
+
+
+class StudyResumed(_Event):
+    event: Literal["study_resumed"] = "study_resumed"
+    pid: int
+    host: str
+
+
+class SentinelsScored(_Event):
+    """The evaluator was tried on SAEs whose scores are known beforehand."""
+
+    event: Literal["sentinels_scored"] = "sentinels_scored"
+    expectations: list[Expectation]
+    evidence: str = ""  # why there are no scores, where there are none
+
+
+class BaselineMeasured(_Event):
+    """One more baseline with another K or seed, trained now or found in the cache."""
+
+    event: Literal["baseline_measured"] = "baseline_measured"
+    baseline: Baseline  # without figures where the verdict is not ok
+    verdict: Verdict
+    seconds: float
+
+
+class ProposalMade(_Event):
+    """For the next run, or for the next attempt at a run that failed."""
+
+    event: Literal["proposal_made"] = "proposal_made"
+    run: int
+    proposal: Proposal
+
+
+class HandRunAdded(_Event):
+    """A researcher's own run, trained by hand, which the study takes in."""
+
+    event: Literal["hand_run_added"] = "hand_run_added"
+    run: int
+    proposal: Proposal
+    pid: int
+    host: str
+
+
+class PreflightFailed(_Event):
+    event: Literal["preflight_failed"] = "preflight_failed"
+    run: int
+    attempt: int
+    verdict: Verdict
+    seconds: float
+
+
+class RunReserved(_Event):
+    event: Literal["run_reserved"] = "run_reserved"
+    run: int
+
+
+class AttemptStarted(_Event):
+    event: Literal["attempt_started"] = "attempt_started"
+    run: int
+    attempt: int
+
+
+class AttemptEnded(_Event):
+    event: Literal["attempt_ended"] = "attempt_ended"
+    run: int
+    attempt: int
+    verdict: Verdict | None  # None: trained to its end, and awaits the evaluation
+    seconds: float
+
+
+class AttemptCutShort(_Event):
+    """The driver ended before the attempt did: the run is tried again while it has attempts left."""
+
+    event: Literal["attempt_cut_short"] = "attempt_cut_short"
+    run: int
+    attempt: int
+    verdict: Verdict
+
+
+class EvaluationEnded(_Event):
+    event: Literal["evaluation_ended"] = "evaluation_ended"
+    run: int
+    attempt: int
+    verdict: Verdict
+    seconds: float
+
+
+class ReplicateEnded(_Event):
+    """A fresh seed of a run that looked better than the baseline."""
+
+    event: Literal["replicate_ended"] = "replicate_ended"
+    run: int
+    seed: int
+    comparison: Comparison
+    seconds: float
+
+
+class TestScored(_Event):
+    """A run's figures on the text that no choice was made on."""
+
+    event: Literal["test_scored"] = "test_scored"
+    run: int
+    figures: dict[str, float | None]
+
+
+class RunCommitted(_Event):
+    event: Literal["run_committed"] = "run_committed"
+    run: int
+    verdict: Verdict
+
+
+class NotesWritten(_Event):
+    event: Literal["notes_written"] = "notes_written"
+    after_run: int
+
+
+class StudyInterrupted(_Event):
+    event: Literal["study_interrupted"] = "study_interrupted"
+
+
+class StudyEnded(_Event):
+    event: Literal["study_ended"] = "study_ended"
+    why: str
+
+
+Event = Annotated[
+    StudyStarted
+    | StudyResumed
+    | SentinelsScored
+    | BaselineMeasured
+    | ProposalMade
+    | HandRunAdded
+    | PreflightFailed
+    | RunReserved
+    | AttemptStarted
+    | AttemptEnded
+    | AttemptCutShort
+    | EvaluationEnded
+    | RunCommitted
+    | ReplicateEnded
+    | TestScored
+    | NotesWritten
+    | StudyInterrupted
+    | StudyEnded,
+    Field(discriminator="event"),
+]

@@ -1,0 +1,116 @@
+"""What a study has done by child processes: trainings under guard, and evaluations by one evaluator that stays."""
+
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from agent import process
+from agent.display import Display, evaluation_progress, training_progress
+from agent.events import StudyStarted
+from agent.ideas import Fixed
+from agent.lab import results
+from agent.lab.evaluation.requests import Score, TrySentinels
+from agent.lab.verdicts import Verdict, judge_metrics
+from agent.process_tree import MARK
+from agent.study import Study, keep, log
+from agent.watchdogs import Disk, LogCap, Memory, Stall, Watchdog, memory_limit
+
+PREPARE = (sys.executable, "-P", "-m", "agent.lab.prepare")
+EVALUATE = (sys.executable, "-P", "-m", "agent.lab.evaluation", "--serve")
+
+
+def prepare(root: Path, fixed: Fixed, device: str | None, ground: Path) -> int:
+    """Check the model and the hook, harvest the activations, and write what figures depend on to `ground`; the exit
+    code of the process that did it."""
+    options = ["--model", fixed.model, "--hook_name", fixed.hook_name, "--tokens", str(fixed.tokens)]
+    runs = root / "runs"  # not where the user stands: a directory there must not pass for a model of the same name
+    runs.mkdir(exist_ok=True)
+    env = process.environment(device_setting(device), trusted=True)
+    return process.run([*PREPARE, *options, "--ground", str(ground)], cwd=runs, env=env).code
+
+
+def device_setting(device: str | None) -> dict[str, str]:
+    return {"SAE_AGENT_DEVICE": device} if device else {}
+
+
+class Workers:
+    """The processes of one study, one at a time beside the evaluator that waits."""
+
+    def __init__(self, study: Study, started: StudyStarted, display: Display) -> None:
+        self.study, self.fixed, self.display = study, started.fixed, display
+        self.settings = device_setting(started.device) | {MARK: str(study.directory)}
+        self._evaluator: process.Child | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_evaluator()
+
+    def train(
+        self, script: Path, run_dir: Path, *, seed: int, label: str, timeout: float, smoke: bool = False
+    ) -> Verdict | None:
+        """Run an experiment into the new directory `run_dir` beside it; None when it trained to its end."""
+        stdout, stderr = log(run_dir, "stdout"), log(run_dir, "stderr")
+        settings = {
+            "SAE_AGENT_DRIVEN": "1",
+            "SAE_AGENT_FIXED": self.fixed.model_dump_json(),
+            "SAE_AGENT_SEED": str(seed),
+        }
+        watched = [run_dir / "metrics.jsonl", stdout, stderr]
+        ended = process.run(
+            [sys.executable, script.name, f"--out_dir={run_dir.name}"],
+            cwd=script.parent,
+            env=process.environment(
+                self.settings | settings | ({"SAE_AGENT_SMOKE": "1"} if smoke else {}), trusted=False
+            ),
+            stdout=stdout,
+            stderr=stderr,
+            timeout=timeout,
+            watch=[lambda: self._judge(run_dir, label), Stall(watched), *self._watchdogs(stdout, stderr)],
+        )
+        replaced = keep(run_dir, script)
+        return replaced or self._judge(run_dir, label) or process.verdict_of_end(ended, run_dir / "stderr.log")
+
+    def evaluate(self, request: Score | TrySentinels, *, label: str, timeout: float) -> Verdict | None:
+        """Have the evaluator answer; None when its answer is there, else why it is not."""
+        answer, said = request.run_dir / request.out, self.study.directory / "evaluator.log"
+        if os.path.lexists(answer):
+            answer.unlink()
+        if self._evaluator is None or self._evaluator.exited:
+            self._end_evaluator()
+            env = process.environment(self.settings, trusted=True)
+            self._evaluator = process.Child(
+                EVALUATE, cwd=self.study.directory, env=env, stdin=True, stdout=said, stderr=said
+            )
+        self._evaluator.tell(request.model_dump_json())
+        watch: list[Watchdog] = [
+            lambda: self.display.progress(evaluation_progress(label, said)),
+            *self._watchdogs(said),
+        ]
+        stopped = self._evaluator.wait(until=answer.exists, timeout=timeout, watch=watch)
+        if stopped is None and answer.exists():
+            return None
+        ended = process.Ended(self._end_evaluator(), 0.0, stopped)
+        evidence = process.verdict_of_end(ended, said)
+        return Verdict(name="not_evaluated", evidence=evidence.evidence if evidence else "it gave no answer")
+
+    def _end_evaluator(self) -> int:
+        child, self._evaluator = self._evaluator, None
+        return child.end() if child else 0
+
+    def _judge(self, run_dir: Path, label: str) -> Verdict | None:
+        """What the training history so far says, shown on the way."""
+        try:
+            rows = results.read_metrics(run_dir)
+        except results.BadResults as damage:
+            return Verdict(name="crashed", evidence=str(damage))
+        self.display.progress(training_progress(label, rows, self.fixed.tokens))
+        return judge_metrics(rows)
+
+    def _watchdogs(self, *logs: Path) -> list[Watchdog]:
+        return [LogCap(*logs), Memory(memory_limit()), Disk(self.study.directory)]

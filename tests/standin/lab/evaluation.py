@@ -1,0 +1,81 @@
+"""In the place of the evaluator: turns the header that a stand-in experiment left into results."""
+
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+
+from agent.lab import results
+from agent.lab.evaluation import requests
+from agent.lab.results import Core, Expectation, FinalInfo, Floor, Latents, Probe, Probing, Sentinels, Training
+from agent.lab.verdicts import Verdict
+
+
+def main() -> None:
+    for line in sys.stdin:
+        request = requests.parse(line)
+        print("evaluating", flush=True)
+        run_dir = request.run_dir
+        if not (run_dir / "checkpoint" / "header.json").exists():
+            sys.exit("error: the evaluator broke")
+        header = json.loads((run_dir / "checkpoint" / "header.json").read_text())
+        if isinstance(request, requests.TrySentinels):
+            held = not (Path.home() / "broken").exists()
+            permuted = Expectation(
+                sentinel="permuted decoder", metric="explained variance", expected="below 0", found=-1.2, held=held
+            )
+            answer = Sentinels(expectations=[permuted]).model_dump_json()
+        else:
+            answer = score(header).model_dump_json()
+        partial = run_dir / "answer.partial"
+        partial.write_text(answer)
+        partial.replace(run_dir / request.out)
+
+
+def score(header: dict) -> FinalInfo:  # type: ignore[type-arg]
+    if header["deadly"]:
+        sys.exit("error: the evaluator died of it")
+    if header["slow"]:
+        time.sleep(60)
+    auc = {1: 0.61, 5: 0.671}
+    probe = {
+        "auc": auc,
+        "accuracy": {1: 0.6, 5: 0.65},
+        "random_auc": {1: 0.6, 5: 0.672},
+        "llm_auc": 0.8,
+        "llm_accuracy": 0.7,
+    }
+    core = dict.fromkeys(Core.model_fields, 0.9) | {
+        "l0": header["l0"],
+        "ce_loss_score": header["score"],
+        "explained_variance_centered": header["score"] - 0.1,
+        "tokens": 1000,
+    }
+    return FinalInfo(
+        verdict=Verdict(name="ok", evidence="above the floor", warnings=["only 40% of the latents are alive"]),
+        training=Training(
+            model=header["model"],
+            hook_name=header["hook_name"],
+            layer=1,
+            d_in=64,
+            d_sae=header["d_sae"],
+            steps=10,
+            tokens=header["tokens"],
+            final_loss=0.2,
+            seconds=1.0,
+            learning_rate=1e-3,
+            seed=header["seed"],
+            settings={},
+        ),
+        core=Core.model_validate(core),
+        latents=Latents.model_validate(dict.fromkeys(Latents.model_fields, 0.4)),
+        probing=Probing.model_validate(probe | {"datasets": [Probe.model_validate(probe | {"dataset": "news"})]}),
+        floor=Floor(k=16, explained_variance_centered=0.1, ce_loss_score=0.2),
+        environment={"checkpoint": hashlib.sha256(json.dumps(header).encode()).hexdigest()[:16]},
+    )
+
+
+if __name__ == "__main__":
+    assert results.FORMAT_VERSION == 1
+    main()

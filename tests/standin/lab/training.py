@@ -1,0 +1,113 @@
+"""In the place of the guard and of finish: behaves as the experiment says, and trains nothing."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+FORGED = '{"format_version": 1, "verdict": {"name": "ok", "evidence": "mine"}}'
+
+
+def constants(names: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in names.items() if name.isupper()}
+
+
+class TrainingGuard:
+    def __init__(self, out_dir: Path, behaviour: str, data: range, *, model: str, hook_name: str, settings: Any) -> None:
+        self.out_dir, self.behaviour, self.steps = out_dir, behaviour, len(data)
+        self.settings = settings | {"MODEL": model, "HOOK_NAME": hook_name}
+        self.metrics = (out_dir / "metrics.jsonl").open("w")
+        self.tokens = self.done = 0
+
+    def step(self, tokens: int, loss: float | None) -> None:
+        self.done += 1
+        self.tokens += tokens
+        means = {"loss": loss, "l0": 16.0, "mse": 0.2, "alive_fraction": 0.9, "learning_rate": 1e-3, "grad_norm": 1.0}
+        row = {"step": self.done, "tokens": self.tokens, "seconds": self.done * 0.1} | means
+        self.metrics.write(json.dumps(row) + "\n")
+        self.metrics.flush()
+
+
+def finish(guard: TrainingGuard, behaviour: str, k: int, d_sae: int) -> None:
+    smoke = bool(os.environ.get("SAE_AGENT_SMOKE"))
+    if behaviour == "smoking":
+        raise ValueError("wrong from the first step")
+    if not smoke:
+        misbehave(guard, behaviour)
+    (guard.out_dir / "environment.json").write_text(json.dumps(dict(os.environ)))
+    (guard.out_dir / "checkpoint").mkdir()
+    k = 20 if behaviour == "denser" else k
+    noise = random.Random(f"{behaviour} {k} {guard.settings['SEED']}")
+    l0 = k * (1.018 + noise.gauss(0, 0.0005))
+    gain = {"denser": 0.0, "better": 0.02, "worse": -0.02}.get(behaviour, 0.0)
+    seed = guard.settings["SEED"]
+    lucky = 0.02 if behaviour == "lucky" and seed == 0 else 0.0
+    header = {
+        "model": guard.settings["MODEL"],
+        "hook_name": guard.settings["HOOK_NAME"],
+        "tokens": guard.tokens,
+        "d_sae": 512 if behaviour == "narrow" and not smoke else d_sae,
+        "seed": seed,
+        "l0": l0,
+        "score": 0.90 + 0.02 * math.log(l0) + gain + lucky + noise.gauss(0, 0.0005),
+        "slow": behaviour == "slow_to_evaluate" and not smoke,
+        "deadly": behaviour == "deadly" and not smoke,
+    }
+    (guard.out_dir / "checkpoint" / "header.json").write_text(json.dumps(header))
+
+
+def misbehave(guard: TrainingGuard, behaviour: str) -> None:
+    out_dir = guard.out_dir
+    match behaviour:
+        case "nan":
+            guard.step(0, None)
+            time.sleep(60)
+        case "above_ceiling":
+            guard.step(0, 1e7)
+            time.sleep(60)
+        case "malformed":
+            guard.metrics.write("{nonsense}\n")
+            guard.metrics.flush()
+        case "linked":
+            (out_dir / "metrics.jsonl").rename(out_dir / "elsewhere")
+            (out_dir / "metrics.jsonl").symlink_to("elsewhere")
+        case "held":  # until the test lets go; a stray in another session, too
+            subprocess.Popen(["sleep", "62.5"], start_new_session=True)
+            while Path(os.environ["SAE_AGENT_STANDIN_HOLD"]).exists():
+                time.sleep(0.05)
+        case "stubborn":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(60)
+        case "hanging":
+            subprocess.Popen(["sleep", "61.5"])
+            time.sleep(60)
+        case "crashing":
+            raise ValueError("the edit was wrong")
+        case "guarded":
+            sys.exit("training: 3%\rtraining: 4%stopped: nan: a parameter was not finite at step 11")
+        case "full":
+            raise OSError(28, "No space left on device")
+        case "greedy":
+            raise MemoryError
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "forging":
+            (out_dir / "final_info.json").write_text(FORGED)
+            sys.exit("error: forged and gone")
+        case "without_checkpoint":
+            (out_dir / "final_info.json").write_text(FORGED)
+            sys.exit(0)
+        case "tampering":
+            (out_dir.parent / "run_0" / "final_info.json").write_text(FORGED)
+        case "rewriting":
+            ledger = out_dir.parent / "events.jsonl"
+            ledger.write_text(ledger.read_text().replace('"max_runs":', '"max_runs":1'))
+        case "loud":
+            for _ in range(40):
+                print("x" * 1_000_000)
