@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from sae_lens.evals import ExplainedVarianceCalculator
-from small_lab import D_SAE, HOOK, TOKENS, K, experiment, load, one_line, run, save, train
+from small_lab import D_MODEL, D_SAE, HOOK, TOKENS, K, experiment, load, one_line, run, save, train
 from torch import Tensor
 
 from agent.lab import activations, models, results, tokens
 from agent.lab.evaluation import core, probing
 from agent.lab.evaluation.core import EvaluationError, TokenStore
-from agent.lab.evaluation.evaluator import Evaluator
+from agent.lab.evaluation.evaluator import Evaluator, HeldOut
+from agent.lab.evaluation.requests import Score
 from agent.lab.evaluation.subject import BenchSAE, RandomSAE, measure_usage
 from agent.lab.results import FinalInfo
 
@@ -35,6 +36,14 @@ class Trained:
 
     def silent(self, x: Tensor) -> Tensor:
         return (self.sae.pre_activations(x) - 1e9).relu()
+
+
+def dev(evaluator: Evaluator) -> HeldOut:
+    return evaluator.held_out("dev")
+
+
+def score(evaluator: Evaluator, run_dir: Path, **asked: Any) -> FinalInfo:
+    return evaluator.score(Score(run_dir=run_dir, **asked))
 
 
 class Eager(BenchSAE):
@@ -81,13 +90,13 @@ def run_dirs(trained: Trained) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def scored(evaluator: Evaluator, run_dirs: dict[str, Path]) -> dict[str, FinalInfo]:
     """All of them evaluated in one process, one after another."""
-    return {name: evaluator.evaluate(run_dir) for name, run_dir in run_dirs.items()}
+    return {name: score(evaluator, run_dir) for name, run_dir in run_dirs.items()}
 
 
 @pytest.fixture(scope="module")
 def eager(trained: Trained, evaluator: Evaluator) -> Iterator[Eager]:
     with torch.no_grad():
-        yield Eager(evaluator._config(D_SAE), trained.sae, trained.manifest.scale)
+        yield Eager(evaluator.config(D_SAE, D_MODEL), trained.sae, trained.manifest.scale)
 
 
 def sae_bench_core(sae: BenchSAE, evaluator: Evaluator, batch: int) -> dict[str, dict[str, float]]:
@@ -102,7 +111,7 @@ def sae_bench_core(sae: BenchSAE, evaluator: Evaluator, batch: int) -> dict[str,
         n_eval_reconstruction_batches=core.RECONSTRUCTION_BATCHES * core.BATCH_WINDOWS // batch,
         n_eval_sparsity_variance_batches=core.VARIANCE_BATCHES * core.BATCH_WINDOWS // batch,
         dataset="the evaluator's windows",
-        context_size=evaluator.ids.shape[1],
+        context_size=dev(evaluator).ids.shape[1],
         exclude_special_tokens_from_reconstruction=True,
         compute_kl=True,
         compute_ce_loss=True,
@@ -110,7 +119,7 @@ def sae_bench_core(sae: BenchSAE, evaluator: Evaluator, batch: int) -> dict[str,
         compute_sparsity_metrics=True,
         compute_variance_metrics=True,
     )
-    store = TokenStore(evaluator.ids)
+    store = TokenStore(dev(evaluator).ids)
     store.store_batch_size_prompts = batch
     special = tokens.special_ids(evaluator.model)
     metrics, _ = main.run_evals(sae, store, evaluator.model, config, {}, ignore_tokens=special)  # type: ignore[arg-type]
@@ -159,19 +168,19 @@ def test_core_equals_sae_bench_on_the_module_itself(eager: Eager, evaluator: Eva
 
 def test_explained_variance_is_that_of_sae_lens(eager: Eager, evaluator: Evaluator, scored: dict[str, FinalInfo]):
     calculator = ExplainedVarianceCalculator()
-    for x in evaluator.activations.split(1000):
+    for x in dev(evaluator).activations.split(1000):
         calculator.add_batch(eager(x), x)
     assert figures(scored["sound"]).explained_variance_centered == pytest.approx(calculator.compute(), abs=1e-5)
 
 
 def test_mse_is_a_mean_over_tokens_and_dimensions(eager: Eager, evaluator: Evaluator, scored: dict[str, FinalInfo]):
-    x = evaluator.activations.double()
-    error = (x - eager(evaluator.activations).double()).pow(2).mean().item()
+    x = dev(evaluator).activations.double()
+    error = (x - eager(dev(evaluator).activations).double()).pow(2).mean().item()
     assert figures(scored["sound"]).mse == pytest.approx(error, rel=1e-5)
 
 
 def test_mse_does_not_depend_on_the_batch_size_as_sae_benchs_does(eager: Eager, evaluator: Evaluator):
-    ours = [measure_usage(eager, evaluator.activations, evaluator.mean, batch) for batch in (100, 5000)]
+    ours = [measure_usage(eager, dev(evaluator).activations, dev(evaluator).mean, batch) for batch in (100, 5000)]
     assert ours[0].squared_error == pytest.approx(ours[1].squared_error, rel=1e-6)
     theirs = [sae_bench_core(eager, evaluator, batch)["reconstruction_quality"]["mse"] for batch in (8, 16)]
     assert theirs[0] > 1.5 * theirs[1]  # else SAE-Bench was mended, and our own figure need not stand beside it
@@ -186,10 +195,10 @@ def test_loss_added_is_what_the_sae_costs(scored: dict[str, FinalInfo]):
 @torch.no_grad()
 def test_mean_ablation_is_the_loss_at_the_mean(evaluator: Evaluator, scored: dict[str, FinalInfo]):
     """By another way: the model run by hand from the hook's layer on."""
-    ids = evaluator.ids[: core.BATCH_WINDOWS * core.RECONSTRUCTION_BATCHES]
+    ids = dev(evaluator).ids[: core.BATCH_WINDOWS * core.RECONSTRUCTION_BATCHES]
     ordinary = ~torch.isin(ids, torch.tensor(sorted(tokens.special_ids(evaluator.model))))
     hidden = activations.run_to_hook(evaluator.model, ids, HOOK)
-    hidden[ordinary] = evaluator.mean
+    hidden[ordinary] = dev(evaluator).mean
     logits = evaluator.model(hidden, start_at_layer=models.layer_of(HOOK) + 1)
     losses = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
     assert figures(scored["sound"]).ce_loss_with_mean_ablation == pytest.approx(
@@ -216,9 +225,9 @@ def same(info: FinalInfo) -> dict[str, Any]:
 def test_the_same_checkpoint_gets_the_same_numbers(
     evaluator: Evaluator, run_dirs: dict[str, Path], scored: dict[str, FinalInfo], tmp_path: Path
 ):
-    assert same(evaluator.evaluate(run_dirs["sound"])) == same(scored["sound"])
+    assert same(score(evaluator, run_dirs["sound"])) == same(scored["sound"])
     shutil.copytree(run_dirs["sound"] / "checkpoint", tmp_path / "elsewhere" / "checkpoint")
-    assert same(evaluator.evaluate(tmp_path / "elsewhere")) == same(scored["sound"])
+    assert same(score(evaluator, tmp_path / "elsewhere")) == same(scored["sound"])
 
 
 def test_two_saes_never_share_a_result(scored: dict[str, FinalInfo]):
@@ -241,9 +250,9 @@ def test_sae_benchs_own_files_are_kept(run_dirs: dict[str, Path]):
 
 @pytest.mark.usefixtures("scored")
 def test_a_floor_is_measured_once(evaluator: Evaluator):
-    (stored,) = evaluator.folder.glob(f"floor-{D_SAE}-{K}.json")
+    (stored,) = evaluator.folder.glob(f"floor-dev-{D_SAE}-{K}.json")
     before = stored.stat().st_mtime_ns
-    assert evaluator.floor(D_SAE, K) == evaluator.floor(D_SAE, K)
+    assert evaluator.floor("dev", D_SAE, K) == evaluator.floor("dev", D_SAE, K)
     assert stored.stat().st_mtime_ns == before
     assert not [path for path in evaluator.folder.glob("floor-*") if path.is_dir()]
 
@@ -261,8 +270,8 @@ def test_a_permuted_decoder_explains_less_than_nothing_with_the_same_latents(sco
 
 
 def test_a_random_sae_keeps_k_latents(evaluator: Evaluator):
-    sae = RandomSAE(evaluator._config(D_SAE), 5, evaluator.mean)
-    usage = measure_usage(sae, evaluator.activations, evaluator.mean)
+    sae = RandomSAE(evaluator.config(D_SAE, D_MODEL), 5, dev(evaluator).mean)
+    usage = measure_usage(sae, dev(evaluator).activations, dev(evaluator).mean)
     assert usage.l0 == pytest.approx(5, abs=0.01)
     assert usage.explained_variance_centered < 0.6
 
@@ -341,7 +350,7 @@ def test_a_checkpoint_that_fails_a_check_is_bad(
         shutil.copytree(run_dirs["sound"] / "checkpoint", bad / "checkpoint")
         tensors = bad / "checkpoint" / "tensors.safetensors"
         tensors.write_bytes(tensors.read_bytes()[:-100])
-    info = evaluator.evaluate(bad)
+    info = score(evaluator, bad)
     assert info.verdict.name == "bad_checkpoint"
     assert "\n" not in info.verdict.evidence
 

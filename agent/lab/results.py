@@ -279,9 +279,13 @@ def null_non_finite(value: Any, path: str = "") -> tuple[Any, list[str]]:
     return value, []
 
 
-def write(run_dir: Path, info: FinalInfo) -> None:
-    """Write final_info.json whole or not at all."""
-    path, text = run_dir / "final_info.json", info.model_dump_json(indent=2) + "\n"
+def write(run_dir: Path, info: FinalInfo | Sentinels, name: str = "final_info.json") -> None:
+    """Write results, whole or not at all."""
+    write_whole(run_dir / name, info.model_dump_json(indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears when all of it is on the disk."""
     temporary = path.with_suffix(".tmp")
     with temporary.open("w") as file:
         file.write(text)
@@ -290,9 +294,9 @@ def write(run_dir: Path, info: FinalInfo) -> None:
     temporary.replace(path)
 
 
-def read(run_dir: Path) -> FinalInfo:
+def read(run_dir: Path, name: str = "final_info.json") -> FinalInfo:
     """The results of a run. Raises BadResults."""
-    path = run_dir / "final_info.json"
+    path = run_dir / name
     try:
         return FinalInfo.model_validate_json(_read_plain(path))
     except FileNotFoundError:

@@ -115,5 +115,14 @@ def judge_scores(
     return Verdict(name="ok", evidence="trained, loaded, evaluated, above the random floor", warnings=warnings)
 
 
+def judge_slice(*, l0: float | None, explained_variance: float | None) -> Verdict:
+    """Judge a checkpoint of a few steps on a slice of text: it may be dense or bad, but not broken."""
+    if l0 is None or l0 == 0:
+        return Verdict(name="degenerate", evidence=f"L0 is {_show(l0)} on a slice of text: nothing is encoded")
+    if explained_variance is None:
+        return Verdict(name="degenerate", evidence="the reconstruction of a slice of text is not finite")
+    return Verdict(name="ok", evidence="a slice: loaded, encoded, decoded")
+
+
 def _show(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.3f}"

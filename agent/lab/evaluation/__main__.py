@@ -1,56 +1,85 @@
-"""python -P -m agent.lab.evaluation RUN_DIR [RUN_DIR ...]: score checkpoints, write each run's final_info.json."""
+"""The evaluator as a program: by hand for the run directories given, or for a driver that asks on stdin.
+
+python -P -m agent.lab.evaluation RUN_DIR [RUN_DIR ...]    score checkpoints, write each run's final_info.json
+python -P -m agent.lab.evaluation --serve                  answer requests (see requests.py), a line each, until EOF
+"""
 
 import argparse
 import logging
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.lab.ending import one_line
 from agent.lab.errors import UserError
+from agent.lab.evaluation import requests
+from agent.lab.evaluation.requests import Score, TrySentinels
 from agent.lab.progress import stages
-from agent.lab.results import HEADLINE, METRICS, FinalInfo, write
+from agent.lab.results import HEADLINE, METRICS, FinalInfo, Sentinels, write
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
 
-STAGES = 6  # import, model, checkpoint, core, floor, probing
+STAGES = {"all": 6, "core": 5, "slice": 4, "sentinels": 7}  # libraries, model, checkpoint, and what is scored
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -P -m agent.lab.evaluation", description=__doc__)
-    parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="a run with a checkpoint in it")
-    run_dirs: list[Path] = [path.absolute() for path in parser.parse_args().run_dirs]
+    parser = argparse.ArgumentParser(
+        prog="python -P -m agent.lab.evaluation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run_dirs", nargs="*", type=Path, metavar="RUN_DIR", help="a run with a checkpoint in it")
+    parser.add_argument("--serve", action="store_true", help="read requests from stdin")
+    args = parser.parse_args()
+    if args.serve == bool(args.run_dirs):
+        parser.error("give run directories, or --serve and none")
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
+    if args.serve:
+        with one_line("the request under way has no answer"):
+            answer(map(requests.parse, sys.stdin))
+    else:
+        run_dirs: list[Path] = [path.absolute() for path in args.run_dirs]
+        with one_line(f"evaluate again with python -P -m agent.lab.evaluation {' '.join(map(str, run_dirs))}"):
+            answer(Score(run_dir=run_dir) for run_dir in run_dirs)
+
+
+def answer(asked: Iterable[Score | TrySentinels]) -> None:
+    """Answer each request with the file that it names. Evaluators are kept from one to the next. Raises UserError."""
     evaluators: dict[tuple[str, str], Evaluator] = {}
-    again = f"evaluate again with python -P -m agent.lab.evaluation {' '.join(map(str, run_dirs))}"
-    with one_line(again):
-        for run_dir in run_dirs:
-            info = evaluate(run_dir, evaluators)
-            write(run_dir, info)
-            summarise(info)
+    for request in asked:
+        if not request.run_dir.is_dir():
+            raise UserError(f"{request.run_dir} is no run directory")
+        result = one(request, evaluators)
+        write(request.run_dir, result, request.out)
+        if isinstance(result, FinalInfo):
+            summarise(result)
 
 
-def evaluate(run_dir: Path, evaluators: "dict[tuple[str, str], Evaluator]") -> FinalInfo:
-    """Score one run; evaluators already made for its model and hook are used again. Raises UserError."""
-    if not run_dir.is_dir():
-        raise UserError(f"{run_dir} is no run directory")
-    with stages("evaluating", STAGES) as done:
+def one(asked: Score | TrySentinels, evaluators: "dict[tuple[str, str], Evaluator]") -> FinalInfo | Sentinels:
+    """One answer; an evaluator already made for the run's model and hook is used again. Raises UserError."""
+    with stages("evaluating", STAGES[asked.part if isinstance(asked, Score) else "sentinels"]) as done:
         from agent.lab import checkpoint
+        from agent.lab.evaluation import sentinels
         from agent.lab.evaluation.evaluator import Evaluator, bad_checkpoint
 
         done("libraries")
         try:
-            header = checkpoint.read_header(run_dir / "checkpoint")
+            header = checkpoint.read_header(asked.run_dir / "checkpoint")
         except checkpoint.CheckpointError as error:
-            return bad_checkpoint(error)
+            if isinstance(asked, TrySentinels):
+                raise
+            return bad_checkpoint(error, asked.split)
         key = (header.model, header.hook_name)
         if key not in evaluators:
             evaluators[key] = Evaluator(*key)
         done("model")
-        return evaluators[key].evaluate(run_dir, done)
+        if isinstance(asked, Score):
+            return evaluators[key].score(asked, done)
+        return sentinels.try_on(evaluators[key], asked.run_dir, done)
 
 
 def summarise(info: FinalInfo) -> None:

@@ -42,7 +42,10 @@ class TokenStore:
 def run_core(
     sae: BenchSAE, model: "HookedTransformer", ids: Tensor, usage: Usage, mean: Tensor, out: Path, name: str
 ) -> Core:
-    """Score an SAE on windows of token ids and keep SAE-Bench's own JSON in `out`. Raises EvaluationError."""
+    """Score an SAE on windows of token ids, whole batches of them, and keep SAE-Bench's own JSON in `out`.
+
+    Raises EvaluationError.
+    """
     from sae_bench.evals.core import main as core
     from sae_bench.evals.core.eval_config import CoreEvalConfig
 
@@ -50,8 +53,8 @@ def run_core(
         model_name=sae.cfg.model_name,
         llm_dtype=str(models.compute().dtype).removeprefix("torch."),
         batch_size_prompts=BATCH_WINDOWS,
-        n_eval_reconstruction_batches=RECONSTRUCTION_BATCHES,
-        n_eval_sparsity_variance_batches=VARIANCE_BATCHES,
+        n_eval_reconstruction_batches=min(RECONSTRUCTION_BATCHES, len(ids) // BATCH_WINDOWS),
+        n_eval_sparsity_variance_batches=min(VARIANCE_BATCHES, len(ids) // BATCH_WINDOWS),
         dataset="sae-agent held-out text",
         context_size=ids.shape[1],
         exclude_special_tokens_from_reconstruction=True,

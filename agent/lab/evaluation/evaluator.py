@@ -4,22 +4,26 @@ import importlib.metadata
 import json
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from agent.lab import activations, cache, checkpoint, models, results, text, tokens, verdicts
+from agent.lab.activations import waiting_lock
 from agent.lab.checkpoint import Checkpoint
 from agent.lab.evaluation import core, probing
 from agent.lab.evaluation.core import EvaluationError
-from agent.lab.evaluation.subject import CheckpointSAE, RandomSAE, bench_config, measure_usage
+from agent.lab.evaluation.requests import Score, Split
+from agent.lab.evaluation.subject import BenchSAE, CheckpointSAE, RandomSAE, Usage, bench_config, measure_usage
 from agent.lab.results import Core, FinalInfo, Floor, Latents, Number, Probe, Probing
 from agent.lab.verdicts import Verdict
 
@@ -32,168 +36,192 @@ DENSE = 0.1  # share of tokens above which a latent counts as dense
 
 
 @dataclass(frozen=True)
-class FloorScores:
-    """A random untrained SAE's scores, the same for every run of its width and sparsity."""
+class HeldOut:
+    """Held-out text, as every SAE is scored on it."""
 
-    floor: Floor
-    random_auc: dict[str, dict[int, Number]]  # dataset -> k -> test AUC
+    ids: Tensor  # [windows, context], token ids
+    activations: Tensor  # [tokens, d_in], float32: the hook's, on the ordinary tokens
+    mean: Tensor  # [d_in], of the activations
 
 
 class Evaluator:
-    """Scores runs on one model and hook. Making one loads the model; what is costly is cached on disk."""
+    """Scores runs on one model and hook. Making one loads the model; the rest is made when it is first needed.
+
+    What is costly is cached on disk.
+    """
 
     def __init__(self, model_name: str, hook_name: str) -> None:
         self.model_name, self.hook_name = model_name, hook_name
         self.model = models.load(model_name)
         models.check_hook(self.model, hook_name)
-        key = f"{models.identity(model_name)}-{cache.slug(hook_name)}-{models.compute().device[:4]}-v{FORMAT}"
+        self.identity = models.identity(model_name)
+        key = f"{self.identity}-{cache.slug(hook_name)}-{models.compute().device[:4]}-v{FORMAT}"
         self.folder = cache.root() / "evaluation" / f"{cache.slug(Path(model_name).name)}-{key}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / "lock"):
-            self.ids = self._evaluation_tokens("dev")
-            self.probes = probing.prepare_model(self.model, model_name, hook_name, self.folder / "probing")
-        self.activations = self._activations()
-        self.mean = self.activations.mean(0)
+        self._held_out: dict[tuple[Split, int | None], HeldOut] = {}
 
-    def evaluate(self, run_dir: Path, done: Callable[[str], None] = lambda _: None) -> FinalInfo:
+    def held_out(self, split: Split, windows: int | None = None) -> HeldOut:
+        """The text of a split, or its first windows, and the model's activations on it."""
+        if (split, windows) not in self._held_out:
+            self._held_out[split, windows] = self._read(self._evaluation_tokens(split)[:windows])
+        return self._held_out[split, windows]
+
+    @cached_property
+    def probes(self) -> probing.ModelProbes:
+        """The model's own side of probing."""
+        with self._preparing():
+            return probing.prepare_model(self.model, self.model_name, self.hook_name, self.folder / "probing")
+
+    def score(self, asked: Score, done: Callable[[str], None] = lambda _: None) -> FinalInfo:
         """Score the checkpoint of a run; what cannot be scored is said in the verdict, not raised.
 
         `done` is told the name of each stage when it is over.
         """
         started = time.monotonic()
-        info = FinalInfo(verdict=Verdict(name="not_evaluated", evidence="evaluation did not finish"))
+        info = FinalInfo(verdict=Verdict(name="not_evaluated", evidence="evaluation did not finish"), split=asked.split)
         info.environment = environment()
-        out = run_dir / "eval"
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir()
+        out = _emptied(asked.run_dir / ("eval" if asked.split == "dev" else f"eval_{asked.split}"))
+        held_out = self.held_out(asked.split, core.BATCH_WINDOWS if asked.part == "slice" else None)
         try:
-            loaded = self._load(run_dir)
+            loaded = self.load(asked.run_dir, held_out)
+            content = checkpoint.content_hash(asked.run_dir / "checkpoint")
         except checkpoint.CheckpointError as error:
-            return bad_checkpoint(error)
+            return bad_checkpoint(error, asked.split)
         done("checkpoint")
         info.training = loaded.header.training
-        content = checkpoint.content_hash(run_dir / "checkpoint")
-        info.environment |= {"checkpoint": content[:16], "model_identity": models.identity(self.model_name)}
-        name = f"sae-{content[:16]}"
-        sae = CheckpointSAE(self._config(loaded.header.d_sae), loaded, self.activations[:JACOBIAN_ROWS])
-        self._score(info, sae, out, name, done)
-        info.verdict = self._verdict(info, loaded)
+        info.environment |= {"checkpoint": content[:16], "model_identity": self.identity}
+        self._score(info, self.subject(loaded, held_out), held_out, asked, out, f"sae-{content[:16]}", done)
+        info.verdict = _verdict(info, loaded, asked.part)
         info.evaluation_seconds = round(time.monotonic() - started, 2)
         return info
 
-    def _score(self, info: FinalInfo, sae: CheckpointSAE, out: Path, name: str, done: Callable[[str], None]) -> None:
-        usage = measure_usage(sae, self.activations, self.mean)
-        info.latents = _latents(usage.fired / usage.tokens, sae.checkpoint.W_dec)
-        scored = _attempt(info, "core", lambda: core.run_core(sae, self.model, self.ids, usage, self.mean, out, name))
+    def load(self, run_dir: Path, held_out: HeldOut) -> Checkpoint:
+        """The checkpoint of a run, checked on held-out text. Raises CheckpointError."""
+        loaded = checkpoint.load(run_dir / "checkpoint", models.compute().device)
+        if loaded.header.d_in != held_out.activations.shape[1]:
+            raise checkpoint.CheckpointError(
+                f"d_in is {loaded.header.d_in}, the hook's width {held_out.activations.shape[1]}"
+            )
+        checkpoint.check_behaviour(loaded, held_out.activations[:2048])
+        return loaded
+
+    def subject(self, loaded: Checkpoint, held_out: HeldOut) -> CheckpointSAE:
+        """A checkpoint as SAE-Bench is shown it."""
+        return CheckpointSAE(self.config(*loaded.W_dec.shape), loaded, held_out.activations[:JACOBIAN_ROWS])
+
+    def config(self, d_sae: int, d_in: int) -> Any:
+        """SAE-Bench's description of an SAE of this width on this hook."""
+        return bench_config(
+            cache.slug(Path(self.model_name).name), self.hook_name, d_in, d_sae, models.context_size(self.model)
+        )
+
+    def core(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> tuple[Core, Usage]:
+        """SAE-Bench core, and how the latents are used. Raises EvaluationError."""
+        usage = measure_usage(sae, held_out.activations, held_out.mean)
+        return core.run_core(sae, self.model, held_out.ids, usage, held_out.mean, out, name), usage
+
+    def probe(self, sae: BenchSAE, out: Path, name: str) -> tuple[probing.Scores, probing.OwnScores]:
+        """Sparse probing: the SAE's scores and the model's own. Raises EvaluationError."""
+        return probing.run_probing(sae, self.probes, out / "probing", name)
+
+    def _score(
+        self,
+        info: FinalInfo,
+        sae: CheckpointSAE,
+        held_out: HeldOut,
+        asked: Score,
+        out: Path,
+        name: str,
+        done: Callable[[str], None],
+    ) -> None:
+        scored = _attempt(info, "core", lambda: self.core(sae, held_out, out, name))
         if scored is None:
             return
         done("core")
-        info.core, replaced = _finite(scored)
+        info.core, replaced = _finite(scored[0])
+        info.latents = _latents(scored[1].fired / scored[1].tokens, sae.checkpoint.W_dec)
         info.non_finite = [f"core.{path}" for path in replaced]
+        if asked.part == "slice":
+            return
         if info.core.l0 is None or info.core.explained_variance_centered is None:
             info.errors["sparse_probing_sae_probes"] = "not run: the SAE's outputs are not finite"
             return
-        k = max(1, min(round(info.core.l0), sae.cfg.d_sae))
-        floor = _attempt(info, "floor", lambda: self.floor(sae.cfg.d_sae, k))
-        if floor is None:
-            return
-        info.floor = floor.floor
+        k, d_sae = max(1, min(round(info.core.l0), sae.cfg.d_sae)), sae.cfg.d_sae
+        info.floor = _attempt(info, "floor", lambda: self.floor(asked.split, d_sae, k))
         done("floor")
-        answers = _attempt(
-            info, "sparse_probing_sae_probes", lambda: probing.run_probing(sae, self.probes, out / "probing", name)
+        if asked.part == "core" or info.floor is None:
+            return
+        info.probing = _attempt(
+            info,
+            "sparse_probing_sae_probes",
+            lambda: _probing(*self.probe(sae, out, name), self.random_auc(d_sae, k)),
         )
-        if answers:
-            info.probing = _probing(*answers, floor.random_auc)
         done("probing")
 
-    def floor(self, d_sae: int, k: int) -> FloorScores:
-        """Scores of a random untrained SAE that keeps the k largest latents, made once for each width and k."""
-        path = self.folder / f"floor-{d_sae}-{k}.json"
-        with FileLock(f"{path}.lock"):
+    def floor(self, split: Split, d_sae: int, k: int) -> Floor:
+        """Scores of a random untrained SAE that keeps the k largest latents, measured once for each width and k."""
+
+        def measure(out: Path) -> dict[str, Any]:
+            scores, _ = self.core(self.random(d_sae, k), self.held_out(split), out, "random")
+            return {"k": k} | scores.model_dump(include={"explained_variance_centered", "ce_loss_score"})
+
+        return Floor.model_validate(self._stored(f"floor-{split}-{d_sae}-{k}", measure))
+
+    def random_auc(self, d_sae: int, k: int) -> dict[str, dict[int, Number]]:
+        """Probing test AUC of the same random SAE, by dataset and number of latents probed; measured once too."""
+
+        def measure(out: Path) -> dict[str, Any]:
+            probed, _ = self.probe(self.random(d_sae, k), out, "random")
+            return {name: {n: by_k[n]["test_auc"] for n in by_k} for name, by_k in probed.items()}
+
+        stored = self._stored(f"random-auc-{d_sae}-{k}", measure)
+        return {name: {int(n): auc for n, auc in by_k.items()} for name, by_k in stored.items()}
+
+    def random(self, d_sae: int, k: int) -> RandomSAE:
+        """The random untrained SAE, centred on the mean of the development text."""
+        mean = self.held_out("dev").mean
+        return RandomSAE(self.config(d_sae, len(mean)), k, mean)
+
+    def _stored(self, name: str, measure: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """What `measure` gave when it was first asked, by this process or another; it is lent an empty folder."""
+        path = self.folder / f"{name}.json"
+        with waiting_lock(path.with_suffix(".json.lock"), "another process measures the same random SAE"):
             if not path.exists():
-                temporary = path.with_suffix(".tmp")
-                temporary.write_text(json.dumps(self._measure_floor(d_sae, k)))
-                temporary.replace(path)
-            stored = json.loads(path.read_text())
-        random_auc = {name: {int(n): auc for n, auc in by_k.items()} for name, by_k in stored["random_auc"].items()}
-        return FloorScores(Floor.model_validate(stored["floor"]), random_auc)
+                with tempfile.TemporaryDirectory(dir=self.folder) as out:
+                    results.write_whole(path, json.dumps(measure(Path(out))))
+            return json.loads(path.read_text())
 
-    def _measure_floor(self, d_sae: int, k: int) -> dict[str, Any]:
-        sae = RandomSAE(self._config(d_sae), k, self.mean)
-        out = self.folder / f"floor-{d_sae}-{k}"
-        shutil.rmtree(out, ignore_errors=True)
-        usage = measure_usage(sae, self.activations, self.mean)
-        scores = core.run_core(sae, self.model, self.ids, usage, self.mean, out, "random")
-        probed, _ = probing.run_probing(sae, self.probes, out / "probing", "random")
-        shutil.rmtree(out)
-        floor = Floor(
-            k=k,
-            explained_variance_centered=scores.explained_variance_centered,
-            ce_loss_score=scores.ce_loss_score,
-        )
-        auc = {name: {n: by_k[n]["test_auc"] for n in by_k} for name, by_k in probed.items()}
-        return {"floor": floor.model_dump(), "random_auc": auc}
+    def _preparing(self) -> AbstractContextManager[None]:
+        return waiting_lock(self.folder / "lock", "another process prepares the evaluation of the same model")
 
-    def _load(self, run_dir: Path) -> Checkpoint:
-        loaded = checkpoint.load(run_dir / "checkpoint", models.compute().device)
-        header = loaded.header
-        if header.d_in != self.activations.shape[1]:
-            raise checkpoint.CheckpointError(f"d_in is {header.d_in}, the hook's width {self.activations.shape[1]}")
-        checkpoint.check_behaviour(loaded, self.activations[:2048])
-        return loaded
-
-    def _verdict(self, info: FinalInfo, loaded: Checkpoint) -> Verdict:
-        training = loaded.header.training
-        if training.steps == 0 or not loaded.header.moved:
-            return Verdict(name="zero_steps", evidence=f"{training.steps} steps, and no parameter moved")
-        if loaded.non_finite:
-            return Verdict(name="nan", evidence="the checkpoint holds parameters that are not finite")
-        if info.core is None or info.latents is None:
-            return Verdict(name="not_evaluated", evidence=info.errors.get("core", "no scores"))
-        if "floor" in info.errors:
-            return Verdict(name="not_evaluated", evidence=f"no random SAE to compare with: {info.errors['floor']}")
-        return verdicts.judge_scores(
-            l0=info.core.l0,
-            d_sae=loaded.header.d_sae,
-            explained_variance=info.core.explained_variance_centered,
-            ce_loss_score=info.core.ce_loss_score,
-            alive_fraction=info.latents.alive_fraction,
-            floor_explained_variance=info.floor.explained_variance_centered if info.floor else None,
-            floor_ce_loss_score=info.floor.ce_loss_score if info.floor else None,
-        )
-
-    def _config(self, d_sae: int) -> Any:
-        return bench_config(
-            self.probes.name, self.hook_name, self.activations.shape[1], d_sae, models.context_size(self.model)
-        )
-
-    def _evaluation_tokens(self, split: text.Split) -> Tensor:
+    def _evaluation_tokens(self, split: Split) -> Tensor:
         """Windows of held-out text `[windows, context]`, tokenized once."""
         path = self.folder / f"tokens-{split}-{cache.slug(text.VERSION)}.safetensors"
         context = models.context_size(self.model)
         count = core.BATCH_WINDOWS * core.VARIANCE_BATCHES
-        if not path.exists():
-            ids = tokens.windows(self.model, [split], context, 2 * count * context, EVALUATION_SEED)
-            order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(EVALUATION_SEED))
-            temporary = path.with_suffix(".tmp")
-            save_file({"ids": ids[order[:count]].contiguous()}, temporary)
-            temporary.replace(path)
+        with self._preparing():
+            if not path.exists():
+                splits = tokens.text_split_for(self.model_name, split)
+                ids = tokens.windows(self.model, splits, context, 2 * count * context, EVALUATION_SEED)
+                order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(EVALUATION_SEED))
+                temporary = path.with_suffix(".tmp")
+                save_file({"ids": ids[order[:count]].contiguous()}, temporary)
+                temporary.replace(path)
         return load_file(path)["ids"]
 
     @torch.no_grad()
-    def _activations(self) -> Tensor:
-        """The evaluation text's ordinary activations `[tokens, d_in]`, float32."""
-        batches = self.ids.split(core.BATCH_WINDOWS)
+    def _read(self, ids: Tensor) -> HeldOut:
+        batches = ids.split(core.BATCH_WINDOWS)
         rows = [
             activations.run_to_hook(self.model, ids, self.hook_name)[activations.ordinary(self.model, ids)].float()
             for ids in batches
         ]
-        return torch.cat(rows)
+        return HeldOut(ids, torch.cat(rows), torch.cat(rows).mean(0))
 
 
-def bad_checkpoint(error: checkpoint.CheckpointError) -> FinalInfo:
+def bad_checkpoint(error: checkpoint.CheckpointError, split: Split) -> FinalInfo:
     """The result of a run whose checkpoint is missing, damaged or refused."""
-    return FinalInfo(verdict=Verdict(name="bad_checkpoint", evidence=str(error)))
+    return FinalInfo(verdict=Verdict(name="bad_checkpoint", evidence=str(error)), split=split)
 
 
 def environment() -> dict[str, str]:
@@ -208,6 +236,38 @@ def environment() -> dict[str, str]:
         "dtype": str(chosen.dtype).removeprefix("torch."),
         "text": text.VERSION,
     }
+
+
+def _emptied(folder: Path) -> Path:
+    """A new folder in the place of whatever an experiment may have put there."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def _verdict(info: FinalInfo, loaded: Checkpoint, part: str) -> Verdict:
+    training = loaded.header.training
+    if training.steps == 0 or not loaded.header.moved:
+        return Verdict(name="zero_steps", evidence=f"{training.steps} steps, and no parameter moved")
+    if loaded.non_finite:
+        return Verdict(name="nan", evidence="the checkpoint holds parameters that are not finite")
+    if info.core is None or info.latents is None:
+        return Verdict(name="not_evaluated", evidence=info.errors.get("core", "no scores"))
+    if part == "slice":
+        return verdicts.judge_slice(l0=info.core.l0, explained_variance=info.core.explained_variance_centered)
+    if "floor" in info.errors:
+        return Verdict(name="not_evaluated", evidence=f"no random SAE to compare with: {info.errors['floor']}")
+    return verdicts.judge_scores(
+        l0=info.core.l0,
+        d_sae=loaded.header.d_sae,
+        explained_variance=info.core.explained_variance_centered,
+        ce_loss_score=info.core.ce_loss_score,
+        alive_fraction=info.latents.alive_fraction,
+        floor_explained_variance=info.floor.explained_variance_centered if info.floor else None,
+        floor_ce_loss_score=info.floor.ce_loss_score if info.floor else None,
+    )
 
 
 def _attempt(info: FinalInfo, family: str, work: Callable[[], Result]) -> Result | None:
@@ -238,7 +298,7 @@ def _latents(frequency: Tensor, W_dec: Tensor) -> Latents:
     return Latents.model_validate(values)
 
 
-def _probing(scores: probing.Scores, own: dict[str, dict[str, float]], random: dict[str, dict[int, Number]]) -> Probing:
+def _probing(scores: probing.Scores, own: probing.OwnScores, random: dict[str, dict[int, Number]]) -> Probing:
     datasets = [
         Probe(
             dataset=name,

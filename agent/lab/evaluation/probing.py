@@ -36,6 +36,7 @@ KS = [1, 2, 5]
 SEED = 42
 
 Scores = dict[str, dict[int, dict[str, float]]]  # dataset -> k -> test_auc, test_accuracy
+OwnScores = dict[str, dict[str, float]]  # dataset -> auc, accuracy of a probe on the model's own activations
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def prepare_model(
 
 def run_probing(
     sae: BenchSAE, probes: ModelProbes, out: Path, name: str, datasets: tuple[str, ...] = DATASETS
-) -> tuple[Scores, dict[str, dict[str, float]]]:
+) -> tuple[Scores, OwnScores]:
     """Probe one SAE. Returns its scores and the model's own; SAE-Bench's JSON is kept in `out`.
 
     `out` must be new: sae_probes silently reuses what it finds under a results path. Raises EvaluationError.

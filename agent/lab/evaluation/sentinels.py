@@ -1,0 +1,126 @@
+"""SAEs whose scores are known beforehand: where one scores otherwise, the evaluator is wrong.
+
+The permuted decoder shows that reconstruction is scored and that probing reads the encoder alone, the identity that
+nothing is lost on the way through the model, the random SAE that training is what lifts the scores.
+"""
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from agent.lab.checkpoint import Checkpoint
+from agent.lab.evaluation.probing import Scores
+from agent.lab.evaluation.subject import BenchSAE, RandomSAE
+from agent.lab.results import Expectation, Sentinels
+
+if TYPE_CHECKING:
+    from sae_bench.custom_saes.custom_sae_config import CustomSAEConfig
+
+    from agent.lab.evaluation.evaluator import Evaluator
+
+PERMUTATION_SEED = 0
+TOP = 5  # latents probed
+
+
+class IdentitySAE(BenchSAE):
+    """Loses nothing: x - mean as its positive and its negative parts, so d_sae is 2 d_in."""
+
+    def __init__(self, cfg: "CustomSAEConfig", mean: Tensor) -> None:
+        both = torch.cat([torch.eye(cfg.d_in), -torch.eye(cfg.d_in)]).to(mean.device)
+        super().__init__(cfg, both.T.contiguous(), -(both @ mean), both, mean)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return (x.float() @ self.W_enc + self.b_enc).relu()
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What the evaluator is tried on."""
+
+    trained: BenchSAE
+    permuted: BenchSAE  # the trained one with the rows of its decoder in another order
+    identity: BenchSAE
+    random: RandomSAE
+
+
+def permuted(loaded: Checkpoint) -> Checkpoint:
+    """The checkpoint with the rows of its decoder in another order, the same each time."""
+    generator = torch.Generator().manual_seed(PERMUTATION_SEED)
+    order = torch.randperm(len(loaded.W_dec), generator=generator).to(loaded.device)
+    return replace(loaded, tensors=loaded.tensors | {"W_dec": loaded.W_dec[order]})
+
+
+def subjects(evaluator: "Evaluator", run_dir: Path) -> Tried:
+    """The sentinels beside a trained baseline, the random one as sparse as its K says. Raises CheckpointError."""
+    held_out = evaluator.held_out("dev")
+    loaded = evaluator.load(run_dir, held_out)
+    d_sae, d_in = loaded.W_dec.shape
+    l0 = (loaded.encode(held_out.activations[:4096]) != 0).sum(1).float().mean().item()
+    return Tried(
+        trained=evaluator.subject(loaded, held_out),
+        permuted=evaluator.subject(permuted(loaded), held_out),
+        identity=IdentitySAE(evaluator.config(2 * d_in, d_in), held_out.mean),
+        random=evaluator.random(d_sae, max(1, min(round(l0), d_sae))),
+    )
+
+
+def try_on(evaluator: "Evaluator", run_dir: Path, done: Callable[[str], None]) -> Sentinels:
+    """Try the evaluator with the trained baseline of a run. Raises CheckpointError, EvaluationError."""
+    tried = subjects(evaluator, run_dir)
+    done("checkpoint")
+    with tempfile.TemporaryDirectory() as out:
+        return expectations(evaluator, tried, Path(out), done)
+
+
+def expectations(
+    evaluator: "Evaluator", tried: Tried, out: Path, done: Callable[[str], None] = lambda _: None
+) -> Sentinels:
+    """Score the sentinels on the development text and say of each expectation whether it held.
+
+    SAE-Bench's files go to `out`, an empty folder. Raises EvaluationError where there are no scores at all.
+    """
+
+    def score(name: str, sae: BenchSAE, probed: bool = False) -> dict[str, float]:
+        core, _ = evaluator.core(sae, evaluator.held_out("dev"), out / name, name)
+        scores = core.model_dump()
+        if probed:
+            scores["probing_auc_5"] = _mean_auc(evaluator.probe(sae, out / name, name)[0])
+        done(f"{name} sentinel")
+        return scores
+
+    trained = score("trained", tried.trained, probed=True)
+    permuted = score("permuted decoder", tried.permuted, probed=True)
+    identity, random = score("identity", tried.identity), score("random", tried.random)
+    variance, preserved, auc = (trained[n] for n in ("explained_variance_centered", "ce_loss_score", "probing_auc_5"))
+    k = tried.random.k
+
+    def expect(
+        sentinel: str, scores: dict[str, float], metric: str, expected: str, low: float, high: float
+    ) -> Expectation:
+        found = scores[metric]
+        held = low < found < high  # false of what is not finite
+        finite = found if math.isfinite(found) else None
+        return Expectation(sentinel=sentinel, metric=metric, expected=expected, found=finite, held=held)
+
+    return Sentinels(
+        expectations=[
+            expect("permuted decoder", permuted, "explained_variance_centered", "below 0", -math.inf, 0),
+            expect("permuted decoder", permuted, "ce_loss_score", f"below {preserved:.4f}", -math.inf, preserved),
+            expect("permuted decoder", permuted, "probing_auc_5", f"equal to {auc:.4f}", auc - 1e-6, auc + 1e-6),
+            expect("identity", identity, "explained_variance_centered", "above 0.9999", 1 - 1e-4, math.inf),
+            expect("identity", identity, "ce_loss_score", "above 0.999", 1 - 1e-3, math.inf),
+            expect("identity", identity, "loss_added", "within 0.001 of 0", -1e-3, 1e-3),
+            expect("random", random, "l0", f"within 1% of {k}", 0.99 * k, 1.01 * k),
+            expect("random", random, "explained_variance_centered", f"below {variance:.4f}", -math.inf, variance),
+        ]
+    )
+
+
+def _mean_auc(scores: Scores) -> float:
+    return sum(by_k[TOP]["test_auc"] for by_k in scores.values()) / len(scores)
