@@ -15,6 +15,7 @@ VerdictName = Literal[
     "zero_steps",
     "degenerate",
     "bad_checkpoint",
+    "preflight",
     "no_effect",
     "crashed",
     "timed_out",

@@ -1,0 +1,253 @@
+"""Preflight: what is known to be wrong with an experiment.py before time is spent, without torch, without running it.
+
+This guards against mistakes. It is no sandbox: code that wants to get around it can.
+"""
+
+import ast
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping
+
+from agent.ideas import Fixed
+from agent.lab.verdicts import Verdict
+
+LAB_IMPORTS = (
+    "from agent.lab.activations import stream",
+    "from agent.lab.run import run",
+    "from agent.lab.training import TrainingGuard, constants, finish",
+)
+STREAM = "data = stream(MODEL, HOOK_NAME, tokens=TOKENS, batch=BATCH, seed=SEED)"
+GUARD = "guard = TrainingGuard(out_dir, sae, data, model=MODEL, hook_name=HOOK_NAME, settings=constants(globals()))"
+GUARD_STEP = "guard.step("
+FINISH = "finish("
+MAIN = 'if __name__ == "__main__": run(main)'
+
+LAB = {"agent.lab.activations", "agent.lab.run", "agent.lab.training"}
+LIBRARIES = {"torch", "numpy", "einops", "jaxtyping"}
+STANDARD = {  # what computes and nothing else, and pathlib, for the type of out_dir
+    *("__future__", "abc", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum", "functools", "heapq"),
+    *("itertools", "math", "operator", "pathlib", "random", "statistics", "string", "time", "types", "typing"),
+}
+ALLOWED = ", ".join([*sorted(LIBRARIES), *sorted(LAB), "and of the standard library", *sorted(STANDARD)])
+RUNS_TEXT = {"exec", "eval", "compile", "__import__"}
+
+# What fails when it runs, or is surely a mistake; style is nobody's business here.
+RULES = "E9,F5,F6,F7,F82,PLE,B002,B015,B016,B030,B032"
+HARMLESS = "F504,F522,F523,F541,F722"  # unused arguments of a format; F722: the shapes of jaxtyping are no annotations
+MOST_FINDINGS = 3
+LONGEST_LINE = 120
+
+
+class _Found(Exception):
+    """The first thing found wrong: the evidence."""
+
+
+def check(source: str, fixed: Fixed, earlier: Mapping[str, str]) -> Verdict | None:
+    """The first reason not to run `source`, or None. `earlier` maps what a run is called ("run 2") to its source.
+
+    In this order: it does not parse, has lost a part that belongs to the lab, changes a fixed setting, imports what it
+    may not, does not lint (`preflight`); is the same code as an earlier run (`no_effect`).
+    """
+    try:
+        program = _program(source)
+        tree, lines = ast.parse(source), source.splitlines()
+        _check_protected(tree, lines)
+        _check_fixed(tree, lines, fixed)
+        _check_imports(tree, lines)
+        _check_lint(tree, source)
+    except _Found as found:
+        return Verdict(name="preflight", evidence=str(found))
+    for name, other in earlier.items():
+        if _same(program, other):
+            evidence = f"the same code as {name}: comments, docstrings and formatting change nothing"
+            return Verdict(name="no_effect", evidence=evidence)
+    return None
+
+
+def _program(source: str) -> str:
+    """The parsed code without docstrings and positions. Raises _Found where it does not parse."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a LaTeX backslash in a docstring is no mistake
+            tree = ast.parse(source)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                node.body = node.body[ast.get_docstring(node, clean=False) is not None :]
+        return ast.dump(tree)
+    except SyntaxError as error:
+        raise _Found(_at(source.splitlines(), error.lineno or 1, error.msg)) from None
+    except ValueError as error:  # a null byte
+        raise _Found(f"cannot be parsed: {error}") from None
+    except (RecursionError, MemoryError):
+        raise _Found("cannot be parsed: an expression is nested too deeply") from None
+
+
+def _same(program: str, other: str) -> bool:
+    try:
+        return program == _program(other)
+    except _Found:
+        return False
+
+
+def _check_protected(tree: ast.Module, lines: list[str]) -> None:
+    """What hands the run to the lab is still there, as far as a training loop may not do without it."""
+    imported = {
+        (node.module, alias.name)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname is None
+    }
+    for line in LAB_IMPORTS:
+        wanted = ast.parse(line).body[0]
+        assert isinstance(wanted, ast.ImportFrom)
+        names = [alias.name for alias in wanted.names]
+        for name in names:
+            if (wanted.module, name) not in imported:
+                raise _lost(line, f"{name} of {wanted.module} is not imported")
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in names:
+                raise _Found(_at(lines, node.lineno, f"{node.name} is the lab's: give this another name"))
+    guards = _guards(tree)
+    if not _calls(tree, "stream"):
+        raise _lost(STREAM, "stream is not called")
+    if not guards:
+        raise _lost(GUARD, "no guard is made with these settings")
+    if not any(_steps(loop, guards) for loop in ast.walk(tree) if isinstance(loop, ast.For | ast.While)):
+        raise _lost(GUARD_STEP, "the guard is not told of each step inside the training loop")
+    if not _calls(tree, "finish"):
+        raise _lost(FINISH, "finish is not called, so no checkpoint is saved")
+    if not any(isinstance(node, ast.If) and ast.unparse(node) == ast.unparse(ast.parse(MAIN)) for node in tree.body):
+        raise _lost(MAIN, "nothing runs main")
+
+
+def _lost(line: str, why: str) -> _Found:
+    return _Found(f"the line `{line}` is lost: {why}; put it back")
+
+
+def _calls(tree: ast.AST, name: str) -> list[ast.Call]:
+    return [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+    ]
+
+
+def _guards(tree: ast.Module) -> set[str]:
+    """The names that hold a TrainingGuard to which the constants were given."""
+    return {
+        target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and any(map(_records_constants, _calls(node.value, "TrainingGuard")))
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
+def _records_constants(call: ast.Call) -> bool:
+    return any(word.arg == "settings" and ast.unparse(word.value) == "constants(globals())" for word in call.keywords)
+
+
+def _steps(loop: ast.AST, guards: set[str]) -> bool:
+    return any(
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "step"
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id in guards
+        for node in ast.walk(loop)
+    )
+
+
+def _check_fixed(tree: ast.Module, lines: list[str], fixed: Fixed) -> None:
+    """The constants that make runs comparable are the study's."""
+    settings = {"MODEL": fixed.model, "HOOK_NAME": fixed.hook_name, "TOKENS": fixed.tokens, "D_SAE": fixed.d_sae}
+    for name, value in settings.items():
+        assigned = _assigned(tree, name)
+        is_fixed = f"it is fixed in this study at {value}"
+        if assigned is None:
+            raise _Found(f"{name} is not assigned at the top of the module; {is_fixed}")
+        if ast.dump(assigned) != ast.dump(ast.Constant(value)):
+            raise _Found(f"line {assigned.lineno}: {name} is {ast.unparse(assigned)}; {is_fixed}")
+        _, *again = _stores(tree, name)
+        if again:
+            raise _Found(_at(lines, again[0], f"{name} is assigned again; {is_fixed}"))
+    if _assigned(tree, "SEED") is None:
+        raise _Found(f"SEED is not assigned at the top of the module; put the line `SEED = {fixed.seed}` back")
+
+
+def _assigned(tree: ast.Module, name: str) -> ast.expr | None:
+    """The value a module-level line gives a name."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(_is_name(target, name) for target in node.targets):
+            return node.value
+        if isinstance(node, ast.AnnAssign) and _is_name(node.target, name):
+            return node.value
+    return None
+
+
+def _is_name(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
+
+
+def _stores(tree: ast.Module, name: str) -> list[int]:
+    """The lines that give a name a value, wherever they are."""
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    return sorted(node.lineno for node in names if node.id == name)
+
+
+def _check_imports(tree: ast.Module, lines: list[str]) -> None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for module in _modules(node):
+                if module not in LAB and module.partition(".")[0] not in LIBRARIES | STANDARD:
+                    why = f"an experiment does not import {module}; it may import {ALLOWED}"
+                    raise _Found(_at(lines, node.lineno, why))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in RUNS_TEXT:
+            raise _Found(_at(lines, node.lineno, f"an experiment does not call {node.func.id}: write the code itself"))
+
+
+def _modules(node: ast.Import | ast.ImportFrom) -> list[str]:
+    if isinstance(node, ast.ImportFrom):
+        return ["." * node.level + (node.module or "")]
+    return [alias.name for alias in node.names]
+
+
+def _check_lint(tree: ast.Module, source: str) -> None:
+    command = [sys.executable, "-P", "-m", "ruff", "check", "--isolated", "--no-cache", "--output-format", "json"]
+    target = f"py3{sys.version_info.minor}"
+    options = ["--target-version", target, "--ignore-noqa", "--select", RULES, "--ignore", HARMLESS, "-"]
+    ended = subprocess.run([*command, *options], input=source, capture_output=True, encoding="utf-8")
+    if not ended.stdout:
+        raise RuntimeError(f"ruff failed: {ended.stderr}")
+    shapes, lines = _shapes(tree), source.splitlines()
+    found = []
+    for finding in json.loads(ended.stdout):
+        row, column = finding["location"]["row"], finding["location"]["column"]
+        if (row, column) not in shapes:
+            found.append(_at(lines, row, finding["message"].splitlines()[0]))
+    if found:
+        more = [f"and {len(found) - MOST_FINDINGS} more"] if len(found) > MOST_FINDINGS else []
+        raise _Found("; ".join([*found[:MOST_FINDINGS], *more]))
+
+
+def _shapes(tree: ast.Module) -> set[tuple[int, int]]:
+    """Every line and column inside a string of an annotation: ruff takes jaxtyping's "batch" for the name of a type."""
+    annotations = [getattr(node, name, None) for node in ast.walk(tree) for name in ("annotation", "returns")]
+    return {
+        (node.lineno, column + 1)
+        for annotation in annotations
+        if annotation is not None
+        for node in ast.walk(annotation)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for column in range(node.col_offset, node.end_col_offset or 0)
+    }
+
+
+def _at(lines: list[str], number: int, what: str) -> str:
+    """A finding with the line it is about, in one line."""
+    line = " ".join(lines[number - 1].split()) if number <= len(lines) else "the end"
+    line = line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + "..."
+    return f"line {number}: {line}: {what}"
