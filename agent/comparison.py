@@ -138,7 +138,7 @@ def _compared(
 ) -> Compared | None:
     """None where a baseline lacks the metric. The interval is t(n-1) s sqrt(1 + w1^2/n1 + w2^2/n2) to either side."""
     low, high = (level.values(name) for level in pair)
-    noise = _noise(name, baselines)
+    noise = seed_noise(name, baselines)
     if low is None or high is None or noise is None:
         return None
     weight = 0.0 if pair[0] is pair[1] else math.log(l0 / pair[0].l0) / math.log(pair[1].l0 / pair[0].l0)
@@ -158,7 +158,7 @@ def _tested(value: float, reference: float, noise: float, error: float, df: int)
     )
 
 
-def _noise(name: str, baselines: Sequence[Baseline]) -> float | None:
+def seed_noise(name: str, baselines: Sequence[Baseline]) -> float | None:
     """Standard deviation of the reseeded baselines about the curve; at least what rounding to the digits shown adds."""
     own = own_level(baselines)
     values = own.values(name)
