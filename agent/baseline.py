@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.comparison import Baseline, figures
 from agent.events import BaselineMeasured, StudyStarted
-from agent.ideas import BASELINE_K, Fixed, render_baseline
+from agent.ideas import K, Fixed, render_baseline
 from agent.lab import cache, results
 from agent.lab.evaluation.requests import Score
 from agent.lab.results import FinalInfo
@@ -22,7 +22,7 @@ SEEDS = 5  # behind the noise, the study's own seed among them
 
 def wanted(fixed: Fixed) -> list[tuple[int, int]]:
     """K and seed of every baseline a study needs whatever comes out: first what verdicts need, then the picture."""
-    k = BASELINE_K
+    k = K
     neighbours = [(k - 1, fixed.seed), (k + 1, fixed.seed)]  # between which runs at the baseline's own L0 are read
     seeds = [(k, fixed.seed + number) for number in range(SEEDS)]
     curve = [(other, fixed.seed) for other in (k // 2, 2 * k) if other <= fixed.d_sae // 8]

@@ -1,10 +1,14 @@
 """The command line: parses, calls, prints."""
 
 import errno
+import json
 import os
 import signal
 import socket
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,9 +17,11 @@ import typer
 from agent.lab.errors import UserError
 
 if TYPE_CHECKING:
+    from agent.events import Event
     from agent.ideas import Fixed, Idea
-    from agent.ledger import Event, StudyStarted
-    from agent.proposers import Proposal, Proposer
+    from agent.loop import Ending, Loop
+    from agent.proposers import Proposer
+    from agent.state import State
     from agent.study import Study
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -49,6 +55,7 @@ def run(
     Whatever interrupts it, `agent resume` continues.
     """
     from agent import ideas, loop, study
+    from agent.proposers.template import TemplateProposer
 
     if max_hours is not None and max_hours <= 0:
         raise UserError(f"--max-hours {max_hours:g}: a study needs more than 0 hours")
@@ -56,12 +63,12 @@ def run(
     given = {"model": _absolute(model), "hook_name": hook}
     fixed = plan.fixed.model_copy(update={name: value for name, value in given.items() if value})
     limits = {"max_runs": max_runs, "max_hours": max_hours, "run_timeout": run_timeout}
-    started = loop.started(plan, fixed, device, limits)
-    baseline, proposer = _proposals(plan, fixed)
-    _prepare(started)
+    proposer = TemplateProposer(plan, fixed)  # renders the plan: a broken template is known before any time is spent
+    print(f"{plan.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
+    started = loop.started(plan, fixed, _prepare(fixed, device), device, limits)
     new = study.create(ideas.ROOT, plan.name)
-    with new.lock():
-        _carry_on(new, started, baseline, proposer)
+    with new.lock(), _loop(new, started, plan, proposer) as work:
+        _end(new, work.run())
 
 
 @app.command()
@@ -71,23 +78,41 @@ def resume(
     ] = None,
 ) -> None:
     """Continue a study that was interrupted or killed, within what is left of its budgets."""
-    from agent import ideas, process_tree
+    from agent import ideas
     from agent import study as studies
-    from agent.ledger import StudyResumed
+    from agent.events import StudyResumed
+    from agent.proposers.template import TemplateProposer
 
     study, state = studies.to_resume(ideas.ROOT, path)
     if state.finished:
         print(f"{study.name} has ended: {state.ended}; notes: {study.notes / 'notes.txt'}")
         return
-    assert state.started
-    plan = ideas.load(state.started.idea)
-    baseline, proposer = _proposals(plan, state.started.fixed)
     with study.lock():
-        if ended := process_tree.end_orphans(study.directory):
-            print(f"ended {ended} process{'es' * (ended > 1)} that the last driver had left running", flush=True)
-        study.unlock_git()
-        _prepare(state.started)
-        _carry_on(study, StudyResumed(pid=os.getpid(), host=socket.gethostname()), baseline, proposer)
+        plan, fixed = _pick_up(study, state)
+        resumed = StudyResumed(pid=os.getpid(), host=socket.gethostname())
+        with _loop(study, resumed, plan, TemplateProposer(plan, fixed)) as work:
+            _end(study, work.run())
+
+
+@app.command()
+def note(
+    path: Annotated[Path, typer.Argument(metavar="STUDY", help="A study under runs/.")],
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="The run that was made by hand in it, as run_6.")],
+    message: Annotated[str, typer.Option("-m", "--message", help="What was tried, for the notes.")],
+) -> None:
+    """Take a run that was made by hand in a study's directory into its notes and plots."""
+    from agent import ideas
+    from agent import study as studies
+    from agent.loop import hand_run
+    from agent.proposers.template import TemplateProposer
+
+    study, state = studies.to_resume(ideas.ROOT, path)
+    event = hand_run(study, state, run_name.rstrip("/"), message)
+    with study.lock():
+        plan, fixed = _pick_up(study, state)
+        with _loop(study, None, plan, TemplateProposer(plan, fixed)) as work:
+            work.take_in(event)
+    print(f"notes: {study.notes / 'notes.txt'}")
 
 
 @app.command()
@@ -123,35 +148,56 @@ def main() -> None:
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _proposals(plan: "Idea", fixed: "Fixed") -> "tuple[Proposal, Proposer]":
-    """The baseline, and what follows it. Rendered before any time is spent, so that a broken template is known."""
-    from agent.proposers.template import TemplateProposer, baseline
+def _prepare(fixed: "Fixed", device: str | None) -> str:
+    """Have the activations ready; what figures depend on beside the experiment."""
+    from agent import ideas, workers
 
-    return baseline(fixed), TemplateProposer(plan, fixed)
-
-
-def _prepare(started: "StudyStarted") -> None:
-    from agent import ideas, loop
-
-    fixed = started.fixed
-    print(f"{started.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
-    if code := loop.prepare(ideas.ROOT, fixed, loop.environment_settings(started.device)):
-        raise typer.Exit(2 if code == 2 else 1)
+    with tempfile.TemporaryDirectory() as folder:
+        ground = Path(folder) / "ground.json"
+        if code := workers.prepare(ideas.ROOT, fixed, device, ground):
+            raise typer.Exit(2 if code == 2 else 1)
+        return json.loads(ground.read_text())["ground"]
 
 
-def _carry_on(study: "Study", first: "Event", baseline: "Proposal", proposer: "Proposer") -> None:
-    """Record the driver's first event, then explore to the end. The study must be locked."""
+def _pick_up(study: "Study", state: "State") -> "tuple[Idea, Fixed]":
+    """Make a locked study ready to go on. Raises UserError where its ground has changed."""
+    from agent import ideas, process_tree
+
+    assert state.started
+    if ended := process_tree.end_orphans(study.directory):
+        print(f"ended {ended} process{'es' * (ended > 1)} that the last driver had left running", flush=True)
+    study.unlock_git()
+    fixed = state.started.fixed
+    print(f"{state.started.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
+    if _prepare(fixed, state.started.device) != state.started.ground:
+        raise UserError(
+            f"{study.name} began with another agent/lab, package, model or device, so further runs would not compare "
+            "with those it has: go back to what it began with, or start a new study"
+        )
+    return ideas.load(state.started.idea), fixed
+
+
+@contextmanager
+def _loop(study: "Study", first: "Event | None", plan: "Idea", proposer: "Proposer") -> "Iterator[Loop]":
+    """The study's loop, with its first event of this driver recorded. The study must be locked."""
     from agent.display import display
     from agent.ledger import Ledger
     from agent.loop import Loop
+    from agent.workers import Workers
 
     ledger = Ledger(study.ledger)
-    ledger.append(first)
+    if first:
+        ledger.append(first)
     print(f"study: {study.directory}", flush=True)
-    with display() as shown:
-        ending = Loop(study, ledger, baseline, proposer, shown).run()
+    assert ledger.state.started
+    with display() as shown, Workers(study, ledger.state.started, shown) as workers:
+        yield Loop(study, ledger, plan, proposer, workers)
+
+
+def _end(study: "Study", ending: "Ending") -> None:
     print(f"{ending.why}; notes: {study.notes / 'notes.txt'}")
-    sys.exit(ending.code)
+    if ending.code:
+        raise typer.Exit(ending.code)
 
 
 def _absolute(model: str | None) -> str | None:

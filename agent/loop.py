@@ -1,6 +1,8 @@
 """One study, from wherever its ledger says it stands to its end."""
 
+import os
 import shutil
+import socket
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +10,9 @@ from typing import Any
 from agent import budgets, events, notes, preflight
 from agent.baseline import Baselines
 from agent.display import run_line
-from agent.ideas import BASELINE_K, Fixed, Idea
+from agent.ideas import K, Fixed, Idea
 from agent.lab import cache, results
+from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import Score
 from agent.lab.results import FinalInfo, Training
 from agent.lab.verdicts import NOT_RETRYABLE, Verdict
@@ -17,7 +20,7 @@ from agent.ledger import Ledger
 from agent.proposers import Proposal, Proposer
 from agent.proposers.template import baseline as baseline_proposal
 from agent.referee import Referee
-from agent.state import ATTEMPTS
+from agent.state import ATTEMPTS, State
 from agent.study import Run, Study, keep
 from agent.watchdogs import require_disk
 from agent.workers import Workers
@@ -168,7 +171,7 @@ class Loop:
 
     def smoke(self, run: int) -> Verdict | None:
         """Train a few steps, export, load and score a slice; what failed, if anything did."""
-        if run == 0 and self.baselines.stored(BASELINE_K, self.started.fixed.seed):
+        if run == 0 and self.baselines.stored(K, self.started.fixed.seed):
             return None
         directory = self.study.directory / "smoke"
         if directory.exists():
@@ -204,7 +207,7 @@ class Loop:
         script, start, seed = self.study.directory / "experiment.py", time.monotonic(), self.started.fixed.seed
         script.write_text(state.proposal.source)
         timeout = budgets.timeout(self.ledger.state, self.ledger.seconds, evaluating=False)
-        if run == 0 and self.baselines.take(BASELINE_K, seed, directory):
+        if run == 0 and self.baselines.take(K, seed, directory):
             failure, seconds = None, results.read_metrics(directory)[-1].seconds
         else:
             failure = self.workers.train(script, directory, seed=seed, label=f"run {run}", timeout=timeout)
@@ -276,8 +279,8 @@ class Loop:
         if again:
             self.ledger.append(events.ProposalMade(run=run, proposal=again))
             return
-        if run == 0 and info.verdict.ok and not self.baselines.stored(BASELINE_K, self.started.fixed.seed):
-            self.baselines.store(self.study.run_dir(0), BASELINE_K, self.started.fixed.seed)
+        if run == 0 and info.verdict.ok and not self.baselines.stored(K, self.started.fixed.seed):
+            self.baselines.store(self.study.run_dir(0), K, self.started.fixed.seed)
         self.ledger.append(events.RunCommitted(run=run, verdict=info.verdict))
 
     def again(self, run: int) -> Proposal | None:
@@ -298,6 +301,31 @@ class Loop:
         skipped = self.proposer.skipped(state, self.referee.came_out)
         notes.write(self.study, state, skipped, self.idea.analysis)
         self.ledger.append(events.NotesWritten(after_run=len(state.runs) - 1))
+
+
+def hand_run(study: Study, state: State, name: str, message: str) -> events.HandRunAdded:
+    """The event that takes a run made by hand into a study. Raises UserError."""
+    number, directory = len(state.runs), study.directory / name
+    if number == 0:
+        raise UserError(f"{study.name} has no baseline yet: agent resume makes it")
+    if state.runs[-1].stage != "done":
+        raise UserError(f"{study.name} is in the middle of run {number - 1}: agent resume finishes it")
+    if name != f"run_{number}":
+        raise UserError(f"the next run of {study.name} is run_{number}, not {name}: rename its directory")
+    if not (directory / "experiment.py").is_file() or not (directory / "checkpoint").is_dir():
+        raise UserError(
+            f"{directory} holds no finished run: python experiment.py --out_dir={name}, in {study.directory}"
+        )
+    title, _, rest = message.strip().partition("\n")
+    proposal = Proposal(
+        name=f"by_hand_{number}",
+        title=title,
+        description=rest.strip() or title,
+        why="Made by hand.",
+        predictions={},
+        source=(directory / "experiment.py").read_text(),
+    )
+    return events.HandRunAdded(run=number, proposal=proposal, pid=os.getpid(), host=socket.gethostname())
 
 
 def different_settings(fixed: Fixed, training: Training | None, smoke: bool = False) -> str:

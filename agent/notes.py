@@ -37,7 +37,10 @@ def write(study: Study, state: State, skipped: Sequence[tuple[str, str]] = (), a
     runs = study.runs(state)
     judged = judgements(runs, state) if state.started else {}
     own = _load(analysis)
-    figures = plots.write(study.notes, runs, state, judged, own.draw)
+    figures = []
+    if state.started:
+        goal = (state.started.primary_metric, state.started.smallest_effect)
+        figures = plots.write(study.notes, runs, state.baselines, judged, *goal, own.draw)
     path = study.notes / "notes.txt"
     if path.exists() and edited(found := path.read_text(errors="replace")):
         (study.notes / f"notes_edited_{hashlib.sha256(found.encode()).hexdigest()[:8]}.txt").write_text(found)

@@ -7,17 +7,8 @@ from test_ledger import PROPOSAL
 from test_notes import OK, STARTED
 
 from agent import budgets
-from agent.ledger import (
-    AttemptEnded,
-    AttemptStarted,
-    EvaluationEnded,
-    Event,
-    ProposalMade,
-    RunCommitted,
-    RunReserved,
-    State,
-    derive,
-)
+from agent.events import AttemptEnded, AttemptStarted, EvaluationEnded, Event, ProposalMade, RunCommitted, RunReserved
+from agent.state import State, derive
 
 
 def run(number: int, training: float, evaluation: float) -> list[Event]:

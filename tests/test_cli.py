@@ -12,7 +12,7 @@ from standin import Checkout, make_checkout
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     checkout = make_checkout(tmp_path_factory.mktemp("cli"))
-    checkout.plan("sound")
+    checkout.plan("fine")
     return checkout
 
 
@@ -54,7 +54,7 @@ def test_no_command_at_all_shows_the_commands(checkout: Checkout):
 
 def test_a_broken_template_is_known_before_anything_starts(tmp_path: Path):
     checkout = make_checkout(tmp_path)
-    checkout.plan("sound")
+    checkout.plan("fine")
     template = checkout.root / "templates/ideas/stand_in/experiment.py.j2"
     template.write_text(template.read_text().replace("{{ behaviour }}", "{{ behavior }}"))
     ended = checkout.run(1)
@@ -66,7 +66,7 @@ def test_a_broken_template_is_known_before_anything_starts(tmp_path: Path):
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path):
     checkout = make_checkout(tmp_path)
-    checkout.plan("sound")
+    checkout.plan("fine")
     (checkout.root / "runs").write_text("a file where a directory should be")
     ended = checkout.run(1)
     assert ended.returncode == 1
@@ -75,7 +75,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path):
 
 def test_a_machine_without_git_is_told_so(tmp_path: Path):
     checkout = make_checkout(tmp_path)
-    checkout.plan("sound")
+    checkout.plan("fine")
     ended = checkout.run(1, PATH=str(tmp_path))
     assert ended.returncode == 2
     assert "error: git is not installed" in ended.stderr

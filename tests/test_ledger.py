@@ -4,26 +4,25 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab.verdicts import Verdict
-from agent.ledger import (
-    ATTEMPTS,
+from agent.events import (
     AttemptCutShort,
     AttemptEnded,
     AttemptStarted,
-    BadLedger,
     EvaluationEnded,
     Event,
-    Ledger,
+    HandRunAdded,
+    PreflightFailed,
     ProposalMade,
     RunCommitted,
     RunReserved,
     StudyEnded,
     StudyInterrupted,
     StudyResumed,
-    derive,
-    read,
 )
+from agent.lab.verdicts import Verdict
+from agent.ledger import BadLedger, Ledger, read
 from agent.proposers import Proposal
+from agent.state import ATTEMPTS, derive
 
 OK = Verdict(name="ok", evidence="sound")
 NAN = Verdict(name="nan", evidence="loss was not finite at step 3")
@@ -31,6 +30,8 @@ KILLED = Verdict(name="killed", evidence="the driver ended while training")
 PROPOSAL = Proposal(
     name="p", title="A change", description="d", why="w", predictions={"l0": "same"}, source="print()\n"
 )
+
+OTHER = ProposalMade(run=1, proposal=PROPOSAL.model_copy(update={"name": "q"}))
 
 
 def cut_short(attempt: int) -> Event:
@@ -70,15 +71,39 @@ def test_a_torn_last_line_is_dropped_and_the_next_event_stands_alone(path: Path,
 def test_any_other_damage_names_the_line(path: Path, damaged: str):
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], damaged, lines[2], ""]))
-    with pytest.raises(BadLedger, match=r"events\.jsonl line 2 is damaged"):
+    with pytest.raises(BadLedger, match=r"events\.jsonl line 2 is not as it was recorded"):
+        read(path)
+
+
+def test_an_edited_line_is_noticed(path: Path):
+    path.write_text(path.read_text().replace('"attempt":1', '"attempt":2'))
+    with pytest.raises(BadLedger, match="line 3 is not as it was recorded"):
         read(path)
 
 
 def test_a_line_taken_out_is_noticed(path: Path):
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[2], ""]))
-    with pytest.raises(BadLedger, match="line 2 is damaged: event 2 stands where 1 belongs"):
+    with pytest.raises(BadLedger, match="line 2 is not as it was recorded, or a line before it is missing"):
         read(path)
+
+
+@pytest.mark.parametrize("damage", ["edited", "removed", "linked"])
+def test_what_was_changed_behind_the_drivers_back_is_put_back(path: Path, damage: str, tmp_path: Path):
+    ledger, whole = Ledger(path), path.read_bytes()
+    assert not ledger.restore()
+    path.unlink()
+    if damage == "edited":
+        path.write_bytes(whole.replace(b'"attempt":1', b'"attempt":2'))
+    elif damage == "linked":
+        (tmp_path / "elsewhere").write_bytes(whole + b"more")
+        path.symlink_to(tmp_path / "elsewhere")
+    assert ledger.restore()
+    assert not path.is_symlink()
+    assert path.read_bytes() == whole
+    ledger.append(StudyEnded(why="done"))
+    assert [event.event for event in read(path)][-1] == "study_ended"
+    assert path.with_suffix(".tampered").exists() == (damage != "removed")
 
 
 @pytest.mark.parametrize(
@@ -93,6 +118,10 @@ def test_a_line_taken_out_is_noticed(path: Path):
         ([RunReserved(run=1), cut_short(1)], "reserved", None, 1),
         ([RunReserved(run=1), *map(cut_short, range(1, ATTEMPTS + 1))], "judged", KILLED, 1),
         ([RunReserved(run=1), RunCommitted(run=1, verdict=OK)], "done", OK, 1),
+        ([PreflightFailed(run=1, attempt=1, verdict=NAN, seconds=1)], "judged", NAN, 0),
+        ([PreflightFailed(run=1, attempt=1, verdict=NAN, seconds=1), OTHER], "proposed", None, 0),
+        ([PreflightFailed(run=1, attempt=4, verdict=NAN, seconds=1), RunCommitted(run=1, verdict=NAN)], "done", NAN, 1),
+        ([RunReserved(run=1), AttemptEnded(run=1, attempt=1, verdict=NAN, seconds=1), OTHER], "proposed", None, 1),
     ],
 )
 def test_the_state_follows_from_the_events(events: list[Event], stage: str, verdict: Verdict | None, used: int):
@@ -100,6 +129,27 @@ def test_the_state_follows_from_the_events(events: list[Event], stage: str, verd
     state = derive([*baseline, ProposalMade(run=1, proposal=PROPOSAL), *events])
     assert (state.runs[1].stage, state.runs[1].verdict, state.runs_used) == (stage, verdict, used)
     assert state.ended is None
+
+
+def test_a_failed_attempt_is_remembered_with_its_proposal():
+    state = derive(
+        [
+            ProposalMade(run=0, proposal=PROPOSAL),
+            RunCommitted(run=0, verdict=OK),
+            ProposalMade(run=1, proposal=PROPOSAL),
+            PreflightFailed(run=1, attempt=1, verdict=NAN, seconds=1),
+            OTHER,
+        ]
+    )
+    assert state.runs[1].proposal.name == "q"
+    assert (state.runs[1].failed_attempts[1].proposal, state.runs[1].failed_attempts[1].verdict) == (PROPOSAL, NAN)
+
+
+def test_a_run_by_hand_costs_nothing_of_the_budget():
+    baseline = [ProposalMade(run=0, proposal=PROPOSAL), RunReserved(run=0), RunCommitted(run=0, verdict=OK)]
+    by_hand = HandRunAdded(run=1, proposal=PROPOSAL, pid=1, host="here", elapsed=0.0)
+    assert derive([*baseline, by_hand]).runs[1].stage == "evaluating"
+    assert derive([*baseline, by_hand, RunCommitted(run=1, verdict=OK)]).runs_used == 0
 
 
 def test_a_study_that_is_resumed_has_not_ended_and_spends_from_where_it_was():

@@ -32,6 +32,12 @@ FAILURES = {
     "without_checkpoint": ("not_evaluated", "error: the evaluator broke"),
     "linked": ("crashed", "metrics.jsonl is no regular file"),
     "narrow": ("not_comparable", "d_sae is 512, the study's is 1024"),
+    "deadly": ("not_evaluated", "error: the evaluator died of it"),
+    "tampering": ("tampered", "the experiment changed run_0/final_info.json; put back as it was"),
+    "rewriting": ("tampered", "the experiment changed the ledger; put back as it was"),
+    "sound": ("no_effect", "the same code as run 0"),
+    "smoking": ("crashed", "in the first steps: ValueError: wrong from the first step"),
+    "importing": ("preflight", "os"),
 }
 
 
@@ -53,33 +59,60 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Troubled:
 def test_a_failed_run_is_recorded_and_the_next_one_tried(troubled: Troubled):
     checkout, ended = troubled
     assert ended.returncode == 0, ended.stderr
-    assert len(checkout.state.runs) == len(FAILURES) + 2
-    assert checkout.state.ended == f"the plan ended after {len(FAILURES) + 1} of at most 50 runs"
+    used = len(checkout.state.runs) - 1
+    assert checkout.state.runs_used == used
+    assert checkout.state.ended == f"the plan ended after {used} of at most 50 runs"
     assert checkout.state.ended in ended.stdout
+
+
+def test_a_run_has_four_attempts_and_only_what_an_edit_can_mend_is_tried_again(troubled: Troubled):
+    checkout, _ = troubled
+    runs = checkout.state.runs[1:]
+    assert [run.attempt for run in runs] == [4, 3, 2, 4, 4, 3]
+    assert [run.verdict and run.verdict.name for run in runs] == [
+        *("timed_out", "disk_full", "killed", "not_comparable", "crashed", "ok"),
+    ]
 
 
 @pytest.mark.parametrize(("number", "behaviour"), enumerate(FAILURES, 1))
 def test_the_verdict_and_its_evidence_are_in_results_and_notes(troubled: Troubled, number: int, behaviour: str):
     checkout, _ = troubled
     name, evidence = FAILURES[behaviour]
-    info = results.read(checkout.study.run_dir(number))
+    run, directory, said = tried(checkout, f"Step {number} that is {behaviour}")
+    info = results.read(directory)
     assert info.verdict.name == name
     assert evidence in info.verdict.evidence
-    section = checkout.notes.split(f"## Run {number}: ")[1].split("\n## ")[0]
-    assert "Results: none" in section
-    assert f"Verdict: {name} (" in section
+    section = checkout.notes.split(f"## Run {run}: ")[1].split("\n## ")[0]
+    assert f"{said} {name} (" in section
     assert evidence in section
-    assert "difference from baseline" not in section
+    assert (directory / "experiment.py").exists()
+
+
+def tried(checkout: Checkout, title: str) -> tuple[int, Path, str]:
+    """The run in which a step was tried, where what it left is kept, and how the notes begin to tell it."""
+    for run in checkout.state.runs:
+        for attempt, failure in run.failed_attempts.items():
+            if failure.proposal.title == title:
+                return run.number, checkout.study.attempt_dir(run.number, attempt), f"Attempt {attempt} failed:"
+        if run.proposal.title == title:
+            return run.number, checkout.study.run_dir(run.number), "Verdict:"
+    raise AssertionError(f"{title} was not tried")
+
+
+def test_a_failed_run_has_no_results_in_the_notes(troubled: Troubled):
+    section = troubled[0].notes.split("## Run 1: ")[1].split("\n## ")[0]
+    assert "Results: none\nVerdict: timed_out (" in section
+    assert "difference" not in section
 
 
 def test_a_run_keeps_its_experiment_and_logs(troubled: Troubled):
     checkout, _ = troubled
-    run = checkout.study.run_dir(5)
+    _, run, _ = tried(checkout, "Step 5 that is crashing")
     assert 'BEHAVIOUR = "crashing"' in (run / "experiment.py").read_text()
     assert "Traceback" in (run / "stderr.log").read_text()
     assert (run / "stdout.log").exists()
-    assert "evaluating" in (checkout.study.run_dir(0) / "eval.log").read_text()
-    assert not list(checkout.study.directory.glob("*.log"))
+    assert "evaluating" in (checkout.study.directory / "evaluator.log").read_text()
+    assert [log.name for log in checkout.study.directory.glob("*.log")] == ["evaluator.log"]
 
 
 @pytest.mark.usefixtures("troubled")
@@ -95,34 +128,38 @@ def test_an_experiment_sees_no_secrets(troubled: Troubled):
     assert not {"OPENAI_API_KEY", "HF_TOKEN", "SAE_AGENT_API_KEY"} & set(seen)
 
 
-def test_a_result_stands_beside_the_baseline_without_a_claim(troubled: Troubled):
+def test_a_result_stands_beside_the_baseline_at_its_own_l0(troubled: Troubled):
+    """L0 20 is far from the baseline's 16: baselines are trained there, and nothing is left of the difference."""
     checkout, _ = troubled
-    section = checkout.notes.split(f"## Run {len(FAILURES) + 1}: ")[1]
-    assert "'ce_loss_score': 0.9621" in section
-    assert "CE-loss score: predicted up; 0.9621, baseline 0.9500, difference from baseline +0.0121" in section
-    assert "one seed each; noise not measured" in section
-    assert "the comparison is not at matched sparsity" in section
+    section = checkout.notes.split("## Run 6: ")[1]
+    assert "Within noise: CE-loss score differs by " in section
+    assert {20, 21} & {baseline.k for baseline in checkout.state.baselines}
+    comparison = results.read(checkout.study.run_dir(6)).comparison
+    assert comparison
+    assert abs(comparison.metrics["ce_loss_score"].difference) < 0.004
     assert "only 40% of the latents are alive" in section
 
 
 def test_the_plots_exist_and_their_descriptions_say_what_is_missing(troubled: Troubled):
     checkout, _ = troubled
-    for name in ("training_curves.png", "l0_explained_variance.png"):
+    for name in ("training_curves.png", "l0_front.png", "comparison.png"):
         assert (checkout.study.notes / name).read_bytes().startswith(b"\x89PNG")
     described = checkout.notes.split("# Plot descriptions")[1]
-    assert "run 1 has no result (nan)" in described
-    assert f"run {len(FAILURES) + 1}: L0 20.00" in described
+    assert "run 1 has no result (timed_out)" in described
+    assert "run 6: L0 20.3" in described
 
 
 def test_git_log_tells_the_story(troubled: Troubled):
     checkout, _ = troubled
     with Repo(checkout.study.directory) as repo:
         messages = [str(commit.message).splitlines()[0] for commit in repo.iter_commits(reverse=True)]
-        assert messages[:4] == [
+        assert messages[:6] == [
             "run 0, proposal: Baseline",
             "run 0, result: ok",
-            "run 1, proposal: Step that is nan",
-            "run 1, result: nan",
+            "run 1, proposal: Step 1 that is nan",
+            "run 1, attempt 1, result: nan",
+            "run 1, attempt 2, proposal: Step 2 that is above_ceiling",
+            "run 1, attempt 2, result: loss_ceiling",
         ]
         tracked = repo.git.ls_files().splitlines()
         assert not repo.is_dirty(untracked_files=True)
@@ -134,7 +171,7 @@ def test_git_log_tells_the_story(troubled: Troubled):
 def test_the_ledger_tells_the_same_story(troubled: Troubled):
     checkout, _ = troubled
     kinds = [event.event for event in checkout.events]
-    assert kinds[:8] == [
+    assert kinds[:10] == [
         "study_started",
         "proposal_made",
         "run_reserved",
@@ -143,8 +180,10 @@ def test_the_ledger_tells_the_same_story(troubled: Troubled):
         "evaluation_ended",
         "run_committed",
         "notes_written",
+        "sentinels_scored",
+        "baseline_measured",
     ]
-    assert kinds[-2:] == ["study_ended", "notes_written"]
+    assert kinds[-3:] == ["test_scored", "study_ended", "notes_written"]
 
 
 def test_the_budget_ends_the_study_and_a_strange_git_set_up_does_no_harm(checkout: Checkout, tmp_path: Path):
@@ -156,7 +195,7 @@ def test_the_budget_ends_the_study_and_a_strange_git_set_up_does_no_harm(checkou
     settings = f"[commit]\n gpgsign = true\n[core]\n hooksPath = {hooks}\n excludesFile = {tmp_path}/ignored\n"
     (tmp_path / "home/.gitconfig").write_text(settings)
     (tmp_path / "ignored").write_text("*.json\n")
-    checkout.plan("sound", "sound")
+    checkout.plan("fine.1", "fine.2")
     ended = checkout.run(1, GIT_DIR=str(tmp_path / "elsewhere"))
     assert ended.returncode == 0, ended.stderr
     assert "the budget of 1 run is spent" in checkout.notes
@@ -166,7 +205,7 @@ def test_the_budget_ends_the_study_and_a_strange_git_set_up_does_no_harm(checkou
 
 
 def test_hours_end_the_study_before_a_run_that_would_exceed_them(checkout: Checkout):
-    checkout.plan(*["sound"] * 12)
+    checkout.plan(*[f"fine.{number}" for number in range(12)])
     ended = checkout.run(12, "--max-hours", "0.0015")
     assert ended.returncode == 0, ended.stderr
     assert "The study ended: the budget of 0.0015 hours does not allow another run: " in checkout.notes
@@ -176,7 +215,7 @@ def test_hours_end_the_study_before_a_run_that_would_exceed_them(checkout: Check
 def test_a_failed_baseline_ends_the_study(checkout: Checkout):
     template = checkout.root / "templates/experiment.py.j2"
     template.write_text(template.read_text().replace("%}sound{%", "%}crashing{%"))
-    checkout.plan("sound")
+    checkout.plan("fine")
     ended = checkout.run(1)
     assert ended.returncode == 1
     assert "the baseline failed (crashed: ValueError: the edit was wrong)" in checkout.notes
@@ -195,7 +234,7 @@ def test_a_study_without_a_sound_run_failed(checkout: Checkout):
     [("stubborn", "training", "reserved"), ("slow_to_evaluate", "evaluating", "evaluating")],
 )
 def test_ctrl_c_ends_the_child_and_leaves_notes(checkout: Checkout, behaviour: str, stage: str, left: str):
-    checkout.plan(behaviour, "sound")
+    checkout.plan(behaviour, "fine")
     driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "2")
     wait_for(lambda: len(checkout.state.runs) == 2 and checkout.state.runs[1].stage == stage)
     time.sleep(0.7)
@@ -213,7 +252,7 @@ def test_ctrl_c_ends_the_child_and_leaves_notes(checkout: Checkout, behaviour: s
 
 
 def test_ctrl_c_while_harvesting_leaves_no_study(checkout: Checkout):
-    checkout.plan("sound")
+    checkout.plan("fine")
     driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "1", SAE_AGENT_STANDIN_HARVEST="60")
     assert driver.stdout
     while driver.stdout.readline() != "harvesting\n":
@@ -225,7 +264,7 @@ def test_ctrl_c_while_harvesting_leaves_no_study(checkout: Checkout):
 
 
 def test_two_studies_of_the_same_second_do_not_collide(checkout: Checkout):
-    checkout.plan("sound")
+    checkout.plan("fine")
     drivers = [checkout.start("run", "--idea", "stand_in", "--max-runs", "1") for _ in range(2)]
     for driver in drivers:
         driver.communicate(timeout=60)
@@ -236,7 +275,7 @@ def test_two_studies_of_the_same_second_do_not_collide(checkout: Checkout):
 
 @pytest.mark.skipif(shutil.which("script") is None, reason="needs script(1) for a terminal")
 def test_a_terminal_gets_a_live_table(checkout: Checkout):
-    checkout.plan("sound")
+    checkout.plan("fine")
     command = f"{sys.executable} -P -m agent run --idea stand_in --max-runs 1"
     env = {"PATH": os.environ["PATH"], "HOME": str(checkout.root), "PYTHONPATH": str(checkout.root)}
     env |= {"TERM": "xterm-256color", "COLUMNS": "140", "LINES": "50"}

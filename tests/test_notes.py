@@ -4,22 +4,29 @@ from pathlib import Path
 
 import pytest
 
-from agent import notes
-from agent.ideas import Fixed
-from agent.lab.results import Core, FinalInfo
-from agent.lab.verdicts import Verdict
-from agent.ledger import (
+from agent import comparison, notes
+from agent.comparison import Baseline, figures
+from agent.events import (
     AttemptStarted,
+    BaselineMeasured,
     Event,
+    PreflightFailed,
     ProposalMade,
+    ReplicateEnded,
     RunCommitted,
     RunReserved,
+    SentinelsScored,
     StudyEnded,
     StudyStarted,
-    derive,
+    TestScored,
 )
+from agent.ideas import Fixed
+from agent.lab.results import Core, Expectation, FinalInfo
+from agent.lab.verdicts import Verdict
 from agent.proposers import Proposal
-from agent.study import Run
+from agent.referee import judgements
+from agent.state import derive
+from agent.study import Run, Study
 
 BASELINE = Proposal(name="baseline", title="Baseline", description="d", why="w", predictions={}, source="")
 CHANGE = BASELINE.model_copy(
@@ -33,6 +40,7 @@ STARTED = StudyStarted(
     primary_metric="ce_loss_score",
     smallest_effect=0.005,
     fixed=Fixed(),
+    ground="0123",
     max_runs=1,
     run_timeout=60,
 )
@@ -51,10 +59,28 @@ def scored(l0: float | None, score: float | None) -> FinalInfo:
     return FinalInfo(verdict=OK, core=Core.model_validate(core))
 
 
+def measured(k: int, seed: int, score: float) -> BaselineMeasured:
+    """A baseline with L0 equal to its K; CE-loss score 0.01 higher for one more."""
+    baseline = Baseline(k=k, seed=seed, figures=figures(scored(k, score + 0.01 * (k - 16))))
+    return BaselineMeasured(baseline=baseline, verdict=OK, seconds=1)
+
+
+# CE-loss score 0.95 at L0 16 with a standard deviation of 0.001 over five seeds.
+NOISE: list[Event] = [
+    *(measured(16, seed, 0.95 + off) for seed, off in enumerate((-0.001, -0.001, 0, 0.001, 0.001))),
+    measured(15, 0, 0.95),
+    measured(17, 0, 0.95),
+]
+
+
 def rendered(events: list[Event], *infos: FinalInfo | None) -> str:
+    """The notes of a study with these results, each compared with the baselines there are."""
     state = derive(events)
     runs = [Run(run, Path("nowhere"), info) for run, info in zip(state.runs, infos, strict=True)]
-    return notes.render(state, runs, [])
+    for run in runs[1:]:
+        if run.info and len(state.baselines) > 1:
+            run.info.comparison = comparison.compare(run.info, state.baselines)
+    return notes.render(state, runs, judgements(runs, state), [])
 
 
 def section(text: str, number: int) -> str:
@@ -77,23 +103,86 @@ def test_an_unfinished_run_shows_its_prediction_and_no_result():
     assert "difference" not in text
 
 
+def committed(score: float, *more: Event, l0: float = 16.0) -> str:
+    """What is said of a run with this CE-loss score."""
+    text = rendered([*SECOND, *NOISE, RunCommitted(run=1, verdict=OK), *more], scored(16, 0.95), scored(l0, score))
+    return section(text, 1)
+
+
 def test_an_outcome_stands_beside_its_prediction():
-    text = section(rendered([*SECOND, RunCommitted(run=1, verdict=OK)], scored(16.0, 0.95), scored(16.2, 0.9433)), 1)
-    assert "Results: {'l0': 16.2, 'explained_variance_centered': 0.8, 'ce_loss_score': 0.9433," in text
-    assert "- CE-loss score: predicted up; 0.9433, baseline 0.9500, difference from baseline -0.0067 (one seed" in text
-    assert "- L0 16.20, baseline 16.00 (+1.2%): within 5%." in text
+    text = committed(0.93)
+    assert "Results: {'l0': 16.0, 'explained_variance_centered': 0.8, 'ce_loss_score': 0.93," in text
+    assert "- CE-loss score: 0.9300, baseline 0.9500, difference -0.0200 +- 0.0030; predicted up: failed" in text
+    assert "- L0: 16.00, baseline 16.00, difference +0.00 +- 0.01 (within noise); predicted same: held" in text
 
 
-@pytest.mark.parametrize(("l0", "matched"), [(15.3, True), (16.7, True), (15.1, False), (16.9, False)])
-def test_runs_of_another_sparsity_are_said_to_be(l0: float, matched: bool):
-    text = rendered([*SECOND, RunCommitted(run=1, verdict=OK)], scored(16.0, 0.95), scored(l0, 0.95))
-    assert ("not at matched sparsity" in text) is not matched
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (0.951, "Within noise: CE-loss score differs by +0.0010 +- 0.0030 from the baseline at L0 16.00 (p 0.41"),
+        (0.9535, "Too small to matter: CE-loss score differs by +0.0035"),
+        (0.93, "Worse: CE-loss score differs by -0.0200"),
+        (0.97, "Seems better, and is not confirmed by fresh seeds yet: CE-loss score differs by +0.0200"),
+    ],
+)
+def test_what_is_said_of_the_primary_metric(score: float, said: str):
+    assert said in committed(score)
+
+
+def test_a_comparison_is_made_at_the_runs_own_l0():
+    assert "baseline 0.9550, difference +0.0000 +- 0.0" in committed(0.955, l0=16.496)
+    assert "Within noise" in committed(0.955, l0=16.496)
+
+
+def test_a_run_that_no_baseline_is_near_is_not_compared():
+    text = committed(0.99, l0=30.0)
+    assert "Not comparable: no baselines on both sides of L0 30.00 within 10% of it." in text
+    assert "CE-loss score: not measured on both sides; predicted up: not measured" in text
+
+
+@pytest.mark.parametrize(("fresh", "said"), [(0.97, "Better (confirmed): "), (0.95, "Not confirmed: ")])
+def test_better_is_said_of_what_fresh_seeds_show_again(fresh: float, said: str):
+    baselines = derive(NOISE).baselines
+    again: list[Event] = [
+        ReplicateEnded(run=1, seed=seed, comparison=comparison.compare(scored(16, fresh), baselines), seconds=1)
+        for seed in (1000, 1001, 1002)
+    ]
+    text = committed(0.97, *again)
+    assert said in text
+    assert f"3 fresh seeds differ by {fresh - 0.95:+.4f} +- 0.00" in text
 
 
 def test_what_was_not_measured_is_said_to_be():
-    text = section(rendered([*SECOND, RunCommitted(run=1, verdict=OK)], scored(16.0, 0.95), scored(None, None)), 1)
-    assert "- CE-loss score: predicted up; not measured in this run" in text
-    assert "L0 was not measured in both runs" in text
+    text = section(rendered([*SECOND, *NOISE, RunCommitted(run=1, verdict=OK)], scored(16, 0.9), scored(16, None)), 1)
+    assert "- CE-loss score: not measured on both sides; predicted up: not measured" in text
+    assert "Not comparable: CE-loss score was not measured on both sides." in text
+
+
+def test_failed_attempts_are_told_with_what_they_tried():
+    broken = Verdict(name="preflight", evidence="line 3: x is not defined")
+    other = ProposalMade(run=1, proposal=CHANGE.model_copy(update={"name": "o", "title": "Another change"}))
+    text = rendered([*SECOND, PreflightFailed(run=1, attempt=1, verdict=broken, seconds=1), other], None, None)
+    said = "Attempt 1 failed: preflight (line 3: x is not defined); kept in run_1_attempt_1. It tried: A change."
+    assert said in section(text, 1)
+
+
+def test_the_ground_of_comparisons_is_told():
+    sentinel = Expectation(sentinel="permuted decoder", metric="EV", expected="below 0", found=-1.0, held=True)
+    text = rendered([*FIRST, SentinelsScored(expectations=[sentinel]), *NOISE], None)
+    assert "SAEs whose scores are known: EV of the permuted decoder is below 0." in text
+    assert "The baseline was trained with 5 seeds at K 16; mean and standard deviation: " in text
+    assert "CE-loss score 0.9500 +- 0.001" in text
+
+
+def test_a_broken_evaluation_is_said_to_be():
+    sentinel = Expectation(sentinel="permuted decoder", metric="EV", expected="below 0", found=0.8, held=False)
+    text = rendered([*FIRST, SentinelsScored(expectations=[sentinel])], None)
+    assert "THE EVALUATION IS BROKEN: EV of the permuted decoder should be below 0 and is 0.8." in text
+
+
+def test_the_test_text_is_told_apart():
+    text = rendered([*SECOND, TestScored(run=0, figures={"ce_loss_score": 0.9512})], scored(16, 0.95), None)
+    assert "- run 0 (Baseline): CE-loss score 0.9512" in text.split("# Test text")[1]
 
 
 def test_a_run_that_does_not_count_has_no_results_even_where_it_was_measured():
@@ -110,3 +199,18 @@ def test_no_claim_is_made_without_noise():
     assert "The noise between seeds was not measured" in text
     assert not {"better", "worse", "improved", "improves"} & set(text.lower().split())
     assert text.endswith("# End\nThe study ended: the budget of 1 run is spent.\n")
+
+
+def test_notes_changed_by_hand_are_kept(tmp_path: Path):
+    study = Study(tmp_path / "runs", tmp_path)
+    state = derive([STARTED])
+    notes.write(study, state)
+    written = (tmp_path / "notes.txt").read_text()
+    assert not notes.edited(written)
+    notes.write(study, state)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    (tmp_path / "notes.txt").write_text(written.replace("It helps.", "It helps. I doubt it."))
+    notes.write(study, state)
+    assert (tmp_path / "notes.txt").read_text() == written
+    (kept,) = tmp_path.glob("notes_edited_*.txt")
+    assert "I doubt it." in kept.read_text()

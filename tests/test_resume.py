@@ -9,8 +9,9 @@ import pytest
 from git import Repo
 from standin import HERE, Checkout, make_checkout, processes, wait_for
 
+from agent import notes as notes_module
+from agent.events import StudyResumed
 from agent.lab import results
-from agent.ledger import StudyResumed
 
 # Each link of the chain ends with SIGKILL just after the first event of this kind that it recorded.
 CHAIN = (
@@ -24,11 +25,24 @@ CHAIN = (
     "evaluation_ended",
     "run_committed",
     "notes_written",
+    "sentinels_scored",
+    "baseline_measured",
+    "preflight_failed",
     "proposal_made",
+    "attempt_ended",
+    "proposal_made",
+    "run_committed",
+    "replicate_ended",
+    "test_scored",
     "study_ended",
+    "notes_written",
 )
 RUN = ("run", "--idea", "stand_in", "--max-runs", "3", "--run-timeout", "30")
-BEHAVIOURS = ("crashing", "denser", "sound")
+BEHAVIOURS = ("importing", "crashing", "denser", "better", "fine")
+REPEATED_NEVER = (
+    *("proposal_made", "preflight_failed", "run_reserved", "attempt_ended", "evaluation_ended", "run_committed"),
+    *("sentinels_scored", "baseline_measured", "replicate_ended", "test_scored"),
+)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the power cut finds the ledger through /proc")
 
@@ -82,7 +96,7 @@ def test_no_budget_is_miscounted(calm: Checkout, chain: Checkout):
     assert chain.state.runs_used == calm.state.runs_used == 3
     assert chain.state.ended == calm.state.ended == "the budget of 3 runs is spent"
     kinds = [event.event for event in chain.events]
-    for kind in ("proposal_made", "run_reserved", "attempt_ended", "evaluation_ended", "run_committed"):
+    for kind in REPEATED_NEVER:
         assert kinds.count(kind) == [event.event for event in calm.events].count(kind), kind
     assert kinds.count("study_resumed") == len(CHAIN)
 
@@ -97,12 +111,13 @@ def test_the_attempt_that_was_cut_short_is_kept_and_noted(chain: Checkout):
     assert results.read(kept).verdict.name == "killed"
     said = "Attempt 1 failed: killed (the driver ended while training); kept in run_0_attempt_1."
     assert said in chain.notes.split("## Run 1: ")[0]
-    assert chain.notes.count("Attempt ") == 1
+    assert chain.notes.count("the driver ended while training") == 1
 
 
 def test_the_notes_are_otherwise_those_of_a_study_that_nothing_happened_to(calm: Checkout, chain: Checkout):
     def lines(notes: str) -> list[str]:
-        return [line for line in notes.splitlines() if not line.startswith("Attempt ")]
+        told = [line for line in notes.splitlines() if "the driver ended while training" not in line]
+        return [line for line in told if not line.startswith(notes_module.CHECKSUM)]
 
     assert lines(chain.notes) == lines(calm.notes)
 
@@ -125,7 +140,7 @@ def test_what_is_no_study_is_not_resumed(calm: Checkout):
 
 
 def test_a_run_whose_attempts_are_spent_counts_as_a_run(checkout: Checkout):
-    checkout.plan("sound")
+    checkout.plan("fine")
     assert cut(checkout, "run_committed", "run", "--idea", "stand_in", "--max-runs", "1").returncode < 0
     for _ in range(4):
         assert cut(checkout, "attempt_started", "resume").returncode < 0
@@ -164,8 +179,46 @@ def test_a_driver_keeps_others_away_and_what_it_leaves_behind_is_ended(checkout:
     assert any(isinstance(event, StudyResumed) for event in checkout.events)
 
 
+def test_a_kill_while_an_interruption_is_recorded(checkout: Checkout, tmp_path: Path):
+    checkout.plan("held")
+    hold = tmp_path / "hold"
+    hold.touch()
+    settings = {"SAE_AGENT_STANDIN_HOLD": str(hold)}
+    path = f"{checkout.root}:{HERE / 'power_cut'}"
+    driver = checkout.start(*RUN, PYTHONPATH=path, STANDIN_KILL_AFTER="study_interrupted", **settings)
+    wait_for(lambda: len(checkout.state.runs) == 2 and checkout.state.runs[1].stage == "training")
+    driver.send_signal(signal.SIGINT)
+    driver.communicate()
+    assert driver.returncode == -signal.SIGKILL
+    assert checkout.state.interrupted
+    hold.unlink()
+    resumed = checkout.agent("resume", **settings)
+    assert resumed.returncode == 0, resumed.stderr
+    assert (checkout.state.runs[1].attempt, checkout.state.runs_used) == (2, 1)
+
+
+def test_a_study_of_another_ground_is_not_resumed(checkout: Checkout):
+    checkout.plan("fine")
+    assert cut(checkout, "run_committed", *RUN).returncode < 0
+    before = checkout.study.ledger.read_bytes()
+    ended = checkout.agent("resume", SAE_AGENT_STANDIN_GROUND="another")
+    assert ended.returncode == 2
+    assert "began with another agent/lab, package, model or device" in ended.stderr
+    assert checkout.study.ledger.read_bytes() == before
+
+
+def test_an_edited_ledger_is_refused(checkout: Checkout):
+    checkout.plan("fine")
+    assert cut(checkout, "run_committed", *RUN).returncode < 0
+    ledger = checkout.study.ledger
+    ledger.write_text(ledger.read_text().replace('"max_runs":3', '"max_runs":9'))
+    ended = checkout.agent("resume")
+    assert ended.returncode == 2
+    assert "events.jsonl line 1 is not as it was recorded" in ended.stderr
+
+
 def test_a_git_that_was_killed_is_no_obstacle(checkout: Checkout):
-    checkout.plan("sound")
+    checkout.plan("fine")
     assert cut(checkout, "proposal_made", "run", "--idea", "stand_in", "--max-runs", "1").returncode < 0
     (checkout.study.directory / ".git/index.lock").touch()
     ended = checkout.agent("resume")
@@ -173,7 +226,7 @@ def test_a_git_that_was_killed_is_no_obstacle(checkout: Checkout):
 
 
 def test_a_study_that_was_moved_is_resumed_where_it_is(checkout: Checkout):
-    checkout.plan("sound")
+    checkout.plan("fine")
     assert cut(checkout, "run_reserved", "run", "--idea", "stand_in", "--max-runs", "1").returncode < 0
     moved = checkout.root / "runs" / "renamed"
     checkout.study.directory.rename(moved)

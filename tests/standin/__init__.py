@@ -26,15 +26,18 @@ class Checkout:
     root: Path
 
     def plan(self, *behaviours: str, **fields: Any) -> None:
-        """Write the idea stand_in with one step for each behaviour of the stand-in experiment."""
+        """Write the idea stand_in with one step for each behaviour of the stand-in experiment.
+
+        What follows a dot only tells two steps of one behaviour apart.
+        """
         steps = [
             {
-                "name": f"step_{number}_{behaviour}",
-                "title": f"Step that is {behaviour}",
+                "name": f"step_{number}",
+                "title": f"Step {number} that is {behaviour}",
                 "description": "What changed.",
                 "why": "The reason.",
                 "predictions": {"ce_loss_score": "up", "l0": "same"},
-                "parameters": {"behaviour": behaviour},
+                "parameters": {"behaviour": behaviour} | ({"more": "import os"} if behaviour == "importing" else {}),
             }
             for number, behaviour in enumerate(behaviours, 1)
         ]
@@ -43,7 +46,7 @@ class Checkout:
             "description": "Nothing is trained.",
             "hypothesis": "None.",
             "smallest_effect": 0.005,
-            "defaults": {"behaviour": "sound"},
+            "defaults": {"behaviour": "sound", "more": ""},
             "plan": steps,
         }
         (self.root / "templates/ideas/stand_in/idea.yaml").write_text(yaml.safe_dump(idea | fields))
@@ -94,11 +97,11 @@ def make_checkout(directory: Path) -> Checkout:
     ignored = shutil.ignore_patterns("lab", "__pycache__")
     shutil.copytree(REPOSITORY / "agent", root / "agent", ignore=ignored)
     (root / "agent/lab/evaluation").mkdir(parents=True)
-    for name in ("__init__", "errors", "results", "verdicts"):
-        shutil.copy(REPOSITORY / f"agent/lab/{name}.py", root / "agent/lab")
-    shutil.copy(HERE / "prepare.py", root / "agent/lab/prepare.py")
-    shutil.copy(HERE / "evaluation.py", root / "agent/lab/evaluation/__main__.py")
-    (root / "agent/lab/evaluation/__init__.py").touch()
+    for name in ("__init__", "cache", "errors", "results", "verdicts", "evaluation/__init__", "evaluation/requests"):
+        shutil.copy(REPOSITORY / f"agent/lab/{name}.py", root / f"agent/lab/{name}.py")
+    for name in ("activations", "prepare", "run", "training"):
+        shutil.copy(HERE / f"lab/{name}.py", root / "agent/lab")
+    shutil.copy(HERE / "lab/evaluation.py", root / "agent/lab/evaluation/__main__.py")
     shutil.copytree(HERE / "templates", root / "templates")
     shutil.copytree(REPOSITORY / "templates/notes", root / "templates/notes")
     return Checkout(root)

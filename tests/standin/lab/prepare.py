@@ -18,4 +18,6 @@ if args.model != "tiny-lm":
     sys.exit(2)
 print("harvesting", flush=True)
 time.sleep(float(os.environ.get("SAE_AGENT_STANDIN_HARVEST", "0")))
-args.ground.write_text(json.dumps({"ground": os.environ.get("SAE_AGENT_STANDIN_GROUND", "0123456789abcdef"), "parts": {}}))
+args.ground.write_text(
+    json.dumps({"ground": os.environ.get("SAE_AGENT_STANDIN_GROUND", "0123456789abcdef"), "parts": {}})
+)

@@ -19,8 +19,10 @@ def constants(names: dict[str, Any]) -> dict[str, Any]:
 
 
 class TrainingGuard:
-    def __init__(self, out_dir: Path, behaviour: str, data: range, *, model: str, hook_name: str, settings: Any) -> None:
-        self.out_dir, self.behaviour, self.steps = out_dir, behaviour, len(data)
+    def __init__(
+        self, out_dir: Path, named: str, data: range, *, model: str, hook_name: str, settings: Any
+    ) -> None:
+        self.out_dir, self.steps = out_dir, len(data)
         self.settings = settings | {"MODEL": model, "HOOK_NAME": hook_name}
         self.metrics = (out_dir / "metrics.jsonl").open("w")
         self.tokens = self.done = 0
@@ -34,7 +36,8 @@ class TrainingGuard:
         self.metrics.flush()
 
 
-def finish(guard: TrainingGuard, behaviour: str, k: int, d_sae: int) -> None:
+def finish(guard: TrainingGuard, named: str, k: int, d_sae: int) -> None:
+    behaviour = named.partition(".")[0]
     smoke = bool(os.environ.get("SAE_AGENT_SMOKE"))
     if behaviour == "smoking":
         raise ValueError("wrong from the first step")
@@ -43,7 +46,7 @@ def finish(guard: TrainingGuard, behaviour: str, k: int, d_sae: int) -> None:
     (guard.out_dir / "environment.json").write_text(json.dumps(dict(os.environ)))
     (guard.out_dir / "checkpoint").mkdir()
     k = 20 if behaviour == "denser" else k
-    noise = random.Random(f"{behaviour} {k} {guard.settings['SEED']}")
+    noise = random.Random(f"{named} {k} {guard.settings['SEED']}")
     l0 = k * (1.018 + noise.gauss(0, 0.0005))
     gain = {"denser": 0.0, "better": 0.02, "worse": -0.02}.get(behaviour, 0.0)
     seed = guard.settings["SEED"]
