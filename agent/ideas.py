@@ -1,19 +1,25 @@
 """Ideas: the schema of idea.yaml, and the rendering of each step of a plan into an experiment.py."""
 
+import reprlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from agent.lab.errors import UserError, nearest
 from agent.lab.results import HEADLINE, METRICS
 
 if TYPE_CHECKING:
     import jinja2
+    from pydantic_core import ErrorDetails
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout
 TEMPLATES = ROOT / "templates"
+
+K = 16  # of the baseline: latents active per token
 
 Direction = Literal["up", "down", "same"]
 Text = Annotated[str, Field(min_length=1)]
@@ -37,6 +43,14 @@ class Fixed(Strict):
     seed: int = 0
 
 
+class When(Strict):
+    """What an earlier step must have shown for a step to be tried."""
+
+    step: Text
+    metric: Text
+    came_out: Direction  # against the baseline; same: within noise
+
+
 class Step(Strict):
     """One change to try, and what it is expected to do to the headline metrics."""
 
@@ -46,12 +60,13 @@ class Step(Strict):
     why: Text
     predictions: dict[str, Direction]
     parameters: dict[str, Any] = {}
+    when: When | None = None  # None: always
 
 
 class Idea(Strict):
     """A research question with its plan."""
 
-    name: Text
+    folder: Path  # where it was loaded from
     title: Text
     description: Text  # becomes the notes' experiment description
     hypothesis: Text
@@ -61,24 +76,46 @@ class Idea(Strict):
     defaults: dict[str, Any] = {}  # the template's parameters, as the baseline has them
     plan: Annotated[list[Step], Field(min_length=1)]
 
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def analysis(self) -> Path | None:
+        """The idea's own measures and plots, where it has some."""
+        path = self.folder / "analysis.py"
+        return path if path.exists() else None
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.primary_metric not in METRICS:
-            raise ValueError(f"primary_metric {self.primary_metric!r}: {nearest(self.primary_metric, METRICS)}")
+        _one_of(self.primary_metric, METRICS, "primary_metric")
         names = [step.name for step in self.plan]
-        for step in self.plan:
-            if names.count(step.name) > 1:
-                raise ValueError(f"two steps of the plan are named {step.name!r}")
+        for number, step in enumerate(self.plan):
+            if step.name in names[:number]:
+                raise _wrong(f"another step of the plan is named {step.name!r}, too", "plan", number, "name")
             for metric in step.predictions:
-                if metric not in HEADLINE:
-                    raise ValueError(f"step {step.name!r} predicts {metric!r}: {nearest(metric, HEADLINE)}")
+                _one_of(metric, HEADLINE, "plan", number, "predictions", metric)
             for parameter in step.parameters:
-                if parameter not in self.defaults:
-                    raise ValueError(
-                        f"step {step.name!r} sets {parameter!r}, which has no default: "
-                        f"{nearest(parameter, self.defaults)}"
-                    )
+                _one_of(parameter, self.defaults, "plan", number, "parameters", parameter, known_as="a default's name")
+            if step.when:
+                _one_of(step.when.metric, HEADLINE, "plan", number, "when", "metric")
+                earlier = names[:number]
+                _one_of(step.when.step, earlier, "plan", number, "when", "step", known_as="an earlier step's name")
         return self
+
+
+MODELS: dict[str, type[Strict]] = {"": Idea, "fixed": Fixed, "plan": Step, "plan.when": When}  # by their place in it
+
+
+def _one_of(name: str, known: Iterable[str], *place: str | int, known_as: str = "a metric's name") -> None:
+    if name not in known:
+        raise _wrong(f"expected {known_as}, found {name!r}: {nearest(name, known)}", *place)
+
+
+def _wrong(message: str, *place: str | int) -> ValidationError:
+    """An error at a place in the idea, for fields that are wrong only beside others."""
+    error = PydanticCustomError("inconsistent", "{message}", {"message": message})
+    return ValidationError.from_exception_data("Idea", [InitErrorDetails(type=error, loc=place, input=None)])
 
 
 def names(templates: Path = TEMPLATES) -> list[str]:
@@ -92,28 +129,63 @@ def load(name: str, templates: Path = TEMPLATES) -> Idea:
         raise BadIdea(f"unknown idea {name!r}: {nearest(name, names(templates))}")
     path = templates / "ideas" / name / "idea.yaml"
     try:
-        content = yaml.safe_load(path.read_text())
+        text = path.read_text(encoding="utf-8")
+        content, root = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise BadIdea(f"{path} line {line}: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:  # not text, or a date that is none
+        raise BadIdea(f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise BadIdea(f"{path}: expected fields such as title and plan, found {type(content).__name__}")
     try:
-        return Idea.model_validate({"name": name, **content})
+        return Idea.model_validate(content | {"folder": path.parent})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise BadIdea(f"{path}: {field + ': ' if field else ''}{first['msg']}") from None
+        raise BadIdea(f"{path} line {_line(root, first['loc'])}: {field}: {_expected(first)}") from None
 
 
-def render_baseline(fixed: Fixed, templates: Path = TEMPLATES) -> str:
+def _line(node: yaml.Node | None, place: tuple[str | int, ...]) -> int:
+    """The line of a field, or of the nearest field around it that is there."""
+    line = 1
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == str(part)]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            found = [(item, item) for item in node.value[part : part + 1]]
+        else:
+            found = []
+        if not found:
+            break
+        marked, node = found[0]
+        line = marked.start_mark.line + 1
+    return line
+
+
+def _expected(error: "ErrorDetails") -> str:
+    """What pydantic found wrong, as `expected ..., found ...`."""
+    message = error["msg"].removeprefix("Value error, ")
+    match error["type"]:
+        case "missing":
+            return "expected this field, found none"
+        case "extra_forbidden":
+            *around, field = error["loc"]
+            known = MODELS[".".join(part for part in around if isinstance(part, str))].model_fields.keys() - {"folder"}
+            return f"unknown field: {nearest(str(field), known)}"
+        case "inconsistent":
+            return message
+    return f"{message.replace('Input should be', 'expected', 1)}, found {reprlib.repr(error['input'])}"
+
+
+def render_baseline(fixed: Fixed, k: int = K, templates: Path = TEMPLATES) -> str:
     """The baseline experiment.py. Raises BadIdea."""
-    return _render("experiment.py.j2", fixed.model_dump(), "the baseline", templates)
+    return _render("experiment.py.j2", fixed.model_dump() | {"k": k}, "the baseline", templates)
 
 
 def render_step(idea: Idea, step: Step, fixed: Fixed, templates: Path = TEMPLATES) -> str:
     """The experiment.py of one step. Raises BadIdea, naming the step and the line of the template."""
-    variables = fixed.model_dump() | idea.defaults | step.parameters
+    variables = fixed.model_dump() | {"k": K} | idea.defaults | step.parameters
     return _render(f"ideas/{idea.name}/experiment.py.j2", variables, f"{idea.name}, step {step.name}", templates)
 
 

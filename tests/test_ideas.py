@@ -18,7 +18,7 @@ IDEA = {"title": "t", "description": "d", "hypothesis": "h", "smallest_effect": 
 
 def written(directory: Path, idea: object, template: str = "", base: str = "") -> Path:
     """A directory of templates with the idea `mine`."""
-    (directory / "ideas/mine").mkdir(parents=True)
+    (directory / "ideas/mine").mkdir(parents=True, exist_ok=True)
     (directory / "ideas/mine/idea.yaml").write_text(idea if isinstance(idea, str) else yaml.safe_dump(idea))
     (directory / "ideas/mine/experiment.py.j2").write_text(template)
     (directory / "experiment.py.j2").write_text(base)
@@ -50,6 +50,15 @@ def test_the_shipped_plan_has_five_steps_with_predictions():
     assert all(step.predictions for step in plan)
 
 
+def test_the_baseline_and_a_step_have_the_k_that_is_asked_for(tmp_path: Path):
+    assert "\nK = 16  #" in ideas.render_baseline(Fixed())
+    assert "\nK = 32  #" in ideas.render_baseline(Fixed(), k=32)
+    step = STEP | {"parameters": {"k": 24}}
+    templates = written(tmp_path, IDEA | {"defaults": {"k": 16}, "plan": [step]}, "K = {{ k }}")
+    idea = ideas.load("mine", templates)
+    assert ideas.render_step(idea, idea.plan[0], Fixed(), templates) == "K = 24"
+
+
 def test_fixed_settings_and_parameters_reach_the_template(tmp_path: Path):
     base = "MODEL = '{{ model }}'\n{% block k %}\nK = 16\n{% endblock %}\n"
     child = "{% extends 'experiment.py.j2' %}\n{% block k %}\nK = {{ k }} + {{ extra }}\n{% endblock %}\n"
@@ -57,34 +66,113 @@ def test_fixed_settings_and_parameters_reach_the_template(tmp_path: Path):
     templates = written(tmp_path, IDEA | {"defaults": {"k": 16, "extra": 1}, "plan": [step]}, child, base)
     idea = ideas.load("mine", templates)
     fixed = Fixed(model="gpt2")
-    assert ideas.render_baseline(fixed, templates) == "MODEL = 'gpt2'\nK = 16\n"
+    assert ideas.render_baseline(fixed, templates=templates) == "MODEL = 'gpt2'\nK = 16\n"
     assert ideas.render_step(idea, idea.plan[0], fixed, templates) == "MODEL = 'gpt2'\nK = 32 + 1\n"
 
 
+WRITTEN = """\
+title: t
+description: d
+hypothesis: h
+smallest_effect: 0.1
+defaults: {coefficient: 1}
+plan:
+  - name: one
+    title: t
+    description: d
+    why: w
+    predictions: {l0: same}
+  - name: two
+    title: t
+    description: d
+    why: |
+      Over more
+      than one line.
+    predictions:
+      l0: same
+      ce_loss_score: up
+    parameters:
+      coefficient: 2
+    when: {step: one, metric: l0, came_out: down}
+"""
+
+
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("old", "new", "said"),
     [
-        ({"colour": "red"}, "idea.yaml: colour: Extra inputs are not permitted"),
-        ({"plan": []}, "idea.yaml: plan: "),
-        ({"plan": [STEP | {"why": 3}]}, "idea.yaml: plan.0.why: "),
-        ({"plan": [STEP | {"predictions": {"l0": "sideways"}}]}, "plan.0.predictions.l0: "),
-        ({"plan": [STEP | {"predictions": {"ce_los_score": "up"}}]}, "did you mean ce_loss_score"),
-        ({"plan": [STEP | {"parameters": {"kk": 1}}], "defaults": {"k": 1}}, "sets 'kk', which has no default"),
-        ({"plan": [STEP, STEP]}, "two steps of the plan are named 'one'"),
-        ({"primary_metric": "beauty"}, "primary_metric 'beauty'"),
-        ({"fixed": {"tokens": 0}}, "fixed.tokens: "),
+        ("title: t\ndescr", "titel: t\ndescr", "line 1: title: expected this field, found none"),
+        (
+            "hypothesis: h",
+            "hypothesis: h\nsmalest_effect: 1",
+            "line 4: smalest_effect: unknown field: did you mean smalle",
+        ),
+        ("smallest_effect: 0.1", "smallest_effect: 0", "line 4: smallest_effect: expected greater than 0, found 0"),
+        (
+            "defaults:",
+            "primary_metric: loss_aded\ndefaults:",
+            "line 5: primary_metric: expected a metric's name, found",
+        ),
+        (
+            "defaults:",
+            "fixed: {d_sae: wide}\ndefaults:",
+            "line 5: fixed.d_sae: expected a valid integer, unable to pars",
+        ),
+        ("defaults:", "fixed: {tokns: 9}\ndefaults:", "line 5: fixed.tokns: unknown field: did you mean tokens"),
+        ("defaults:", "name: mine\ndefaults:", "line 5: name: unknown field"),
+        ("    why: w\n", "", "line 7: plan.0.why: expected this field, found none"),
+        ("    why: w\n", "    why: 3\n", "line 10: plan.0.why: expected a valid string, found 3"),
+        ("name: two", "name: one", "line 12: plan.1.name: another step of the plan is named 'one', too"),
+        ("name: two", "name: Two!", "line 12: plan.1.name: String should match pattern"),
+        (
+            "ce_loss_score: up",
+            "ce_loss_score: better",
+            "line 20: plan.1.predictions.ce_loss_score: expected 'up', 'down' or 'same', found 'better'",
+        ),
+        ("ce_loss_score: up", "ce_los_score: up", "line 20: plan.1.predictions.ce_los_score: expected a metric's name"),
+        ("coefficient: 2", "coeficient: 2", "line 22: plan.1.parameters.coeficient: expected a default's name, found"),
+        (
+            "step: one",
+            "step: two",
+            "line 23: plan.1.when.step: expected an earlier step's name, found 'two': did you m",
+        ),
+        ("metric: l0", "metric: mse", "line 23: plan.1.when.metric: expected a metric's name, found 'mse'"),
+        ("came_out: down", "came_out: worse", "line 23: plan.1.when.came_out: expected 'up', 'down' or 'same', found"),
+        (", came_out: down", "", "line 23: plan.1.when.came_out: expected this field, found none"),
+        ("came_out: down", "came: down", "line 23: plan.1.when.came_out: expected this field"),
     ],
 )
-def test_a_broken_idea_is_named_by_file_and_field(tmp_path: Path, change: dict, said: str):
+def test_a_broken_idea_is_named_by_file_line_and_field(tmp_path: Path, old: str, new: str, said: str):
+    assert WRITTEN.count(old) == 1
+    ideas.load("mine", written(tmp_path, WRITTEN))
     with pytest.raises(BadIdea) as caught:
-        ideas.load("mine", written(tmp_path, IDEA | change))
-    assert said in str(caught.value)
-    assert "idea.yaml" in str(caught.value)
+        ideas.load("mine", written(tmp_path, WRITTEN.replace(old, new)))
+    assert f"ideas/mine/idea.yaml {said}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_plan_is_refused(tmp_path: Path):
+    with pytest.raises(BadIdea, match=r"idea.yaml line 3: plan: List should have at least 1 item"):
+        ideas.load("mine", written(tmp_path, IDEA | {"plan": []}))
 
 
 def test_broken_yaml_is_named_by_line(tmp_path: Path):
     with pytest.raises(BadIdea, match=r"idea\.yaml line 3: "):
         ideas.load("mine", written(tmp_path, "title: t\nplan: [\n"))
+
+
+@pytest.mark.parametrize("content", [b"title: \xff\n", b"title: \0\n", b"title: 2026-13-45\n"])
+def test_what_is_no_yaml_is_refused(tmp_path: Path, content: bytes):
+    written(tmp_path, "")
+    (tmp_path / "ideas/mine/idea.yaml").write_bytes(content)
+    with pytest.raises(BadIdea, match=r"idea\.yaml: "):
+        ideas.load("mine", tmp_path)
+
+
+def test_an_idea_has_an_analysis_where_there_is_one(tmp_path: Path):
+    written(tmp_path, IDEA)
+    assert ideas.load("mine", tmp_path).analysis is None
+    (tmp_path / "ideas/mine/analysis.py").touch()
+    assert ideas.load("mine", tmp_path).analysis == tmp_path / "ideas/mine/analysis.py"
 
 
 def test_yaml_without_fields_is_refused(tmp_path: Path):

@@ -15,7 +15,7 @@ def baseline(fixed: Fixed, templates: Path = TEMPLATES) -> Proposal:
         description="The baseline experiment, without any change.",
         why="Every other run is read beside it.",
         predictions={},
-        source=render_baseline(fixed, templates),
+        source=render_baseline(fixed, templates=templates),
     )
 
 
