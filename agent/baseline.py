@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.comparison import Baseline, figures
 from agent.events import BaselineMeasured, StudyStarted
-from agent.ideas import K, Fixed, render_baseline
+from agent.ideas import Fixed, K, render_baseline
 from agent.lab import cache, results
 from agent.lab.evaluation.requests import Score
 from agent.lab.results import FinalInfo

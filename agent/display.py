@@ -121,7 +121,7 @@ def study_table(runs: "Sequence[Run]") -> "Table":
 
 def format_value(name: str, value: float | None, sign: str = "") -> str:
     """A metric's value with its digits; `-` where it was not measured or not finite."""
-    return "-" if value is None else f"{value:{sign},.{METRICS[name].digits}f}"
+    return "-" if value is None else f"{value:{sign}z,.{METRICS[name].digits}f}"
 
 
 def run_line(info: FinalInfo) -> str:

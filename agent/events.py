@@ -133,7 +133,7 @@ class ReplicateEnded(_Event):
     seconds: float
 
 
-class TestScored(_Event):
+class ScoredOnTest(_Event):
     """A run's figures on the text that no choice was made on."""
 
     event: Literal["test_scored"] = "test_scored"
@@ -176,7 +176,7 @@ Event = Annotated[
     | EvaluationEnded
     | RunCommitted
     | ReplicateEnded
-    | TestScored
+    | ScoredOnTest
     | NotesWritten
     | StudyInterrupted
     | StudyEnded,

@@ -10,7 +10,7 @@ from typing import Any
 from agent import budgets, events, notes, preflight
 from agent.baseline import Baselines
 from agent.display import run_line
-from agent.ideas import K, Fixed, Idea
+from agent.ideas import Fixed, Idea, K
 from agent.lab import cache, results
 from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import Score

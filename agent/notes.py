@@ -188,9 +188,10 @@ def _compared(name: str, compared: Compared | None, predicted: Any) -> str:
     metric = METRICS[name]
     unit = f" {metric.unit}" if metric.unit else ""
     said = f"{metric.title}: "
+    own = " as it was trained" if name == "l0" else ""  # all else is read at the run's L0
     if compared:
         said += (
-            f"{format_value(name, compared.value)}{unit}, baseline {format_value(name, compared.reference)}, "
+            f"{format_value(name, compared.value)}{unit}, baseline{own} {format_value(name, compared.reference)}, "
             f"difference {_difference(name, compared)}"
             + (" (within noise)" if comparison.came_out(compared) == "same" else "")
         )

@@ -152,7 +152,7 @@ class Referee:
         label = f"run {run.number} on the test text"
         failure = self.workers.evaluate(request, label=label, timeout=self.seconds(evaluating=True))
         measured = {} if failure else figures(FinalInfo.model_validate_json((run.directory / request.out).read_bytes()))
-        self.ledger.append(events.TestScored(run=run.number, figures=measured))
+        self.ledger.append(events.ScoredOnTest(run=run.number, figures=measured))
 
 
 def judgements(runs: list[Run], state: State) -> dict[int, Judgement]:

@@ -20,12 +20,12 @@ from agent.events import (
     ReplicateEnded,
     RunCommitted,
     RunReserved,
+    ScoredOnTest,
     SentinelsScored,
     StudyEnded,
     StudyInterrupted,
     StudyResumed,
     StudyStarted,
-    TestScored,
 )
 from agent.lab.results import Comparison, Expectation
 from agent.lab.verdicts import Verdict
@@ -67,7 +67,8 @@ class RunState:
     attempt: int = 0  # the newest one
     failed_attempts: dict[int, FailedAttempt] = field(default_factory=dict)  # those before it
     verdict: Verdict | None = None
-    training_seconds: float = 0.0
+    seconds: float = 0.0  # of work on it, all attempts together
+    training_seconds: float = 0.0  # of the newest attempt
     evaluation_seconds: float = 0.0
 
 
@@ -117,7 +118,10 @@ def derive(events: Sequence[Event]) -> State:
 def _account(state: State, event: Event) -> None:
     if isinstance(event, StudyResumed | HandRunAdded):
         state.seconds_before = state.seconds
-    state.seconds = state.seconds_before + event.elapsed
+    before, state.seconds = state.seconds, state.seconds_before + event.elapsed
+    run = event.after_run if isinstance(event, NotesWritten) else getattr(event, "run", len(state.runs))
+    if run < len(state.runs):
+        state.runs[run].seconds += state.seconds - before
     state.last_time = event.time
     state.noted = isinstance(event, NotesWritten)
 
@@ -144,7 +148,7 @@ def _apply(state: State, event: Event) -> None:
             state.runs.append(RunState(number, proposal, by_hand=True, stage="evaluating", attempt=1))
         case ReplicateEnded(run=number, seed=seed, comparison=comparison):
             state.replicates.setdefault(number, {})[seed] = comparison
-        case TestScored(run=number, figures=figures):
+        case ScoredOnTest(run=number, figures=figures):
             state.tested[number] = figures
         case NotesWritten():
             pass

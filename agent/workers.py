@@ -74,7 +74,8 @@ class Workers:
             watch=[lambda: self._judge(run_dir, label), Stall(watched), *self._watchdogs(stdout, stderr)],
         )
         replaced = keep(run_dir, script)
-        return replaced or self._judge(run_dir, label) or process.verdict_of_end(ended, run_dir / "stderr.log")
+        verdict = replaced or self._judge(run_dir, label) or process.verdict_of_end(ended, run_dir / "stderr.log")
+        return verdict and self._shortened(verdict)
 
     def evaluate(self, request: Score | TrySentinels, *, label: str, timeout: float) -> Verdict | None:
         """Have the evaluator answer; None when its answer is there, else why it is not."""
@@ -96,8 +97,15 @@ class Workers:
         if stopped is None and answer.exists():
             return None
         ended = process.Ended(self._end_evaluator(), 0.0, stopped)
-        evidence = process.verdict_of_end(ended, said)
-        return Verdict(name="not_evaluated", evidence=evidence.evidence if evidence else "it gave no answer")
+        failure = process.verdict_of_end(ended, said)
+        return self._shortened(
+            Verdict(name="not_evaluated", evidence=failure.evidence if failure else "no answer came")
+        )
+
+    def _shortened(self, verdict: Verdict) -> Verdict:
+        """Paths as seen from the study."""
+        evidence = verdict.evidence.replace(f"{self.study.directory}{os.sep}", "")
+        return verdict.model_copy(update={"evidence": evidence})
 
     def _end_evaluator(self) -> int:
         child, self._evaluator = self._evaluator, None

@@ -70,7 +70,7 @@ def test_a_run_has_four_attempts_and_only_what_an_edit_can_mend_is_tried_again(t
     runs = checkout.state.runs[1:]
     assert [run.attempt for run in runs] == [4, 3, 2, 4, 4, 3]
     assert [run.verdict and run.verdict.name for run in runs] == [
-        *("timed_out", "disk_full", "killed", "not_comparable", "crashed", "ok"),
+        *("timed_out", "disk_full", "killed", "not_comparable", "no_effect", "ok"),
     ]
 
 
@@ -205,11 +205,11 @@ def test_the_budget_ends_the_study_and_a_strange_git_set_up_does_no_harm(checkou
 
 
 def test_hours_end_the_study_before_a_run_that_would_exceed_them(checkout: Checkout):
-    checkout.plan(*[f"fine.{number}" for number in range(12)])
-    ended = checkout.run(12, "--max-hours", "0.0015")
+    checkout.plan(*[f"fine.{number}" for number in range(40)])
+    ended = checkout.run(40, "--max-hours", "0.004")
     assert ended.returncode == 0, ended.stderr
-    assert "The study ended: the budget of 0.0015 hours does not allow another run: " in checkout.notes
-    assert checkout.state.seconds < 0.0015 * 3600 + 2
+    assert "The study ended: the budget of 0.004 hours does not allow another run: " in checkout.notes
+    assert checkout.state.seconds < 0.004 * 3600 + 3
 
 
 def test_a_failed_baseline_ends_the_study(checkout: Checkout):

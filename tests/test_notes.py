@@ -18,7 +18,7 @@ from agent.events import (
     SentinelsScored,
     StudyEnded,
     StudyStarted,
-    TestScored,
+    ScoredOnTest,
 )
 from agent.ideas import Fixed
 from agent.lab.results import Core, Expectation, FinalInfo
@@ -113,7 +113,10 @@ def test_an_outcome_stands_beside_its_prediction():
     text = committed(0.93)
     assert "Results: {'l0': 16.0, 'explained_variance_centered': 0.8, 'ce_loss_score': 0.93," in text
     assert "- CE-loss score: 0.9300, baseline 0.9500, difference -0.0200 +- 0.0030; predicted up: failed" in text
-    assert "- L0: 16.00, baseline 16.00, difference +0.00 +- 0.01 (within noise); predicted same: held" in text
+    assert (
+        "- L0: 16.00 latents/token, baseline as it was trained 16.00, difference +0.00 +- 0.01 (within noise); predicted same: held"
+        in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,7 +184,7 @@ def test_a_broken_evaluation_is_said_to_be():
 
 
 def test_the_test_text_is_told_apart():
-    text = rendered([*SECOND, TestScored(run=0, figures={"ce_loss_score": 0.9512})], scored(16, 0.95), None)
+    text = rendered([*SECOND, ScoredOnTest(run=0, figures={"ce_loss_score": 0.9512})], scored(16, 0.95), None)
     assert "- run 0 (Baseline): CE-loss score 0.9512" in text.split("# Test text")[1]
 
 

@@ -1,5 +1,6 @@
 """Where large things that can be made again are kept, shared between studies."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -14,6 +15,14 @@ def root() -> Path:
         return Path(chosen).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base).absolute() / "sae-agent"
+
+
+def lab_hash() -> str:
+    """A hash of the lab's code: what it does to figures is not known of any other version."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def slug(name: str) -> str:

@@ -19,9 +19,7 @@ def constants(names: dict[str, Any]) -> dict[str, Any]:
 
 
 class TrainingGuard:
-    def __init__(
-        self, out_dir: Path, named: str, data: range, *, model: str, hook_name: str, settings: Any
-    ) -> None:
+    def __init__(self, out_dir: Path, named: str, data: range, *, model: str, hook_name: str, settings: Any) -> None:
         self.out_dir, self.steps = out_dir, len(data)
         self.settings = settings | {"MODEL": model, "HOOK_NAME": hook_name}
         self.metrics = (out_dir / "metrics.jsonl").open("w")
