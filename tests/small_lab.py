@@ -144,11 +144,12 @@ def save(
     return run_dir
 
 
-def start(*command: str | Path, **environment: str) -> "subprocess.Popen[str]":
+def start(*command: str | Path, stdin: int | None = None, **environment: str) -> "subprocess.Popen[str]":
     """A Python process, as a user starts it."""
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
         env=os.environ | environment,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

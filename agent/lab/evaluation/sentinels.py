@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from agent.lab.checkpoint import Checkpoint
+from agent.lab.evaluation.core import BATCH_WINDOWS
 from agent.lab.evaluation.probing import Scores
 from agent.lab.evaluation.subject import BenchSAE, RandomSAE
 from agent.lab.results import Expectation, Sentinels
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
 
 PERMUTATION_SEED = 0
+WINDOWS = 2 * BATCH_WINDOWS  # of the development text: what is expected holds on little text too
 TOP = 5  # latents probed
 
 
@@ -57,11 +59,11 @@ def permuted(loaded: Checkpoint) -> Checkpoint:
 
 
 def subjects(evaluator: "Evaluator", run_dir: Path) -> Tried:
-    """The sentinels beside a trained baseline, the random one as sparse as its K says. Raises CheckpointError."""
-    held_out = evaluator.held_out("dev")
+    """The sentinels beside a trained baseline, the random one as sparse as it is. Raises CheckpointError."""
+    held_out = evaluator.held_out("dev", WINDOWS)
     loaded = evaluator.load(run_dir, held_out)
     d_sae, d_in = loaded.W_dec.shape
-    l0 = (loaded.encode(held_out.activations[:4096]) != 0).sum(1).float().mean().item()
+    l0 = (loaded.encode(held_out.activations) != 0).sum(1).float().mean().item()
     return Tried(
         trained=evaluator.subject(loaded, held_out),
         permuted=evaluator.subject(permuted(loaded), held_out),
@@ -85,9 +87,10 @@ def expectations(
 
     SAE-Bench's files go to `out`, an empty folder. Raises EvaluationError where there are no scores at all.
     """
+    held_out = evaluator.held_out("dev", WINDOWS)
 
     def score(name: str, sae: BenchSAE, probed: bool = False) -> dict[str, float]:
-        core, _ = evaluator.core(sae, evaluator.held_out("dev"), out / name, name)
+        core, _ = evaluator.core(sae, held_out, out / name, name)
         scores = core.model_dump()
         if probed:
             scores["probing_auc_5"] = _mean_auc(evaluator.probe(sae, out / name, name)[0])

@@ -1,0 +1,173 @@
+"""The evaluator as the driver uses it: one process, a request a line, each answered by a file."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_lab import HOOK, TOKENS, experiment, load, one_line, run, save, start, train
+
+from agent.lab import activations, results
+from agent.lab.results import FinalInfo, Sentinels
+
+SERVE = ("-P", "-m", "agent.lab.evaluation", "--serve")
+
+
+class Server:
+    """An evaluator waiting for requests."""
+
+    def __init__(self) -> None:
+        self.process: Any = start(*SERVE, stdin=subprocess.PIPE)
+
+    def ask(self, run_dir: Path, out: str, **request: Any) -> Path:
+        """The file that answers the request."""
+        line = {"task": "score", "run_dir": str(run_dir), "out": out} | request
+        self.process.stdin.write(json.dumps(line) + "\n")
+        self.process.stdin.flush()
+        answer, limit = run_dir / out, time.monotonic() + 200
+        while not answer.exists():
+            assert self.process.poll() is None, self.process.stderr.read()
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+        return answer
+
+    def score(self, run_dir: Path, out: str = "final_info.json", **request: Any) -> FinalInfo:
+        return results.read(run_dir, self.ask(run_dir, out, **request).name)
+
+
+@pytest.fixture(scope="module")
+def runs(small_model: Path, harvest: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The baseline trained, hardly trained, dead, without a finite decoder, unmoved, and not there at all."""
+    directory = tmp_path_factory.mktemp("served")
+    module, manifest = load(experiment(directory, small_model)), harvest[1]
+    data = activations.stream(str(small_model), HOOK, tokens=TOKENS, batch=module.BATCH, seed=0)
+    sae = train(module, data).requires_grad_(False)
+    young = train(module, data, steps=20).requires_grad_(False)
+    (directory / "missing").mkdir()
+    return {
+        "sound": save(directory / "sound", sae, manifest),
+        "again": save(directory / "again", sae, manifest),
+        "young": save(directory / "young", young, manifest),
+        "dense": save(directory / "dense", sae, manifest, encode=sae.pre_activations),
+        "dead": save(directory / "dead", sae, manifest, encode=lambda x: (sae.pre_activations(x) - 1e9).relu()),
+        "huge": save(directory / "huge", sae, manifest, W_dec=sae.W_dec * 3e38),
+        "nan": save(directory / "nan", sae, manifest, W_dec=sae.W_dec * float("nan")),
+        "unmoved": save(directory / "unmoved", sae, manifest, moved=False),
+        "missing": directory / "missing",
+    }
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    served = Server()
+    yield served
+    served.process.stdin.close()
+    assert served.process.wait(timeout=60) == 0, served.process.stderr.read()
+
+
+def figures(info: FinalInfo) -> dict[str, Any]:
+    return info.model_dump(exclude={"evaluation_seconds"})
+
+
+def test_two_requests_about_one_checkpoint_get_the_same_figures(server: Server, runs: dict[str, Path]):
+    first, second = server.score(runs["sound"]), server.score(runs["again"])
+    assert first.verdict.ok, first
+    assert first.probing
+    assert figures(first) == figures(second)
+
+
+def test_on_the_test_text_the_scores_are_others_and_say_so(server: Server, runs: dict[str, Path]):
+    dev = server.score(runs["sound"], "dev_info.json", part="core")
+    kept = sorted(path.name for path in (runs["sound"] / "eval").iterdir())
+    test = server.score(runs["sound"], "test_info.json", split="test", part="core")
+    assert (dev.split, test.split) == ("dev", "test")
+    assert test.verdict.ok, test
+    assert test.probing is None
+    assert test.core
+    assert dev.core
+    assert test.core.ce_loss_without_sae != dev.core.ce_loss_without_sae
+    assert test.floor
+    assert dev.floor
+    assert test.floor.ce_loss_score != dev.floor.ce_loss_score
+    assert sorted(path.name for path in (runs["sound"] / "eval").iterdir()) == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict", "evidence"),
+    [
+        ("sound", "ok", "a slice: loaded, encoded, decoded"),
+        ("young", "ok", "a slice"),
+        ("dense", "ok", "a slice"),
+        ("dead", "degenerate", "L0 is 0.000"),
+        ("huge", "degenerate", "not finite"),
+        ("nan", "nan", "not finite"),
+        ("unmoved", "zero_steps", "no parameter moved"),
+        ("missing", "bad_checkpoint", "checkpoint"),
+    ],
+)
+def test_a_slice_tells_what_works_from_what_is_broken(
+    server: Server, runs: dict[str, Path], name: str, verdict: str, evidence: str
+):
+    info = server.score(runs[name], "slice.json", part="slice")
+    assert info.verdict.name == verdict, info
+    assert evidence in info.verdict.evidence
+    assert (info.floor, info.probing) == (None, None)
+
+
+def test_the_sentinels_hold(server: Server, runs: dict[str, Path]):
+    tried = Sentinels.model_validate_json(server.ask(runs["sound"], "sentinels.json", task="sentinels").read_text())
+    assert {each.sentinel for each in tried.expectations} == {"permuted decoder", "identity", "random"}
+    assert not [each for each in tried.expectations if not each.held]
+
+
+def test_a_planted_link_in_the_place_of_sae_benchs_files_is_not_followed(
+    server: Server, runs: dict[str, Path], tmp_path: Path
+):
+    (tmp_path / "mine").touch()
+    planted = runs["young"] / "eval_test"
+    planted.symlink_to(tmp_path)
+    server.score(runs["young"], "linked.json", part="slice", split="test")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert not planted.is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("score run_0", "no request: score run_0"),
+        ('{"task": "praise", "run_dir": "/"}', "'praise'"),
+        ('{"task": "score", "run_dir": "/", "out": "../final_info.json"}', "score.out"),
+        ('{"task": "score", "run_dir": "/", "speed": 2}', "score.speed"),
+        ('{"task": "score", "run_dir": "/no/such/run"}', "/no/such/run is no run directory"),
+    ],
+)
+def test_a_request_that_is_none_ends_it_with_one_line(line: str, said: str):
+    process = start(*SERVE, stdin=subprocess.PIPE)
+    _, err = process.communicate(line + "\n", timeout=60)
+    assert process.returncode == 2
+    assert said in one_line(err)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_signal_ends_it(number: signal.Signals, code: int, runs: dict[str, Path]):
+    server = Server()
+    server.score(runs["missing"], f"{number.name}.json")  # it listens
+    server.process.send_signal(number)
+    assert server.process.wait(timeout=60) == code
+    assert "Traceback" not in server.process.stderr.read()
+
+
+def test_run_directories_and_requests_do_not_mix(tmp_path: Path):
+    for arguments in ([], ["--serve", str(tmp_path)]):
+        ended = run("-P", "-m", "agent.lab.evaluation", *arguments)
+        assert ended.returncode == 2
+        assert "give run directories, or --serve and none" in ended.stderr
+
+
+def test_the_driver_can_build_requests_without_torch():
+    ended = run("-c", "import sys, agent.lab.evaluation.requests; sys.exit('torch' in sys.modules)")
+    assert ended.returncode == 0, ended.stderr
