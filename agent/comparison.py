@@ -3,12 +3,14 @@
 Reconstruction and CE-loss figures depend on L0 more than on most changes one tries. So a run is compared with what the
 baseline has at the run's own L0, read between two baselines, one at or below it and one at or above it, each within
 MATCH of it; linear in log L0. The noise of a metric is the standard deviation of the reseeded baselines, their own
-differences in L0 taken out; it is taken to be the same at every L0 and for every variant.
+differences in L0 taken out; it is taken to be the same at every L0 and for every variant. Only runs and baselines whose
+verdict is ok come here, so each has an L0.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -20,6 +22,7 @@ MATCH = 0.10  # a baseline further from a run's L0 than this says nothing of it
 ALPHA = 0.05
 FRESH_SEEDS = 3  # that a winner is confirmed by
 SAME_L0 = 0.05  # L0 counts as the same up to this share of the baseline's
+FINEST = {"alive_fraction": 0.001}  # the least noise believed, where rounding is not it: one dead latent in a thousand
 
 Outcome = Literal["better", "unconfirmed", "not confirmed", "worse", "negligible", "within noise", "not comparable"]
 Held = Literal["held", "failed", "within noise", "not measured"]
@@ -46,10 +49,14 @@ class Level:
     k: int
     baselines: tuple[Baseline, ...]
 
+    @cached_property
+    def log_l0(self) -> float:
+        return _mean([math.log(baseline.l0) for baseline in self.baselines])
+
     @property
     def l0(self) -> float:
         """Geometric mean."""
-        return math.exp(_mean([math.log(baseline.l0) for baseline in self.baselines]))
+        return math.exp(self.log_l0)
 
     def values(self, metric: str) -> list[float] | None:
         """None where one of them was not measured."""
@@ -76,7 +83,7 @@ def levels(baselines: Sequence[Baseline]) -> list[Level]:
     """In the order of L0."""
     ks = sorted({baseline.k for baseline in baselines})
     found = [Level(k, tuple(baseline for baseline in baselines if baseline.k == k)) for k in ks]
-    return sorted(found, key=lambda level: level.l0)
+    return sorted(found, key=lambda level: level.log_l0)
 
 
 def own_level(baselines: Sequence[Baseline]) -> Level:
@@ -87,31 +94,34 @@ def own_level(baselines: Sequence[Baseline]) -> Level:
 def enclosing(l0: float, baselines: Sequence[Baseline]) -> tuple[Level, Level] | None:
     """The nearest levels at or below and at or above an L0, each within MATCH of it."""
     near = [level for level in levels(baselines) if abs(level.l0 / l0 - 1) <= MATCH]
-    below = [level for level in near if level.l0 <= l0]
-    above = [level for level in near if level.l0 >= l0]
+    below = [level for level in near if level.log_l0 <= math.log(l0)]
+    above = [level for level in near if level.log_l0 >= math.log(l0)]
     return (below[-1], above[0]) if below and above else None
 
 
 def missing_k(l0: float, baselines: Sequence[Baseline]) -> int | None:
-    """K of the baseline to train next so that an L0 comes to be enclosed; None when it is, or cannot be."""
+    """K of the baseline to train next so that an L0 comes to be enclosed; None when it is, or cannot be.
+
+    Never a K that is there already, and none beyond twice the L0 either way, so asking and training comes to an end.
+    """
     if enclosing(l0, baselines):
         return None
     known = levels(baselines)
-    nearest = min(known, key=lambda level: abs(math.log(level.l0 / l0)))
+    taken = {level.k for level in known}
+    nearest = min(known, key=lambda level: abs(level.log_l0 - math.log(l0)))
     per_k = nearest.l0 / nearest.k
-    ks = {level.k for level in known}
-    guess = round(l0 / per_k)
-    tried = [level for level in known if abs(level.l0 / l0 - 1) <= MATCH]
-    if guess in ks and tried:  # one side is there: step over to the other
-        guess = tried[0].k - 1 if tried[0].l0 > l0 else tried[-1].k + 1
-    reachable = guess >= 1 and abs(guess * per_k / l0 - 1) <= 1.5 * MATCH  # what it gives is only known afterwards
-    return guess if reachable and guess not in ks else None
+    k = round(l0 / per_k)
+    step = max(1, round(k * MATCH / 3))  # well beyond the noise of an L0
+    while k in taken:  # one side is there: over to the other
+        k += step if nearest.l0 < l0 else -step
+    likely = abs(k * per_k / l0 - 1) <= 1.5 * MATCH  # what it gives is only known afterwards
+    return k if likely and k not in taken and l0 / 2 <= k <= 2 * l0 else None
 
 
 def compare(info: FinalInfo, baselines: Sequence[Baseline]) -> Comparison:
     """Every headline metric of a run beside the baseline's at the run's L0; L0 itself beside that of the baseline."""
     l0 = info.metric("l0")
-    own = own_level(baselines)
+    known, own = levels(baselines), own_level(baselines)
     seeds = len(own.baselines)
 
     def none(why: str) -> Comparison:
@@ -126,26 +136,27 @@ def compare(info: FinalInfo, baselines: Sequence[Baseline]) -> Comparison:
         return none(f"no baselines on both sides of L0 {l0:.2f} within {MATCH:.0%} of it")
     metrics = {}
     for name in HEADLINE:
-        value = info.metric(name)
-        reference = (own, own) if name == "l0" else pair
-        if value is not None and (compared := _compared(name, value, l0, reference, baselines)):
-            metrics[name] = compared
+        value, noise = info.metric(name), _noise(name, own, known)
+        reference = _reference(name, l0, *((own, own) if name == "l0" else pair))
+        if value is not None and noise is not None and reference is not None:
+            expected, variance = reference
+            metrics[name] = _tested(value, expected, noise, noise * math.sqrt(1 + variance), seeds - 1)
     return Comparison(levels=[level.k for level in pair], seeds=seeds, metrics=metrics)
 
 
-def _compared(
-    name: str, value: float, l0: float, pair: tuple[Level, Level], baselines: Sequence[Baseline]
-) -> Compared | None:
-    """None where a baseline lacks the metric. The interval is t(n-1) s sqrt(1 + w1^2/n1 + w2^2/n2) to either side."""
-    low, high = (level.values(name) for level in pair)
-    noise = seed_noise(name, baselines)
-    if low is None or high is None or noise is None:
+def _reference(name: str, l0: float, low: Level, high: Level) -> tuple[float, float] | None:
+    """A metric at an L0 between two levels, and its variance in units of one training's.
+
+    With weights w1 and w2 of levels of n1 and n2 baselines, the variance is w1^2/n1 + w2^2/n2; that of a run's
+    difference from it adds the run's own 1. None where a baseline lacks the metric.
+    """
+    below, above = low.values(name), high.values(name)
+    if below is None or above is None:
         return None
-    weight = 0.0 if pair[0] is pair[1] else math.log(l0 / pair[0].l0) / math.log(pair[1].l0 / pair[0].l0)
-    reference = (1 - weight) * _mean(low) + weight * _mean(high)
-    variance = (1 - weight) ** 2 / len(low) + weight**2 / len(high)
-    error = noise * math.sqrt(1 + variance)
-    return _tested(value, reference, noise, error, len(own_level(baselines).baselines) - 1)
+    width = high.log_l0 - low.log_l0
+    weight = (math.log(l0) - low.log_l0) / width if width else 0.0
+    variance = (1 - weight) ** 2 / len(below) + weight**2 / len(above)
+    return (1 - weight) * _mean(below) + weight * _mean(above), variance
 
 
 def _tested(value: float, reference: float, noise: float, error: float, df: int) -> Compared:
@@ -158,29 +169,27 @@ def _tested(value: float, reference: float, noise: float, error: float, df: int)
     )
 
 
-def seed_noise(name: str, baselines: Sequence[Baseline]) -> float | None:
-    """Standard deviation of the reseeded baselines about the curve; at least what rounding to the digits shown adds."""
-    own = own_level(baselines)
+def _noise(name: str, own: Level, known: Sequence[Level]) -> float | None:
+    """Standard deviation of the reseeded baselines about the curve; None where one of them lacks the metric.
+
+    At least FINEST of the metric: that no seed differed does not mean that none ever will.
+    """
     values = own.values(name)
-    if values is None or len(values) < 2:
+    if values is None:
         return None
-    slope = 0.0 if name == "l0" else _slope(name, own, levels(baselines))
-    logs = [math.log(baseline.l0) for baseline in own.baselines]
-    rests = [value - slope * log for value, log in zip(values, logs, strict=True)]
-    spread = math.sqrt(sum((rest - _mean(rests)) ** 2 for rest in rests) / (len(rests) - 1))
-    return max(spread, 10 ** -METRICS[name].digits / math.sqrt(12))
+    slope = 0.0 if name == "l0" else _slope(name, own, known)
+    rests = [value - slope * math.log(baseline.l0) for value, baseline in zip(values, own.baselines, strict=True)]
+    return max(_spread(rests), FINEST.get(name, 10.0 ** -METRICS[name].digits / math.sqrt(12)))
 
 
 def _slope(name: str, own: Level, known: Sequence[Level]) -> float:
-    """Change of a metric with log L0 between the nearest levels around the reseeded one; 0 where one is missing."""
-    place = [level.k for level in known].index(own.k)
-    if not 0 < place < len(known) - 1:
-        return 0.0
-    low, high = known[place - 1], known[place + 1]
+    """Change of a metric with log L0 around the reseeded level; 0 where there is no telling, which widens the noise."""
+    place = known.index(own)
+    low, high = known[max(place - 1, 0)], known[min(place + 1, len(known) - 1)]
     below, above = low.values(name), high.values(name)
-    if below is None or above is None:
+    if low.log_l0 == high.log_l0 or below is None or above is None:
         return 0.0
-    return (_mean(above) - _mean(below)) / math.log(high.l0 / low.l0)
+    return (_mean(above) - _mean(below)) / (high.log_l0 - low.log_l0)
 
 
 def judge(
@@ -199,27 +208,26 @@ def judge(
     corrected = holm({run: each.p for run, each in compared.items()})
     judged = {run: Judgement("not comparable") for run in comparisons}
     for run, each in compared.items():
-        visible = smallest_visible(each, len(compared))
-        gain = gained(primary, each)
-        confirmation = None
-        if corrected[run] > ALPHA:
-            outcome: Outcome = "within noise"
-        elif abs(gain) < smallest_effect:
-            outcome = "negligible"
-        elif gain < 0:
-            outcome = "worse"
-        else:
-            again = [comparison.metrics[primary] for comparison in fresh.get(run, ()) if primary in comparison.metrics]
-            outcome = "unconfirmed"
-            if len(fresh.get(run, ())) >= FRESH_SEEDS:
-                confirmation = _together(again) if len(again) >= FRESH_SEEDS else None
-                outcome = (
-                    "better"
-                    if confirmation and _confirms(primary, confirmation, smallest_effect)
-                    else ("not confirmed")
-                )
-        judged[run] = Judgement(outcome, visible, corrected[run], confirmation)
+        outcome, confirmation = _seen(primary, each, corrected[run], smallest_effect), None
+        seeds = fresh.get(run, ())
+        if outcome == "unconfirmed" and len(seeds) >= FRESH_SEEDS:
+            outcome = "not confirmed"
+            if all(primary in seed.metrics for seed in seeds):
+                confirmation = _together([seed.metrics[primary] for seed in seeds])
+                if _seen(primary, confirmation, confirmation.p, smallest_effect) == "unconfirmed":
+                    outcome = "better"
+        judged[run] = Judgement(outcome, smallest_visible(each, len(compared)), corrected[run], confirmation)
     return judged
+
+
+def _seen(primary: str, compared: Compared, p: float, smallest_effect: float) -> Outcome:
+    """What one difference says by itself: at best `unconfirmed`."""
+    gain = gained(primary, compared)
+    if p > ALPHA:
+        return "within noise"
+    if abs(gain) < smallest_effect:
+        return "negligible"
+    return "unconfirmed" if gain > 0 else "worse"
 
 
 def holm(p_values: Mapping[int, float]) -> dict[int, float]:
@@ -245,17 +253,15 @@ def gained(metric: str, compared: Compared) -> float:
 
 
 def _together(again: Sequence[Compared]) -> Compared:
-    """The mean of fresh seeds beside the mean of their references; the wider of the two spreads is their noise."""
+    """The mean of fresh seeds beside the mean of their references; the wider of the two spreads is their noise.
+
+    The references rest on the same baselines, so their error does not shrink with the number of seeds.
+    """
     n = len(again)
     value, reference = _mean([each.value for each in again]), _mean([each.reference for each in again])
-    own = math.sqrt(sum((each.difference - (value - reference)) ** 2 for each in again) / (n - 1))
-    shared = _mean([each.standard_error**2 - each.noise**2 for each in again])  # what the reference adds
-    noise = max(own, again[0].noise)
-    return _tested(value, reference, noise, math.sqrt(noise**2 / n + shared), again[0].df)
-
-
-def _confirms(metric: str, mean: Compared, smallest_effect: float) -> bool:
-    return mean.p <= ALPHA and gained(metric, mean) >= smallest_effect
+    shared = _mean([each.standard_error**2 - each.noise**2 for each in again])
+    noise, df = max((_spread([each.difference for each in again]), n - 1), (again[0].noise, again[0].df))
+    return _tested(value, reference, noise, math.sqrt(noise**2 / n + shared), df)
 
 
 def came_out(compared: Compared) -> Direction:
@@ -266,23 +272,33 @@ def came_out(compared: Compared) -> Direction:
 
 
 def held(name: str, predicted: Direction, compared: Compared | None) -> Held:
-    """How a prediction came out. `same` also holds for a difference that is visible and too small to matter."""
+    """How a prediction came out. `same` holds for a difference too small to matter, visible or not."""
     if compared is None:
         return "not measured"
+    worth = SAME_L0 * compared.reference if name == "l0" else METRICS[name].worth
+    if predicted == "same" and abs(compared.difference) < worth:
+        return "held"
     way = came_out(compared)
-    if predicted == "same":
-        worth = SAME_L0 * compared.reference if name == "l0" else METRICS[name].worth
-        return "held" if way == "same" or abs(compared.difference) < worth else "failed"
     if way == "same":
         return "within noise"
     return "held" if way == predicted else "failed"
 
 
+def seed_noise(name: str, baselines: Sequence[Baseline]) -> float | None:
+    """Standard deviation of one training; None where a reseeded baseline lacks the metric."""
+    return _noise(name, own_level(baselines), levels(baselines))
+
+
 def spread(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation of at least two values."""
-    mean = _mean(values)
-    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return _mean(values), _spread(values)
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Standard deviation of the population they were drawn from."""
+    mean = _mean(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))

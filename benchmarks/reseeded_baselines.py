@@ -14,10 +14,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from agent import ideas
+from agent import comparison, ideas
 from agent.ideas import Fixed
 from agent.lab import results
-from agent.lab.results import METRICS
+from agent.lab.results import FinalInfo
 
 TABLE = Path(__file__).with_suffix(".json")
 K = 16
@@ -41,6 +41,24 @@ def train(out: Path, k: int, seed: int) -> Path:
     return run_dir
 
 
+def floor(info: FinalInfo) -> dict[str, float | None]:
+    """What a random untrained SAE of the same width and sparsity scores, as far as it was measured."""
+    assert info.core
+    assert info.floor
+    assert info.probing
+    score, with_ablation = info.floor.ce_loss_score, info.core.ce_loss_with_ablation
+    assert score is not None
+    assert with_ablation is not None
+    assert info.core.ce_loss_without_sae is not None
+    return {
+        "l0": info.floor.k,
+        "explained_variance_centered": info.floor.explained_variance_centered,
+        "ce_loss_score": score,
+        "loss_added": (1 - score) * (with_ablation - info.core.ce_loss_without_sae),  # as the score is defined
+        "probing_auc_5": info.probing.random_auc[5],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out_dir", type=Path)
@@ -57,7 +75,7 @@ def main() -> None:
     for (k, seed), run_dir in zip(wanted, run_dirs, strict=True):
         info = results.read(run_dir)
         assert info.verdict.ok, (k, seed, info.verdict)
-        table.append({"k": k, "seed": seed, "figures": {name: info.metric(name) for name in METRICS}})
+        table.append({"k": k, "seed": seed, "figures": comparison.figures(info), "floor": floor(info)})
     TABLE.write_text(json.dumps(table, indent=1) + "\n")
 
 

@@ -1,0 +1,244 @@
+"""How often the comparison claims what is not there, and how often it finds what is: the tables of docs/calibration.md.
+
+    python benchmarks/calibration.py
+
+Draws placebo studies, all of whose runs are in truth baselines, from benchmarks/reseeded_baselines.json and lets the
+comparison that every study uses decide. Takes well under a minute; ends with exit code 1 if more than 5% of the placebo
+studies claim something.
+"""
+
+import json
+import math
+import random
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.special import betaincinv
+
+from agent.comparison import ALPHA, FRESH_SEEDS, Baseline, Judgement, compare, judge
+from agent.lab.results import HEADLINE, METRICS, Core, FinalInfo, Latents, Probing
+from agent.lab.verdicts import Verdict
+
+POOL = Path(__file__).with_name("reseeded_baselines.json")
+STUDIES, SEEDS, RUNS = 1000, 5, 5
+K, NEIGHBOURS = 16, (15, 17)
+PRIMARIES = ("ce_loss_score", "explained_variance_centered")
+SMALLEST_EFFECT = 0.005
+CLAIMS = {"better": "claims better", "worse": "claims worse", "first stage": "better, had no fresh seeds been asked"}
+POOLS = 10  # made-up ones
+NEARLY_ZERO = 1e-9  # a smallest effect that leaves the statistics alone to hold
+IN_SMALLEST_EFFECTS = (0.5, 1, 1.5, 2, 3)
+IN_NOISE = (2, 4, 6, 8, 12)
+
+Pool = dict[int, list[Baseline]]  # K -> trainings that differ in their seed alone
+
+
+def read_pool(entries: Iterable[dict[str, Any]]) -> Pool:
+    pool: Pool = {}
+    for entry in entries:
+        pool.setdefault(entry["k"], []).append(Baseline.model_validate(entry))
+    return pool
+
+
+def made_up_pool(draw: random.Random, seeds: Mapping[int, int]) -> Pool:
+    """So many trainings of each K, exactly on a curve but for normal noise; only the primary metrics are measured."""
+
+    def trained(k: int, seed: int) -> Baseline:
+        l0 = k * math.exp(draw.gauss(0, 0.003))
+        figures = {metric: 0.8 + 0.05 * math.log(l0 / K) + draw.gauss(0, 0.0004) for metric in PRIMARIES}
+        return Baseline(k=k, seed=seed, figures=dict.fromkeys(HEADLINE) | {"l0": l0} | figures)
+
+    return {k: [trained(k, seed) for seed in range(count)] for k, count in seeds.items()}
+
+
+def as_run(figures: Mapping[str, float | None]) -> FinalInfo:
+    """A run that measured this."""
+    core = dict.fromkeys(Core.model_fields) | {"tokens": 0}
+    core |= {name: figures[name] for name in HEADLINE if name in core}
+    latents = dict.fromkeys(Latents.model_fields) | {"alive_fraction": figures["alive_fraction"]}
+    auc = {5: figures["probing_auc_5"]}
+    return FinalInfo(
+        verdict=Verdict(name="ok", evidence="a baseline"),
+        core=Core.model_validate(core),
+        latents=Latents.model_validate(latents),
+        probing=Probing(auc=auc, accuracy={}, random_auc={}, llm_auc=None, llm_accuracy=None, datasets=[]),
+    )
+
+
+def study(
+    pool: Pool, draw: random.Random, primary: str, smallest_effect: float, planted: float = 0.0
+) -> tuple[dict[int, Judgement], dict[int, Judgement]]:
+    """One study's judgements before its winners' fresh seeds and after them; run 0 has the planted effect.
+
+    No training is used twice within a study.
+    """
+    seeds = iter(draw.sample(pool[K], SEEDS + RUNS * (1 + FRESH_SEEDS)))
+    baselines = [next(seeds) for _ in range(SEEDS)] + [draw.choice(pool[k]) for k in NEIGHBOURS]
+
+    def trained(run: int) -> FinalInfo:
+        figures = next(seeds).figures
+        return as_run(figures | {primary: (figures[primary] or math.nan) + (planted if run == 0 else 0.0)})
+
+    comparisons = {run: compare(trained(run), baselines) for run in range(RUNS)}
+    first = judge(comparisons, primary, smallest_effect, {})
+    winners = [run for run in first if first[run].outcome == "unconfirmed"]
+    fresh = {run: [compare(trained(run), baselines) for _ in range(FRESH_SEEDS)] for run in winners}
+    return first, judge(comparisons, primary, smallest_effect, fresh)
+
+
+def claims(pool: Pool, primary: str, smallest_effect: float, studies: int = STUDIES) -> Counter[str]:
+    """In how many placebo studies something is claimed of any run."""
+    draw, found = random.Random(0), Counter[str]()
+    for _ in range(studies):
+        first, final = study(pool, draw, primary, smallest_effect)
+        outcomes = {judgement.outcome for judgement in final.values()}
+        found["better"] += "better" in outcomes
+        found["worse"] += "worse" in outcomes
+        found["first stage"] += any(judgement.outcome == "unconfirmed" for judgement in first.values())
+    return found
+
+
+def planted(pool: Pool, primary: str, smallest_effect: float, effect: float, studies: int = STUDIES) -> Counter[str]:
+    """What came out, in the end, of the run that has the effect."""
+    draw = random.Random(0)
+    return Counter(study(pool, draw, primary, smallest_effect, effect)[1][0].outcome for _ in range(studies))
+
+
+def blind(baseline: Baseline) -> Baseline:
+    """The same training to one who does not look at L0."""
+    return baseline.model_copy(update={"figures": baseline.figures | {"l0": float(K)}})
+
+
+def higher_k(pool: Pool, primary: str, *, matched: bool, studies: int = STUDIES) -> tuple[int, int]:
+    """Of single runs that are baselines of the higher K: how many look better at first, and how many can be compared.
+
+    Matched, between a baseline of either neighbour and those of K; else beside those of K alone, whatever the L0.
+    """
+    draw, outcomes = random.Random(0), Counter[str]()
+    below, above = NEIGHBOURS
+    for _ in range(studies):
+        seeds, (run, other) = draw.sample(pool[K], SEEDS), draw.sample(pool[above], 2)
+        if matched:
+            comparison = compare(as_run(run.figures), [*seeds, draw.choice(pool[below]), other])
+        else:
+            comparison = compare(as_run(blind(run).figures), [blind(seed) for seed in seeds])
+        outcomes[judge({0: comparison}, primary, NEARLY_ZERO, {})[0].outcome] += 1
+    return outcomes["unconfirmed"], studies - outcomes["not comparable"]
+
+
+def noise(pool: Pool, metric: str) -> float:
+    """Standard deviation of one training about the curve, from the whole pool."""
+    everything = [baseline for baselines in pool.values() for baseline in baselines]
+    return compare(as_run(pool[K][0].figures), everything).metrics[metric].noise
+
+
+def share(count: int, of: int) -> str:
+    """A rate with its 95% interval (Clopper and Pearson 1934)."""
+    low = float(betaincinv(count, of - count + 1, ALPHA / 2)) if count else 0.0
+    high = float(betaincinv(count + 1, of - count, 1 - ALPHA / 2)) if count < of else 1.0
+    return f"{count / of:.1%} ({low:.1%} to {high:.1%})"
+
+
+def shown(value: float | None, metric: str) -> str:
+    return "not measured" if value is None else f"{value:.{METRICS[metric].digits}f}"
+
+
+def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    print(f"\n### {title}\n")
+    for row in (head, ["---"] * len(head), *rows):
+        print("| " + " | ".join(row) + " |")
+
+
+def false_claims(pool: Pool) -> bool:
+    """Prints how often a placebo study claims something; True where that is at most ALPHA."""
+    rows, held = [], True
+    for primary in PRIMARIES:
+        for smallest_effect in (SMALLEST_EFFECT, NEARLY_ZERO):
+            found = claims(pool, primary, smallest_effect)
+            sound = max(found["better"], found["worse"]) <= ALPHA * STUDIES
+            held = held and sound
+            shares = [share(found[what], STUDIES) for what in CLAIMS]
+            effect = "nearly 0" if smallest_effect == NEARLY_ZERO else f"{smallest_effect:g}"
+            rows.append([METRICS[primary].title, effect, *shares, "held" if sound else "MISSED"])
+    head = ["primary metric", "smallest effect", *CLAIMS.values(), f"at most {ALPHA:.0%}"]
+    table(f"{STUDIES} placebo studies of {RUNS} runs", head, rows)
+    return held
+
+
+def other_pools(seeds: Mapping[int, int]) -> None:
+    """How far the shares depend on the pool: those of made-up ones of the same size."""
+    found = [claims(made_up_pool(random.Random(number), seeds), PRIMARIES[0], NEARLY_ZERO) for number in range(POOLS)]
+    rows = []
+    for what, name in CLAIMS.items():
+        shares = [each[what] / STUDIES for each in found]
+        rows.append([name, *(f"{each:.1%}" for each in (min(shares), statistics.mean(shares), max(shares)))])
+    title = f"The same from {POOLS} made-up pools of this size and normal noise, smallest effect nearly 0"
+    table(title, [f"{STUDIES} studies from each", "lowest", "mean", "highest"], rows)
+
+
+def found_effects(pool: Pool) -> None:
+    outcomes = ("better", "not confirmed", "negligible", "within noise", "worse")
+    for primary in PRIMARIES:
+        s = noise(pool, primary)
+        cases = [
+            (SMALLEST_EFFECT, times * SMALLEST_EFFECT, f"{times:g} smallest effects") for times in IN_SMALLEST_EFFECTS
+        ]
+        cases += [(NEARLY_ZERO, times * s, f"{times:g} s") for times in IN_NOISE]
+        rows = []
+        for smallest_effect, effect, name in cases:
+            found = planted(pool, primary, smallest_effect, effect)
+            effects = [
+                "nearly 0" if smallest_effect == NEARLY_ZERO else f"{smallest_effect:g}",
+                f"{name} = {effect:.4f}",
+            ]
+            rows.append([*effects, *(f"{found[outcome] / STUDIES:.1%}" for outcome in outcomes)])
+        title = (
+            f"{METRICS[primary].title}: what comes out of one run with an effect, in {STUDIES} studies (s = {s:.5f})"
+        )
+        table(title, ["smallest effect", "planted", *outcomes], rows)
+
+
+def unmatched(pool: Pool) -> None:
+    rows = []
+    for primary in PRIMARIES:
+        for matched in (True, False):
+            better, comparable = higher_k(pool, primary, matched=matched)
+            how = "at its own L0" if matched else f"beside K {K}, whatever its L0"
+            rows.append([METRICS[primary].title, how, share(better, comparable), f"{comparable} of {STUDIES}"])
+    title = f"A baseline of K {NEIGHBOURS[1]} as the only run: how often it looks better at first"
+    table(title, ["primary metric", "compared", "looks better", "could be compared"], rows)
+
+
+def beside_random(pool: Pool, floor: Mapping[str, float | None]) -> None:
+    rows = []
+    for metric in HEADLINE:
+        values = [value for baseline in pool[K] if (value := baseline.figures[metric]) is not None]
+        mean, sd, least = statistics.mean(values), statistics.stdev(values), floor.get(metric)
+        gap = (
+            ""
+            if least is None or metric == "l0"
+            else f"{shown(mean - least, metric)} = {abs(mean - least) / sd:.0f} sd"
+        )
+        rows.append([METRICS[metric].title, shown(mean, metric), f"{sd:.5f}", shown(least, metric), gap])
+    title = f"Trained (K {K}, {len(pool[K])} seeds) beside one random untrained SAE of the same width and K"
+    table(title, ["metric", "trained, mean", "sd", "random", "trained - random"], rows)
+
+
+def main() -> None:
+    entries = json.loads(POOL.read_text())
+    pool = read_pool(entries)
+    print(", ".join(f"K {k}: {len(pool[k])} seeds" for k in sorted(pool)))
+    held = false_claims(pool)
+    other_pools({k: len(baselines) for k, baselines in pool.items()})
+    found_effects(pool)
+    unmatched(pool)
+    beside_random(pool, next(entry["floor"] for entry in entries if entry["k"] == K))
+    sys.exit(0 if held else 1)
+
+
+if __name__ == "__main__":
+    main()
