@@ -3,7 +3,14 @@
 import importlib.util
 import math
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as MatplotlibFigure
+from matplotlib.text import Text
 
 from agent import plots
 from agent.comparison import Baseline, compare, figures, judge
@@ -126,3 +133,47 @@ def write(directory: Path, runs: list[Run], baselines: Sequence[Baseline] = BASE
     judgements = judge(comparisons, PRIMARY, SMALLEST_EFFECT, {})
     written = plots.write(directory, runs, baselines, judgements, PRIMARY, SMALLEST_EFFECT, idea_draw())
     return {figure.name: figure for figure in written}
+
+
+def texts(drawing: MatplotlibFigure) -> list[tuple[str, Any]]:
+    """What can be read in a figure, and where it stands, in pixels."""
+    FigureCanvasAgg(drawing).draw()
+    unseen = {tick.label1 for axes in drawing.axes for axis in (axes.xaxis, axes.yaxis) for tick in beyond(axis)}
+    found = [text for text in drawing.findobj(Text) if text.get_text().strip() and text not in unseen]
+    return [(text.get_text(), text.get_window_extent()) for text in found]
+
+
+def beyond(axis: Any) -> list[Any]:
+    """Ticks outside the limits of an axis: they are there, but not drawn."""
+    low, high = sorted(axis.get_view_interval())
+    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+    return [tick for tick in ticks if not low <= tick.get_loc() <= high]
+
+
+def overlapping(figure: plots.Figure) -> list[str]:
+    assert figure.drawing
+    page, found = figure.drawing.bbox, texts(figure.drawing)
+    assert len(found) > 10
+    cut = [f"{said!r} is cut" for said, box in found if min(box.x0, box.y0) < 0 or box.x1 > page.x1 or box.y1 > page.y1]
+    panels = [axes.get_window_extent() for axes in figure.drawing.axes]
+    over = [f"{said!r} lies in a panel" for said, box in found for panel in panels if touch(box, panel)]
+    return cut + over + [f"{a!r} on {b!r}" for (a, one), (b, other) in combinations(found, 2) if touch(one, other)]
+
+
+def touch(one: Any, other: Any) -> bool:
+    """Whether two boxes share more than a pixel's edge."""
+    return min(one.x1, other.x1) - max(one.x0, other.x0) > 1 and min(one.y1, other.y1) - max(one.y0, other.y0) > 1
+
+
+def long_titles(runs: list[Run]) -> list[Run]:
+    proposals = [
+        run.state.proposal.model_copy(update={"title": f"WIDE $\\frac TITLE\n{'OF MANY WORDS ' * 9}"}) for run in runs
+    ]
+    states = [RunState(run.number, proposal, "done") for run, proposal in zip(runs, proposals, strict=True)]
+    return [Run(state, run.directory, run.info) for run, state in zip(runs, states, strict=True)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 6, 12, 30])
+def test_nothing_overlaps(tmp_path: Path, count: int):
+    for name, figure in write(tmp_path, study(tmp_path, count)).items():
+        assert overlapping(figure) == [], name

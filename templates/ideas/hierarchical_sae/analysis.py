@@ -1,53 +1,64 @@
 """What hierarchical_sae alone measures, and its figure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from agent import plots
+from agent import canvas
 from agent.study import Run
 
-HATCHES = ("", "////", "....", "xxxx")  # tiers differ without their colour
+TIER_COLOURS = ("#000000", "#0072B2", "#56B4E9", "#E69F00")  # dark to light, as tiers have an order
+TIER_HATCHES = ("", "////", "....", "xxxx")  # without their colour they differ by these
 
 
-def draw(directory: Path, runs: Sequence[Run]) -> list[plots.Figure]:
-    """tier_activity.png, of the runs that have tiers: how the active and the live latents spread over them, and how
-    well the composition map of a tier predicts the next."""
+def draw(directory: Path, runs: Sequence[Run]) -> list[canvas.Figure]:
+    """tier_activity.png: how the active and the live latents spread over the tiers, and how well one predicts the next.
+
+    Of the runs that count and have tiers, from their measures tier_i_l0_share, tier_i_alive and composition_i_r2.
+    """
     found = [(run, run.info.analysis) for run in runs if run.counts and run.info]
     shown = [(run, analysis) for run, analysis in found if "tier_0_l0_share" in analysis]
     if not shown:
         return []
     tiers = range(max(sum(name.endswith("_l0_share") for name in analysis) for _, analysis in shown))
-    columns = (  # title, label of the axis, and for each tier the measure's name
-        ("share of L0", "fraction", [f"tier_{i}_l0_share" for i in tiers]),
-        ("alive in the tier", "fraction", [f"tier_{i}_alive" for i in tiers]),
-        ("predicted from the tier below", "R²", ["", *(f"composition_{i - 1}_r2" for i in tiers[1:])]),
-    )
-    titles_width, top, height = 2.4, 0.28, 0.36 * len(shown) + 0.1
-    figure = plots.page(top + height + 0.5 + 0.3)
-    width = (plots.WIDTH - titles_width) / len(columns)
-    for place, (title, unit, names) in enumerate(columns):
-        panel = plots.add_panel(figure, titles_width + place * width, top, width - 0.15, height)
+    columns = {  # what a panel shows, its axis, and the measure of each tier
+        ("share of L0", "fraction of L0"): [f"tier_{i}_l0_share" for i in tiers],
+        ("alive fraction", "fraction of the tier"): [f"tier_{i}_alive" for i in tiers],
+        ("composition R²", "R² from the tier below"): ["", *(f"composition_{i - 1}_r2" for i in tiers[1:])],
+    }
+    titles, above, height, thickness = 2.75, 0.28, 0.36 * len(shown) + 0.05, 0.8 / len(tiers)
+    figure = canvas.page(above + height + 0.75)
+    cell = (canvas.WIDTH - titles) / len(columns)
+    for place, ((title, axis), names) in enumerate(columns.items()):
+        panel = canvas.add_panel(figure, titles + place * cell, above, cell - 0.25, height)
         for i, name in enumerate(names):
-            values = [analysis.get(name) for _, analysis in shown]
-            rows = [row + (i - (len(tiers) - 1) / 2) * 0.8 / len(tiers) for row in range(len(shown))]
-            panel.barh(
-                rows,
-                [math.nan if value is None else value for value in values],
-                0.8 / len(tiers),
-                color=plots.COLOURS[1 + i % 6],
-                hatch=HATCHES[i % 4],
-                edgecolor="white",
-                linewidth=0,
-                label=f"tier {i}",
-            )
-        panel.set_ylim(len(shown) - 0.5, -0.5)
-        labels = [plots.label(run, titles_width - 0.15) for run, _ in shown] if place == 0 else [""] * len(shown)
-        panel.set_yticks(range(len(shown)), labels)
-        panel.tick_params(axis="y", length=0)
-        panel.grid(axis="y", visible=False)
-        panel.set_xlabel(unit)
+            values = [math.nan if (value := analysis.get(name)) is None else value for _, analysis in shown]
+            rows = [row + (i - (len(tiers) - 1) / 2) * thickness for row in range(len(shown))]
+            look = {"color": TIER_COLOURS[i % 4], "hatch": TIER_HATCHES[i % 4], "edgecolor": "white", "linewidth": 0}
+            panel.barh(rows, values, thickness, label=f"tier {i}{' (lowest)' if i == 0 else ''}", **look)
+        canvas.name_rows(panel, [canvas.label(run, titles - 0.15) if place == 0 else "" for run, _ in shown])
+        panel.axvline(0, color=canvas.GREY, linewidth=1)
+        panel.grid(visible=False, axis="y")
         panel.set_title(title, loc="left")
-        panel.locator_params(axis="x", nbins=4)
-    plots.legend(figure, figure.axes[0])
-    return [plots.save(figure, directory / "tier_activity.png", "TODO")]
+        panel.set_xlabel(axis)
+        panel.locator_params(axis="x", nbins=3)
+    canvas.legend(figure, figure.axes[0], columns=len(tiers))
+    told = []
+    for run, analysis in shown:
+        values = [_tell(analysis.get(name) for name in names if name) for names in columns.values()]
+        said = ", ".join(f"{title} {value}" for (title, _), value in zip(columns, values, strict=True))
+        told.append(f"run {run.number}: {said}")
+    return [
+        canvas.save(
+            figure,
+            directory / "tier_activity.png",
+            "the tiers of each run that has them, lowest first: the share of the active latents that lie in the tier, "
+            "the fraction of the tier's latents that are alive, and the R² of predicting the tier by the composition "
+            f"map from the one below, which the lowest tier does not have. {'; '.join(told)}."
+            + canvas.missing([run for run, _ in shown], runs, "has no measured tiers"),
+        )
+    ]
+
+
+def _tell(values: Iterable[float | None]) -> str:
+    return " / ".join("not measured" if value is None else f"{value:.3f}" for value in values)
