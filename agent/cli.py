@@ -17,6 +17,7 @@ import typer
 from agent.lab.errors import UserError
 
 if TYPE_CHECKING:
+    from agent.analysis import Analysis
     from agent.events import Event
     from agent.ideas import Fixed, Idea
     from agent.loop import Ending, Loop
@@ -54,7 +55,7 @@ def run(
 
     Whatever interrupts it, `agent resume` continues.
     """
-    from agent import ideas, loop, study
+    from agent import analysis, ideas, loop, study
     from agent.proposers.template import TemplateProposer
 
     if max_hours is not None and max_hours <= 0:
@@ -63,11 +64,12 @@ def run(
     given = {"model": _absolute(model), "hook_name": hook}
     fixed = plan.fixed.model_copy(update={name: value for name, value in given.items() if value})
     limits = {"max_runs": max_runs, "max_hours": max_hours, "run_timeout": run_timeout}
-    proposer = TemplateProposer(plan, fixed)  # renders the plan: a broken template is known before any time is spent
+    # What is broken in an idea is known before any time is spent: rendering its plan, importing its analysis.
+    proposer, own = TemplateProposer(plan, fixed), analysis.load(plan)
     print(f"{plan.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
     started = loop.started(plan, fixed, _prepare(fixed, device), device, limits)
     new = study.create(ideas.ROOT, plan.name)
-    with new.lock(), _loop(new, started, plan, proposer) as work:
+    with new.lock(), _loop(new, started, own, proposer) as work:
         _end(new, work.run())
 
 
@@ -78,7 +80,7 @@ def resume(
     ] = None,
 ) -> None:
     """Continue a study that was interrupted or killed, within what is left of its budgets."""
-    from agent import ideas
+    from agent import analysis, ideas
     from agent import study as studies
     from agent.events import StudyResumed
     from agent.proposers.template import TemplateProposer
@@ -89,8 +91,9 @@ def resume(
         return
     with study.lock():
         plan, fixed = _pick_up(study, state)
+        proposer, own = TemplateProposer(plan, fixed), analysis.load(plan)
         resumed = StudyResumed(pid=os.getpid(), host=socket.gethostname())
-        with _loop(study, resumed, plan, TemplateProposer(plan, fixed)) as work:
+        with _loop(study, resumed, own, proposer) as work:
             _end(study, work.run())
 
 
@@ -101,7 +104,7 @@ def note(
     message: Annotated[str, typer.Option("-m", "--message", help="What was tried, for the notes.")],
 ) -> None:
     """Take a run that was made by hand in a study's directory into its notes and plots."""
-    from agent import ideas
+    from agent import analysis, ideas
     from agent import study as studies
     from agent.loop import hand_run
     from agent.proposers.template import TemplateProposer
@@ -110,7 +113,8 @@ def note(
     event = hand_run(study, state, run_name.rstrip("/"), message)
     with study.lock():
         plan, fixed = _pick_up(study, state)
-        with _loop(study, None, plan, TemplateProposer(plan, fixed)) as work:
+        proposer, own = TemplateProposer(plan, fixed), analysis.load(plan)
+        with _loop(study, None, own, proposer) as work:
             work.take_in(event)
     print(f"notes: {study.notes / 'notes.txt'}")
 
@@ -178,7 +182,7 @@ def _pick_up(study: "Study", state: "State") -> "tuple[Idea, Fixed]":
 
 
 @contextmanager
-def _loop(study: "Study", first: "Event | None", plan: "Idea", proposer: "Proposer") -> "Iterator[Loop]":
+def _loop(study: "Study", first: "Event | None", own: "Analysis", proposer: "Proposer") -> "Iterator[Loop]":
     """The study's loop, with its first event of this driver recorded. The study must be locked."""
     from agent.display import display
     from agent.ledger import Ledger
@@ -191,7 +195,7 @@ def _loop(study: "Study", first: "Event | None", plan: "Idea", proposer: "Propos
     print(f"study: {study.directory}", flush=True)
     assert ledger.state.started
     with display() as shown, Workers(study, ledger.state.started, shown) as workers:
-        yield Loop(study, ledger, plan, proposer, workers)
+        yield Loop(study, ledger, own, proposer, workers)
 
 
 def _end(study: "Study", ending: "Ending") -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent import budgets, events, notes, preflight
+from agent.analysis import Analysis
 from agent.baseline import Baselines
 from agent.display import run_line
 from agent.ideas import Fixed, Idea, K
@@ -60,10 +61,10 @@ class Loop:
     are the same thing here.
     """
 
-    def __init__(self, study: Study, ledger: Ledger, idea: Idea, proposer: Proposer, workers: Workers) -> None:
+    def __init__(self, study: Study, ledger: Ledger, analysis: Analysis, proposer: Proposer, workers: Workers) -> None:
         """`ledger` holds the study's study_started."""
         assert ledger.state.started
-        self.study, self.ledger, self.idea, self.proposer, self.workers = study, ledger, idea, proposer, workers
+        self.study, self.ledger, self.analysis, self.proposer, self.workers = study, ledger, analysis, proposer, workers
         self.started, self.display = ledger.state.started, workers.display
         self.baselines = Baselines(study, self.started, workers)
         self.referee = Referee(study, ledger, self.baselines, workers)
@@ -247,7 +248,7 @@ class Loop:
         """Have what training left scored."""
         start, directory = time.monotonic(), self.study.run_dir(run)
         timeout = budgets.timeout(self.ledger.state, self.ledger.seconds, evaluating=True)
-        request = Score(run_dir=directory, analysis=self.idea.analysis)
+        request = Score(run_dir=directory, analysis=self.analysis.path)
         failure = self.workers.evaluate(request, label=f"run {run}", timeout=timeout)
         info = FinalInfo(verdict=failure) if failure else results.read(directory)
         different = different_settings(self.started.fixed, info.training)
@@ -299,7 +300,7 @@ class Loop:
     def write_notes(self) -> None:
         state = self.ledger.state
         skipped = self.proposer.skipped(state, self.referee.came_out)
-        notes.write(self.study, state, skipped, self.idea.analysis)
+        notes.write(self.study, state, skipped, self.analysis)
         self.ledger.append(events.NotesWritten(after_run=len(state.runs) - 1))
 
 

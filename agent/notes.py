@@ -1,15 +1,12 @@
 """notes.txt and its figures, rendered from the ledger and the results and from nothing else."""
 
 import hashlib
-import importlib.util
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from agent import comparison, plots
+from agent.analysis import Analysis
 from agent.comparison import Judgement
 from agent.display import format_value
 from agent.ideas import TEMPLATES, strict_templates
@@ -18,33 +15,27 @@ from agent.referee import judgements
 from agent.state import State
 from agent.study import Run, Study
 
+NO_ANALYSIS = Analysis()
 CHECKSUM = "Checksum of these notes, by which a change by hand is noticed: "
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """An idea's analysis.py as the notes use it."""
-
-    measures: dict[str, Measure]
-    draw: plots.Draw | None
-
-
-def write(study: Study, state: State, skipped: Sequence[tuple[str, str]] = (), analysis: Path | None = None) -> None:
+def write(
+    study: Study, state: State, skipped: Sequence[tuple[str, str]] = (), analysis: Analysis = NO_ANALYSIS
+) -> None:
     """Write the notes and the figures as things stand now, each file whole or not at all.
 
     Notes that were changed by hand since they were written are kept beside the new ones.
     """
     runs = study.runs(state)
     judged = judgements(runs, state) if state.started else {}
-    own = _load(analysis)
     figures = []
     if state.started:
         goal = (state.started.primary_metric, state.started.smallest_effect)
-        figures = plots.write(study.notes, runs, state.baselines, judged, *goal, own.draw)
+        figures = plots.write(study.notes, runs, state.baselines, judged, *goal, analysis.draw)
     path = study.notes / "notes.txt"
     if path.exists() and edited(found := path.read_text(errors="replace")):
         (study.notes / f"notes_edited_{hashlib.sha256(found.encode()).hexdigest()[:8]}.txt").write_text(found)
-    body = render(state, runs, judged, figures, skipped, own.measures)
+    body = render(state, runs, judged, figures, skipped, analysis.measures)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(body + CHECKSUM + _checksum(body) + "\n")
     temporary.replace(path)
@@ -219,19 +210,3 @@ def describe_test(run: Run, state: State) -> str:
 
 def _rounded(name: str, value: float | None) -> float | None:
     return None if value is None else round(value, METRICS[name].digits)
-
-
-def _load(analysis: Path | None) -> Analysis:
-    """An idea's analysis.py; it imports torch only where it measures, which is not here."""
-    if analysis is None:
-        return Analysis({}, None)
-    spec = importlib.util.spec_from_file_location(f"analysis_of_{analysis.parent.name}", analysis)
-    assert spec
-    assert spec.loader
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = written
-    return Analysis(module.MEASURES, getattr(module, "draw", None))

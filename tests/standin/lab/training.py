@@ -20,7 +20,7 @@ def constants(names: dict[str, Any]) -> dict[str, Any]:
 
 class TrainingGuard:
     def __init__(self, out_dir: Path, named: str, data: range, *, model: str, hook_name: str, settings: Any) -> None:
-        self.out_dir, self.steps = out_dir, len(data)
+        self.out_dir, self.named, self.steps = out_dir, named, len(data)
         self.settings = settings | {"MODEL": model, "HOOK_NAME": hook_name}
         self.metrics = (out_dir / "metrics.jsonl").open("w")
         self.tokens = self.done = 0
@@ -34,7 +34,8 @@ class TrainingGuard:
         self.metrics.flush()
 
 
-def finish(guard: TrainingGuard, named: str, k: int, d_sae: int) -> None:
+def finish(guard: TrainingGuard, k: int, d_sae: int) -> None:
+    named = guard.named
     behaviour = named.partition(".")[0]
     smoke = bool(os.environ.get("SAE_AGENT_SMOKE"))
     if behaviour == "smoking":
