@@ -61,7 +61,8 @@ def answer(asked: Iterable[Score | TrySentinels]) -> None:
 
 def one(asked: Score | TrySentinels, evaluators: "dict[tuple[str, str], Evaluator]") -> FinalInfo | Sentinels:
     """One answer; an evaluator already made for the run's model and hook is used again. Raises UserError."""
-    with stages("evaluating", STAGES[asked.part if isinstance(asked, Score) else "sentinels"]) as done:
+    count = STAGES[asked.part] + bool(asked.analysis) if isinstance(asked, Score) else STAGES["sentinels"]
+    with stages("evaluating", count) as done:
         from agent.lab import checkpoint
         from agent.lab.evaluation import sentinels
         from agent.lab.evaluation.evaluator import Evaluator, bad_checkpoint

@@ -20,7 +20,7 @@ from torch import Tensor
 from agent.lab import activations, cache, checkpoint, models, results, text, tokens, verdicts
 from agent.lab.activations import waiting_lock
 from agent.lab.checkpoint import Checkpoint
-from agent.lab.evaluation import core, probing
+from agent.lab.evaluation import analysis, core, probing
 from agent.lab.evaluation.core import EvaluationError
 from agent.lab.evaluation.requests import Score, Split
 from agent.lab.evaluation.subject import BenchSAE, CheckpointSAE, RandomSAE, Usage, bench_config, measure_usage
@@ -90,7 +90,10 @@ class Evaluator:
         done("checkpoint")
         info.training = loaded.header.training
         info.environment |= {"checkpoint": content[:16], "model_identity": self.identity}
-        self._score(info, self.subject(loaded, held_out), held_out, asked, out, f"sae-{content[:16]}", done)
+        self._score(info, self.subject(loaded, held_out), held_out, asked, out, done)
+        if asked.analysis:
+            _measure(info, asked.analysis, loaded, held_out.activations)
+            done("analysis")
         info.verdict = _verdict(info, loaded, asked.part)
         info.evaluation_seconds = round(time.monotonic() - started, 2)
         return info
@@ -131,9 +134,9 @@ class Evaluator:
         held_out: HeldOut,
         asked: Score,
         out: Path,
-        name: str,
         done: Callable[[str], None],
     ) -> None:
+        name = f"sae-{info.environment['checkpoint']}"
         scored = _attempt(info, "core", lambda: self.core(sae, held_out, out, name))
         if scored is None:
             return
@@ -275,8 +278,24 @@ def _attempt(info: FinalInfo, family: str, work: Callable[[], Result]) -> Result
     try:
         return work()
     except (EvaluationError, ValueError, RuntimeError, OSError) as error:
-        info.errors[family] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        info.errors[family] = _said(error)
         return None
+
+
+def _measure(info: FinalInfo, path: Path, loaded: Checkpoint, rows: Tensor) -> None:
+    """The idea's own measures; whatever its file does wrong, the scores stand."""
+    try:
+        figures = analysis.measure(path, loaded, rows)
+    except Exception as error:
+        info.errors["analysis"] = _said(error)
+    else:
+        info.analysis, replaced = results.null_non_finite(figures, "analysis")
+        info.non_finite += replaced
+
+
+def _said(error: Exception) -> str:
+    """An exception as one line."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def _finite(scores: Core) -> tuple[Core, list[str]]:

@@ -1,20 +1,84 @@
-"""What hierarchical_sae alone measures, and its figure."""
+"""What the tiers of a hierarchical SAE do: how the active latents spread over them, and what predicts what."""
 
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent import canvas
+from agent.lab.results import Measure
 from agent.study import Run
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from agent.lab.checkpoint import Checkpoint
+
+ROWS = 4096  # activations encoded at once
 TIER_COLOURS = ("#000000", "#0072B2", "#56B4E9", "#E69F00")  # dark to light, as tiers have an order
 TIER_HATCHES = ("", "////", "....", "xxxx")  # without their colour they differ by these
+
+MEASURES = {
+    **{
+        f"tier_{i}_l0_share": Measure(
+            title=f"tier {i}: share of L0", says=f"the share of the active latents that belong to tier {i}"
+        )
+        for i in range(3)
+    },
+    **{
+        f"tier_{i}_alive_fraction": Measure(
+            title=f"tier {i}: alive fraction", says=f"the share of tier {i}'s latents that fire on the evaluation text"
+        )
+        for i in range(3)
+    },
+    **{
+        f"composition_{i}_r2": Measure(
+            title=f"composition R², tier {i} to {i + 1}",
+            says=f"1 - sum ||h_{i} W - h_{i + 1}||^2 / sum ||h_{i + 1} - mean||^2: how much of the latents h_{i + 1} of "
+            f"tier {i + 1} the learned map W predicts from those of tier {i}; 0 is what their mean would predict",
+        )
+        for i in range(2)
+    },
+}
+
+
+def measure(checkpoint: "Checkpoint", activations: "Tensor") -> "dict[str, float]":
+    """Each of MEASURES on activations `[tokens, d_in]`, unscaled; nothing for an SAE without tiers.
+
+    Latents are those of the scaled activations, as in training, where W was learned on them.
+    """
+    import torch
+
+    tiers = list(checkpoint.header.groups.values())
+    if not tiers:
+        return {}
+    compositions = [checkpoint.extra[f"composition_{i}"].double() for i in range(len(tiers) - 1)]
+    d_sae, tokens = checkpoint.header.d_sae, len(activations)
+    fired, total, squares = torch.zeros(3, d_sae, dtype=torch.float64, device=checkpoint.device)
+    errors = [0.0 for _ in compositions]
+    with torch.no_grad():
+        for x in activations.split(ROWS):
+            latents = checkpoint.encode(x).double()
+            fired += (latents != 0).sum(0)
+            total += latents.sum(0)
+            squares += latents.pow(2).sum(0)
+            for i, W in enumerate(compositions):
+                (a, b), (c, d) = tiers[i], tiers[i + 1]
+                errors[i] += (latents[:, a:b] @ W - latents[:, c:d]).pow(2).sum().item()
+    deviations = squares - total.pow(2) / tokens  # sum over the tokens of (h - mean)^2
+    figures = {}
+    for i, (start, end) in enumerate(tiers):
+        figures[f"tier_{i}_l0_share"] = (fired[start:end].sum() / fired.sum()).item()
+        figures[f"tier_{i}_alive_fraction"] = (fired[start:end] > 0).double().mean().item()
+    for i, (start, end) in enumerate(tiers[1:]):
+        figures[f"composition_{i}_r2"] = (1 - errors[i] / deviations[start:end].sum()).item()
+    return figures
 
 
 def draw(directory: Path, runs: Sequence[Run]) -> list[canvas.Figure]:
     """tier_activity.png: how the active and the live latents spread over the tiers, and how well one predicts the next.
 
-    Of the runs that count and have tiers, from their measures tier_i_l0_share, tier_i_alive and composition_i_r2.
+    Of the runs that count and have tiers, from their measures tier_i_l0_share, tier_i_alive_fraction and composition_i_r2.
     """
     found = [(run, run.info.analysis) for run in runs if run.counts and run.info]
     shown = [(run, analysis) for run, analysis in found if "tier_0_l0_share" in analysis]
@@ -23,7 +87,7 @@ def draw(directory: Path, runs: Sequence[Run]) -> list[canvas.Figure]:
     tiers = range(max(sum(name.endswith("_l0_share") for name in analysis) for _, analysis in shown))
     columns = {  # what a panel shows, its axis, and the measure of each tier
         ("share of L0", "fraction of L0"): [f"tier_{i}_l0_share" for i in tiers],
-        ("alive fraction", "fraction of the tier"): [f"tier_{i}_alive" for i in tiers],
+        ("alive fraction", "fraction of the tier"): [f"tier_{i}_alive_fraction" for i in tiers],
         ("composition R²", "R² from the tier below"): ["", *(f"composition_{i - 1}_r2" for i in tiers[1:])],
     }
     titles, above, height, thickness = 2.75, 0.28, 0.36 * len(shown) + 0.05, 0.8 / len(tiers)
