@@ -1,5 +1,6 @@
 """Where proposals come from."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -23,7 +24,11 @@ class Proposal(BaseModel):
     source: str  # the whole experiment.py
 
 
+# A step's name and a headline metric -> how its run came out against the baseline; None while it has no result.
+CameOut = Callable[[str, str], Direction | None]
+
+
 class Proposer(Protocol):
-    def propose(self, state: "State") -> Proposal | None:
+    def propose(self, state: "State", came_out: CameOut) -> Proposal | None:
         """The next proposal, given all that happened so far; None when there is nothing left to try."""
         ...

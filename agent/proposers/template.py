@@ -1,10 +1,14 @@
 """The template proposer: the baseline, and the steps of the idea's plan in their order, each tried once."""
 
+from collections.abc import Container
 from pathlib import Path
 
-from agent.ideas import TEMPLATES, Fixed, Idea, render_baseline, render_step
+from agent.ideas import TEMPLATES, Fixed, Idea, When, render_baseline, render_step
+from agent.lab.results import METRICS
 from agent.ledger import State
-from agent.proposers import Proposal
+from agent.proposers import CameOut, Proposal
+
+WENT = {"up": "went up", "down": "went down", "same": "stayed within the noise of the baseline's"}
 
 
 def baseline(fixed: Fixed, templates: Path = TEMPLATES) -> Proposal:
@@ -24,6 +28,7 @@ class TemplateProposer:
 
     def __init__(self, idea: Idea, fixed: Fixed, templates: Path = TEMPLATES) -> None:
         """Raises BadIdea."""
+        self.steps = {step.name: step for step in idea.plan}
         self.plan = [
             Proposal(
                 name=step.name,
@@ -36,6 +41,40 @@ class TemplateProposer:
             for step in idea.plan
         ]
 
-    def propose(self, state: State) -> Proposal | None:
-        tried = {run.proposal.name for run in state.runs}
-        return next((proposal for proposal in self.plan if proposal.name not in tried), None)
+    def propose(self, state: State, came_out: CameOut) -> Proposal | None:
+        done = tried(state)
+        passed_over = self._passed_over(done, came_out)
+        return next((proposal for proposal in self.plan if proposal.name not in done | passed_over.keys()), None)
+
+    def skipped(self, state: State, came_out: CameOut) -> list[tuple[str, str]]:
+        """The titles of the steps that are passed over as things stand, and why."""
+        running = {run.proposal.name for run in state.runs if run.stage != "done"}
+        passed_over = self._passed_over(tried(state) - running, came_out)
+        return [(self.steps[name].title, why) for name, why in passed_over.items() if name not in tried(state)]
+
+    def _passed_over(self, done: set[str], came_out: CameOut) -> dict[str, str]:
+        """The steps whose condition does not hold and will not, and why. `done`: the steps that were tried."""
+        passed_over: dict[str, str] = {}
+        for step in self.steps.values():
+            if step.when and (why := self._why_not(step.when, done, passed_over, came_out)):
+                passed_over[step.name] = why
+        return passed_over
+
+    def _why_not(self, when: When, done: set[str], passed_over: Container[str], came_out: CameOut) -> str | None:
+        """Why a condition does not hold; None where it does, or may yet."""
+        metric, title = METRICS[when.metric].title, self.steps[when.step].title
+        came = came_out(when.step, when.metric)
+        if came == when.came_out:
+            return None
+        if came:
+            return f"for when the {metric} of {title!r} {WENT[when.came_out]}; it {WENT[came]}"
+        if when.step in done:
+            return f"it needs a result of {title!r}, which has none"
+        if when.step in passed_over:
+            return f"it needs a result of {title!r}, which was not tried"
+        return None
+
+
+def tried(state: State) -> set[str]:
+    """The names of all proposals so far."""
+    return {run.proposal.name for run in state.runs}
