@@ -277,8 +277,8 @@ def _tell_comparison(
         if comparison.not_comparable:
             absent.append(f"run {run.number} is not comparable, {comparison.not_comparable}")
             continue
-        judged = judgements.get(run.number)
-        verdict = f" ({judged.outcome} on {METRICS[primary].title})" if judged else ""
+        judgement = judgements.get(run.number)
+        verdict = f" ({judgement.outcome} on {METRICS[primary].title})" if judgement else ""
         differences = []
         for name in names:
             if each := comparison.metrics.get(name):
@@ -289,11 +289,15 @@ def _tell_comparison(
         told.append(f"run {run.number}{verdict}: {', '.join(differences)}")
     absent += [f"{METRICS[name].title}, measured in no run" for name in HEADLINE[1:] if name not in names]
     unit = f" {METRICS[primary].unit}" if METRICS[primary].unit else ""
+    judged = (
+        f"The verdicts are on {METRICS[primary].title} and corrected for the number of runs, as the intervals are not; "
+        f"the dotted lines are the smallest effect worth having, {smallest_effect:g}{unit} to either side."
+        if names[0] == primary
+        else f"{METRICS[primary].title}, the primary metric, is not shown: it was not measured on both sides."
+    )
     return (
         "each run's difference from the baseline at the run's own L0, with its 95% interval; the line at 0 is the "
-        f"baseline. Verdicts are on {METRICS[primary].title} and corrected for the number of runs, as the intervals "
-        f"are not; the dotted lines are the smallest effect worth having, {smallest_effect:g}{unit} to either side. "
-        f"{'; '.join(told)}.{' Not shown: ' + '; '.join(absent) + '.' if absent else ''}"
+        f"baseline. {judged} {'; '.join(told)}.{' Not shown: ' + '; '.join(absent) + '.' if absent else ''}"
     )
 
 
