@@ -4,6 +4,7 @@ Pages are laid out in inches: matplotlib's constrained layout doubles the time a
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,13 +117,21 @@ def label(run: Run, width: float = 2.7) -> str:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
-    font = FontProperties(size=STYLE["legend.fontsize"])
-    title, end = " ".join(run.state.proposal.title.split()), ""
-    while True:
-        said = f"run {run.number}: {title}{end}{remark(run)}"
-        if not title or text_to_path.get_text_width_height_descent(said, font, ismath=False)[0] <= 72 * width:
-            return said
-        title, end = title[:-1].rstrip(), "…"
+    font, title = FontProperties(size=STYLE["legend.fontsize"]), " ".join(run.state.proposal.title.split())
+
+    def said(title: str) -> str:
+        return f"run {run.number}: {title}{remark(run)}"
+
+    def shortened(characters: int) -> str:
+        return said(title[:characters].rstrip() + "…")
+
+    def inches(text: str) -> float:
+        return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
+
+    if inches(said(title)) <= width:
+        return said(title)
+    too_long = bisect_right(range(len(title)), width, key=lambda characters: inches(shortened(characters)))
+    return shortened(max(0, too_long - 1))
 
 
 def missing(shown: Sequence[Run], runs: Sequence[Run], why: str) -> str:

@@ -68,20 +68,21 @@ def _training_curves(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> F
     for panel, (_, title) in zip(axes, CURVES, strict=True):
         panel.set(xlabel="tokens (millions)", ylabel=title)
     axes[0].set_yscale("log")
-    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes[0].yaxis.set_major_formatter("{x:g}")
     axes[0].yaxis.set_minor_formatter("")
     axes[2].set_ylim(-0.02, 1.04)
     told = []
     for run in shown:
         rows, name = run.metrics(), canvas.label(run)
-        apart = max(1, len(rows) // 5)  # between two markers; no two runs have them at the same tokens
+        apart = max(1, len(rows) // 5)  # between two markers; those of two runs seldom meet
         for panel, (curve, _) in zip(axes, CURVES, strict=True):
             x = [row.tokens / 1e6 for row in rows]
             y = [math.nan if getattr(row, curve) is None else getattr(row, curve) for row in rows]
             marked = (3 * run.number % apart, apart)
             panel.plot(x, y, label=name, linewidth=1.4, markevery=marked, **canvas.style(run, 3.5))
         told.append(f"run {run.number} to {rows[-1].tokens:,} tokens{canvas.remark(run)}")
+    low, high = axes[0].get_ylim()
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
     low, high = axes[1].get_ylim()
     middle = (low + high) / 2
     axes[1].set_ylim(min(low, 0.9 * middle), max(high, 1.1 * middle))  # else rounding of a constant L0 fills the panel
@@ -142,7 +143,7 @@ def _l0_front(path: Path, shown: Sequence[Run], runs: Sequence[Run], baselines: 
                 panel.plot([_value(run, "l0")], [_value(run, name)], label=said, alpha=0.85, **point)
             panel.margins(0.08)
     for i, name in enumerate(SCORES):
-        _enlarge(rows[-1][i], near, [_value(run, name) for run in shown], curves[name])
+        _enlarge(rows[-1][i], name, near, [_value(run, name) for run in shown], curves[name])
         if enlarged:
             rows[-1][i].set_title("enlarged: the rectangle above", fontsize=8, color=canvas.GREY, loc="left")
             _outline(rows[0][i], rows[-1][i])
@@ -162,19 +163,17 @@ def _l0_front(path: Path, shown: Sequence[Run], runs: Sequence[Run], baselines: 
 
 def _draw_curve(panel: "Axes", curve: _Curve) -> None:
     l0, values = curve.fine()
-    panel.plot(l0, values, color=canvas.GREY, linewidth=1.2, label="the baseline")
-    if curve.half_width:
-        low, high = values - curve.half_width, values + curve.half_width
-        panel.fill_between(
-            l0, low, high, color=canvas.GREY, alpha=0.3, linewidth=0, label="where 95% of its trainings fall"
-        )
-    panel.plot(
-        curve.l0, curve.values, "o", color=canvas.GREY, markersize=4, markerfacecolor="white", label="its levels"
-    )
+    if len(curve.l0) > 1:
+        panel.plot(l0, values, color=canvas.GREY, linewidth=1.2, label="the baseline")
+        if curve.half_width:
+            band = {"color": canvas.GREY, "alpha": 0.3, "linewidth": 0, "label": "where 95% of its trainings fall"}
+            panel.fill_between(l0, values - curve.half_width, values + curve.half_width, **band)
+    own = {"color": canvas.GREY, "markersize": 4, "markerfacecolor": "white", "label": "the baseline's levels"}
+    panel.plot(curve.l0, curve.values, "o", **own)
 
 
-def _enlarge(panel: "Axes", near: tuple[float, float], values: list[float], curve: _Curve | None) -> None:
-    """Show the runs, and what the curve has in their neighbourhood."""
+def _enlarge(panel: "Axes", name: str, near: tuple[float, float], values: list[float], curve: _Curve | None) -> None:
+    """Show the runs, and what the curve has in their neighbourhood; at least what a difference is worth noticing."""
     shown = [value for value in values if math.isfinite(value)]
     if curve:
         l0, heights = curve.fine()
@@ -183,8 +182,8 @@ def _enlarge(panel: "Axes", near: tuple[float, float], values: list[float], curv
         shown += [*(inside - half_width), *(inside + half_width)]
     panel.set_xlim(near)
     if shown:
-        room = 0.1 * (max(shown) - min(shown)) or 0.01
-        panel.set_ylim(min(shown) - room, max(shown) + room)
+        middle, half = (min(shown) + max(shown)) / 2, max(0.6 * (max(shown) - min(shown)), METRICS[name].worth)
+        panel.set_ylim(middle - half, middle + half)
 
 
 def _outline(whole: "Axes", part: "Axes") -> None:
@@ -198,17 +197,18 @@ def _tell_curves(curves: Mapping[str, _Curve | None], baselines: Sequence[Baseli
     drawn = {METRICS[name].title: curve for name, curve in curves.items() if curve}
     if not drawn:
         return "The baseline's curve was not measured, nor the noise."
-    known = levels(baselines)
+    known, own = levels(baselines), own_level(baselines)
     levelled = ", ".join(f"{level.l0:.1f} (K {level.k})" for level in known)
-    widths = [f"{title} ±{curve.half_width:.4f}" for title, curve in drawn.items() if curve.half_width]
-    seeds = len(own_level(baselines).baselines)
-    band = (
-        f"The band about it holds 95% of its single trainings, by {seeds} seeds at K {own_level(baselines).k}: "
-        f"{', '.join(widths)}."
+    widths = ", ".join(f"{title} ±{curve.half_width:.4f}" for title, curve in drawn.items() if curve.half_width)
+    noise = (
+        f"95% of its single trainings fall within {widths} of it, by {len(own.baselines)} seeds at K {own.k}"
         if widths
-        else "It has no band, because the noise between seeds was not measured."
+        else "the noise between seeds was not measured"
     )
-    return f"The line is the baseline, read linearly in log L0 between its levels at L0 {levelled}. {band}"
+    if len(known) == 1:
+        return f"The baseline was measured at L0 {levelled} alone and so has no line; {noise}."
+    said = f"The line is the baseline, read linearly in log L0 between its levels at L0 {levelled}"
+    return f"{said}; {noise}{', which is the band' if widths else ', so it has no band'}."
 
 
 def _comparison(
@@ -277,8 +277,8 @@ def _tell_comparison(
         if comparison.not_comparable:
             absent.append(f"run {run.number} is not comparable, {comparison.not_comparable}")
             continue
-        judged = judgements.get(run.number)
-        verdict = f" ({judged.outcome} on {METRICS[primary].title})" if judged else ""
+        judgement = judgements.get(run.number)
+        verdict = f" ({judgement.outcome} on {METRICS[primary].title})" if judgement else ""
         differences = []
         for name in names:
             if each := comparison.metrics.get(name):
@@ -289,11 +289,15 @@ def _tell_comparison(
         told.append(f"run {run.number}{verdict}: {', '.join(differences)}")
     absent += [f"{METRICS[name].title}, measured in no run" for name in HEADLINE[1:] if name not in names]
     unit = f" {METRICS[primary].unit}" if METRICS[primary].unit else ""
+    judged = (
+        f"The verdicts are on {METRICS[primary].title} and corrected for the number of runs, as the intervals are not; "
+        f"the dotted lines are the smallest effect worth having, {smallest_effect:g}{unit} to either side."
+        if names[0] == primary
+        else f"{METRICS[primary].title}, the primary metric, is not shown: it was not measured on both sides."
+    )
     return (
         "each run's difference from the baseline at the run's own L0, with its 95% interval; the line at 0 is the "
-        f"baseline. Verdicts are on {METRICS[primary].title} and corrected for the number of runs, as the intervals "
-        f"are not; the dotted lines are the smallest effect worth having, {smallest_effect:g}{unit} to either side. "
-        f"{'; '.join(told)}.{' Not shown: ' + '; '.join(absent) + '.' if absent else ''}"
+        f"baseline. {judged} {'; '.join(told)}.{' Not shown: ' + '; '.join(absent) + '.' if absent else ''}"
     )
 
 

@@ -165,15 +165,163 @@ def touch(one: Any, other: Any) -> bool:
     return min(one.x1, other.x1) - max(one.x0, other.x0) > 1 and min(one.y1, other.y1) - max(one.y0, other.y0) > 1
 
 
-def long_titles(runs: list[Run]) -> list[Run]:
-    proposals = [
-        run.state.proposal.model_copy(update={"title": f"WIDE $\\frac TITLE\n{'OF MANY WORDS ' * 9}"}) for run in runs
-    ]
-    states = [RunState(run.number, proposal, "done") for run, proposal in zip(runs, proposals, strict=True)]
-    return [Run(state, run.directory, run.info) for run, state in zip(runs, states, strict=True)]
+@pytest.fixture(scope="module")
+def six(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, plots.Figure]]:
+    directory = tmp_path_factory.mktemp("six runs")
+    return directory, write(directory, study(directory))
 
 
-@pytest.mark.parametrize("count", [1, 2, 6, 12, 30])
-def test_nothing_overlaps(tmp_path: Path, count: int):
-    for name, figure in write(tmp_path, study(tmp_path, count)).items():
+def test_the_figures_of_a_study(six: tuple[Path, dict[str, plots.Figure]]):
+    directory, written = six
+    assert list(written) == ["training_curves.png", "l0_front.png", "comparison.png", "tier_activity.png"]
+    for name in written:
+        assert (directory / name).read_bytes().startswith(b"\x89PNG")
+    assert not list(directory.glob("*.tmp"))
+
+
+def test_descriptions_give_the_figures_that_are_shown(six: tuple[Path, dict[str, plots.Figure]]):
+    _, written = six
+    front, comparison = written["l0_front.png"].description, written["comparison.png"].description
+    assert "run 3: L0 16.17, explained variance 0.7928, CE-loss score 0.9437" in front
+    assert "L0 8.1 (K 8), 11.2 (K 11), 15.3 (K 15), 16.3 (K 16), 17.3 (K 17), 23.4 (K 23), 32.6 (K 32)" in front
+    assert "by 5 seeds at K 16, which is the band" in front
+    assert "run 3 (worse on CE-loss score): CE-loss score -0.0185 ± 0.0008" in comparison
+    assert "0.005 to either side" in comparison
+    assert "Not shown" not in comparison
+    tiers = written["tier_activity.png"].description
+    assert "run 1: share of L0 0.550 / 0.300 / 0.150, alive fraction 0.990 / 0.850 / 0.670, composition R²" in tiers
+    assert "Not shown: run 0 has no measured tiers." in tiers
+
+
+def test_the_band_is_as_wide_as_what_a_new_seed_of_the_baseline_is_judged_by(tmp_path: Path):
+    """A run at the reseeded level is judged by the same interval: t(n-1) s sqrt(1 + 1/n)."""
+    info = measured(16 * 1.018, 0.8445, 0.9623, 0.98, 0.671)
+    half_widths = {name: each.half_width for name, each in compare(info, BASELINES).metrics.items()}
+    said = write(tmp_path, [run(tmp_path, 0, "Baseline", info)])["l0_front.png"].description
+    assert f"explained variance ±{half_widths['explained_variance_centered']:.4f}" in said
+    assert f"CE-loss score ±{half_widths['ce_loss_score']:.4f}" in said
+
+
+@pytest.fixture(scope="module")
+def thirteen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, plots.Figure]:
+    directory = tmp_path_factory.mktemp("thirteen runs")
+    return write(directory, study(directory, 13))
+
+
+def test_nothing_overlaps(tmp_path: Path, thirteen: dict[str, plots.Figure]):
+    for written in (write(tmp_path, study(tmp_path, 2)), thirteen):
+        for name, figure in written.items():
+            assert overlapping(figure) == [], name
+
+
+def test_a_title_of_any_kind_fits(tmp_path: Path):
+    runs = []
+    for each in study(tmp_path, 3):
+        title = "WIDE $\\frac TITLE\n" + "OF MANY WORDS " * 9
+        runs.append(run(tmp_path, each.number, title, each.info))
+    runs.append(run(tmp_path, 3, title, FinalInfo(verdict=Verdict(name="out_of_memory", evidence="9 GiB"))))
+    history(runs[3].directory, measured(*MEASURED[3]))
+    written = write(tmp_path, runs)
+    for name, figure in written.items():
         assert overlapping(figure) == [], name
+    drawing = written["training_curves.png"].drawing
+    assert drawing
+    said = [text.get_text() for text in drawing.legends[0].get_texts()]
+    assert said[1].startswith("run 1: WIDE $\\frac TITLE OF")
+    assert said[3].endswith("… (out_of_memory)")
+
+
+def test_a_diverging_loss_keeps_its_axis_legible(tmp_path: Path):
+    runs = study(tmp_path, 2)
+    history(runs[1].directory, measured(*MEASURED[1]), loss=1e12)
+    assert overlapping(write(tmp_path, runs)["training_curves.png"]) == []
+
+
+def test_runs_differ_without_their_colour(thirteen: dict[str, plots.Figure]):
+    for name in ("training_curves.png", "l0_front.png"):
+        drawing = thirteen[name].drawing
+        assert drawing
+        lines = [line for line in drawing.axes[0].lines if str(line.get_label()).startswith("run ")]
+        assert len({(line.get_marker(), line.get_fillstyle()) for line in lines}) == 13, name
+
+
+def test_before_there_are_baselines(tmp_path: Path):
+    written = write(tmp_path, study(tmp_path, 2, []), [])
+    assert list(written) == ["training_curves.png", "l0_front.png", "tier_activity.png"]
+    assert "The baseline's curve was not measured, nor the noise." in written["l0_front.png"].description
+    assert overlapping(written["l0_front.png"]) == []
+
+
+def test_baselines_of_one_seed_or_one_k_have_no_band(tmp_path: Path):
+    runs = study(tmp_path, 1)
+    one_seed = write(tmp_path, runs, [baseline(8), baseline(16), baseline(32)])["l0_front.png"].description
+    assert "the noise between seeds was not measured, so it has no band" in one_seed
+    one_k = write(tmp_path, runs, [baseline(16, seed) for seed in range(5)])["l0_front.png"].description
+    assert "measured at L0 16.3 (K 16) alone and so has no line; 95% of its single trainings fall within" in one_k
+
+
+def test_what_is_not_shown_is_said(tmp_path: Path):
+    runs = study(tmp_path, 5)
+    assert runs[2].info
+    far = measured(60.0, 0.93, 0.99, 0.9, 0.7)
+    runs[1] = run(tmp_path, 1, "Far", far.model_copy(update={"comparison": compare(far, BASELINES)}))
+    unprobed = measured(*MEASURED[2]).model_copy(update={"probing": None})
+    runs[2] = run(tmp_path, 2, "Unprobed", unprobed.model_copy(update={"comparison": compare(unprobed, BASELINES)}))
+    runs[3] = run(tmp_path, 3, "Died", FinalInfo(verdict=Verdict(name="timed_out", evidence="60 s")))
+    runs[4] = run(tmp_path, 4, "Goes on", None)
+    (tmp_path / "run_4" / "metrics.jsonl").unlink()
+    written = write(tmp_path, runs)
+    assert "Not shown: run 4 left no training history." in written["training_curves.png"].description
+    assert "run 3 has no result (timed_out); run 4 has no result." in written["l0_front.png"].description
+    comparison = written["comparison.png"].description
+    assert "run 1 is not comparable, no baselines on both sides of L0 60.00 within 10% of it" in comparison
+    assert "AUC, top 5 latents, measured in no run" in comparison
+    assert "run 3" not in comparison
+    assert "tier_activity.png" not in written
+    assert overlapping(written["comparison.png"]) == []
+
+
+def test_nothing_is_drawn_of_nothing(tmp_path: Path):
+    runs = [run(tmp_path, 0, "Baseline", None)]
+    assert write(tmp_path, runs, []) == {}
+
+
+def test_an_idea_whose_figures_cannot_be_drawn_is_told_why(tmp_path: Path):
+    def draw(directory: Path, runs: Sequence[Run]) -> list[plots.Figure]:
+        raise KeyError(f"{directory.name}, {len(runs)} runs")
+
+    *_, last = plots.write(tmp_path, study(tmp_path, 1), BASELINES, {}, PRIMARY, SMALLEST_EFFECT, draw)
+    assert last.name == "the idea's own figures"
+    assert f"could not be drawn: KeyError: '{tmp_path.name}, 1 runs' ({__file__} line" in last.description
+
+
+def test_a_primary_metric_that_cannot_be_shown_is_said(tmp_path: Path):
+    *_, figure = plots.write(tmp_path, study(tmp_path, 2), BASELINES, {}, "kl_div_score", 0.01, None)
+    assert "KL score, the primary metric, is not shown" in figure.description
+    assert "dotted" not in figure.description
+
+
+def test_a_metric_that_is_better_when_lower_is_marked_so(six: tuple[Path, dict[str, plots.Figure]]):
+    drawing = six[1]["comparison.png"].drawing
+    assert drawing
+    labels = {panel.get_title("left"): panel.get_xlabel() for panel in drawing.axes}
+    assert labels["loss added"] == "difference (nats/token)\n← better"
+    assert labels["explained variance"] == "difference\nbetter →"
+    assert "better →" in labels["CE-loss score (primary metric)"]
+
+
+def test_each_run_has_its_verdict_beside_its_row(six: tuple[Path, dict[str, plots.Figure]]):
+    drawing = six[1]["comparison.png"].drawing
+    assert drawing
+    main = drawing.axes[0]
+    assert [text.get_text() for text in main.texts] == [
+        "verdict",
+        "negligible",
+        "negligible",
+        "worse",
+        "worse",
+        "worse",
+    ]
+    rows = [text.get_window_extent().y0 for text in main.texts]
+    labels = [text.get_window_extent().y0 for text in main.get_yticklabels()]
+    assert rows[1:] == pytest.approx(labels, abs=5)
