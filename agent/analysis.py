@@ -1,7 +1,6 @@
 """An idea's own measures and figures: its analysis.py, as the driver uses it."""
 
-import importlib.util
-import sys
+import runpy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,17 +26,10 @@ def load(idea: Idea) -> Analysis:
     path = idea.analysis
     if path is None:
         return Analysis()
-    spec = importlib.util.spec_from_file_location(f"analysis_of_{idea.name}", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
-        spec.loader.exec_module(module)
+        defined = runpy.run_path(str(path), run_name="analysis")  # from its source: no bytecode is left beside it
     except Exception as error:
-        raise BadIdea(f"{path} cannot be imported: {type(error).__name__}: {error}") from None
-    finally:
-        sys.dont_write_bytecode = before
-    if missing := [name for name in ("MEASURES", "measure") if not hasattr(module, name)]:
+        raise BadIdea(f"{path} cannot be read: {type(error).__name__}: {error}") from None
+    if missing := [name for name in ("MEASURES", "measure") if name not in defined]:
         raise BadIdea(f"{path} defines no {' and no '.join(missing)}")
-    return Analysis(path, module.MEASURES, getattr(module, "draw", None))
+    return Analysis(path, defined["MEASURES"], defined.get("draw"))

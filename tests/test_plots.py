@@ -113,7 +113,7 @@ def tiers(number: int) -> dict[str, float | None]:
     shares, alive = (0.55, 0.30, 0.15), (0.99, 0.9 - 0.05 * number % 0.5, 0.8 - 0.13 * number % 0.7)
     return {
         **{f"tier_{i}_l0_share": share for i, share in enumerate(shares)},
-        **{f"tier_{i}_alive": fraction for i, fraction in enumerate(alive)},
+        **{f"tier_{i}_alive_fraction": fraction for i, fraction in enumerate(alive)},
         **{f"composition_{i}_r2": 0.31 - 0.05 * number * i for i in range(2)},
     }
 
