@@ -17,7 +17,7 @@ from agent.comparison import Baseline, compare, figures, judge
 from agent.ideas import TEMPLATES
 from agent.lab.results import Core, FinalInfo, Latents, Probing
 from agent.lab.verdicts import MetricsRow, Verdict
-from agent.ledger import RunState
+from agent.state import RunState
 from agent.proposers import Proposal
 from agent.study import Run
 

@@ -7,7 +7,7 @@ import pytest
 
 from agent import ideas
 from agent.ideas import Fixed, Idea
-from agent.ledger import RunState, State
+from agent.state import RunState, State
 from agent.proposers.template import TemplateProposer
 
 FREE = {"title": "t", "description": "d", "why": "w", "predictions": {"l0": "same"}}
