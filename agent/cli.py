@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from agent.study import Study
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+ideas_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+app.add_typer(ideas_app, name="ideas")
 
 # What a machine refuses, with a message that says it all.
 MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
@@ -48,7 +50,7 @@ def run(
 
     Whatever interrupts it, `agent resume` continues.
     """
-    from agent import ideas, loop, study
+    from agent import cache, ideas, loop, study
 
     if max_hours is not None and max_hours <= 0:
         raise UserError(f"--max-hours {max_hours:g}: a study needs more than 0 hours")
@@ -58,10 +60,11 @@ def run(
     limits = {"max_runs": max_runs, "max_hours": max_hours, "run_timeout": run_timeout}
     started = loop.started(plan, fixed, device, limits)
     baseline, proposer = _proposals(plan, fixed)
-    _prepare(started)
-    new = study.create(ideas.ROOT, plan.name)
-    with new.lock():
-        _carry_on(new, started, baseline, proposer)
+    with cache.in_use():
+        _prepare(started)
+        new = study.create(ideas.ROOT, plan.name)
+        with new.lock():
+            _carry_on(new, started, baseline, proposer)
 
 
 @app.command()
@@ -71,7 +74,7 @@ def resume(
     ] = None,
 ) -> None:
     """Continue a study that was interrupted or killed, within what is left of its budgets."""
-    from agent import ideas, process_tree
+    from agent import cache, ideas, process_tree
     from agent import study as studies
     from agent.ledger import StudyResumed
 
@@ -82,7 +85,7 @@ def resume(
     assert state.started
     plan = ideas.load(state.started.idea)
     baseline, proposer = _proposals(plan, state.started.fixed)
-    with study.lock():
+    with study.lock(), cache.in_use():
         if ended := process_tree.end_orphans(study.directory):
             print(f"ended {ended} process{'es' * (ended > 1)} that the last driver had left running", flush=True)
         study.unlock_git()
@@ -96,6 +99,39 @@ def show(path: Annotated[Path, typer.Argument(help="A run's directory, or a stud
     from agent import show
 
     show.show(path)
+
+
+@ideas_app.callback()
+def ideas(context: typer.Context) -> None:
+    """List the ideas there are, or show one with its plan."""
+    from agent import show_ideas
+
+    if context.invoked_subcommand is None:
+        show_ideas.show_all()
+
+
+@ideas_app.command("show")
+def show_idea(name: Annotated[str, typer.Argument(help="An idea: a directory of templates/ideas.")]) -> None:
+    """Show an idea with its plan."""
+    from agent import show_ideas
+
+    show_ideas.show_one(name)
+
+
+@app.command()
+def cache(
+    clear: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help="Delete activations, baselines, evaluation or all; may be given repeatedly."),
+    ] = None,
+) -> None:
+    """Show what is stored for reuse under SAE_AGENT_CACHE, or clear it by kind."""
+    from agent import cache
+
+    if clear:
+        cache.clear(clear)
+    else:
+        cache.show()
 
 
 def main() -> None:

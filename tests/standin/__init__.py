@@ -94,7 +94,7 @@ def make_checkout(directory: Path) -> Checkout:
     ignored = shutil.ignore_patterns("lab", "__pycache__")
     shutil.copytree(REPOSITORY / "agent", root / "agent", ignore=ignored)
     (root / "agent/lab/evaluation").mkdir(parents=True)
-    for name in ("__init__", "errors", "results", "verdicts"):
+    for name in ("__init__", "cache", "errors", "results", "verdicts"):
         shutil.copy(REPOSITORY / f"agent/lab/{name}.py", root / "agent/lab")
     shutil.copy(HERE / "prepare.py", root / "agent/lab/prepare.py")
     shutil.copy(HERE / "evaluation.py", root / "agent/lab/evaluation/__main__.py")
