@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from agent.study import Study
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+ideas_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+app.add_typer(ideas_app, name="ideas")
 
 # What a machine refuses, with a message that says it all.
 MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
@@ -55,7 +57,7 @@ def run(
 
     Whatever interrupts it, `agent resume` continues.
     """
-    from agent import analysis, ideas, loop, study
+    from agent import analysis, cache, ideas, loop, study
     from agent.proposers.template import TemplateProposer
 
     if max_hours is not None and max_hours <= 0:
@@ -67,10 +69,11 @@ def run(
     # What is broken in an idea is known before any time is spent: rendering its plan, importing its analysis.
     proposer, own = TemplateProposer(plan, fixed), analysis.load(plan)
     print(f"{plan.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
-    started = loop.started(plan, fixed, _prepare(fixed, device), device, limits)
-    new = study.create(ideas.ROOT, plan.name)
-    with new.lock(), _loop(new, started, own, proposer) as work:
-        _end(new, work.run())
+    with cache.in_use():
+        started = loop.started(plan, fixed, _prepare(fixed, device), device, limits)
+        new = study.create(ideas.ROOT, plan.name)
+        with new.lock(), _loop(new, started, own, proposer) as work:
+            _end(new, work.run())
 
 
 @app.command()
@@ -80,7 +83,7 @@ def resume(
     ] = None,
 ) -> None:
     """Continue a study that was interrupted or killed, within what is left of its budgets."""
-    from agent import analysis, ideas
+    from agent import analysis, cache, ideas
     from agent import study as studies
     from agent.events import StudyResumed
     from agent.proposers.template import TemplateProposer
@@ -89,7 +92,7 @@ def resume(
     if state.finished:
         print(f"{study.name} has ended: {state.ended}; notes: {study.notes / 'notes.txt'}")
         return
-    with study.lock():
+    with study.lock(), cache.in_use():
         plan, fixed = _pick_up(study, state)
         proposer, own = TemplateProposer(plan, fixed), analysis.load(plan)
         resumed = StudyResumed(pid=os.getpid(), host=socket.gethostname())
@@ -104,14 +107,14 @@ def note(
     message: Annotated[str, typer.Option("-m", "--message", help="What was tried, for the notes.")],
 ) -> None:
     """Take a run that was made by hand in a study's directory into its notes and plots."""
-    from agent import analysis, ideas
+    from agent import analysis, cache, ideas
     from agent import study as studies
     from agent.loop import hand_run
     from agent.proposers.template import TemplateProposer
 
     study, state = studies.to_resume(ideas.ROOT, path)
     event = hand_run(study, state, run_name.rstrip("/"), message)
-    with study.lock():
+    with study.lock(), cache.in_use():
         plan, fixed = _pick_up(study, state)
         proposer, own = TemplateProposer(plan, fixed), analysis.load(plan)
         with _loop(study, None, own, proposer) as work:
@@ -125,6 +128,39 @@ def show(path: Annotated[Path, typer.Argument(help="A run's directory, or a stud
     from agent import show
 
     show.show(path)
+
+
+@ideas_app.callback()
+def ideas(context: typer.Context) -> None:
+    """List the ideas there are, or show one with its plan."""
+    from agent import show_ideas
+
+    if context.invoked_subcommand is None:
+        show_ideas.show_all()
+
+
+@ideas_app.command("show")
+def show_idea(name: Annotated[str, typer.Argument(help="An idea: a directory of templates/ideas.")]) -> None:
+    """Show an idea with its plan."""
+    from agent import show_ideas
+
+    show_ideas.show_one(name)
+
+
+@app.command()
+def cache(
+    clear: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help="Delete activations, baselines, evaluation or all; may be given repeatedly."),
+    ] = None,
+) -> None:
+    """Show what is stored for reuse under SAE_AGENT_CACHE, or clear it by kind."""
+    from agent import cache
+
+    if clear:
+        cache.clear(clear)
+    else:
+        cache.show()
 
 
 def main() -> None:

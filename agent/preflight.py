@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Mapping
+from functools import cache
 
 from agent.ideas import Fixed
 from agent.lab.verdicts import Verdict
@@ -66,6 +67,7 @@ def check(source: str, fixed: Fixed, earlier: Mapping[str, str]) -> Verdict | No
     return None
 
 
+@cache
 def _program(source: str) -> str:
     """The parsed code without docstrings and positions. Raises _Found where it does not parse."""
     try:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH_WITHOUT_TERMINAL = 120
+LONGEST_LINE = 1000  # without a terminal, where a row should stay on one line
 GROUPS = ("training", "sparsity", "reconstruction", "model preservation", "probing")
 
 
@@ -33,15 +35,29 @@ def show(path: Path) -> None:
         )
 
 
-def _console() -> "Console":
+def make_console(width: int = WIDTH_WITHOUT_TERMINAL) -> "Console":
+    """Standard output, as wide as its terminal; `width` is used without one."""
     from rich.console import Console
 
     wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=WIDTH_WITHOUT_TERMINAL if wide else None, highlight=False, markup=False)
+    return Console(width=width if wide else None, highlight=False, markup=False)
+
+
+def print_table(console: "Console", columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table with a line under its head on a terminal, aligned columns and nothing else without one."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in ("size", "steps") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def _show_study(shown: study.Study, state: study.State) -> None:
-    console = _console()
+    console = make_console()
     if state.started:
         fixed = state.started.fixed
         console.print(state.started.title, style="bold")
@@ -59,7 +75,7 @@ def _show_study(shown: study.Study, state: study.State) -> None:
 
 
 def _show_run(path: Path, info: FinalInfo) -> None:
-    console = _console()
+    console = make_console()
     console.print(_metrics_table(str(path), info))
     if info.probing:
         console.print(_probing_table(info.probing))

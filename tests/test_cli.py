@@ -34,6 +34,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
         ("show", "path"),
         ("show nowhere", "nowhere is not a directory"),
         ("show .", "neither a run"),
+        ("ideas show stand_inn", "unknown idea 'stand_inn': did you mean stand_in?"),
+        ("ideas show", "name"),
+        ("cache --clear activation", "--clear activation: did you mean activations"),
+        ("cache --clear", "--clear"),
     ],
 )
 def test_a_mistake_gets_one_line(checkout: Checkout, arguments: str, said: str):
@@ -50,6 +54,47 @@ def test_no_command_at_all_shows_the_commands(checkout: Checkout):
     assert ended.returncode == 0
     assert "resume" in ended.stdout
     assert not ended.stderr
+
+
+def test_the_ideas_are_listed_the_broken_ones_with_what_is_wrong(tmp_path: Path):
+    checkout = make_checkout(tmp_path)
+    checkout.plan("sound", "denser")
+    broken = checkout.root / "templates/ideas/broken/idea.yaml"
+    broken.parent.mkdir()
+    broken.write_text("title: A broken idea\nplan: 3\n")
+    ended = checkout.agent("ideas")
+    assert ended.returncode == 0
+    head, first, second, *errors = (" ".join(line.split()) for line in ended.stdout.splitlines())
+    assert head == "name title steps"
+    assert first == "broken broken: see below"
+    assert second == "stand_in A stand-in idea 2"
+    assert errors == [f"broken: {broken} line 1: description: expected this field, found none"]
+
+
+def test_an_idea_is_shown_with_its_plan(checkout: Checkout):
+    checkout.plan("sound", primary_metric="loss_added", hypothesis="It helps.")
+    ended = checkout.agent("ideas", "show", "stand_in")
+    assert ended.returncode == 0
+    for said in (
+        "stand_in: A stand-in idea",
+        "Nothing is trained.",
+        "hypothesis: It helps.",
+        "primary metric: loss added, smallest effect worth having 0.005 nats/token",
+        "fixed: tiny-lm, blocks.1.hook_resid_post, 1,500,000 tokens, d_sae 1,024, seed 0",
+        "1. Step that is sound (step_1_sound)",
+        "why: The reason.",
+        "predictions: CE-loss score up; L0 same",
+        "parameters: behaviour sound",
+    ):
+        assert said in ended.stdout
+    assert "when:" not in ended.stdout
+
+
+def test_what_a_step_depends_on_is_shown():
+    shown = subprocess.run(
+        [sys.executable, "-m", "agent", "ideas", "show", "hierarchical_sae"], capture_output=True, text=True, check=True
+    )
+    assert "when: explained variance of composition came out below the baseline's" in shown.stdout
 
 
 def test_a_broken_template_is_known_before_anything_starts(tmp_path: Path):
@@ -101,8 +146,22 @@ def test_the_first_line_comes_within_two_seconds(checkout: Checkout):
     assert driver.returncode == 130
 
 
+def test_the_cache_is_not_cleared_under_a_study(checkout: Checkout):
+    checkout.plan("sound")
+    driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "1", SAE_AGENT_STANDIN_HARVEST="60")
+    assert driver.stdout
+    driver.stdout.readline()
+    refused = checkout.agent("cache", "--clear", "all")
+    driver.terminate()
+    driver.communicate(timeout=30)
+    assert refused.returncode == 2
+    assert "is in use by a study or a run" in refused.stderr
+    assert checkout.agent("cache", "--clear", "all").returncode == 0
+
+
 def test_the_driver_does_not_import_torch():
     heavy = {"torch", "matplotlib", "git", "rich"}
-    code = f"import sys, agent.cli, agent.loop, agent.show; print({heavy} & set(sys.modules))"
+    modules = "agent.cli, agent.loop, agent.show, agent.show_ideas, agent.cache, agent.preflight"
+    code = f"import sys, {modules}; print({heavy} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "set()\n"

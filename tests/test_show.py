@@ -11,7 +11,7 @@ from standin import Checkout, make_checkout
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     checkout = make_checkout(tmp_path_factory.mktemp("show"))
-    checkout.plan("crashing", "denser")
+    checkout.plan("killed", "denser")
     assert checkout.run(2).returncode == 0
     return checkout
 
@@ -21,7 +21,7 @@ def test_a_run_is_shown_with_healthy_ranges_and_probing(checkout: Checkout):
     for group in ("training", "sparsity", "reconstruction", "model preservation", "probing"):
         assert f"│ {group} " in shown
     score, alive = (next(line for line in shown.splitlines() if name in line) for name in ("CE-loss score", "alive"))
-    assert [cell.strip() for cell in score.split("│")[3:6]] == ["0.9500", "", "0.8 to 1"]
+    assert [cell.strip() for cell in score.split("│")[3:6]] == ["0.9562", "", "0.8 to 1"]
     assert "0.9 to 1: outside" in alive
     news = next(line for line in shown.splitlines() if "news" in line)
     assert [cell.strip() for cell in news.split("│")[1:-1]] == ["news", "0.610", "0.671", "0.600", "0.672", "0.800"]
@@ -32,7 +32,7 @@ def test_a_run_is_shown_with_healthy_ranges_and_probing(checkout: Checkout):
 def test_a_failed_run_is_shown_with_its_verdict(checkout: Checkout):
     ended = checkout.agent("show", str(checkout.study.run_dir(1)))
     assert ended.returncode == 0
-    assert "verdict: crashed (ValueError: the edit was wrong)" in ended.stdout
+    assert "verdict: killed (killed by SIGKILL)" in ended.stdout
 
 
 @pytest.mark.parametrize("of", ["directory", "notes"])
@@ -41,11 +41,11 @@ def test_a_study_is_shown_with_a_row_per_run(checkout: Checkout, of: str):
     rows = [re.split(r" {2,}", line.strip()) for line in shown.splitlines()]
     numbered = {row[0]: row for row in rows if row[0].isdigit()}
     assert list(numbered) == ["0", "1", "2"]
-    assert numbered["0"][2:6] == ["ok", "16.00", "0.9000", "0.9500"]
-    assert numbered["1"][2:6] == ["crashed", "-", "-", "-"]
-    assert numbered["2"][2:6] == ["ok", "20.00", "0.9000", "0.9621"]
-    assert numbered["2"][1] == "Step that is denser"
-    assert "run 1 does not count: crashed (ValueError: the edit was wrong)" in shown
+    assert numbered["0"][2:6] == ["ok", "16.29", "0.8562", "0.9562"]
+    assert numbered["1"][2:6] == ["killed", "-", "-", "-"]
+    assert numbered["2"][2:6] == ["ok", "20.36", "0.8610", "0.9610"]
+    assert numbered["2"][1] == "Step 2 that is denser"
+    assert "run 1 does not count: killed (killed by SIGKILL)" in shown
     assert "ended: the budget of 2 runs is spent" in shown
 
 

@@ -1,0 +1,113 @@
+"""agent cache: what is stored is shown and cleared by kind, nothing else is touched, and never under a study."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+DAY = 86400
+
+
+def agent_cache(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "agent", "cache", *arguments]
+    environment = os.environ | {"SAE_AGENT_CACHE": str(root)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A cache with something of every kind, leftovers, links to the outside, and what is not ours."""
+    root, setting = tmp_path / "the cache", {"model": "tiny-lm", "hook_name": "blocks.1.hook_resid_post"}
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_bytes(b"x" * 5_000_000)
+    for folder in ("activations/a", "activations/b.partial", "baselines/c/k16_seed0", "baselines/c/k16_seed1"):
+        (root / folder).mkdir(parents=True)
+    (root / "evaluation/d").mkdir(parents=True)
+    (root / "activations/a/manifest.json").write_text(json.dumps(setting | {"rows": 1_500_000}))
+    (root / "activations/a/shard").write_bytes(b"x" * 2_000_000)
+    (root / "activations/a/link").symlink_to(outside)
+    (root / "activations/a.lock").touch()
+    (root / "activations/b.partial/0.raw").write_bytes(b"x" * 300_000)
+    (root / "baselines/c/about.json").write_text(json.dumps(setting | {"tokens": 1_500_000, "d_sae": 1024}))
+    (root / "evaluation/d/probes").write_bytes(b"x" * 40_000)
+    (root / "evaluation/e").symlink_to(outside)
+    (root / "mine").mkdir()
+    (root / "mine/notes").write_text("not the cache's")
+    old = time.time() - 3 * DAY - 60
+    for path in (root / "evaluation/d/probes", root / "evaluation/d"):
+        os.utime(path, (old, old))
+    return root
+
+
+def test_what_is_stored_is_shown(root: Path):
+    ended = agent_cache(root)
+    assert ended.returncode == 0
+    rows = [re.split(r"\s{2,}", line.strip()) for line in ended.stdout.splitlines()]
+    assert rows[0] == ["kind", "size", "age", "what for", "name"]
+    setting = "tiny-lm, blocks.1.hook_resid_post, 1,500,000 tokens"
+    assert rows[1:4] == [
+        ["activations", "2 MB", "just now", setting, "a"],
+        ["activations", "300 kB", "just now", "not finished", "b.partial"],
+        ["baselines", rows[3][1], "just now", f"2 of {setting}, d_sae 1024", "c"],
+    ]
+    assert rows[4][:3] == ["evaluation", "40 kB", "3 days"]
+    assert rows[5][3:] == ["a link; not followed", "e"]
+    assert rows[6] == [f"2.34 MB in {root}"]
+
+
+def test_a_damaged_manifest_is_said(root: Path):
+    (root / "activations/a/manifest.json").write_text("{")
+    assert "damaged; made again when it is needed" in agent_cache(root).stdout
+
+
+def test_one_kind_is_cleared_and_the_rest_stays(root: Path):
+    ended = agent_cache(root, "--clear", "activations")
+    assert ended.stdout == "activations: 2.3 MB freed\n"
+    assert not (root / "activations").exists()
+    assert (root / "baselines/c/k16_seed1").is_dir()
+    assert (root / "evaluation/d/probes").exists()
+    assert (root.parent / "outside/precious").exists()
+
+
+def test_all_kinds_are_cleared_and_what_is_not_ours_stays(root: Path):
+    ended = agent_cache(root, "--clear", "evaluation", "--clear", "all")
+    assert ended.returncode == 0
+    assert sorted(path.name for path in root.iterdir()) == ["lock", "mine"]
+    assert (root / "mine/notes").exists()
+    assert (root.parent / "outside/precious").exists()
+    assert agent_cache(root).stdout == f"nothing is stored in {root}\n"
+
+
+def test_a_cache_that_is_not_there_is_said(tmp_path: Path):
+    for arguments in ([], ["--clear", "all"]):
+        ended = agent_cache(tmp_path / "nowhere", *arguments)
+        assert (ended.returncode, ended.stdout) == (0, f"nothing is stored in {tmp_path / 'nowhere'}\n")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_it_is_not_cleared_while_studies_use_it_and_is_after_a_kill(root: Path):
+    code = "import sys; from agent import cache\nwith cache.in_use(): print('in use', flush=True); sys.stdin.read()"
+    environment = os.environ | {"SAE_AGENT_CACHE": str(root)}
+    drivers = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    for driver in drivers:
+        assert driver.stdout
+        assert driver.stdout.readline() == b"in use\n"
+    assert agent_cache(root).returncode == 0
+    for driver in drivers:
+        refused = agent_cache(root, "--clear", "all")
+        assert refused.returncode == 2
+        assert refused.stderr == f"error: {root} is in use by a study or a run: clear it when that has ended\n"
+        assert (root / "activations/a/shard").exists()
+        driver.kill()
+        driver.communicate()
+    assert agent_cache(root, "--clear", "all").returncode == 0
+    assert not (root / "activations").exists()
