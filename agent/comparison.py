@@ -285,8 +285,9 @@ def held(name: str, predicted: Direction, compared: Compared | None) -> Held:
 
 
 def seed_noise(name: str, baselines: Sequence[Baseline]) -> float | None:
-    """Standard deviation of one training; None where a reseeded baseline lacks the metric."""
-    return _noise(name, own_level(baselines), levels(baselines))
+    """Standard deviation of one training; None without a second seed, or where a reseeded baseline lacks the metric."""
+    own = own_level(baselines)
+    return _noise(name, own, levels(baselines)) if len(own.baselines) > 1 else None
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:

@@ -104,7 +104,7 @@ def test_a_broken_template_is_known_before_anything_starts(tmp_path: Path):
     template.write_text(template.read_text().replace("{{ behaviour }}", "{{ behavior }}"))
     ended = checkout.run(1)
     assert ended.returncode == 2
-    assert "stand_in, step step_1_sound" in ended.stderr
+    assert "stand_in, step step_1:" in ended.stderr
     assert "line 2: 'behavior' is undefined" in ended.stderr
     assert not (checkout.root / "runs").exists()
 

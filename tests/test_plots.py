@@ -17,8 +17,8 @@ from agent.comparison import Baseline, compare, figures, judge
 from agent.ideas import TEMPLATES
 from agent.lab.results import Core, FinalInfo, Latents, Probing
 from agent.lab.verdicts import MetricsRow, Verdict
-from agent.state import RunState
 from agent.proposers import Proposal
+from agent.state import RunState
 from agent.study import Run
 
 TITLES = (

@@ -7,8 +7,8 @@ import pytest
 
 from agent import ideas
 from agent.ideas import Fixed, Idea
-from agent.state import RunState, State
 from agent.proposers.template import TemplateProposer
+from agent.state import RunState, State
 
 FREE = {"title": "t", "description": "d", "why": "w", "predictions": {"l0": "same"}}
 
