@@ -30,7 +30,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAE_AGENT_CACHE", str(directory))
         patch.setenv("OMP_NUM_THREADS", "1")
-        for name in ("SAE_AGENT_DEVICE", "SAE_AGENT_SMOKE", "SAE_AGENT_DRIVEN"):
+        for name in ("SAE_AGENT_DEVICE", "SAE_AGENT_SMOKE", "SAE_AGENT_DRIVEN", "SAE_AGENT_FIXED", "SAE_AGENT_SEED"):
             patch.delenv(name, raising=False)
         torch.set_num_threads(1)
         yield directory

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -12,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_lab import D_MODEL, HOOK, TOKENS, start
+from small_lab import D_MODEL, HOOK, TOKENS, run, start
 from torch import Tensor
 
-from agent.lab import activations, cache, models, tokens
+from agent.lab import activations, cache, ground, models, tokens
 from agent.lab.activations import DamagedHarvest, Manifest
 from agent.lab.errors import UserError
 
@@ -202,3 +203,34 @@ def test_a_disk_without_room_is_named_before_anything_is_written(tmp_path: Path)
     with pytest.raises(UserError, match=r"activations need 1000000000\.0 GB and .* GB free: free some space or point"):
         cache.require_space(tmp_path / "new", 10**18, "activations")
     assert not list((tmp_path / "new").iterdir())
+
+
+# The ground on which figures compare
+
+
+@pytest.mark.usefixtures("harvest")
+def test_the_ground_changes_with_the_model_and_with_nothing_else(small_model: Path, tmp_path: Path):
+    def written(name: str, model: Path) -> dict:
+        arguments = ["--model", str(model), "--hook_name", HOOK, "--tokens", str(TOKENS)]
+        ended = run("-P", "-m", "agent.lab.prepare", *arguments, "--ground", tmp_path / name)
+        assert ended.returncode == 0, ended.stderr
+        return json.loads((tmp_path / name).read_text())
+
+    copy = shutil.copytree(small_model, tmp_path / "a copy")
+    one, same = written("one.json", small_model), written("same.json", copy)
+    assert one == same
+    assert len(one["ground"]) == 16
+    assert one["parts"]["lab"] == cache.lab_hash()
+    assert one["parts"]["model"] == models.identity(str(small_model))
+    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
+    changed = ground.ground(str(copy))
+    assert changed["ground"] != one["ground"]
+    assert {name for name, part in changed["parts"].items() if part != one["parts"][name]} == {"model"}
+
+
+def test_the_labs_hash_is_had_without_torch():
+    ended = run(
+        "-c", "import sys; from agent.lab import cache; print(cache.lab_hash()); sys.exit('torch' in sys.modules)"
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip() == cache.lab_hash()

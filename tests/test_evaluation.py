@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from small_lab import D_MODEL, D_SAE, HOOK, TOKENS, K, experiment, load, one_lin
 from torch import Tensor
 
 from agent.lab import activations, models, results, tokens
-from agent.lab.evaluation import core, probing
+from agent.lab.evaluation import core, probing, sentinels
 from agent.lab.evaluation.core import EvaluationError, TokenStore
 from agent.lab.evaluation.evaluator import Evaluator, HeldOut
 from agent.lab.evaluation.requests import Score
-from agent.lab.evaluation.subject import BenchSAE, RandomSAE, measure_usage
+from agent.lab.evaluation.subject import BenchSAE, CheckpointSAE, RandomSAE, measure_usage
 from agent.lab.results import FinalInfo
 
 
@@ -267,6 +267,74 @@ def test_a_permuted_decoder_explains_less_than_nothing_with_the_same_latents(sco
     assert permuted.latents == sound.latents  # the same rows in another order
     assert permuted.probing == sound.probing
     assert permuted.verdict.name == "degenerate"
+
+
+class Undecoded(CheckpointSAE):
+    """Its reconstruction is what it was given: scored so, a decoder cannot be bad."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        self.given = x.float()
+        return super().encode(x)
+
+    def decode(self, latents: Tensor) -> Tensor:  # noqa: ARG002
+        return self.given
+
+
+class ForgetfulIdentity(sentinels.IdentitySAE):
+    """Loses a little on the way."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return super().decode(latents * 0.95)
+
+
+class Leaky(RandomSAE):
+    """Keeps one latent more than it says."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        return RandomSAE(self.cfg, self.k + 1, self.b_dec).encode(x)
+
+
+def broken(evaluator: Evaluator, tried: sentinels.Tried, out: Path) -> set[tuple[str, str]]:
+    found = sentinels.expectations(evaluator, tried, out).expectations
+    return {(each.sentinel, each.metric) for each in found if not each.held}
+
+
+def test_the_sentinels_hold_until_the_evaluation_is_broken(
+    evaluator: Evaluator, run_dirs: dict[str, Path], tmp_path: Path
+):
+    sound = sentinels.subjects(evaluator, run_dirs["sound"])
+    assert broken(evaluator, sound, tmp_path / "sound") == set()
+    first, second = sound.trained, sound.permuted
+    assert isinstance(first, CheckpointSAE)
+    assert isinstance(second, CheckpointSAE)
+    sample = dev(evaluator).activations[:8]
+    wrong = sentinels.Tried(
+        trained=first,
+        permuted=Undecoded(first.cfg, second.checkpoint, sample),
+        identity=ForgetfulIdentity(sound.identity.cfg, sound.identity.b_dec),
+        random=Leaky(sound.random.cfg, sound.random.k, sound.random.b_dec),
+    )
+    assert broken(evaluator, wrong, tmp_path / "wrong") == {
+        ("permuted decoder", "explained_variance_centered"),
+        ("permuted decoder", "ce_loss_score"),
+        ("identity", "explained_variance_centered"),
+        ("identity", "ce_loss_score"),
+        ("identity", "loss_added"),
+        ("random", "l0"),
+    }
+
+
+def test_probing_another_encoder_breaks_a_sentinel(evaluator: Evaluator, run_dirs: dict[str, Path], tmp_path: Path):
+    sound = sentinels.subjects(evaluator, run_dirs["sound"])
+    other = sentinels.subjects(evaluator, run_dirs["sparser"])
+    wrong = replace(sound, permuted=other.permuted)
+    assert broken(evaluator, wrong, tmp_path) == {("permuted decoder", "probing_auc_5")}
+
+
+def test_dev_and_test_share_no_window(evaluator: Evaluator):
+    one, other = ({tuple(row) for row in evaluator.held_out(split).ids.tolist()} for split in ("dev", "test"))
+    assert len(one) == len(other) == core.BATCH_WINDOWS * core.VARIANCE_BATCHES
+    assert not one & other
 
 
 def test_a_random_sae_keeps_k_latents(evaluator: Evaluator):

@@ -1,5 +1,6 @@
 """`python experiment.py --out_dir=DIR` in processes of its own, on a small model."""
 
+import json
 import os
 import signal
 import time
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_lab import BATCH, D_SAE, TOKENS, K, experiment, one_line, run, start
+from small_lab import BATCH, D_SAE, HOOK, TOKENS, K, experiment, one_line, run, start
 
 from agent import ideas
 from agent.ideas import Fixed
@@ -120,6 +121,96 @@ def test_another_seed_gives_other_weights(script: Path, twice: list[Path], tmp_p
     assert results.read_metrics(tmp_path / "run")[-1].tokens == activations.SMOKE_TOKENS
     W_dec = [load_file(out / "checkpoint/tensors.safetensors")["W_dec"] for out in (twice[0], tmp_path / "run")]
     assert not torch.equal(*W_dec)
+
+
+# What a study fixes
+
+
+def fixed(model: Path, /, **changes: Any) -> dict[str, str]:
+    """The environment of a driven run."""
+    settings = {"model": str(model), "hook_name": HOOK, "tokens": TOKENS, "d_sae": D_SAE, "seed": 0}
+    return DRIVEN | {"SAE_AGENT_FIXED": json.dumps(settings | changes)}
+
+
+def edited(script: Path, directory: Path, *changes: tuple[str, str]) -> Path:
+    """A copy of the experiment with replacements made."""
+    source = script.read_text()
+    for old, new in changes:
+        assert old in source
+        source = source.replace(old, new)
+    path = directory / "edited.py"
+    path.write_text(source)
+    return path
+
+
+def recorded(run_dir: Path) -> results.Training:
+    return checkpoint.read_header(run_dir / "checkpoint").training
+
+
+def test_in_a_study_an_experiment_gets_the_studys_tokens_and_no_more(
+    script: Path, small_model: Path, twice: list[Path], tmp_path: Path
+):
+    greedy = edited(
+        script,
+        tmp_path,
+        (f"TOKENS = {TOKENS:_}", "TOKENS = 99_000_000"),
+        ("enumerate(data):", "enumerate(x for source in (data, again, data) for x in source):"),
+        ("    sae = SAE(", "    again = stream(MODEL, HOOK_NAME, tokens=TOKENS, batch=999, seed=1)\n    sae = SAE("),
+    )
+    ended = run(greedy, "--out_dir", tmp_path / "run", **fixed(small_model))
+    assert ended.returncode == 0, ended.stderr
+    got, fair = recorded(tmp_path / "run"), recorded(twice[0])
+    assert (got.tokens, got.steps) == (fair.tokens, fair.steps) == (TOKENS, -(-TOKENS // BATCH))
+    assert results.read_metrics(tmp_path / "run")[-1].tokens == TOKENS
+
+
+def test_by_hand_the_files_own_tokens_rule_and_what_was_served_is_recorded(script: Path, tmp_path: Path):
+    looped = edited(script, tmp_path, ("enumerate(data):", "enumerate(x for _ in range(2) for x in data):"))
+    ended = run(looped, "--out_dir", tmp_path / "run", SAE_AGENT_SMOKE="1")
+    assert ended.returncode == 0, ended.stderr
+    assert recorded(tmp_path / "run").tokens == 2 * activations.SMOKE_TOKENS
+
+
+def test_in_a_study_a_smoke_run_is_as_short_as_ever(script: Path, small_model: Path, tmp_path: Path):
+    looped = edited(script, tmp_path, ("enumerate(data):", "enumerate(x for _ in range(2) for x in data):"))
+    ended = run(looped, "--out_dir", tmp_path / "run", **fixed(small_model), SAE_AGENT_SMOKE="1")
+    assert ended.returncode == 0, ended.stderr
+    assert recorded(tmp_path / "run").tokens == activations.SMOKE_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "tiny-lm"}, "and this study's is 'tiny-lm', the same for all its runs"),
+        ({"hook_name": "blocks.0.hook_mlp_out"}, f"HOOK_NAME is '{HOOK}' and this study's is 'blocks.0.hook_mlp_out'"),
+    ],
+)
+def test_another_model_or_hook_than_the_studys_is_one_line(
+    script: Path, small_model: Path, tmp_path: Path, changes: dict[str, str], said: str
+):
+    ended = run(script, "--out_dir", tmp_path / "run", **fixed(small_model, **changes))
+    assert ended.returncode == 2
+    assert said in one_line(ended.stderr)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_replicate_has_another_seed_throughout(script: Path, twice: list[Path], tmp_path: Path):
+    other = edited(script, tmp_path, ("SEED = 0", "SEED = 5"))
+    by_edit = run(other, "--out_dir", tmp_path / "by_edit", SAE_AGENT_SMOKE="1", **DRIVEN)
+    by_seed = run(script, "--out_dir", tmp_path / "by_seed", SAE_AGENT_SMOKE="1", SAE_AGENT_SEED="5", **DRIVEN)
+    assert (by_edit.returncode, by_seed.returncode) == (0, 0), by_seed.stderr
+    one, same = (checkpoint.content_hash(tmp_path / name / "checkpoint") for name in ("by_edit", "by_seed"))
+    assert one == same != checkpoint.content_hash(twice[0] / "checkpoint")
+    record = recorded(tmp_path / "by_seed")
+    assert (record.seed, record.settings["SEED"]) == (5, 5)
+
+
+def test_an_experiment_without_a_seed_cannot_be_reseeded(script: Path, tmp_path: Path):
+    seedless = edited(script, tmp_path, ("SEED = 0", "LUCK = 0"), ("(SEED)", "(LUCK)"), ("seed=SEED", "seed=LUCK"))
+    ended = run(seedless, "--out_dir", tmp_path / "run", SAE_AGENT_SEED="5", **DRIVEN)
+    assert ended.returncode == 2
+    assert "the experiment has no constant SEED" in one_line(ended.stderr)
+    assert not (tmp_path / "run").exists()
 
 
 # Mistakes

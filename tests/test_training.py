@@ -43,9 +43,9 @@ def make_guard(model: Path, sae: nn.Module, out_dir: Path, steps: int, **setting
     return TrainingGuard(out_dir, sae, data, model=str(model), hook_name=HOOK, settings=settings)
 
 
-def step(guard: TrainingGuard, loss: float = 1.0, grad_norm: float = 1.0) -> None:
+def step(guard: TrainingGuard, loss: float = 1.0, grad_norm: float = 1.0, tokens: int = 10) -> None:
     numbers = {"l0": 8.0, "mse": 0.5, "alive_fraction": 1.0, "grad_norm": grad_norm, "loss": loss}
-    guard.step(tokens=10, learning_rate=1e-3, **{name: torch.tensor(value) for name, value in numbers.items()})
+    guard.step(tokens=tokens, learning_rate=1e-3, **{name: torch.tensor(value) for name, value in numbers.items()})
 
 
 def go_on(guard: TrainingGuard, steps: int, **changes: float) -> None:
@@ -111,8 +111,8 @@ def test_more_latents_a_token_than_there_are_is_refused(small_model: Path, sae: 
 
 
 def test_a_training_that_went_well_is_recorded(guard: TrainingGuard, sae: OneNumber, small_model: Path):
-    for i in range(7):
-        step(guard, loss=1.0 + i)
+    for i, x in zip(range(7), guard.stream, strict=False):
+        step(guard, loss=1.0 + i, tokens=len(x) // 2)  # what it was served is recorded, not what it says
     sae.move()
     record = guard.close(D_SAE)
     assert (record.steps, record.tokens, record.d_sae, record.seed, record.layer) == (7, 70, D_SAE, 7, 1)

@@ -4,11 +4,13 @@ A harvest is a folder of float16 shards with a manifest (sizes, checksums, scali
 shards, and each shard is shuffled when it is closed, so reading one shard after another is reading shuffled text.
 """
 
+import functools
 import hashlib
 import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,12 +74,28 @@ class Key:
         return cache.root() / "activations" / name
 
 
-class Stream:
-    """Batches `[batch, d_in]` (float32, scaled) of a harvest: shuffled, endless order fixed by the seed, ending at the
-    token budget. The last batch may be shorter."""
+@dataclass
+class Meter:
+    """Counts the tokens that an experiment was served, and ends where they reach the budget."""
 
-    def __init__(self, folder: Path, manifest: Manifest, total: int, batch: int, seed: int) -> None:
-        self.manifest, self.total, self.batch, self.seed = manifest, total, batch, seed
+    budget: int = sys.maxsize
+    served: int = 0
+
+    @property
+    def left(self) -> int:
+        return self.budget - self.served
+
+
+class Stream:
+    """Batches `[batch, d_in]` (float32, scaled) of a harvest: shuffled, endless order fixed by the seed, ending after
+    `total` tokens or where the meter ends. The last batch may be shorter."""
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, total: int, batch: int, seed: int, meter: Meter | None = None
+    ) -> None:
+        self.meter = meter or Meter()
+        self.manifest, self.batch, self.seed = manifest, batch, seed
+        self.total = total = min(total, self.meter.left)
         self.device = torch.device(models.compute().device)
         self.steps = math.ceil(total / batch)
         self.mean = torch.tensor(manifest.mean, device=self.device)
@@ -91,10 +109,10 @@ class Stream:
     def __iter__(self) -> Iterator[Tensor]:
         left, rest = self.total, torch.empty(0, self.d_in, device=self.device)
         rows = self._rows()
-        while left > 0:
-            while len(rest) < min(self.batch, left):
+        while (take := min(self.batch, left, self.meter.left)) > 0:
+            while len(rest) < take:
                 rest = torch.cat([rest, next(rows)])
-            take = min(self.batch, left)
+            self.meter.served += take
             yield rest[:take]
             rest, left = rest[take:], left - take
 
@@ -122,13 +140,29 @@ class Stream:
 def stream(model: str, hook_name: str, *, tokens: int, batch: int, seed: int) -> Stream:
     """The training stream of a run: `tokens` activations in batches. Harvests first where nothing is stored yet.
 
-    Raises UserError for an unknown model or hook, or a full disk.
+    In a study (SAE_AGENT_FIXED) model, hook and tokens are the study's, and the tokens are one budget for all streams
+    of the process. Raises UserError for an unknown model or hook, or one that is not the study's, or a full disk.
     """
     if tokens < 1 or batch < 1:
         raise UserError(f"tokens and batch must be positive, not {tokens} and {batch}")
+    fixed = json.loads(os.environ.get("SAE_AGENT_FIXED", "null"))
+    if fixed:
+        for constant, found, wanted in (
+            ("MODEL", models.canonical(model), models.canonical(fixed["model"])),
+            ("HOOK_NAME", hook_name, fixed["hook_name"]),
+        ):
+            if found != wanted:
+                raise UserError(f"{constant} is {found!r} and this study's is {wanted!r}, the same for all its runs")
+        tokens = fixed["tokens"]
     folder, manifest = ensure(model, hook_name, tokens)
     total = min(tokens, SMOKE_TOKENS) if os.environ.get("SAE_AGENT_SMOKE") else tokens
-    return Stream(folder, manifest, total, batch, seed)
+    return Stream(folder, manifest, total, batch, seed, _process_meter(total) if fixed else None)
+
+
+@functools.cache
+def _process_meter(budget: int) -> Meter:
+    """One meter for the whole process: to read the data again is to read more of it."""
+    return Meter(budget)
 
 
 def ensure(model: str, hook_name: str, tokens: int) -> tuple[Path, Manifest]:

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from agent.lab import results
 from agent.lab.ending import end, one_line
@@ -25,6 +26,8 @@ def run(main: Callable[[Path], None]) -> None:
     with one_line(f"{out_dir} is not complete; delete it or choose another --out_dir"):
         if sys.platform == "win32":
             raise UserError("sae-agent runs on Linux and macOS; on Windows use WSL")
+        if seed := os.environ.get("SAE_AGENT_SEED"):
+            reseed(main, int(seed))
         make_out_dir(out_dir)
         shutil.copyfile(script, out_dir / "experiment.py")
         try:
@@ -36,6 +39,14 @@ def run(main: Callable[[Path], None]) -> None:
             if not os.environ.get("SAE_AGENT_DRIVEN"):
                 results.write(out_dir, results.FinalInfo(verdict=stopped.verdict))
             end(f"stopped: {stopped}", 1)
+
+
+def reseed(main: Callable[[Path], None], seed: int) -> None:
+    """Set the experiment's SEED, so that initialisation and order of the tokens follow. Raises UserError."""
+    names: dict[str, Any] = getattr(main, "__globals__", {})
+    if "SEED" not in names:
+        raise UserError("the experiment has no constant SEED, so it cannot be run again with another seed: restore it")
+    names["SEED"] = seed
 
 
 def make_out_dir(out_dir: Path) -> None:

@@ -101,7 +101,7 @@ class TrainingGuard:
             d_in=self.stream.d_in,
             d_sae=d_sae,
             steps=self.steps,
-            tokens=self.tokens,
+            tokens=self.stream.meter.served,  # what it was given, whatever it reported
             final_loss=self.rows[-1].loss,
             seconds=round(seconds, 2),
             learning_rate=max(row.learning_rate for row in self.rows),

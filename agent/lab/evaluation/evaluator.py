@@ -1,8 +1,6 @@
 """One evaluator: a model and everything about it that all its SAEs share, and the scoring of a run."""
 
-import importlib.metadata
 import json
-import platform
 import shutil
 import tempfile
 import time
@@ -24,6 +22,7 @@ from agent.lab.evaluation import analysis, core, probing
 from agent.lab.evaluation.core import EvaluationError
 from agent.lab.evaluation.requests import Score, Split
 from agent.lab.evaluation.subject import BenchSAE, CheckpointSAE, RandomSAE, Usage, bench_config, measure_usage
+from agent.lab.ground import environment
 from agent.lab.results import Core, FinalInfo, Floor, Latents, Number, Probe, Probing
 from agent.lab.verdicts import Verdict
 
@@ -198,7 +197,8 @@ class Evaluator:
         return waiting_lock(self.folder / "lock", "another process prepares the evaluation of the same model")
 
     def _evaluation_tokens(self, split: Split) -> Tensor:
-        """Windows of held-out text `[windows, context]`, tokenized once."""
+        """Windows of held-out text `[windows, context]`, tokenized once; none is in both splits."""
+        taken = {tuple(row) for row in self._evaluation_tokens("dev").tolist()} if split == "test" else set()
         path = self.folder / f"tokens-{split}-{cache.slug(text.VERSION)}.safetensors"
         context = models.context_size(self.model)
         count = core.BATCH_WINDOWS * core.VARIANCE_BATCHES
@@ -206,6 +206,8 @@ class Evaluator:
             if not path.exists():
                 splits = tokens.text_split_for(self.model_name, split)
                 ids = tokens.windows(self.model, splits, context, 2 * count * context, EVALUATION_SEED)
+                # Distinct prompts can hold the same long row of asterisks.
+                ids = ids[torch.tensor([tuple(row) not in taken for row in ids.tolist()])]
                 order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(EVALUATION_SEED))
                 temporary = path.with_suffix(".tmp")
                 save_file({"ids": ids[order[:count]].contiguous()}, temporary)
@@ -225,20 +227,6 @@ class Evaluator:
 def bad_checkpoint(error: checkpoint.CheckpointError, split: Split) -> FinalInfo:
     """The result of a run whose checkpoint is missing, damaged or refused."""
     return FinalInfo(verdict=Verdict(name="bad_checkpoint", evidence=str(error)), split=split)
-
-
-def environment() -> dict[str, str]:
-    """What the figures depend on."""
-    packages = ("torch", "transformer-lens", "sae-lens", "sae-bench", "sae-probes", "scikit-learn", "numpy")
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    chosen = models.compute()
-    return {
-        "python": platform.python_version(),
-        **versions,
-        "device": torch.cuda.get_device_name(chosen.device) if chosen.device.startswith("cuda") else chosen.device,
-        "dtype": str(chosen.dtype).removeprefix("torch."),
-        "text": text.VERSION,
-    }
 
 
 def _emptied(folder: Path) -> Path:
