@@ -81,7 +81,7 @@ def test_an_idea_is_shown_with_its_plan(checkout: Checkout):
         "hypothesis: It helps.",
         "primary metric: loss added, smallest effect worth having 0.005 nats/token",
         "fixed: tiny-lm, blocks.1.hook_resid_post, 1,500,000 tokens, d_sae 1,024, seed 0",
-        "1. Step that is sound (step_1_sound)",
+        "1. Step 1 that is sound (step_1)",
         "why: The reason.",
         "predictions: CE-loss score up; L0 same",
         "parameters: behaviour sound",

@@ -43,7 +43,7 @@ def test_a_study_is_shown_with_a_row_per_run(checkout: Checkout, of: str):
     assert list(numbered) == ["0", "1", "2"]
     assert numbered["0"][2:6] == ["ok", "16.29", "0.8562", "0.9562"]
     assert numbered["1"][2:6] == ["killed", "-", "-", "-"]
-    assert numbered["2"][2:6] == ["ok", "20.36", "0.8610", "0.9610"]
+    assert numbered["2"][2:6] == ["ok", "20.35", "0.8599", "0.9599"]
     assert numbered["2"][1] == "Step 2 that is denser"
     assert "run 1 does not count: killed (killed by SIGKILL)" in shown
     assert "ended: the budget of 2 runs is spent" in shown
