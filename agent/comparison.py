@@ -115,7 +115,7 @@ def missing_k(l0: float, baselines: Sequence[Baseline]) -> int | None:
     while k in taken:  # one side is there: over to the other
         k += step if nearest.l0 < l0 else -step
     likely = abs(k * per_k / l0 - 1) <= 1.5 * MATCH  # what it gives is only known afterwards
-    return k if likely and k not in taken and l0 / 2 <= k <= 2 * l0 else None
+    return k if likely and l0 / 2 <= k <= 2 * l0 else None
 
 
 def compare(info: FinalInfo, baselines: Sequence[Baseline]) -> Comparison:

@@ -156,6 +156,8 @@ def test_what_a_baseline_lacks_is_not_compared():
     assert SCORE not in compare(measured(17.0, **{SCORE: 0.9}), lacking).metrics
     assert SCORE in compare(measured(16.0, **{SCORE: 0.9}), lacking).metrics
     assert "l0" in compare(measured(17.0), lacking).metrics
+    one_of_five = [Baseline(k=16, seed=9, figures=BASELINES[0].figures | {SCORE: None}), *BASELINES]
+    assert set(compare(measured(16.0, **{SCORE: 0.9}), one_of_five).metrics) == {"l0"}
 
 
 def test_one_dead_latent_is_no_difference_where_no_seed_had_any():
