@@ -5,8 +5,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,15 +86,6 @@ def clear(kinds: Sequence[str]) -> None:
             freed = sum(entry.size for entry in entries(kind))
             _delete(root() / kind)
             print(f"{kind}: {in_bytes(freed)} freed")
-
-
-@contextmanager
-def in_use() -> Iterator[None]:
-    """Keep the cache from being cleared for as long as this process works with it; any end of it frees the lock."""
-    root().mkdir(parents=True, exist_ok=True)
-    with (root() / "lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        yield
 
 
 def in_bytes(size: float) -> str:

@@ -57,7 +57,8 @@ def run(
 
     Whatever interrupts it, `agent resume` continues.
     """
-    from agent import analysis, cache, ideas, loop, study
+    from agent import analysis, ideas, loop, study
+    from agent.lab import cache
     from agent.proposers.template import TemplateProposer
 
     if max_hours is not None and max_hours <= 0:
@@ -83,9 +84,10 @@ def resume(
     ] = None,
 ) -> None:
     """Continue a study that was interrupted or killed, within what is left of its budgets."""
-    from agent import analysis, cache, ideas
+    from agent import analysis, ideas
     from agent import study as studies
     from agent.events import StudyResumed
+    from agent.lab import cache
     from agent.proposers.template import TemplateProposer
 
     study, state = studies.to_resume(ideas.ROOT, path)
@@ -107,8 +109,9 @@ def note(
     message: Annotated[str, typer.Option("-m", "--message", help="What was tried, for the notes.")],
 ) -> None:
     """Take a run that was made by hand in a study's directory into its notes and plots."""
-    from agent import analysis, cache, ideas
+    from agent import analysis, ideas
     from agent import study as studies
+    from agent.lab import cache
     from agent.loop import hand_run
     from agent.proposers.template import TemplateProposer
 

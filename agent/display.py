@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from agent import process
-from agent.lab.results import HEADLINE, METRICS, FinalInfo
+from agent.lab.results import HEADLINE, METRICS, Compared, FinalInfo
 from agent.lab.verdicts import MetricsRow
 
 if TYPE_CHECKING:
@@ -122,6 +122,21 @@ def study_table(runs: "Sequence[Run]") -> "Table":
 def format_value(name: str, value: float | None, sign: str = "") -> str:
     """A metric's value with its digits; `-` where it was not measured or not finite."""
     return "-" if value is None else f"{value:{sign}z,.{METRICS[name].digits}f}"
+
+
+def format_difference(name: str, compared: Compared) -> str:
+    """A difference from the baseline with the half width of its 95% interval."""
+    return f"{format_value(name, compared.difference, sign='+')} +- {format_value(name, compared.half_width)}"
+
+
+def comparison_line(info: FinalInfo, primary: str) -> str:
+    """How the primary metric compares, in one line; empty for a run that was not compared."""
+    if info.comparison is None:
+        return ""
+    if compared := info.comparison.metrics.get(primary):
+        difference = format_difference(primary, compared)
+        return f"{METRICS[primary].title} {difference} from the baseline at this L0"
+    return f"not comparable: {info.comparison.not_comparable or 'not measured on both sides'}"
 
 
 def run_line(info: FinalInfo) -> str:

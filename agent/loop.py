@@ -10,7 +10,7 @@ from typing import Any
 from agent import budgets, events, notes, preflight
 from agent.analysis import Analysis
 from agent.baseline import Baselines
-from agent.display import run_line
+from agent.display import comparison_line, run_line
 from agent.ideas import Fixed, Idea, K
 from agent.lab import cache, results
 from agent.lab.errors import UserError
@@ -277,6 +277,8 @@ class Loop:
             results.write(self.study.run_dir(run), info)
         self.study.commit(f"{said}, result: {info.verdict.name}\n\n{info.verdict.evidence}")
         self.display.say(f"{said}: {run_line(info)}")
+        if compared := comparison_line(info, self.started.primary_metric):
+            self.display.say(f"{said}: {compared}")
         if again:
             self.ledger.append(events.ProposalMade(run=run, proposal=again))
             return

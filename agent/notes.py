@@ -8,13 +8,18 @@ from typing import Any
 from agent import comparison, plots
 from agent.analysis import Analysis
 from agent.comparison import Judgement
-from agent.display import format_value
+from agent.display import format_difference, format_value
 from agent.ideas import TEMPLATES, strict_templates
-from agent.lab.results import HEADLINE, METRICS, Compared, Measure
+from agent.lab.results import HEADLINE, METRICS, Compared, Expectation, Measure
 from agent.referee import judgements
 from agent.state import State
 from agent.study import Run, Study
 
+SENTINELS = {
+    "permuted decoder": "the baseline with its decoder's rows permuted",
+    "identity": "the identity",
+    "random": "a random untrained SAE",
+}
 NO_ANALYSIS = Analysis()
 CHECKSUM = "Checksum of these notes, by which a change by hand is noticed: "
 
@@ -67,6 +72,7 @@ def render(
         started=state.started,
         primary=METRICS[state.started.primary_metric] if state.started else None,
         ground=describe_ground(state),
+        measures=measures if measures and any(run.info and run.info.analysis for run in runs) else {},
         runs=[(run, describe(run, state, judged.get(run.number), measures or {})) for run in runs],
         tested=[describe_test(run, state) for run in runs if run.number in state.tested],
         figures=figures,
@@ -79,16 +85,21 @@ def describe_ground(state: State) -> list[str]:
     """What differences are judged against, as far as it has been measured."""
     said = []
     if state.sentinels:
-        held = [f"{each.metric} of the {each.sentinel} is {each.expected}" for each in state.sentinels if each.held]
+        held = [f"{_named(each)} is {each.expected}" for each in state.sentinels if each.held]
         said.append(f"The evaluation was tried on SAEs whose scores are known: {'; '.join(held)}.")
     said += [
-        f"THE EVALUATION IS BROKEN: {each.metric} of the {each.sentinel} should be {each.expected} and is "
+        f"THE EVALUATION IS BROKEN: {_named(each)} should be {each.expected} and is "
         f"{'not finite' if each.found is None else format(each.found, '.4g')}."
         for each in state.broken
     ]
-    if len(state.baselines) < 2:
+    said += [
+        f"The baseline with K {k}, seed {seed} has no figures: {verdict.name} ({verdict.evidence})."
+        for (k, seed), verdict in state.baselines_tried.items()
+        if not verdict.ok
+    ]
+    own = comparison.own_level(state.baselines) if state.baselines else None
+    if own is None or len(own.baselines) < 2:
         return [*said, "The noise between seeds was not measured, so no difference below is a finding."]
-    own = comparison.own_level(state.baselines)
     spreads = []
     for name in HEADLINE:
         values = own.values(name)
@@ -107,9 +118,14 @@ def describe_ground(state: State) -> list[str]:
     ]
 
 
+def _named(expectation: Expectation) -> str:
+    metric = METRICS[expectation.metric].title if expectation.metric in METRICS else expectation.metric
+    return f"{metric} of {SENTINELS.get(expectation.sentinel, expectation.sentinel)}"
+
+
 def describe(run: Run, state: State, judged: Judgement | None, measures: dict[str, Measure]) -> dict[str, Any]:
     """What the template says of a run: its results, its comparison, and what became of the predictions."""
-    told: dict[str, Any] = {"results": None, "floor": "", "judged": "", "compared": [], "own": []}
+    told: dict[str, Any] = {"results": None, "floor": "", "judged": "", "compared": [], "own": ""}
     if run.info is None or not run.counts:
         return told
     told["results"] = {name: _rounded(name, run.info.metric(name)) for name in HEADLINE}
@@ -121,20 +137,20 @@ def describe(run: Run, state: State, judged: Judgement | None, measures: dict[st
             + (f", AUC, top 5 latents {run.info.probing.random_auc[5]:.4f}" if run.info.probing else "")
             + "."
         )
-    told["own"] = [
-        f"{measure.title}: {run.info.analysis[name]:.{measure.digits}f}{' ' + measure.unit if measure.unit else ''}"
-        f" ({measure.says})"
+    told["own"] = "; ".join(
+        f"{measure.title} {run.info.analysis[name]:.{measure.digits}f}{' ' + measure.unit if measure.unit else ''}"
         for name, measure in measures.items()
         if run.info.analysis.get(name) is not None
-    ]
+    )
     if run.number == 0:
         return told
-    compared = run.info.comparison.metrics if run.info.comparison else {}
+    found = run.info.comparison
+    compared = found.metrics if found else {}
     told["judged"] = _judged(run, state, judged)
     told["compared"] = [
         _compared(name, compared.get(name), run.state.proposal.predictions.get(name))
         for name in HEADLINE
-        if name in compared or name in run.state.proposal.predictions
+        if found and not found.not_comparable and (name in compared or name in run.state.proposal.predictions)
     ]
     return told
 
@@ -150,12 +166,12 @@ def _judged(run: Run, state: State, judged: Judgement | None) -> str:
     compared, name = found.metrics[state.started.primary_metric], state.started.primary_metric
     unit = f" {metric.unit}" if metric.unit else ""
     differs = (
-        f"{metric.title} differs by {_difference(name, compared)}{unit} from the baseline at L0 "
+        f"{metric.title} differs by {format_difference(name, compared)}{unit} from the baseline at L0 "
         f"{format_value('l0', run.info.metric('l0'))} (p {judged.p:.2g} after Holm's correction)"
     )
     worth = f"the smallest difference worth having, {state.started.smallest_effect:g}{unit}"
     fresh = f"{comparison.FRESH_SEEDS} fresh seeds differ by " + (
-        f"{_difference(name, judged.confirmation)}{unit} on average"
+        f"{format_difference(name, judged.confirmation)}{unit} on average"
         if judged.confirmation
         else "what cannot be compared"
     )
@@ -183,7 +199,7 @@ def _compared(name: str, compared: Compared | None, predicted: Any) -> str:
     if compared:
         said += (
             f"{format_value(name, compared.value)}{unit}, baseline{own} {format_value(name, compared.reference)}, "
-            f"difference {_difference(name, compared)}"
+            f"difference {format_difference(name, compared)}"
             + (" (within noise)" if comparison.came_out(compared) == "same" else "")
         )
     else:
@@ -191,10 +207,6 @@ def _compared(name: str, compared: Compared | None, predicted: Any) -> str:
     if predicted:
         said += f"; predicted {predicted}: {comparison.held(name, predicted, compared)}"
     return said
-
-
-def _difference(name: str, compared: Compared) -> str:
-    return f"{format_value(name, compared.difference, sign='+')} +- {format_value(name, compared.half_width)}"
 
 
 def describe_test(run: Run, state: State) -> str:

@@ -11,6 +11,7 @@ from agent.display import format_value, study_table
 from agent.lab import results
 from agent.lab.errors import UserError
 from agent.lab.results import METRICS, FinalInfo, Metric, Probing
+from agent.referee import judgements
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,6 +71,9 @@ def _show_study(shown: study.Study, state: study.State) -> None:
     for run in runs:
         if run.info:
             _print_verdict(console, f"run {run.number}", run.info)
+    for number, judgement in (judgements(runs, state) if state.started else {}).items():
+        assert state.started
+        console.print(f"run {number}: {judgement.outcome} on {METRICS[state.started.primary_metric].title}")
     console.print(f"ended: {state.ended}" if state.ended else "not ended; agent resume continues it")
     console.print(f"notes: {shown.notes / 'notes.txt'}", soft_wrap=True)
 

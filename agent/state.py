@@ -79,7 +79,7 @@ class State:
     started: StudyStarted | None = None
     sentinels: list[Expectation] | None = None
     baselines: list[Baseline] = field(default_factory=list)
-    baselines_tried: set[tuple[int, int]] = field(default_factory=set)  # K and seed, also of those that failed
+    baselines_tried: dict[tuple[int, int], Verdict] = field(default_factory=dict)  # by K and seed
     runs: list[RunState] = field(default_factory=list)
     replicates: dict[int, dict[int, Comparison]] = field(default_factory=dict)  # run -> seed -> its comparison
     tested: dict[int, dict[str, float | None]] = field(default_factory=dict)  # run -> metric -> value on `test`
@@ -139,7 +139,7 @@ def _apply(state: State, event: Event) -> None:
         case SentinelsScored(expectations=expectations):
             state.sentinels = expectations
         case BaselineMeasured(baseline=baseline, verdict=verdict):
-            state.baselines_tried.add((baseline.k, baseline.seed))
+            state.baselines_tried[baseline.k, baseline.seed] = verdict
             if verdict.ok:
                 state.baselines.append(baseline)
         case ProposalMade(run=number, proposal=proposal) if number == len(state.runs):

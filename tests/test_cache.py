@@ -92,7 +92,7 @@ def test_a_cache_that_is_not_there_is_said(tmp_path: Path):
 
 
 def test_it_is_not_cleared_while_studies_use_it_and_is_after_a_kill(root: Path):
-    code = "import sys; from agent import cache\nwith cache.in_use(): print('in use', flush=True); sys.stdin.read()"
+    code = "import sys; from agent.lab import cache\nwith cache.in_use(): print('in use', flush=True); sys.stdin.read()"
     environment = os.environ | {"SAE_AGENT_CACHE": str(root)}
     drivers = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -212,6 +212,100 @@ def test_hours_end_the_study_before_a_run_that_would_exceed_them(checkout: Check
     assert checkout.state.seconds < 0.004 * 3600 + 3
 
 
+def test_a_winner_is_confirmed_by_fresh_seeds_and_luck_is_not(checkout: Checkout):
+    checkout.plan("better", "lucky", "worse")
+    ended = checkout.run(3)
+    assert ended.returncode == 0, ended.stderr
+    sections = checkout.notes.split("## Run ")[2:]
+    for section, said in zip(sections, ("Better (confirmed): ", "Not confirmed: ", "Worse: "), strict=True):
+        assert f"\n{said}CE-loss score differs by " in section
+    assert {run: list(seeds) for run, seeds in checkout.state.replicates.items()} == {
+        1: [1000, 1001, 1002],
+        2: [1000, 1001, 1002],
+    }
+    assert list(checkout.state.tested) == [0, 1]
+    assert checkout.state.runs_used == 3
+    tested = checkout.notes.split("# Test text")[1]
+    assert "- run 1 (Step 1 that is better): L0 " in tested
+
+
+def test_a_second_study_takes_its_baselines_from_the_cache(checkout: Checkout):
+    checkout.plan("fine")
+    assert checkout.run(1).returncode == 0
+    first = checkout.state
+    shutil.rmtree(checkout.root / "runs")
+    ended = checkout.run(1)
+    assert ended.returncode == 0, ended.stderr
+    assert not list(checkout.study.directory.glob("baseline_*"))
+    assert [(each.k, each.seed, each.figures) for each in checkout.state.baselines] == [
+        (each.k, each.seed, each.figures) for each in first.baselines
+    ]
+    shown = checkout.agent("cache").stdout
+    assert "baselines" in shown
+    assert "tiny-lm" in shown
+
+
+def test_a_broken_evaluation_stops_the_study(checkout: Checkout, tmp_path: Path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/broken").touch()
+    checkout.plan("fine")
+    ended = checkout.run(1)
+    assert ended.returncode == 1
+    assert "the evaluation is broken: " in checkout.notes.split("# End")[1]
+    assert "THE EVALUATION IS BROKEN" in checkout.notes
+    assert len(checkout.state.runs) == 1
+
+
+def test_a_run_by_hand_is_taken_into_notes_and_plots(checkout: Checkout):
+    checkout.plan("fine")
+    assert checkout.run(1).returncode == 0
+    study = checkout.study.directory
+    source = (study / "experiment.py").read_text().replace("fine", "better")
+    (study / "experiment.py").write_text(source)
+    by_hand = [sys.executable, "experiment.py", "--out_dir=run_2"]
+    subprocess.run(by_hand, cwd=study, env={"PYTHONPATH": str(checkout.root)}, check=True)
+    shutil.copy(study / "experiment.py", study / "run_2")
+    early = checkout.agent("note", str(study), "run_3", "-m", "Too early")
+    assert (early.returncode, early.stdout) == (2, "")
+    assert "is run_2, not run_3: rename its directory" in early.stderr
+    noted = checkout.agent("note", str(study), "run_2", "-m", "My own idea\nIt is better.")
+    assert noted.returncode == 0, noted.stderr
+    section = checkout.notes.split("## Run 2: My own idea\n")[1]
+    assert "Better (confirmed): " in section
+    assert "Description: It is better." in section
+    assert "Run by hand, outside the budget." in section
+    assert (checkout.state.runs_used, checkout.state.finished) == (1, True)
+    again = checkout.agent("note", str(study), "run_2", "-m", "Again")
+    assert again.returncode == 2
+    assert "is run_3, not run_2" in again.stderr
+
+
+def test_notes_edited_by_hand_are_kept_beside_the_new_ones(checkout: Checkout):
+    checkout.plan("slow_to_evaluate")
+    driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "1")
+    wait_for(lambda: len(checkout.state.runs) == 2 and checkout.state.runs[1].stage == "evaluating")
+    driver.send_signal(signal.SIGINT)
+    driver.communicate(timeout=30)
+    notes = checkout.study.notes / "notes.txt"
+    notes.write_text(notes.read_text() + "I doubt it.\n")
+    resumed = checkout.start("resume")
+    wait_for(lambda: checkout.events[-1].event == "study_resumed")
+    time.sleep(0.5)
+    resumed.send_signal(signal.SIGINT)
+    resumed.communicate(timeout=30)
+    (kept,) = checkout.study.notes.glob("notes_edited_*.txt")
+    assert kept.read_text().endswith("I doubt it.\n")
+    assert "I doubt it." not in checkout.notes
+
+
+def test_a_loud_run_keeps_both_ends_of_what_it_said(checkout: Checkout):
+    checkout.plan("loud")
+    assert checkout.run(1).returncode == 0
+    log = checkout.study.run_dir(1) / "stdout.log"
+    assert log.stat().st_size <= 16 * 2**20 + 200
+    assert b"bytes cut by the driver" in log.read_bytes()
+
+
 def test_a_failed_baseline_ends_the_study(checkout: Checkout):
     template = checkout.root / "templates/experiment.py.j2"
     template.write_text(template.read_text().replace("%}sound{%", "%}crashing{%"))

@@ -140,7 +140,7 @@ def test_a_comparison_is_made_at_the_runs_own_l0():
 def test_a_run_that_no_baseline_is_near_is_not_compared():
     text = committed(0.99, l0=30.0)
     assert "Not comparable: no baselines on both sides of L0 30.00 within 10% of it." in text
-    assert "CE-loss score: not measured on both sides; predicted up: not measured" in text
+    assert "Predicted before the run: ce_loss_score up, l0 same." in text
 
 
 @pytest.mark.parametrize(("fresh", "said"), [(0.97, "Better (confirmed): "), (0.95, "Not confirmed: ")])
@@ -169,18 +169,23 @@ def test_failed_attempts_are_told_with_what_they_tried():
     assert said in section(text, 1)
 
 
+def sentinel(found: float) -> SentinelsScored:
+    name = "explained_variance_centered"
+    each = Expectation(sentinel="permuted decoder", metric=name, expected="below 0", found=found, held=found < 0)
+    return SentinelsScored(expectations=[each])
+
+
 def test_the_ground_of_comparisons_is_told():
-    sentinel = Expectation(sentinel="permuted decoder", metric="EV", expected="below 0", found=-1.0, held=True)
-    text = rendered([*FIRST, SentinelsScored(expectations=[sentinel]), *NOISE], None)
-    assert "SAEs whose scores are known: EV of the permuted decoder is below 0." in text
+    text = rendered([*FIRST, sentinel(-1.0), *NOISE], None)
+    assert "explained variance of the baseline with its decoder's rows permuted is below 0." in text
     assert "The baseline was trained with 5 seeds at K 16; mean and standard deviation: " in text
     assert "CE-loss score 0.9500 +- 0.001" in text
 
 
 def test_a_broken_evaluation_is_said_to_be():
-    sentinel = Expectation(sentinel="permuted decoder", metric="EV", expected="below 0", found=0.8, held=False)
-    text = rendered([*FIRST, SentinelsScored(expectations=[sentinel])], None)
-    assert "THE EVALUATION IS BROKEN: EV of the permuted decoder should be below 0 and is 0.8." in text
+    text = rendered([*FIRST, sentinel(0.8)], None)
+    assert "THE EVALUATION IS BROKEN: explained variance of the baseline with " in text
+    assert "should be below 0 and is 0.8." in text
 
 
 def test_the_test_text_is_told_apart():

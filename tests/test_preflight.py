@@ -101,6 +101,16 @@ MISTAKES = {
         "import stream\nfrom agent.lab import cache\n",
         "does not import agent.lab;",
     ),
+    "the shards": (
+        "import stream\n",
+        "import stream\nfrom agent.lab.activations import Stream\n",
+        "does not import agent.lab.activations.Stream;",
+    ),
+    "a whole module of the lab": (
+        "import stream\n",
+        "import stream\nimport agent.lab.training\n",
+        "does not import agent.lab.training;",
+    ),
     "the driver": ("import stream\n", "import stream\nimport agent.ledger\n", "does not import agent.ledger;"),
     "a sibling": ("import stream\n", "import stream\nfrom . import other\n", "does not import .;"),
     "text that runs": ("    torch.manual_seed(SEED)", '    eval("1")', "an experiment does not call eval"),

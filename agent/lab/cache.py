@@ -1,9 +1,12 @@
 """Where large things that can be made again are kept, shared between studies."""
 
+import fcntl
 import hashlib
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from agent.lab.errors import UserError
@@ -23,6 +26,15 @@ def lab_hash() -> str:
     for path in sorted(folder.rglob("*.py")):
         digest.update(f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()[:16]
+
+
+@contextmanager
+def in_use() -> Iterator[None]:
+    """Keep the cache from being cleared for as long as this process works with it; any end of it frees the lock."""
+    root().mkdir(parents=True, exist_ok=True)
+    with (root() / "lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
 
 
 def slug(name: str) -> str:

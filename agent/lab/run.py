@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent.lab import results
+from agent.lab import cache, results
 from agent.lab.ending import end, one_line
 from agent.lab.errors import UserError
 from agent.lab.training import TrainingStopped
@@ -31,7 +31,8 @@ def run(main: Callable[[Path], None]) -> None:
         make_out_dir(out_dir)
         shutil.copyfile(script, out_dir / "experiment.py")
         try:
-            main(out_dir)
+            with cache.in_use():
+                main(out_dir)
         except UserError:
             unmake_out_dir(out_dir)
             raise

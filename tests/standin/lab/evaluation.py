@@ -23,7 +23,11 @@ def main() -> None:
         if isinstance(request, requests.TrySentinels):
             held = not (Path.home() / "broken").exists()
             permuted = Expectation(
-                sentinel="permuted decoder", metric="explained variance", expected="below 0", found=-1.2, held=held
+                sentinel="permuted decoder",
+                metric="explained_variance_centered",
+                expected="below 0",
+                found=-1.2,
+                held=held,
             )
             answer = Sentinels(expectations=[permuted]).model_dump_json()
         else:
