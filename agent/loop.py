@@ -209,6 +209,7 @@ class Loop:
         script.write_text(state.proposal.source)
         timeout = budgets.timeout(self.ledger.state, self.ledger.seconds, evaluating=False)
         if run == 0 and self.baselines.take(K, seed, directory):
+            shutil.copyfile(script, directory / "experiment.py")  # the same but for SEED, which the lab sets
             failure, seconds = None, results.read_metrics(directory)[-1].seconds
         else:
             failure = self.workers.train(script, directory, seed=seed, label=f"run {run}", timeout=timeout)

@@ -2,8 +2,10 @@
 
 import os
 import re
+import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -18,6 +20,9 @@ from agent.process_tree import GRACE_SECONDS
 from agent.watchdogs import Watchdog
 
 POLL_SECONDS = 0.5
+# Memory is not among them: CUDA reserves address space beyond any limit, so a watchdog looks at what is really held.
+# Nor are processes: that limit counts all of a user's.
+LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 8 * 2**30}  # bytes of a core dump, and of any one file
 
 ALLOWED = re.compile(
     "PATH|HOME|USER|SHELL|TERM|COLUMNS|LANG|LANGUAGE|TZ|TMPDIR|VIRTUAL_ENV|CONDA_PREFIX|PYTHONPATH|(DY)?LD_LIBRARY_PATH|"
@@ -50,7 +55,8 @@ def environment(settings: Mapping[str, str], trusted: bool) -> dict[str, str]:
 class Child:
     """A command in a session of its own, watched while somebody waits for something it does.
 
-    When it is ended, an interruption included, nothing that it started is left.
+    When it is ended, an interruption included, nothing that it started is left. On Linux no file it writes can grow
+    beyond a limit, and it leaves no core dump.
     """
 
     def __init__(
@@ -75,6 +81,10 @@ class Child:
                 stderr=files.enter_context(stderr.open("ab")) if stderr else None,
                 start_new_session=True,
             )
+        if sys.platform == "linux":
+            for limit, most in LIMITS.items():
+                with suppress(ProcessLookupError):  # it has ended already
+                    resource.prlimit(self._process.pid, limit, (most, most))
 
     @property
     def exited(self) -> bool:

@@ -79,6 +79,14 @@ def test_an_end_is_read_as_a_verdict(tmp_path: Path, code: str, name: str, evide
     assert evidence in verdict.evidence
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="set on Linux only")
+def test_no_file_grows_beyond_the_limit(tmp_path: Path):
+    code = "open('huge', 'wb').truncate(9 * 2**30)"
+    verdict = process.verdict_of_end(run_python(code, tmp_path), tmp_path / "stderr.log")
+    assert verdict
+    assert (verdict.name, "File too large" in verdict.evidence) == ("crashed", True)
+
+
 def test_a_good_end_gives_no_verdict(tmp_path: Path):
     assert process.verdict_of_end(Ended(code=0, seconds=1, stopped=None), tmp_path / "none.log") is None
 
