@@ -111,7 +111,7 @@ plan:
         (
             "defaults:",
             "primary_metric: loss_aded\ndefaults:",
-            "line 5: primary_metric: expected a metric's name, found",
+            "line 5: primary_metric: expected a headline metric with a better direction, found",
         ),
         (
             "defaults:",
