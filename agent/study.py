@@ -1,6 +1,7 @@
 """A study's directories and its git repository."""
 
 import fcntl
+import itertools
 import os
 import shutil
 import socket
@@ -100,9 +101,15 @@ class Study:
         return self.directory / f"run_{number}_attempt_{attempt}"
 
     def set_aside(self, number: int, attempt: int) -> None:
-        """Make place for another attempt at a run."""
-        if os.path.lexists(self.run_dir(number)):
-            self.run_dir(number).rename(self.attempt_dir(number, attempt))
+        """Make place for another attempt at a run. What the ledger does not know of, the trace of a preflight that was
+        killed or a run by hand that was never noted, is kept too."""
+        if not os.path.lexists(self.run_dir(number)):
+            return
+        target = self.attempt_dir(number, attempt)
+        if attempt == 0 or os.path.lexists(target):
+            names = (f"run_{number}_leftover_{count}" for count in itertools.count(1))
+            target = next(path for name in names if not os.path.lexists(path := self.directory / name))
+        self.run_dir(number).rename(target)
 
     def restore(self, but: str) -> list[str]:
         """The names of recorded files that were changed, which are as they were again; `but` may differ."""

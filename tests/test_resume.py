@@ -217,6 +217,17 @@ def test_an_edited_ledger_is_refused(checkout: Checkout):
     assert "events.jsonl line 1 is not as it was recorded" in ended.stderr
 
 
+def test_what_the_ledger_does_not_know_of_is_kept(checkout: Checkout):
+    checkout.plan("fine")
+    assert cut(checkout, "notes_written", "run", "--idea", "stand_in", "--max-runs", "1").returncode < 0
+    checkout.study.run_dir(1).mkdir()
+    (checkout.study.run_dir(1) / "mine").write_text("by hand, and not noted")
+    ended = checkout.agent("resume")
+    assert ended.returncode == 0, ended.stderr
+    assert (checkout.study.directory / "run_1_leftover_1" / "mine").exists()
+    assert results.read(checkout.study.run_dir(1)).verdict.ok
+
+
 def test_a_git_that_was_killed_is_no_obstacle(checkout: Checkout):
     checkout.plan("fine")
     assert cut(checkout, "proposal_made", "run", "--idea", "stand_in", "--max-runs", "1").returncode < 0
