@@ -49,7 +49,6 @@ class SentinelsScored(_Event):
 
     event: Literal["sentinels_scored"] = "sentinels_scored"
     expectations: list[Expectation]
-    evidence: str = ""  # why there are no scores, where there are none
 
 
 class BaselineMeasured(_Event):

@@ -7,9 +7,9 @@ from agent import budgets, comparison, events
 from agent.baseline import Baselines, wanted
 from agent.comparison import FRESH_SEEDS, Judgement, figures
 from agent.ideas import Direction
-from agent.lab import results
 from agent.lab.evaluation.requests import Score, TrySentinels
 from agent.lab.results import Comparison, FinalInfo, Sentinels
+from agent.lab.verdicts import Verdict
 from agent.ledger import Ledger
 from agent.state import State
 from agent.study import Run, Study
@@ -29,8 +29,8 @@ class Referee:
     def prepare(self) -> str | None:
         """Once the baseline has its scores: try the evaluation on sentinels, and measure the noise. Returns why the
         study cannot go on, if it cannot."""
-        if self.ledger.state.sentinels is None:
-            self.try_sentinels()
+        if self.ledger.state.sentinels is None and (failure := self.try_sentinels()):
+            return f"the evaluation could not be tried on sentinels ({failure.evidence})"
         if broken := self.ledger.state.broken:
             first = broken[0]
             return (
@@ -42,25 +42,21 @@ class Referee:
                 return why
         return None
 
-    def try_sentinels(self) -> None:
-        """The evaluator on SAEs whose scores are known; once for every model, hook and version of the lab."""
+    def try_sentinels(self) -> Verdict | None:
+        """The evaluator on SAEs whose scores are known; once for every model, hook and version of the lab. Returns why
+        there is no answer, if there is none."""
         cached = self.baselines.folder / "sentinels.json"
         if not cached.exists():
-            run_dir = self.study.run_dir(0)
-            request = TrySentinels(run_dir=run_dir, out="sentinels.json")
-            failure = self.workers.evaluate(request, label="sentinels", timeout=self.seconds(evaluating=True))
-            if failure:
-                broken = results.Expectation(
-                    sentinel="all", metric="scores", expected="measured", found=None, held=False
-                )
-                self.ledger.append(events.SentinelsScored(expectations=[broken], evidence=failure.evidence))
-                return
+            request = TrySentinels(run_dir=self.study.run_dir(0), out="sentinels.json")
+            if failure := self.workers.evaluate(request, label="sentinels", timeout=self.seconds(evaluating=True)):
+                return failure
             cached.parent.mkdir(parents=True, exist_ok=True)
             partial = cached.with_name(f"{cached.name}.{os.getpid()}.partial")
-            partial.write_bytes((run_dir / "sentinels.json").read_bytes())
+            partial.write_bytes((request.run_dir / request.out).read_bytes())
             partial.replace(cached)
         sentinels = Sentinels.model_validate_json(cached.read_bytes())
         self.ledger.append(events.SentinelsScored(expectations=sentinels.expectations))
+        return None
 
     def measure(self, k: int, seed: int) -> str | None:
         """Train and score a baseline, or find it in the cache; why not, where the hours do not allow it."""

@@ -119,9 +119,8 @@ def _account(state: State, event: Event) -> None:
     if isinstance(event, StudyResumed | HandRunAdded):
         state.seconds_before = state.seconds
     before, state.seconds = state.seconds, state.seconds_before + event.elapsed
-    run = event.after_run if isinstance(event, NotesWritten) else getattr(event, "run", len(state.runs))
-    if run < len(state.runs):
-        state.runs[run].seconds += state.seconds - before
+    if isinstance(event, RunEvent | NotesWritten) and state.runs:
+        state.runs[-1].seconds += state.seconds - before
     state.last_time = event.time
     state.noted = isinstance(event, NotesWritten)
 
