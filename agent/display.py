@@ -126,7 +126,7 @@ def format_value(name: str, value: float | None, sign: str = "") -> str:
 
 def format_difference(name: str, compared: Compared) -> str:
     """A difference from the baseline with the half width of its 95% interval."""
-    return f"{format_value(name, compared.difference, sign='+')} +- {format_value(name, compared.half_width)}"
+    return f"{format_value(name, compared.difference, sign='+')} ± {format_value(name, compared.half_width)}"
 
 
 def comparison_line(info: FinalInfo, primary: str) -> str:

@@ -38,11 +38,11 @@ def write(
         goal = (state.started.primary_metric, state.started.smallest_effect)
         figures = plots.write(study.notes, runs, state.baselines, judged, *goal, analysis.draw)
     path = study.notes / "notes.txt"
-    if path.exists() and edited(found := path.read_text(errors="replace")):
+    if path.exists() and edited(found := path.read_text(encoding="utf-8", errors="replace")):
         (study.notes / f"notes_edited_{hashlib.sha256(found.encode()).hexdigest()[:8]}.txt").write_text(found)
     body = render(state, runs, judged, figures, skipped, analysis.measures)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(body + CHECKSUM + _checksum(body) + "\n")
+    temporary.write_text(body + CHECKSUM + _checksum(body) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
@@ -67,6 +67,7 @@ def render(
 ) -> str:
     """The text of the notes."""
     environment = strict_templates(templates / "notes")
+    environment.filters["flow"] = flow
     return environment.get_template("notes.txt.j2").render(
         state=state,
         started=state.started,
@@ -79,6 +80,11 @@ def render(
         skipped=skipped,
         noted=state.last_time.strftime("%Y-%m-%d %H:%M:%S UTC") if state.last_time else "",
     )
+
+
+def flow(text: str) -> str:
+    """Each paragraph on one line, however it was broken where it was written."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def describe_ground(state: State) -> list[str]:
@@ -105,7 +111,7 @@ def describe_ground(state: State) -> list[str]:
         values = own.values(name)
         if values and len(values) > 1:
             mean, deviation = comparison.spread(values)
-            spreads.append(f"{METRICS[name].title} {format_value(name, mean)} +- {deviation:.2g}")
+            spreads.append(f"{METRICS[name].title} {format_value(name, mean)} ± {deviation:.2g}")
     ks = ", ".join(str(level.k) for level in comparison.levels(state.baselines))
     return [
         *said,

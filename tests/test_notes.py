@@ -112,9 +112,9 @@ def committed(score: float, *more: Event, l0: float = 16.0) -> str:
 def test_an_outcome_stands_beside_its_prediction():
     text = committed(0.93)
     assert "Results: {'l0': 16.0, 'explained_variance_centered': 0.8, 'ce_loss_score': 0.93," in text
-    assert "- CE-loss score: 0.9300, baseline 0.9500, difference -0.0200 +- 0.0030; predicted up: failed" in text
+    assert "- CE-loss score: 0.9300, baseline 0.9500, difference -0.0200 ± 0.0030; predicted up: failed" in text
     assert (
-        "- L0: 16.00 latents/token, baseline as it was trained 16.00, difference +0.00 +- 0.01 (within noise)" in text
+        "- L0: 16.00 latents/token, baseline as it was trained 16.00, difference +0.00 ± 0.01 (within noise)" in text
     )
     assert "predicted same: held" in text
 
@@ -122,7 +122,7 @@ def test_an_outcome_stands_beside_its_prediction():
 @pytest.mark.parametrize(
     ("score", "said"),
     [
-        (0.951, "Within noise: CE-loss score differs by +0.0010 +- 0.0030 from the baseline at L0 16.00 (p 0.41"),
+        (0.951, "Within noise: CE-loss score differs by +0.0010 ± 0.0030 from the baseline at L0 16.00 (p 0.41"),
         (0.9535, "Too small to matter: CE-loss score differs by +0.0035"),
         (0.93, "Worse: CE-loss score differs by -0.0200"),
         (0.97, "Seems better, and is not confirmed by fresh seeds yet: CE-loss score differs by +0.0200"),
@@ -133,7 +133,7 @@ def test_what_is_said_of_the_primary_metric(score: float, said: str):
 
 
 def test_a_comparison_is_made_at_the_runs_own_l0():
-    assert "baseline 0.9550, difference +0.0000 +- 0.0" in committed(0.955, l0=16.496)
+    assert "baseline 0.9550, difference +0.0000 ± 0.0" in committed(0.955, l0=16.496)
     assert "Within noise" in committed(0.955, l0=16.496)
 
 
@@ -152,7 +152,7 @@ def test_better_is_said_of_what_fresh_seeds_show_again(fresh: float, said: str):
     ]
     text = committed(0.97, *again)
     assert said in text
-    assert f"3 fresh seeds differ by {fresh - 0.95:+.4f} +- 0.00" in text
+    assert f"3 fresh seeds differ by {fresh - 0.95:+.4f} ± 0.00" in text
 
 
 def test_what_was_not_measured_is_said_to_be():
@@ -179,7 +179,7 @@ def test_the_ground_of_comparisons_is_told():
     text = rendered([*FIRST, sentinel(-1.0), *NOISE], None)
     assert "explained variance of the baseline with its decoder's rows permuted is below 0." in text
     assert "The baseline was trained with 5 seeds at K 16; mean and standard deviation: " in text
-    assert "CE-loss score 0.9500 +- 0.001" in text
+    assert "CE-loss score 0.9500 ± 0.001" in text
 
 
 def test_a_broken_evaluation_is_said_to_be():
