@@ -180,6 +180,7 @@ class Loop:
         script, label = self.study.directory / "experiment.py", f"run {run}, tried for a few steps"
         seed = self.started.fixed.seed
         failure = self.workers.train(script, directory, seed=seed, label=label, timeout=SMOKE_SECONDS, smoke=True)
+        failure = self.tampered(run) or failure
         failure = failure or self.workers.evaluate(
             Score(run_dir=directory, part="slice"), label=label, timeout=SMOKE_SECONDS
         )
@@ -231,7 +232,7 @@ class Loop:
     def cut_short(self, run: int, evidence: str = "the driver ended while training") -> None:
         """Record the end of an attempt that did not come to one; what it left is kept."""
         killed = Verdict(name="killed", evidence=evidence)
-        keep(self.study.run_dir(run), self.study.directory / "experiment.py")
+        keep(self.study.run_dir(run), self.ledger.state.runs[run].proposal.source)
         results.write(self.study.run_dir(run), FinalInfo(verdict=killed))
         attempt = self.ledger.state.runs[run].attempt
         self.ledger.append(events.AttemptCutShort(run=run, attempt=attempt, verdict=killed))
