@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,13 @@ def render(
         tested=[describe_test(run, state) for run in runs if run.number in state.tested],
         figures=figures,
         skipped=skipped,
-        noted=state.last_time.strftime("%Y-%m-%d %H:%M:%S UTC") if state.last_time else "",
+        noted=_at(state.last_time),
+        interrupted=_at(state.interrupted),
     )
+
+
+def _at(time: datetime | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC") if time else ""
 
 
 def describe_ground(state: State) -> list[str]:

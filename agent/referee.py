@@ -74,6 +74,9 @@ class Referee:
 
     def compare(self, info: FinalInfo) -> Comparison:
         """A run beside the baseline at its own L0; the baselines for it are trained where they are missing."""
+        baseline = self.ledger.state.runs[0].verdict
+        if baseline and baseline.ok:
+            self.prepare()  # a run by hand may come before anything was compared
         l0, seed = info.metric("l0"), self.started.fixed.seed
         assert l0 is not None
         while len(self.ledger.state.baselines) > 1:
