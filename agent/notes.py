@@ -217,13 +217,13 @@ def _compared(name: str, compared: Compared | None, predicted: Any) -> str:
 
 def describe_test(run: Run, state: State) -> str:
     """A run's figures on the text that no choice was made on."""
-    figures = state.tested[run.number]
+    tested = state.tested[run.number]
     measured = [
-        f"{METRICS[name].title} {format_value(name, figures[name])}"
+        f"{METRICS[name].title} {format_value(name, tested.figures[name])}"
         for name in HEADLINE
-        if figures.get(name) is not None
+        if tested.figures.get(name) is not None
     ]
-    return f"run {run.number} ({run.state.proposal.title}): {', '.join(measured) or 'not scored'}"
+    return f"run {run.number} ({run.state.proposal.title}): {', '.join(measured) or f'not scored ({tested.why_not})'}"
 
 
 def _rounded(name: str, value: float | None) -> float | None:

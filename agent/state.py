@@ -148,8 +148,8 @@ def _apply(state: State, event: Event) -> None:
             state.runs.append(RunState(number, proposal, by_hand=True, stage="evaluating", attempt=1))
         case ReplicateEnded(run=number, seed=seed, comparison=comparison):
             state.replicates.setdefault(number, {})[seed] = comparison
-        case ScoredOnTest(run=number, figures=figures):
-            state.tested[number] = figures
+        case ScoredOnTest(run=number):
+            state.tested[number] = event
         case NotesWritten():
             pass
         case _:
