@@ -79,7 +79,7 @@ class Baselines:
         script.write_text(source)
         failure = self.workers.train(script, run_dir, seed=seed, label=label, timeout=training_seconds)
         failure = failure or self.workers.evaluate(Score(run_dir=run_dir), label=label, timeout=evaluation_seconds)
-        script.unlink()
+        script.unlink(missing_ok=True)
         if failure:
             results.write(run_dir, FinalInfo(verdict=failure))
         return results.read(run_dir)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import signal
 import socket
@@ -61,8 +62,8 @@ def run(
     from agent.lab import cache
     from agent.proposers.template import TemplateProposer
 
-    if max_hours is not None and max_hours <= 0:
-        raise UserError(f"--max-hours {max_hours:g}: a study needs more than 0 hours")
+    if max_hours is not None and not 0 < max_hours < math.inf:
+        raise UserError(f"--max-hours {max_hours:g}: give a number of hours above 0")
     plan = ideas.load(idea)
     given = {"model": _absolute(model), "hook_name": hook}
     fixed = plan.fixed.model_copy(update={name: value for name, value in given.items() if value})
@@ -115,14 +116,13 @@ def note(
     from agent.loop import hand_run
     from agent.proposers.template import TemplateProposer
 
-    study, state = studies.to_resume(ideas.ROOT, path)
-    event = hand_run(study, state, run_name.rstrip("/"), message)
-    with study.lock(), cache.in_use():
+    with studies.to_resume(ideas.ROOT, path)[0].lock(), cache.in_use():
+        study, state = studies.to_resume(ideas.ROOT, path)  # as the driver left it that had the lock before
+        event = hand_run(study, state, run_name.rstrip("/"), message)
         plan, fixed = _pick_up(study, state)
         proposer, own = TemplateProposer(plan, fixed), analysis.load(plan)
         with _loop(study, None, own, proposer) as work:
-            work.take_in(event)
-    print(f"notes: {study.notes / 'notes.txt'}")
+            _end(study, work.take_in(event))
 
 
 @app.command()

@@ -22,6 +22,7 @@ MATCH = 0.10  # a baseline further from a run's L0 than this says nothing of it
 ALPHA = 0.05
 FRESH_SEEDS = 3  # that a winner is confirmed by
 SAME_L0 = 0.05  # L0 counts as the same up to this share of the baseline's
+UNKNOWN_NOISE = "the noise between seeds was not measured"
 FINEST = {"alive_fraction": 0.001}  # the least noise believed, where rounding is not it: one dead latent in a thousand
 
 Outcome = Literal["better", "unconfirmed", "not confirmed", "worse", "negligible", "within noise", "not comparable"]
@@ -120,20 +121,19 @@ def missing_k(l0: float, baselines: Sequence[Baseline]) -> int | None:
 
 def compare(info: FinalInfo, baselines: Sequence[Baseline]) -> Comparison:
     """Every headline metric of a run beside the baseline's at the run's L0; L0 itself beside that of the baseline."""
+    if not baselines:
+        return uncompared(UNKNOWN_NOISE)
     l0 = info.metric("l0")
     known, own = levels(baselines), own_level(baselines)
     seeds = len(own.baselines)
 
-    def none(why: str) -> Comparison:
-        return Comparison(levels=[], seeds=seeds, metrics={}, not_comparable=why)
-
     if l0 is None:
-        return none("its L0 was not measured")
+        return uncompared("its L0 was not measured", seeds)
     if seeds < 2:
-        return none("the noise between seeds was not measured")
+        return uncompared(UNKNOWN_NOISE, seeds)
     pair = enclosing(l0, baselines)
     if pair is None:
-        return none(f"no baselines on both sides of L0 {l0:.2f} within {MATCH:.0%} of it")
+        return uncompared(f"no baselines on both sides of L0 {l0:.2f} within {MATCH:.0%} of it", seeds)
     metrics = {}
     for name in HEADLINE:
         value, noise = info.metric(name), _noise(name, own, known)
@@ -142,6 +142,11 @@ def compare(info: FinalInfo, baselines: Sequence[Baseline]) -> Comparison:
             expected, variance = reference
             metrics[name] = _tested(value, expected, noise, noise * math.sqrt(1 + variance), seeds - 1)
     return Comparison(levels=[level.k for level in pair], seeds=seeds, metrics=metrics)
+
+
+def uncompared(why: str, seeds: int = 0) -> Comparison:
+    """Of a run beside which no baseline can be put."""
+    return Comparison(levels=[], seeds=seeds, metrics={}, not_comparable=why)
 
 
 def _reference(name: str, l0: float, low: Level, high: Level) -> tuple[float, float] | None:

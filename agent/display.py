@@ -90,8 +90,9 @@ class LiveDisplay:
     def _draw(self) -> None:
         from rich.console import Group
         from rich.spinner import Spinner
+        from rich.text import Text
 
-        bottom = [Spinner("line", text=self._progress)] if self._progress else []
+        bottom = [Spinner("line", text=Text(self._progress))] if self._progress else []
         self._live.update(Group(self._table, *bottom))
 
 
@@ -104,6 +105,7 @@ def study_table(runs: "Sequence[Run]") -> "Table":
     """One row per run with the headline metrics of those that count."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, expand=True)
     table.add_column("run", justify="right", no_wrap=True)
@@ -115,7 +117,8 @@ def study_table(runs: "Sequence[Run]") -> "Table":
     for run in runs:
         verdict = run.info.verdict.name if run.info else run.state.stage
         measured = [format_value(name, run.info.metric(name)) if run.info else "" for name in HEADLINE]
-        table.add_row(str(run.number), run.state.proposal.title, verdict, *measured)
+        title = Text(run.state.proposal.title)  # a string would be read for markup, which a title may look like
+        table.add_row(str(run.number), title, verdict, *measured)
     return table
 
 

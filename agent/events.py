@@ -138,6 +138,7 @@ class ScoredOnTest(_Event):
     event: Literal["test_scored"] = "test_scored"
     run: int
     figures: dict[str, float | None]
+    why_not: str = ""  # why there are none
 
 
 class RunCommitted(_Event):

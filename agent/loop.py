@@ -74,13 +74,11 @@ class Loop:
         """Carry the study on to its end, or to an interruption."""
         try:
             why = self.explore()
-            self.referee.conclude()
+            self.conclude()
         except KeyboardInterrupt:
-            self.interrupt()
-            return Ending("interrupted; agent resume continues", 130)
+            return self.interrupt()
         ending = self.ending(why)
-        self.ledger.append(events.StudyEnded(why=ending.why))
-        self.write_notes()
+        self.end(ending.why)
         return ending
 
     def explore(self) -> str:
@@ -108,13 +106,28 @@ class Loop:
         ended = f"the plan ended after {state.runs_used} of at most {self.started.max_runs} runs"
         return self.proposer.propose(state, self.referee.came_out) or ended
 
-    def take_in(self, event: events.HandRunAdded) -> None:
-        """A researcher's own run, like any other from its evaluation on."""
+    def take_in(self, event: events.HandRunAdded) -> Ending:
+        """A researcher's own run, like any other from its evaluation on. A study that had ended ends again after it."""
+        why = self.ledger.state.ended
         self.ledger.append(event)
-        self.carry_out(event.run)
-        if self.ledger.state.ended:
+        try:
+            self.carry_out(event.run)
+            if why:
+                self.conclude()
+        except KeyboardInterrupt:
+            return self.interrupt()
+        if why:
+            self.end(why)
+        return Ending(f"run {event.run} is taken in", 0)
+
+    def conclude(self) -> None:
+        """What is left to do when nothing more is tried; nothing that a changed lab would measure otherwise."""
+        if cache.lab_hash() == self.lab:
             self.referee.conclude()
-            self.write_notes()
+
+    def end(self, why: str) -> None:
+        self.ledger.append(events.StudyEnded(why=why))
+        self.write_notes()
 
     def ending(self, why: str) -> Ending:
         baseline, *others = [run.verdict for run in self.ledger.state.runs]
@@ -180,6 +193,7 @@ class Loop:
         script, label = self.study.directory / "experiment.py", f"run {run}, tried for a few steps"
         seed = self.started.fixed.seed
         failure = self.workers.train(script, directory, seed=seed, label=label, timeout=SMOKE_SECONDS, smoke=True)
+        failure = self.tampered(run) or failure
         failure = failure or self.workers.evaluate(
             Score(run_dir=directory, part="slice"), label=label, timeout=SMOKE_SECONDS
         )
@@ -231,12 +245,12 @@ class Loop:
     def cut_short(self, run: int, evidence: str = "the driver ended while training") -> None:
         """Record the end of an attempt that did not come to one; what it left is kept."""
         killed = Verdict(name="killed", evidence=evidence)
-        keep(self.study.run_dir(run), self.study.directory / "experiment.py")
+        keep(self.study.run_dir(run), self.ledger.state.runs[run].proposal.source)
         results.write(self.study.run_dir(run), FinalInfo(verdict=killed))
         attempt = self.ledger.state.runs[run].attempt
         self.ledger.append(events.AttemptCutShort(run=run, attempt=attempt, verdict=killed))
 
-    def interrupt(self) -> None:
+    def interrupt(self) -> Ending:
         """Leave the study so that it can be resumed, with notes that say so."""
         self.ledger.reload()
         for run in self.ledger.state.runs:
@@ -244,6 +258,7 @@ class Loop:
                 self.cut_short(run.number, "interrupted while training")
         self.ledger.append(events.StudyInterrupted())
         self.write_notes()
+        return Ending("interrupted; agent resume continues", 130)
 
     def evaluate(self, run: int) -> None:
         """Have what training left scored."""
@@ -321,6 +336,8 @@ def hand_run(study: Study, state: State, name: str, message: str) -> events.Hand
             f"{directory} holds no finished run: python experiment.py --out_dir={name}, in {study.directory}"
         )
     title, _, rest = message.strip().partition("\n")
+    if not title:
+        raise UserError("--message is empty: say what was tried, for the notes")
     proposal = Proposal(
         name=f"by_hand_{number}",
         title=title,

@@ -2,15 +2,16 @@
 
 import hashlib
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from agent import comparison, plots
 from agent.analysis import Analysis
-from agent.comparison import Judgement
+from agent.comparison import Judgement, Outcome
 from agent.display import format_difference, format_value
 from agent.ideas import TEMPLATES, strict_templates
-from agent.lab.results import HEADLINE, METRICS, Compared, Expectation, Measure
+from agent.lab.results import HEADLINE, METRICS, Compared, Comparison, Expectation, Measure
 from agent.referee import judgements
 from agent.state import State
 from agent.study import Run, Study
@@ -31,6 +32,7 @@ def write(
 
     Notes that were changed by hand since they were written are kept beside the new ones.
     """
+    study.notes.mkdir(parents=True, exist_ok=True)  # a study may have been moved without them
     runs = study.runs(state)
     judged = judgements(runs, state) if state.started else {}
     figures = []
@@ -78,13 +80,18 @@ def render(
         tested=[describe_test(run, state) for run in runs if run.number in state.tested],
         figures=figures,
         skipped=skipped,
-        noted=state.last_time.strftime("%Y-%m-%d %H:%M:%S UTC") if state.last_time else "",
+        noted=_at(state.last_time),
+        interrupted=_at(state.interrupted),
     )
 
 
 def flow(text: str) -> str:
     """Each paragraph on one line, however it was broken where it was written."""
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
+def _at(time: datetime | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC") if time else ""
 
 
 def describe_ground(state: State) -> list[str]:
@@ -153,8 +160,10 @@ def describe(run: Run, state: State, judged: Judgement | None, measures: dict[st
     found = run.info.comparison
     compared = found.metrics if found else {}
     told["judged"] = _judged(run, state, judged)
+    assert state.started
+    verdicts: dict[str, Outcome] = {state.started.primary_metric: judged.outcome} if judged else {}
     told["compared"] = [
-        _compared(name, compared.get(name), run.state.proposal.predictions.get(name))
+        _compared(name, compared.get(name), run.state.proposal.predictions.get(name), verdicts.get(name))
         for name in HEADLINE
         if found and not found.not_comparable and (name in compared or name in run.state.proposal.predictions)
     ]
@@ -176,11 +185,7 @@ def _judged(run: Run, state: State, judged: Judgement | None) -> str:
         f"{format_value('l0', run.info.metric('l0'))} (p {judged.p:.2g} after Holm's correction)"
     )
     worth = f"the smallest difference worth having, {state.started.smallest_effect:g}{unit}"
-    fresh = f"{comparison.FRESH_SEEDS} fresh seeds differ by " + (
-        f"{format_difference(name, judged.confirmation)}{unit} on average"
-        if judged.confirmation
-        else "what cannot be compared"
-    )
+    fresh = _fresh(name, judged, state.replicates.get(run.number, {}))
     match judged.outcome:
         case "better":
             return f"Better (confirmed): {differs}, and {fresh}."
@@ -197,7 +202,22 @@ def _judged(run: Run, state: State, judged: Judgement | None) -> str:
             return f"Within noise: {differs}; a difference of {seen}{unit} could have been seen."
 
 
-def _compared(name: str, compared: Compared | None, predicted: Any) -> str:
+def _fresh(name: str, judged: Judgement, replicates: dict[int, Comparison]) -> str:
+    """What the fresh seeds of a winner showed of the primary metric."""
+    if judged.confirmation:
+        unit = f" {METRICS[name].unit}" if METRICS[name].unit else ""
+        mean = format_difference(name, judged.confirmation)
+        return f"{comparison.FRESH_SEEDS} fresh seeds differ by {mean}{unit} on average"
+    told = [
+        f"fresh seed {seed} cannot be compared ({each.not_comparable or 'not measured on both sides'})"
+        for seed, each in replicates.items()
+        if name not in each.metrics
+    ]
+    return "; ".join(told)
+
+
+def _compared(name: str, compared: Compared | None, predicted: Any, judged: Outcome | None) -> str:
+    """A metric beside the baseline's, and what became of its prediction; neither says more than its verdict."""
     metric = METRICS[name]
     unit = f" {metric.unit}" if metric.unit else ""
     said = f"{metric.title}: "
@@ -206,24 +226,27 @@ def _compared(name: str, compared: Compared | None, predicted: Any) -> str:
         said += (
             f"{format_value(name, compared.value)}{unit}, baseline{own} {format_value(name, compared.reference)}, "
             f"difference {format_difference(name, compared)}"
-            + (" (within noise)" if comparison.came_out(compared) == "same" else "")
+            + (" (within noise)" if judged == "within noise" or comparison.came_out(compared) == "same" else "")
         )
     else:
         said += "not measured on both sides"
     if predicted:
-        said += f"; predicted {predicted}: {comparison.held(name, predicted, compared)}"
+        came_out = comparison.held(name, predicted, compared)
+        if judged in ("within noise", "unconfirmed", "not confirmed") and (predicted, came_out) != ("same", "held"):
+            came_out = judged
+        said += f"; predicted {predicted}: {came_out}"
     return said
 
 
 def describe_test(run: Run, state: State) -> str:
     """A run's figures on the text that no choice was made on."""
-    figures = state.tested[run.number]
+    tested = state.tested[run.number]
     measured = [
-        f"{METRICS[name].title} {format_value(name, figures[name])}"
+        f"{METRICS[name].title} {format_value(name, tested.figures[name])}"
         for name in HEADLINE
-        if figures.get(name) is not None
+        if tested.figures.get(name) is not None
     ]
-    return f"run {run.number} ({run.state.proposal.title}): {', '.join(measured) or 'not scored'}"
+    return f"run {run.number} ({run.state.proposal.title}): {', '.join(measured) or f'not scored ({tested.why_not})'}"
 
 
 def _rounded(name: str, value: float | None) -> float | None:

@@ -7,9 +7,9 @@ from agent import budgets, comparison, events
 from agent.baseline import Baselines, wanted
 from agent.comparison import FRESH_SEEDS, Judgement, figures
 from agent.ideas import Direction
+from agent.lab import results
 from agent.lab.evaluation.requests import Score, TrySentinels
 from agent.lab.results import Comparison, FinalInfo, Sentinels
-from agent.lab.verdicts import Verdict
 from agent.ledger import Ledger
 from agent.state import State
 from agent.study import Run, Study
@@ -29,8 +29,8 @@ class Referee:
     def prepare(self) -> str | None:
         """Once the baseline has its scores: try the evaluation on sentinels, and measure the noise. Returns why the
         study cannot go on, if it cannot."""
-        if self.ledger.state.sentinels is None and (failure := self.try_sentinels()):
-            return f"the evaluation could not be tried on sentinels ({failure.evidence})"
+        if self.ledger.state.sentinels is None and (why := self.try_sentinels()):
+            return why
         if broken := self.ledger.state.broken:
             first = broken[0]
             return (
@@ -42,14 +42,16 @@ class Referee:
                 return why
         return None
 
-    def try_sentinels(self) -> Verdict | None:
+    def try_sentinels(self) -> str | None:
         """The evaluator on SAEs whose scores are known; once for every model, hook and version of the lab. Returns why
         there is no answer, if there is none."""
         cached = self.baselines.folder / "sentinels.json"
         if not cached.exists():
+            if why := budgets.hours_spent(self.ledger.state, self.ledger.seconds):
+                return why
             request = TrySentinels(run_dir=self.study.run_dir(0), out="sentinels.json")
             if failure := self.workers.evaluate(request, label="sentinels", timeout=self.seconds(evaluating=True)):
-                return failure
+                return f"the evaluation could not be tried on sentinels ({failure.evidence})"
             cached.parent.mkdir(parents=True, exist_ok=True)
             partial = cached.with_name(f"{cached.name}.{os.getpid()}.partial")
             partial.write_bytes((request.run_dir / request.out).read_bytes())
@@ -74,6 +76,9 @@ class Referee:
 
     def compare(self, info: FinalInfo) -> Comparison:
         """A run beside the baseline at its own L0; the baselines for it are trained where they are missing."""
+        baseline = self.ledger.state.runs[0].verdict
+        if baseline and baseline.ok:
+            self.prepare()  # a run by hand may come before anything was compared
         l0, seed = info.metric("l0"), self.started.fixed.seed
         assert l0 is not None
         while len(self.ledger.state.baselines) > 1:
@@ -129,13 +134,13 @@ class Referee:
         info = self.baselines.train(
             run.state.proposal.source, seed, run_dir, label, self.seconds(False), self.seconds(True)
         )
-        compared = (
-            self.compare(info)
-            if info.verdict.ok
-            else Comparison(
-                levels=[], seeds=0, metrics={}, not_comparable=f"{info.verdict.name}: {info.verdict.evidence}"
-            )
-        )
+        assert run.info
+        if not info.verdict.ok:
+            compared = comparison.uncompared(f"{info.verdict.name}: {info.verdict.evidence}")
+        elif info.environment["checkpoint"] == run.info.environment["checkpoint"]:
+            compared = comparison.uncompared("its checkpoint equals the run's own: the seed changes nothing")
+        else:
+            compared = self.compare(info)
         self.ledger.append(
             events.ReplicateEnded(run=run.number, seed=seed, comparison=compared, seconds=time.monotonic() - start)
         )
@@ -147,8 +152,9 @@ class Referee:
         request = Score(run_dir=run.directory, out="test_info.json", split="test", part="core")
         label = f"run {run.number} on the test text"
         failure = self.workers.evaluate(request, label=label, timeout=self.seconds(evaluating=True))
-        measured = {} if failure else figures(FinalInfo.model_validate_json((run.directory / request.out).read_bytes()))
-        self.ledger.append(events.ScoredOnTest(run=run.number, figures=measured))
+        info = FinalInfo(verdict=failure) if failure else results.read(run.directory, request.out)
+        scored, why = (figures(info), "") if info.verdict.ok else ({}, f"{info.verdict.name}: {info.verdict.evidence}")
+        self.ledger.append(events.ScoredOnTest(run=run.number, figures=scored, why_not=why))
 
 
 def judgements(runs: list[Run], state: State) -> dict[int, Judgement]:

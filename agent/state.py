@@ -82,8 +82,8 @@ class State:
     baselines_tried: dict[tuple[int, int], Verdict] = field(default_factory=dict)  # by K and seed
     runs: list[RunState] = field(default_factory=list)
     replicates: dict[int, dict[int, Comparison]] = field(default_factory=dict)  # run -> seed -> its comparison
-    tested: dict[int, dict[str, float | None]] = field(default_factory=dict)  # run -> metric -> value on `test`
-    interrupted: bool = False
+    tested: dict[int, ScoredOnTest] = field(default_factory=dict)  # by run
+    interrupted: datetime | None = None  # when, if nobody has resumed it
     ended: str | None = None  # what ended the study
     noted: bool = False  # whether the notes say all of this
     last_time: datetime | None = None
@@ -130,9 +130,9 @@ def _apply(state: State, event: Event) -> None:
         case StudyStarted():
             state.started = event
         case StudyInterrupted():
-            state.interrupted = True
+            state.interrupted = event.time
         case StudyResumed():
-            state.interrupted, state.ended = False, None
+            state.interrupted, state.ended = None, None
         case StudyEnded(why=why):
             state.ended = why
         case SentinelsScored(expectations=expectations):
@@ -144,11 +144,12 @@ def _apply(state: State, event: Event) -> None:
         case ProposalMade(run=number, proposal=proposal) if number == len(state.runs):
             state.runs.append(RunState(number, proposal))
         case HandRunAdded(run=number, proposal=proposal):
+            state.ended = None  # until the run is through
             state.runs.append(RunState(number, proposal, by_hand=True, stage="evaluating", attempt=1))
         case ReplicateEnded(run=number, seed=seed, comparison=comparison):
             state.replicates.setdefault(number, {})[seed] = comparison
-        case ScoredOnTest(run=number, figures=figures):
-            state.tested[number] = figures
+        case ScoredOnTest(run=number):
+            state.tested[number] = event
         case NotesWritten():
             pass
         case _:

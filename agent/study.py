@@ -46,7 +46,10 @@ GIT_SETTINGS = {  # so that a machine without an identity works, and one with it
 # What git leaves behind when it is killed. Nobody else's: a study's driver holds the study's lock.
 GIT_LOCKS = ("*.lock", "refs/heads/*.lock")
 # In a run's directory, where an experiment may have put a link of that name. Logs are moved in: see `keep`.
-WRITTEN_BY_DRIVER = ("experiment.py", "final_info.json", "final_info.tmp", "test_info.json", "sentinels.json")
+WRITTEN_BY_DRIVER = (
+    "experiment.py",
+    *(f"{name}.{kind}" for name in ("final_info", "test_info", "sentinels") for kind in ("json", "tmp")),
+)
 
 
 class StudyBusy(UserError):
@@ -175,7 +178,7 @@ def log(run_dir: Path, stream: str) -> Path:
     return run_dir.with_name(f"{run_dir.name}.{stream}.log")
 
 
-def keep(run_dir: Path, script: Path) -> Verdict | None:
+def keep(run_dir: Path, source: str) -> Verdict | None:
     """Put the experiment as it ran, and its logs, with the rest of the run, in the place of whatever has their names;
     a verdict where the run's directory is none."""
     replaced = run_dir.is_symlink() or run_dir.is_file()
@@ -184,7 +187,7 @@ def keep(run_dir: Path, script: Path) -> Verdict | None:
     run_dir.mkdir(exist_ok=True)
     for name in WRITTEN_BY_DRIVER:
         _remove(run_dir / name)
-    shutil.copyfile(script, run_dir / "experiment.py")
+    (run_dir / "experiment.py").write_text(source)
     for stream in ("stdout", "stderr"):
         written = log(run_dir, stream)
         if written.exists():

@@ -1,6 +1,6 @@
 """What is watched while a process of a study runs. Each watchdog is called at every poll and gives a verdict to end it.
 
-Time-outs are `process.run`'s own; the training history is judged by `loop`.
+Time-outs are `Child.wait`'s own; the training history is judged by `Workers`.
 """
 
 import shutil

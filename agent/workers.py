@@ -55,7 +55,7 @@ class Workers:
         self, script: Path, run_dir: Path, *, seed: int, label: str, timeout: float, smoke: bool = False
     ) -> Verdict | None:
         """Run an experiment into the new directory `run_dir` beside it; None when it trained to its end."""
-        stdout, stderr = log(run_dir, "stdout"), log(run_dir, "stderr")
+        stdout, stderr, source = log(run_dir, "stdout"), log(run_dir, "stderr"), script.read_text()
         settings = {
             "SAE_AGENT_DRIVEN": "1",
             "SAE_AGENT_FIXED": self.fixed.model_dump_json(),
@@ -73,7 +73,7 @@ class Workers:
             timeout=timeout,
             watch=[lambda: self._judge(run_dir, label), Stall(watched), *self._watchdogs(stdout, stderr)],
         )
-        replaced = keep(run_dir, script)
+        replaced = keep(run_dir, source)
         verdict = replaced or self._judge(run_dir, label) or process.verdict_of_end(ended, run_dir / "stderr.log")
         return verdict and self._shortened(verdict)
 

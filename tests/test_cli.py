@@ -24,6 +24,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
         ("run --idea stand_in --max-runs many", "--max-runs"),
         ("run --idea stand_in --max-runs 1 --run-timeout -5", "--run-timeout"),
         ("run --idea stand_in --max-runs 1 --max-hours 0", "--max-hours 0"),
+        ("run --idea stand_in --max-runs 1 --max-hours nan", "--max-hours nan: give a number of hours above 0"),
         ("run --idea stand_in", "--max-runs"),
         ("run --max-runs 1", "--idea"),
         ("run --idea stand_in --max-runs 1 --modle gpt2", "--modle"),

@@ -260,11 +260,7 @@ def test_a_run_by_hand_is_taken_into_notes_and_plots(checkout: Checkout):
     checkout.plan("fine")
     assert checkout.run(1).returncode == 0
     study = checkout.study.directory
-    source = (study / "experiment.py").read_text().replace("fine", "better")
-    (study / "experiment.py").write_text(source)
-    by_hand = [sys.executable, "experiment.py", "--out_dir=run_2"]
-    subprocess.run(by_hand, cwd=study, env={"PYTHONPATH": str(checkout.root)}, check=True)
-    shutil.copy(study / "experiment.py", study / "run_2")
+    checkout.run_by_hand("run_2", "fine", "better")
     early = checkout.agent("note", str(study), "run_3", "-m", "Too early")
     assert (early.returncode, early.stdout) == (2, "")
     assert "is run_2, not run_3: rename its directory" in early.stderr
@@ -278,6 +274,75 @@ def test_a_run_by_hand_is_taken_into_notes_and_plots(checkout: Checkout):
     again = checkout.agent("note", str(study), "run_2", "-m", "Again")
     assert again.returncode == 2
     assert "is run_3, not run_2" in again.stderr
+
+
+def test_a_run_by_hand_in_a_study_whose_baseline_failed_is_not_compared(checkout: Checkout):
+    template = checkout.root / "templates/experiment.py.j2"
+    template.write_text(template.read_text().replace("%}sound{%", "%}crashing{%"))
+    checkout.plan("fine")
+    assert checkout.run(1).returncode == 1
+    checkout.run_by_hand("run_1", "crashing", "fine")
+    noted = checkout.agent("note", str(checkout.study.directory), "run_1", "-m", "Mended")
+    assert noted.returncode == 0, noted.stderr
+    assert "Not comparable: the noise between seeds was not measured." in checkout.notes.split("## Run 1: Mended")[1]
+    assert "The study ended: the baseline failed" in checkout.notes
+
+
+def test_ctrl_c_while_a_run_by_hand_is_taken_in_leaves_it_to_resume(checkout: Checkout):
+    checkout.plan("fine")
+    assert checkout.run(1).returncode == 0
+    checkout.run_by_hand("run_2", "fine", "slow_to_evaluate")
+    silent = checkout.agent("note", str(checkout.study.directory), "run_2", "-m", " ")
+    assert (silent.returncode, silent.stderr.startswith("error: --message is empty")) == (2, True)
+    noting = checkout.start("note", str(checkout.study.directory), "run_2", "-m", "Mine")
+    wait_for(lambda: len(checkout.state.runs) == 3)
+    time.sleep(0.7)
+    noting.send_signal(signal.SIGINT)
+    stdout, stderr = noting.communicate(timeout=30)
+    assert noting.returncode == 130, stderr
+    assert stdout.splitlines()[-1].startswith("interrupted; agent resume continues; notes: ")
+    assert "The study was interrupted at " in checkout.notes
+    assert not checkout.state.finished
+
+
+def test_what_a_run_does_to_its_own_script_does_no_harm(checkout: Checkout):
+    checkout.plan("vanishing")
+    ended = checkout.run(1)
+    assert ended.returncode == 0, ended.stderr
+    assert 'BEHAVIOUR = "vanishing"' in (checkout.study.run_dir(1) / "experiment.py").read_text()
+
+
+def test_what_a_run_changes_in_its_first_steps_is_put_back(checkout: Checkout):
+    checkout.plan("meddling")
+    checkout.run(1)
+    said = "Verdict: tampered (in the first steps: the experiment changed run_0/final_info.json; put back as it was)"
+    assert said in checkout.notes
+    assert results.read(checkout.study.run_dir(0)).core
+
+
+def test_a_winner_that_ignores_its_seed_is_not_confirmed(checkout: Checkout):
+    checkout.plan("unseeded")
+    assert checkout.run(1).returncode == 0
+    section = checkout.notes.split("## Run 1: ")[1]
+    assert "Not confirmed: CE-loss score differs by " in section
+    assert "fresh seed 1000 cannot be compared (its checkpoint equals the run's own: " in section
+
+
+def test_a_study_whose_lab_was_changed_measures_nothing_more(checkout: Checkout, tmp_path: Path):
+    checkout.plan("better", "held")
+    hold = tmp_path / "hold"
+    hold.touch()
+    hold_setting = {"SAE_AGENT_STANDIN_HOLD": str(hold)}
+    driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "3", **hold_setting)
+    wait_for(lambda: len(checkout.state.runs) == 3 and checkout.state.runs[2].stage == "training")
+    with (checkout.root / "agent/lab/training.py").open("a") as file:
+        file.write("# changed")
+    hold.unlink()
+    _, stderr = driver.communicate(timeout=60)
+    assert driver.returncode == 0, stderr
+    assert "The study ended: agent/lab was changed while the study ran" in checkout.notes
+    assert "Seems better, and is not confirmed by fresh seeds yet" in checkout.notes
+    assert (checkout.state.replicates, checkout.state.tested) == ({}, {})
 
 
 def test_notes_edited_by_hand_are_kept_beside_the_new_ones(checkout: Checkout):

@@ -1,5 +1,6 @@
 """Notes are true at any moment: what is unfinished is said to be, and nothing that failed reads as a result."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from agent.events import (
     AttemptStarted,
     BaselineMeasured,
     Event,
+    HandRunAdded,
     PreflightFailed,
     ProposalMade,
     ReplicateEnded,
@@ -18,6 +20,7 @@ from agent.events import (
     ScoredOnTest,
     SentinelsScored,
     StudyEnded,
+    StudyInterrupted,
     StudyStarted,
 )
 from agent.ideas import Fixed
@@ -143,8 +146,11 @@ def test_a_run_that_no_baseline_is_near_is_not_compared():
     assert "Predicted before the run: ce_loss_score up, l0 same." in text
 
 
-@pytest.mark.parametrize(("fresh", "said"), [(0.97, "Better (confirmed): "), (0.95, "Not confirmed: ")])
-def test_better_is_said_of_what_fresh_seeds_show_again(fresh: float, said: str):
+@pytest.mark.parametrize(
+    ("fresh", "said", "prediction"),
+    [(0.97, "Better (confirmed): ", "held"), (0.95, "Not confirmed: ", "not confirmed")],
+)
+def test_better_is_said_of_what_fresh_seeds_show_again(fresh: float, said: str, prediction: str):
     baselines = derive(NOISE).baselines
     again: list[Event] = [
         ReplicateEnded(run=1, seed=seed, comparison=comparison.compare(scored(16, fresh), baselines), seconds=1)
@@ -152,7 +158,17 @@ def test_better_is_said_of_what_fresh_seeds_show_again(fresh: float, said: str):
     ]
     text = committed(0.97, *again)
     assert said in text
+    assert f"; predicted up: {prediction}" in text
     assert f"3 fresh seeds differ by {fresh - 0.95:+.4f} ± 0.00" in text
+
+
+def test_a_prediction_does_not_hold_where_the_verdict_sees_nothing():
+    """One of two runs, its difference just outside its own interval."""
+    other = [ProposalMade(run=2, proposal=CHANGE), RunReserved(run=2), RunCommitted(run=2, verdict=OK)]
+    events = [*SECOND, *NOISE, RunCommitted(run=1, verdict=OK), *other]
+    text = section(rendered(events, scored(16, 0.95), scored(16, 0.9532), scored(16, 0.95)), 1)
+    assert "Within noise: CE-loss score differs by +0.0032 ± 0.0030" in text
+    assert "difference +0.0032 ± 0.0030 (within noise); predicted up: within noise" in text
 
 
 def test_what_was_not_measured_is_said_to_be():
@@ -193,6 +209,21 @@ def test_the_test_text_is_told_apart():
     assert "- run 0 (Baseline): CE-loss score 0.9512" in text.split("# Test text")[1]
 
 
+def test_why_there_is_no_score_on_the_test_text():
+    failed = ScoredOnTest(run=0, figures={}, why_not="not_evaluated: still running after 300 s")
+    text = rendered([*SECOND, failed], scored(16, 0.95), None)
+    assert "- run 0 (Baseline): not scored (not_evaluated: still running after 300 s)" in text
+
+
+def test_an_interruption_keeps_its_time_when_a_run_by_hand_is_taken_in():
+    early, late = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2))
+    by_hand = HandRunAdded(run=1, proposal=CHANGE, pid=1, host="here", time=late)
+    events = [*FIRST, RunCommitted(run=0, verdict=OK), StudyInterrupted(time=early), by_hand]
+    text = rendered(events, scored(16, 0.95), None)
+    assert "(as of 2026-01-02 00:00:00 UTC: evaluating)" in text
+    assert "The study was interrupted at 2026-01-01 00:00:00 UTC; agent resume continues it." in text
+
+
 def test_a_run_that_does_not_count_has_no_results_even_where_it_was_measured():
     verdict = Verdict(name="not_comparable", evidence="d_sae is 512")
     info = scored(16.0, 0.99).model_copy(update={"verdict": verdict})
@@ -222,3 +253,9 @@ def test_notes_changed_by_hand_are_kept(tmp_path: Path):
     assert (tmp_path / "notes.txt").read_text() == written
     (kept,) = tmp_path.glob("notes_edited_*.txt")
     assert "I doubt it." in kept.read_text()
+
+
+def test_notes_that_stayed_behind_when_a_study_was_moved_are_written_again(tmp_path: Path):
+    study = Study(tmp_path / "runs" / "moved", tmp_path / "notes" / "moved")
+    notes.write(study, derive([STARTED]))
+    assert not notes.edited((study.notes / "notes.txt").read_text())

@@ -62,14 +62,14 @@ def test_a_step_whose_condition_does_not_hold_is_passed_over_with_all_that_need_
             "Weaker",
             "for when the CE-loss score of 'First' went down; it stayed within the noise of the baseline's",
         ),
-        ("Weakest", "it needs a result of 'Weaker', which was not tried"),
+        ("Weakest", "it needs a comparison of 'Weaker' with the baseline, and that was not tried"),
     ]
 
 
 def test_a_step_that_failed_decides_nothing(proposer: TemplateProposer):
     proposed, skipped = after(proposer, {"first": "down", "weaker": None})
     assert proposed == "other"
-    assert skipped == [("Weakest", "it needs a result of 'Weaker', which has none")]
+    assert skipped == [("Weakest", "it needs a comparison of 'Weaker' with the baseline, and there is none")]
 
 
 def test_the_shipped_plan_tries_a_weaker_loss_only_where_the_loss_cost_something():

@@ -165,6 +165,8 @@ def test_a_driver_keeps_others_away_and_what_it_leaves_behind_is_ended(checkout:
     refused = checkout.agent("resume")
     assert refused.returncode == 2
     assert f"is being worked on by process {driver.pid} on " in refused.stderr
+    not_noted = checkout.agent("note", str(checkout.study.directory), "run_1", "-m", "Mine")
+    assert (not_noted.returncode, not_noted.stderr) == (2, refused.stderr)
     assert "not ended; agent resume continues it" in checkout.agent("show", str(checkout.study.directory)).stdout
     driver.kill()
     driver.communicate()
@@ -245,6 +247,30 @@ def test_a_study_that_was_moved_is_resumed_where_it_is(checkout: Checkout):
     ended = checkout.agent("resume", str(moved))
     assert ended.returncode == 0, ended.stderr
     assert "the budget of 1 run is spent" in checkout.notes
+
+
+def test_a_run_by_hand_before_anything_was_compared_gets_its_baselines(checkout: Checkout):
+    checkout.plan("fine")
+    assert cut(checkout, "run_committed", "run", "--idea", "stand_in", "--max-runs", "1").returncode < 0
+    checkout.run_by_hand("run_1", "sound", "better")
+    noted = checkout.agent("note", str(checkout.study.directory), "run_1", "-m", "My own idea")
+    assert noted.returncode == 0, noted.stderr
+    assert "Seems better, and is not confirmed by fresh seeds yet" in checkout.notes.split("## Run 1: ")[1]
+    ended = checkout.agent("resume")
+    assert ended.returncode == 0, ended.stderr
+    assert "Better (confirmed)" in checkout.notes.split("## Run 1: ")[1].split("## Run 2: ")[0]
+
+
+def test_a_run_by_hand_whose_noting_was_killed_is_confirmed_by_resume(checkout: Checkout):
+    checkout.plan("fine")
+    assert checkout.run(1).returncode == 0
+    checkout.run_by_hand("run_2", "fine", "better")
+    killed = cut(checkout, "notes_written", "note", str(checkout.study.directory), "run_2", "-m", "My own idea")
+    assert killed.returncode < 0
+    ended = checkout.agent("resume")
+    assert ended.returncode == 0, ended.stderr
+    assert "Better (confirmed)" in checkout.notes.split("## Run 2: ")[1]
+    assert "the budget of 1 run is spent" in checkout.notes.split("# End")[1]
 
 
 def story(checkout: Checkout) -> list[str]:

@@ -69,9 +69,9 @@ class TemplateProposer:
         if came:
             return f"for when the {metric} of {title!r} {WENT[when.came_out]}; it {WENT[came]}"
         if when.step in done:
-            return f"it needs a result of {title!r}, which has none"
+            return f"it needs a comparison of {title!r} with the baseline, and there is none"
         if when.step in passed_over:
-            return f"it needs a result of {title!r}, which was not tried"
+            return f"it needs a comparison of {title!r} with the baseline, and that was not tried"
         return None
 
 

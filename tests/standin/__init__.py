@@ -73,6 +73,14 @@ class Checkout:
     def run(self, max_runs: int, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         return self.agent("run", "--idea", "stand_in", "--max-runs", str(max_runs), *arguments, **environment)
 
+    def run_by_hand(self, name: str, old: str, new: str) -> None:
+        """What a researcher does: edit the study's experiment.py, and run it."""
+        study = self.study.directory
+        (study / "experiment.py").write_text((study / "experiment.py").read_text().replace(old, new))
+        command = [sys.executable, "experiment.py", f"--out_dir={name}"]
+        subprocess.run(command, cwd=study, env={"PYTHONPATH": str(self.root)}, check=True)
+        shutil.copy(study / "experiment.py", study / name)
+
     @property
     def study(self) -> Study:
         (directory,) = (self.root / "runs").iterdir()

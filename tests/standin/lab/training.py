@@ -40,15 +40,18 @@ def finish(guard: TrainingGuard, k: int, d_sae: int) -> None:
     smoke = bool(os.environ.get("SAE_AGENT_SMOKE"))
     if behaviour == "smoking":
         raise ValueError("wrong from the first step")
+    if behaviour == "meddling":
+        (guard.out_dir.parent / "run_0" / "final_info.json").write_text(FORGED)
+        raise ValueError("wrong from the first step")
     if not smoke:
         misbehave(guard, behaviour)
     (guard.out_dir / "environment.json").write_text(json.dumps(dict(os.environ)))
     (guard.out_dir / "checkpoint").mkdir()
     k = 20 if behaviour == "denser" else k
-    noise = random.Random(f"{named} {k} {guard.settings['SEED']}")
+    seed = 0 if behaviour == "unseeded" else guard.settings["SEED"]
+    noise = random.Random(f"{named} {k} {seed}")
     l0 = k * (1.018 + noise.gauss(0, 0.0005))
-    gain = {"denser": 0.0, "better": 0.02, "worse": -0.02}.get(behaviour, 0.0)
-    seed = guard.settings["SEED"]
+    gain = {"better": 0.02, "unseeded": 0.02, "worse": -0.02}.get(behaviour, 0.0)
     lucky = 0.02 if behaviour == "lucky" and seed == 0 else 0.0
     header = {
         "model": guard.settings["MODEL"],
@@ -83,6 +86,8 @@ def misbehave(guard: TrainingGuard, behaviour: str) -> None:
             subprocess.Popen(["sleep", "62.5"], start_new_session=True)
             while Path(os.environ["SAE_AGENT_STANDIN_HOLD"]).exists():
                 time.sleep(0.05)
+        case "vanishing":
+            Path(sys.argv[0]).unlink()
         case "stubborn":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             time.sleep(60)

@@ -1,0 +1,24 @@
+"""The live display shows what it is told, letter by letter."""
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+from test_notes import CHANGE
+
+from agent.display import LiveDisplay, study_table
+from agent.state import RunState
+from agent.study import Run
+
+
+def test_brackets_in_a_title_are_no_markup():
+    titled = CHANGE.model_copy(update={"title": "[/half] the [b]width[/b]"})
+    console = Console(width=160, file=io.StringIO())
+    console.print(study_table([Run(RunState(1, titled), Path("nowhere"), None)]))
+    assert isinstance(console.file, io.StringIO)
+    assert "[/half] the [b]width[/b]" in console.file.getvalue()
+
+
+def test_brackets_in_what_a_process_says_are_no_markup():
+    with LiveDisplay() as display:
+        display.progress("warning in [/usr/lib]: see [b]")
