@@ -231,10 +231,11 @@ class Loop:
     def cut_short(self, run: int, evidence: str = "the driver ended while training") -> None:
         """Record the end of an attempt that did not come to one; what it left is kept."""
         killed = Verdict(name="killed", evidence=evidence)
-        keep(self.study.run_dir(run), self.study.directory / "experiment.py")
+        state, script = self.ledger.state.runs[run], self.study.directory / "experiment.py"
+        script.write_text(state.proposal.source)  # it may have been edited since, or not been written yet
+        keep(self.study.run_dir(run), script)
         results.write(self.study.run_dir(run), FinalInfo(verdict=killed))
-        attempt = self.ledger.state.runs[run].attempt
-        self.ledger.append(events.AttemptCutShort(run=run, attempt=attempt, verdict=killed))
+        self.ledger.append(events.AttemptCutShort(run=run, attempt=state.attempt, verdict=killed))
 
     def interrupt(self) -> None:
         """Leave the study so that it can be resumed, with notes that say so."""

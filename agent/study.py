@@ -100,9 +100,15 @@ class Study:
         return self.directory / f"run_{number}_attempt_{attempt}"
 
     def set_aside(self, number: int, attempt: int) -> None:
-        """Make place for another attempt at a run."""
-        if os.path.lexists(self.run_dir(number)):
-            self.run_dir(number).rename(self.attempt_dir(number, attempt))
+        """Make place for another attempt at a run. What is there is `attempt`, or where that is aside already, or there
+        was none, something that a driver was killed before it could record."""
+        if not os.path.lexists(self.run_dir(number)):
+            return
+        aside = self.attempt_dir(number, attempt)
+        if attempt == 0 or os.path.lexists(aside):
+            aside = self.directory / f"run_{number}_unrecorded"
+            _remove(aside)
+        self.run_dir(number).rename(aside)
 
     def restore(self, but: str) -> list[str]:
         """The names of recorded files that were changed, which are as they were again; `but` may differ."""
@@ -160,7 +166,7 @@ class Study:
             if repo.head.is_valid() and str(repo.head.commit.message).strip() == message.strip():
                 return
             repo.git.add("--all")
-            repo.git.commit("--allow-empty", "--no-verify", "--quiet", "-m", message)
+            repo.git.commit("--allow-empty", "--no-verify", "--quiet", "--cleanup=verbatim", "-m", message)
 
 
 def log(run_dir: Path, stream: str) -> Path:
