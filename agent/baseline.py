@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import os
 import shutil
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +90,8 @@ class Baselines:
         fixed = self.started.fixed
         about = fixed.model_dump(include={"model", "hook_name", "tokens", "d_sae"})
         (self.folder / "about.json").write_text(json.dumps(about))
-        partial = self.folder / f"k{k}_seed{seed}.{os.getpid()}.partial"
-        shutil.copytree(run_dir, partial, symlinks=True)
+        partial = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"k{k}_seed{seed}.", suffix=".partial"))
+        shutil.copytree(run_dir, partial, symlinks=True, dirs_exist_ok=True)
         try:
             partial.rename(self.folder / f"k{k}_seed{seed}")
         except OSError:  # another study was faster

@@ -245,10 +245,10 @@ class Loop:
     def cut_short(self, run: int, evidence: str = "the driver ended while training") -> None:
         """Record the end of an attempt that did not come to one; what it left is kept."""
         killed = Verdict(name="killed", evidence=evidence)
-        keep(self.study.run_dir(run), self.ledger.state.runs[run].proposal.source)
+        state = self.ledger.state.runs[run]
+        keep(self.study.run_dir(run), state.proposal.source)
         results.write(self.study.run_dir(run), FinalInfo(verdict=killed))
-        attempt = self.ledger.state.runs[run].attempt
-        self.ledger.append(events.AttemptCutShort(run=run, attempt=attempt, verdict=killed))
+        self.ledger.append(events.AttemptCutShort(run=run, attempt=state.attempt, verdict=killed))
 
     def interrupt(self) -> Ending:
         """Leave the study so that it can be resumed, with notes that say so."""

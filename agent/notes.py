@@ -41,7 +41,9 @@ def write(
         figures = plots.write(study.notes, runs, state.baselines, judged, *goal, analysis.draw)
     path = study.notes / "notes.txt"
     if path.exists() and edited(found := path.read_text(encoding="utf-8", errors="replace")):
-        (study.notes / f"notes_edited_{hashlib.sha256(found.encode()).hexdigest()[:8]}.txt").write_text(found, encoding="utf-8")
+        (study.notes / f"notes_edited_{hashlib.sha256(found.encode()).hexdigest()[:8]}.txt").write_text(
+            found, encoding="utf-8"
+        )
     body = render(state, runs, judged, figures, skipped, analysis.measures)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(body + CHECKSUM + _checksum(body) + "\n", encoding="utf-8")

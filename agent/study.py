@@ -170,7 +170,7 @@ class Study:
             if repo.head.is_valid() and str(repo.head.commit.message).strip() == message.strip():
                 return
             repo.git.add("--all")
-            repo.git.commit("--allow-empty", "--no-verify", "--quiet", "-m", message)
+            repo.git.commit("--allow-empty", "--no-verify", "--quiet", "--cleanup=verbatim", "-m", message)
 
 
 def log(run_dir: Path, stream: str) -> Path:

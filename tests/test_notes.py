@@ -116,9 +116,7 @@ def test_an_outcome_stands_beside_its_prediction():
     text = committed(0.93)
     assert "Results: {'l0': 16.0, 'explained_variance_centered': 0.8, 'ce_loss_score': 0.93," in text
     assert "- CE-loss score: 0.9300, baseline 0.9500, difference -0.0200 ± 0.0030; predicted up: failed" in text
-    assert (
-        "- L0: 16.00 latents/token, baseline as it was trained 16.00, difference +0.00 ± 0.01 (within noise)" in text
-    )
+    assert "- L0: 16.00 latents/token, baseline as it was trained 16.00, difference +0.00 ± 0.01 (within noise)" in text
     assert "predicted same: held" in text
 
 

@@ -238,6 +238,46 @@ def test_a_git_that_was_killed_is_no_obstacle(checkout: Checkout):
     assert ended.returncode == 0, ended.stderr
 
 
+def test_a_kill_before_a_failed_preflight_is_recorded(checkout: Checkout):
+    checkout.plan("importing", "importing", "fine")
+    assert cut(checkout, "preflight_failed", "run", "--idea", "stand_in", "--max-runs", "1").returncode < 0
+    unrecord(checkout)
+    assert cut(checkout, "preflight_failed", "resume").returncode < 0
+    assert cut(checkout, "preflight_failed", "resume").returncode < 0
+    unrecord(checkout)
+    ended = checkout.agent("resume")
+    assert ended.returncode == 0, ended.stderr
+    run = checkout.state.runs[1]
+    assert (run.attempt, list(run.failed_attempts)) == (3, [1, 2])
+    for attempt, failure in run.failed_attempts.items():
+        kept = checkout.study.attempt_dir(1, attempt)
+        assert results.read(kept).verdict == failure.verdict
+        assert (kept / "experiment.py").read_text() == failure.proposal.source
+    assert not checkout.study.attempt_dir(1, 0).exists()
+
+
+def test_a_kill_just_after_a_commit_does_not_repeat_it(checkout: Checkout):
+    checkout.plan("fine")
+    idea = checkout.root / "templates/ideas/stand_in/idea.yaml"
+    idea.write_text(idea.read_text().replace("What changed.", '"What changed. \\n\\n\\nAnd more."'))
+    assert cut(checkout, "run_reserved", "run", "--idea", "stand_in", "--max-runs", "1").returncode < 0
+    assert cut(checkout, "run_reserved", "resume").returncode < 0
+    unrecord(checkout)
+    assert checkout.agent("resume").returncode == 0
+    titles = [message.splitlines()[0] for message in story(checkout)]
+    assert titles.count("run 1, proposal: Step 1 that is fine") == 1
+
+
+def test_an_attempt_that_was_cut_short_is_kept_with_the_code_it_ran(checkout: Checkout):
+    checkout.plan("fine")
+    assert cut(checkout, "run_committed", "run", "--idea", "stand_in", "--max-runs", "1").returncode < 0
+    assert cut(checkout, "attempt_started", "resume").returncode < 0
+    (checkout.study.directory / "experiment.py").write_text("edited since")
+    assert checkout.agent("resume").returncode == 0
+    kept = checkout.study.attempt_dir(1, 1) / "experiment.py"
+    assert kept.read_text() == checkout.state.runs[1].proposal.source
+
+
 def test_a_study_that_was_moved_is_resumed_where_it_is(checkout: Checkout):
     checkout.plan("fine")
     assert cut(checkout, "run_reserved", "run", "--idea", "stand_in", "--max-runs", "1").returncode < 0
@@ -271,6 +311,12 @@ def test_a_run_by_hand_whose_noting_was_killed_is_confirmed_by_resume(checkout: 
     assert ended.returncode == 0, ended.stderr
     assert "Better (confirmed)" in checkout.notes.split("## Run 2: ")[1]
     assert "the budget of 1 run is spent" in checkout.notes.split("# End")[1]
+
+
+def unrecord(checkout: Checkout) -> None:
+    """Take the newest event away, as if the kill had come just before it."""
+    lines = checkout.study.ledger.read_bytes().splitlines(keepends=True)
+    checkout.study.ledger.write_bytes(b"".join(lines[:-1]))
 
 
 def story(checkout: Checkout) -> list[str]:
