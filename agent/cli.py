@@ -118,7 +118,7 @@ def note(
 
     with studies.to_resume(ideas.ROOT, path)[0].lock(), cache.in_use():
         study, state = studies.to_resume(ideas.ROOT, path)  # as the driver left it that had the lock before
-        event = hand_run(study, state, run_name.rstrip("/"), message)
+        event = hand_run(study, state, Path(run_name).name, message)
         plan, fixed = _pick_up(study, state)
         proposer, own = TemplateProposer(plan, fixed), analysis.load(plan)
         with _loop(study, None, own, proposer) as work:
@@ -240,7 +240,7 @@ def _loop(study: "Study", first: "Event | None", own: "Analysis", proposer: "Pro
 def _end(study: "Study", ending: "Ending") -> None:
     print(f"{ending.why}; notes: {study.notes / 'notes.txt'}")
     if ending.code:
-        raise typer.Exit(ending.code)
+        sys.exit(ending.code)
 
 
 def _absolute(model: str | None) -> str | None:

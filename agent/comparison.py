@@ -277,13 +277,16 @@ def came_out(compared: Compared) -> Direction:
 
 
 def held(name: str, predicted: Direction, compared: Compared | None) -> Held:
-    """How a prediction came out. `same` holds for a difference too small to matter, visible or not."""
+    """How a prediction came out. `same` holds where a difference was seen that is too small to matter, or where even
+    the end of the interval would be."""
     if compared is None:
         return "not measured"
-    worth = SAME_L0 * compared.reference if name == "l0" else METRICS[name].worth
-    if predicted == "same" and abs(compared.difference) < worth:
-        return "held"
-    way = came_out(compared)
+    way, size = came_out(compared), abs(compared.difference)
+    if predicted == "same":
+        worth = SAME_L0 * compared.reference if name == "l0" else METRICS[name].worth
+        if way == "same":
+            return "held" if size + compared.half_width < worth else "within noise"
+        return "held" if size < worth else "failed"
     if way == "same":
         return "within noise"
     return "held" if way == predicted else "failed"

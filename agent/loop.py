@@ -17,7 +17,7 @@ from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import Score
 from agent.lab.results import FinalInfo, Training
 from agent.lab.verdicts import NOT_RETRYABLE, Verdict
-from agent.ledger import Ledger
+from agent.ledger import BadLedger, Ledger
 from agent.proposers import Proposal, Proposer
 from agent.proposers.template import baseline as baseline_proposal
 from agent.referee import Referee
@@ -235,6 +235,7 @@ class Loop:
 
     def tampered(self, run: int) -> Verdict | None:
         """What an experiment changed outside its directory; it is as it was again."""
+        (self.study.directory / "experiment.py").write_text(self.ledger.state.runs[run].proposal.source)
         changed = self.study.restore(but=f"run_{run}")
         if self.ledger.restore():
             changed.append("the ledger")
@@ -252,7 +253,10 @@ class Loop:
 
     def interrupt(self) -> Ending:
         """Leave the study so that it can be resumed, with notes that say so."""
-        self.ledger.reload()
+        try:
+            self.ledger.reload()
+        except BadLedger:  # an experiment had just changed it
+            self.ledger.restore()
         for run in self.ledger.state.runs:
             if run.stage == "training":
                 self.cut_short(run.number, "interrupted while training")

@@ -91,10 +91,11 @@ class Child:
         return self._process.poll() is not None
 
     def tell(self, line: str) -> None:
-        """Write a line to its standard input. Raises BrokenPipeError where it no longer reads."""
+        """Write a line to its standard input; one that has ended is noticed by `wait`."""
         assert self._process.stdin
-        self._process.stdin.write(line.encode() + b"\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
 
     def wait(
         self,

@@ -8,6 +8,7 @@ from agent.baseline import Baselines, wanted
 from agent.comparison import FRESH_SEEDS, Judgement, figures
 from agent.ideas import Direction
 from agent.lab import results
+from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import Score, TrySentinels
 from agent.lab.results import Comparison, FinalInfo, Sentinels
 from agent.ledger import Ledger
@@ -15,7 +16,12 @@ from agent.state import State
 from agent.study import Run, Study
 from agent.workers import Workers
 
+NOT_THE_RUNS = {"killed", "disk_full"}  # what happened to a training says nothing of the run
 FRESH = 1000  # from a study's seed to the first of those that confirm a winner
+
+
+class NoSentinels(UserError):
+    """The evaluator did not answer about the sentinels: nothing is known of it, and the study waits."""
 
 
 class Referee:
@@ -51,7 +57,7 @@ class Referee:
                 return why
             request = TrySentinels(run_dir=self.study.run_dir(0), out="sentinels.json")
             if failure := self.workers.evaluate(request, label="sentinels", timeout=self.seconds(evaluating=True)):
-                return f"the evaluation could not be tried on sentinels ({failure.evidence})"
+                raise NoSentinels(f"sentinels got no scores ({failure.evidence}): agent resume tries them again")
             cached.parent.mkdir(parents=True, exist_ok=True)
             partial = cached.with_name(f"{cached.name}.{os.getpid()}.partial")
             partial.write_bytes((request.run_dir / request.out).read_bytes())
@@ -126,7 +132,7 @@ class Referee:
         return sorted(found, key=gain, reverse=True)
 
     def replicate(self, run: Run, seed: int) -> bool:
-        """Train and score a run again with another seed; whether the hours allowed it."""
+        """Train and score a run again with another seed; whether hours and machine allowed it."""
         if budgets.hours_spent(self.ledger.state, self.ledger.seconds):
             return False
         start, label = time.monotonic(), f"run {run.number} with fresh seed {seed}"
@@ -135,6 +141,8 @@ class Referee:
             run.state.proposal.source, seed, run_dir, label, self.seconds(False), self.seconds(True)
         )
         assert run.info
+        if info.verdict.name in NOT_THE_RUNS:
+            return False
         if not info.verdict.ok:
             compared = comparison.uncompared(f"{info.verdict.name}: {info.verdict.evidence}")
         elif info.environment["checkpoint"] == run.info.environment["checkpoint"]:

@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 import agent.lab  # noqa: F401  # before anything imports transformers, as its settings have to be
 
 if TYPE_CHECKING:
     from agent.lab.activations import Manifest
     from agent.lab.evaluation.evaluator import Evaluator
+
+# The same examples every time: what fails on one machine fails on all.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 # Ctrl-C is ignored in what a script starts in the background, and children inherit that; the tests send it to theirs.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -220,7 +220,7 @@ def test_asking_for_baselines_encloses_what_can_be(l0: float, per_k: float, seed
     while (k := missing_k(l0, known)) is not None:
         known.append(Baseline(k=k, seed=0, figures={"l0": per_k * k * math.exp(draw.gauss(0, 0.003))}))
     assert enclosing(l0, known)
-    assert len(known) <= 4
+    assert len(known) <= 5  # of them one or two for what the noise of L0 put on the wrong side
 
 
 def test_sparsities_between_which_there_is_no_k():
@@ -339,6 +339,7 @@ UP, DOWN, SMALL, HIDDEN = (
         (SMALL, "held", "failed", "held"),
         (with_difference(0.001), "within noise", "within noise", "held"),
         (HIDDEN, "within noise", "within noise", "within noise"),
+        (with_difference(0.001, half_width=0.02), "within noise", "within noise", "within noise"),
         (None, "not measured", "not measured", "not measured"),
     ],
 )

@@ -256,6 +256,19 @@ def test_a_broken_evaluation_stops_the_study(checkout: Checkout, tmp_path: Path)
     assert len(checkout.state.runs) == 1
 
 
+def test_sentinels_without_scores_are_tried_again_by_resume(checkout: Checkout, tmp_path: Path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/mute").touch()
+    checkout.plan("fine")
+    ended = checkout.run(1)
+    assert ended.returncode == 2
+    assert "sentinels got no scores (error: the sentinels were too much): agent resume tries them" in ended.stderr
+    (tmp_path / "home/mute").unlink()
+    resumed = checkout.agent("resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert checkout.state.runs_used == 1
+
+
 def test_a_run_by_hand_is_taken_into_notes_and_plots(checkout: Checkout):
     checkout.plan("fine")
     assert checkout.run(1).returncode == 0
@@ -401,7 +414,7 @@ def test_ctrl_c_ends_the_child_and_leaves_notes(checkout: Checkout, behaviour: s
     stdout, stderr = driver.communicate(timeout=30)
     assert driver.returncode == 130, stderr
     assert stdout.splitlines()[-1].startswith("interrupted; agent resume continues; notes: ")
-    assert "Traceback" not in stderr
+    assert stderr == ""
     interrupted = checkout.state.runs[1]
     assert (interrupted.stage, interrupted.verdict) == (left, None)
     assert "The study was interrupted at " in checkout.notes

@@ -21,6 +21,8 @@ def main() -> None:
             sys.exit("error: the evaluator broke")
         header = json.loads((run_dir / "checkpoint" / "header.json").read_text())
         if isinstance(request, requests.TrySentinels):
+            if (Path.home() / "mute").exists():
+                sys.exit("error: the sentinels were too much")
             held = not (Path.home() / "broken").exists()
             permuted = Expectation(
                 sentinel="permuted decoder",
