@@ -27,7 +27,7 @@ READ = ("24_headline_isiran", "41_truthqa_tf", "87_glue_cola", "95_toxic_is", "5
 END = "<|endoftext|>"
 
 
-def make_model(directory: Path) -> Path:
+def make_model(directory: Path, d_model: int = D_MODEL) -> Path:
     """A GPTNeoX of two layers that has learnt a little, so that losing its activations costs something."""
     prompts = [p for name in READ for p in text.read_prompts(text.data_dir() / f"{name}.csv.zst")[:400]]
     bpe = Tokenizer(models.BPE())
@@ -44,10 +44,10 @@ def make_model(directory: Path) -> Path:
     torch.manual_seed(0)
     config = GPTNeoXConfig(
         vocab_size=VOCABULARY,
-        hidden_size=D_MODEL,
+        hidden_size=d_model,
         num_hidden_layers=2,
         num_attention_heads=2,
-        intermediate_size=4 * D_MODEL,
+        intermediate_size=4 * d_model,
         max_position_embeddings=CONTEXT,
         use_parallel_residual=False,
         bos_token_id=0,

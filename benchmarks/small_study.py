@@ -1,0 +1,229 @@
+"""A real study that is small, in a checkout of its own, and all that comes out of it.
+
+The lab, the driver and the commands are those of a user; the language model is small, so that a study takes minutes.
+Its plan has a step that fails in preflight, one that is better than the baseline, and so is trained again with fresh
+seeds, and one that is not.
+"""
+
+import ast
+import difflib
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from git import Repo
+
+from agent import ledger, notes
+from agent.events import Event
+from agent.lab import results
+from agent.lab.results import HEADLINE, METRICS
+from agent.process_tree import MARK
+from agent.state import State
+from agent.study import Study, find
+
+ROOT = Path(__file__).resolve().parent.parent
+IDEA = "hierarchical_sae"
+D_MODEL = 64
+FIXED = {"hook_name": "blocks.0.hook_resid_post", "tokens": 150_000, "d_sae": 256}
+PRIMARY = "explained_variance_centered"  # the smallest effect of the idea is well above its noise here
+CHANGES = {  # what the steps of the plan set
+    "broken": {"learning_rate": 1e9},
+    "better": {"batch": 512},
+    "worse": {"composition_coefficient": 0.03},
+}
+
+# Events that only say how the work was done, and what is not the same twice in the others.
+OF_THE_WORK = {"study_resumed", "attempt_cut_short", "attempt_started", "notes_written"}
+OF_THE_MOMENT = {"seq", "time", "elapsed", "seconds", "evaluation_seconds", "attempt"}
+
+# What a study's directory may hold beside what is compared.
+MADE = re.compile(r"run_\d+|run_\d+_unrecorded|run_\d+_attempt_\d+|run_\d+_seed_\d+|baseline_k\d+_seed\d+|.+\.log")
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A copy of this checkout, with a small idea in it and a cache of its own, for one study."""
+
+    root: Path
+    model: Path
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def study(self) -> tuple[Study, State] | None:
+        """None until a study has started: what lies there was killed before that."""
+        for directory in sorted(self.root.glob("runs/*/"), reverse=True):
+            if (found := find(directory)) and found[1].started:
+                return found
+        return None
+
+    @property
+    def events(self) -> list[Event]:
+        return ledger.read(self.study[0].ledger) if self.study else []
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """`agent resume`, or `agent run` where there is nothing to resume."""
+        command = ["run", "--idea", IDEA, "--max-runs", "2", "--model", str(self.model)]
+        with (self.root / "agent.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "agent", *(["resume"] if self.study else command)],
+                cwd=self.root,
+                env=os.environ
+                | {"PYTHONPATH": str(self.root), "SAE_AGENT_CACHE": str(self.cache), "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+
+def make_model(directory: Path) -> Path:
+    """The small language model of the tests, a little wider."""
+    return runpy.run_path(str(ROOT / "tests/small_lab.py"))["make_model"](directory, D_MODEL)
+
+
+def make_checkout(root: Path, model: Path) -> Checkout:
+    """A checkout whose idea is small, and whose cache is empty."""
+    for name in ("agent", "templates"):
+        shutil.copytree(ROOT / name, root / name)
+    folder = root / "templates/ideas" / IDEA
+    idea = yaml.safe_load((folder / "idea.yaml").read_text())
+    idea["defaults"] |= {"learning_rate": 2e-3, "batch": 1024}
+    idea |= {"fixed": FIXED, "primary_metric": PRIMARY}
+    idea["plan"] = [
+        {
+            "name": name,
+            "title": f"A step that is {name}",
+            "description": "A change whose outcome is known.\n\n\nWith two lines left empty.",
+            "why": "So that every stage of a study is there to be killed in.",
+            "predictions": {PRIMARY: "down" if name == "worse" else "up", "l0": "same"},
+            "parameters": parameters,
+        }
+        for name, parameters in CHANGES.items()
+    ]
+    (folder / "idea.yaml").write_text(yaml.safe_dump(idea))
+    template = folder / "experiment.py.j2"
+    constants = "{% block constants %}\n{{ super() }}\n"
+    assert constants in template.read_text()
+    ours = constants + "BATCH = {{ batch }}\nLEARNING_RATE = {{ learning_rate }}\n"
+    template.write_text(template.read_text().replace(constants, ours))
+    return Checkout(root, model)
+
+
+def untrue_notes(checkout: Checkout) -> list[str]:
+    """What is half-written or untrue in notes and figures as a kill left them."""
+    if checkout.study is None:
+        return []
+    study, state = checkout.study
+    wrong = [
+        f"{figure.name} is half-written"
+        for figure in study.notes.glob("*.png")
+        if not figure.read_bytes().endswith(b"IEND\xaeB`\x82")
+    ]
+    path = study.notes / "notes.txt"
+    if not path.exists():
+        return wrong
+    text = path.read_text()
+    if notes.edited(text):
+        return [*wrong, "notes.txt is half-written"]
+    if "\nThe study ended: " in text and all(event.event != "study_ended" for event in checkout.events):
+        wrong.append("the notes say that the study ended")
+    for number, said in re.findall(r"^## Run (\d+): .*\nResults: (\{.*\})$", text, re.MULTILINE):
+        info = results.read(study.run_dir(int(number)))
+        measured = {name: info.metric(name) for name in HEADLINE}
+        rounded = {n: None if value is None else round(value, METRICS[n].digits) for n, value in measured.items()}
+        if state.runs[int(number)].stage != "done" or ast.literal_eval(said) != rounded:
+            wrong.append(f"the notes' results of run {number} are not those of its final_info.json")
+    return wrong
+
+
+def tell(events: Sequence[Event]) -> list[Event]:
+    """The events of a study without those of the work. One that was killed before its last notes ends again."""
+    told = [event for event in events if event.event not in OF_THE_WORK]
+    return [event for event in told[:-1] if event.event != "study_ended"] + told[-1:]
+
+
+def story(events: Sequence[Event]) -> list[str]:
+    """The events of a study in order, as they are the same in every study that does the same."""
+    return [plain(json.loads(event.model_dump_json())) for event in tell(events)]
+
+
+def plain(record: dict[str, Any]) -> str:
+    """A record without what belongs to the moment, also within."""
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: kept(each) for name, each in value.items() if name not in OF_THE_MOMENT}
+        return [kept(each) for each in value] if isinstance(value, list) else value
+
+    return json.dumps(kept(record), sort_keys=True)
+
+
+def outcome(checkout: Checkout) -> dict[str, list[str]]:
+    """All that has to be the same whether a study was killed or not: what it is called -> its parts in order."""
+    assert checkout.study
+    study, state = checkout.study
+    with Repo(study.directory) as repo:
+        messages = [str(commit.message) for commit in repo.iter_commits(reverse=True)]
+    lines = (study.notes / "notes.txt").read_text().splitlines()
+    told = [line for line in lines if line and not re.match(r"Attempt \d failed: killed |" + notes.CHECKSUM, line)]
+    return {
+        "runs": [f"{run.number} {run.proposal} {run.verdict} {run.stage}" for run in state.runs],
+        "results": [
+            plain(json.loads((study.run_dir(run.number) / "final_info.json").read_text())) for run in state.runs
+        ],
+        "ledger": story(checkout.events),
+        "budgets": [f"{state.runs_used} runs used", str(state.ended)],
+        "baselines in the cache": sorted(path.name for path in checkout.cache.glob("baselines/*/k*[0-9]")),
+        "notes": told,
+        "figures": sorted(f"{path.name} {hash(path.read_bytes())}" for path in study.notes.glob("*.png")),
+        "other files in notes": sorted(path.name for path in study.notes.iterdir() if path.suffix != ".png"),
+        "git log": messages,
+        "attempts that failed": sorted(path.name for path, verdict in kept_attempts(study) if verdict != "killed"),
+        "left lying": sorted(path.name for path in study.directory.iterdir() if not MADE.fullmatch(path.name)),
+        "processes left": left_running(checkout),
+    }
+
+
+def kept_attempts(study: Study) -> list[tuple[Path, str]]:
+    """The attempts that were followed by another, with their verdicts."""
+    return [(path, results.read(path).verdict.name) for path in study.directory.glob("run_*_attempt_*")]
+
+
+def left_running(checkout: Checkout) -> list[str]:
+    """What still runs for a checkout's study."""
+    left = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            environment = process.environ()
+            if environment.get("SAE_AGENT_CACHE") == str(checkout.cache) or environment.get(MARK, "").startswith(
+                f"{checkout.root}{os.sep}"
+            ):
+                left.append(" ".join(process.cmdline()))
+    return left
+
+
+def differences(calm: dict[str, list[str]], found: dict[str, list[str]]) -> list[str]:
+    """What is not as in the undisturbed study, with the first lines that differ."""
+    wrong = []
+    for name, wanted in calm.items():
+        if found[name] != wanted:
+            lines = list(difflib.unified_diff(wanted, found[name], lineterm="", n=0))[3:6]
+            wrong.append(f"{name}: {' // '.join(line[:300] for line in lines)}")
+    return wrong
+
+
+def last_line(checkout: Checkout) -> str:
+    return (checkout.root / "agent.log").read_text(errors="replace").strip().rpartition("\n")[2]
