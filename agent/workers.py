@@ -56,6 +56,8 @@ class Workers:
     ) -> Verdict | None:
         """Run an experiment into the new directory `run_dir` beside it; None when it trained to its end."""
         stdout, stderr, source = log(run_dir, "stdout"), log(run_dir, "stderr"), script.read_text()
+        for left in (stdout, stderr):  # by a training that ended with its driver
+            left.unlink(missing_ok=True)
         settings = {
             "SAE_AGENT_DRIVEN": "1",
             "SAE_AGENT_FIXED": self.fixed.model_dump_json(),

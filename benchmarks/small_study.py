@@ -48,7 +48,7 @@ OF_THE_WORK = {"study_resumed", "attempt_cut_short", "attempt_started", "notes_w
 OF_THE_MOMENT = {"seq", "time", "elapsed", "seconds", "evaluation_seconds", "attempt"}
 
 # What a study's directory may hold beside what is compared.
-MADE = re.compile(r"run_\d+|run_\d+_unrecorded|run_\d+_attempt_\d+|run_\d+_seed_\d+|baseline_k\d+_seed\d+|.+\.log")
+MADE = re.compile(r"run_\d+|run_\d+_leftover_\d+|run_\d+_attempt_\d+|run_\d+_seed_\d+|baseline_k\d+_seed\d+|.+\.log")
 
 
 @dataclass(frozen=True)
