@@ -22,10 +22,9 @@ SEEDS = 5  # behind the noise, the study's own seed among them
 
 def wanted(fixed: Fixed) -> list[tuple[int, int]]:
     """K and seed of every baseline a study needs whatever comes out: first what verdicts need, then the picture."""
-    k = K
-    neighbours = [(k - 1, fixed.seed), (k + 1, fixed.seed)]  # between which runs at the baseline's own L0 are read
-    seeds = [(k, fixed.seed + number) for number in range(SEEDS)]
-    curve = [(other, fixed.seed) for other in (k // 2, 2 * k) if other <= fixed.d_sae // 8]
+    neighbours = [(K - 1, fixed.seed), (K + 1, fixed.seed)]  # between which runs at the baseline's own L0 are read
+    seeds = [(K, fixed.seed + number) for number in range(SEEDS)]
+    curve = [(k, fixed.seed) for k in (K // 2, 2 * K) if k <= fixed.d_sae // 8]
     return [seeds[0], *neighbours, *seeds[1:], *curve]
 
 
