@@ -210,15 +210,12 @@ def test_a_disk_without_room_is_named_before_anything_is_written(tmp_path: Path)
 
 @pytest.mark.usefixtures("harvest")
 def test_the_ground_changes_with_the_model_and_with_nothing_else(small_model: Path, tmp_path: Path):
-    def written(name: str, model: Path) -> dict:
-        arguments = ["--model", str(model), "--hook_name", HOOK, "--tokens", str(TOKENS)]
-        ended = run("-P", "-m", "agent.lab.prepare", *arguments, "--ground", tmp_path / name)
-        assert ended.returncode == 0, ended.stderr
-        return json.loads((tmp_path / name).read_text())
-
+    arguments = ["--model", str(small_model), "--hook_name", HOOK, "--tokens", str(TOKENS)]
+    ended = run("-P", "-m", "agent.lab.prepare", *arguments, "--ground", tmp_path / "ground.json")
+    assert ended.returncode == 0, ended.stderr
+    one = json.loads((tmp_path / "ground.json").read_text())
     copy = shutil.copytree(small_model, tmp_path / "a copy")
-    one, same = written("one.json", small_model), written("same.json", copy)
-    assert one == same
+    assert one == ground.ground(str(copy))
     assert len(one["ground"]) == 16
     assert one["parts"]["lab"] == cache.lab_hash()
     assert one["parts"]["model"] == models.identity(str(small_model))
