@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from test_notes import CHANGE
 
@@ -19,6 +20,8 @@ def test_brackets_in_a_title_are_no_markup():
     assert "[/half] the [b]width[/b]" in console.file.getvalue()
 
 
-def test_brackets_in_what_a_process_says_are_no_markup():
+def test_brackets_in_what_a_process_says_are_no_markup(capsys: pytest.CaptureFixture[str]):
     with LiveDisplay() as display:
         display.progress("warning in [/usr/lib]: see [b]")
+        display.say("and so it ended [/usr/lib]: see [b]")
+    assert "and so it ended [/usr/lib]: see [b]" in capsys.readouterr().out
