@@ -1,5 +1,6 @@
 """What the tests of the lab share: a small language model, its activations, and a cache that is not the user's."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ settings.load_profile("repeatable")
 
 # Ctrl-C is ignored in what a script starts in the background, and children inherit that; the tests send it to theirs.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Two test processes at once are each told the width of a terminal, and their children have none.
+os.environ.pop("COLUMNS", None)
 
 
 @pytest.fixture(scope="session")
