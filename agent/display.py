@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from agent.study import Run
 
-IN_A_TABLE = 8  # headline metrics beside a run's title
+IN_A_TABLE = 7  # headline metrics beside a run's title
 PLAIN_SECONDS = 10.0  # between two lines of progress in a log
 
 

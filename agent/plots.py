@@ -265,7 +265,8 @@ def _differences(panel: "Axes", name: str, shown: Sequence[tuple[Run, Comparison
             mark = {**canvas.style(run, 4), "elinewidth": 1.2, "capsize": 2.5}
             panel.errorbar([each.difference], [row], xerr=[each.half_width], **mark)
     panel.margins(x=0.08)
-    side = {"higher": "better →", "lower": "← better", "none": ""}[metric.better]
+    better = {"higher": "better →", "lower": "← better", "none": ""}[metric.better]
+    side = better if metric.decides else "never decides"
     panel.set_xlabel(f"{axis}{f' ({metric.unit})' if metric.unit else ''}\n{side}")
 
 

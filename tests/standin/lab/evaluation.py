@@ -35,6 +35,7 @@ def main() -> None:
             )
             answer = Sentinels(expectations=[permuted]).model_dump_json()
         else:
+            (run_dir / "eval").mkdir(exist_ok=True)
             answer = score(header, request.evals).model_dump_json()
         partial = run_dir / "answer.partial"
         partial.write_text(answer)
