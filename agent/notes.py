@@ -151,6 +151,7 @@ def describe(run: Run, state: State, judged: Judgement | None, measures: dict[st
             f"{format_value('explained_variance_centered', floor.explained_variance_centered)}, CE-loss score "
             f"{format_value('ce_loss_score', floor.ce_loss_score)}"
             + (f", AUC, top 5 latents {run.info.probing.random_auc[5]:.4f}" if run.info.probing else "")
+            + (f", forgetting {forgotten:.4f}" if (forgotten := run.info.metric("forgetting_random")) else "")
             + "."
         )
     told["own"] = "; ".join(

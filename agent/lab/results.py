@@ -324,6 +324,13 @@ METRICS: dict[str, Metric] = {
         unit="nats/token",
         group="concepts",
         better="higher",
+        worth=0.05,
+    ),
+    "forgetting_random": Metric(
+        path="evaluations.forgetting.metrics.random_forgetting_score",
+        title="forgetting, random SAE",
+        unit="nats/token",
+        group="concepts",
     ),
     "ravel": Metric(
         path="evaluations.ravel.metrics.disentanglement_score", title="RAVEL", group="concepts", better="higher"

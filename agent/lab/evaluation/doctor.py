@@ -65,17 +65,16 @@ def check(here: Place, names: tuple[str, ...]) -> list[Checked]:
     return found
 
 
-def settle(here: Place, evals: str, needed: str) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The families that a study is evaluated by, and those of its tier that cannot run, with the reason.
+def settle(here: Place, evals: str, *needed: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The families that run where these are asked for, and those that cannot run, with the reason.
 
-    `needed` measures the study's primary metric. Raises UserError where that one, or one that was asked for by name,
-    cannot run.
+    Raises UserError where one cannot run that was asked for by name, is `needed`, or comes before all others.
     """
     first = "synthetic" if here.world else "core"
-    found = {each.name: each.lacks for each in check(here, families.chosen(evals, first, needed))}
+    found = {each.name: each.lacks for each in check(here, families.chosen(evals, first, *needed))}
     missing = {name: "; ".join(f"{lack.why}: {lack.do}" for lack in lacks) for name, lacks in found.items() if lacks}
     refused: dict[str, list[str]] = {}
-    for name in families.named(evals) | {first, needed}:
+    for name in families.named(evals) | {first, *needed}:
         if name in missing:
             refused.setdefault(missing[name], []).append(name)
     if refused:

@@ -40,16 +40,17 @@ if TYPE_CHECKING:
 
 SAYS = "what clamping a topic's latents costs on that topic (medicine), where the rest costs at most 1% more"
 
-FORMAT, SEED = 1, 0
+FORMAT, SEED = 1, 0  # of what is cached
 FORGET = ("98_cancer_cat", "101_disease_class")
 RETAIN = ("100_news_fake", "111_yelp_data", "56_wikidatasex_or_gender")
 CHOOSING, SCORED = 96, 32  # windows of each text, at most: to choose latents on, and to measure the losses on
+MADE_AS = f"forgetting-v{FORMAT}-seed{SEED}-{CHOOSING}-{SCORED}"
 BATCH_WINDOWS = 16
 RETAIN_THRESHOLDS = (0.001, 0.01)  # share of the retain text's tokens; SAE-Bench's
 LATENTS = (10, 20)  # SAE-Bench's
 MULTIPLES = (1, 4, 16, 64)  # of a latent's mean
 TOLERANCE = 0.01  # by which the retain text's loss may rise
-REMARK = "a random untrained SAE can make a model forget, too: read it beside random_forgetting_score."
+REMARK = "latents of a random untrained SAE can make a model forget, too, so read it beside that one's score."
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def score(evaluator: "Evaluator", sae: BenchSAE, out: Path, name: str) -> Scored
     if found is None:
         return Scored(metrics={"forgetting_score": None}, not_applicable={"forgetting_score": "no latent ever fires"})
     k = max(1, min(round(found.l0), sae.cfg.d_sae))
-    random = evaluator.stored(f"forgetting-v{FORMAT}-random-{sae.cfg.d_sae}-{k}", lambda _: measured(evaluator, k, sae))
+    random = evaluator.stored(f"{MADE_AS}-random-{sae.cfg.d_sae}-{k}", lambda _: measured(evaluator, k, sae))
     about = {"latents": found.latents, "added": found.added}
     results.write_whole(out / f"{name}_forgetting.json", json.dumps(about, indent=2))
     return Scored(
@@ -213,7 +214,7 @@ def entrance(hook_name: str) -> tuple[str, int]:
 @functools.lru_cache(maxsize=1)
 def prepared(evaluator: "Evaluator") -> dict[str, Text]:
     """The two texts as the model reads them; made once for a model and hook, and kept in the cache."""
-    path = evaluator.folder / f"forgetting-v{FORMAT}-{SEED}-{CHOOSING}-{SCORED}.safetensors"
+    path = evaluator.folder / f"{MADE_AS}.safetensors"
     with waiting_lock(path.with_suffix(".lock"), "another process reads the same texts"):
         if not path.exists():
             made = {"forget": read_text(evaluator, FORGET), "retain": read_text(evaluator, RETAIN)}
