@@ -159,19 +159,19 @@ def show_idea(name: Annotated[str, typer.Argument(help="An idea: a directory of 
 @app.command()
 def doctor(
     model: Annotated[str, typer.Option(help="tiny-lm, a directory (./...), or a model of the hub.")] = "tiny-lm",
-    hook: Annotated[
-        str, typer.Option(help="Where the SAE sits, as blocks.1.hook_resid_post.")
-    ] = "blocks.1.hook_resid_post",
+    hook: Annotated[str | None, typer.Option(help="Where the SAE sits, as blocks.1.hook_resid_post.")] = None,
     evals: Annotated[
         str, typer.Option(help="quick, standard, full, or evaluations with commas between them.")
     ] = "full",
 ) -> None:
     """Show which evaluations can run here, and what is missing for the others. Exit code 1 where one cannot."""
     from agent import doctor
+    from agent.ideas import Fixed
     from agent.lab.evaluation import families
 
     families.chosen(evals)  # refused at once where it names none
-    raise typer.Exit(doctor.show(_absolute(model) or model, hook, evals))
+    given = {"model": _absolute(model), "hook_name": hook}
+    raise typer.Exit(doctor.show(Fixed.model_validate({name: value for name, value in given.items() if value}), evals))
 
 
 @app.command()

@@ -8,11 +8,12 @@ from agent.lab.evaluation.families import Report
 from agent.show import make_console, print_table
 
 
-def show(model: str, hook_name: str, evals: str) -> int:
-    """Print what the lab finds; 0 where all that was asked for can run, 1 where not, 2 for a user's mistake."""
+def show(fixed: ideas.Fixed, evals: str) -> int:
+    """Print what the lab finds of a model and hook. Returns 0 where all that was asked for can run, 1 where not, 2 for a
+    user's mistake."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "report.json"
-        if code := workers.examine(ideas.ROOT, model, hook_name, evals, out):
+        if code := workers.examine(ideas.ROOT, fixed.model, fixed.hook_name, evals, out):
             return 2 if code == 2 else 1
         report = Report.model_validate_json(out.read_bytes())
     console = make_console(width=200)

@@ -46,8 +46,10 @@ def test_a_hook_that_is_not_there(here: Place, hook: str, said: str):
 
 
 def test_a_world_has_no_text(here: Place):
-    for name in (*families.TIERS["quick"], "forgetting"):
-        (found,) = lacks(replace(here, world=True), name)
+    world = replace(here, world=True, hook_name="activations")
+    assert lacks(world, "core") == []  # sparsity and reconstruction are measured there too
+    for name in ("sparse_probing_sae_probes", "forgetting"):
+        (found,) = lacks(world, name)
         assert found == "a synthetic world has no text and no language model: use --evals synthetic"
 
 
@@ -102,8 +104,10 @@ def test_before_a_harvest_it_is_said_what_cannot_run(small_model: Path, harvest:
     ended = run(*command, "--hook_name", HOOK, "--evals", "full")
     assert ended.returncode == 0, ended.stderr
     told = json.loads(found.read_text())
-    for name in set(families.NAMES) - set(told["evals"]):
-        assert f"left out of full: {name}: {told['left_out'][name]}\n" in ended.stdout
+    assert told["left_out"]["ravel"]
+    assert "synthetic" not in told["left_out"]  # it suits no language model, and nobody asked for it by name
+    for name, why in told["left_out"].items():
+        assert f"left out of full: {name}: {why}\n" in ended.stdout
     assert ended.stdout.index("left out") < ended.stdout.index("activations:")
     refused = run(*command, "--hook_name", "blocks.0.hook_resid_post", "--evals", "ravel")
     assert refused.returncode == 2

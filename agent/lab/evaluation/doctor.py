@@ -36,19 +36,19 @@ def main() -> None:
 
 def place(model: str, hook_name: str) -> Place:
     """A model and hook, as far as they are known without loading or fetching. Raises UserError for an unknown model."""
-    directory = models.stored(model)
-    world = directory is not None and (directory / WORLD_FILE).exists()
-    named = {} if world or directory is None else json.loads((directory / "config.json").read_text())
+    world = Path(model).expanduser().joinpath(WORLD_FILE).is_file()
+    directory = None if world else models.stored(model)
+    named = json.loads((directory / "config.json").read_text()) if directory else {}
 
     @functools.cache
     def tokenizer() -> Any:
         from transformers import AutoTokenizer
 
-        if directory is None:
+        if directory is None and not world:
             raise UserError(f"the tokenizer of {model} is not stored on this machine")
-        return None if world else AutoTokenizer.from_pretrained(directory)
+        return AutoTokenizer.from_pretrained(directory) if directory else None
 
-    folder = artefacts(model, models.identity(model) if directory else "not-stored", hook_name)
+    folder = artefacts(model, models.identity(model) if directory or world else "not-stored", hook_name)
     return Place(model, hook_name, world, named.get("text_config", named), tokenizer, folder)
 
 
@@ -66,17 +66,18 @@ def check(here: Place, names: tuple[str, ...]) -> list[Checked]:
 
 
 def settle(here: Place, evals: str, *needed: str) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The families that run where these are asked for, and those that cannot run, with the reason.
+    """The families that run where these are asked for, and those of a tier that cannot run, with the reason.
 
-    Raises UserError where one cannot run that was asked for by name, is `needed`, or comes before all others.
+    Of a tier counts what suits this kind of model, and on a synthetic world the truth. Raises UserError where one that
+    was asked for by name or is `needed`, as core always is, cannot run.
     """
-    first = "synthetic" if here.world else "core"
-    found = {each.name: each.lacks for each in check(here, families.chosen(evals, first, *needed))}
+    named = families.named(evals) | {"core", *needed} | ({"synthetic"} if here.world else set())
+    asked = (name for name in families.chosen(evals, *named) if name in named or families.suits(name, here.world))
+    found = {each.name: each.lacks for each in check(here, tuple(asked))}
     missing = {name: "; ".join(f"{lack.why}: {lack.do}" for lack in lacks) for name, lacks in found.items() if lacks}
     refused: dict[str, list[str]] = {}
-    for name in families.named(evals) | {first, *needed}:
-        if name in missing:
-            refused.setdefault(missing[name], []).append(name)
+    for name in named & missing.keys():
+        refused.setdefault(missing[name], []).append(name)
     if refused:
         said = (f"{', '.join(sorted(names))} cannot run: {why}" for why, names in refused.items())
         raise UserError("; ".join(sorted(said)))

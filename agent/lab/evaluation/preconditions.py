@@ -10,7 +10,7 @@ def language_model(place: Place, megabytes: float) -> list[Lack]:
     """What is missing for an evaluation of a language model on the project's text that writes so much to the cache."""
     if place.world:
         return [Lack("a synthetic world has no text and no language model", "use --evals synthetic")]
-    return [*_model(place), *_hook(place), *_text(), *_disk(place, megabytes)]
+    return [*_model(place), *_hook(place), *_text(), *disk(place, megabytes)]
 
 
 def width(config: Any) -> int:
@@ -47,7 +47,8 @@ def _text() -> list[Lack]:
     return []
 
 
-def _disk(place: Place, megabytes: float) -> list[Lack]:
+def disk(place: Place, megabytes: float) -> list[Lack]:
+    """What is missing to write so much to the cache."""
     if (free := cache.free_space(place.folder) / 1e6) >= megabytes:
         return []
     return [

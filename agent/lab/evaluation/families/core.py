@@ -9,4 +9,7 @@ MEGABYTES = 50  # token windows, and the figures of random SAEs
 
 
 def lacks(place: Place) -> list[Lack]:
+    """On a synthetic world it has figures of sparsity and reconstruction, and needs no text."""
+    if place.world:
+        return preconditions.disk(place, MEGABYTES)
     return preconditions.language_model(place, MEGABYTES)
