@@ -9,8 +9,10 @@ from agent.show import make_console, print_table
 
 
 def show(fixed: ideas.Fixed, evals: str) -> int:
-    """Print what the lab finds of a model and hook. Returns 0 where all that was asked for can run, 1 where not, 2 for a
-    user's mistake."""
+    """Print what the lab finds of a model and hook.
+
+    Returns 0 where all that was asked for can run, 1 where not, 2 for a user's mistake.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "report.json"
         if code := workers.examine(ideas.ROOT, fixed.model, fixed.hook_name, evals, out):
