@@ -58,7 +58,7 @@ class Text:
     """One of the two texts: activations to choose latents on, and windows of other documents to measure losses on."""
 
     choosing: Tensor  # [tokens, d_in]
-    ids: Tensor  # [windows, context]
+    ids: Tensor  # [windows, context], on the CPU
     entering: Tensor  # [windows, context, d_model], where the rest of the model begins
     hooked: Tensor  # [windows, context, d_in], at the hook
     losses: Tensor  # [windows], sums over the ordinary tokens, nothing clamped
@@ -95,19 +95,19 @@ def score(evaluator: "Evaluator", sae: BenchSAE, out: Path, name: str) -> Scored
     if found is None:
         return Scored(metrics={"forgetting_score": None}, not_applicable={"forgetting_score": "no latent ever fires"})
     k = max(1, min(round(found.l0), sae.cfg.d_sae))
-    random = evaluator.stored(f"{MADE_AS}-random-{sae.cfg.d_sae}-{k}", lambda _: measured(evaluator, k, sae))
+    floor = evaluator.stored(f"{MADE_AS}-random-{sae.cfg.d_sae}-{k}", lambda _: untrained(evaluator, sae.cfg.d_sae, k))
     about = {"latents": found.latents, "added": found.added}
     results.write_whole(out / f"{name}_forgetting.json", json.dumps(about, indent=2))
     return Scored(
-        metrics={"forgetting_score": found.score, "random_forgetting_score": random["score"]},
+        metrics={"forgetting_score": found.score, "random_forgetting_score": floor["score"]},
         details=found.added,
         remark=REMARK,
     )
 
 
-def measured(evaluator: "Evaluator", k: int, like: BenchSAE) -> dict[str, float]:
+def untrained(evaluator: "Evaluator", d_sae: int, k: int) -> dict[str, float]:
     """What a random untrained SAE scores."""
-    found = sweep(evaluator, evaluator.random(like.cfg.d_sae, k))
+    found = sweep(evaluator, evaluator.random(d_sae, k))
     assert found
     return {"score": found.score}
 
@@ -151,7 +151,7 @@ def forgotten(curve: list[tuple[float, float]], most: float) -> float:
     """The most that is added to the forget loss while the retain loss gains at most `most`, by strengths in growing
     order `[(added to retain, added to forget), ...]`, read linearly up to the one that adds more."""
     *allowed, (lost, forgot) = curve
-    best = max([added for _, added in allowed], default=0.0)
+    best = max(added for _, added in allowed)
     if lost <= most:
         return max(best, forgot)
     lost_before, forgot_before = allowed[-1]
@@ -223,11 +223,9 @@ def prepared(evaluator: "Evaluator") -> dict[str, Text]:
                 {f"{on}.{n}": t.contiguous().cpu() for on, parts in made.items() for n, t in parts.items()}, temporary
             )
             temporary.replace(path)
-    stored = load_file(path)
-    return {
-        on: Text(**{n: stored[f"{on}.{n}"].to(models.compute().device) for n in Text.__annotations__})
-        for on in ("forget", "retain")
-    }
+    stored, device = load_file(path), models.compute().device
+    parts = {n: t if n.endswith("ids") else t.to(device) for n, t in stored.items()}
+    return {on: Text(**{n: parts[f"{on}.{n}"] for n in Text.__annotations__}) for on in ("forget", "retain")}
 
 
 @torch.no_grad()
