@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -12,10 +12,11 @@ from agent.lab.results import METRICS, Compared, FinalInfo, headline
 from agent.lab.verdicts import MetricsRow
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from agent.study import Run
 
+IN_A_TABLE = 7  # headline metrics beside a run's title
 PLAIN_SECONDS = 10.0  # between two lines of progress in a log
 
 
@@ -101,26 +102,31 @@ def display() -> Display:
     return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()
 
 
-def study_table(runs: "Sequence[Run]") -> "Table":
-    """One row per run with the headline metrics of those that count."""
+def study_table(runs: "Sequence[Run]") -> "Group":
+    """One row per run with the headline metrics of those that count; those that find no room in a table below."""
     from rich import box
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, expand=True)
-    table.add_column("run", justify="right", no_wrap=True)
-    table.add_column("title", no_wrap=True, ratio=1)
-    table.add_column("verdict", no_wrap=True)
     names = headline(run.info for run in runs if run.info)
-    for name in names:
-        widest = max(METRICS[name].title.split(), key=len)
-        table.add_column(METRICS[name].title, justify="right", width=max(len(widest), 6))
-    for run in runs:
-        verdict = run.info.verdict.name if run.info else run.state.stage
-        measured = [format_value(name, run.info.metric(name)) if run.info else "" for name in names]
-        title = Text(run.state.proposal.title)  # a string would be read for markup, which a title may look like
-        table.add_row(str(run.number), title, verdict, *measured)
-    return table
+    tables = []
+    for start in range(0, len(names), IN_A_TABLE):
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, expand=start == 0)
+        table.add_column("run", justify="right", no_wrap=True)
+        if start == 0:
+            table.add_column("title", no_wrap=True, ratio=1)
+            table.add_column("verdict", no_wrap=True)
+        for name in (shown := names[start : start + IN_A_TABLE]):
+            widest = max(METRICS[name].title.split(), key=len)
+            table.add_column(METRICS[name].title, justify="right", width=max(len(widest), 6))
+        for run in runs:
+            verdict = run.info.verdict.name if run.info else run.state.stage
+            measured = [format_value(name, run.info.metric(name)) if run.info else "" for name in shown]
+            title = Text(run.state.proposal.title)  # a string would be read for markup, which a title may look like
+            table.add_row(str(run.number), *([title, verdict] if start == 0 else []), *measured)
+        tables.append(table)
+    return Group(*tables)
 
 
 def format_value(name: str, value: float | None, sign: str = "") -> str:
@@ -141,6 +147,14 @@ def comparison_line(info: FinalInfo, primary: str) -> str:
         difference = format_difference(primary, compared)
         return f"{METRICS[primary].title} {difference} from the baseline at this L0"
     return f"not comparable: {info.comparison.not_comparable or 'not measured on both sides'}"
+
+
+def remarks(infos: Iterable[FinalInfo]) -> list[str]:
+    """What evaluations say of their own figures, each once."""
+    said = (
+        f"{family}: {scored.remark}" for info in infos for family, scored in info.evaluations.items() if scored.remark
+    )
+    return list(dict.fromkeys(said))
 
 
 def run_line(info: FinalInfo) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from agent import comparison, plots
 from agent.analysis import Analysis
 from agent.comparison import Judgement, Outcome
-from agent.display import format_difference, format_value
+from agent.display import format_difference, format_value, remarks
 from agent.ideas import TEMPLATES, strict_templates
 from agent.lab.results import HEADLINE, METRICS, Compared, Comparison, Expectation, Measure, headline
 from agent.referee import judgements
@@ -77,6 +77,7 @@ def render(
         started=state.started,
         primary=METRICS[state.started.primary_metric] if state.started else None,
         ground=describe_ground(state),
+        remarks=remarks(run.info for run in runs if run.info),
         measures=measures if measures and any(run.info and run.info.analysis for run in runs) else {},
         runs=[(run, describe(run, state, judged.get(run.number), measures or {})) for run in runs],
         tested=[describe_test(run, state) for run in runs if run.number in state.tested],
@@ -150,6 +151,7 @@ def describe(run: Run, state: State, judged: Judgement | None, measures: dict[st
             f"{format_value('explained_variance_centered', floor.explained_variance_centered)}, CE-loss score "
             f"{format_value('ce_loss_score', floor.ce_loss_score)}"
             + (f", AUC, top 5 latents {run.info.probing.random_auc[5]:.4f}" if run.info.probing else "")
+            + (f", forgetting {forgotten:.4f}" if (forgotten := run.info.metric("forgetting_random")) else "")
             + "."
         )
     told["own"] = "; ".join(
@@ -222,7 +224,7 @@ def _compared(name: str, compared: Compared | None, predicted: Any, judged: Outc
     """A metric beside the baseline's, and what became of its prediction; neither says more than its verdict."""
     metric = METRICS[name]
     unit = f" {metric.unit}" if metric.unit else ""
-    said = f"{metric.title}: "
+    said = f"{metric.title}{'' if metric.decides else ' (never decides)'}: "
     own = " as it was trained" if name == "l0" else ""  # all else is read at the run's L0
     if compared:
         said += (

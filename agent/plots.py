@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NEAR = 0.1  # share of L0 that is shown to either side of the runs
 CURVES = (("loss", "training loss"), ("l0", "L0 (latents per token)"), ("alive_fraction", "alive fraction"))
+IN_A_ROW = 4  # secondary metrics of the comparison
 SCORES = ("explained_variance_centered", "ce_loss_score")
 
 
@@ -222,7 +223,8 @@ def _comparison(
     names = [name for name in HEADLINE[1:] if any(name in comparison.metrics for _, comparison in shown)]
     first, *others = sorted(names, key=lambda name: name != primary)
     titles, verdicts, above, below, high, low = 2.75, 1.0, 0.28, 0.56, 0.2 * len(shown) + 0.1, 0.15 * len(shown) + 0.1
-    figure = canvas.page(above + high + below + (above + low + below if others else 0.0) + 0.05)
+    rows = math.ceil(len(others) / IN_A_ROW)
+    figure = canvas.page(above + high + below + rows * (above + low + below) + 0.05)
     main = canvas.add_panel(figure, titles, above, canvas.WIDTH - titles - verdicts, high)
     _differences(main, first, shown, "difference from the baseline at the run's own L0")
     canvas.name_rows(main, [canvas.label(run, titles - 0.15) for run, _ in shown])
@@ -235,11 +237,13 @@ def _comparison(
         for row, (run, _) in enumerate(shown):
             if judged := judgements.get(run.number):
                 _verdict(main, judged.outcome, (row, 0), main.get_yaxis_transform(), va="center_baseline", fontsize=8)
-    cell = (canvas.WIDTH - 0.6) / max(1, len(others))
+    columns = math.ceil(len(others) / max(1, rows))
     for i, name in enumerate(others):
-        panel = canvas.add_panel(figure, 0.6 + i * cell, above + high + below + above, cell - 0.4, low)
+        (row, column), cell = divmod(i, columns), (canvas.WIDTH - 0.6) / columns
+        top = above + high + below + row * (above + low + below) + above
+        panel = canvas.add_panel(figure, 0.6 + column * cell, top, cell - 0.4, low)
         _differences(panel, name, shown, "difference")
-        canvas.name_rows(panel, [f"run {run.number}" if i == 0 else "" for run, _ in shown])
+        canvas.name_rows(panel, [f"run {run.number}" if column == 0 else "" for run, _ in shown])
         panel.set_title(METRICS[name].title, loc="left")
         panel.locator_params(axis="x", nbins=3)
         panel.tick_params(axis="x", labelsize=7)
@@ -261,7 +265,8 @@ def _differences(panel: "Axes", name: str, shown: Sequence[tuple[Run, Comparison
             mark = {**canvas.style(run, 4), "elinewidth": 1.2, "capsize": 2.5}
             panel.errorbar([each.difference], [row], xerr=[each.half_width], **mark)
     panel.margins(x=0.08)
-    side = {"higher": "better →", "lower": "← better", "none": ""}[metric.better]
+    better = {"higher": "better →", "lower": "← better", "none": ""}[metric.better]
+    side = better if metric.decides else "never decides"
     panel.set_xlabel(f"{axis}{f' ({metric.unit})' if metric.unit else ''}\n{side}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import study
-from agent.display import format_value, study_table
+from agent.display import format_value, remarks, study_table
 from agent.lab import results
 from agent.lab.errors import UserError
 from agent.lab.results import METRICS, FinalInfo, Metric, Probing
@@ -67,6 +67,7 @@ def _show_study(shown: study.Study, state: study.State) -> None:
             f"{fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens, d_sae {fixed.d_sae:,}, seed {fixed.seed}; "
             f"primary metric: {METRICS[state.started.primary_metric].title}"
         )
+        console.print(f"evaluated by {', '.join(state.started.evals)}")
     runs = shown.runs(state)
     console.print(study_table(runs))
     for run in runs:
@@ -75,6 +76,8 @@ def _show_study(shown: study.Study, state: study.State) -> None:
     for number, judgement in (judgements(runs, state) if state.started else {}).items():
         assert state.started
         console.print(f"run {number}: {judgement.outcome} on {METRICS[state.started.primary_metric].title}")
+    for remark in remarks(run.info for run in runs if run.info):
+        console.print(remark)
     console.print(f"ended: {state.ended}" if state.ended else "not ended; agent resume continues it")
     console.print(f"notes: {shown.notes / 'notes.txt'}", soft_wrap=True)
 
@@ -87,8 +90,8 @@ def _show_run(path: Path, info: FinalInfo) -> None:
     for family, scored in info.evaluations.items():
         for metric, why in scored.not_applicable.items():
             console.print(f"{family}: {metric} is not applicable: {why}", style="yellow")
-        if scored.remark:
-            console.print(f"{family}: {scored.remark}")
+    for remark in remarks([info]):
+        console.print(remark)
     for family, reason in info.errors.items():
         console.print(f"{family} gave no result: {reason}", style="red")
     console.print(
@@ -140,7 +143,9 @@ def _healthy(metric: Metric, value: float | None) -> bool:
 
 
 def _range(metric: Metric) -> str:
-    return f"{metric.healthy[0]:g} to {metric.healthy[1]:g}" if metric.healthy else ""
+    if metric.healthy:
+        return f"{metric.healthy[0]:g} to {metric.healthy[1]:g}"
+    return "" if metric.decides else "never decides"
 
 
 def _probing_table(probing: Probing) -> "Table":

@@ -40,7 +40,8 @@ def show_one(name: str) -> None:
     smallest = f"{idea.smallest_effect:g} {metric.unit}".rstrip()
     console.print(f"\nprimary metric: {metric.title}, smallest effect worth having {smallest}")
     console.print(
-        f"fixed: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens, d_sae {fixed.d_sae:,}, seed {fixed.seed}"
+        f"fixed: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens, d_sae {fixed.d_sae:,}, seed {fixed.seed}, "
+        f"evaluations {fixed.evals}"
     )
     if idea.defaults:
         console.print(f"parameters as the baseline has them: {_settings(idea.defaults)}")

@@ -27,7 +27,7 @@ from git import Repo
 from agent import ledger, notes
 from agent.events import Event
 from agent.lab import results
-from agent.lab.results import HEADLINE, METRICS
+from agent.lab.results import METRICS, headline
 from agent.process_tree import MARK
 from agent.state import State
 from agent.study import Study, find
@@ -142,7 +142,7 @@ def untrue_notes(checkout: Checkout) -> list[str]:
         wrong.append("the notes say that the study ended")
     for number, said in re.findall(r"^## Run (\d+): .*\nResults: (\{.*\})$", text, re.MULTILINE):
         info = results.read(study.run_dir(int(number)))
-        measured = {name: info.metric(name) for name in HEADLINE}
+        measured = {name: info.metric(name) for name in headline([info])}
         rounded = {n: None if value is None else round(value, METRICS[n].digits) for n, value in measured.items()}
         if state.runs[int(number)].stage != "done" or ast.literal_eval(said) != rounded:
             wrong.append(f"the notes' results of run {number} are not those of its final_info.json")

@@ -27,6 +27,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
         ("run --idea stand_in --max-runs 1 --max-hours nan", "--max-hours nan: give a number of hours above 0"),
         ("run --idea stand_in", "--max-runs"),
         ("run --max-runs 1", "--idea"),
+        ("run --idea stand_in --max-runs 1 --evals quik", "unknown evaluation 'quik': did you mean quick?"),
+        ("run --idea stand_in --max-runs 1 --evals core,", "unknown evaluation ''"),
+        ("run --idea stand_in --max-runs 1 --evals core,ravel", "ravel cannot run: it has no stand-in: write one"),
+        ("doctor --evals tp", "unknown evaluation 'tp': did you mean tpp"),
         ("run --idea stand_in --max-runs 1 --modle gpt2", "--modle"),
         ("run --idea stand_in --max-runs 1 --model gtp2", "unknown model 'gtp2': did you mean tiny-lm?"),
         ("rum", "'rum'"),
@@ -162,7 +166,7 @@ def test_the_cache_is_not_cleared_under_a_study(checkout: Checkout):
 
 def test_the_driver_does_not_import_torch():
     heavy = {"torch", "matplotlib", "git", "rich"}
-    modules = "agent.cli, agent.loop, agent.show, agent.show_ideas, agent.cache, agent.preflight"
+    modules = "agent.cli, agent.loop, agent.show, agent.show_ideas, agent.cache, agent.preflight, agent.doctor"
     code = f"import sys, {modules}; print({heavy} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "set()\n"

@@ -119,6 +119,11 @@ plan:
             "line 5: fixed.d_sae: expected a valid integer, unable to pars",
         ),
         ("defaults:", "fixed: {tokns: 9}\ndefaults:", "line 5: fixed.tokns: unknown field: did you mean tokens"),
+        (
+            "defaults:",
+            "fixed: {evals: quik}\ndefaults:",
+            "line 5: fixed.evals: unknown evaluation 'quik': did you mean quick?",
+        ),
         ("defaults:", "name: mine\ndefaults:", "line 5: name: unknown field"),
         ("    why: w\n", "", "line 7: plan.0.why: expected this field, found none"),
         ("    why: w\n", "    why: 3\n", "line 10: plan.0.why: expected a valid string, found 3"),

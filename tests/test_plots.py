@@ -3,6 +3,7 @@
 import importlib.util
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from matplotlib.text import Text
 from agent import plots
 from agent.comparison import Baseline, compare, figures, judge
 from agent.ideas import TEMPLATES
-from agent.lab.results import Core, FinalInfo, Latents, Probing
+from agent.lab.results import Core, FinalInfo, Latents, Probing, Scored
 from agent.lab.verdicts import MetricsRow, Verdict
 from agent.proposers import Proposal
 from agent.state import RunState
@@ -212,6 +213,37 @@ def test_nothing_overlaps(tmp_path: Path, thirteen: dict[str, plots.Figure]):
     for written in (write(tmp_path, study(tmp_path, 2)), thirteen):
         for name, figure in written.items():
             assert overlapping(figure) == [], name
+
+
+def test_twelve_metrics_stand_in_rows_and_overlap_nothing(tmp_path: Path):
+    scores = {
+        "sparse_probing": "sae_top_5_test_accuracy",
+        "absorption": "mean_absorption_fraction_score",
+        "scr": "scr_metric_threshold_20",
+        "tpp": "tpp_threshold_20_total_metric",
+        "forgetting": "forgetting_score",
+        "autointerp": "autointerp_score",
+        "meta_structure": "decoder_fraction_variance_explained",
+    }
+
+    names = ("sparse_probing_5", "absorption", "scr", "tpp", "forgetting", "autointerp", "meta_structure")
+    wide = [
+        each.model_copy(update={"figures": each.figures | dict.fromkeys(names, 0.1 + 0.01 * each.seed)})
+        for each in BASELINES
+    ]
+    runs = study(tmp_path, 3)
+    for number in (1, 2):
+        assert runs[number].info
+        found = {family: Scored(metrics={name: 0.1 + 0.02 * number}) for family, name in scores.items()}
+        info = runs[number].info.model_copy(update={"evaluations": found})
+        runs[number] = replace(runs[number], info=info.model_copy(update={"comparison": compare(info, wide)}))
+    figure = write(tmp_path, runs, wide)["comparison.png"]
+    assert figure.drawing
+    panels = {panel.get_title("left"): panel for panel in figure.drawing.axes}
+    assert len(panels) == 12
+    assert len({round(panel.get_position().y0, 3) for panel in panels.values()}) == 4
+    assert panels["SCR, top 20"].get_xlabel() == "difference\nnever decides"
+    assert overlapping(figure) == []
 
 
 def test_a_title_of_any_kind_fits(tmp_path: Path):

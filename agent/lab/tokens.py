@@ -28,7 +28,17 @@ def text_split_for(model_name: str, purpose: text.Split) -> list[text.Split]:
 
 
 def windows(model: "HookedTransformer", splits: list[text.Split], context: int, tokens: int, seed: int) -> Tensor:
-    """Packed documents in a seeded order, an end token after each, a beginning token before each window.
+    """The documents of some splits in a seeded order, packed.
+
+    Returns token ids `[windows, context]` holding at least `tokens` ordinary tokens, or all there are.
+    """
+    documents = list(text.prompts(*splits))
+    random.Random(seed).shuffle(documents)
+    return pack(model, documents, context, tokens)
+
+
+def pack(model: "HookedTransformer", documents: list[str], context: int, tokens: int) -> Tensor:
+    """Documents one after another, an end token after each, a beginning token before each window.
 
     Returns token ids `[windows, context]` holding at least `tokens` ordinary tokens, or all there are.
     """
@@ -37,8 +47,6 @@ def windows(model: "HookedTransformer", splits: list[text.Split], context: int, 
     end, begin = tokenizer.eos_token_id, tokenizer.bos_token_id
     assert isinstance(end, int)
     begin = begin if isinstance(begin, int) else end
-    documents = list(text.prompts(*splits))
-    random.Random(seed).shuffle(documents)
     stream: list[int] = []
     body = context - 1
     for start in range(0, len(documents), CHUNK):

@@ -16,7 +16,7 @@ from agent.lab.ending import one_line
 from agent.lab.errors import UserError
 from agent.lab.evaluation import families, requests
 from agent.lab.evaluation.requests import Score, TrySentinels
-from agent.lab.progress import stages
+from agent.lab.progress import say, stages
 from agent.lab.results import METRICS, FinalInfo, Sentinels, headline, write
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def main() -> None:
     else:
         run_dirs: list[Path] = [path.absolute() for path in args.run_dirs]
         with one_line(f"evaluate again with python -P -m agent.lab.evaluation {' '.join(map(str, run_dirs))}"):
-            evals = families.chosen(args.evals)
-            answer(Score(run_dir=run_dir, evals=evals) for run_dir in run_dirs)
+            families.chosen(args.evals)  # refused at once where it names none
+            answer(Score(run_dir=run_dir, evals=_settled(run_dir, args.evals)) for run_dir in run_dirs)
 
 
 def answer(asked: Iterable[Score | TrySentinels]) -> None:
@@ -83,6 +83,21 @@ def one(asked: Score | TrySentinels, evaluators: "dict[tuple[str, str], Evaluato
         if isinstance(asked, Score):
             return evaluators[key].score(asked, done)
         return sentinels.try_on(evaluators[key], asked.run_dir, done)
+
+
+def _settled(run_dir: Path, asked: str) -> tuple[str, ...]:
+    """The families that can score a run by hand; those of a tier that cannot are said. Raises UserError."""
+    from agent.lab import checkpoint
+    from agent.lab.evaluation import doctor
+
+    try:
+        header = checkpoint.read_header(run_dir / "checkpoint")
+    except checkpoint.CheckpointError:
+        return requests.QUICK  # its verdict says it all
+    evals, left_out = doctor.settle(doctor.place(header.model, header.hook_name), asked)
+    for name, why in left_out.items():
+        say(f"left out of {asked}: {name}: {why}")
+    return evals
 
 
 def _count(asked: Score) -> int:

@@ -54,8 +54,7 @@ class Evaluator:
         self.model = models.load(model_name)
         models.check_hook(self.model, hook_name)
         self.identity = models.identity(model_name)
-        key = f"{self.identity}-{cache.slug(hook_name)}-{models.compute().device[:4]}-v{FORMAT}"
-        self.folder = cache.root() / "evaluation" / f"{cache.slug(Path(model_name).name)}-{key}"
+        self.folder = artefacts(model_name, self.identity, hook_name)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._held_out: dict[tuple[Split, int | None], HeldOut] = {}
 
@@ -180,7 +179,7 @@ class Evaluator:
             scores, _ = self.core(self.random(d_sae, k), self.held_out(split), out, "random")
             return {"k": k} | scores.model_dump(include={"explained_variance_centered", "ce_loss_score"})
 
-        return Floor.model_validate(self._stored(f"floor-{split}-{d_sae}-{k}", measure))
+        return Floor.model_validate(self.stored(f"floor-{split}-{d_sae}-{k}", measure))
 
     def random_auc(self, d_sae: int, k: int) -> dict[str, dict[int, Number]]:
         """Probing test AUC of the same random SAE, by dataset and number of latents probed; measured once too."""
@@ -189,7 +188,7 @@ class Evaluator:
             probed, _ = self.probe(self.random(d_sae, k), out, "random")
             return {name: {n: by_k[n]["test_auc"] for n in by_k} for name, by_k in probed.items()}
 
-        stored = self._stored(f"random-auc-{d_sae}-{k}", measure)
+        stored = self.stored(f"random-auc-{d_sae}-{k}", measure)
         return {name: {int(n): auc for n, auc in by_k.items()} for name, by_k in stored.items()}
 
     def random(self, d_sae: int, k: int) -> RandomSAE:
@@ -197,7 +196,7 @@ class Evaluator:
         mean = self.held_out("dev").mean
         return RandomSAE(self.config(d_sae, len(mean)), k, mean)
 
-    def _stored(self, name: str, measure: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    def stored(self, name: str, measure: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """What `measure` gave when it was first asked, by this process or another; it is lent an empty folder."""
         path = self.folder / f"{name}.json"
         with waiting_lock(path.with_suffix(".json.lock"), "another process measures the same random SAE"):
@@ -235,6 +234,12 @@ class Evaluator:
             for ids in batches
         ]
         return HeldOut(ids, torch.cat(rows), torch.cat(rows).mean(0))
+
+
+def artefacts(model_name: str, identity: str, hook_name: str) -> Path:
+    """The folder in the cache of what an evaluation makes of a model and hook."""
+    key = f"{identity}-{cache.slug(hook_name)}-{models.compute().device[:4]}-v{FORMAT}"
+    return cache.root() / "evaluation" / f"{cache.slug(Path(model_name).name)}-{key}"
 
 
 def bad_checkpoint(error: checkpoint.CheckpointError, split: Split) -> FinalInfo:

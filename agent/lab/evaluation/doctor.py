@@ -1,0 +1,101 @@
+"""What can be evaluated here, and what is missing for the rest; no model is loaded.
+
+python -P -m agent.lab.evaluation.doctor --model M --hook_name H --evals E --out FILE    write a families.Report as JSON
+"""
+
+import argparse
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from agent.lab import cache, ground, models, results, text
+from agent.lab.ending import one_line
+from agent.lab.errors import UserError
+from agent.lab.evaluation import families
+from agent.lab.evaluation.evaluator import artefacts
+from agent.lab.evaluation.families import Checked, Lack, Place, Report
+
+WORLD_FILE = "synthetic_model_config.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -P -m agent.lab.evaluation.doctor", description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--hook_name", required=True)
+    parser.add_argument("--evals", required=True, help="families, or quick, standard, full")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    args = parser.parse_args()
+    with one_line("nothing was changed"):
+        here = place(args.model, args.hook_name)
+        found = check(here, families.chosen(args.evals))
+        report = Report(model=args.model, hook_name=args.hook_name, machine=machine(), families=found)
+        results.write_whole(args.out, report.model_dump_json())
+
+
+def place(model: str, hook_name: str) -> Place:
+    """A model and hook, as far as they are known without loading or fetching. Raises UserError for an unknown model."""
+    world = Path(model).expanduser().joinpath(WORLD_FILE).is_file()
+    directory = None if world else models.stored(model)
+    named = json.loads((directory / "config.json").read_text()) if directory else {}
+
+    @functools.cache
+    def tokenizer() -> Any:
+        from transformers import AutoTokenizer
+
+        if directory is None and not world:
+            raise UserError(f"the tokenizer of {model} is not stored on this machine")
+        return AutoTokenizer.from_pretrained(directory) if directory else None
+
+    folder = artefacts(model, models.identity(model) if directory or world else "not-stored", hook_name)
+    return Place(model, hook_name, world, named.get("text_config", named), tokenizer, folder)
+
+
+def check(here: Place, names: tuple[str, ...]) -> list[Checked]:
+    """What each family lacks. One that cannot even tell lacks that."""
+    found = []
+    for name in names:
+        try:
+            family = families.load(name)
+            found.append(Checked(name=name, says=family.SAYS, lacks=family.lacks(here)))
+        except Exception as error:  # a package that is broken, a tokenizer that cannot be read
+            why = f"it cannot be checked: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            found.append(Checked(name=name, says="", lacks=[Lack(why, "mend that first")]))
+    return found
+
+
+def settle(here: Place, evals: str, *needed: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The families that run where these are asked for, and those of a tier that cannot run, with the reason.
+
+    Of a tier counts what suits this kind of model, and on a synthetic world the truth. Raises UserError where one that
+    was asked for by name or is `needed`, as core always is, cannot run.
+    """
+    named = families.named(evals) | {"core", *needed} | ({"synthetic"} if here.world else set())
+    asked = (name for name in families.chosen(evals, *named) if name in named or families.suits(name, here.world))
+    found = {each.name: each.lacks for each in check(here, tuple(asked))}
+    missing = {name: "; ".join(f"{lack.why}: {lack.do}" for lack in lacks) for name, lacks in found.items() if lacks}
+    refused: dict[str, list[str]] = {}
+    for name in named & missing.keys():
+        refused.setdefault(missing[name], []).append(name)
+    if refused:
+        said = (f"{', '.join(sorted(names))} cannot run: {why}" for why, names in refused.items())
+        raise UserError("; ".join(sorted(said)))
+    return tuple(name for name in found if name not in missing), missing
+
+
+def machine() -> dict[str, str]:
+    """The device, the cache's disk and the text."""
+    try:
+        datasets = f"{text.check()} datasets, whole"
+    except text.TextMissing as error:
+        datasets = str(error)
+    return {
+        "device": f"{ground.environment()['device']}, {os.cpu_count()} cores",
+        "cache": f"{cache.root()}, {cache.free_space(cache.root()) / 1e9:,.1f} GB free",
+        "text": datasets,
+    }
+
+
+if __name__ == "__main__":
+    main()

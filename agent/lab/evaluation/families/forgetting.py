@@ -1,0 +1,265 @@
+"""Forgetting: SAE-Bench's `unlearning` on local text, so that the question can be asked of any model.
+
+The procedure is that of sae_bench.evals.unlearning (Farrell et al. 2024, arXiv 2410.19278): latents that fire on fewer
+than a threshold of the retain text's tokens, those most frequent on the forget text first; the first n of them clamped
+to a negative value wherever they fire, the SAE's error added back; swept over thresholds, numbers and strengths. Two
+things differ. The texts are medicine and, to be retained, news, reviews and people, both held out, in place of WMDP's
+papers and wikitext. And what was forgotten is read from the loss, in place of multiple-choice questions that only an
+instruction-tuned model answers: with L the mean loss in nats a token,
+
+    forgetting_score = max(0, max over settings with L_retain' <= 1.01 L_retain of L_forget' - L_forget)
+
+where ' is with the latents clamped, as SAE-Bench takes the best of the settings that keep 0.99 of the other accuracy.
+Strengths grow until L_retain' exceeds its bound, and the last step is read linearly, so that the score does not jump
+with the grid. A latent is clamped to a multiple of its own mean where it fires on the forget text, as activations have
+no common scale from model to model. Latents are chosen on other documents than those on which the losses are measured.
+"""
+
+import functools
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from agent.lab import activations, models, results, text, tokens
+from agent.lab.activations import waiting_lock
+from agent.lab.evaluation import preconditions
+from agent.lab.evaluation.families import Lack, Place
+from agent.lab.evaluation.subject import BenchSAE
+from agent.lab.results import Number, Scored
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+    from agent.lab.evaluation.evaluator import Evaluator
+
+SAYS = "what clamping a topic's latents costs on that topic (medicine), where the rest costs at most 1% more"
+
+FORMAT, SEED = 1, 0  # of what is cached
+FORGET = ("98_cancer_cat", "101_disease_class")
+RETAIN = ("100_news_fake", "111_yelp_data", "56_wikidatasex_or_gender")
+CHOOSING, SCORED = 96, 32  # windows of each text, at most: to choose latents on, and to measure the losses on
+MADE_AS = f"forgetting-v{FORMAT}-seed{SEED}-{CHOOSING}-{SCORED}"
+BATCH_WINDOWS = 16
+RETAIN_THRESHOLDS = (0.001, 0.01)  # share of the retain text's tokens; SAE-Bench's
+LATENTS = (10, 20)  # SAE-Bench's
+MULTIPLES = (1, 4, 16, 64)  # of a latent's mean
+TOLERANCE = 0.01  # by which the retain text's loss may rise
+REMARK = "latents of a random untrained SAE can make a model forget, too, so read it beside that one's score."
+
+
+@dataclass(frozen=True)
+class Text:
+    """One of the two texts: activations to choose latents on, and windows of other documents to measure losses on."""
+
+    choosing: Tensor  # [tokens, d_in]
+    ids: Tensor  # [windows, context], on the CPU
+    entering: Tensor  # [windows, context, d_model], where the rest of the model begins
+    hooked: Tensor  # [windows, context, d_in], at the hook
+    losses: Tensor  # [windows], sums over the ordinary tokens, nothing clamped
+    count: Tensor  # [], ordinary tokens that predict another
+
+    @property
+    def loss(self) -> float:
+        """Nats a token."""
+        return (self.losses.sum() / self.count).item()
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What clamping an SAE's latents did."""
+
+    score: float  # nats a token
+    l0: float  # on the retain text
+    latents: dict[str, list[int]]  # which were clamped, by what they are called in `added`
+    added: dict[str, dict[str, Number]]  # by setting: to the loss on either text
+
+
+def lacks(place: Place) -> list[Lack]:
+    positions = 2 * (CHOOSING + 2 * SCORED) * models.MAX_CONTEXT
+    return preconditions.language_model(place, 4 * positions * preconditions.width(place.config) / 1e6)
+
+
+@torch.no_grad()
+def score(evaluator: "Evaluator", sae: BenchSAE, out: Path, name: str) -> Scored:
+    """The sweep on one SAE, and on a random one as sparse as it is.
+
+    `details` holds what each setting added to both losses, the file in `out` which latents it clamped, too.
+    """
+    found = sweep(evaluator, sae)
+    if found is None:
+        return Scored(metrics={"forgetting_score": None}, not_applicable={"forgetting_score": "no latent ever fires"})
+    k = max(1, min(round(found.l0), sae.cfg.d_sae))
+    floor = evaluator.stored(f"{MADE_AS}-random-{sae.cfg.d_sae}-{k}", lambda _: untrained(evaluator, sae.cfg.d_sae, k))
+    about = {"latents": found.latents, "added": found.added}
+    results.write_whole(out / f"{name}_forgetting.json", json.dumps(about, indent=2))
+    return Scored(
+        metrics={"forgetting_score": found.score, "random_forgetting_score": floor["score"]},
+        details=found.added,
+        remark=REMARK,
+    )
+
+
+def untrained(evaluator: "Evaluator", d_sae: int, k: int) -> dict[str, float]:
+    """What a random untrained SAE scores."""
+    found = sweep(evaluator, evaluator.random(d_sae, k))
+    assert found
+    return {"score": found.score}
+
+
+def sweep(evaluator: "Evaluator", sae: BenchSAE) -> Sweep | None:
+    """Every setting on one SAE; None where no latent ever fires."""
+    from sae_bench.evals.unlearning.utils.feature_activation import get_top_features
+
+    texts = prepared(evaluator)
+    on_forget, mean = usage(sae, texts["forget"].choosing)
+    on_retain, _ = usage(sae, texts["retain"].choosing)
+    if not on_forget.any() and not on_retain.any():
+        return None
+    clamped: dict[tuple[int, ...], str] = {}  # two thresholds may choose the same latents
+    for threshold in RETAIN_THRESHOLDS:
+        top = get_top_features(on_forget.cpu().numpy(), on_retain.cpu().numpy(), retain_threshold=threshold).tolist()
+        for number in LATENTS:
+            clamped.setdefault(tuple(top[:number]), f"{min(number, len(top))} latents on under {threshold:.1%}")
+    clamped.pop((), None)
+    used = sorted({latent for latents in clamped for latent in latents})
+    acts = {on: encoded(evaluator, sae, read, used) for on, read in texts.items()}
+    most, best = TOLERANCE * texts["retain"].loss, 0.0
+    added: dict[str, dict[str, Number]] = {}
+    for latents, called in clamped.items():
+        which, chosen = [used.index(latent) for latent in latents], list(latents)
+        curve = [(0.0, 0.0)]
+        for multiple in MULTIPLES:
+            forgot, lost = (
+                change(evaluator, read, acts[on][..., which], -multiple * mean[chosen], sae.W_dec[chosen])
+                for on, read in texts.items()
+            )
+            added[f"{called}, x{multiple}"] = {"forget_loss_added": forgot, "retain_loss_added": lost}
+            curve.append((lost, forgot))
+            if lost > most:
+                break
+        best = max(best, forgotten(curve, most))
+    return Sweep(best, on_retain.sum().item(), {called: list(latents) for latents, called in clamped.items()}, added)
+
+
+def forgotten(curve: list[tuple[float, float]], most: float) -> float:
+    """The most that is added to the forget loss while the retain loss gains at most `most`, by strengths in growing
+    order `[(added to retain, added to forget), ...]`, read linearly up to the one that adds more."""
+    *allowed, (lost, forgot) = curve
+    best = max(added for _, added in allowed)
+    if lost <= most:
+        return max(best, forgot)
+    lost_before, forgot_before = allowed[-1]
+    return max(best, forgot_before + (forgot - forgot_before) * (most - lost_before) / (lost - lost_before))
+
+
+def usage(sae: BenchSAE, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The share of the activations `[tokens, d_in]` on which each latent fires `[d_sae]`, and its mean there."""
+    fired, total = (torch.zeros(sae.cfg.d_sae, device=rows.device) for _ in range(2))
+    for batch in rows.split(4096):
+        latents = sae.encode(batch)
+        fired += (latents > 0).sum(0)
+        total += latents.clamp(min=0).sum(0)
+    return fired / len(rows), total / fired.clamp(min=1)
+
+
+def encoded(evaluator: "Evaluator", sae: BenchSAE, read: Text, latents: list[int]) -> Tensor:
+    """Some latents `[windows, context, n]` on the ordinary tokens of a text's windows."""
+    return torch.cat(
+        [
+            sae.encode(hooked)[..., latents] * activations.ordinary(evaluator.model, ids)[..., None]
+            for ids, hooked in zip(read.ids.split(BATCH_WINDOWS), read.hooked.split(BATCH_WINDOWS), strict=True)
+        ]
+    )
+
+
+def change(evaluator: "Evaluator", read: Text, acts: Tensor, clamp: Tensor, W_dec: Tensor) -> float:
+    """Nats a token that a text's loss gains where latents `[windows, context, n]`, wherever they fire, are set to
+    `clamp [n]`; `W_dec [n, d_in]` are their directions.
+
+    Only the layers above the hook are run, and only on windows in which one of the latents fires.
+    """
+    moved = torch.where(acts > 0, clamp - acts, 0.0)
+    (here,) = torch.nonzero((acts > 0).any(2).any(1), as_tuple=True)
+    total = 0.0
+    for rows in here.split(BATCH_WINDOWS):
+        hooked = (read.hooked[rows].float() + moved[rows] @ W_dec).to(read.hooked.dtype)
+        ids, entering = read.ids[rows.cpu()], read.entering[rows]
+        total += (losses(evaluator.model, evaluator.hook_name, ids, entering, hooked) - read.losses[rows]).sum().item()
+    return total / read.count.item()
+
+
+def losses(model: "HookedTransformer", hook_name: str, ids: Tensor, entering: Tensor, hooked: Tensor) -> Tensor:
+    """The model's loss `[windows]`, summed over what it predicts from ordinary tokens, with the hook's activations
+    `[windows, context, d_in]` as given; `entering [windows, context, d_model]` is what its layer begins with."""
+    _, layer = entrance(hook_name)
+    start = hooked if layer > models.layer_of(hook_name) else entering
+    with model.hooks(fwd_hooks=[(hook_name, lambda _, hook: hooked)]):  # noqa: ARG005
+        logits = model(start, start_at_layer=layer)
+    each = model.loss_fn(logits.float(), ids.to(logits.device), per_token=True)
+    return (each * activations.ordinary(model, ids)[:, :-1]).sum(1)
+
+
+def entrance(hook_name: str) -> tuple[str, int]:
+    """Where the rest of the model begins, and at which layer: right at the end of a layer, else at its start."""
+    layer = models.layer_of(hook_name)
+    return (hook_name, layer + 1) if hook_name.endswith("resid_post") else (f"blocks.{layer}.hook_resid_pre", layer)
+
+
+@functools.lru_cache(maxsize=1)
+def prepared(evaluator: "Evaluator") -> dict[str, Text]:
+    """The two texts as the model reads them; made once for a model and hook, and kept in the cache."""
+    path = evaluator.folder / f"{MADE_AS}.safetensors"
+    with waiting_lock(path.with_suffix(".lock"), "another process reads the same texts"):
+        if not path.exists():
+            made = {"forget": read_text(evaluator, FORGET), "retain": read_text(evaluator, RETAIN)}
+            temporary = path.with_suffix(".tmp")
+            save_file(
+                {f"{on}.{n}": t.contiguous().cpu() for on, parts in made.items() for n, t in parts.items()}, temporary
+            )
+            temporary.replace(path)
+    stored, device = load_file(path), models.compute().device
+    parts = {n: t if n.endswith("ids") else t.to(device) for n, t in stored.items()}
+    return {on: Text(**{n: parts[f"{on}.{n}"] for n in Text.__annotations__}) for on in ("forget", "retain")}
+
+
+@torch.no_grad()
+def read_text(evaluator: "Evaluator", datasets: tuple[str, ...]) -> dict[str, Tensor]:
+    """What a Text holds, of the development prompts of these datasets."""
+    model, hook_name = evaluator.model, evaluator.hook_name
+    folder = text.data_dir()
+    found = dict.fromkeys(p for name in datasets for p in text.read_prompts(folder / f"{name}.csv.zst"))
+    documents = [p for p in found if text.split_of(p) == "dev" and text.normalise(p) not in text.held_out_prompts()]
+    random.Random(SEED).shuffle(documents)
+    context = models.context_size(model)
+    choosing = tokens.pack(model, documents[::2], context, CHOOSING * context)[:CHOOSING]
+    ids = tokens.pack(model, documents[1::2], context, SCORED * context)[:SCORED]
+    rows = [
+        activations.run_to_hook(model, batch, hook_name)[activations.ordinary(model, batch)]
+        for batch in choosing.split(BATCH_WINDOWS)
+    ]
+    before, _ = entrance(hook_name)
+    entering, hooked = (
+        torch.cat([activations.run_to_hook(model, batch, name) for batch in ids.split(BATCH_WINDOWS)])
+        for name in (before, hook_name)
+    )
+    own = torch.cat(
+        [
+            losses(model, hook_name, *each)
+            for each in zip(*(part.split(BATCH_WINDOWS) for part in (ids, entering, hooked)), strict=True)
+        ]
+    )
+    count = activations.ordinary(model, ids)[:, :-1].sum()
+    return {
+        "choosing": torch.cat(rows),
+        "ids": ids,
+        "entering": entering,
+        "hooked": hooked,
+        "losses": own,
+        "count": count,
+    }
