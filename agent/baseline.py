@@ -12,8 +12,10 @@ from agent.comparison import Baseline, figures
 from agent.events import BaselineMeasured, StudyStarted
 from agent.ideas import Fixed, K, render_baseline
 from agent.lab import cache, results
+from agent.lab.evaluation.families import NAMES
 from agent.lab.evaluation.requests import Score
 from agent.lab.results import FinalInfo
+from agent.lab.verdicts import Verdict
 from agent.study import Study
 from agent.workers import Workers
 
@@ -51,15 +53,23 @@ class Baselines:
         folder = self.folder / f"k{k}_seed{seed}"
         return folder if (folder / "final_info.json").exists() else None
 
+    def scored(self, k: int, seed: int) -> FinalInfo | None:
+        """The results of a baseline in the cache, where it has figures of all families that the study asks for."""
+        stored = self.stored(k, seed)
+        info = results.read(stored) if stored else None
+        return info if info and info.families >= set(self.started.evals) else None
+
     def measure(self, k: int, seed: int, training_seconds: float, evaluation_seconds: float) -> BaselineMeasured:
-        """A baseline's figures, from the cache or by training it within the seconds given."""
-        start = time.monotonic()
-        if stored := self.stored(k, seed):
-            info = results.read(stored)
-        else:
+        """A baseline's figures, from the cache or by training or scoring it within the seconds given."""
+        start, label = time.monotonic(), f"baseline with K {k}, seed {seed}"
+        info = self.scored(k, seed)
+        if info is None:
             run_dir = self.study.directory / f"baseline_k{k}_seed{seed}"
-            source, label = render_baseline(self.started.fixed, k), f"baseline with K {k}, seed {seed}"
-            info = self.train(source, seed, run_dir, label, training_seconds, evaluation_seconds)
+            if self.stored(k, seed):
+                info = self.score_again(k, seed, run_dir, label, evaluation_seconds)
+            else:
+                source = render_baseline(self.started.fixed, k)
+                info = self.train(source, seed, run_dir, label, training_seconds, evaluation_seconds)
             if info.verdict.ok:
                 self.store(run_dir, k, seed)
         return BaselineMeasured(
@@ -77,14 +87,35 @@ class Baselines:
         script = self.study.directory / "beside.py"
         script.write_text(source)
         failure = self.workers.train(script, run_dir, seed=seed, label=label, timeout=training_seconds)
-        failure = failure or self.workers.evaluate(Score(run_dir=run_dir), label=label, timeout=evaluation_seconds)
+        failure = failure or self.evaluate(run_dir, self.started.evals, label, evaluation_seconds)
         script.unlink(missing_ok=True)
         if failure:
             results.write(run_dir, FinalInfo(verdict=failure))
         return results.read(run_dir)
 
+    def score_again(self, k: int, seed: int, run_dir: Path, label: str, seconds: float) -> FinalInfo:
+        """Score a baseline of the cache by the families that it has no figures of, too, without training it again."""
+        stored = self.stored(k, seed)
+        assert stored
+        if run_dir.exists():  # of a driver that was killed
+            shutil.rmtree(run_dir)
+        self.take(k, seed, run_dir)
+        known = results.read(stored).families
+        evals = tuple(name for name in NAMES if name in known | set(self.started.evals))
+        if failure := self.evaluate(run_dir, evals, f"{label}, scored again", seconds):
+            results.write(run_dir, FinalInfo(verdict=failure))
+        return results.read(run_dir)
+
+    def evaluate(self, run_dir: Path, evals: tuple[str, ...], label: str, seconds: float) -> Verdict | None:
+        return self.workers.evaluate(Score(run_dir=run_dir, evals=evals), label=label, timeout=seconds)
+
     def store(self, run_dir: Path, k: int, seed: int) -> None:
-        """Keep a copy in the cache, whole or not at all."""
+        """Keep a copy in the cache, whole or not at all; of one that is there, figures of more families."""
+        if stored := self.stored(k, seed):
+            if results.read(run_dir).families > results.read(stored).families:
+                shutil.copytree(run_dir / "eval", stored / "eval", dirs_exist_ok=True)
+                results.write(stored, results.read(run_dir))
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         fixed = self.started.fixed
         about = fixed.model_dump(include={"model", "hook_name", "tokens", "d_sae"})

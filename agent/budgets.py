@@ -6,7 +6,7 @@ far as they were recorded: what a killed driver spent after its last event is no
 
 from agent.state import RunState, State
 
-SECONDS_UNKNOWN = 3600.0  # for a training or an evaluation before the baseline has shown how long one takes
+SECONDS_UNKNOWN = 3600.0  # for a training, or for one family of an evaluation, before the baseline has shown it
 SECONDS_LEAST = 300.0
 TIMES_BASELINE = 5.0  # an edit may make training slower, but not by any factor
 
@@ -35,15 +35,16 @@ def hours_spent(state: State, seconds: float) -> str | None:
 def timeout(state: State, seconds: float, evaluating: bool) -> float:
     """Seconds the next process may take, a training or an evaluation, after `seconds` of work on the study."""
     assert state.started
-    limit = state.started.run_timeout or _fitted(state.runs[0], evaluating)
+    limit = state.started.run_timeout or _fitted(state.runs[0], evaluating, len(state.started.evals))
     if state.started.max_hours is None:
         return limit
     return min(limit, max(1.0, state.started.max_hours * 3600 - seconds))
 
 
-def _fitted(baseline: RunState, evaluating: bool) -> float:
+def _fitted(baseline: RunState, evaluating: bool, families: int) -> float:
     took = baseline.evaluation_seconds if evaluating else baseline.training_seconds
-    return max(SECONDS_LEAST, TIMES_BASELINE * took) if took else SECONDS_UNKNOWN
+    unknown = SECONDS_UNKNOWN * (families if evaluating else 1)
+    return max(SECONDS_LEAST, TIMES_BASELINE * took) if took else unknown
 
 
 def _longest(runs: list[RunState]) -> float:

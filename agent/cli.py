@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -45,6 +45,9 @@ def run(
     max_runs: Annotated[int, typer.Option(min=1, help="How many runs to try; the baseline is not counted.")],
     model: Annotated[str | None, typer.Option(help="tiny-lm, a directory (./...), or a model of the hub.")] = None,
     hook: Annotated[str | None, typer.Option(help="Where the SAE sits, as blocks.1.hook_resid_post.")] = None,
+    evals: Annotated[
+        str | None, typer.Option(help="What scores a run: quick, standard, full, or evaluations with commas between.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; the GPU when there is one.")] = None,
     max_hours: Annotated[
         float | None, typer.Option(help="Hours of work; no run starts that would exceed them.")
@@ -60,19 +63,22 @@ def run(
     """
     from agent import analysis, ideas, loop, study
     from agent.lab import cache
+    from agent.lab.evaluation import families
     from agent.proposers.template import TemplateProposer
 
     if max_hours is not None and not 0 < max_hours < math.inf:
         raise UserError(f"--max-hours {max_hours:g}: give a number of hours above 0")
     plan = ideas.load(idea)
-    given = {"model": _absolute(model), "hook_name": hook}
+    if evals:
+        families.chosen(evals)  # refused at once where it names none
+    given = {"model": _absolute(model), "hook_name": hook, "evals": evals}
     fixed = plan.fixed.model_copy(update={name: value for name, value in given.items() if value})
     limits = {"max_runs": max_runs, "max_hours": max_hours, "run_timeout": run_timeout}
     # What is broken in an idea is known before any time is spent: rendering its plan, importing its analysis.
     proposer, own = TemplateProposer(plan, fixed), analysis.load(plan)
     print(f"{plan.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
     with cache.in_use():
-        started = loop.started(plan, fixed, _prepare(fixed, device), device, limits)
+        started = loop.started(plan, fixed, _prepare(fixed, plan.primary_metric, device), device, limits)
         new = study.create(ideas.ROOT, plan.name)
         with new.lock(), _loop(new, started, own, proposer) as work:
             _end(new, work.run())
@@ -151,6 +157,24 @@ def show_idea(name: Annotated[str, typer.Argument(help="An idea: a directory of 
 
 
 @app.command()
+def doctor(
+    model: Annotated[str, typer.Option(help="tiny-lm, a directory (./...), or a model of the hub.")] = "tiny-lm",
+    hook: Annotated[
+        str, typer.Option(help="Where the SAE sits, as blocks.1.hook_resid_post.")
+    ] = "blocks.1.hook_resid_post",
+    evals: Annotated[
+        str, typer.Option(help="quick, standard, full, or evaluations with commas between them.")
+    ] = "full",
+) -> None:
+    """Show which evaluations can run here, and what is missing for the others. Exit code 1 where one cannot."""
+    from agent import doctor
+    from agent.lab.evaluation import families
+
+    families.chosen(evals)  # refused at once where it names none
+    raise typer.Exit(doctor.show(_absolute(model) or model, hook, evals))
+
+
+@app.command()
 def cache(
     clear: Annotated[
         list[str] | None,
@@ -191,15 +215,16 @@ def main() -> None:
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _prepare(fixed: "Fixed", device: str | None) -> str:
-    """Have the activations ready; what figures depend on beside the experiment."""
+def _prepare(fixed: "Fixed", primary_metric: str, device: str | None) -> dict[str, Any]:
+    """Have the activations ready; what figures depend on beside the experiment, and what can be evaluated."""
     from agent import ideas, workers
+    from agent.lab.results import family_of
 
     with tempfile.TemporaryDirectory() as folder:
         ground = Path(folder) / "ground.json"
-        if code := workers.prepare(ideas.ROOT, fixed, device, ground):
+        if code := workers.prepare(ideas.ROOT, fixed, family_of(primary_metric), device, ground):
             raise typer.Exit(2 if code == 2 else 1)
-        return json.loads(ground.read_text())["ground"]
+        return json.loads(ground.read_text())
 
 
 def _pick_up(study: "Study", state: "State") -> "tuple[Idea, Fixed]":
@@ -212,7 +237,8 @@ def _pick_up(study: "Study", state: "State") -> "tuple[Idea, Fixed]":
     study.unlock_git()
     fixed = state.started.fixed
     print(f"{state.started.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
-    if _prepare(fixed, state.started.device) != state.started.ground:
+    as_it_began = fixed.model_copy(update={"evals": ",".join(state.started.evals)})
+    if _prepare(as_it_began, state.started.primary_metric, state.started.device)["ground"] != state.started.ground:
         raise UserError(
             f"{study.name} began with another agent/lab, package, model or device, so further runs would not compare "
             "with those it has: go back to what it began with, or start a new study"

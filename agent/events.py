@@ -31,6 +31,8 @@ class StudyStarted(_Event):
     primary_metric: str
     smallest_effect: float
     fixed: Fixed
+    evals: tuple[str, ...]  # the families that every run is evaluated by
+    left_out: dict[str, str] = {}  # families of the tier asked for that cannot run here -> why
     ground: str  # what figures depend on beside the experiment: the lab, the model, versions, the device
     device: str | None = None  # None: the GPU when there is one
     max_runs: int

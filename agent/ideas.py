@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from agent.lab.errors import UserError, nearest
+from agent.lab.evaluation import families
 from agent.lab.results import HEADLINE, METRICS
 
 if TYPE_CHECKING:
@@ -41,6 +42,16 @@ class Fixed(Strict):
     tokens: PositiveInt = 1_500_000
     d_sae: PositiveInt = 1024
     seed: int = 0
+    evals: Text = "quick"  # the evaluation families asked for: a tier, or names with commas between them
+
+    @field_validator("evals")
+    @classmethod
+    def _known(cls, evals: str) -> str:
+        try:
+            families.chosen(evals)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return evals
 
 
 class When(Strict):

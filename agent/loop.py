@@ -38,8 +38,10 @@ class Ending:
     code: int
 
 
-def started(idea: Idea, fixed: Fixed, ground: str, device: str | None, limits: dict[str, Any]) -> events.StudyStarted:
-    """A study's first event: everything about it that will not change."""
+def started(
+    idea: Idea, fixed: Fixed, found: dict[str, Any], device: str | None, limits: dict[str, Any]
+) -> events.StudyStarted:
+    """A study's first event: everything about it that will not change; `found` is what the lab found of the machine."""
     return events.StudyStarted(
         idea=idea.name,
         title=idea.title,
@@ -48,7 +50,9 @@ def started(idea: Idea, fixed: Fixed, ground: str, device: str | None, limits: d
         primary_metric=idea.primary_metric,
         smallest_effect=idea.smallest_effect,
         fixed=fixed,
-        ground=ground,
+        evals=found["evals"],
+        left_out=found["left_out"],
+        ground=found["ground"],
         device=device,
         **limits,
     )
@@ -268,7 +272,7 @@ class Loop:
         """Have what training left scored."""
         start, directory = time.monotonic(), self.study.run_dir(run)
         timeout = budgets.timeout(self.ledger.state, self.ledger.seconds, evaluating=True)
-        request = Score(run_dir=directory, analysis=self.analysis.path)
+        request = Score(run_dir=directory, evals=self.started.evals, analysis=self.analysis.path)
         failure = self.workers.evaluate(request, label=f"run {run}", timeout=timeout)
         info = FinalInfo(verdict=failure) if failure else results.read(directory)
         different = different_settings(self.started.fixed, info.training)
@@ -302,7 +306,7 @@ class Loop:
         if again:
             self.ledger.append(events.ProposalMade(run=run, proposal=again))
             return
-        if run == 0 and info.verdict.ok and not self.baselines.stored(K, self.started.fixed.seed):
+        if run == 0 and info.verdict.ok:
             self.baselines.store(self.study.run_dir(0), K, self.started.fixed.seed)
         self.ledger.append(events.RunCommitted(run=run, verdict=info.verdict))
 

@@ -29,8 +29,10 @@ ALLOWED = re.compile(
     r"(LC|XDG|CUDA|NVIDIA|HIP|OMP|MKL|OPENBLAS|TORCH|PYTORCH|TRANSFORMERS|HF|SAE_AGENT)_\w+"
 )
 SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD")
-# Needed to reach the hub; only for processes whose code is ours.
-TRUSTED = re.compile("HF_TOKEN|(HTTPS?|NO)_PROXY|(https?|no)_proxy|SSL_CERT_FILE|(REQUESTS_CA|CURL_CA)_BUNDLE")
+# Needed to reach the hub, and a judge of explanations; only for processes whose code is ours.
+TRUSTED = re.compile(
+    r"HF_TOKEN|OPENAI_\w+|(HTTPS?|NO)_PROXY|(https?|no)_proxy|SSL_CERT_FILE|(REQUESTS_CA|CURL_CA)_BUNDLE"
+)
 DIAGNOSIS = re.compile(r"stopped: (?!ok\b)(\w+): (.+)$")  # what the guard inside a training says last
 OUT_OF_MEMORY = ("out of memory", "outofmemoryerror", "memoryerror", "cannot allocate memory", "can't allocate memory")
 

@@ -17,6 +17,7 @@ from agent.study import Run, Study
 from agent.workers import Workers
 
 NOT_THE_RUNS = {"killed", "disk_full"}  # what happened to a training says nothing of the run
+ON_TEST = {"core", "synthetic"}  # the families that have text, or samples, of their own for it
 FRESH = 1000  # from a study's seed to the first of those that confirm a winner
 
 
@@ -68,7 +69,7 @@ class Referee:
 
     def measure(self, k: int, seed: int) -> str | None:
         """Train and score a baseline, or find it in the cache; why not, where the hours do not allow it."""
-        if not self.baselines.stored(k, seed) and (why := budgets.hours_spent(self.ledger.state, self.ledger.seconds)):
+        if not self.baselines.scored(k, seed) and (why := budgets.hours_spent(self.ledger.state, self.ledger.seconds)):
             return why
         event = self.baselines.measure(k, seed, self.seconds(evaluating=False), self.seconds(evaluating=True))
         self.ledger.append(event)
@@ -157,7 +158,8 @@ class Referee:
 
     def score_test(self, run: Run) -> None:
         """Core's figures of a run on the text that no choice was made on."""
-        request = Score(run_dir=run.directory, out="test_info.json", split="test", evals=("core",))
+        evals = tuple(family for family in self.started.evals if family in ON_TEST)
+        request = Score(run_dir=run.directory, out="test_info.json", split="test", evals=evals)
         label = f"run {run.number} on the test text"
         failure = self.workers.evaluate(request, label=label, timeout=self.seconds(evaluating=True))
         info = FinalInfo(verdict=failure) if failure else results.read(run.directory, request.out)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,17 +19,30 @@ from agent.study import Study, keep, log
 from agent.watchdogs import Disk, LogCap, Memory, Stall, Watchdog, memory_limit
 
 PREPARE = (sys.executable, "-P", "-m", "agent.lab.prepare")
+EXAMINE = (sys.executable, "-P", "-m", "agent.lab.evaluation.doctor")
 EVALUATE = (sys.executable, "-P", "-m", "agent.lab.evaluation", "--serve")
 
 
-def prepare(root: Path, fixed: Fixed, device: str | None, ground: Path) -> int:
-    """Check the model and the hook, harvest the activations, and write what figures depend on to `ground`; the exit
-    code of the process that did it."""
-    options = ["--model", fixed.model, "--hook_name", fixed.hook_name, "--tokens", str(fixed.tokens)]
+def prepare(root: Path, fixed: Fixed, needed: str, device: str | None, ground: Path) -> int:
+    """Check the model, the hook and the evaluations, of which `needed` must run, harvest the activations, and write
+    what was found to `ground`; the exit code of the process that did it."""
+    options = {"--tokens": str(fixed.tokens), "--evals": fixed.evals, "--needed": needed, "--ground": str(ground)}
+    return _in_lab(PREPARE, root, fixed.model, fixed.hook_name, device, options)
+
+
+def examine(root: Path, model: str, hook_name: str, evals: str, out: Path) -> int:
+    """Write what can be evaluated, a Report of the evaluation families, to `out`; the exit code of the process."""
+    return _in_lab(EXAMINE, root, model, hook_name, None, {"--evals": evals, "--out": str(out)})
+
+
+def _in_lab(
+    command: Sequence[str], root: Path, model: str, hook_name: str, device: str | None, options: dict[str, str]
+) -> int:
     runs = root / "runs"  # not where the user stands: a directory there must not pass for a model of the same name
     runs.mkdir(exist_ok=True)
+    given = {"--model": model, "--hook_name": hook_name} | options
     env = process.environment(device_setting(device), trusted=True)
-    return process.run([*PREPARE, *options, "--ground", str(ground)], cwd=runs, env=env).code
+    return process.run([*command, *(part for pair in given.items() for part in pair)], cwd=runs, env=env).code
 
 
 def device_setting(device: str | None) -> dict[str, str]:

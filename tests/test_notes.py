@@ -24,6 +24,7 @@ from agent.events import (
     StudyStarted,
 )
 from agent.ideas import Fixed
+from agent.lab.evaluation.requests import QUICK
 from agent.lab.results import Core, Expectation, FinalInfo
 from agent.lab.verdicts import Verdict
 from agent.proposers import Proposal
@@ -43,6 +44,7 @@ STARTED = StudyStarted(
     primary_metric="ce_loss_score",
     smallest_effect=0.005,
     fixed=Fixed(),
+    evals=QUICK,
     ground="0123",
     max_runs=1,
     run_timeout=60,

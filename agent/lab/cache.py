@@ -42,11 +42,14 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
 
 
+def free_space(folder: Path) -> int:
+    """Bytes free on the disk of a folder that need not exist yet."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+
+
 def require_space(folder: Path, needed: int, purpose: str) -> None:
     """Raise UserError unless the disk of `folder` has `needed` bytes free and a tenth more."""
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < 1.1 * needed:
+    if (free := free_space(folder)) < 1.1 * needed:
         raise UserError(
             f"{purpose} need {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free: "
             "free some space or point SAE_AGENT_CACHE at another disk"

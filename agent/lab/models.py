@@ -1,6 +1,7 @@
 """A model's name -> a HookedTransformer: the embedded tiny-lm, a local directory, or any hub model."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
 EMBEDDED = {"tiny-lm": Path(__file__).parent / "tiny_lm"}
+HOOK = re.compile(r"blocks\.\d+\.(hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)|mlp\.hook_post)")
 MAX_CONTEXT = 128  # tokens in a window: SAE-Bench core's own default; longer ones cost attention time
 
 
@@ -60,6 +62,17 @@ def local_directory(name: str) -> Path | None:
     if not (path / "config.json").is_file():
         raise UserError(f"{path} holds no config.json: a local model is a directory written by save_pretrained")
     return path.absolute()
+
+
+def stored(name: str) -> Path | None:
+    """The directory of a model's files; None for a hub model that is not on this machine. Raises UserError for an
+    unknown one."""
+    if directory := local_directory(name):
+        return directory
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(_hub_repository(name), "config.json")
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def canonical(name: str) -> str:
@@ -103,9 +116,7 @@ def check_hook(model: "HookedTransformer", hook_name: str) -> None:
     """Raise UserError unless the model has this hook and its activations are vectors a layer number can be read of."""
     if hook_name not in model.hook_dict:
         raise UserError(f"the model has no hook {hook_name!r}: {nearest(hook_name, model.hook_dict)}")
-    if not re.match(
-        r"blocks\.\d+\.(hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)|mlp\.hook_post)$", hook_name
-    ):
+    if not HOOK.fullmatch(hook_name):
         raise UserError(f"hook {hook_name!r} gives no vector a token: use one like blocks.1.hook_resid_post")
 
 
@@ -178,8 +189,9 @@ def _hub_commit(repository: str) -> str:
     return Path(config).parent.name
 
 
-def _fetch(repository: str) -> None:
-    """Store a hub model locally; everything after this works without a network."""
+@functools.cache
+def hub_refusal() -> OSError | None:
+    """Why the hub cannot be reached from here; None where it can."""
     from huggingface_hub.constants import ENDPOINT
 
     hub = urlparse(ENDPOINT)
@@ -188,10 +200,17 @@ def _fetch(repository: str) -> None:
         if hub.scheme not in getproxies():  # behind a proxy only the proxy knows
             socket.create_connection(address, timeout=5).close()
     except OSError as error:
+        return error
+    return None
+
+
+def _fetch(repository: str) -> None:
+    """Store a hub model locally; everything after this works without a network."""
+    if refusal := hub_refusal():
         raise UserError(
-            f"model {repository} is not stored on this machine and the hub cannot be reached ({error}): "
+            f"model {repository} is not stored on this machine and the hub cannot be reached ({refusal}): "
             "use the embedded tiny-lm, a local directory, or fetch it where there is a network"
-        ) from None
+        )
     script = "import sys; from huggingface_hub import snapshot_download as get; get(sys.argv[1])"
     done = subprocess.run(
         [sys.executable, "-c", script, repository],

@@ -1,11 +1,15 @@
-"""python -P -m agent.lab.prepare --model M --hook_name H --tokens N: have the activations ready before a study runs."""
+"""python -P -m agent.lab.prepare --model M --hook_name H --tokens N: have the activations ready before a study runs.
+
+With --evals, what the study is to be evaluated by is checked first; nothing is harvested where it cannot be.
+"""
 
 import argparse
 import json
 from pathlib import Path
 
-from agent.lab import activations, ground, results
+from agent.lab import activations, ground, models, results
 from agent.lab.ending import one_line
+from agent.lab.evaluation import doctor
 
 
 def main() -> None:
@@ -13,13 +17,20 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--hook_name", required=True)
     parser.add_argument("--tokens", type=int, required=True)
-    parser.add_argument("--ground", type=Path, metavar="FILE", help="write here, as JSON, what figures depend on")
+    parser.add_argument("--evals", default="quick", help="families, or quick, standard, full")
+    parser.add_argument("--needed", default="core", metavar="FAMILY", help="what measures the primary metric")
+    parser.add_argument("--ground", type=Path, metavar="FILE", help="write here, as JSON, what was found")
     args = parser.parse_args()
     with one_line("nothing half-harvested is kept"):
+        models.identity(args.model)  # fetches a hub model, so that it can be looked at
+        evals, left_out = doctor.settle(doctor.place(args.model, args.hook_name), args.evals, args.needed)
+        for name, why in left_out.items():
+            print(f"left out of {args.evals}: {name}: {why}", flush=True)
         folder, manifest = activations.ensure(args.model, args.hook_name, args.tokens)
         print(f"activations: {manifest.rows:,} of {manifest.hook_name} in {folder}")
         if args.ground:
-            results.write_whole(args.ground, json.dumps(ground.ground(args.model), indent=2) + "\n")
+            found = ground.ground(args.model) | {"evals": evals, "left_out": left_out}
+            results.write_whole(args.ground, json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -178,6 +178,12 @@ class FinalInfo(BaseModel):
     errors: dict[str, str] = {}  # evaluation family -> why it gave no result
     non_finite: list[str] = []
 
+    @property
+    def families(self) -> set[str]:
+        """The evaluation families that it holds figures of."""
+        own = {"core": self.core, "sparse_probing_sae_probes": self.probing}
+        return {name for name, record in own.items() if record} | set(self.evaluations)
+
     def metric(self, name: str) -> float | None:
         """A metric of METRICS by name; None where it was not measured or not finite."""
         value: Any = self
@@ -383,6 +389,12 @@ def headline(infos: Iterable[FinalInfo]) -> list[str]:
     """The headline metrics that any of these results measured, in the order in which they are shown."""
     known = list(infos)
     return [name for name in HEADLINE if name == "l0" or any(info.metric(name) is not None for info in known)]
+
+
+def family_of(name: str) -> str:
+    """The evaluation family that measures a metric."""
+    first, second, *_ = METRICS[name].path.split(".")
+    return {"evaluations": second, "probing": "sparse_probing_sae_probes"}.get(first, "core")
 
 
 class BadResults(UserError):

@@ -6,7 +6,9 @@ HELD_OUT (candidates for the default probing evaluation) are left out whole, wit
 in any other dataset, so that a probed prompt was never trained on.
 """
 
+import base64
 import hashlib
+import importlib.metadata
 import importlib.util
 from collections.abc import Iterator
 from functools import cache
@@ -16,6 +18,8 @@ from typing import Literal
 Split = Literal["lm", "sae", "dev", "test"]
 
 VERSION = "sae-probes-0.4.2/1"  # data and the rules below; stored activations are keyed by it
+
+DATASETS = 155  # files in the package, of which sae-probes probes 113
 
 # Share of the prompts in each split, in thousandths.
 SHARES: dict[Split, int] = {"lm": 800, "sae": 160, "dev": 20, "test": 20}
@@ -72,6 +76,20 @@ def data_dir() -> Path:
     if not folder.is_dir():
         raise TextMissing(f"{folder} is missing: pip install --force-reinstall sae-probes")
     return folder
+
+
+def check() -> int:
+    """Compare each dataset with the checksum it was packaged with; their number. Raises TextMissing."""
+    folder = data_dir()
+    packaged = [file for file in importlib.metadata.files("sae-probes") or [] if file.parent.name == folder.name]
+    for file in packaged:
+        path = Path(str(file.locate()))
+        digest = hashlib.sha256(path.read_bytes()).digest() if path.exists() else b""
+        if file.hash and base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != file.hash.value:
+            raise TextMissing(f"{path} is not as it was packaged: pip install --force-reinstall sae-probes")
+    if len(packaged) < DATASETS:
+        raise TextMissing(f"sae-probes lists {len(packaged)} of {DATASETS} datasets: pip install --force-reinstall it")
+    return len(packaged)
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -104,8 +104,10 @@ def make_checkout(directory: Path) -> Checkout:
     root = directory / "a checkout"
     ignored = shutil.ignore_patterns("lab", "__pycache__")
     shutil.copytree(REPOSITORY / "agent", root / "agent", ignore=ignored)
-    (root / "agent/lab/evaluation").mkdir(parents=True)
-    for name in ("__init__", "cache", "errors", "results", "verdicts", "evaluation/__init__", "evaluation/requests"):
+    (root / "agent/lab/evaluation/families").mkdir(parents=True)
+    plain = ("__init__", "cache", "errors", "results", "verdicts")
+    evaluation = ("evaluation/__init__", "evaluation/requests", "evaluation/families/__init__")
+    for name in (*plain, *evaluation):
         shutil.copy(REPOSITORY / f"agent/lab/{name}.py", root / f"agent/lab/{name}.py")
     for name in ("activations", "prepare", "run", "training"):
         shutil.copy(HERE / f"lab/{name}.py", root / "agent/lab")

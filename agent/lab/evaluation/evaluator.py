@@ -55,8 +55,7 @@ class Evaluator:
         self.model = models.load(model_name)
         models.check_hook(self.model, hook_name)
         self.identity = models.identity(model_name)
-        key = f"{self.identity}-{cache.slug(hook_name)}-{models.compute().device[:4]}-v{FORMAT}"
-        self.folder = cache.root() / "evaluation" / f"{cache.slug(Path(model_name).name)}-{key}"
+        self.folder = artefacts(model_name, self.identity, hook_name)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._held_out: dict[tuple[Split, int | None], HeldOut] = {}
         self._core_texts: dict[int, CoreText] = {}
@@ -238,6 +237,12 @@ class Evaluator:
             for ids in batches
         ]
         return HeldOut(ids, torch.cat(rows), torch.cat(rows).mean(0))
+
+
+def artefacts(model_name: str, identity: str, hook_name: str) -> Path:
+    """The folder in the cache of what an evaluation makes of a model and hook."""
+    key = f"{identity}-{cache.slug(hook_name)}-{models.compute().device[:4]}-v{FORMAT}"
+    return cache.root() / "evaluation" / f"{cache.slug(Path(model_name).name)}-{key}"
 
 
 def bad_checkpoint(error: checkpoint.CheckpointError, split: Split) -> FinalInfo:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from agent.lab import results
 from agent.lab.evaluation import requests
-from agent.lab.results import Core, Expectation, FinalInfo, Floor, Latents, Probe, Probing, Sentinels, Training
+from agent.lab.results import Core, Expectation, FinalInfo, Floor, Latents, Probe, Probing, Scored, Sentinels, Training
 from agent.lab.verdicts import Verdict
+
+TPP = Scored(metrics={"tpp_threshold_20_total_metric": 0.031}, remark="TPP is unreliable at its canonical settings.")
 
 
 def main() -> None:
@@ -33,13 +35,13 @@ def main() -> None:
             )
             answer = Sentinels(expectations=[permuted]).model_dump_json()
         else:
-            answer = score(header).model_dump_json()
+            answer = score(header, request.evals).model_dump_json()
         partial = run_dir / "answer.partial"
         partial.write_text(answer)
         partial.replace(run_dir / request.out)
 
 
-def score(header: dict) -> FinalInfo:  # type: ignore[type-arg]
+def score(header: dict, evals: tuple[str, ...]) -> FinalInfo:  # type: ignore[type-arg]
     if header["deadly"]:
         sys.exit("error: the evaluator died of it")
     if header["slow"]:
@@ -76,7 +78,10 @@ def score(header: dict) -> FinalInfo:  # type: ignore[type-arg]
         ),
         core=Core.model_validate(core),
         latents=Latents.model_validate(dict.fromkeys(Latents.model_fields, 0.4)),
-        probing=Probing.model_validate(probe | {"datasets": [Probe.model_validate(probe | {"dataset": "news"})]}),
+        probing=None
+        if "sparse_probing_sae_probes" not in evals
+        else Probing.model_validate(probe | {"datasets": [Probe.model_validate(probe | {"dataset": "news"})]}),
+        evaluations={"tpp": TPP} if "tpp" in evals else {},
         floor=Floor(k=16, explained_variance_centered=0.1, ce_loss_score=0.2),
         environment={"checkpoint": hashlib.sha256(json.dumps(header).encode()).hexdigest()[:16]},
     )

@@ -1,4 +1,4 @@
-"""In the place of the harvest: knows one model, and can be slow."""
+"""In the place of the harvest: knows one model and three evaluations, and can be slow."""
 
 import argparse
 import json
@@ -7,17 +7,34 @@ import sys
 import time
 from pathlib import Path
 
+from agent.lab.evaluation import families
+
 parser = argparse.ArgumentParser()
 parser.add_argument("--model")
 parser.add_argument("--hook_name")
 parser.add_argument("--tokens", type=int)
+parser.add_argument("--evals")
+parser.add_argument("--needed")
 parser.add_argument("--ground", type=Path)
 args = parser.parse_args()
 if args.model != "tiny-lm":
     print(f"error: unknown model {args.model!r}: did you mean tiny-lm?", file=sys.stderr)
     sys.exit(2)
+evals, left_out = families.chosen(args.evals, args.needed), {}
+for name in set(evals) - {"core", "sparse_probing_sae_probes", "tpp"}:
+    left_out[name] = "it has no stand-in: write one"
+if refused := left_out.keys() & (families.named(args.evals) | {args.needed}):
+    print(f"error: {', '.join(refused)} cannot run: it has no stand-in: write one", file=sys.stderr)
+    sys.exit(2)
 print("harvesting", flush=True)
 time.sleep(float(os.environ.get("SAE_AGENT_STANDIN_HARVEST", "0")))
 args.ground.write_text(
-    json.dumps({"ground": os.environ.get("SAE_AGENT_STANDIN_GROUND", "0123456789abcdef"), "parts": {}})
+    json.dumps(
+        {
+            "ground": os.environ.get("SAE_AGENT_STANDIN_GROUND", "0123456789abcdef"),
+            "parts": {},
+            "evals": [name for name in evals if name not in left_out],
+            "left_out": left_out,
+        }
+    )
 )

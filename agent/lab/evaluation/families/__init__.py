@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pydantic import BaseModel
+
 from agent.lab.errors import UserError, nearest
 from agent.lab.evaluation.requests import QUICK
 
@@ -62,8 +64,26 @@ class Place:
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
 
+class Checked(BaseModel):
+    """A family, and what it lacks somewhere."""
+
+    name: str
+    says: str
+    lacks: list[Lack]
+
+
+class Report(BaseModel):
+    """What can be evaluated at a place. Written by agent.lab.evaluation.doctor."""
+
+    model: str
+    hook_name: str
+    machine: dict[str, str]  # what there is of it -> how it stands
+    families: list[Checked]
+
+
 class Family(Protocol):
-    """A module of this package."""
+    """A module of this package. `core` and `sparse_probing_sae_probes`, whose figures have records of their own, are
+    scored by the evaluator itself and have no `score`."""
 
     SAYS: str  # what it measures, in one line
 
@@ -84,12 +104,19 @@ def load(name: str) -> Family:
     return importlib.import_module(f"{__name__}.{name}")  # type: ignore[return-value]
 
 
-def chosen(text: str) -> tuple[str, ...]:
-    """The families that `--evals` names: a tier, or names with commas between them. Raises UserError."""
-    if text in TIERS:
-        return TIERS[text]
-    asked = [name.strip() for name in text.split(",") if name.strip()]
+def chosen(text: str, *more: str) -> tuple[str, ...]:
+    """The families that `--evals` names: a tier, or names with commas between them; core always, and `more`.
+
+    Raises UserError.
+    """
+    asked = set(TIERS[text]) if text in TIERS else named(text)
+    return tuple(name for name in NAMES if name in {"core", *asked, *more})
+
+
+def named(text: str) -> set[str]:
+    """The families that `--evals` names one by one: none where it names a tier. Raises UserError."""
+    asked = set() if text in TIERS else {name.strip() for name in text.split(",")}
     for name in asked:
         if name not in NAMES:
-            raise UserError(f"--evals {text}: {nearest(name, [*TIERS, *NAMES])}")
-    return tuple(name for name in NAMES if name in {"core", *asked})
+            raise UserError(f"unknown evaluation {name!r}: {nearest(name, [*TIERS, *NAMES])}")
+    return asked
