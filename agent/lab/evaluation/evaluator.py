@@ -59,6 +59,7 @@ class Evaluator:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._held_out: dict[tuple[Split, int | None], HeldOut] = {}
         self._core_texts: dict[int, CoreText] = {}
+        self.memory: dict[str, Any] = {}  # what families make of the model and keep on the disk, by its file's name
 
     def held_out(self, split: Split, windows: int | None = None) -> HeldOut:
         """The text of a split, or its first windows, and the model's activations on it."""
