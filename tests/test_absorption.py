@@ -99,7 +99,7 @@ def test_planted_absorption_is_found_and_where_it_is(speller: Evaluator, asked: 
     assert (sound.metrics[FULL], sound.metrics[MEAN], sound.remark) == (0, 0, "")
     known = [letter for letter in sound.details if sound.details[letter]["num_probe_true_positives"] >= 2]
     chosen = known[::2]
-    absorbed = {[word for word in asked if word.strip()[0].lower() == letter][0] for letter in chosen}
+    absorbed = {next(word for word in asked if word.strip()[0].lower() == letter) for letter in chosen}
     scored = score(speller, knowing(speller, absorbed), tmp_path / "absorbing")
     counted = {letter: row["num_full_absorption"] for letter, row in scored.details.items()}
     assert counted == {letter: float(letter in chosen) for letter in counted}
