@@ -9,6 +9,7 @@ and one encoding of each prompt serves all of them. SAE-Bench also takes the lat
 activation of zero: with p padded and n ordinary tokens, mean(f) stands for (sum of f(x) + p f(0)) / n.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from agent.lab.evaluation.prompts import Prompts
 
 REMARK = "known to be unreliable at the canonical settings (arXiv 2605.18229): reported, and never decides"
-THRESHOLDS = (2, 5, 10, 20, 50, 100, 500)  # latents ablated
 
 
 def config(model: str, spurious: bool, context: int, dtype: torch.dtype) -> Any:
@@ -55,7 +55,7 @@ def score(evaluator: "Evaluator", sae: BenchSAE, out: Path, name: str, asked: An
     from sae_bench.evals.scr_and_tpp import main
 
     d_sae = len(sae.W_dec)
-    asked.n_values = [n for n in asked.n_values if n <= d_sae]
+    asked = replace(asked, n_values=[n for n in asked.n_values if n <= d_sae])
 
     def single_dataset(
         dataset: str,
