@@ -179,14 +179,27 @@ def test_the_seed_reaches_what_is_drawn(
 def test_the_models_side_is_made_once_and_survives_a_kill(
     evaluator: Evaluator, scored: dict[tuple[str, int], Scored], tmp_path: Path
 ):
-    files = sorted((evaluator.folder / "prompts").glob("tpp*")) + sorted((evaluator.folder / "prompts").glob("scr*"))
-    whole = {path: path.stat().st_mtime_ns for path in files if path.suffix == ".safetensors"}
+    whole = {path: path.stat().st_mtime_ns for path in (evaluator.folder / "prompts").glob("*.safetensors")}
     assert whole
     for path in whole:
         path.with_suffix(".tmp").write_bytes(path.read_bytes()[:1000])  # what a kill leaves
     evaluator.memory.clear()
     assert ours(evaluator, "tpp", random_sae(evaluator), tmp_path) == scored["tpp", 0]
     assert {path: path.stat().st_mtime_ns for path in whole} == whole
+
+
+def test_prompts_are_cut_at_their_end_whatever_was_probed_before(
+    evaluator: Evaluator, scored: dict[tuple[str, int], Scored], tmp_path: Path
+):
+    """sae_probes turns the model's tokenizer round."""
+    tokenizer: Any = evaluator.model.tokenizer
+    for path in (evaluator.folder / "prompts").glob("scr_and_tpp-sae-probes-places*"):
+        path.unlink()
+    evaluator.memory.clear()
+    tokenizer.truncation_side = "left"
+    assert ours(evaluator, "tpp", random_sae(evaluator), tmp_path) == scored["tpp", 0]
+    assert tokenizer.truncation_side == "left"
+    tokenizer.truncation_side = "right"
 
 
 @pytest.mark.parametrize("family", NAMES)

@@ -1,6 +1,7 @@
 """SAE-Bench `core` on one SAE: how well it rebuilds the activations, and what the model loses by it."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from torch import Tensor
@@ -9,6 +10,9 @@ from agent.lab import models
 from agent.lab.evaluation.core_text import BATCH_WINDOWS, RECONSTRUCTION_BATCHES, VARIANCE_BATCHES, CoreText
 from agent.lab.evaluation.subject import BenchSAE, Counted, Usage
 from agent.lab.results import Core
+
+if TYPE_CHECKING:
+    from sae_bench.evals.core.eval_config import CoreEvalConfig
 
 
 class EvaluationError(RuntimeError):
@@ -34,19 +38,18 @@ class Watched:
         return rebuilt
 
 
-def run_core(sae: BenchSAE, text: CoreText, out: Path, name: str) -> tuple[Core, Usage]:
-    """Score an SAE on a text of whole batches, and keep SAE-Bench's own JSON in `out`. Raises EvaluationError."""
-    from sae_bench.evals.core import main as core
+def settings(model: str, ids: Tensor) -> "CoreEvalConfig":
+    """SAE-Bench's settings for windows of token ids `[windows, context]`."""
     from sae_bench.evals.core.eval_config import CoreEvalConfig
 
-    config = CoreEvalConfig(
-        model_name=sae.cfg.model_name,
+    return CoreEvalConfig(
+        model_name=model,
         llm_dtype=str(models.compute().dtype).removeprefix("torch."),
         batch_size_prompts=BATCH_WINDOWS,
-        n_eval_reconstruction_batches=min(RECONSTRUCTION_BATCHES, len(text.ids) // BATCH_WINDOWS),
-        n_eval_sparsity_variance_batches=min(VARIANCE_BATCHES, len(text.ids) // BATCH_WINDOWS),
+        n_eval_reconstruction_batches=min(RECONSTRUCTION_BATCHES, len(ids) // BATCH_WINDOWS),
+        n_eval_sparsity_variance_batches=min(VARIANCE_BATCHES, len(ids) // BATCH_WINDOWS),
         dataset="sae-agent held-out text",
-        context_size=text.context_size,
+        context_size=ids.shape[1],
         exclude_special_tokens_from_reconstruction=True,
         compute_kl=True,
         compute_ce_loss=True,
@@ -56,6 +59,13 @@ def run_core(sae: BenchSAE, text: CoreText, out: Path, name: str) -> tuple[Core,
         compute_featurewise_density_statistics=True,  # its own output class insists on both featurewise groups
         compute_featurewise_weight_based_metrics=True,
     )
+
+
+def run_core(sae: BenchSAE, text: CoreText, out: Path, name: str) -> tuple[Core, Usage]:
+    """Score an SAE on a text of whole batches, and keep SAE-Bench's own JSON in `out`. Raises EvaluationError."""
+    from sae_bench.evals.core import main as core
+
+    config = settings(sae.cfg.model_name, text.ids)
     text.reset_input_dataset()
     watched = Watched(sae, text)
     with patch.object(core, "get_recons_loss", lambda *_, **__: text.reconstruction_loss(sae)):

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 from safetensors import safe_open
@@ -102,7 +103,8 @@ def _make(
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch, stock.lending(evaluation, Path(scratch), SEED):
         torch.manual_seed(config.random_seed)
         given = (dataset, config, nothing, evaluator.model, nothing.cfg.hook_layer, evaluator.hook_name)
-        with labelled.installed():
+        # sae_probes leaves the tokenizer of the model cutting prompts from the left.
+        with labelled.installed(), patch.object(evaluator.model.tokenizer, "truncation_side", "right"):
             evaluation.run_eval_single_dataset(
                 *given, models.compute().device, scratch, True, *([kinds] if kinds else [])
             )
