@@ -16,7 +16,8 @@ from torch import Tensor
 
 from agent.lab import activations, models, results, tokens
 from agent.lab.evaluation import core, probing, sentinels
-from agent.lab.evaluation.core import EvaluationError, TokenStore
+from agent.lab.evaluation.core import EvaluationError
+from agent.lab.evaluation.core_text import TokenStore
 from agent.lab.evaluation.evaluator import Evaluator, HeldOut
 from agent.lab.evaluation.requests import Score
 from agent.lab.evaluation.subject import BenchSAE, CheckpointSAE, RandomSAE, measure_usage

@@ -2,55 +2,48 @@
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
-import torch
 from torch import Tensor
 
-from agent.lab import models, tokens
-from agent.lab.evaluation.subject import BenchSAE, Usage
+from agent.lab import models
+from agent.lab.evaluation.core_text import BATCH_WINDOWS, RECONSTRUCTION_BATCHES, VARIANCE_BATCHES, CoreText
+from agent.lab.evaluation.subject import BenchSAE, Counted, Usage
 from agent.lab.results import Core
 
 if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
-
-BATCH_WINDOWS = 16
-RECONSTRUCTION_BATCHES = 8  # 16k tokens through the whole model, three times
-VARIANCE_BATCHES = 32  # 65k tokens up to the hook
+    from sae_bench.evals.core.eval_config import CoreEvalConfig
 
 
 class EvaluationError(RuntimeError):
     """An evaluation that gave no usable answer; the message is the reason."""
 
 
-class TokenStore:
-    """The part of SAELens' ActivationsStore that core reads, over fixed windows of token ids."""
+class Watched:
+    """An SAE on its way through core: each reconstruction is counted, so that nothing is encoded twice."""
 
-    def __init__(self, ids: Tensor) -> None:
-        self.ids, self.position = ids, 0
-        self.context_size, self.store_batch_size_prompts = ids.shape[1], BATCH_WINDOWS
+    def __init__(self, sae: BenchSAE, text: CoreText) -> None:
+        self.sae, self.text, self.counted = sae, text, Counted(sae.cfg.d_sae, text.mean)
 
-    def get_batch_tokens(self, batch_size: int) -> Tensor:
-        """The next windows, from the first again when they run out."""
-        rows = torch.arange(self.position, self.position + batch_size) % len(self.ids)
-        self.position += batch_size
-        return self.ids[rows].to(models.compute().device)
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.sae, name)
 
-    def reset_input_dataset(self) -> None:
-        self.position = 0
+    def encode(self, x: Tensor) -> Tensor:
+        self.given = x
+        return self.sae.encode(x)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        rebuilt, mask = self.sae.decode(latents), self.text.ordinary[self.text.rows]
+        self.counted.add(self.given[mask].float(), latents[mask], rebuilt[mask])
+        return rebuilt
 
 
-def run_core(
-    sae: BenchSAE, model: "HookedTransformer", ids: Tensor, usage: Usage, mean: Tensor, out: Path, name: str
-) -> Core:
-    """Score an SAE on windows of token ids, whole batches of them, and keep SAE-Bench's own JSON in `out`.
-
-    Raises EvaluationError.
-    """
-    from sae_bench.evals.core import main as core
+def settings(model: str, ids: Tensor) -> "CoreEvalConfig":
+    """SAE-Bench's settings for windows of token ids `[windows, context]`."""
     from sae_bench.evals.core.eval_config import CoreEvalConfig
 
-    config = CoreEvalConfig(
-        model_name=sae.cfg.model_name,
+    return CoreEvalConfig(
+        model_name=model,
         llm_dtype=str(models.compute().dtype).removeprefix("torch."),
         batch_size_prompts=BATCH_WINDOWS,
         n_eval_reconstruction_batches=min(RECONSTRUCTION_BATCHES, len(ids) // BATCH_WINDOWS),
@@ -66,8 +59,17 @@ def run_core(
         compute_featurewise_density_statistics=True,  # its own output class insists on both featurewise groups
         compute_featurewise_weight_based_metrics=True,
     )
-    special = tokens.special_ids(model)
-    metrics, features = core.run_evals(sae, TokenStore(ids), model, config, {}, ignore_tokens=special)  # type: ignore[arg-type]
+
+
+def run_core(sae: BenchSAE, text: CoreText, out: Path, name: str) -> tuple[Core, Usage]:
+    """Score an SAE on a text of whole batches, and keep SAE-Bench's own JSON in `out`. Raises EvaluationError."""
+    from sae_bench.evals.core import main as core
+
+    config = settings(sae.cfg.model_name, text.ids)
+    text.reset_input_dataset()
+    watched = Watched(sae, text)
+    with patch.object(core, "get_recons_loss", lambda *_, **__: text.reconstruction_loss(sae)):
+        metrics, features = core.run_evals(watched, text, text, config, {}, ignore_tokens=text.special)  # type: ignore[arg-type]
     if not metrics.get("model_performance_preservation"):
         raise EvaluationError("SAE-Bench core returned no scores")
     result = {
@@ -87,7 +89,8 @@ def run_core(
         str(path),
         sae,  # type: ignore[arg-type]
     )
-    return _as_core(metrics, usage, sae.cfg.d_in, mean_ablated_loss(model, ids, sae.cfg.hook_name, mean))
+    usage = watched.counted.usage()
+    return _as_core(metrics, usage, sae.cfg.d_in, text.ce_loss_with_mean_ablation), usage
 
 
 def _as_core(metrics: dict[str, dict[str, float]], usage: Usage, d_in: int, ce_mean_ablation: float) -> Core:
@@ -113,21 +116,3 @@ def _as_core(metrics: dict[str, dict[str, float]], usage: Usage, d_in: int, ce_m
         kl_div_score=metrics["model_behavior_preservation"]["kl_div_score"],
         tokens=usage.tokens,
     )
-
-
-@torch.no_grad()
-def mean_ablated_loss(model: "HookedTransformer", ids: Tensor, hook_name: str, mean: Tensor) -> float:
-    """The model's loss in nats a token with the hook's ordinary activations set to their mean."""
-    from agent.lab.activations import ordinary
-
-    losses = []
-    for batch in ids[: BATCH_WINDOWS * RECONSTRUCTION_BATCHES].split(BATCH_WINDOWS):
-        batch = batch.to(models.compute().device)
-        mask = ordinary(model, batch)
-
-        def ablate(activations: Tensor, hook: object, mask: Tensor = mask) -> Tensor:  # noqa: ARG001
-            return torch.where(mask[..., None], mean.to(activations.dtype), activations)
-
-        loss = model.run_with_hooks(batch, return_type="loss", loss_per_token=True, fwd_hooks=[(hook_name, ablate)])
-        losses.append(loss[mask[:, :-1]])
-    return torch.cat(losses).float().mean().item()

@@ -20,8 +20,9 @@ from agent.lab.activations import waiting_lock
 from agent.lab.checkpoint import Checkpoint
 from agent.lab.evaluation import analysis, core, families, probing
 from agent.lab.evaluation.core import EvaluationError
+from agent.lab.evaluation.core_text import CoreText
 from agent.lab.evaluation.requests import Score, Split
-from agent.lab.evaluation.subject import BenchSAE, CheckpointSAE, RandomSAE, Usage, bench_config, measure_usage
+from agent.lab.evaluation.subject import BenchSAE, CheckpointSAE, RandomSAE, Usage, bench_config
 from agent.lab.ground import environment
 from agent.lab.results import Core, FinalInfo, Floor, Latents, Number, Probe, Probing, Scored
 from agent.lab.verdicts import Verdict
@@ -57,6 +58,8 @@ class Evaluator:
         self.folder = artefacts(model_name, self.identity, hook_name)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._held_out: dict[tuple[Split, int | None], HeldOut] = {}
+        self._core_texts: dict[int, CoreText] = {}
+        self.memory: dict[str, Any] = {}  # what families make of the model and keep on the disk, by its file's name
 
     def held_out(self, split: Split, windows: int | None = None) -> HeldOut:
         """The text of a split, or its first windows, and the model's activations on it."""
@@ -118,8 +121,9 @@ class Evaluator:
 
     def core(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> tuple[Core, Usage]:
         """SAE-Bench core, and how the latents are used. Raises EvaluationError."""
-        usage = measure_usage(sae, held_out.activations, held_out.mean)
-        return core.run_core(sae, self.model, held_out.ids, usage, held_out.mean, out, name), usage
+        if (key := id(held_out)) not in self._core_texts:  # kept above, so its id stays its own
+            self._core_texts[key] = CoreText(self.model, held_out.ids, self.hook_name, held_out.mean)
+        return core.run_core(sae, self._core_texts[key], out, name)
 
     def probe(self, sae: BenchSAE, out: Path, name: str) -> tuple[probing.Scores, probing.OwnScores]:
         """Sparse probing: the SAE's scores and the model's own. Raises EvaluationError."""

@@ -118,14 +118,29 @@ class Usage:
         return self.fired.sum().item() / self.tokens
 
 
+class Counted:
+    """Usage, summed up batch by batch. `mean [d_in]`: of the activations."""
+
+    def __init__(self, d_sae: int, mean: Tensor) -> None:
+        self.mean, self.tokens, self.error, self.deviation = mean, 0, 0.0, 0.0
+        self.fired = torch.zeros(d_sae, dtype=torch.float64)
+
+    def add(self, x: Tensor, latents: Tensor, rebuilt: Tensor) -> None:
+        """Activations `[tokens, d_in]`, their latents `[tokens, d_sae]` and reconstruction `[tokens, d_in]`."""
+        self.tokens += len(x)
+        self.error += (x - rebuilt).double().pow(2).sum().item()
+        self.deviation += (x - self.mean).double().pow(2).sum().item()
+        self.fired += (latents != 0).sum(0).double().cpu()
+
+    def usage(self) -> Usage:
+        return Usage(self.tokens, self.error, self.deviation, self.fired)
+
+
 @torch.no_grad()
 def measure_usage(sae: BenchSAE, activations: Tensor, mean: Tensor, batch: int = 4096) -> Usage:
     """Encode and decode the evaluation text's activations `[tokens, d_in]`."""
-    error = deviation = 0.0
-    fired = torch.zeros(sae.cfg.d_sae, dtype=torch.float64)
+    counted = Counted(sae.cfg.d_sae, mean)
     for x in activations.split(batch):
         latents = sae.encode(x)
-        error += (x - sae.decode(latents)).double().pow(2).sum().item()
-        deviation += (x - mean).double().pow(2).sum().item()
-        fired += (latents != 0).sum(0).double().cpu()
-    return Usage(len(activations), error, deviation, fired)
+        counted.add(x, latents, sae.decode(latents))
+    return counted.usage()

@@ -1,0 +1,164 @@
+"""SAE-Bench `autointerp`: whether a language model's explanation of a latent lets it tell where the latent fires.
+
+The judge is shown text on which a latent fires, explains it in a sentence, and is then asked on which of 14 other
+pieces of text it fires. The score is the share that it gets right: a judge that always says none gets 10 of 14, and so
+0.714 stands beside it. Two questions a latent, on the development text that core is scored on.
+"""
+
+import contextlib
+import io
+import os
+import random
+import statistics
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from agent.lab import activations
+from agent.lab.evaluation import stock
+from agent.lab.evaluation.core import BATCH_WINDOWS, EvaluationError
+from agent.lab.evaluation.families import Lack, Place
+from agent.lab.evaluation.judge import Judge, JudgeError
+from agent.lab.results import Number, Scored
+
+if TYPE_CHECKING:
+    from sae_bench.evals.autointerp.eval_config import AutoInterpEvalConfig
+    from transformer_lens import HookedTransformer
+
+    from agent.lab.evaluation.evaluator import Evaluator, HeldOut
+    from agent.lab.evaluation.subject import BenchSAE
+
+SAYS = "how well a language model that has seen where a latent fires can tell where else it does"
+
+SEED, LATENTS = 42, 20  # SAE-Bench's own number of latents is 1,000
+METRICS = ("autointerp_score", "autointerp_std_dev")
+SECONDS = 5  # for the one question that shows whether the judge is there
+
+
+def lacks(place: Place) -> list[Lack]:
+    """What is missing; a judge that is named is asked for one word."""
+    missing = [Lack("a synthetic world has no text", "use a language model")] if place.world else []
+    try:
+        Judge.chosen(place.environment, timeout=SECONDS).choice([{"role": "user", "content": "Say: yes"}], 5)
+    except JudgeError as error:
+        missing.append(Lack(str(error), error.do))
+    return missing
+
+
+def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
+    """SAE-Bench's autointerp of a few latents, by the judge that the environment names.
+
+    Raises JudgeError where it gives no answer, EvaluationError where none of its answers can be read.
+    """
+    from sae_bench.evals.autointerp import main
+
+    judge, text = Judge.chosen(os.environ), Text(evaluator.model, evaluator.held_out("dev"))
+    config = _config(sae, text)
+    chosen = config.latents = config.override_latents = choose(sae, text, config)
+    if not chosen:
+        return Scored(metrics=dict.fromkeys(METRICS), not_applicable=dict.fromkeys(METRICS, "no latent fires enough"))
+
+    class Judged(main.AutoInterp):
+        def get_api_response(self, messages: Any, max_tokens: int, n_completions: int = 1) -> tuple[list[str], str]:  # noqa: ARG002
+            said = judge.ask(messages, max_tokens)
+            return [said], "\n".join(message["content"] for message in messages) + f"\n{said}"
+
+    with tempfile.TemporaryDirectory() as scratch:
+        tokens = f"{config.model_name}_{config.total_tokens}_tokens_{config.llm_context_size}_ctx.pt"
+        stored = Path(scratch, "artifacts", "autointerp", tokens)
+        stored.parent.mkdir(parents=True)
+        torch.save(text.ids, stored)
+        with stock.lending(main, Path(scratch), SEED, HookedTransformer=stock.Lent(text), AutoInterp=Judged):
+            device, saes = str(sae.device), [(name, sae)]
+            main.run_eval(config, saes, device, judge.key, str(out.absolute()))  # type: ignore[arg-type]
+    return _scored(stock.answer(out, name), len(chosen), config.n_ex_for_scoring, judge.model)
+
+
+def choose(sae: "BenchSAE", text: "Text", config: "AutoInterpEvalConfig") -> list[int]:
+    """Latents drawn by the seed from those that fire often enough to be explained and asked about.
+
+    SAE-Bench draws 12 of the places where a latent fires most and 7 more among the weaker ones; where there are fewer
+    it ends with torch's "not enough non-negative category to sample".
+    """
+    from sae_bench.sae_bench_utils.activation_collection import collect_sae_activations
+    from sae_bench.sae_bench_utils.indexing_utils import get_k_largest_indices
+
+    order = random.Random(SEED).sample(range(sae.cfg.d_sae), sae.cfg.d_sae)
+    chosen, inside = [], slice(config.buffer, -config.buffer)
+    for start in range(0, len(order), 4 * LATENTS):
+        some = order[start : start + 4 * LATENTS]
+        with contextlib.redirect_stderr(io.StringIO()):  # its bar
+            fired = collect_sae_activations(
+                text.ids,
+                text,  # type: ignore[arg-type]
+                sae,
+                config.llm_batch_size,
+                0,
+                sae.cfg.hook_name,
+                mask_bos_pad_eos_tokens=True,
+                selected_latents=some,
+                activation_dtype=torch.bfloat16,
+            )
+        for latent, values in zip(some, fired.unbind(-1), strict=True):
+            top = get_k_largest_indices(values, config.n_top_ex, config.buffer, config.no_overlap)
+            weaker = values[:, inside] < values[top[:, 0], top[:, 1]].min()
+            if (weaker & (values[:, inside] > 0)).sum() >= config.n_iw_sampled_ex:
+                chosen.append(latent)
+        if len(chosen) >= LATENTS:
+            break
+    return chosen[:LATENTS]
+
+
+def _config(sae: "BenchSAE", text: "Text") -> "AutoInterpEvalConfig":
+    from sae_bench.evals.autointerp.eval_config import AutoInterpEvalConfig
+
+    return AutoInterpEvalConfig(
+        model_name=sae.cfg.model_name,
+        n_latents=None,
+        override_latents=[],
+        random_seed=SEED,
+        dataset_name="sae-agent held-out text",
+        llm_context_size=text.ids.shape[1],
+        llm_batch_size=BATCH_WINDOWS,
+        llm_dtype="float32",
+        total_tokens=text.ids.numel(),
+    )
+
+
+def _scored(found: dict[str, Any], asked: int, shown: int, judge: str) -> Scored:
+    """SAE-Bench's answer, and beside it what a judge would score that always says none of the `shown` pieces of text."""
+    answers = found["eval_result_unstructured"]
+    if not answers:
+        raise EvaluationError(
+            f"the judge {judge} answered neither with numbers nor with None on any of {asked} latents"
+        )
+    none = {latent: 1 - len(said["correct seqs"]) / shown for latent, said in answers.items()}
+    floor = statistics.mean(none.values())
+    unread = f"; its answer on {asked - len(answers)} of them is no list of numbers" * (len(answers) < asked)
+    return Scored(
+        metrics=stock.metrics(found) | {"always_none_score": floor},
+        details={
+            f"latent {latent}": {"score": answers[latent]["score"], "always_none": none[latent]}
+            for latent in sorted(answers, key=int)
+        },
+        remark=f"always saying none scores {floor:.3f} here; judged by {judge} on {asked} latents{unread}",
+    )
+
+
+class Text:
+    """The model as SAE-Bench's autointerp sees it: its activations on the held-out text, which is read only once."""
+
+    def __init__(self, model: "HookedTransformer", held_out: "HeldOut") -> None:
+        self.tokenizer, self.to_str_tokens = model.tokenizer, model.to_str_tokens
+        self.ids = held_out.ids.to(held_out.activations.device)
+        ordinary = activations.ordinary(model, held_out.ids)  # of the others SAE-Bench reads nothing
+        self.activations = held_out.activations.new_zeros(*ordinary.shape, held_out.activations.shape[1])
+        self.activations[ordinary] = held_out.activations
+        self.row = {tuple(ids): row for row, ids in enumerate(held_out.ids.tolist())}
+
+    def run_with_cache(self, ids: Tensor, stop_at_layer: int, names_filter: str) -> tuple[None, dict[str, Tensor]]:  # noqa: ARG002
+        """Activations `[windows, context, d_in]` on windows of the held-out text."""
+        return None, {names_filter: self.activations[[self.row[tuple(window)] for window in ids.tolist()]]}

@@ -1,0 +1,38 @@
+"""SAE-Bench `meta_structure`: how much of the decoder a smaller SAE, trained on the decoder's rows, explains.
+
+It reads nothing but the decoder, so it runs on any model, a synthetic world included. The rows are shown to it at
+length 1 (see stock.UnitNorm). Two SAEs are compared at the same width: the smaller one has a quarter of it.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.lab.evaluation import stock
+from agent.lab.evaluation.families import Lack, Place
+from agent.lab.results import Scored
+
+if TYPE_CHECKING:
+    from agent.lab.evaluation.evaluator import Evaluator
+    from agent.lab.evaluation.subject import BenchSAE
+
+SAYS = "how much of the decoder an SAE of a quarter of its width explains"
+
+SEED = 42
+
+
+def lacks(_: Place) -> list[Lack]:
+    """Nothing is missing anywhere."""
+    return []
+
+
+def score(_: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
+    """SAE-Bench's own training on the decoder, from its seed: its entry point sets none. Raises EvaluationError."""
+    from sae_bench.evals.meta_structure import main
+    from sae_bench.evals.meta_structure.eval_config import MetaStructureEvalConfig
+
+    config, sae = MetaStructureEvalConfig(random_seed=SEED), stock.UnitNorm(sae)
+    with stock.lending(main, out, SEED):
+        main.run_eval(config, [(name, sae)], str(sae.device), str(out.absolute()))  # type: ignore[list-item]
+    metrics = stock.metrics(stock.answer(out, name))
+    del metrics["train_time_seconds"]  # says nothing of the SAE, and differs from time to time
+    return Scored(metrics=metrics)

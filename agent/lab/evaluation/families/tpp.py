@@ -1,0 +1,33 @@
+"""SAE-Bench `tpp`, targeted probe perturbation: does ablating the latents of one class leave the other classes alone?
+
+A probe is trained for each class on the model's mean activations; the n latents that move it most are ablated. The
+score is the accuracy this takes from the class's own probe, less the mean of what it takes from the others.
+
+Classes: four kinds of news and the places of five countries (labelled.MANY_WAY), held-out prompts of the probing texts.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.lab import models
+from agent.lab.evaluation import labelled, perturbing
+from agent.lab.evaluation.families import Lack, Place
+from agent.lab.results import Scored
+
+if TYPE_CHECKING:
+    from agent.lab.evaluation.evaluator import Evaluator
+    from agent.lab.evaluation.subject import BenchSAE
+
+SAYS = "whether ablating the latents of one class leaves the others alone"
+
+
+def lacks(place: Place) -> list[Lack]:
+    used = list(labelled.MANY_WAY.values())
+    each = sum(perturbing.SIZES[False]) // 2
+    return labelled.lacks(place, used, each)
+
+
+def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
+    """SAE-Bench's tpp_threshold_N_total_metric, ..._intended_diff_only and ..._unintended_diff_only, for N latents."""
+    asked = perturbing.config(sae.cfg.model_name, False, models.context_size(evaluator.model), models.compute().dtype)
+    return perturbing.score(evaluator, sae, out, name, asked)
