@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jaxtyping
 import pytest
 from hypothesis import settings
 
@@ -13,6 +14,9 @@ import agent.lab  # noqa: F401  # before anything imports transformers, as its s
 if TYPE_CHECKING:
     from agent.lab.activations import Manifest
     from agent.lab.evaluation.evaluator import Evaluator
+
+# As in agent.lab's settings, which come too late here: pytest itself imports jaxtyping, as a plugin.
+jaxtyping.config.update("jaxtyping_disable", True)
 
 # The same examples every time: what fails on one machine fails on all.
 settings.register_profile("repeatable", derandomize=True)

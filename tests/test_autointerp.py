@@ -103,13 +103,13 @@ def test_an_endpoint_that_fails_is_the_rows_error(
         score(evaluator, tmp_path / "out")
     assert "a-local-judge at 127.0.0.1" in str(raised.value)
     assert KEY not in str(raised.value)
-    assert not list((tmp_path / "out").iterdir())
+    assert not list(tmp_path.rglob("*.json"))
     assert len(endpoint.asked) < 2 * autointerp.LATENTS  # given up together
 
 
 def test_a_judge_of_no_use_is_the_rows_error(evaluator: Evaluator, endpoint: Endpoint, tmp_path: Path):
     endpoint.judge = lambda _: "I would rather not say"
-    with pytest.raises(EvaluationError, match="neither with numbers nor with None on any of 20 latents"):
+    with pytest.raises(EvaluationError, match="with neither numbers nor None on any of 20 latents"):
         score(evaluator, tmp_path / "out")
 
 
