@@ -1,6 +1,7 @@
 """Autointerp and its judge: SAE-Bench's own figures, an endpoint that fails, and a key that stays where it is."""
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,8 +142,6 @@ def test_what_is_missing_is_known_before(endpoint: Endpoint):
 
 
 def test_a_judge_that_does_not_answer_is_not_waited_for(endpoint: Endpoint):
-    import threading
-
     held = threading.Event()
     endpoint.judge = lambda _: str(held.wait(10))
     with pytest.raises(JudgeError, match="gave no answer in 0 s"):

@@ -54,13 +54,18 @@ def lacks(place: Place) -> list[Lack]:
         missing.append(Lack(why, "use a hook like blocks.1.hook_resid_post"))
     tokenizer = place.tokenizer()
     missing += [Lack(*said) for said in spelling.unfit(tokenizer, place.config.get("max_position_embeddings"))]
-    found = spelling.known(place.folder)
-    if not found and "hidden_size" in place.config:
-        needed = spelling.space(len(spelling.words(tokenizer)), place.config["hidden_size"])
-        if (free := shutil.disk_usage(place.folder).free) < 1.1 * needed:
-            why = f"activations on words need {needed / 1e9:.1f} GB, {place.folder} has {free / 1e9:.1f} GB free"
-            missing.append(Lack(why, "free some space or point SAE_AGENT_CACHE at another disk"))
+    if not (found := spelling.known(place.folder)):
+        missing += _disk(place, len(spelling.words(tokenizer)))
     return missing or _unable(found or _measured(place))
+
+
+def _disk(place: Place, words: int) -> list[Lack]:
+    needed = spelling.space(words, place.config.get("hidden_size", 4096))
+    there = next(folder for folder in (place.folder, *place.folder.parents) if folder.exists())
+    if (free := shutil.disk_usage(there).free) >= 1.1 * needed:
+        return []
+    why = f"activations on words need {needed / 1e9:.1f} GB, {there} has {free / 1e9:.1f} GB free"
+    return [Lack(why, "free some space or point SAE_AGENT_CACHE at another disk")]
 
 
 def _unable(found: "Spelling") -> list[Lack]:

@@ -141,9 +141,7 @@ def _scored(found: dict[str, Any], asked: int, shown: int, judge: str) -> Scored
     """SAE-Bench's answer, and what a judge would score that always says none of the `shown` pieces of text."""
     answers = found["eval_result_unstructured"]
     if not answers:
-        raise EvaluationError(
-            f"the judge {judge} answered with neither numbers nor None on any of {asked} latents"
-        )
+        raise EvaluationError(f"the judge {judge} answered with neither numbers nor None on any of {asked} latents")
     none = {latent: 1 - len(said["correct seqs"]) / shown for latent, said in answers.items()}
     floor = statistics.mean(none.values())
     unread = f"; its answer on {asked - len(answers)} of them is no list of numbers" * (len(answers) < asked)
