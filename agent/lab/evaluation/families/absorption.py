@@ -5,7 +5,6 @@ latents stand for a letter; a word whose letter the probe sees and those latents
 probe, is absorbed (Chanin et al. 2024, arXiv 2409.14507). The model's side of it is in evaluation/spelling.py.
 """
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from agent.lab.evaluation import spelling, stock
+from agent.lab.evaluation import room, spelling, stock
 from agent.lab.evaluation.core import EvaluationError
 from agent.lab.evaluation.families import Lack, Place
 from agent.lab.progress import say
@@ -55,17 +54,9 @@ def lacks(place: Place) -> list[Lack]:
     tokenizer = place.tokenizer()
     missing += [Lack(*said) for said in spelling.unfit(tokenizer, place.config.get("max_position_embeddings"))]
     if not (found := spelling.known(place.folder)):
-        missing += _disk(place, len(spelling.words(tokenizer)))
+        needed = spelling.space(len(spelling.words(tokenizer)), place.config.get("hidden_size", 4096))
+        missing += room.lacking(place.folder, needed, "activations on words")
     return missing or _unable(found or _measured(place))
-
-
-def _disk(place: Place, words: int) -> list[Lack]:
-    needed = spelling.space(words, place.config.get("hidden_size", 4096))
-    there = next(folder for folder in (place.folder, *place.folder.parents) if folder.exists())
-    if (free := shutil.disk_usage(there).free) >= 1.1 * needed:
-        return []
-    why = f"activations on words need {needed / 1e9:.1f} GB, {there} has {free / 1e9:.1f} GB free"
-    return [Lack(why, "free some space or point SAE_AGENT_CACHE at another disk")]
 
 
 def _unable(found: "Spelling") -> list[Lack]:
