@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_lab import D_SAE, HOOK, K
+from small_lab import HOOK, K
 
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.families import Place, meta_structure
 from agent.lab.evaluation.subject import BenchSAE
+
+WIDTH = 16
 
 
 def score(evaluator: Evaluator, sae: BenchSAE, out: Path) -> dict[str, float | None]:
@@ -22,7 +24,7 @@ def test_the_figures_are_sae_benchs_own_whatever_the_lengths_of_rows(evaluator: 
     from sae_bench.evals.meta_structure import main
     from sae_bench.evals.meta_structure.eval_config import MetaStructureEvalConfig
 
-    sae = evaluator.random(D_SAE, K)
+    sae = evaluator.random(WIDTH, K)
     random.seed(meta_structure.SEED)
     torch.manual_seed(meta_structure.SEED)
     with torch.enable_grad():
@@ -30,7 +32,7 @@ def test_the_figures_are_sae_benchs_own_whatever_the_lengths_of_rows(evaluator: 
 
     theirs = json.loads((tmp_path / "theirs" / "sae_custom_sae_eval_results.json").read_text())
     figures = theirs["eval_result_metrics"]["meta_structure"]
-    sae.W_dec = sae.W_dec * torch.linspace(0.1, 3, D_SAE)[:, None]
+    sae.W_dec = sae.W_dec * torch.linspace(0.1, 3, WIDTH)[:, None]
     with torch.no_grad():  # as another evaluation may leave it
         ours = score(evaluator, sae, tmp_path / "ours")
     assert ours == pytest.approx({name: figures[name] for name in ours}, abs=1e-4)
