@@ -35,10 +35,12 @@ class Endpoint:
 
 def by_rule(messages: Messages) -> str:
     """Explains a latent by the token that it fires on most often, and counts on the text that holds that token."""
-    if "<<" in messages[1]["content"]:
-        tokens = re.findall(r"<<(.+?)>>", messages[1]["content"])
+    asked = messages[-1]["content"]
+    if tokens := re.findall(r"<<(.+?)>>", asked):
         return f"This neuron activates on {Counter(sorted(tokens)).most_common(1)[0][0].strip() or 'a space'}"
-    explained, examples = messages[1]["content"].split("Here are the examples:")
+    if "Here are the examples:" not in asked:
+        return "yes"
+    explained, examples = asked.split("Here are the examples:")
     token = explained.split("this neuron fires on ")[1].strip().rstrip(".")
     numbers = [n for n, text in re.findall(r"(?m)^(\d+)\. (.*)$", examples) if token in text]
     return ", ".join(numbers) or "None"
@@ -71,7 +73,7 @@ def serving() -> Iterator[Endpoint]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}/v1")
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield endpoint
         server.shutdown()
 

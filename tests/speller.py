@@ -24,17 +24,22 @@ def letter_directions() -> Tensor:
     return torch.linalg.qr(torch.randn(D_MODEL, D_MODEL, generator=generator)).Q[: len(LETTERS)]
 
 
+def make_tokenizer(words: list[str], pattern: str = " ?[A-Za-z]+") -> PreTrainedTokenizerFast:
+    """Of these words and those of the prompts, a token each where the pattern does not cut them."""
+    vocabulary = [END, "\n", ":", " has", " the", " first", " letter", *words]
+    tokens = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token=END))
+    tokens.pre_tokenizer = pre_tokenizers.Split(Regex(rf"\n|:|{pattern}"), "isolated")
+    tokens.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokens, bos_token=END, eos_token=END, pad_token=END, unk_token=END, model_max_length=CONTEXT
+    )
+
+
 def make_model(directory: Path, letters: str = LETTERS) -> Path:
     """A GPTNeoX at its initial weights, but for the embedding: that of a word is its letter's direction and a little of
     its own. Of the letters not named it knows nothing."""
-    answers = [f" {letter.upper()}" for letter in LETTERS]
-    vocabulary = [END, "\n", ":", " has", " the", " first", " letter", *answers, *WORDS]
-    tokens = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token=END))
-    tokens.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n|:| ?[A-Za-z]+"), "isolated")
-    tokens.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tokens, bos_token=END, eos_token=END, pad_token=END, unk_token=END, model_max_length=CONTEXT
-    )
+    tokenizer = make_tokenizer([*(f" {letter.upper()}" for letter in LETTERS), *WORDS])
+    vocabulary = tokenizer.get_vocab()
     torch.manual_seed(0)
     model = GPTNeoXForCausalLM(
         GPTNeoXConfig(
@@ -51,7 +56,7 @@ def make_model(directory: Path, letters: str = LETTERS) -> Path:
     )
     directions = letter_directions()
     with torch.no_grad():
-        for i, word in enumerate(vocabulary):
+        for word, i in vocabulary.items():
             if word.strip().isalpha() and (letter := word.strip()[0].lower()) in letters:
                 model.gpt_neox.embed_in.weight[i] += directions[LETTERS.index(letter)]
     model.save_pretrained(directory)

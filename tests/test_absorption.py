@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from speller import D_MODEL, HOOK, LETTERS, Knowing, make_model
+from speller import D_MODEL, HOOK, LETTERS, WORDS, Knowing, make_model, make_tokenizer
 
 from agent.lab.evaluation import spelling, stock
 from agent.lab.evaluation.core import EvaluationError
@@ -166,20 +166,20 @@ def test_a_model_that_cannot_spell_is_refused(tmp_path: Path, cache_dir: Path): 
         score(mute, RandomSAE(mute.config(40, D_MODEL), 4, torch.zeros(D_MODEL)), tmp_path / "out")
 
 
-def test_every_other_precondition_is_known_without_the_model(speller: Evaluator, small_model: Path, tmp_path: Path):
-    from transformers import AutoTokenizer
-
+def test_every_other_precondition_is_known_without_the_model(speller: Evaluator, tmp_path: Path):
     def why(**changes: Any) -> str:
-        return " / ".join(lack.why for lack in absorption.lacks(place(speller, folder=tmp_path, **changes)))
+        return " / ".join(lack.why for lack in absorption.lacks(place(speller, folder=tmp_path / "new", **changes)))
 
     assert "no words" in why(world=True)
     assert "blocks.1.mlp.hook_post" in why(hook_name="blocks.1.mlp.hook_post")
     assert "88 tokens, its context 64" in why(config={"max_position_embeddings": 64})
     assert "GB free" in why(config={"hidden_size": 10**15})
-    letters = AutoTokenizer.from_pretrained(small_model)
-    assert "begins with" in why(tokenizer=lambda: letters)
-    both = why(hook_name="blocks.1.hook_resid_pre", config={"max_position_embeddings": 64})
-    assert " / " in both
+    few = make_tokenizer([word for word in WORDS if word[1] not in "qz"])
+    assert "begins with q, z" in why(tokenizer=lambda: few)
+    cut = make_tokenizer([*WORDS, " aB"], " ?[a-z]+| ?[A-Z]")
+    assert "1 of its 317 words are not one token" in why(tokenizer=lambda: cut)
+    all_of_it = why(hook_name="blocks.1.hook_resid_pre", config={"max_position_embeddings": 64}, tokenizer=lambda: few)
+    assert all_of_it.count(" / ") == 2
 
 
 def test_the_measures_are_those_of_sklearn():

@@ -1,6 +1,7 @@
 """Autointerp and its judge: SAE-Bench's own figures, an endpoint that fails, and a key that stays where it is."""
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,36 +81,42 @@ def test_a_judge_that_is_busy_is_asked_again(evaluator: Evaluator, endpoint: End
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("said", "why", "tries"),
     [
-        (Step(500, "oops"), "answered 500"),
-        (Step(429, {"error": {"message": "slow down"}}), "answered 429: .*slow down"),
-        (Step(429, {"error": {"message": "no money", "code": "insufficient_quota"}}), "answered 429: .*no money"),
-        (Step(429, {"error": {"message": "later"}}, {"Retry-After": "300"}), "answered 429: .*later"),
-        (Step(401, {"error": {"message": f"bad key {KEY}"}}), "answered 401: .*bad key <key>"),
-        (Step(body="<html>welcome</html>"), "text that is no completion"),
-        (Step(body="{torn"), "gave no completion"),
-        (Step(body=completion([])), "without a choice"),
-        (Step(body=completion(None)), "without a choice"),
-        (Step(body=completion([{"index": 0, "message": {"role": "assistant", "content": None}}])), "without text"),
+        (Step(500, "oops"), "answered 500", 3),
+        (Step(429, {"error": {"message": "slow down"}}), "answered 429: .*slow down", 3),
+        (Step(429, {"error": {"message": "no money", "code": "insufficient_quota"}}), "answered 429: .*no money", 1),
+        (Step(429, {"error": {"message": "later"}}, {"Retry-After": "300"}), "answered 429: .*later", 1),
+        (Step(401, {"error": {"message": f"bad key {KEY}"}}), "answered 401: .*bad key <key>", 1),
+        (Step(body="<html>welcome</html>"), "text that is no completion", 1),
+        (Step(body="{torn"), "gave no completion", 1),
+        (Step(body=completion([])), "without a choice", 1),
+        (Step(body=completion(None)), "without a choice", 1),
+        (Step(body=completion([{"index": 0, "message": {"role": "assistant", "content": None}}])), "without text", 1),
     ],
     ids=["500", "429", "quota", "wait 300 s", "401", "html", "json", "empty", "null", "no content"],
 )
-def test_an_endpoint_that_fails_is_the_rows_error(
-    evaluator: Evaluator, endpoint: Endpoint, tmp_path: Path, said: Step, why: str
-):
+def test_what_a_judge_says_instead_of_an_answer_is_told(endpoint: Endpoint, said: Step, why: str, tries: int):
     endpoint.always = said
-    with pytest.raises(EvaluationError, match=why) as raised:
+    judge = Judge("a-local-judge", endpoint.url, KEY, waits=(5, 5))  # not waited: the endpoint says how long
+    for _ in range(2):  # given up, it is not asked again
+        with pytest.raises(JudgeError, match=why) as raised:
+            judge.ask([{"role": "user", "content": "?"}], 5)
+        assert "a-local-judge at 127.0.0.1" in str(raised.value)
+        assert KEY not in str(raised.value)
+        assert len(endpoint.asked) == tries
+
+
+def test_an_endpoint_that_fails_is_the_rows_error(evaluator: Evaluator, endpoint: Endpoint, tmp_path: Path):
+    endpoint.always = Step(500, "oops")
+    with pytest.raises(EvaluationError, match="answered 500"):
         score(evaluator, tmp_path / "out")
-    assert "a-local-judge at 127.0.0.1" in str(raised.value)
-    assert KEY not in str(raised.value)
-    assert not list((tmp_path / "out").iterdir())
-    assert len(endpoint.asked) < 2 * autointerp.LATENTS  # given up together
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_a_judge_of_no_use_is_the_rows_error(evaluator: Evaluator, endpoint: Endpoint, tmp_path: Path):
     endpoint.judge = lambda _: "I would rather not say"
-    with pytest.raises(EvaluationError, match="neither with numbers nor with None on any of 20 latents"):
+    with pytest.raises(EvaluationError, match="with neither numbers nor None on any of 20 latents"):
         score(evaluator, tmp_path / "out")
 
 
@@ -141,8 +148,6 @@ def test_what_is_missing_is_known_before(endpoint: Endpoint):
 
 
 def test_a_judge_that_does_not_answer_is_not_waited_for(endpoint: Endpoint):
-    import threading
-
     held = threading.Event()
     endpoint.judge = lambda _: str(held.wait(10))
     with pytest.raises(JudgeError, match="gave no answer in 0 s"):

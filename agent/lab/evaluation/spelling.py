@@ -61,20 +61,21 @@ def position(tokenizer: Any) -> int:
 
 def unfit(tokenizer: Any, context: int | None) -> list[tuple[str, str]]:
     """What is wrong with a vocabulary and context for this task, and what to do about it."""
-    vocabulary, larger = words(tokenizer), "use a model with a larger vocabulary"
+    vocabulary, found = words(tokenizer), []
     shuffled = random.Random(SEED).sample(vocabulary, len(vocabulary))
     learnt = Counter(word.strip()[0].lower() for word in shuffled[: int(TRAINED_ON * len(vocabulary))])
     if unknown := [letter for letter in LETTERS if letter not in learnt]:
-        return [(f"no word of its vocabulary that probes would learn from begins with {', '.join(unknown)}", larger)]
+        why = f"no word of its vocabulary that probes would learn from begins with {', '.join(unknown)}"
+        found.append((why, "use a model with a larger vocabulary"))
     lines = tokenizer([f"\n{TEMPLATE.format(word=word)} A" for word in vocabulary], add_special_tokens=False).input_ids
     lengths = Counter(map(len, lines))
     if len(lengths) > 1:
-        odd = sum(lengths.values()) - max(lengths.values())
-        return [(f"{odd} of its {len(vocabulary):,} words are not one token in the prompt", "use another model")]
-    needed = (EXAMPLES + 1) * len(lines[0])
+        odd = len(vocabulary) - max(lengths.values())
+        found.append((f"{odd} of its {len(vocabulary):,} words are not one token in the prompt", "use another model"))
+    needed = (EXAMPLES + 1) * max(lengths, default=0)
     if context and needed > context:
-        return [(f"a prompt with ten examples is {needed} tokens, its context {context}", "use another model")]
-    return []
+        found.append((f"a prompt with ten examples is {needed} tokens, its context {context}", "use another model"))
+    return found
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ latents stand for a letter; a word whose letter the probe sees and those latents
 probe, is absorbed (Chanin et al. 2024, arXiv 2409.14507). The model's side of it is in evaluation/spelling.py.
 """
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from agent.lab.evaluation import spelling, stock
+from agent.lab.evaluation import room, spelling, stock
 from agent.lab.evaluation.core import EvaluationError
 from agent.lab.evaluation.families import Lack, Place
 from agent.lab.progress import say
@@ -54,12 +53,9 @@ def lacks(place: Place) -> list[Lack]:
         missing.append(Lack(why, "use a hook like blocks.1.hook_resid_post"))
     tokenizer = place.tokenizer()
     missing += [Lack(*said) for said in spelling.unfit(tokenizer, place.config.get("max_position_embeddings"))]
-    found = spelling.known(place.folder)
-    if not found and "hidden_size" in place.config:
-        needed = spelling.space(len(spelling.words(tokenizer)), place.config["hidden_size"])
-        if (free := shutil.disk_usage(place.folder).free) < 1.1 * needed:
-            why = f"activations on words need {needed / 1e9:.1f} GB, {place.folder} has {free / 1e9:.1f} GB free"
-            missing.append(Lack(why, "free some space or point SAE_AGENT_CACHE at another disk"))
+    if not (found := spelling.known(place.folder)):
+        needed = spelling.space(len(spelling.words(tokenizer)), place.config.get("hidden_size", 4096))
+        missing += room.lacking(place.folder, needed, "activations on words")
     return missing or _unable(found or _measured(place))
 
 

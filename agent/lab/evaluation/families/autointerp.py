@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import random
+import shutil
 import statistics
 import tempfile
 from pathlib import Path
@@ -22,7 +23,7 @@ from agent.lab.evaluation import stock
 from agent.lab.evaluation.core import BATCH_WINDOWS, EvaluationError
 from agent.lab.evaluation.families import Lack, Place
 from agent.lab.evaluation.judge import Judge, JudgeError
-from agent.lab.results import Number, Scored
+from agent.lab.results import Scored
 
 if TYPE_CHECKING:
     from sae_bench.evals.autointerp.eval_config import AutoInterpEvalConfig
@@ -66,6 +67,10 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
             said = judge.ask(messages, max_tokens)
             return [said], "\n".join(message["content"] for message in messages) + f"\n{said}"
 
+        async def run_single_feature(self, *asked: Any) -> dict[str, Any] | None:
+            with contextlib.suppress(JudgeError):  # the judge keeps it; asyncio would print it for every latent
+                return await super().run_single_feature(*asked)
+
     with tempfile.TemporaryDirectory() as scratch:
         tokens = f"{config.model_name}_{config.total_tokens}_tokens_{config.llm_context_size}_ctx.pt"
         stored = Path(scratch, "artifacts", "autointerp", tokens)
@@ -74,7 +79,11 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
         with stock.lending(main, Path(scratch), SEED, HookedTransformer=stock.Lent(text), AutoInterp=Judged):
             device, saes = str(sae.device), [(name, sae)]
             main.run_eval(config, saes, device, judge.key, str(out.absolute()))  # type: ignore[arg-type]
-    return _scored(stock.answer(out, name), len(chosen), config.n_ex_for_scoring, judge.model)
+    found = stock.answer(out, name)
+    if judge.failed:
+        shutil.rmtree(out)  # the answer is of what came before
+        raise judge.failed
+    return _scored(found, len(chosen), config.n_ex_for_scoring, judge.model)
 
 
 def choose(sae: "BenchSAE", text: "Text", config: "AutoInterpEvalConfig") -> list[int]:
@@ -129,12 +138,10 @@ def _config(sae: "BenchSAE", text: "Text") -> "AutoInterpEvalConfig":
 
 
 def _scored(found: dict[str, Any], asked: int, shown: int, judge: str) -> Scored:
-    """SAE-Bench's answer, and beside it what a judge would score that always says none of the `shown` pieces of text."""
+    """SAE-Bench's answer, and what a judge would score that always says none of the `shown` pieces of text."""
     answers = found["eval_result_unstructured"]
     if not answers:
-        raise EvaluationError(
-            f"the judge {judge} answered neither with numbers nor with None on any of {asked} latents"
-        )
+        raise EvaluationError(f"the judge {judge} answered with neither numbers nor None on any of {asked} latents")
     none = {latent: 1 - len(said["correct seqs"]) / shown for latent, said in answers.items()}
     floor = statistics.mean(none.values())
     unread = f"; its answer on {asked - len(answers)} of them is no list of numbers" * (len(answers) < asked)

@@ -1,0 +1,78 @@
+"""SAE-Bench `ravel`: whether latents change one attribute of a city or a laureate and leave the others as they are.
+
+This path has not been run: SAE-Bench knows two models by the name that it needs, gemma-2-2b and pythia-160m-deduped,
+and takes hours without a GPU. Here is what it needs, known at once, and the plain call into it.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.lab import cache
+from agent.lab.evaluation import room, stock
+from agent.lab.evaluation.families import Lack, Place
+from agent.lab.results import Scored
+
+if TYPE_CHECKING:
+    from agent.lab.evaluation.evaluator import Evaluator
+    from agent.lab.evaluation.subject import BenchSAE
+
+SAYS = "whether latents change one attribute of an entity and leave its others alone"
+
+SEED, ROOM = 42, 2e9  # bytes
+MODELS = ("gemma-2-2b", "pythia-160m-deduped")  # its LLM_NAME_MAP
+REPOSITORY = "adamkarvonen/ravel_prompts"
+FILES = tuple(
+    f"ravel_{entity}_{part}.json"
+    for entity in ("city", "nobel_prize_winner")
+    for part in ("attribute_to_prompts", "prompt_to_split", "entity_attributes", "entity_to_split")
+)
+
+
+def lacks(place: Place) -> list[Lack]:
+    """All that is missing."""
+    missing = []
+    if (name := place.model.rpartition("/")[2]) not in MODELS:
+        missing.append(Lack(f"SAE-Bench knows {' and '.join(MODELS)}, and not {name}", f"use {MODELS[1]}"))
+    elif not place.config:
+        missing.append(Lack(f"{name} is not stored on this machine", "fetch it where there is a network"))
+    if not place.hook_name.endswith("hook_resid_post"):
+        why = f"SAE-Bench changes the residual stream behind a layer, not {place.hook_name}"
+        missing.append(Lack(why, "use a hook like blocks.1.hook_resid_post"))
+    if absent := [file for file in FILES if not (prompts() / file).is_file()]:
+        asked = f"{REPOSITORY!r}, repo_type='dataset', local_dir={str(prompts())!r}"
+        fetch = f'HF_HUB_OFFLINE=0 python -c "from huggingface_hub import snapshot_download as get; get({asked})"'
+        missing.append(
+            Lack(f"{len(absent)} of its {len(FILES)} files of prompts are not in {prompts()}", f"run {fetch}")
+        )
+    return missing + room.lacking(place.folder, ROOM, "its artefacts")
+
+
+def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
+    """The plain call into SAE-Bench. What it makes on the way is made again for each SAE, so a kill leaves nothing.
+
+    Raises EvaluationError, or whatever SAE-Bench raises.
+    """
+    from sae_bench.evals.ravel import main
+    from sae_bench.evals.ravel.eval_config import RAVELEvalConfig
+    from sae_bench.sae_bench_utils.activation_collection import LLM_NAME_TO_BATCH_SIZE, LLM_NAME_TO_DTYPE
+
+    model, sae = evaluator.model_name.rpartition("/")[2], stock.UnitNorm(sae)
+    with tempfile.TemporaryDirectory(dir=evaluator.folder) as scratch:
+        Path(scratch, "base").symlink_to(prompts(), target_is_directory=True)
+        config = RAVELEvalConfig(
+            model_name=model,
+            random_seed=SEED,
+            llm_batch_size=LLM_NAME_TO_BATCH_SIZE[model] // 4,  # its own main divides: there are gradients
+            llm_dtype=LLM_NAME_TO_DTYPE[model],
+            artifact_dir=scratch,
+        )
+        with stock.lending(main, Path(scratch), SEED):
+            saes, device = [(name, sae)], str(sae.device)
+            main.run_eval(config, saes, device, str(out.absolute()), artifacts_path=scratch)  # type: ignore[arg-type]
+    return Scored(metrics=stock.metrics(stock.answer(out, name)), remark="this path was never run in this project")
+
+
+def prompts() -> Path:
+    """Where its files of prompts are looked for."""
+    return cache.root() / "ravel_prompts"
