@@ -64,7 +64,7 @@ class SAE(nn.Module):
 
     def select(self, pre: Tensor) -> Tensor:
         """Training: the K * batch largest pre-activations of the batch; the threshold follows the smallest of them."""
-        smallest = torch.topk(pre.detach().flatten(), K * len(pre), sorted=False).values.min()
+        smallest = torch.topk(pre.detach().flatten(), int(K * len(pre)), sorted=False).values.min()
         self.threshold.lerp_(smallest, THRESHOLD_RATE)
         return torch.where((pre >= smallest) & (pre > 0), pre, 0.0)
 

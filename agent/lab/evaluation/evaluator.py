@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from agent.lab import activations, cache, checkpoint, models, results, text, tokens, verdicts
-from agent.lab.activations import waiting_lock
 from agent.lab.checkpoint import Checkpoint
 from agent.lab.evaluation import analysis, core, probing
 from agent.lab.evaluation.core import EvaluationError
 from agent.lab.evaluation.requests import Score, Split
 from agent.lab.evaluation.subject import BenchSAE, CheckpointSAE, RandomSAE, Usage, bench_config, measure_usage
 from agent.lab.ground import environment
+from agent.lab.locks import waiting_lock
 from agent.lab.results import Core, FinalInfo, Floor, Latents, Number, Probe, Probing
 from agent.lab.verdicts import Verdict
 
