@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from agent import process
-from agent.lab.results import HEADLINE, METRICS, Compared, FinalInfo
+from agent.lab.results import METRICS, Compared, FinalInfo, headline
 from agent.lab.verdicts import MetricsRow
 
 if TYPE_CHECKING:
@@ -111,12 +111,13 @@ def study_table(runs: "Sequence[Run]") -> "Table":
     table.add_column("run", justify="right", no_wrap=True)
     table.add_column("title", no_wrap=True, ratio=1)
     table.add_column("verdict", no_wrap=True)
-    for name in HEADLINE:
+    names = headline(run.info for run in runs if run.info)
+    for name in names:
         widest = max(METRICS[name].title.split(), key=len)
         table.add_column(METRICS[name].title, justify="right", width=max(len(widest), 6))
     for run in runs:
         verdict = run.info.verdict.name if run.info else run.state.stage
-        measured = [format_value(name, run.info.metric(name)) if run.info else "" for name in HEADLINE]
+        measured = [format_value(name, run.info.metric(name)) if run.info else "" for name in names]
         title = Text(run.state.proposal.title)  # a string would be read for markup, which a title may look like
         table.add_row(str(run.number), title, verdict, *measured)
     return table
@@ -146,7 +147,9 @@ def run_line(info: FinalInfo) -> str:
     """How a run came out, in one line."""
     if not info.verdict.ok:
         return f"{info.verdict.name} ({info.verdict.evidence})"
-    return "ok, " + ", ".join(f"{METRICS[name].title} {format_value(name, info.metric(name))}" for name in HEADLINE)
+    return "ok, " + ", ".join(
+        f"{METRICS[name].title} {format_value(name, info.metric(name))}" for name in headline([info])
+    )
 
 
 def training_progress(label: str, rows: Sequence[MetricsRow], tokens: int) -> str:

@@ -195,7 +195,7 @@ class Loop:
         failure = self.workers.train(script, directory, seed=seed, label=label, timeout=SMOKE_SECONDS, smoke=True)
         failure = self.tampered(run) or failure
         failure = failure or self.workers.evaluate(
-            Score(run_dir=directory, part="slice"), label=label, timeout=SMOKE_SECONDS
+            Score(run_dir=directory, slice=True), label=label, timeout=SMOKE_SECONDS
         )
         info = None if failure else results.read(directory)
         if (

@@ -11,7 +11,7 @@ from agent.analysis import Analysis
 from agent.comparison import Judgement, Outcome
 from agent.display import format_difference, format_value
 from agent.ideas import TEMPLATES, strict_templates
-from agent.lab.results import HEADLINE, METRICS, Compared, Comparison, Expectation, Measure
+from agent.lab.results import HEADLINE, METRICS, Compared, Comparison, Expectation, Measure, headline
 from agent.referee import judgements
 from agent.state import State
 from agent.study import Run, Study
@@ -143,7 +143,7 @@ def describe(run: Run, state: State, judged: Judgement | None, measures: dict[st
     told: dict[str, Any] = {"results": None, "floor": "", "judged": "", "compared": [], "own": ""}
     if run.info is None or not run.counts:
         return told
-    told["results"] = {name: _rounded(name, run.info.metric(name)) for name in HEADLINE}
+    told["results"] = {name: _rounded(name, run.info.metric(name)) for name in headline([run.info])}
     if floor := run.info.floor:
         told["floor"] = (
             f"A random untrained SAE at L0 {floor.k} scores: explained variance "

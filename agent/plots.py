@@ -287,7 +287,6 @@ def _tell_comparison(
             else:
                 absent.append(f"{METRICS[name].title} of run {run.number}, which was not measured on both sides")
         told.append(f"run {run.number}{verdict}: {', '.join(differences)}")
-    absent += [f"{METRICS[name].title}, measured in no run" for name in HEADLINE[1:] if name not in names]
     unit = f" {METRICS[primary].unit}" if METRICS[primary].unit else ""
     judged = (
         f"The verdicts are on {METRICS[primary].title} and corrected for the number of runs, as the intervals are not; "

@@ -157,7 +157,7 @@ class Referee:
 
     def score_test(self, run: Run) -> None:
         """Core's figures of a run on the text that no choice was made on."""
-        request = Score(run_dir=run.directory, out="test_info.json", split="test", part="core")
+        request = Score(run_dir=run.directory, out="test_info.json", split="test", evals=("core",))
         label = f"run {run.number} on the test text"
         failure = self.workers.evaluate(request, label=label, timeout=self.seconds(evaluating=True))
         info = FinalInfo(verdict=failure) if failure else results.read(run.directory, request.out)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 WIDTH_WITHOUT_TERMINAL = 120
 LONGEST_LINE = 1000  # without a terminal, where a row should stay on one line
-GROUPS = ("training", "sparsity", "reconstruction", "model preservation", "probing")
+GROUPS = tuple(dict.fromkeys(metric.group for metric in METRICS.values()))
+ALWAYS = {"training", "sparsity", "reconstruction", "model preservation"}  # the rest where it was measured
 
 
 def show(path: Path) -> None:
@@ -83,6 +84,11 @@ def _show_run(path: Path, info: FinalInfo) -> None:
     console.print(_metrics_table(str(path), info))
     if info.probing:
         console.print(_probing_table(info.probing))
+    for family, scored in info.evaluations.items():
+        for metric, why in scored.not_applicable.items():
+            console.print(f"{family}: {metric} is not applicable: {why}", style="yellow")
+        if scored.remark:
+            console.print(f"{family}: {scored.remark}")
     for family, reason in info.errors.items():
         console.print(f"{family} gave no result: {reason}", style="red")
     console.print(
@@ -110,7 +116,11 @@ def _metrics_table(title: str, info: FinalInfo) -> "Table":
     table.add_column("unit")
     table.add_column("healthy")
     for group in GROUPS:
-        metrics = {name: metric for name, metric in METRICS.items() if metric.group == group}
+        metrics = {
+            name: metric
+            for name, metric in METRICS.items()
+            if metric.group == group and (group in ALWAYS or info.metric(name) is not None)
+        }
         for index, (name, metric) in enumerate(metrics.items()):
             value = info.metric(name)
             style, remark = ("", "") if _healthy(metric, value) else ("yellow", ": outside")

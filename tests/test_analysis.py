@@ -87,7 +87,7 @@ def run_dir(harvest: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def analysed(evaluator: Evaluator, run_dir: Path, path: Path, source: str | None = None) -> FinalInfo:
     if source is not None:
         path.write_text(source)
-    return evaluator.score(Score(run_dir=run_dir, part="slice", analysis=path))
+    return evaluator.score(Score(run_dir=run_dir, slice=True, analysis=path))
 
 
 DEFINES = """

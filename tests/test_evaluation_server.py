@@ -81,9 +81,9 @@ def test_two_requests_about_one_checkpoint_get_the_same_figures(server: Server, 
 
 
 def test_on_the_test_text_the_scores_are_others_and_say_so(server: Server, runs: dict[str, Path]):
-    dev = server.score(runs["sound"], "dev_info.json", part="core")
+    dev = server.score(runs["sound"], "dev_info.json", evals=("core",))
     kept = sorted(path.name for path in (runs["sound"] / "eval").iterdir())
-    test = server.score(runs["sound"], "test_info.json", split="test", part="core")
+    test = server.score(runs["sound"], "test_info.json", split="test", evals=("core",))
     assert (dev.split, test.split) == ("dev", "test")
     assert test.verdict.ok, test
     assert test.probing is None
@@ -112,7 +112,7 @@ def test_on_the_test_text_the_scores_are_others_and_say_so(server: Server, runs:
 def test_a_slice_tells_what_works_from_what_is_broken(
     server: Server, runs: dict[str, Path], name: str, verdict: str, evidence: str
 ):
-    info = server.score(runs[name], "slice.json", part="slice")
+    info = server.score(runs[name], "slice.json", slice=True)
     assert info.verdict.name == verdict, info
     assert evidence in info.verdict.evidence
     assert (info.floor, info.probing) == (None, None)
@@ -130,7 +130,7 @@ def test_a_planted_link_in_the_place_of_sae_benchs_files_is_not_followed(
     (tmp_path / "mine").touch()
     planted = runs["young"] / "eval_test"
     planted.symlink_to(tmp_path)
-    server.score(runs["young"], "linked.json", part="slice", split="test")
+    server.score(runs["young"], "linked.json", slice=True, split="test")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     assert not planted.is_symlink()
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,6 +91,16 @@ class Probing(BaseModel):
     datasets: list[Probe]
 
 
+class Scored(BaseModel):
+    """What an evaluation family found of one SAE; core and sparse_probing_sae_probes have records of their own."""
+
+    metrics: dict[str, Number]  # null: the figure was not finite, or see not_applicable
+    not_applicable: dict[str, str] = {}  # metric -> why it has no value for this SAE
+    details: dict[str, dict[str, Number]] = {}  # dataset, class or concept -> its own figures
+    remark: str = ""  # what to bear in mind when reading it
+    seconds: float = 0.0
+
+
 class Floor(BaseModel):
     """A random untrained SAE of the same width and sparsity through the same evaluator."""
 
@@ -158,6 +169,7 @@ class FinalInfo(BaseModel):
     core: Core | None = None
     latents: Latents | None = None
     probing: Probing | None = None
+    evaluations: dict[str, Scored] = {}  # by family
     floor: Floor | None = None
     comparison: Comparison | None = None
     analysis: dict[str, Number] = {}  # the idea's own measures
@@ -172,7 +184,10 @@ class FinalInfo(BaseModel):
         for part in METRICS[name].path.split("."):
             if value is None:
                 return None
-            value = value.get(int(part)) if isinstance(value, dict) else getattr(value, part)
+            if isinstance(value, dict):
+                value = value.get(int(part) if part.isdigit() else part)
+            else:
+                value = getattr(value, part)
         return value
 
 
@@ -184,9 +199,19 @@ class Metric(BaseModel):
     unit: str = ""
     healthy: tuple[float, float] | None = None
     better: Literal["higher", "lower", "none"] = "none"
-    group: Literal["training", "sparsity", "reconstruction", "model preservation", "probing"]
+    group: Literal[
+        "training",
+        "sparsity",
+        "reconstruction",
+        "model preservation",
+        "probing",
+        "concepts",
+        "interpretability",
+        "ground truth",
+    ]
     digits: int = 4
     worth: float = 0.0  # the smallest difference worth noticing
+    decides: bool = True  # False: known to be unreliable; shown, and never a primary metric
 
 
 # Healthy ranges: SAE-Bench's published baselines at L0 20 to 320; `none` in `better` means no direction is better.
@@ -250,16 +275,114 @@ METRICS: dict[str, Metric] = {
     "probing_accuracy_5": Metric(
         path="probing.accuracy.5", title="accuracy, top 5 latents", group="probing", better="higher"
     ),
+    "sparse_probing_5": Metric(
+        path="evaluations.sparse_probing.metrics.sae_top_5_test_accuracy",
+        title="sparse probing, top 5",
+        group="probing",
+        better="higher",
+        worth=0.02,
+    ),
+    "absorption": Metric(
+        path="evaluations.absorption.metrics.mean_absorption_fraction_score",
+        title="absorption",
+        group="concepts",
+        better="lower",
+        worth=0.01,
+    ),
+    "full_absorption": Metric(
+        path="evaluations.absorption.metrics.mean_full_absorption_score",
+        title="full absorption",
+        group="concepts",
+        better="lower",
+    ),
+    "scr": Metric(
+        path="evaluations.scr.metrics.scr_metric_threshold_20",
+        title="SCR, top 20",
+        group="concepts",
+        better="higher",
+        decides=False,
+    ),
+    "tpp": Metric(
+        path="evaluations.tpp.metrics.tpp_threshold_20_total_metric",
+        title="TPP, top 20",
+        group="concepts",
+        better="higher",
+        decides=False,
+    ),
+    "unlearning": Metric(
+        path="evaluations.unlearning.metrics.unlearning_score", title="unlearning", group="concepts", better="higher"
+    ),
+    "forgetting": Metric(
+        path="evaluations.forgetting.metrics.forgetting_score",
+        title="forgetting",
+        unit="nats/token",
+        group="concepts",
+        better="higher",
+    ),
+    "ravel": Metric(
+        path="evaluations.ravel.metrics.disentanglement_score", title="RAVEL", group="concepts", better="higher"
+    ),
+    "autointerp": Metric(
+        path="evaluations.autointerp.metrics.autointerp_score",
+        title="autointerp",
+        group="interpretability",
+        better="higher",
+    ),
+    "meta_structure": Metric(
+        path="evaluations.meta_structure.metrics.decoder_fraction_variance_explained",
+        title="decoder's own structure",
+        group="interpretability",
+    ),
+    "f1": Metric(
+        path="evaluations.synthetic.metrics.f1", title="F1", group="ground truth", better="higher", worth=0.01
+    ),
+    "uniqueness": Metric(
+        path="evaluations.synthetic.metrics.uniqueness",
+        title="uniqueness",
+        group="ground truth",
+        better="higher",
+        worth=0.01,
+    ),
+    "mcc": Metric(
+        path="evaluations.synthetic.metrics.mcc", title="MCC", group="ground truth", better="higher", worth=0.01
+    ),
+    "absorption_true": Metric(
+        path="evaluations.synthetic.metrics.absorption",
+        title="true absorption",
+        group="ground truth",
+        better="lower",
+        worth=0.01,
+    ),
 }
 
+# In the order in which they are shown; of each study only what was measured in it.
 HEADLINE = (
     "l0",
     "explained_variance_centered",
     "ce_loss_score",
     "loss_added",
+    "f1",
+    "uniqueness",
+    "mcc",
+    "absorption_true",
     "alive_fraction",
     "probing_auc_5",
+    "sparse_probing_5",
+    "absorption",
+    "scr",
+    "tpp",
+    "unlearning",
+    "forgetting",
+    "ravel",
+    "autointerp",
+    "meta_structure",
 )
+
+
+def headline(infos: Iterable[FinalInfo]) -> list[str]:
+    """The headline metrics that any of these results measured, in the order in which they are shown."""
+    known = list(infos)
+    return [name for name in HEADLINE if name == "l0" or any(info.metric(name) is not None for info in known)]
 
 
 class BadResults(UserError):

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING
 
 from agent.lab.ending import one_line
 from agent.lab.errors import UserError
-from agent.lab.evaluation import requests
+from agent.lab.evaluation import families, requests
 from agent.lab.evaluation.requests import Score, TrySentinels
 from agent.lab.progress import stages
-from agent.lab.results import HEADLINE, METRICS, FinalInfo, Sentinels, write
+from agent.lab.results import METRICS, FinalInfo, Sentinels, headline, write
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
 
-STAGES = {"all": 6, "core": 5, "slice": 4, "sentinels": 7}  # libraries, model, checkpoint, and what is scored
+STAGES = 3  # libraries, model, checkpoint; then what is scored
+SENTINELS = 4
 
 
 def main() -> None:
@@ -33,6 +34,7 @@ def main() -> None:
     )
     parser.add_argument("run_dirs", nargs="*", type=Path, metavar="RUN_DIR", help="a run with a checkpoint in it")
     parser.add_argument("--serve", action="store_true", help="read requests from stdin")
+    parser.add_argument("--evals", default="quick", help="with RUN_DIR: families, or quick, standard, full")
     args = parser.parse_args()
     if args.serve == bool(args.run_dirs):
         parser.error("give run directories, or --serve and none")
@@ -44,7 +46,8 @@ def main() -> None:
     else:
         run_dirs: list[Path] = [path.absolute() for path in args.run_dirs]
         with one_line(f"evaluate again with python -P -m agent.lab.evaluation {' '.join(map(str, run_dirs))}"):
-            answer(Score(run_dir=run_dir) for run_dir in run_dirs)
+            evals = families.chosen(args.evals)
+            answer(Score(run_dir=run_dir, evals=evals) for run_dir in run_dirs)
 
 
 def answer(asked: Iterable[Score | TrySentinels]) -> None:
@@ -61,8 +64,7 @@ def answer(asked: Iterable[Score | TrySentinels]) -> None:
 
 def one(asked: Score | TrySentinels, evaluators: "dict[tuple[str, str], Evaluator]") -> FinalInfo | Sentinels:
     """One answer; an evaluator already made for the run's model and hook is used again. Raises UserError."""
-    count = STAGES[asked.part] + bool(asked.analysis) if isinstance(asked, Score) else STAGES["sentinels"]
-    with stages("evaluating", count) as done:
+    with stages("evaluating", STAGES + (_count(asked) if isinstance(asked, Score) else SENTINELS)) as done:
         from agent.lab import checkpoint
         from agent.lab.evaluation import sentinels
         from agent.lab.evaluation.evaluator import Evaluator, bad_checkpoint
@@ -83,12 +85,17 @@ def one(asked: Score | TrySentinels, evaluators: "dict[tuple[str, str], Evaluato
         return sentinels.try_on(evaluators[key], asked.run_dir, done)
 
 
+def _count(asked: Score) -> int:
+    """What is scored: the families, the floor, the idea's own measures."""
+    return (1 if asked.slice else len(asked.evals) + 1) + bool(asked.analysis)
+
+
 def summarise(info: FinalInfo) -> None:
     """The headline as greppable lines."""
     print(f"verdict: {info.verdict.name}")
     if not info.verdict.ok:
         print(f"evidence: {info.verdict.evidence}")
-    for name in HEADLINE:
+    for name in headline([info]):
         if (value := info.metric(name)) is not None:
             print(f"{name}: {value:.{METRICS[name].digits}f}")
     sys.stdout.flush()

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from agent.lab import activations, cache, checkpoint, models, results, text, tokens, verdicts
 from agent.lab.checkpoint import Checkpoint
-from agent.lab.evaluation import analysis, core, probing
+from agent.lab.evaluation import analysis, core, families, probing
 from agent.lab.evaluation.core import EvaluationError
 from agent.lab.evaluation.requests import Score, Split
 from agent.lab.evaluation.subject import BenchSAE, CheckpointSAE, RandomSAE, Usage, bench_config, measure_usage
 from agent.lab.ground import environment
 from agent.lab.locks import waiting_lock
-from agent.lab.results import Core, FinalInfo, Floor, Latents, Number, Probe, Probing
+from agent.lab.results import Core, FinalInfo, Floor, Latents, Number, Probe, Probing, Scored
 from agent.lab.verdicts import Verdict
 
 Result = TypeVar("Result")
@@ -80,7 +80,7 @@ class Evaluator:
         info = FinalInfo(verdict=Verdict(name="not_evaluated", evidence="evaluation did not finish"), split=asked.split)
         info.environment = environment()
         out = _emptied(asked.run_dir / ("eval" if asked.split == "dev" else f"eval_{asked.split}"))
-        held_out = self.held_out(asked.split, core.BATCH_WINDOWS if asked.part == "slice" else None)
+        held_out = self.held_out(asked.split, core.BATCH_WINDOWS if asked.slice else None)
         try:
             loaded = self.load(asked.run_dir, held_out)
             content = checkpoint.content_hash(asked.run_dir / "checkpoint")
@@ -93,7 +93,7 @@ class Evaluator:
         if asked.analysis:
             _measure(info, asked.analysis, loaded, held_out.activations)
             done("analysis")
-        info.verdict = _verdict(info, loaded, asked.part)
+        info.verdict = _verdict(info, loaded, asked)
         info.evaluation_seconds = round(time.monotonic() - started, 2)
         return info
 
@@ -143,22 +143,35 @@ class Evaluator:
         info.core, replaced = _finite(scored[0])
         info.latents = _latents(scored[1].fired / scored[1].tokens, sae.checkpoint.W_dec)
         info.non_finite = [f"core.{path}" for path in replaced]
-        if asked.part == "slice":
+        if asked.slice:
             return
         if info.core.l0 is None or info.core.explained_variance_centered is None:
-            info.errors["sparse_probing_sae_probes"] = "not run: the SAE's outputs are not finite"
+            info.errors |= dict.fromkeys(asked.evals[1:], "not run: the SAE's outputs are not finite")
             return
         k, d_sae = max(1, min(round(info.core.l0), sae.cfg.d_sae)), sae.cfg.d_sae
         info.floor = _attempt(info, "floor", lambda: self.floor(asked.split, d_sae, k))
         done("floor")
-        if asked.part == "core" or info.floor is None:
+        for family in asked.evals[1:]:
+            if family != "sparse_probing_sae_probes":
+                self._score_family(info, family, sae, out, name)
+            elif info.floor:
+                info.probing = _attempt(
+                    info, family, lambda: _probing(*self.probe(sae, out, name), self.random_auc(d_sae, k))
+                )
+            done(family)
+
+    def _score_family(self, info: FinalInfo, family: str, sae: BenchSAE, out: Path, name: str) -> None:
+        """One family more; whatever goes wrong in it, its row says why and the others go on."""
+        started = time.monotonic()
+        try:
+            scored = families.load(family).score(self, sae, _emptied(out / family), name)
+        except Exception as error:
+            info.errors[family] = _said(error)
             return
-        info.probing = _attempt(
-            info,
-            "sparse_probing_sae_probes",
-            lambda: _probing(*self.probe(sae, out, name), self.random_auc(d_sae, k)),
-        )
-        done("probing")
+        figures, replaced = results.null_non_finite(scored.model_dump(), f"evaluations.{family}")
+        figures["seconds"] = round(time.monotonic() - started, 2)
+        info.evaluations[family] = Scored.model_validate(figures)
+        info.non_finite += replaced
 
     def floor(self, split: Split, d_sae: int, k: int) -> Floor:
         """Scores of a random untrained SAE that keeps the k largest latents, measured once for each width and k."""
@@ -238,7 +251,7 @@ def _emptied(folder: Path) -> Path:
     return folder
 
 
-def _verdict(info: FinalInfo, loaded: Checkpoint, part: str) -> Verdict:
+def _verdict(info: FinalInfo, loaded: Checkpoint, asked: Score) -> Verdict:
     training = loaded.header.training
     if training.steps == 0 or not loaded.header.moved:
         return Verdict(name="zero_steps", evidence=f"{training.steps} steps, and no parameter moved")
@@ -246,7 +259,7 @@ def _verdict(info: FinalInfo, loaded: Checkpoint, part: str) -> Verdict:
         return Verdict(name="nan", evidence="the checkpoint holds parameters that are not finite")
     if info.core is None or info.latents is None:
         return Verdict(name="not_evaluated", evidence=info.errors.get("core", "no scores"))
-    if part == "slice":
+    if asked.slice:
         return verdicts.judge_slice(l0=info.core.l0, explained_variance=info.core.explained_variance_centered)
     if "floor" in info.errors:
         return Verdict(name="not_evaluated", evidence=f"no random SAE to compare with: {info.errors['floor']}")

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from agent.lab.errors import UserError
 
 Split = Literal["dev", "test"]
+QUICK = ("core", "sparse_probing_sae_probes")
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]  # bare: nothing is written elsewhere
 
 
@@ -25,7 +26,8 @@ class Score(Asked):
 
     task: Literal["score"] = "score"
     split: Split = "dev"  # the held-out text of core
-    part: Literal["all", "slice", "core"] = "all"  # slice: one batch, to see that it works; core: no probing
+    evals: tuple[str, ...] = QUICK  # families, core first
+    slice: bool = False  # one batch of core and nothing else, to see that it works
     analysis: Path | None = None  # an idea's analysis.py, whose measures are taken too
 
 

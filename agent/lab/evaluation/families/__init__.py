@@ -1,0 +1,95 @@
+"""The evaluation families: what each needs, and how it scores an SAE.
+
+Each is a module of this package that is a `Family`. What it needs is asked before any time is spent, by `agent doctor`
+and by every study, so `lacks` must know all of it from a `Place`, in a second, without loading a model.
+"""
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from agent.lab.errors import UserError, nearest
+from agent.lab.evaluation.requests import QUICK
+
+if TYPE_CHECKING:
+    from agent.lab.evaluation.evaluator import Evaluator
+    from agent.lab.evaluation.subject import BenchSAE
+    from agent.lab.results import Scored
+
+# Core comes first: the others are not asked of an SAE whose outputs are not finite.
+NAMES = (
+    "core",
+    "sparse_probing_sae_probes",
+    "sparse_probing",
+    "tpp",
+    "absorption",
+    "scr",
+    "forgetting",
+    "meta_structure",
+    "autointerp",
+    "unlearning",
+    "ravel",
+    "synthetic",
+)
+TIERS = {
+    "quick": QUICK,
+    "standard": ("core", "sparse_probing_sae_probes", "sparse_probing", "tpp", "absorption"),
+    "full": NAMES,
+}
+
+
+@dataclass(frozen=True)
+class Lack:
+    """A precondition that is not met."""
+
+    why: str  # "the model cannot spell: 3 of 26 letters ..."
+    do: str  # "use a larger model"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an evaluation would run, as far as that is known without loading a model."""
+
+    model: str  # its name, as the user gave it
+    hook_name: str
+    world: bool  # a synthetic world: no text, no tokenizer, the truth is known
+    config: Mapping[str, Any]  # the model's config.json; empty for a world, and for a hub model that is not stored
+    tokenizer: Callable[[], Any]  # loads it (a transformers tokenizer); None for a world
+    folder: Path  # where evaluation artefacts of this model and hook are cached
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+
+class Family(Protocol):
+    """A module of this package."""
+
+    SAYS: str  # what it measures, in one line
+
+    def lacks(self, place: Place) -> list[Lack]:
+        """What is missing for it to run; empty where it is runnable."""
+        ...
+
+    def score(self, evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> "Scored":
+        """Score one SAE. `out` is a new folder of the run's, where SAE-Bench's own JSON is kept; `name` is the SAE's,
+        by its content, so that no two SAEs share a cached result. What depends on the model alone is made once and
+        kept under `evaluator.folder`. Raises EvaluationError, or whatever SAE-Bench raises: the row says why.
+        """
+        ...
+
+
+def load(name: str) -> Family:
+    """A family by name."""
+    return importlib.import_module(f"{__name__}.{name}")  # type: ignore[return-value]
+
+
+def chosen(text: str) -> tuple[str, ...]:
+    """The families that `--evals` names: a tier, or names with commas between them. Raises UserError."""
+    if text in TIERS:
+        return TIERS[text]
+    asked = [name.strip() for name in text.split(",") if name.strip()]
+    for name in asked:
+        if name not in NAMES:
+            raise UserError(f"--evals {text}: {nearest(name, [*TIERS, *NAMES])}")
+    return tuple(name for name in NAMES if name in {"core", *asked})
