@@ -43,7 +43,9 @@ def agent() -> None:
 def run(
     idea: Annotated[str, typer.Option(help="An idea: a directory of templates/ideas.")],
     max_runs: Annotated[int, typer.Option(min=1, help="How many runs to try; the baseline is not counted.")],
-    model: Annotated[str | None, typer.Option(help="tiny-lm, a directory (./...), or a model of the hub.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="tiny-lm, a world (synth2k), a directory (./...), or a hub model.")
+    ] = None,
     hook: Annotated[str | None, typer.Option(help="Where the SAE sits, as blocks.1.hook_resid_post.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; the GPU when there is one.")] = None,
     max_hours: Annotated[
@@ -66,7 +68,7 @@ def run(
         raise UserError(f"--max-hours {max_hours:g}: give a number of hours above 0")
     plan = ideas.load(idea)
     given = {"model": _absolute(model), "hook_name": hook}
-    fixed = plan.fixed.model_copy(update={name: value for name, value in given.items() if value})
+    fixed = plan.fixed.but(**{name: value for name, value in given.items() if value})
     limits = {"max_runs": max_runs, "max_hours": max_hours, "run_timeout": run_timeout}
     # What is broken in an idea is known before any time is spent: rendering its plan, importing its analysis.
     proposer, own = TemplateProposer(plan, fixed), analysis.load(plan)

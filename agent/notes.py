@@ -108,7 +108,7 @@ def describe_ground(state: State) -> list[str]:
         for each in state.broken
     ]
     said += [
-        f"The baseline with K {k}, seed {seed} has no figures: {verdict.name} ({verdict.evidence})."
+        f"The baseline with K {k:g}, seed {seed} has no figures: {verdict.name} ({verdict.evidence})."
         for (k, seed), verdict in state.baselines_tried.items()
         if not verdict.ok
     ]
@@ -121,10 +121,10 @@ def describe_ground(state: State) -> list[str]:
         if values and len(values) > 1:
             mean, deviation = comparison.spread(values)
             spreads.append(f"{METRICS[name].title} {format_value(name, mean)} ± {deviation:.2g}")
-    ks = ", ".join(str(level.k) for level in comparison.levels(state.baselines))
+    ks = ", ".join(f"{level.k:g}" for level in comparison.levels(state.baselines))
     return [
         *said,
-        f"The baseline was trained with {len(own.baselines)} seeds at K {own.k}; mean and standard deviation: "
+        f"The baseline was trained with {len(own.baselines)} seeds at K {own.k:g}; mean and standard deviation: "
         f"{'; '.join(spreads)}. Baselines were trained at K {ks}.",
         "A run is compared with the baseline at the run's own L0, read between two of these within "
         f"{comparison.MATCH:.0%} of it. Intervals are 95% intervals of the difference. On the primary metric a "

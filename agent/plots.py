@@ -198,10 +198,10 @@ def _tell_curves(curves: Mapping[str, _Curve | None], baselines: Sequence[Baseli
     if not drawn:
         return "The baseline's curve was not measured, nor the noise."
     known, own = levels(baselines), own_level(baselines)
-    levelled = ", ".join(f"{level.l0:.1f} (K {level.k})" for level in known)
+    levelled = ", ".join(f"{level.l0:.1f} (K {level.k:g})" for level in known)
     widths = ", ".join(f"{title} ±{curve.half_width:.4f}" for title, curve in drawn.items() if curve.half_width)
     noise = (
-        f"95% of its single trainings fall within {widths} of it, by {len(own.baselines)} seeds at K {own.k}"
+        f"95% of its single trainings fall within {widths} of it, by {len(own.baselines)} seeds at K {own.k:g}"
         if widths
         else "the noise between seeds was not measured"
     )

@@ -66,7 +66,7 @@ class Referee:
         self.ledger.append(events.SentinelsScored(expectations=sentinels.expectations))
         return None
 
-    def measure(self, k: int, seed: int) -> str | None:
+    def measure(self, k: float, seed: int) -> str | None:
         """Train and score a baseline, or find it in the cache; why not, where the hours do not allow it."""
         if not self.baselines.stored(k, seed) and (why := budgets.hours_spent(self.ledger.state, self.ledger.seconds)):
             return why
@@ -74,7 +74,7 @@ class Referee:
         self.ledger.append(event)
         l0, ev = (event.baseline.figures.get(name) for name in ("l0", "explained_variance_centered"))
         said = f"L0 {l0:.2f}, explained variance {ev:.4f}" if event.verdict.ok else event.verdict.name
-        self.workers.display.say(f"baseline with K {k}, seed {seed}: {said} ({event.seconds:.0f} s)")
+        self.workers.display.say(f"baseline with K {k:g}, seed {seed}: {said} ({event.seconds:.0f} s)")
         return None
 
     def seconds(self, evaluating: bool) -> float:
@@ -156,8 +156,8 @@ class Referee:
         return True
 
     def score_test(self, run: Run) -> None:
-        """Core's figures of a run on the text that no choice was made on."""
-        request = Score(run_dir=run.directory, out="test_info.json", split="test", evals=("core",))
+        """A run's figures on the text, or a world's samples, that no choice was made on."""
+        request = Score(run_dir=run.directory, out="test_info.json", split="test", evals=("core", "synthetic"))
         label = f"run {run.number} on the test text"
         failure = self.workers.evaluate(request, label=label, timeout=self.seconds(evaluating=True))
         info = FinalInfo(verdict=failure) if failure else results.read(run.directory, request.out)

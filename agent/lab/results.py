@@ -106,7 +106,8 @@ class Floor(BaseModel):
 
     k: int
     explained_variance_centered: Number
-    ce_loss_score: Number
+    ce_loss_score: Number  # null on a synthetic world
+    truth: dict[str, Number] = {}  # on a synthetic world: f1, mcc and what else its family scores
 
 
 class Compared(BaseModel):
@@ -128,7 +129,7 @@ class Compared(BaseModel):
 class Comparison(BaseModel):
     """A run beside the baseline at the run's own L0. Written by the driver."""
 
-    levels: list[int]  # K of the baselines it was read between
+    levels: list[float]  # K of the baselines it was read between
     seeds: int  # baselines behind the noise
     metrics: dict[str, Compared]  # those that were measured on both sides
     not_comparable: str | None = None  # why there is none of it
@@ -383,6 +384,14 @@ def headline(infos: Iterable[FinalInfo]) -> list[str]:
     """The headline metrics that any of these results measured, in the order in which they are shown."""
     known = list(infos)
     return [name for name in HEADLINE if name == "l0" or any(info.metric(name) is not None for info in known)]
+
+
+def measurable(name: str, world: bool) -> bool:
+    """Whether a metric can have a value on a synthetic world, or on a language model."""
+    group = METRICS[name].group
+    if world:
+        return group in ("training", "sparsity", "reconstruction", "ground truth")
+    return group != "ground truth"
 
 
 class BadResults(UserError):

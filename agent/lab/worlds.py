@@ -84,7 +84,7 @@ def check_hook(name: str, hook_name: str) -> None:
 
 
 def load(name: str, device: str = "cpu") -> "SyntheticModel":
-    """A world on a device, built first where it is not in the cache. Raises UserError for a directory that is damaged."""
+    """A world on a device, built first where it is not in the cache. Raises UserError for a damaged directory."""
     from sae_lens.synthetic import SyntheticModel
 
     if name in SIZES:
@@ -126,8 +126,8 @@ def build(made_as: "SyntheticModelConfig") -> "SyntheticModel":
 def orthogonalize(vectors: Tensor, steps: int, rate: float) -> Tensor:
     """Push unit vectors `[n, d]` apart with Adam, as sae_lens.synthetic.orthogonalize_embeddings does; unit again.
 
-    Its loss, sum_{i != j} (e_i e_j)^2 + n sum_i (|e_i|^2 - 1)^2, is ||E^T E||^2 - sum_i |e_i|^4 + n sum_i (|e_i|^2 - 1)^2,
-    so that the gradient is 4 (E E^T E - s E + n (s - 1) E) with s_i = |e_i|^2: n d^2 operations in place of n^2 d.
+    Its loss is sum_{i != j} (e_i . e_j)^2 + n sum_i (s_i - 1)^2 with s_i = |e_i|^2, whose first sum is
+    ||E^T E||^2 - sum s^2. So the gradient is 4 (E E^T E - s E + n (s - 1) E): n d^2 operations in place of n^2 d.
     """
     vectors = F.normalize(vectors.detach(), dim=1).requires_grad_(True)
     optimizer = torch.optim.Adam([vectors], lr=rate)

@@ -79,6 +79,11 @@ class Family(Protocol):
         ...
 
 
+def suits(name: str, world: bool) -> bool:
+    """Whether a family can be asked of this kind of model at all: a world has no text, a language model no truth."""
+    return name in ("core", "synthetic") if world else name != "synthetic"
+
+
 def load(name: str) -> Family:
     """A family by name."""
     return importlib.import_module(f"{__name__}.{name}")  # type: ignore[return-value]
