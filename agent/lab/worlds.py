@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
 from agent.lab import cache, defaults
@@ -96,8 +97,9 @@ def load(name: str, device: str = "cpu") -> "SyntheticModel":
     else:
         folder = Path(name).expanduser()
     try:
-        return SyntheticModel.load_from_disk(folder, device=device).requires_grad_(False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        with torch.random.fork_rng():  # it draws features that it then throws away
+            return SyntheticModel.load_from_disk(folder, device=device).requires_grad_(False)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{folder} cannot be loaded as a world: {why}; delete it or write it again") from error
 
