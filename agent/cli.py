@@ -156,7 +156,9 @@ def show_idea(name: Annotated[str, typer.Argument(help="An idea: a directory of 
 def cache(
     clear: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND", help="Delete activations, baselines, evaluation or all; may be given repeatedly."),
+        typer.Option(
+            metavar="KIND", help="Delete activations, baselines, evaluation, worlds or all; may be given repeatedly."
+        ),
     ] = None,
 ) -> None:
     """Show what is stored for reuse under SAE_AGENT_CACHE, or clear it by kind."""

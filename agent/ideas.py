@@ -213,7 +213,8 @@ def render_step(idea: Idea, step: Step, fixed: Fixed, templates: Path = TEMPLATE
 def _constants(fixed: Fixed) -> dict[str, Any]:
     """What a template may use: the fixed settings, and the constants of the model's baseline."""
     own = defaults.of(fixed.model)
-    return fixed.model_dump() | {"k": f"{own.k:g}", "batch": own.batch, "learning_rate": own.learning_rate}
+    names = ("batch", "learning_rate", "decay")
+    return fixed.model_dump() | {name: getattr(own, name) for name in names} | {"k": f"{own.k:g}"}
 
 
 def strict_templates(folder: Path) -> "jinja2.Environment":

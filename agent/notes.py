@@ -9,9 +9,9 @@ from typing import Any
 from agent import comparison, plots
 from agent.analysis import Analysis
 from agent.comparison import Judgement, Outcome
-from agent.display import format_difference, format_value
+from agent.display import beside, format_difference, format_value
 from agent.ideas import TEMPLATES, strict_templates
-from agent.lab.results import HEADLINE, METRICS, Compared, Comparison, Expectation, Measure, headline
+from agent.lab.results import HEADLINE, METRICS, Compared, Comparison, Expectation, Floor, Measure, Probing, headline
 from agent.referee import judgements
 from agent.state import State
 from agent.study import Run, Study
@@ -145,13 +145,7 @@ def describe(run: Run, state: State, judged: Judgement | None, measures: dict[st
         return told
     told["results"] = {name: _rounded(name, run.info.metric(name)) for name in headline([run.info])}
     if floor := run.info.floor:
-        told["floor"] = (
-            f"A random untrained SAE at L0 {floor.k} scores: explained variance "
-            f"{format_value('explained_variance_centered', floor.explained_variance_centered)}, CE-loss score "
-            f"{format_value('ce_loss_score', floor.ce_loss_score)}"
-            + (f", AUC, top 5 latents {run.info.probing.random_auc[5]:.4f}" if run.info.probing else "")
-            + "."
-        )
+        told["floor"] = f"A random untrained SAE at L0 {floor.k} scores: {_floor(floor, run.info.probing)}."
     told["own"] = "; ".join(
         f"{measure.title} {run.info.analysis[name]:.{measure.digits}f}{' ' + measure.unit if measure.unit else ''}"
         for name, measure in measures.items()
@@ -172,6 +166,17 @@ def describe(run: Run, state: State, judged: Judgement | None, measures: dict[st
     return told
 
 
+def _floor(floor: Floor, probing: Probing | None) -> str:
+    """The figures of the random SAE, by the titles of the run's."""
+    figures = {
+        "explained_variance_centered": floor.explained_variance_centered,
+        "ce_loss_score": floor.ce_loss_score,
+        **{name: floor.truth.get(name) for name in ("f1", "uniqueness", "mcc")},
+        "probing_auc_5": probing.random_auc[5] if probing else None,
+    }
+    return ", ".join(f"{METRICS[n].title} {format_value(n, v)}" for n, v in figures.items() if v is not None)
+
+
 def _judged(run: Run, state: State, judged: Judgement | None) -> str:
     """The verdict on the primary metric, with the figures behind it."""
     assert run.info
@@ -183,8 +188,8 @@ def _judged(run: Run, state: State, judged: Judgement | None) -> str:
     compared, name = found.metrics[state.started.primary_metric], state.started.primary_metric
     unit = f" {metric.unit}" if metric.unit else ""
     differs = (
-        f"{metric.title} differs by {format_difference(name, compared)}{unit} from the baseline at L0 "
-        f"{format_value('l0', run.info.metric('l0'))} (p {judged.p:.2g} after Holm's correction)"
+        f"{metric.title} differs by {format_difference(name, compared)}{unit}{beside(name, found)} from the baseline "
+        f"at L0 {format_value('l0', run.info.metric('l0'))} (p {judged.p:.2g} after Holm's correction)"
     )
     worth = f"the smallest difference worth having, {state.started.smallest_effect:g}{unit}"
     fresh = _fresh(name, judged, state.replicates.get(run.number, {}))

@@ -212,6 +212,7 @@ class Metric(BaseModel):
     ]
     digits: int = 4
     worth: float = 0.0  # the smallest difference worth noticing
+    beside: str = ""  # a metric without which this one would mislead, shown wherever this is
     decides: bool = True  # False: known to be unreliable; shown, and never a primary metric
 
 
@@ -335,7 +336,12 @@ METRICS: dict[str, Metric] = {
         group="interpretability",
     ),
     "f1": Metric(
-        path="evaluations.synthetic.metrics.f1", title="F1", group="ground truth", better="higher", worth=0.01
+        path="evaluations.synthetic.metrics.f1",
+        title="F1",
+        group="ground truth",
+        better="higher",
+        worth=0.01,
+        beside="uniqueness",  # copies of one feature have a high F1
     ),
     "uniqueness": Metric(
         path="evaluations.synthetic.metrics.uniqueness",
