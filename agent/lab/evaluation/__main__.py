@@ -78,6 +78,8 @@ def one(asked: Score | TrySentinels, evaluators: "dict[tuple[str, str], Evaluato
             if isinstance(asked, TrySentinels):
                 raise
             return bad_checkpoint(error, asked.split)
+        if isinstance(asked, Score) and not asked.slice:
+            done.count -= sum(not families.suits(family, is_world(header.model)) for family in asked.evals)
         key = (header.model, header.hook_name)
         if key not in evaluators:
             evaluators[key] = (WorldEvaluator if is_world(header.model) else Evaluator)(*key)
