@@ -11,6 +11,7 @@ from agent.analysis import Analysis
 from agent.comparison import Judgement, Outcome
 from agent.display import beside, format_difference, format_value
 from agent.ideas import TEMPLATES, strict_templates
+from agent.lab.defaults import is_world
 from agent.lab.results import HEADLINE, METRICS, Compared, Comparison, Expectation, Floor, Measure, Probing, headline
 from agent.referee import judgements
 from agent.state import State
@@ -80,6 +81,7 @@ def render(
         measures=measures if measures and any(run.info and run.info.analysis for run in runs) else {},
         runs=[(run, describe(run, state, judged.get(run.number), measures or {})) for run in runs],
         tested=[describe_test(run, state) for run in runs if run.number in state.tested],
+        held_out="samples" if state.started and is_world(state.started.fixed.model) else "text",
         figures=figures,
         skipped=skipped,
         noted=_at(state.last_time),

@@ -17,6 +17,7 @@ from agent.study import Run
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+PER_ROW = 4  # secondary metrics side by side
 NEAR = 0.1  # share of L0 that is shown to either side of the runs
 CURVES = (("loss", "training loss"), ("l0", "L0 (latents per token)"), ("alive_fraction", "alive fraction"))
 SCORES = ("explained_variance_centered", "ce_loss_score", "f1", "uniqueness")  # against L0, where they were measured
@@ -146,7 +147,7 @@ def _l0_front(path: Path, shown: Sequence[Run], runs: Sequence[Run], baselines: 
     for i, name in enumerate(scores):
         _enlarge(rows[-1][i], name, near, [_value(run, name) for run in shown], curves[name])
         if enlarged:
-            rows[-1][i].set_title("enlarged: the rectangle above", fontsize=8, color=canvas.GREY, loc="left")
+            rows[-1][i].set_title("the rectangle, enlarged", fontsize=8, color=canvas.GREY, loc="left")
             _outline(rows[0][i], rows[-1][i])
     canvas.legend(figure, rows[0][0])
     told = []
@@ -224,7 +225,8 @@ def _comparison(
     names = [name for name in HEADLINE[1:] if any(name in comparison.metrics for _, comparison in shown)]
     first, *others = sorted(names, key=lambda name: name != primary)
     titles, verdicts, above, below, high, low = 2.75, 1.0, 0.28, 0.56, 0.2 * len(shown) + 0.1, 0.15 * len(shown) + 0.1
-    figure = canvas.page(above + high + below + (above + low + below if others else 0.0) + 0.05)
+    rows = math.ceil(len(others) / PER_ROW)
+    figure = canvas.page(above + high + below + rows * (above + low + below) + 0.05)
     main = canvas.add_panel(figure, titles, above, canvas.WIDTH - titles - verdicts, high)
     _differences(main, first, shown, "difference from the baseline at the run's own L0")
     canvas.name_rows(main, [canvas.label(run, titles - 0.15) for run, _ in shown])
@@ -237,11 +239,13 @@ def _comparison(
         for row, (run, _) in enumerate(shown):
             if judged := judgements.get(run.number):
                 _verdict(main, judged.outcome, (row, 0), main.get_yaxis_transform(), va="center_baseline", fontsize=8)
-    cell = (canvas.WIDTH - 0.6) / max(1, len(others))
+    cell = (canvas.WIDTH - 0.6) / min(max(1, len(others)), PER_ROW)
     for i, name in enumerate(others):
-        panel = canvas.add_panel(figure, 0.6 + i * cell, above + high + below + above, cell - 0.4, low)
+        row, column = divmod(i, PER_ROW)
+        top = above + high + below + row * (above + low + below) + above
+        panel = canvas.add_panel(figure, 0.6 + column * cell, top, cell - 0.4, low)
         _differences(panel, name, shown, "difference")
-        canvas.name_rows(panel, [f"run {run.number}" if i == 0 else "" for run, _ in shown])
+        canvas.name_rows(panel, [f"run {run.number}" if column == 0 else "" for run, _ in shown])
         panel.set_title(METRICS[name].title, loc="left")
         panel.locator_params(axis="x", nbins=3)
         panel.tick_params(axis="x", labelsize=7)

@@ -105,7 +105,16 @@ def make_checkout(directory: Path) -> Checkout:
     ignored = shutil.ignore_patterns("lab", "__pycache__")
     shutil.copytree(REPOSITORY / "agent", root / "agent", ignore=ignored)
     (root / "agent/lab/evaluation").mkdir(parents=True)
-    for name in ("__init__", "cache", "errors", "results", "verdicts", "evaluation/__init__", "evaluation/requests"):
+    for name in (
+        "__init__",
+        "cache",
+        "defaults",
+        "errors",
+        "results",
+        "verdicts",
+        "evaluation/__init__",
+        "evaluation/requests",
+    ):
         shutil.copy(REPOSITORY / f"agent/lab/{name}.py", root / f"agent/lab/{name}.py")
     for name in ("activations", "prepare", "run", "training"):
         shutil.copy(HERE / f"lab/{name}.py", root / "agent/lab")
