@@ -1,4 +1,4 @@
-"""Train one sparse autoencoder (SAE) on a language model's activations: BatchTopK, the baseline.
+"""Train one sparse autoencoder (SAE) on a model's activations: BatchTopK, the baseline.
 
     python experiment.py --out_dir=run_0
 
@@ -17,7 +17,7 @@ from agent.lab.run import run
 from agent.lab.training import TrainingGuard, constants, finish
 
 # Fixed within a study: two runs that differ here cannot be compared.
-MODEL = "tiny-lm"  # tiny-lm (embedded), a local directory, or a hub model's name
+MODEL = "tiny-lm"  # tiny-lm (embedded), a local directory, a hub model's name, or a synthetic world
 HOOK_NAME = "blocks.1.hook_resid_post"  # the activations the SAE reads and rebuilds
 TOKENS = 1_500_000  # training tokens, each seen once
 D_SAE = 1024  # latents
@@ -25,8 +25,8 @@ SEED = 0  # initialisation and order of the tokens
 
 # Free to change.
 K = 16  # latents active per token, on average over a batch
-BATCH = 1024  # tokens a step: small enough for some two thousand steps, large enough for BatchTopK to average over
-LEARNING_RATE = 2e-3  # Adam's; the highest that trained without loss spikes
+BATCH = 1024  # tokens a step: small enough for thousands of steps, large enough for BatchTopK to average over
+LEARNING_RATE = 0.002  # Adam's, between its rise and its fall
 WARMUP = 0.02  # share of the steps over which the learning rate rises
 DECAY = 0.3  # share of the steps over which it falls to zero
 AUX_COEFFICIENT = 1 / 32  # weight of the dead latents' loss (Gao et al. 2024, arXiv 2406.04093)
@@ -64,7 +64,7 @@ class SAE(nn.Module):
 
     def select(self, pre: Tensor) -> Tensor:
         """Training: the K * batch largest pre-activations of the batch; the threshold follows the smallest of them."""
-        smallest = torch.topk(pre.detach().flatten(), K * len(pre), sorted=False).values.min()
+        smallest = torch.topk(pre.detach().flatten(), int(K * len(pre)), sorted=False).values.min()
         self.threshold.lerp_(smallest, THRESHOLD_RATE)
         return torch.where((pre >= smallest) & (pre > 0), pre, 0.0)
 

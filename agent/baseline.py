@@ -8,10 +8,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.comparison import Baseline, figures
+from agent.comparison import Baseline, figures, grain
 from agent.events import BaselineMeasured, StudyStarted
-from agent.ideas import Fixed, K, render_baseline
-from agent.lab import cache, results
+from agent.ideas import Fixed, render_baseline
+from agent.lab import cache, defaults, results
 from agent.lab.evaluation.families import NAMES
 from agent.lab.evaluation.requests import Score
 from agent.lab.results import FinalInfo
@@ -22,11 +22,13 @@ from agent.workers import Workers
 SEEDS = 5  # behind the noise, the study's own seed among them
 
 
-def wanted(fixed: Fixed) -> list[tuple[int, int]]:
+def wanted(fixed: Fixed) -> list[tuple[float, int]]:
     """K and seed of every baseline a study needs whatever comes out: first what verdicts need, then the picture."""
-    neighbours = [(K - 1, fixed.seed), (K + 1, fixed.seed)]  # between which runs at the baseline's own L0 are read
-    seeds = [(K, fixed.seed + number) for number in range(SEEDS)]
-    curve = [(k, fixed.seed) for k in (K // 2, 2 * K) if k <= fixed.d_sae // 8]
+    k = defaults.of(fixed.model).k
+    near = grain(k)
+    neighbours = [(k - near, fixed.seed), (k + near, fixed.seed)]  # between which runs at the baseline's L0 are read
+    seeds = [(k, fixed.seed + number) for number in range(SEEDS)]
+    curve = [(other, fixed.seed) for other in (k / 2, 2 * k) if other <= fixed.d_sae // 8]
     return [seeds[0], *neighbours, *seeds[1:], *curve]
 
 
@@ -39,6 +41,11 @@ class Baselines:
     workers: Workers
 
     @property
+    def k(self) -> float:
+        """The baseline's own K."""
+        return defaults.of(self.started.fixed.model).k
+
+    @property
     def folder(self) -> Path:
         """Where the cache keeps them: one folder for everything that their figures depend on, apart from K and seed."""
         fixed = self.started.fixed
@@ -48,23 +55,23 @@ class Baselines:
             cache.root() / "baselines" / f"{cache.slug(Path(fixed.model).name)}-{cache.slug(fixed.hook_name)}-{digest}"
         )
 
-    def stored(self, k: int, seed: int) -> Path | None:
+    def stored(self, k: float, seed: int) -> Path | None:
         """The run directory of a baseline in the cache."""
-        folder = self.folder / f"k{k}_seed{seed}"
+        folder = self.folder / f"k{k:g}_seed{seed}"
         return folder if (folder / "final_info.json").exists() else None
 
-    def scored(self, k: int, seed: int) -> FinalInfo | None:
+    def scored(self, k: float, seed: int) -> FinalInfo | None:
         """The results of a baseline in the cache, where it has figures of all families that the study asks for."""
         stored = self.stored(k, seed)
         info = results.read(stored) if stored else None
         return info if info and info.families >= set(self.started.evals) else None
 
-    def measure(self, k: int, seed: int, training_seconds: float, evaluation_seconds: float) -> BaselineMeasured:
+    def measure(self, k: float, seed: int, training_seconds: float, evaluation_seconds: float) -> BaselineMeasured:
         """A baseline's figures, from the cache or by training or scoring it within the seconds given."""
-        start, label = time.monotonic(), f"baseline with K {k}, seed {seed}"
+        start, label = time.monotonic(), f"baseline with K {k:g}, seed {seed}"
         info = self.scored(k, seed)
         if info is None:
-            run_dir = self.study.directory / f"baseline_k{k}_seed{seed}"
+            run_dir = self.study.directory / f"baseline_k{k:g}_seed{seed}"
             if self.stored(k, seed):
                 info = self.score_again(k, seed, run_dir, label, evaluation_seconds)
             else:
@@ -93,7 +100,7 @@ class Baselines:
             results.write(run_dir, FinalInfo(verdict=failure))
         return results.read(run_dir)
 
-    def score_again(self, k: int, seed: int, run_dir: Path, label: str, seconds: float) -> FinalInfo:
+    def score_again(self, k: float, seed: int, run_dir: Path, label: str, seconds: float) -> FinalInfo:
         """Score a baseline of the cache by the families that it has no figures of, too, without training it again."""
         stored = self.stored(k, seed)
         assert stored
@@ -109,7 +116,7 @@ class Baselines:
     def evaluate(self, run_dir: Path, evals: tuple[str, ...], label: str, seconds: float) -> Verdict | None:
         return self.workers.evaluate(Score(run_dir=run_dir, evals=evals), label=label, timeout=seconds)
 
-    def store(self, run_dir: Path, k: int, seed: int) -> None:
+    def store(self, run_dir: Path, k: float, seed: int) -> None:
         """Keep a copy in the cache, whole or not at all; of one that is there, figures of more families."""
         if stored := self.stored(k, seed):
             if results.read(run_dir).families > results.read(stored).families:
@@ -120,14 +127,14 @@ class Baselines:
         fixed = self.started.fixed
         about = fixed.model_dump(include={"model", "hook_name", "tokens", "d_sae"})
         (self.folder / "about.json").write_text(json.dumps(about))
-        partial = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"k{k}_seed{seed}.", suffix=".partial"))
+        partial = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"k{k:g}_seed{seed}.", suffix=".partial"))
         shutil.copytree(run_dir, partial, symlinks=True, dirs_exist_ok=True)
         try:
-            partial.rename(self.folder / f"k{k}_seed{seed}")
+            partial.rename(self.folder / f"k{k:g}_seed{seed}")
         except OSError:  # another study was faster
             shutil.rmtree(partial)
 
-    def take(self, k: int, seed: int, run_dir: Path) -> bool:
+    def take(self, k: float, seed: int, run_dir: Path) -> bool:
         """Put a stored baseline's training in the place of a new one; whether there was one."""
         stored = self.stored(k, seed)
         if stored:

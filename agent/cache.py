@@ -14,7 +14,7 @@ from agent.lab.cache import root
 from agent.lab.errors import UserError, nearest
 from agent.show import LONGEST_LINE, make_console, print_table
 
-KINDS = ("activations", "baselines", "evaluation")
+KINDS = ("activations", "baselines", "evaluation", "worlds")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Entry:
             return "a link; not followed"
         if self.path.name.endswith(".partial"):
             return "not finished"
+        if self.kind == "worlds":
+            return "a synthetic world, built here"
         if self.kind == "evaluation":
             return "what evaluations on this model and hook share: text, probes, random floors"
         about = _json(self.path / ("manifest.json" if self.kind == "activations" else "about.json"))

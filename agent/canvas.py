@@ -76,6 +76,11 @@ def panels(rows: int, columns: int, height: float, named: int) -> "tuple[Matplot
     return figure, [row(i) for i in range(rows)]
 
 
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+
 def name_rows(panel: "Axes", names: Sequence[str]) -> None:
     """A row for each name, the first at the top."""
     panel.set_ylim(len(names) - 0.45, -0.55)

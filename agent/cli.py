@@ -43,7 +43,9 @@ def agent() -> None:
 def run(
     idea: Annotated[str, typer.Option(help="An idea: a directory of templates/ideas.")],
     max_runs: Annotated[int, typer.Option(min=1, help="How many runs to try; the baseline is not counted.")],
-    model: Annotated[str | None, typer.Option(help="tiny-lm, a directory (./...), or a model of the hub.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="tiny-lm, a world (synth2k), a directory (./...), or a hub model.")
+    ] = None,
     hook: Annotated[str | None, typer.Option(help="Where the SAE sits, as blocks.1.hook_resid_post.")] = None,
     evals: Annotated[
         str | None, typer.Option(help="What scores a run: quick, standard, full, or evaluations with commas between.")
@@ -72,7 +74,7 @@ def run(
     if evals:
         families.chosen(evals)  # refused at once where it names none
     given = {"model": _absolute(model), "hook_name": hook, "evals": evals}
-    fixed = plan.fixed.model_copy(update={name: value for name, value in given.items() if value})
+    fixed = plan.fixed.but(**{name: value for name, value in given.items() if value})
     limits = {"max_runs": max_runs, "max_hours": max_hours, "run_timeout": run_timeout}
     # What is broken in an idea is known before any time is spent: rendering its plan, importing its analysis.
     proposer, own = TemplateProposer(plan, fixed), analysis.load(plan)
@@ -178,7 +180,9 @@ def doctor(
 def cache(
     clear: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND", help="Delete activations, baselines, evaluation or all; may be given repeatedly."),
+        typer.Option(
+            metavar="KIND", help="Delete activations, baselines, evaluation, worlds or all; may be given repeatedly."
+        ),
     ] = None,
 ) -> None:
     """Show what is stored for reuse under SAE_AGENT_CACHE, or clear it by kind."""

@@ -34,7 +34,7 @@ class Baseline(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    k: int
+    k: float
     seed: int
     figures: dict[str, float | None]
 
@@ -47,7 +47,7 @@ class Baseline(BaseModel):
 class Level:
     """The baselines of one K."""
 
-    k: int
+    k: float
     baselines: tuple[Baseline, ...]
 
     @cached_property
@@ -100,7 +100,16 @@ def enclosing(l0: float, baselines: Sequence[Baseline]) -> tuple[Level, Level] |
     return (below[-1], above[0]) if below and above else None
 
 
-def missing_k(l0: float, baselines: Sequence[Baseline]) -> int | None:
+def grain(k: float) -> float:
+    """What lies between two neighbouring K of baselines: 1, and below 16 a power of 1/2, at most a sixteenth of K.
+
+    BatchTopK keeps the K * batch largest of a batch, so K need not be whole. At small L0 whole ones would lie further
+    apart than MATCH, and the runs between them could not be compared.
+    """
+    return min(1.0, 2.0 ** math.floor(math.log2(k / 16)))
+
+
+def missing_k(l0: float, baselines: Sequence[Baseline]) -> float | None:
     """K of the baseline to train next so that an L0 comes to be enclosed; None when it is, or cannot be.
 
     Never a K that is there already, and none beyond twice the L0 either way, so asking and training comes to an end.
@@ -111,12 +120,13 @@ def missing_k(l0: float, baselines: Sequence[Baseline]) -> int | None:
     taken = {level.k for level in known}
     nearest = min(known, key=lambda level: abs(level.log_l0 - math.log(l0)))
     per_k = nearest.l0 / nearest.k
-    k = round(l0 / per_k)
-    step = max(1, round(k * MATCH / 3))  # well beyond the noise of an L0
+    fine = grain(l0 / per_k)
+    k = round(l0 / per_k / fine) * fine
+    step = fine * max(1, round(k * MATCH / 3 / fine))  # well beyond the noise of an L0
     while k in taken:  # one side is there: over to the other
         k += step if nearest.l0 < l0 else -step
     likely = abs(k * per_k / l0 - 1) <= 1.5 * MATCH  # what it gives is only known afterwards
-    return k if likely and l0 / 2 <= k <= 2 * l0 else None
+    return k if likely and max(1, l0 / 2) <= k <= 2 * l0 else None
 
 
 def compare(info: FinalInfo, baselines: Sequence[Baseline]) -> Comparison:

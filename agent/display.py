@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from agent import process
-from agent.lab.results import METRICS, Compared, FinalInfo, headline
+from agent.lab.results import METRICS, Compared, Comparison, FinalInfo, headline
 from agent.lab.verdicts import MetricsRow
 
 if TYPE_CHECKING:
@@ -139,12 +139,19 @@ def format_difference(name: str, compared: Compared) -> str:
     return f"{format_value(name, compared.difference, sign='+')} ± {format_value(name, compared.half_width)}"
 
 
+def beside(name: str, comparison: Comparison) -> str:
+    """The difference of the metric without which this one's would mislead, in brackets; empty where there is none."""
+    other = METRICS[name].beside
+    compared = comparison.metrics.get(other)
+    return f" ({METRICS[other].title} {format_difference(other, compared)})" if compared else ""
+
+
 def comparison_line(info: FinalInfo, primary: str) -> str:
     """How the primary metric compares, in one line; empty for a run that was not compared."""
     if info.comparison is None:
         return ""
     if compared := info.comparison.metrics.get(primary):
-        difference = format_difference(primary, compared)
+        difference = format_difference(primary, compared) + beside(primary, info.comparison)
         return f"{METRICS[primary].title} {difference} from the baseline at this L0"
     return f"not comparable: {info.comparison.not_comparable or 'not measured on both sides'}"
 

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from agent.lab import defaults, results
 from agent.lab.errors import UserError, nearest
 from agent.lab.evaluation import families
 from agent.lab.results import HEADLINE, METRICS
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout
 TEMPLATES = ROOT / "templates"
-
-K = 16  # of the baseline: latents active per token
 
 Direction = Literal["up", "down", "same"]
 Text = Annotated[str, Field(min_length=1)]
@@ -35,12 +34,12 @@ class Strict(BaseModel):
 
 
 class Fixed(Strict):
-    """What every run of a study has in common."""
+    """What every run of a study has in common. What is not said is as the model has it."""
 
     model: Text = "tiny-lm"
-    hook_name: Text = "blocks.1.hook_resid_post"
-    tokens: PositiveInt = 1_500_000
-    d_sae: PositiveInt = 1024
+    hook_name: Text = ""
+    tokens: PositiveInt = 1
+    d_sae: PositiveInt = 1
     seed: int = 0
     evals: Text = "quick"  # the evaluation families asked for: a tier, or names with commas between them
 
@@ -52,6 +51,17 @@ class Fixed(Strict):
         except UserError as error:
             raise ValueError(str(error)) from None
         return evals
+
+    @model_validator(mode="after")
+    def _as_the_model_has_it(self) -> Self:
+        own = defaults.of(self.model)
+        for name in {"hook_name", "tokens", "d_sae"} - self.model_fields_set:
+            object.__setattr__(self, name, getattr(own, name))  # and stays unset: another model has its own
+        return self
+
+    def but(self, **given: Any) -> Self:
+        """With other settings; what nobody has said is as the model then has it."""
+        return type(self)(**self.model_dump(exclude_unset=True) | given)
 
 
 class When(Strict):
@@ -190,15 +200,32 @@ def _expected(error: "ErrorDetails") -> str:
     return f"{message.replace('Input should be', 'expected', 1)}, found {reprlib.repr(error['input'])}"
 
 
-def render_baseline(fixed: Fixed, k: int = K, templates: Path = TEMPLATES) -> str:
-    """The baseline experiment.py. Raises BadIdea."""
-    return _render("experiment.py.j2", fixed.model_dump() | {"k": k}, "the baseline", templates)
+def goal(idea: Idea, model: str) -> tuple[str, float]:
+    """The primary metric of a study on a model, and the smallest effect worth having: the idea's, or where this kind of
+    model has no such metric, the model's own."""
+    if results.measurable(idea.primary_metric, defaults.is_world(model)):
+        return idea.primary_metric, idea.smallest_effect
+    own = defaults.of(model)
+    return own.primary_metric, own.smallest_effect
+
+
+def render_baseline(fixed: Fixed, k: float | None = None, templates: Path = TEMPLATES) -> str:
+    """The baseline experiment.py, at the model's own K or another. Raises BadIdea."""
+    variables = _constants(fixed) | ({"k": f"{k:g}"} if k else {})
+    return _render("experiment.py.j2", variables, "the baseline", templates)
 
 
 def render_step(idea: Idea, step: Step, fixed: Fixed, templates: Path = TEMPLATES) -> str:
     """The experiment.py of one step. Raises BadIdea, naming the step and the line of the template."""
-    variables = fixed.model_dump() | {"k": K} | idea.defaults | step.parameters
+    variables = _constants(fixed) | idea.defaults | step.parameters
     return _render(f"ideas/{idea.name}/experiment.py.j2", variables, f"{idea.name}, step {step.name}", templates)
+
+
+def _constants(fixed: Fixed) -> dict[str, Any]:
+    """What a template may use: the fixed settings, and the constants of the model's baseline."""
+    own = defaults.of(fixed.model)
+    names = ("batch", "learning_rate", "decay")
+    return fixed.model_dump() | {name: getattr(own, name) for name in names} | {"k": f"{own.k:g}"}
 
 
 def strict_templates(folder: Path) -> "jinja2.Environment":

@@ -11,7 +11,7 @@ from agent import budgets, events, notes, preflight
 from agent.analysis import Analysis
 from agent.baseline import Baselines
 from agent.display import comparison_line, run_line
-from agent.ideas import Fixed, Idea, K
+from agent.ideas import Fixed, Idea, goal
 from agent.lab import cache, results
 from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import Score
@@ -42,13 +42,14 @@ def started(
     idea: Idea, fixed: Fixed, found: dict[str, Any], device: str | None, limits: dict[str, Any]
 ) -> events.StudyStarted:
     """A study's first event: everything about it that will not change; `found` is what the lab found of the machine."""
+    primary_metric, smallest_effect = goal(idea, fixed.model)
     return events.StudyStarted(
         idea=idea.name,
         title=idea.title,
         description=idea.description.strip(),
         hypothesis=idea.hypothesis.strip(),
-        primary_metric=idea.primary_metric,
-        smallest_effect=idea.smallest_effect,
+        primary_metric=primary_metric,
+        smallest_effect=smallest_effect,
         fixed=fixed,
         evals=found["evals"],
         left_out=found["left_out"],
@@ -189,7 +190,7 @@ class Loop:
 
     def smoke(self, run: int) -> Verdict | None:
         """Train a few steps, export, load and score a slice; what failed, if anything did."""
-        if run == 0 and self.baselines.stored(K, self.started.fixed.seed):
+        if run == 0 and self.baselines.stored(self.baselines.k, self.started.fixed.seed):
             return None
         directory = self.study.directory / "smoke"
         if directory.exists():
@@ -226,7 +227,7 @@ class Loop:
         script, start, seed = self.study.directory / "experiment.py", time.monotonic(), self.started.fixed.seed
         script.write_text(state.proposal.source)
         timeout = budgets.timeout(self.ledger.state, self.ledger.seconds, evaluating=False)
-        if run == 0 and self.baselines.take(K, seed, directory):
+        if run == 0 and self.baselines.take(self.baselines.k, seed, directory):
             shutil.copyfile(script, directory / "experiment.py")  # the same but for SEED, which the lab sets
             failure, seconds = None, results.read_metrics(directory)[-1].seconds
         else:
@@ -307,7 +308,7 @@ class Loop:
             self.ledger.append(events.ProposalMade(run=run, proposal=again))
             return
         if run == 0 and info.verdict.ok:
-            self.baselines.store(self.study.run_dir(0), K, self.started.fixed.seed)
+            self.baselines.store(self.study.run_dir(0), self.baselines.k, self.started.fixed.seed)
         self.ledger.append(events.RunCommitted(run=run, verdict=info.verdict))
 
     def again(self, run: int) -> Proposal | None:

@@ -9,9 +9,10 @@ from typing import Any
 from agent import comparison, plots
 from agent.analysis import Analysis
 from agent.comparison import Judgement, Outcome
-from agent.display import format_difference, format_value, remarks
+from agent.display import beside, format_difference, format_value, remarks
 from agent.ideas import TEMPLATES, strict_templates
-from agent.lab.results import HEADLINE, METRICS, Compared, Comparison, Expectation, Measure, headline
+from agent.lab.defaults import is_world
+from agent.lab.results import HEADLINE, METRICS, Compared, Comparison, Expectation, FinalInfo, Floor, Measure, headline
 from agent.referee import judgements
 from agent.state import State
 from agent.study import Run, Study
@@ -81,6 +82,7 @@ def render(
         measures=measures if measures and any(run.info and run.info.analysis for run in runs) else {},
         runs=[(run, describe(run, state, judged.get(run.number), measures or {})) for run in runs],
         tested=[describe_test(run, state) for run in runs if run.number in state.tested],
+        held_out="samples" if state.started and is_world(state.started.fixed.model) else "text",
         figures=figures,
         skipped=skipped,
         noted=_at(state.last_time),
@@ -109,7 +111,7 @@ def describe_ground(state: State) -> list[str]:
         for each in state.broken
     ]
     said += [
-        f"The baseline with K {k}, seed {seed} has no figures: {verdict.name} ({verdict.evidence})."
+        f"The baseline with K {k:g}, seed {seed} has no figures: {verdict.name} ({verdict.evidence})."
         for (k, seed), verdict in state.baselines_tried.items()
         if not verdict.ok
     ]
@@ -122,10 +124,10 @@ def describe_ground(state: State) -> list[str]:
         if values and len(values) > 1:
             mean, deviation = comparison.spread(values)
             spreads.append(f"{METRICS[name].title} {format_value(name, mean)} ± {deviation:.2g}")
-    ks = ", ".join(str(level.k) for level in comparison.levels(state.baselines))
+    ks = ", ".join(f"{level.k:g}" for level in comparison.levels(state.baselines))
     return [
         *said,
-        f"The baseline was trained with {len(own.baselines)} seeds at K {own.k}; mean and standard deviation: "
+        f"The baseline was trained with {len(own.baselines)} seeds at K {own.k:g}; mean and standard deviation: "
         f"{'; '.join(spreads)}. Baselines were trained at K {ks}.",
         "A run is compared with the baseline at the run's own L0, read between two of these within "
         f"{comparison.MATCH:.0%} of it. Intervals are 95% intervals of the difference. On the primary metric a "
@@ -146,14 +148,7 @@ def describe(run: Run, state: State, judged: Judgement | None, measures: dict[st
         return told
     told["results"] = {name: _rounded(name, run.info.metric(name)) for name in headline([run.info])}
     if floor := run.info.floor:
-        told["floor"] = (
-            f"A random untrained SAE at L0 {floor.k} scores: explained variance "
-            f"{format_value('explained_variance_centered', floor.explained_variance_centered)}, CE-loss score "
-            f"{format_value('ce_loss_score', floor.ce_loss_score)}"
-            + (f", AUC, top 5 latents {run.info.probing.random_auc[5]:.4f}" if run.info.probing else "")
-            + (f", forgetting {forgotten:.4f}" if (forgotten := run.info.metric("forgetting_random")) else "")
-            + "."
-        )
+        told["floor"] = f"A random untrained SAE at L0 {floor.k} scores: {_floor(floor, run.info)}."
     told["own"] = "; ".join(
         f"{measure.title} {run.info.analysis[name]:.{measure.digits}f}{' ' + measure.unit if measure.unit else ''}"
         for name, measure in measures.items()
@@ -174,6 +169,18 @@ def describe(run: Run, state: State, judged: Judgement | None, measures: dict[st
     return told
 
 
+def _floor(floor: Floor, info: FinalInfo) -> str:
+    """The figures of the random SAE, by the titles of the run's."""
+    figures = {
+        "explained_variance_centered": floor.explained_variance_centered,
+        "ce_loss_score": floor.ce_loss_score,
+        **{name: floor.truth.get(name) for name in ("f1", "uniqueness", "mcc")},
+        "probing_auc_5": info.probing.random_auc[5] if info.probing else None,
+        "forgetting": info.metric("forgetting_random"),
+    }
+    return ", ".join(f"{METRICS[n].title} {format_value(n, v)}" for n, v in figures.items() if v is not None)
+
+
 def _judged(run: Run, state: State, judged: Judgement | None) -> str:
     """The verdict on the primary metric, with the figures behind it."""
     assert run.info
@@ -185,8 +192,8 @@ def _judged(run: Run, state: State, judged: Judgement | None) -> str:
     compared, name = found.metrics[state.started.primary_metric], state.started.primary_metric
     unit = f" {metric.unit}" if metric.unit else ""
     differs = (
-        f"{metric.title} differs by {format_difference(name, compared)}{unit} from the baseline at L0 "
-        f"{format_value('l0', run.info.metric('l0'))} (p {judged.p:.2g} after Holm's correction)"
+        f"{metric.title} differs by {format_difference(name, compared)}{unit}{beside(name, found)} from the baseline "
+        f"at L0 {format_value('l0', run.info.metric('l0'))} (p {judged.p:.2g} after Holm's correction)"
     )
     worth = f"the smallest difference worth having, {state.started.smallest_effect:g}{unit}"
     fresh = _fresh(name, judged, state.replicates.get(run.number, {}))

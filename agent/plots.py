@@ -17,10 +17,10 @@ from agent.study import Run
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+PER_ROW = 4  # secondary metrics side by side
 NEAR = 0.1  # share of L0 that is shown to either side of the runs
 CURVES = (("loss", "training loss"), ("l0", "L0 (latents per token)"), ("alive_fraction", "alive fraction"))
-IN_A_ROW = 4  # secondary metrics of the comparison
-SCORES = ("explained_variance_centered", "ce_loss_score")
+SCORES = ("explained_variance_centered", "ce_loss_score", "f1", "uniqueness")  # against L0, where they were measured
 
 
 Draw = Callable[[Path, Sequence[Run]], list[Figure]]  # `draw` of an idea's analysis.py: writes into the directory
@@ -128,14 +128,15 @@ def _curve(name: str, baselines: Sequence[Baseline]) -> _Curve | None:
 
 
 def _l0_front(path: Path, shown: Sequence[Run], runs: Sequence[Run], baselines: Sequence[Baseline]) -> Figure:
-    curves = {name: _curve(name, baselines) for name in SCORES}
+    scores = [name for name in SCORES if any(math.isfinite(_value(run, name)) for run in shown)]
+    curves = {name: _curve(name, baselines) for name in scores}
     l0s, labels = [_value(run, "l0") for run in shown], [canvas.label(run) for run in shown]
     near = ((1 - NEAR) * min(l0s), (1 + NEAR) * max(l0s))
     reach = [l0 for curve in curves.values() if curve for l0 in curve.l0]
     enlarged = bool(reach) and (min(reach) < near[0] or max(reach) > near[1])
-    figure, rows = canvas.panels(2 if enlarged else 1, len(SCORES), height=2.2, named=len(shown) + (3 if reach else 0))
+    figure, rows = canvas.panels(2 if enlarged else 1, len(scores), height=2.2, named=len(shown) + (3 if reach else 0))
     for axes in rows:
-        for panel, name in zip(axes, SCORES, strict=True):
+        for panel, name in zip(axes, scores, strict=True):
             panel.set(xlabel="L0 (latents per token)", ylabel=f"{METRICS[name].title} (better →)")
             if curve := curves[name]:
                 _draw_curve(panel, curve)
@@ -143,21 +144,22 @@ def _l0_front(path: Path, shown: Sequence[Run], runs: Sequence[Run], baselines: 
                 point = {**canvas.style(run, 6), "linestyle": "none"}
                 panel.plot([_value(run, "l0")], [_value(run, name)], label=said, alpha=0.85, **point)
             panel.margins(0.08)
-    for i, name in enumerate(SCORES):
+    for i, name in enumerate(scores):
         _enlarge(rows[-1][i], name, near, [_value(run, name) for run in shown], curves[name])
         if enlarged:
-            rows[-1][i].set_title("enlarged: the rectangle above", fontsize=8, color=canvas.GREY, loc="left")
+            rows[-1][i].set_title("the rectangle, enlarged", fontsize=8, color=canvas.GREY, loc="left")
             _outline(rows[0][i], rows[-1][i])
     canvas.legend(figure, rows[0][0])
     told = []
     for run in shown:
-        values = [f"{METRICS[name].title} {format_value(name, _value(run, name))}" for name in ("l0", *SCORES)]
+        values = [f"{METRICS[name].title} {format_value(name, _value(run, name))}" for name in ("l0", *scores)]
         told.append(f"run {run.number}: {', '.join(values)}")
     lower = f" The lower row enlarges L0 {near[0]:.1f} to {near[1]:.1f}." if enlarged else ""
     return canvas.save(
         figure,
         path,
-        "explained variance and CE-loss score against L0, one point for each run that counts, one seed each. "
+        f"{canvas.listed([METRICS[name].title for name in scores])} against L0, one point for each run that counts, "
+        "one seed each. "
         f"{_tell_curves(curves, baselines)}{lower} {'; '.join(told)}.{canvas.missing(shown, runs, 'has no result')}",
     )
 
@@ -199,10 +201,10 @@ def _tell_curves(curves: Mapping[str, _Curve | None], baselines: Sequence[Baseli
     if not drawn:
         return "The baseline's curve was not measured, nor the noise."
     known, own = levels(baselines), own_level(baselines)
-    levelled = ", ".join(f"{level.l0:.1f} (K {level.k})" for level in known)
+    levelled = ", ".join(f"{level.l0:.1f} (K {level.k:g})" for level in known)
     widths = ", ".join(f"{title} ±{curve.half_width:.4f}" for title, curve in drawn.items() if curve.half_width)
     noise = (
-        f"95% of its single trainings fall within {widths} of it, by {len(own.baselines)} seeds at K {own.k}"
+        f"95% of its single trainings fall within {widths} of it, by {len(own.baselines)} seeds at K {own.k:g}"
         if widths
         else "the noise between seeds was not measured"
     )
@@ -223,7 +225,7 @@ def _comparison(
     names = [name for name in HEADLINE[1:] if any(name in comparison.metrics for _, comparison in shown)]
     first, *others = sorted(names, key=lambda name: name != primary)
     titles, verdicts, above, below, high, low = 2.75, 1.0, 0.28, 0.56, 0.2 * len(shown) + 0.1, 0.15 * len(shown) + 0.1
-    rows = math.ceil(len(others) / IN_A_ROW)
+    rows = math.ceil(len(others) / PER_ROW)
     figure = canvas.page(above + high + below + rows * (above + low + below) + 0.05)
     main = canvas.add_panel(figure, titles, above, canvas.WIDTH - titles - verdicts, high)
     _differences(main, first, shown, "difference from the baseline at the run's own L0")

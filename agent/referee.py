@@ -67,7 +67,7 @@ class Referee:
         self.ledger.append(events.SentinelsScored(expectations=sentinels.expectations))
         return None
 
-    def measure(self, k: int, seed: int) -> str | None:
+    def measure(self, k: float, seed: int) -> str | None:
         """Train and score a baseline, or find it in the cache; why not, where the hours do not allow it."""
         if not self.baselines.scored(k, seed) and (why := budgets.hours_spent(self.ledger.state, self.ledger.seconds)):
             return why
@@ -75,7 +75,7 @@ class Referee:
         self.ledger.append(event)
         l0, ev = (event.baseline.figures.get(name) for name in ("l0", "explained_variance_centered"))
         said = f"L0 {l0:.2f}, explained variance {ev:.4f}" if event.verdict.ok else event.verdict.name
-        self.workers.display.say(f"baseline with K {k}, seed {seed}: {said} ({event.seconds:.0f} s)")
+        self.workers.display.say(f"baseline with K {k:g}, seed {seed}: {said} ({event.seconds:.0f} s)")
         return None
 
     def seconds(self, evaluating: bool) -> float:

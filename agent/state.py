@@ -79,7 +79,7 @@ class State:
     started: StudyStarted | None = None
     sentinels: list[Expectation] | None = None
     baselines: list[Baseline] = field(default_factory=list)
-    baselines_tried: dict[tuple[int, int], Verdict] = field(default_factory=dict)  # by K and seed
+    baselines_tried: dict[tuple[float, int], Verdict] = field(default_factory=dict)  # by K and seed
     runs: list[RunState] = field(default_factory=list)
     replicates: dict[int, dict[int, Comparison]] = field(default_factory=dict)  # run -> seed -> its comparison
     tested: dict[int, ScoredOnTest] = field(default_factory=dict)  # by run

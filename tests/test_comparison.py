@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.baseline import wanted
 from agent.comparison import (
     Baseline,
     compare,
@@ -25,6 +26,7 @@ from agent.comparison import (
     own_level,
     smallest_visible,
 )
+from agent.ideas import Fixed, render_baseline
 from agent.lab.results import Compared, Comparison, Core, FinalInfo, Latents, Probing
 from agent.lab.verdicts import Verdict
 
@@ -58,7 +60,7 @@ def measured(l0: float | None = 16.0, **values: float | None) -> FinalInfo:
     )
 
 
-def baseline(k: int, seed: int = 0, *, l0: float | None = None, error: float = 0.0, **values: float) -> Baseline:
+def baseline(k: float, seed: int = 0, *, l0: float | None = None, error: float = 0.0, **values: float) -> Baseline:
     l0 = l0 or 1.02 * k
     return Baseline(k=k, seed=seed, figures=figures(measured(l0, **{SCORE: on_curve(l0) + error} | values)))
 
@@ -202,7 +204,7 @@ def test_a_baseline_further_than_a_tenth_says_nothing():
 def test_asking_for_baselines_ends_and_never_repeats(l0: float, per_k: float, power: float, noise: float, seed: int):
     draw = random.Random(seed)
 
-    def trained(k: int) -> Baseline:
+    def trained(k: float) -> Baseline:
         return Baseline(k=k, seed=0, figures={"l0": per_k * k**power * math.exp(draw.gauss(0, noise))})
 
     known = [trained(16)]
@@ -213,7 +215,7 @@ def test_asking_for_baselines_ends_and_never_repeats(l0: float, per_k: float, po
         assert len(known) <= 12
 
 
-@given(l0=st.floats(12, 500), per_k=st.floats(0.9, 1.1), seed=st.integers(0, 2**16))
+@given(l0=st.floats(1.5, 500), per_k=st.floats(0.9, 1.1), seed=st.integers(0, 2**16))
 def test_asking_for_baselines_encloses_what_can_be(l0: float, per_k: float, seed: int):
     draw = random.Random(seed)
     known = [Baseline(k=16, seed=0, figures={"l0": per_k * 16})]
@@ -223,9 +225,20 @@ def test_asking_for_baselines_encloses_what_can_be(l0: float, per_k: float, seed
     assert len(known) <= 5  # of them one or two for what the noise of L0 put on the wrong side
 
 
-def test_sparsities_between_which_there_is_no_k():
-    assert missing_k(1.5, [baseline(1, l0=1.0), baseline(2, l0=2.0)]) is None
+def test_no_baseline_keeps_less_than_one_latent():
     assert missing_k(1.0, [baseline(1, l0=1.02)]) is None
+
+
+@pytest.mark.parametrize("l0", [7.6, 7.9, 8.1, 8.4])
+def test_a_small_l0_lies_between_baselines_whose_k_is_not_whole(l0: float):
+    fixed = Fixed(model="synth2k")
+    known = [baseline(k, seed, l0=k) for k, seed in wanted(fixed)]
+    assert {level.k for level in levels(known)} == {4, 7.5, 8, 8.5, 16}
+    assert compare(measured(l0, **{SCORE: 0.7}), known).not_comparable is None
+
+
+def test_a_k_that_is_not_whole_is_trained_as_it_is():
+    assert "\nK = 7.5  #" in render_baseline(Fixed(model="synth2k"), 7.5)
 
 
 # --- what may be said

@@ -12,19 +12,19 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from agent.lab import cache, models, text, tokens
+from agent.lab import cache, models, text, tokens, worlds
+from agent.lab.defaults import is_world
 from agent.lab.errors import UserError
+from agent.lab.locks import waiting_lock
 from agent.lab.progress import say, track
 
 if TYPE_CHECKING:
@@ -181,21 +181,6 @@ def ensure(model: str, hook_name: str, tokens: int) -> tuple[Path, Manifest]:
         return folder, check(folder)
 
 
-@contextmanager
-def waiting_lock(path: Path, why: str) -> Iterator[None]:
-    """Hold a lock between processes; says why when it has to wait. The end of a process frees what it held."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"waiting: {why} ({path})")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 class DamagedHarvest(Exception):
     """A stored harvest is not what its manifest says."""
 
@@ -215,25 +200,39 @@ def check(folder: Path) -> Manifest:
 
 @torch.no_grad()
 def harvest(key: Key, folder: Path) -> None:
-    """Run the model over the training text and write `folder` whole; what an interrupted harvest left is removed."""
+    """Run the model over the training text, or draw from the world, and write `folder` whole; what an interrupted
+    harvest left is removed."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    width, batches = _from_world(key) if is_world(key.model) else _from_text(key)
+    cache.require_space(folder.parent, 2 * 2 * key.rows * width, "activations")
+    partial.mkdir(parents=True)
+    writer = _Writer(partial, key.rows, width)
+    for rows in batches:
+        writer.add(rows)
+        if writer.full:
+            break
+    writer.finish(key)
+    partial.rename(folder)
+
+
+def _from_text(key: Key) -> tuple[int, Iterator[Tensor]]:
+    """The width of a language model's hook, and its activations `[tokens, d_in]` on the training text."""
     model = models.load(key.model)
     models.check_hook(model, key.hook_name)
     width = model.cfg.d_mlp if key.hook_name.endswith("mlp.hook_post") else model.cfg.d_model
     assert width is not None
-    cache.require_space(folder.parent, 2 * 2 * key.rows * width, "activations")
-    partial.mkdir(parents=True)
-    writer = _Writer(partial, key.rows, width)
     splits = tokens.text_split_for(key.model, "sae")
-    ids = tokens.windows(model, splits, models.context_size(model), key.rows, HARVEST_SEED)
-    batches = ids.split(BATCH_WINDOWS)
-    for batch in track(batches, f"harvesting {key.hook_name} of {key.model}", unit="windows", per_item=BATCH_WINDOWS):
-        if writer.full:
-            break
-        writer.add(run_to_hook(model, batch, key.hook_name)[ordinary(model, batch)])
-    writer.finish(key)
-    partial.rename(folder)
+    ids = tokens.windows(model, splits, models.context_size(model), key.rows, HARVEST_SEED).split(BATCH_WINDOWS)
+    shown = track(ids, f"harvesting {key.hook_name} of {key.model}", unit="windows", per_item=BATCH_WINDOWS)
+    return width, (run_to_hook(model, batch, key.hook_name)[ordinary(model, batch)] for batch in shown)
+
+
+def _from_world(key: Key) -> tuple[int, Iterator[Tensor]]:
+    """The width of a world, and its activations `[samples, d_in]`."""
+    worlds.check_hook(key.model, key.hook_name)
+    world = worlds.load(key.model, models.compute().device)
+    return world.cfg.hidden_dim, (rows for rows, _ in worlds.samples(world, key.rows, "sae"))
 
 
 def run_to_hook(model: "HookedTransformer", ids: Tensor, hook_name: str) -> Tensor:

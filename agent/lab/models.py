@@ -21,6 +21,8 @@ from urllib.request import getproxies
 import torch
 from safetensors import SafetensorError
 
+from agent.lab import worlds
+from agent.lab.defaults import WORLD_FILE, WORLD_HOOK, WORLDS, is_world
 from agent.lab.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -53,13 +55,13 @@ def compute() -> Compute:
 
 
 def local_directory(name: str) -> Path | None:
-    """The directory of an embedded or local model; None for a hub name."""
+    """The directory of an embedded or local model; None for a hub name or a world that has one."""
     if name in EMBEDDED:
         return EMBEDDED[name]
     path = Path(name).expanduser()
-    if not path.is_dir():
+    if name in WORLDS or not path.is_dir():
         return None
-    if not (path / "config.json").is_file():
+    if not (path / "config.json").is_file() and not (path / WORLD_FILE).is_file():
         raise UserError(f"{path} holds no config.json: a local model is a directory written by save_pretrained")
     return path.absolute()
 
@@ -83,6 +85,8 @@ def canonical(name: str) -> str:
 
 def identity(name: str) -> str:
     """A hash of the weights and tokenizer (local), or the hub's commit: what the model is, whatever it is called."""
+    if is_world(name):
+        return worlds.identity(name)
     directory = local_directory(name)
     if directory is None:
         return _hub_commit(_hub_repository(name))
@@ -95,7 +99,8 @@ def identity(name: str) -> str:
 
 
 def load(name: str) -> "HookedTransformer":
-    """The model in evaluation mode, without weight processing. Raises UserError for an unknown or unreachable model."""
+    """The language model in evaluation mode, without weight processing. Raises UserError for an unknown or unreachable
+    one."""
     directory = local_directory(name)
     chosen = compute()
     # TransformerLens 3 announces its successor and each load, at every load.
@@ -121,7 +126,9 @@ def check_hook(model: "HookedTransformer", hook_name: str) -> None:
 
 
 def layer_of(hook_name: str) -> int:
-    """The layer number in a hook's name."""
+    """The layer number in a hook's name; a world has one layer, the zeroth."""
+    if hook_name == WORLD_HOOK:
+        return 0
     match = re.match(r"blocks\.(\d+)\.", hook_name)
     if match is None:
         raise UserError(f"hook {hook_name!r} names no layer: use one like blocks.1.hook_resid_post")
@@ -172,7 +179,7 @@ def _hub_repository(name: str) -> str:
     officials = {official.lower(): official for official in OFFICIAL_MODEL_NAMES}
     known: dict[str, str] = {**aliases, **officials}
     if name.lower() not in known:
-        raise UserError(f"unknown model {name!r}: {nearest(name, [*known, *EMBEDDED])} (or a local directory)")
+        raise UserError(f"unknown model {name!r}: {nearest(name, [*known, *EMBEDDED, *WORLDS])} (or a local directory)")
     return known[name.lower()]
 
 

@@ -1,7 +1,7 @@
 """Progress of long work on stderr: a bar with rate and time left; without a terminal a line now and then."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -29,23 +29,28 @@ def bar(title: str, total: int, unit: str) -> "tqdm[Any]":
     )
 
 
+class Stages:
+    """Called with the name of each stage of a work when it is done. `count`, of all stages, may change on the way."""
+
+    def __init__(self, title: str, count: int, shown: "tqdm[Any]") -> None:
+        self.title, self.count, self.shown, self.finished = title, count, shown, 0
+
+    def __call__(self, name: str) -> None:
+        self.finished += 1
+        if self.shown.disable:
+            say(f"{self.title}: {name} done ({self.finished} of {self.count})")
+        else:
+            self.shown.total = self.count
+            self.shown.set_postfix_str(f"{name} done", refresh=False)
+            self.shown.update()
+
+
 @contextmanager
-def stages(title: str, count: int) -> Iterator[Callable[[str], None]]:
-    """Progress of work in a few unlike stages: the caller says the name of each when it is done."""
+def stages(title: str, count: int) -> Iterator[Stages]:
+    """Progress of work in a few unlike stages."""
     terminal = sys.stderr.isatty()
     with tqdm(total=count, desc=title, unit=" stages", leave=False, dynamic_ncols=True, disable=not terminal) as shown:
-        finished = 0
-
-        def done(name: str) -> None:
-            nonlocal finished
-            finished += 1
-            if terminal:
-                shown.set_postfix_str(f"{name} done", refresh=False)
-                shown.update()
-            else:
-                say(f"{title}: {name} done ({finished} of {count})")
-
-        yield done
+        yield Stages(title, count, shown)
 
 
 def track(items: Sequence[Item], title: str, unit: str, per_item: int = 1) -> Iterator[Item]:

@@ -106,7 +106,8 @@ class Floor(BaseModel):
 
     k: int
     explained_variance_centered: Number
-    ce_loss_score: Number
+    ce_loss_score: Number  # null on a synthetic world
+    truth: dict[str, Number] = {}  # on a synthetic world: f1, mcc and what else its family scores
 
 
 class Compared(BaseModel):
@@ -128,7 +129,7 @@ class Compared(BaseModel):
 class Comparison(BaseModel):
     """A run beside the baseline at the run's own L0. Written by the driver."""
 
-    levels: list[int]  # K of the baselines it was read between
+    levels: list[float]  # K of the baselines it was read between
     seeds: int  # baselines behind the noise
     metrics: dict[str, Compared]  # those that were measured on both sides
     not_comparable: str | None = None  # why there is none of it
@@ -217,6 +218,7 @@ class Metric(BaseModel):
     ]
     digits: int = 4
     worth: float = 0.0  # the smallest difference worth noticing
+    beside: str = ""  # a metric without which this one would mislead, shown wherever this is
     decides: bool = True  # False: known to be unreliable; shown, and never a primary metric
 
 
@@ -347,7 +349,12 @@ METRICS: dict[str, Metric] = {
         group="interpretability",
     ),
     "f1": Metric(
-        path="evaluations.synthetic.metrics.f1", title="F1", group="ground truth", better="higher", worth=0.01
+        path="evaluations.synthetic.metrics.f1",
+        title="F1",
+        group="ground truth",
+        better="higher",
+        worth=0.01,
+        beside="uniqueness",  # copies of one feature have a high F1
     ),
     "uniqueness": Metric(
         path="evaluations.synthetic.metrics.uniqueness",
@@ -402,6 +409,14 @@ def family_of(name: str) -> str:
     """The evaluation family that measures a metric."""
     first, second, *_ = METRICS[name].path.split(".")
     return {"evaluations": second, "probing": "sparse_probing_sae_probes"}.get(first, "core")
+
+
+def measurable(name: str, world: bool) -> bool:
+    """Whether a metric can have a value on a synthetic world, or on a language model."""
+    group = METRICS[name].group
+    if world:
+        return group in ("training", "sparsity", "reconstruction", "ground truth")
+    return group != "ground truth"
 
 
 class BadResults(UserError):

@@ -90,19 +90,23 @@ def judge_scores(
     d_sae: int,
     explained_variance: float | None,
     ce_loss_score: float | None,
+    has_loss: bool = True,
     alive_fraction: float | None,
     floor_explained_variance: float | None,
     floor_ce_loss_score: float | None,
 ) -> Verdict:
-    """Judge the scores of an evaluated checkpoint against a random untrained SAE at the same sparsity (the floor)."""
+    """Judge the scores of an evaluated checkpoint against a random untrained SAE at the same sparsity (the floor).
+
+    `has_loss` is False of a synthetic world: there the explained variance alone says what the SAE keeps.
+    """
     if l0 is None or l0 < 1:
         return Verdict(name="degenerate", evidence=f"L0 is {_show(l0)}: the SAE is dead")
     if l0 > d_sae / 4:
         return Verdict(name="degenerate", evidence=f"L0 {l0:.1f} is more than a quarter of d_sae {d_sae}: dense")
-    for name, value, floor in (
-        ("explained variance", explained_variance, floor_explained_variance),
-        ("CE-loss score", ce_loss_score, floor_ce_loss_score),
-    ):
+    scores = [("explained variance", explained_variance, floor_explained_variance)]
+    if has_loss:
+        scores.append(("CE-loss score", ce_loss_score, floor_ce_loss_score))
+    for name, value, floor in scores:
         if value is None:
             return Verdict(name="degenerate", evidence=f"{name} is not finite")
         if floor is not None and value <= floor:

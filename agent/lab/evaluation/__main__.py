@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.lab.defaults import is_world
 from agent.lab.ending import one_line
 from agent.lab.errors import UserError
 from agent.lab.evaluation import families, requests
@@ -68,6 +69,7 @@ def one(asked: Score | TrySentinels, evaluators: "dict[tuple[str, str], Evaluato
         from agent.lab import checkpoint
         from agent.lab.evaluation import sentinels
         from agent.lab.evaluation.evaluator import Evaluator, bad_checkpoint
+        from agent.lab.evaluation.world import WorldEvaluator
 
         done("libraries")
         try:
@@ -76,9 +78,11 @@ def one(asked: Score | TrySentinels, evaluators: "dict[tuple[str, str], Evaluato
             if isinstance(asked, TrySentinels):
                 raise
             return bad_checkpoint(error, asked.split)
+        if isinstance(asked, Score) and not asked.slice:
+            done.count -= sum(not families.suits(family, is_world(header.model)) for family in asked.evals)
         key = (header.model, header.hook_name)
         if key not in evaluators:
-            evaluators[key] = Evaluator(*key)
+            evaluators[key] = (WorldEvaluator if is_world(header.model) else Evaluator)(*key)
         done("model")
         if isinstance(asked, Score):
             return evaluators[key].score(asked, done)

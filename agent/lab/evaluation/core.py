@@ -7,7 +7,7 @@ from unittest.mock import patch
 from torch import Tensor
 
 from agent.lab import models
-from agent.lab.evaluation.core_text import BATCH_WINDOWS, RECONSTRUCTION_BATCHES, VARIANCE_BATCHES, CoreText
+from agent.lab.evaluation.core_text import BATCH_WINDOWS, RECONSTRUCTION_BATCHES, VARIANCE_BATCHES, CoreText, TokenStore
 from agent.lab.evaluation.subject import BenchSAE, Counted, Usage
 from agent.lab.results import Core
 
@@ -89,30 +89,49 @@ def run_core(sae: BenchSAE, text: CoreText, out: Path, name: str) -> tuple[Core,
         str(path),
         sae,  # type: ignore[arg-type]
     )
+    found = {name: value for group in metrics.values() for name, value in group.items()}
+    found["ce_loss_with_mean_ablation"] = text.ce_loss_with_mean_ablation
+    found["loss_added"] = found["ce_loss_with_sae"] - found["ce_loss_without_sae"]
     usage = watched.counted.usage()
-    return _as_core(metrics, usage, sae.cfg.d_in, text.ce_loss_with_mean_ablation), usage
+    return _as_core(found, usage, sae.cfg.d_in), usage
 
 
-def _as_core(metrics: dict[str, dict[str, float]], usage: Usage, d_in: int, ce_mean_ablation: float) -> Core:
-    performance, quality = metrics["model_performance_preservation"], metrics["reconstruction_quality"]
-    sparsity, shrinkage = metrics["sparsity"], metrics["shrinkage"]
-    return Core(
-        l0=sparsity["l0"],
-        l1=sparsity["l1"],
-        explained_variance_centered=usage.explained_variance_centered,
-        explained_variance=quality["explained_variance"],
-        explained_variance_legacy=quality["explained_variance_legacy"],
-        mse=usage.squared_error / usage.tokens / d_in,
-        mse_sae_bench=quality["mse"],
-        cossim=quality["cossim"],
-        l2_ratio=shrinkage["l2_ratio"],
-        relative_reconstruction_bias=shrinkage["relative_reconstruction_bias"],
-        ce_loss_score=performance["ce_loss_score"],
-        loss_added=performance["ce_loss_with_sae"] - performance["ce_loss_without_sae"],
-        ce_loss_without_sae=performance["ce_loss_without_sae"],
-        ce_loss_with_sae=performance["ce_loss_with_sae"],
-        ce_loss_with_ablation=performance["ce_loss_with_ablation"],
-        ce_loss_with_mean_ablation=ce_mean_ablation,
-        kl_div_score=metrics["model_behavior_preservation"]["kl_div_score"],
-        tokens=usage.tokens,
+class Rows:
+    """Stands in for a language model whose activations are known: its token ids are row numbers."""
+
+    def __init__(self, activations: Tensor) -> None:
+        self.activations = activations
+
+    def run_with_cache(self, ids: Tensor, names_filter: list[str], **_: object) -> tuple[None, dict[str, Tensor]]:
+        return None, {names_filter[0]: self.activations[ids]}
+
+
+def run_core_on_rows(sae: BenchSAE, activations: Tensor, ids: Tensor, usage: Usage) -> Core:
+    """What SAE-Bench core says of an SAE on activations `[rows, d_in]` alone, without the model behind them; no figure
+    that needs a loss. `ids [windows, context]` are row numbers, whole batches of them."""
+    from sae_bench.evals.core.main import get_sparsity_and_variance_metrics
+
+    metrics, _ = get_sparsity_and_variance_metrics(
+        sae,  # type: ignore[arg-type]
+        Rows(activations),  # type: ignore[arg-type]
+        TokenStore(ids),  # type: ignore[arg-type]
+        n_batches=len(ids) // BATCH_WINDOWS,
+        compute_l2_norms=True,
+        compute_sparsity_metrics=True,
+        compute_variance_metrics=True,
+        compute_featurewise_density_statistics=False,
+        eval_batch_size_prompts=BATCH_WINDOWS,
+        model_kwargs={},
     )
+    return _as_core(metrics, usage, sae.cfg.d_in)
+
+
+def _as_core(metrics: dict[str, float], usage: Usage, d_in: int) -> Core:
+    """The record of core from SAE-Bench's figures by name; those of the model's loss may be absent."""
+    own = {
+        "explained_variance_centered": usage.explained_variance_centered,
+        "mse": usage.squared_error / usage.tokens / d_in,
+        "mse_sae_bench": metrics["mse"],
+        "tokens": usage.tokens,
+    }
+    return Core.model_validate({name: (metrics | own).get(name) for name in Core.model_fields})

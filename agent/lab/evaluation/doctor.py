@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from agent.lab import cache, ground, models, results, text
+from agent.lab.defaults import is_world
 from agent.lab.ending import one_line
 from agent.lab.errors import UserError
 from agent.lab.evaluation import families
 from agent.lab.evaluation.evaluator import artefacts
 from agent.lab.evaluation.families import Checked, Lack, Place, Report
-
-WORLD_FILE = "synthetic_model_config.json"
 
 
 def main() -> None:
@@ -36,7 +35,7 @@ def main() -> None:
 
 def place(model: str, hook_name: str) -> Place:
     """A model and hook, as far as they are known without loading or fetching. Raises UserError for an unknown model."""
-    world = Path(model).expanduser().joinpath(WORLD_FILE).is_file()
+    world = is_world(model)
     directory = None if world else models.stored(model)
     named = json.loads((directory / "config.json").read_text()) if directory else {}
 

@@ -16,14 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from agent.lab import activations, cache, checkpoint, models, results, text, tokens, verdicts
-from agent.lab.activations import waiting_lock
 from agent.lab.checkpoint import Checkpoint
+from agent.lab.defaults import is_world
 from agent.lab.evaluation import analysis, core, families, probing
 from agent.lab.evaluation.core import EvaluationError
 from agent.lab.evaluation.core_text import CoreText
 from agent.lab.evaluation.requests import Score, Split
 from agent.lab.evaluation.subject import BenchSAE, CheckpointSAE, RandomSAE, Usage, bench_config
 from agent.lab.ground import environment
+from agent.lab.locks import waiting_lock
 from agent.lab.results import Core, FinalInfo, Floor, Latents, Number, Probe, Probing, Scored
 from agent.lab.verdicts import Verdict
 
@@ -52,14 +53,24 @@ class Evaluator:
 
     def __init__(self, model_name: str, hook_name: str) -> None:
         self.model_name, self.hook_name = model_name, hook_name
-        self.model = models.load(model_name)
-        models.check_hook(self.model, hook_name)
+        self.split: Split = "dev"  # of the request under way
+        self.open()
         self.identity = models.identity(model_name)
         self.folder = artefacts(model_name, self.identity, hook_name)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._held_out: dict[tuple[Split, int | None], HeldOut] = {}
         self._core_texts: dict[int, CoreText] = {}
         self.memory: dict[str, Any] = {}  # what families make of the model and keep on the disk, by its file's name
+
+    def open(self) -> None:
+        """Load the model. Raises UserError for one that is unknown or has no such hook."""
+        self.model = models.load(self.model_name)
+        models.check_hook(self.model, self.hook_name)
+
+    @property
+    def context(self) -> int:
+        """Tokens in a window of text."""
+        return models.context_size(self.model)
 
     def held_out(self, split: Split, windows: int | None = None) -> HeldOut:
         """The text of a split, or its first windows, and the model's activations on it."""
@@ -78,7 +89,7 @@ class Evaluator:
 
         `done` is told the name of each stage when it is over.
         """
-        started = time.monotonic()
+        started, self.split = time.monotonic(), asked.split
         info = FinalInfo(verdict=Verdict(name="not_evaluated", evidence="evaluation did not finish"), split=asked.split)
         info.environment = environment()
         out = _emptied(asked.run_dir / ("eval" if asked.split == "dev" else f"eval_{asked.split}"))
@@ -115,15 +126,22 @@ class Evaluator:
 
     def config(self, d_sae: int, d_in: int) -> Any:
         """SAE-Bench's description of an SAE of this width on this hook."""
-        return bench_config(
-            cache.slug(Path(self.model_name).name), self.hook_name, d_in, d_sae, models.context_size(self.model)
-        )
+        return bench_config(cache.slug(Path(self.model_name).name), self.hook_name, d_in, d_sae, self.context)
 
     def core(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> tuple[Core, Usage]:
         """SAE-Bench core, and how the latents are used. Raises EvaluationError."""
         if (key := id(held_out)) not in self._core_texts:  # kept above, so its id stays its own
             self._core_texts[key] = CoreText(self.model, held_out.ids, self.hook_name, held_out.mean)
         return core.run_core(sae, self._core_texts[key], out, name)
+
+    def beside_core(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> dict[str, Number]:  # noqa: ARG002
+        """What sentinels are scored by beside core, by the metric's name. Raises EvaluationError."""
+        scores, _ = self.probe(sae, out, name)
+        return {"probing_auc_5": sum(by_k[5]["test_auc"] for by_k in scores.values()) / len(scores)}
+
+    def truth(self, sae: BenchSAE, held_out: HeldOut) -> dict[str, Number]:  # noqa: ARG002
+        """How an SAE stands to the true features, by the metric's name; nothing where they are not known."""
+        return {}
 
     def probe(self, sae: BenchSAE, out: Path, name: str) -> tuple[probing.Scores, probing.OwnScores]:
         """Sparse probing: the SAE's scores and the model's own. Raises EvaluationError."""
@@ -139,6 +157,7 @@ class Evaluator:
         done: Callable[[str], None],
     ) -> None:
         name = f"sae-{info.environment['checkpoint']}"
+        evals = [family for family in asked.evals[1:] if families.suits(family, is_world(self.model_name))]
         scored = _attempt(info, "core", lambda: self.core(sae, held_out, out, name))
         if scored is None:
             return
@@ -149,12 +168,12 @@ class Evaluator:
         if asked.slice:
             return
         if info.core.l0 is None or info.core.explained_variance_centered is None:
-            info.errors |= dict.fromkeys(asked.evals[1:], "not run: the SAE's outputs are not finite")
+            info.errors |= dict.fromkeys(evals, "not run: the SAE's outputs are not finite")
             return
         k, d_sae = max(1, min(round(info.core.l0), sae.cfg.d_sae)), sae.cfg.d_sae
         info.floor = _attempt(info, "floor", lambda: self.floor(asked.split, d_sae, k))
         done("floor")
-        for family in asked.evals[1:]:
+        for family in evals:
             if family != "sparse_probing_sae_probes":
                 self._score_family(info, family, sae, out, name)
             elif info.floor:
@@ -181,7 +200,9 @@ class Evaluator:
 
         def measure(out: Path) -> dict[str, Any]:
             scores, _ = self.core(self.random(d_sae, k), self.held_out(split), out, "random")
-            return {"k": k} | scores.model_dump(include={"explained_variance_centered", "ce_loss_score"})
+            truth = self.truth(self.random(d_sae, k), self.held_out(split))
+            included = scores.model_dump(include={"explained_variance_centered", "ce_loss_score"})
+            return included | {"k": k, "truth": truth}
 
         return Floor.model_validate(self.stored(f"floor-{split}-{d_sae}-{k}", measure))
 
@@ -216,7 +237,7 @@ class Evaluator:
         """Windows of held-out text `[windows, context]`, tokenized once; none is in both splits."""
         taken = {tuple(row) for row in self._evaluation_tokens("dev").tolist()} if split == "test" else set()
         path = self.folder / f"tokens-{split}-{cache.slug(text.VERSION)}.safetensors"
-        context = models.context_size(self.model)
+        context = self.context
         count = core.BATCH_WINDOWS * core.VARIANCE_BATCHES
         with self._preparing():
             if not path.exists():
@@ -277,6 +298,7 @@ def _verdict(info: FinalInfo, loaded: Checkpoint, asked: Score) -> Verdict:
         d_sae=loaded.header.d_sae,
         explained_variance=info.core.explained_variance_centered,
         ce_loss_score=info.core.ce_loss_score,
+        has_loss=not is_world(loaded.header.model),
         alive_fraction=info.latents.alive_fraction,
         floor_explained_variance=info.floor.explained_variance_centered if info.floor else None,
         floor_ce_loss_score=info.floor.ce_loss_score if info.floor else None,

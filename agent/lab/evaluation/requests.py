@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from agent.lab.errors import UserError
 
 Split = Literal["dev", "test"]
-QUICK = ("core", "sparse_probing_sae_probes")
+QUICK = ("core", "sparse_probing_sae_probes", "synthetic")  # of which a model has those that suit it
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]  # bare: nothing is written elsewhere
 
 

@@ -1,7 +1,8 @@
 """SAEs whose scores are known beforehand: where one scores otherwise, the evaluator is wrong.
 
-The permuted decoder shows that reconstruction is scored and that probing reads the encoder alone, the identity that
-nothing is lost on the way through the model, the random SAE that training is what lifts the scores.
+The permuted decoder shows that reconstruction is scored and that probing reads the encoder alone (on a world: MCC the
+decoder alone), the identity that nothing is lost on the way through the model, the random SAE that training is what
+lifts the scores.
 """
 
 import math
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor
 
 from agent.lab.checkpoint import Checkpoint
+from agent.lab.defaults import is_world
 from agent.lab.evaluation.core import BATCH_WINDOWS
-from agent.lab.evaluation.probing import Scores
 from agent.lab.evaluation.subject import BenchSAE, RandomSAE
-from agent.lab.results import Expectation, Sentinels
+from agent.lab.results import Expectation, Number, Sentinels
 
 if TYPE_CHECKING:
     from sae_bench.custom_saes.custom_sae_config import CustomSAEConfig
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 PERMUTATION_SEED = 0
 WINDOWS = 2 * BATCH_WINDOWS  # of the development text: what is expected holds on little text too
-TOP = 5  # latents probed
+
+Scores = dict[str, Number]  # by the metric's name
 
 
 class IdentitySAE(BenchSAE):
@@ -89,41 +91,59 @@ def expectations(
     """
     held_out = evaluator.held_out("dev", WINDOWS)
 
-    def score(name: str, sae: BenchSAE, probed: bool = False) -> dict[str, float]:
+    def score(name: str, sae: BenchSAE, beside: bool = False) -> Scores:
         core, _ = evaluator.core(sae, held_out, out / name, name)
-        scores = core.model_dump()
-        if probed:
-            scores["probing_auc_5"] = _mean_auc(evaluator.probe(sae, out / name, name)[0])
+        scores: Scores = core.model_dump()
+        if beside:
+            scores |= evaluator.beside_core(sae, held_out, out / name, name)
         done(f"{name} sentinel")
         return scores
 
-    trained = score("trained", tried.trained, probed=True)
-    permuted = score("permuted decoder", tried.permuted, probed=True)
-    identity, random = score("identity", tried.identity), score("random", tried.random)
-    variance, preserved, auc = (trained[n] for n in ("explained_variance_centered", "ce_loss_score", "probing_auc_5"))
-    k = tried.random.k
-
-    def expect(
-        sentinel: str, scores: dict[str, float], metric: str, expected: str, low: float, high: float
-    ) -> Expectation:
-        found = scores[metric]
-        held = low < found < high  # false of what is not finite
-        finite = found if math.isfinite(found) else None
-        return Expectation(sentinel=sentinel, metric=metric, expected=expected, found=finite, held=held)
-
+    world = is_world(evaluator.model_name)
+    trained, permuted = score("trained", tried.trained, beside=True), score("permuted decoder", tried.permuted, True)
+    identity, random = score("identity", tried.identity), score("random", tried.random, beside=world)
+    variance, k = _number(trained, "explained_variance_centered"), tried.random.k
+    own = _of_a_world(trained, permuted, random) if world else _of_a_language_model(trained, permuted, identity)
     return Sentinels(
         expectations=[
             expect("permuted decoder", permuted, "explained_variance_centered", "below 0", -math.inf, 0),
-            expect("permuted decoder", permuted, "ce_loss_score", f"below {preserved:.4f}", -math.inf, preserved),
-            expect("permuted decoder", permuted, "probing_auc_5", f"equal to {auc:.4f}", auc - 1e-6, auc + 1e-6),
             expect("identity", identity, "explained_variance_centered", "above 0.9999", 1 - 1e-4, math.inf),
-            expect("identity", identity, "ce_loss_score", "above 0.999", 1 - 1e-3, math.inf),
-            expect("identity", identity, "loss_added", "within 0.001 of 0", -1e-3, 1e-3),
             expect("random", random, "l0", f"within 1% of {k}", 0.99 * k, 1.01 * k),
             expect("random", random, "explained_variance_centered", f"below {variance:.4f}", -math.inf, variance),
+            *own,
         ]
     )
 
 
-def _mean_auc(scores: Scores) -> float:
-    return sum(by_k[TOP]["test_auc"] for by_k in scores.values()) / len(scores)
+def _of_a_language_model(trained: Scores, permuted: Scores, identity: Scores) -> list[Expectation]:
+    preserved, auc = _number(trained, "ce_loss_score"), _number(trained, "probing_auc_5")
+    return [
+        expect("permuted decoder", permuted, "ce_loss_score", f"below {preserved:.4f}", -math.inf, preserved),
+        expect("permuted decoder", permuted, "probing_auc_5", f"equal to {auc:.4f}", auc - 1e-6, auc + 1e-6),
+        expect("identity", identity, "ce_loss_score", "above 0.999", 1 - 1e-3, math.inf),
+        expect("identity", identity, "loss_added", "within 0.001 of 0", -1e-3, 1e-3),
+    ]
+
+
+def _of_a_world(trained: Scores, permuted: Scores, random: Scores) -> list[Expectation]:
+    """MCC and uniqueness read the decoder alone, whatever the order of its rows; F1 reads both sides."""
+    f1, mcc = _number(trained, "f1"), _number(trained, "mcc")
+    return [
+        expect("permuted decoder", permuted, "f1", f"below {f1:.4f}", -math.inf, f1),
+        expect("permuted decoder", permuted, "mcc", f"equal to {mcc:.4f}", mcc - 1e-6, mcc + 1e-6),
+        expect("random", random, "f1", f"below {f1:.4f}", -math.inf, f1),
+        expect("random", random, "mcc", f"below {mcc:.4f}", -math.inf, mcc),
+    ]
+
+
+def expect(sentinel: str, scores: Scores, metric: str, expected: str, low: float, high: float) -> Expectation:
+    """Whether a sentinel's score lies between two bounds, said in words as `expected`."""
+    found = _number(scores, metric)
+    held = low < found < high  # false of what is not finite
+    finite = found if math.isfinite(found) else None
+    return Expectation(sentinel=sentinel, metric=metric, expected=expected, found=finite, held=held)
+
+
+def _number(scores: Scores, metric: str) -> float:
+    found = scores[metric]
+    return math.nan if found is None else found

@@ -27,6 +27,10 @@ class BenchSAE(ABC):
         """Stays where it is: evaluated in float32 on the chosen device."""
         return self
 
+    def eval(self) -> Self:
+        """Is always in evaluation mode."""
+        return self
+
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
         """Activations `[..., d_in]` -> latents `[..., d_sae]`."""

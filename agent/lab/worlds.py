@@ -1,0 +1,159 @@
+"""Synthetic worlds: sparse features with a hierarchy in place of a language model, so that the truth is known.
+
+A world is sae_lens.synthetic's SyntheticModel by the recipe of SynthSAEBench (arXiv 2602.14687), built here and kept in
+the cache. The published one was drawn on a GPU, whose random numbers a CPU does not have: a world built here is equal
+to it in distribution, and its scores are `local equivalent`. A directory that SyntheticModel.save wrote is a world too.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor
+
+from agent.lab import cache, defaults
+from agent.lab.errors import UserError
+from agent.lab.locks import waiting_lock
+from agent.lab.progress import say, track
+
+if TYPE_CHECKING:
+    from sae_lens.synthetic import SyntheticModel, SyntheticModelConfig
+
+Split = Literal["sae", "dev", "test"]
+
+FORMAT = 1  # of a built world: with other code it is another world
+SIZES = {"synth2k": (2048, 256, 16), "synth-sae-bench-16k": (16384, 768, 128)}  # features, dimensions, roots
+SEEDS: dict[Split, int] = {"sae": 0, "dev": 1_000_000, "test": 2_000_000}  # of a split's first batch; one more for each
+BATCH = 1024  # samples drawn at once; the features of one batch take 64 MB in the largest world
+
+
+def config(features: int, d_in: int, roots: int) -> "SyntheticModelConfig":
+    """The published recipe (v2 of its configuration) at any size."""
+    from sae_lens.synthetic import (
+        FoldedNormalMagnitudeConfig,
+        HierarchyConfig,
+        LinearMagnitudeConfig,
+        LowRankCorrelationConfig,
+        OrthogonalizationConfig,
+        SyntheticModelConfig,
+        ZipfianFiringProbabilityConfig,
+    )
+
+    return SyntheticModelConfig(
+        num_features=features,
+        hidden_dim=d_in,
+        firing_probability=ZipfianFiringProbabilityConfig(exponent=0.5, max_prob=0.4, min_prob=5e-4),
+        hierarchy=HierarchyConfig(
+            total_root_nodes=roots,
+            branching_factor=4,
+            max_depth=3,
+            mutually_exclusive_portion=1.0,
+            compensate_probabilities=True,
+            scale_children_by_parent=True,
+        ),
+        orthogonalization=OrthogonalizationConfig(num_steps=100, lr=3e-4),
+        correlation=LowRankCorrelationConfig(rank=25, correlation_scale=0.1),
+        mean_firing_magnitudes=LinearMagnitudeConfig(start=5.0, end=4.0),
+        std_firing_magnitudes=FoldedNormalMagnitudeConfig(mean=0.5, std=0.5),
+        bias=0.5,
+        seed=42,
+    )
+
+
+def identity(name: str) -> str:
+    """A hash of what a world is: the configuration and version it is built by, or a directory's files."""
+    if name in SIZES:
+        content = json.dumps([FORMAT, config(*SIZES[name]).to_dict()], sort_keys=True).encode()
+        return hashlib.sha256(content).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for path in sorted(Path(name).expanduser().iterdir()):
+        if path.suffix in (".json", ".safetensors"):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def check_hook(name: str, hook_name: str) -> None:
+    """Raise UserError unless this is the place where a world has its activations."""
+    if hook_name != defaults.WORLD_HOOK:
+        raise UserError(f"the world {name} has no hook {hook_name!r}: its one hook is {defaults.WORLD_HOOK}")
+
+
+def load(name: str, device: str = "cpu") -> "SyntheticModel":
+    """A world on a device, built first where it is not in the cache. Raises UserError for a damaged directory."""
+    from sae_lens.synthetic import SyntheticModel
+
+    if name in SIZES:
+        folder = cache.root() / "worlds" / f"{name}-{identity(name)}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with waiting_lock(folder.with_name(folder.name + ".lock"), "another process builds the same world"):
+            if not folder.exists():
+                _store(build(config(*SIZES[name])), folder)
+    else:
+        folder = Path(name).expanduser()
+    try:
+        with torch.random.fork_rng():  # it draws features that it then throws away
+            return SyntheticModel.load_from_disk(folder, device=device).requires_grad_(False)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{folder} cannot be loaded as a world: {why}; delete it or write it again") from error
+
+
+def _store(world: "SyntheticModel", folder: Path) -> None:
+    """Save a world, whole or not at all."""
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    world.save(partial)
+    partial.rename(folder)
+
+
+def build(made_as: "SyntheticModelConfig") -> "SyntheticModel":
+    """The world of a configuration, on the CPU, so that every machine draws the same numbers."""
+    from sae_lens.synthetic import FeatureDictionary, SyntheticModel
+
+    assert made_as.orthogonalization
+    say(f"building a world of {made_as.num_features:,} features in {made_as.hidden_dim} dimensions")
+    dictionary = FeatureDictionary(
+        made_as.num_features, made_as.hidden_dim, bias=made_as.bias, initializer=None, seed=made_as.seed
+    )
+    steps, rate = made_as.orthogonalization.num_steps, made_as.orthogonalization.lr
+    dictionary.feature_vectors.data = orthogonalize(dictionary.feature_vectors.data, steps, rate)
+    return SyntheticModel(made_as, feature_dict=dictionary)
+
+
+def orthogonalize(vectors: Tensor, steps: int, rate: float) -> Tensor:
+    """Push unit vectors `[n, d]` apart with Adam, as sae_lens.synthetic.orthogonalize_embeddings does; unit again.
+
+    Its loss is sum_{i != j} (e_i . e_j)^2 + n sum_i (s_i - 1)^2 with s_i = |e_i|^2, whose first sum is
+    ||E^T E||^2 - sum s^2. So the gradient is 4 (E E^T E - s E + n (s - 1) E): n d^2 operations in place of n^2 d.
+    """
+    vectors = F.normalize(vectors.detach(), dim=1).requires_grad_(True)
+    optimizer = torch.optim.Adam([vectors], lr=rate)
+    for _ in track(range(steps), "orthogonalizing the features", unit="steps"):
+        vectors.grad = gradient(vectors.detach())
+        optimizer.step()
+    return F.normalize(vectors.detach(), dim=1)
+
+
+def gradient(vectors: Tensor) -> Tensor:
+    """`[n, d]`, of the loss of `orthogonalize`."""
+    squares = vectors.pow(2).sum(1, keepdim=True)
+    return 4 * (vectors @ (vectors.T @ vectors) + (len(vectors) * (squares - 1) - squares) * vectors)
+
+
+@torch.no_grad()
+def samples(world: "SyntheticModel", rows: int, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    """Independent draws in batches: activations `[batch, d_in]` and features `[batch, num_features]`.
+
+    Each batch has a seed of its own, so the same rows come whatever is drawn between them.
+    """
+    starts = range(0, rows, BATCH)
+    for number, start in enumerate(track(starts, f"drawing from the world ({split})", "samples", per_item=BATCH)):
+        with torch.random.fork_rng():
+            torch.manual_seed(number + SEEDS[split])
+            drawn = world.sample_with_features(min(BATCH, rows - start))
+        yield drawn
