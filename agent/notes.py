@@ -146,14 +146,15 @@ def describe(run: Run, state: State, judged: Judgement | None, measures: dict[st
         return told
     told["results"] = {name: _rounded(name, run.info.metric(name)) for name in headline([run.info])}
     if floor := run.info.floor:
-        told["floor"] = (
-            f"A random untrained SAE at L0 {floor.k} scores: explained variance "
-            f"{format_value('explained_variance_centered', floor.explained_variance_centered)}, CE-loss score "
-            f"{format_value('ce_loss_score', floor.ce_loss_score)}"
-            + (f", AUC, top 5 latents {run.info.probing.random_auc[5]:.4f}" if run.info.probing else "")
-            + (f", forgetting {forgotten:.4f}" if (forgotten := run.info.metric("forgetting_random")) else "")
-            + "."
-        )
+        scores = [
+            f"{METRICS[name].title} {format_value(name, getattr(floor, name))}"
+            for name in ("explained_variance_centered", "ce_loss_score")
+        ]
+        if run.info.probing:
+            scores.append(f"AUC, top 5 latents {run.info.probing.random_auc[5]:.4f}")
+        if (forgotten := run.info.metric("forgetting_random")) is not None:
+            scores.append(f"forgetting {forgotten:.4f}")
+        told["floor"] = f"A random untrained SAE at L0 {floor.k} scores: {', '.join(scores)}."
     told["own"] = "; ".join(
         f"{measure.title} {run.info.analysis[name]:.{measure.digits}f}{' ' + measure.unit if measure.unit else ''}"
         for name, measure in measures.items()
