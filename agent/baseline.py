@@ -14,7 +14,7 @@ from agent.ideas import Fixed, render_baseline
 from agent.lab import cache, defaults, results
 from agent.lab.evaluation.families import NAMES
 from agent.lab.evaluation.requests import Score
-from agent.lab.results import FinalInfo
+from agent.lab.results import FinalInfo, family_of
 from agent.lab.verdicts import Verdict
 from agent.study import Study
 from agent.workers import Workers
@@ -79,8 +79,9 @@ class Baselines:
                 info = self.train(source, seed, run_dir, label, training_seconds, evaluation_seconds)
             if info.verdict.ok:
                 self.store(run_dir, k, seed)
+        asked = {name: value for name, value in figures(info).items() if family_of(name) in self.started.evals}
         return BaselineMeasured(
-            baseline=Baseline(k=k, seed=seed, figures=figures(info) if info.verdict.ok else {}),
+            baseline=Baseline(k=k, seed=seed, figures=asked if info.verdict.ok else {}),
             verdict=info.verdict,
             seconds=time.monotonic() - start,
         )

@@ -168,6 +168,14 @@ def test_run_directories_and_requests_do_not_mix(tmp_path: Path):
         assert "give run directories, or --serve and none" in ended.stderr
 
 
+def test_by_hand_what_cannot_run_is_refused_before_anything_is_scored(runs: dict[str, Path]):
+    before = sorted(runs["again"].rglob("*"))
+    ended = run("-P", "-m", "agent.lab.evaluation", runs["again"], "--evals", "core,ravel")
+    assert ended.returncode == 2
+    assert one_line(ended.stderr).startswith("error: ravel cannot run: ")
+    assert sorted(runs["again"].rglob("*")) == before
+
+
 def test_the_driver_can_build_requests_without_torch():
     ended = run("-c", "import sys, agent.lab.evaluation.requests; sys.exit('torch' in sys.modules)")
     assert ended.returncode == 0, ended.stderr
