@@ -69,7 +69,7 @@ def test_sae_benchs_own_reason_comes_out(evaluator: Evaluator, tmp_path: Path, f
     ("family", "why"),
     [
         (unlearning, "both tuned on instructions"),
-        (ravel, "pythia-160m-deduped, and not"),
+        (ravel, "pythia-160m-deduped, and"),
         (absorption, "its context 64"),
     ],
 )
