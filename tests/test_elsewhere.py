@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from small_lab import D_SAE, HOOK, K
 
+from agent.lab.evaluation.core import EvaluationError
 from agent.lab.evaluation.evaluator import Evaluator
-from agent.lab.evaluation.families import Place, ravel, unlearning
+from agent.lab.evaluation.families import Place, absorption, ravel, unlearning
 
 
 def place(folder: Path, model: str, **changes: Any) -> Place:
@@ -62,3 +63,17 @@ def test_sae_benchs_own_reason_comes_out(evaluator: Evaluator, tmp_path: Path, f
     with pytest.raises(OSError, match="offline"):
         family.score(here, evaluator.random(D_SAE, K), tmp_path / "out", "sae")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("family", "why"),
+    [
+        (unlearning, "both tuned on instructions"),
+        (ravel, "pythia-160m-deduped, and"),
+        (absorption, "its context 64"),
+    ],
+)
+def test_without_a_preflight_nothing_is_started_either(evaluator: Evaluator, tmp_path: Path, family: Any, why: str):
+    with pytest.raises(EvaluationError, match=why):
+        family.score(evaluator, evaluator.random(D_SAE, K), tmp_path, "sae")
+    assert not list(tmp_path.iterdir())

@@ -47,16 +47,20 @@ def lacks(place: Place) -> list[Lack]:
     """What is missing. Whether the model can spell is measured, in another process, where it is not known yet."""
     if place.world:
         return [Lack("a synthetic world has no words", "the family synthetic measures the true absorption there")]
-    missing = []
-    if not place.hook_name.endswith("hook_resid_post"):
-        why = f"SAE-Bench reads the residual stream behind a layer, not {place.hook_name}"
-        missing.append(Lack(why, "use a hook like blocks.1.hook_resid_post"))
     tokenizer = place.tokenizer()
-    missing += [Lack(*said) for said in spelling.unfit(tokenizer, place.config.get("max_position_embeddings"))]
+    missing = _unfit(place.hook_name, tokenizer, place.config.get("max_position_embeddings"))
     if not (found := spelling.known(place.folder)):
         needed = spelling.space(len(spelling.words(tokenizer)), place.config.get("hidden_size", 4096))
         missing += room.lacking(place.folder, needed, "activations on words")
     return missing or _unable(found or _measured(place))
+
+
+def _unfit(hook_name: str, tokenizer: Any, context: int | None) -> list[Lack]:
+    missing = []
+    if not hook_name.endswith("hook_resid_post"):
+        why = f"SAE-Bench reads the residual stream behind a layer, not {hook_name}"
+        missing.append(Lack(why, "use a hook like blocks.1.hook_resid_post"))
+    return missing + [Lack(*said) for said in spelling.unfit(tokenizer, context)]
 
 
 def _unable(found: "Spelling") -> list[Lack]:
@@ -92,10 +96,13 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
     from sae_bench.evals.absorption import k_sparse_probing, main
     from sae_bench.evals.absorption.eval_config import AbsorptionEvalConfig
 
+    model = evaluator.model
+    for lack in _unfit(evaluator.hook_name, model.tokenizer, model.cfg.n_ctx):
+        raise EvaluationError(lack.why)
     made = spelling.measure(evaluator)
     for lack in _unable(made):
         raise EvaluationError(lack.why)
-    speller = made.speller(evaluator.model, evaluator.hook_name)
+    speller = made.speller(model, evaluator.hook_name)
     sae = stock.UnitNorm(sae)
     fired = (sae.encode(made.test_activations(speller).to(sae.device)) != 0).any(0)
     if not fired.any():

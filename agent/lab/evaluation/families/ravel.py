@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from agent.lab import cache
 from agent.lab.evaluation import room, stock
+from agent.lab.evaluation.core import EvaluationError
 from agent.lab.evaluation.families import Lack, Place
 from agent.lab.results import Scored
 
@@ -32,10 +33,10 @@ FILES = tuple(
 def lacks(place: Place) -> list[Lack]:
     """All that is missing."""
     missing = []
-    if (name := place.model.rpartition("/")[2]) not in MODELS:
-        missing.append(Lack(f"SAE-Bench knows {' and '.join(MODELS)}, and not {name}", f"use {MODELS[1]}"))
+    if why := _other(place.model):
+        missing.append(Lack(why, f"use {MODELS[1]}"))
     elif not place.config:
-        missing.append(Lack(f"{name} is not stored on this machine", "fetch it where there is a network"))
+        missing.append(Lack(f"{place.model} is not stored on this machine", "fetch it where there is a network"))
     if not place.hook_name.endswith("hook_resid_post"):
         why = f"SAE-Bench changes the residual stream behind a layer, not {place.hook_name}"
         missing.append(Lack(why, "use a hook like blocks.1.hook_resid_post"))
@@ -57,6 +58,8 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
     from sae_bench.evals.ravel.eval_config import RAVELEvalConfig
     from sae_bench.sae_bench_utils.activation_collection import LLM_NAME_TO_BATCH_SIZE, LLM_NAME_TO_DTYPE
 
+    if why := _other(evaluator.model_name):
+        raise EvaluationError(why)
     model, sae = evaluator.model_name.rpartition("/")[2], stock.UnitNorm(sae)
     with tempfile.TemporaryDirectory(dir=evaluator.folder) as scratch:
         Path(scratch, "base").symlink_to(prompts(), target_is_directory=True)
@@ -71,6 +74,11 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
             saes, device = [(name, sae)], str(sae.device)
             main.run_eval(config, saes, device, str(out.absolute()), artifacts_path=scratch)  # type: ignore[arg-type]
     return Scored(metrics=stock.metrics(stock.answer(out, name)), remark="this path was never run in this project")
+
+
+def _other(model: str) -> str:
+    name = model.rpartition("/")[2]
+    return "" if name in MODELS else f"SAE-Bench knows {' and '.join(MODELS)}, and not {name}"
 
 
 def prompts() -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.lab.evaluation import room, stock
+from agent.lab.evaluation.core import EvaluationError
 from agent.lab.evaluation.families import Lack, Place
 from agent.lab.results import Scored
 
@@ -38,11 +39,10 @@ DATASETS = (
 def lacks(place: Place) -> list[Lack]:
     """All that is missing."""
     missing = []
-    if (name := place.model.rpartition("/")[2]) not in MODELS:
-        why = f"SAE-Bench has the prompts of {' and '.join(MODELS)}, both tuned on instructions, and not of {name}"
+    if why := _other(place.model):
         missing.append(Lack(why, f"use {MODELS[0]}, or the family forgetting"))
     elif not place.config:
-        missing.append(Lack(f"{name} is not stored on this machine", "fetch it where there is a network"))
+        missing.append(Lack(f"{place.model} is not stored on this machine", "fetch it where there is a network"))
     corpus = site_packages() / CORPUS
     if said := unreadable(corpus):
         missing.append(Lack(f"the corpus to forget {said}", f"ask for it ({REQUEST}) and put it at {corpus}"))
@@ -62,6 +62,8 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
     from sae_bench.evals.unlearning.eval_config import UnlearningEvalConfig
     from sae_bench.sae_bench_utils.activation_collection import LLM_NAME_TO_BATCH_SIZE, LLM_NAME_TO_DTYPE
 
+    if why := _other(evaluator.model_name):
+        raise EvaluationError(why)
     model, sae = evaluator.model_name.rpartition("/")[2], stock.UnitNorm(sae)
     config = UnlearningEvalConfig(
         model_name=model,
@@ -73,6 +75,12 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
         saes, device = [(name, sae)], str(sae.device)
         main.run_eval(config, saes, device, str(out.absolute()), artifacts_path=scratch)  # type: ignore[arg-type]
     return Scored(metrics=stock.metrics(stock.answer(out, name)), remark="this path was never run in this project")
+
+
+def _other(model: str) -> str:
+    if (name := model.rpartition("/")[2]) in MODELS:
+        return ""
+    return f"SAE-Bench has the prompts of {' and '.join(MODELS)}, both tuned on instructions, and not of {name}"
 
 
 def unreadable(corpus: Path) -> str:
