@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from agent.lab.evaluation.evaluator import Evaluator
 
-FORMAT = 1  # of the files
+FORMAT = 1  # of the files, and of the datasets in labelled.py
 TEXTS = 64  # encoded at once
 SEED = 42  # SAE-Bench's own
 
