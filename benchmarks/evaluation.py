@@ -4,8 +4,8 @@
 
 Scores two SAEs on tiny-lm (of the runs given, or two baselines trained here) by SAE-Bench's own entry points and by
 ours, in this process and on the same data, the first SAE apart from the second: the first also makes what depends on
-the model alone. SAE-Bench keeps its artefacts between the two, as its users would, and loads the model at every call, as
-it does. Both sides have one thread for their small fits. Nothing else should run beside it.
+the model alone. SAE-Bench keeps its artefacts between the two, as its users would, and loads the model at every call,
+as it does. Both sides have one thread for their small fits. Nothing else should run beside it.
 
 The largest difference is over all metrics of the second SAE: those of the first hang, in SAE-Bench, on random numbers
 that making its artefacts has used up. It is called for one dataset at a time on the first SAE for the same reason.
@@ -192,6 +192,7 @@ def compare(family: str, evaluator: Evaluator, theirs: Stock, saes: dict[str, Be
         gaps = {key: abs((expected[key] or 0) - (found[key] or 0)) for key in shared}
         row.metric = max(gaps, key=lambda key: gaps[key])
         row.difference = gaps[row.metric]
+    say(row.show())
     return row
 
 

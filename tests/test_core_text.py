@@ -1,5 +1,6 @@
 """Core with the model's part remembered: the same figures as SAE-Bench's own, whatever the hook."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,9 @@ def ids(evaluator: Evaluator) -> torch.Tensor:
     return evaluator.held_out("dev", 2 * core.BATCH_WINDOWS).ids
 
 
-def text_on(evaluator: Evaluator, ids: torch.Tensor, hook_name: str) -> CoreText:
-    mean = activations.run_to_hook(evaluator.model, ids, hook_name).flatten(0, 1).mean(0)
-    return CoreText(evaluator.model, ids, hook_name, mean)
+def text_on(model: Any, ids: torch.Tensor, hook_name: str) -> CoreText:
+    mean = activations.run_to_hook(model, ids, hook_name).flatten(0, 1).float().mean(0)
+    return CoreText(model, ids, hook_name, mean)
 
 
 def random_sae(text: CoreText, seed: int = 0) -> RandomSAE:
@@ -41,7 +42,7 @@ def random_sae(text: CoreText, seed: int = 0) -> RandomSAE:
     return RandomSAE(bench_config("small", text.hook_name, len(text.mean), D_SAE, context), K, text.mean, seed)
 
 
-def stock(sae: RandomSAE, evaluator: Evaluator, ids: torch.Tensor) -> dict[str, float]:
+def stock(sae: RandomSAE, model: Any, ids: torch.Tensor) -> dict[str, float]:
     """SAE-Bench core, given the model itself."""
     from sae_bench.evals.core import main
     from sae_bench.evals.core.eval_config import CoreEvalConfig
@@ -57,8 +58,7 @@ def stock(sae: RandomSAE, evaluator: Evaluator, ids: torch.Tensor) -> dict[str, 
         compute_sparsity_metrics=True,
         compute_variance_metrics=True,
     )
-    special: Any = tokens.special_ids(evaluator.model)
-    model: Any = evaluator.model
+    special: Any = tokens.special_ids(model)
     metrics, _ = main.run_evals(sae, TokenStore(ids), model, config, {}, ignore_tokens=special)  # type: ignore[arg-type]
     return {name: value for group in metrics.values() for name, value in group.items()}
 
@@ -78,15 +78,23 @@ def assert_same(found: dict[str, Any], expected: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("hook_name", HOOKS)
 def test_core_equals_sae_bench_at_every_hook(evaluator: Evaluator, ids: torch.Tensor, hook_name: str, tmp_path: Path):
-    text = text_on(evaluator, ids, hook_name)
+    text = text_on(evaluator.model, ids, hook_name)
     assert len(text.mean) == HOOKS[hook_name]
     for seed in (0, 1):  # what was remembered for the first is right for the second
         sae = random_sae(text, seed)
-        assert_same(ours(sae, text, tmp_path), stock(sae, evaluator, ids))
+        assert_same(ours(sae, text, tmp_path), stock(sae, evaluator.model, ids))
+
+
+def test_core_equals_sae_bench_in_bfloat16(evaluator: Evaluator, ids: torch.Tensor, tmp_path: Path):
+    """As on a GPU: activations and logits are rounded alike on both sides, and the SAE works in float32."""
+    low = copy.deepcopy(evaluator.model).to(torch.bfloat16)
+    text = text_on(low, ids, "blocks.0.hook_resid_post")
+    assert text.hidden.dtype == torch.bfloat16
+    assert_same(ours(random_sae(text), text, tmp_path), stock(random_sae(text), low, ids))
 
 
 def test_logits_too_large_to_keep_are_run_again(evaluator: Evaluator, ids: torch.Tensor, tmp_path: Path):
-    text = text_on(evaluator, ids, "blocks.0.hook_resid_post")
+    text = text_on(evaluator.model, ids, "blocks.0.hook_resid_post")
     assert text.keeps_logits
     kept = ours(random_sae(text), text, tmp_path)
     text.batches = [replace(batch, logits=None) for batch in text.batches]
@@ -94,7 +102,7 @@ def test_logits_too_large_to_keep_are_run_again(evaluator: Evaluator, ids: torch
 
 
 def test_a_later_sae_runs_no_layer_below_the_hook(evaluator: Evaluator, ids: torch.Tensor, tmp_path: Path):
-    text, run = text_on(evaluator, ids, "blocks.0.hook_resid_post"), []
+    text, run = text_on(evaluator.model, ids, "blocks.0.hook_resid_post"), []
     blocks = evaluator.model.blocks
     watched = [block.register_forward_hook(lambda *_, i=i: run.append(i)) for i, block in enumerate(blocks)]
     ours(random_sae(text), text, tmp_path)
@@ -104,7 +112,7 @@ def test_a_later_sae_runs_no_layer_below_the_hook(evaluator: Evaluator, ids: tor
 
 
 def test_usage_counted_on_the_way_is_that_of_the_activations(evaluator: Evaluator, ids: torch.Tensor, tmp_path: Path):
-    text = text_on(evaluator, ids, "blocks.1.hook_resid_post")
+    text = text_on(evaluator.model, ids, "blocks.1.hook_resid_post")
     sae = random_sae(text)
     _, usage = core.run_core(sae, text, tmp_path, "sae")
     x = text.hidden[text.ordinary]

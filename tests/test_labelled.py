@@ -153,6 +153,18 @@ def test_a_dead_sae_tells_nothing_apart_and_removes_nothing(evaluator: Evaluator
     assert perturbed.metrics["tpp_threshold_20_intended_diff_only"] == pytest.approx(0, abs=0.05)
 
 
+def test_a_model_in_bfloat16_is_evaluated_in_float32(evaluator: Evaluator, small_model: Path, tmp_path: Path):
+    """As on a GPU. There SAE-Bench's own probes cannot read what an SAE in float32 gives."""
+    low, sae = Evaluator(str(small_model), HOOK), random_sae(evaluator)
+    low.held_out("dev", 16)
+    low.model, low.folder = low.model.to(torch.bfloat16), tmp_path
+    for family in NAMES:
+        found = ours(low, family, sae, tmp_path / family)
+        assert len([value for value in found.metrics.values() if value is not None]) >= 8
+    for made in low.memory.values():
+        assert {each.rows.dtype for each in made.train.values()} == {torch.float32}
+
+
 # Nothing shared, nothing left to chance
 
 

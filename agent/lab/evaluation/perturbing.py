@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
     from agent.lab.evaluation.prompts import Prompts
 
+# Prompts to train and to test a probe with, both sides together, for tpp and scr: as the rarest class allows.
+SIZES = {False: (320, 140), True: (480, 240)}
 REMARK = "known to be unreliable at the canonical settings (arXiv 2605.18229): reported, and never decides"
 
 
@@ -46,10 +48,6 @@ def config(model: str, spurious: bool, context: int, dtype: torch.dtype) -> Any:
     )
 
 
-# Prompts to train and to test a probe with, both sides together: as many as the rarest class allows.
-SIZES = {False: (320, 140), True: (480, 240)}
-
-
 def score(evaluator: "Evaluator", sae: BenchSAE, out: Path, name: str, asked: Any) -> Scored:
     """SAE-Bench's scr or tpp of one SAE, as `asked` (a ScrAndTppEvalConfig) has it. Raises EvaluationError."""
     from sae_bench.evals.scr_and_tpp import main
@@ -57,20 +55,15 @@ def score(evaluator: "Evaluator", sae: BenchSAE, out: Path, name: str, asked: An
     d_sae = len(sae.W_dec)
     asked = replace(asked, n_values=[n for n in asked.n_values if n <= d_sae])
 
-    def single_dataset(
-        dataset: str,
-        config: Any,
-        sae: BenchSAE,
-        *_: object,
-    ) -> tuple[dict[str, Any], dict[str, float]]:
-        kinds = config.column1_vals_lookup[dataset][0] if config.perform_scr else None
-        made = prompts.made(evaluator, main, dataset, config, kinds)
-        return ablations(made, sae, config), made.scores
+    def made(dataset: str) -> prompts.Made:
+        kinds = asked.column1_vals_lookup[dataset][0] if asked.perform_scr else None
+        return prompts.made(evaluator, main, dataset, asked, kinds)
+
+    def single_dataset(dataset: str, *_: object) -> tuple[dict[str, Any], dict[str, float]]:
+        return ablations(made(dataset), sae, asked), made(dataset).scores
 
     for dataset in asked.dataset_names:  # before SAE-Bench sets the seed for this SAE
-        prompts.made(
-            evaluator, main, dataset, asked, asked.column1_vals_lookup[dataset][0] if asked.perform_scr else None
-        )
+        made(dataset)
     with prompts.lent(evaluator, main, single_dataset):
         main.run_eval(asked, [(name, sae)], str(sae.device), str(out.absolute()), artifacts_path="unused")  # type: ignore[list-item]
     metrics, details = prompts.figures(stock.answer(out / ("scr" if asked.perform_scr else "tpp"), name))

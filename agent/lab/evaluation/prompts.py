@@ -24,7 +24,7 @@ from torch import Tensor
 from agent.lab import cache, models, text
 from agent.lab.activations import waiting_lock
 from agent.lab.evaluation import labelled, stock
-from agent.lab.evaluation.core import EvaluationError
+from agent.lab.evaluation.core import BATCH_WINDOWS, EvaluationError
 from agent.lab.evaluation.subject import BenchSAE
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from agent.lab.evaluation.evaluator import Evaluator
 
-FORMAT = 1  # of the files
+FORMAT = 1  # of the files, and of the datasets in labelled.py
 TEXTS = 64  # encoded at once
 SEED = 42  # SAE-Bench's own
 
@@ -66,6 +66,18 @@ class Made:
     probes: dict[str, "Probe"]  # by class; sparse probing keeps none
 
 
+class Nothing(BenchSAE):
+    """One latent that never fires, in the dtype of the activations: SAE-Bench mixes an SAE's with its probes'."""
+
+    def __init__(self, cfg: Any, d_in: int, dtype: torch.dtype) -> None:
+        device = models.compute().device
+        row = torch.ones(1, d_in, device=device, dtype=dtype)
+        super().__init__(cfg, row.T, row[0, :1], row, torch.zeros_like(row[0]))
+
+    def encode(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x[..., :1])
+
+
 def made(
     evaluator: "Evaluator", evaluation: ModuleType, dataset: str, config: Any, kinds: tuple[str, str] | None = None
 ) -> Made:
@@ -96,8 +108,9 @@ def _make(
     kinds: tuple[str, str] | None,
     path: Path,
 ) -> None:
-    """By SAE-Bench's own function, given an SAE of one latent; what it finds of that is thrown away."""
-    nothing = evaluator.random(1, 1)
+    """By SAE-Bench's own function, given an SAE that does nothing; what it finds of that is thrown away."""
+    d_in = len(evaluator.held_out("dev", BATCH_WINDOWS).mean)
+    nothing = Nothing(evaluator.config(1, d_in), d_in, evaluator.model.cfg.dtype)
     if hasattr(config, "n_values"):
         config = replace(config, n_values=[1])
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch, stock.lending(evaluation, Path(scratch), SEED):
