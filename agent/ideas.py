@@ -224,7 +224,7 @@ def render_step(idea: Idea, step: Step, fixed: Fixed, templates: Path = TEMPLATE
 def _constants(fixed: Fixed) -> dict[str, Any]:
     """What a template may use: the fixed settings, and the constants of the model's baseline."""
     own = defaults.of(fixed.model)
-    names = ("batch", "learning_rate", "decay")
+    names = ("batch", "learning_rate", "decay", "aux_divisor", "dead_windows")
     return fixed.model_dump() | {name: getattr(own, name) for name in names} | {"k": f"{own.k:g}"}
 
 
