@@ -2,13 +2,13 @@
 
 import math
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pydantic_core
 from pydantic import BaseModel, NonNegativeInt, ValidationError
@@ -84,21 +84,8 @@ class Server:
                 self._limit = "max_completion_tokens"
                 return self.complete(messages, longest_answer)
             return _failed(error, self._model)
-        except (openai.APITimeoutError, httpx2.TimeoutException, TimeoutError):
-            # The model may well have written all this while, which is paid for.
-            usage = Usage(tokens_in=tokens_in, tokens_out=longest_answer, estimated=True)
-            return Reply(
-                "timeout",
-                f"no whole answer from {_host()} within {self._timeout:g} s: see to the server, or try again later",
-                usage=usage,
-                wait=0,
-            )
         except (openai.APIConnectionError, httpx2.HTTPError, OSError) as error:
-            cause = error.__cause__ or error
-            unsent = isinstance(cause, httpx2.ConnectError | httpx2.UnsupportedProtocol | httpx2.LocalProtocolError)
-            usage = Usage() if unsent else Usage(tokens_in=tokens_in, estimated=True)
-            said = f"no answer from {_host()}: {cause}: see to the network and OPENAI_BASE_URL"
-            return Reply("connection", said, usage=usage, wait=0)
+            return self._unanswered(error.__cause__ or error, tokens_in, longest_answer)
         except (openai.OpenAIError, httpx2.InvalidURL) as error:
             return Reply("request", f"no request could be made: {error}: see to OPENAI_BASE_URL")
         return _read(body, tokens_in)
@@ -124,6 +111,22 @@ class Server:
                 if len(body) > LONGEST_BODY:
                     break
         return body
+
+    def _unanswered(self, error: BaseException, tokens_in: int, longest_answer: int) -> Reply:
+        """What is known where no whole response came, and what it may have cost."""
+        import httpx2
+
+        if isinstance(error, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
+            return Reply("request", f"no request could be made: {error}: see to OPENAI_BASE_URL")
+        unsent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+        if isinstance(error, httpx2.TimeoutException | TimeoutError):
+            # A model that was reached has been writing all this while, and that is paid for.
+            usage = Usage() if unsent else Usage(tokens_in=tokens_in, tokens_out=longest_answer, estimated=True)
+            said = f"no whole answer from {_host()} within {self._timeout:g} s: see to the server, or try again later"
+            return Reply("timeout", said, usage=usage, wait=0)
+        usage = Usage() if unsent else Usage(tokens_in=tokens_in, estimated=True)
+        said = f"no answer from {_host()}: {error}: see to the network and OPENAI_BASE_URL"
+        return Reply("connection", said, usage=usage, wait=0)
 
 
 def _read(body: bytes, tokens_in: int) -> Reply:
@@ -203,4 +206,6 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 
 def _host() -> str:
     """The server's name, without the password that a URL may hold."""
-    return urlsplit(os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com").hostname or "OPENAI_BASE_URL"
+    url = os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com"
+    found = re.search(r"//(?:[^/]*@)?([^/@]+)", url)
+    return found[1] if found else "OPENAI_BASE_URL"
