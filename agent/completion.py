@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pydantic_core
@@ -16,7 +17,7 @@ from pydantic import BaseModel, NonNegativeInt, ValidationError
 from agent.transcript import Kind, Message, Usage
 
 if TYPE_CHECKING:
-    from openai import APIStatusError
+    from openai import APIStatusError, OpenAI
 
 LONGEST_BODY = 16 * 2**20  # bytes
 LONGEST_PAUSE = 600.0  # seconds; a server that asks for more has no answer for us now
@@ -93,16 +94,11 @@ class Server:
     def _send(self, messages: Sequence[Message], longest_answer: int) -> bytes:
         """The body of a response with status 200. It is read here, since the client takes any text for a completion and
         has a time-out for each piece of it, not for the whole."""
-        from openai import OpenAI
-
         deadline = time.monotonic() + self._timeout
         sent: Any = list(messages)
-        with (
-            OpenAI(max_retries=0, timeout=self._timeout) as client,
-            client.chat.completions.with_streaming_response.create(
-                model=self._model, messages=sent, extra_body={self._limit: longest_answer}
-            ) as response,
-        ):
+        with self._client.chat.completions.with_streaming_response.create(
+            model=self._model, messages=sent, extra_body={self._limit: longest_answer}
+        ) as response:
             body = b""
             for piece in response.iter_bytes():
                 body += piece
@@ -111,6 +107,12 @@ class Server:
                 if len(body) > LONGEST_BODY:
                     break
         return body
+
+    @cached_property
+    def _client(self) -> "OpenAI":
+        from openai import OpenAI
+
+        return OpenAI(max_retries=0, timeout=self._timeout)
 
     def _unanswered(self, error: BaseException, tokens_in: int, longest_answer: int) -> Reply:
         """What is known where no whole response came, and what it may have cost."""
