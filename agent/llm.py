@@ -48,6 +48,8 @@ class Limits:
     prices: tuple[float, float] | None = None  # dollars per million tokens, read and written
 
     def __post_init__(self) -> None:
+        if any(not 0 <= dollars < math.inf for dollars in (self.max_cost or 0, *(self.prices or ()))):
+            raise UserError("--max-cost, --price-in and --price-out are dollars: give numbers from 0 on")
         if self.max_cost is not None and self.prices is None:
             raise UserError(
                 "--max-cost needs the model's prices: give --price-in and --price-out, in dollars per million tokens"
@@ -99,8 +101,8 @@ class Asker(Protocol):
 class Client:
     """Asks an OpenAI-compatible server: OPENAI_API_KEY and, unless it is OpenAI's own, OPENAI_BASE_URL.
 
-    What was spent is summed over the transcript, so limits hold for a study through all its drivers. A call that a
-    killed driver had under way is not in it. What that driver was answered and had not acted on is not asked again.
+    What was spent is summed over the transcript, so limits hold for a study through all its drivers. A call that was
+    under way when a driver ended is not in it. What a driver was answered and had not acted on is not asked again.
     """
 
     def __init__(
@@ -174,8 +176,9 @@ class Client:
             spent, cost = self.spent, "" if self.spent.cost is None else f" and ${self.spent.cost:.2f}"
             prompt = f"a prompt of about {tokens_in:,} tokens is too much after {spent.tokens:,} tokens{cost}"
             return Reply("budget", f"{prompt}: {RAISE}")
-        reply = self._server.complete(messages, min(allowed, self.window - tokens_in))
-        if reply.kind == "truncated" and allowed < LONGEST_ANSWER:
+        most = min(LONGEST_ANSWER, self.window - tokens_in)
+        reply = self._server.complete(messages, min(allowed, most))
+        if reply.kind == "truncated" and allowed < most:
             return replace(reply, kind="budget", said=f"{reply.said}, as no more were left: {RAISE}")
         return reply
 
@@ -206,6 +209,9 @@ class Replay:
         if self._next is None:
             same = (place for place, exchange in enumerate(self._outcomes) if exchange.asks(purpose, messages))
             self._next = next(same, 0)
+        last = self._outcomes[self._next - 1] if self._next else None
+        if last and not last.answered and last.asks(purpose, messages):
+            return _outcome(last)  # asked again and again, which nobody answered: its repetitions are not in outcomes
         if self._next == len(self._outcomes):
             raise LLMError("replay", f"{self._path} ends here: {purpose} was asked after its last exchange")
         exchange = self._outcomes[self._next]

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -267,6 +268,19 @@ def test_a_cost_that_cannot_be_known_is_not_limited():
         Limits(max_cost=1.0)
 
 
+@pytest.mark.parametrize("dollars", [-1.0, float("nan"), float("inf")])
+def test_dollars_that_are_none_are_refused(dollars: float):
+    for limits in ({"max_cost": dollars, "prices": (1.0, 1.0)}, {"prices": (1.0, dollars)}):
+        with pytest.raises(UserError, match="are dollars: give numbers from 0 on"):
+            Limits(**limits)
+
+
+def test_what_costs_nothing_is_not_limited_by_its_cost(talk: Talk):
+    with ScriptedServer("Hi.") as server:
+        talk.client(server, Limits(max_cost=0.0, prices=(0.0, 0.0))).ask(HELLO, "greeting")
+    assert server.requests[0].body["max_tokens"] == 16_384
+
+
 def test_a_prompt_beyond_the_window_is_not_sent(talk: Talk):
     with ScriptedServer() as server:
         client = talk.client(server)
@@ -328,6 +342,29 @@ def test_a_torn_last_line_is_dropped(talk: Talk):
         assert client.spent.calls == 1
         client.ask(HELLO, "another")
     assert [line["answer"] for line in talk.lines] == ["Hi.", "Ho."]
+
+
+@pytest.mark.parametrize(
+    "change", [Path.unlink, lambda path: path.write_text("{}\n"), lambda path: path.write_bytes(2 * path.read_bytes())]
+)
+def test_what_an_experiment_does_to_the_transcript_is_undone(talk: Talk, change: Callable[[Path], object]):
+    with ScriptedServer("Hi.", "Ho.") as server:
+        client = talk.client(server)
+        client.ask(HELLO, "greeting")
+        change(talk.path)
+        client.ask(HELLO, "another")
+        assert talk.client(server).spent.calls == 2
+    assert [line["answer"] for line in talk.lines] == ["Hi.", "Ho."]
+
+
+def test_a_link_in_the_place_of_the_transcript_is_not_written_through(talk: Talk, tmp_path: Path):
+    with ScriptedServer("Hi.", "Ho.") as server:
+        client = talk.client(server)
+        client.ask(HELLO, "greeting")
+        elsewhere = talk.path.rename(tmp_path / "elsewhere")
+        talk.path.symlink_to(elsewhere)
+        client.ask(HELLO, "another")
+    assert [len(path.read_text().splitlines()) for path in (elsewhere, talk.path)] == [1, 2]
 
 
 def test_other_damage_is_named_by_its_line(talk: Talk):
@@ -413,6 +450,15 @@ def test_a_replay_begins_where_a_resumed_study_does(talk: Talk):
     replay = Replay(talk.path)
     assert replay.spent.calls == 0
     assert [tell(replay, purpose) for purpose in "bcc"] == told[1:]
+
+
+def test_a_question_that_the_budget_forbids_may_be_repeated_in_a_replay(talk: Talk):
+    with ScriptedServer("one", answer("two", tokens=(900, 20))) as server:
+        client = talk.client(server, Limits(max_tokens=1300))
+        told = [tell(client, purpose) for purpose in "abccd"]
+    assert [line.split(":")[0] for line in told] == ["one", "two", "budget", "budget", "budget"]
+    replay = Replay(talk.path)
+    assert [tell(replay, purpose) for purpose in "abccd"] == told
 
 
 def test_a_failure_that_ended_the_conversation_ends_its_replay(talk: Talk):
