@@ -235,6 +235,26 @@ def test_an_answer_may_cost_no_more_than_is_left(talk: Talk):
     assert 990 < server.requests[0].body["max_tokens"] < 1000  # a thousand tokens' worth, less the prompt
 
 
+def talkative(request: Request) -> Step:
+    """The longest answer that the request allows, up to 700 tokens."""
+    return answer("Hi.", tokens=(len(request.said) // 4, min(request.body["max_tokens"], 700)))
+
+
+@pytest.mark.parametrize("limits", [Limits(max_tokens=5000), Limits(max_cost=0.05, prices=(2.0, 10.0))])
+def test_a_conversation_ends_within_its_limits(talk: Talk, limits: Limits):
+    with ScriptedServer(*[talkative] * 20) as server:
+        client = talk.client(server, limits)
+        told = [tell(client, f"greeting {count}") for count in range(20)]
+    assert told[0] == "Hi."
+    assert told[-1].startswith("budget: ")
+    spent, most = (
+        client.spent,
+        5000 + 100 * bool(limits.prices),
+    )  # of a dollar's worth, some tokens are the cheaper ones
+    assert 4700 < spent.tokens <= most
+    assert limits.max_cost is None or (spent.cost and 0.047 < spent.cost <= 0.05)
+
+
 def test_a_call_that_must_exceed_the_tokens_is_not_made(talk: Talk):
     with ScriptedServer() as server:
         client = talk.client(server, Limits(max_tokens=1000))
