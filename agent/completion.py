@@ -56,7 +56,7 @@ class _Counted(BaseModel):
 
 def rough_tokens(text: str) -> int:
     """About how many tokens a text has: one for 3 bytes. English has one for about 4, code one for about 3."""
-    return len(text.encode()) // 3 + 1
+    return len(text.encode(errors="replace")) // 3 + 1
 
 
 def rough_prompt_tokens(messages: Sequence[Message]) -> int:

@@ -52,7 +52,8 @@ def new(sentence: str, model: str, root: Path = ideas.ROOT) -> None:
         return
     idea.folder.mkdir(parents=True)
     write_whole(idea.folder / "idea.yaml", as_yaml(idea))
-    print(f"written; investigate it with: agent run --idea {idea.name} --max-runs 5 --proposer llm --llm {model}")
+    runs = len(idea.plan)
+    print(f"written; investigate it with: agent run --idea {idea.name} --max-runs {runs} --proposer llm --llm {model}")
 
 
 def ask(sentence: str, asker: Asker, templates: Path) -> Idea:

@@ -1,8 +1,12 @@
 """The language model's client against a scripted server: failures, limits, secrets, the transcript and its replay."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -421,6 +425,27 @@ def test_what_a_killed_driver_was_answered_is_not_asked_again(talk: Talk):
         assert second.ask(HELLO, "d") == "four"
         assert len(server.requests) == 4
         assert second.spent.calls == 4
+
+
+def test_a_driver_that_is_killed_while_it_asks_leaves_what_it_was_answered(talk: Talk):
+    code = f"""
+from pathlib import Path
+from agent.llm import Client, Limits
+client = Client("m", Path({str(talk.path)!r}), Limits())
+for purpose in ("a", "b"):
+    client.ask({HELLO!r}, purpose)
+"""
+    with ScriptedServer("one", replace(answer("never read"), delay=2), "two") as server:
+        driver = subprocess.Popen([sys.executable, "-c", code], env=os.environ | server.environment)
+        while len(server.requests) < 2:
+            time.sleep(0.02)
+        driver.kill()
+        driver.wait()
+        client = talk.client(server)
+        assert [client.ask(HELLO, purpose) for purpose in ("a", "b")] == ["one", "two"]
+        assert len(server.requests) == 3
+    replay = Replay(talk.path)
+    assert [replay.ask(HELLO, purpose) for purpose in ("a", "b")] == ["one", "two"]
 
 
 def test_a_question_asked_twice_by_one_driver_is_asked_twice(talk: Talk):

@@ -97,7 +97,7 @@ def test_an_idea_that_is_approved_is_there_and_says_what_it_needs(checkout: Chec
     name = "gates_which_latents_fire_and"
     for said in ("Gates: which latents fire", "1. A gate with tied weights (gate)", "120 tokens in 1 call\n", "[y/N]"):
         assert said in ended.stdout
-    assert f"agent run --idea {name} --max-runs 5 --proposer llm --llm m" in ended.stdout
+    assert f"agent run --idea {name} --max-runs 2 --proposer llm --llm m" in ended.stdout
     assert "resembles" not in ended.stdout
     written = checkout.root / f"templates/ideas/{name}"
     assert [path.name for path in written.iterdir()] == ["idea.yaml"]
