@@ -96,6 +96,8 @@ def apply(source: str, edits: Sequence[Edit], file: str = "experiment.py") -> st
     if not edits:
         raise EditError(f"the answer holds no edit: {FORM}")
     raw, changes, problems = _raw(source), [], []
+    if unended := raw and not _ending(raw[-1]):
+        raw[-1] += _ending(raw[0]) or "\n"
     for number, edit in enumerate(edits, 1):
         try:
             changes.append((_change(raw, edit, file), number))
@@ -114,6 +116,8 @@ def apply(source: str, edits: Sequence[Edit], file: str = "experiment.py") -> st
         parts += [*raw[at : change.start], change.text]
         at = change.stop
     edited = "".join([*parts, *raw[at:]])
+    if unended:
+        edited = edited.removesuffix(_ending(edited))
     if edited == source:
         raise EditError(f"the blocks together leave {file} as it is: change something")
     return edited
@@ -126,6 +130,11 @@ def _raw(text: str) -> list[str]:
 
 def _lines(text: str) -> list[str]:
     return [line.rstrip("\r\n") for line in _raw(text)]
+
+
+def _ending(text: str) -> str:
+    """The ending of the last line; empty where it has none."""
+    return "\r\n" if text.endswith("\r\n") else text[-1:] if text.endswith(("\n", "\r")) else ""
 
 
 def _open_still(opened: int, where: str) -> str:
@@ -183,7 +192,7 @@ def _change(raw: list[str], edit: Edit, file: str) -> _Change:
         places = _find(lines, searched)
     if not places:
         raise EditError(f"its SEARCH is not in {file}. {_nearest(lines, search)}")
-    ending = _ending(raw, places[0].start)
+    ending = _ending(raw[places[0].start])
     tabs = sum(line.startswith("\t") for line in lines) > sum(line.startswith(" ") for line in lines)
     text = ""
     for place, following, old, new in zip(places, [*places[1:], None], searched, replaced, strict=True):
@@ -191,19 +200,11 @@ def _change(raw: list[str], edit: Edit, file: str) -> _Change:
         if keep and following:
             text += "".join(raw[place.stop : following.start])
     start, stop = places[0].start, places[-1].stop
-    if stop == len(raw) and raw[-1] == lines[-1]:
-        text = text.removesuffix(ending)
     if text == "".join(raw[start:stop]):
         raise EditError(
             f"it leaves {_span(start, stop)} of {file} as they are: change something, or leave the block out"
         )
     return _Change(start, stop, text)
-
-
-def _ending(raw: list[str], at: int) -> str:
-    """The end of the line at a place, or, where it is the last and has none, of the file's first line."""
-    endings = (line[len(line.rstrip("\r\n")) :] for line in (raw[at], raw[0]))
-    return next(filter(None, endings), "\n")
 
 
 def _is_elided(line: str) -> bool:
