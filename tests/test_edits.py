@@ -104,6 +104,7 @@ def test_an_answer_without_a_block_holds_no_edit(answer: str):
 def test_a_line_of_the_file_that_looks_like_the_divider_is_told_from_it():
     heading = "Title\n=====\n"
     assert parse(block(heading, "Title\n")) == [edit(heading, "Title\n")]
+    assert parse(block("Title\n======\n", "=====\n", (9, 9, 5))) == [edit("Title\n======\n", "=====\n")]
     assert parse(block("a\n    =======\n", "b\n")) == [edit("a\n    =======\n", "b\n")]
     assert "several lines that may be its `=======`" in unreadable(block("Title\n=======\n", "Title\n"))
 
@@ -111,13 +112,13 @@ def test_a_line_of_the_file_that_looks_like_the_divider_is_told_from_it():
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ("<<<<<<< SEARCH\na\n=======\nb\n", "line 1 of the answer opens has no `>>>>>>> REPLACE` before the answer's"),
-        (f"<<<<<<< SEARCH\na\n=======\nb\n{ONE}", "before the `<<<<<<< SEARCH` in line 5"),
-        ("<<<<<<< SEARCH\na\n>>>>>>> REPLACE\n", "the block in lines 1 to 3 of the answer has no `=======`"),
-        ("text\na\n=======\nb\n>>>>>>> REPLACE\n", "line 5 of the answer is `>>>>>>> REPLACE` without a SEARCH"),
-        ("<<<< SEARCH\na\n====\nb\n>>>> REPLACE\n", "line 1 of the answer, `<<<< SEARCH`, is no marker"),
-        (f"{ONE}<<<<<<< HEAD\na\n=======\nb\n>>>>>>> mine\n", "line 6 of the answer, `<<<<<<< HEAD`, is no marker"),
-        ("<<<<<<< SEARCH\na\n=======\nb\n>>>>>>> REPLACE```\n", "line 5 of the answer, `>>>>>>> REPLACE````, is no"),
+        ("<<<<<<< SEARCH\na\n=======\nb\n", "block 1 of the answer has no `>>>>>>> REPLACE` before the answer's end"),
+        (f"<<<<<<< SEARCH\na\n=======\nb\n{ONE}", "block 1 of the answer has no `>>>>>>> REPLACE` before the next"),
+        (f"{ONE}<<<<<<< SEARCH\na\n>>>>>>> REPLACE\n", "block 2 of the answer has no `=======`"),
+        ("text\na\n=======\nb\n>>>>>>> REPLACE\n", "block 1 of the answer ends in line 5 without `<<<<<<< SEARCH`"),
+        ("<<<< SEARCH\na\n====\nb\n>>>> REPLACE\n", "line 1, `<<<< SEARCH`, is no marker"),
+        (f"{ONE}<<<<<<< HEAD\na\n=======\nb\n>>>>>>> mine\n", "line 6, `<<<<<<< HEAD`, is no marker"),
+        ("<<<<<<< SEARCH\na\n=======\nb\n>>>>>>> REPLACE```\n", "line 5, `>>>>>>> REPLACE````, is no marker"),
     ],
 )
 def test_a_malformed_block_is_told(answer: str, words: str):
@@ -214,6 +215,7 @@ def test_line_endings_and_a_missing_last_one_stay():
     [
         ([edit("K = 17\n", "K = 32\n")], "its SEARCH is not in experiment.py. The nearest lines are\n"),
         ([edit("K = 17\n", "K = 32\n")], "\n    3 | K = 16\n"),
+        ([edit("return out\n...\nloss.step()\n", "")], "\n   20 |         loss.backward()\n"),
         ([edit("completely = 'other'\n", "")], "Nothing in it resembles these lines"),
         ([edit("\n", "a\n")], "its SEARCH is empty"),
         ([edit("", "a\n")], "its SEARCH is empty"),
@@ -243,6 +245,12 @@ def test_more_than_one_place_is_told_with_the_lines(search: str):
     assert "matches more than one place, among them line" in message
     assert "    1 | a = 1\n" in message
     assert "    3 | a = 1\n" in message
+
+
+def test_a_line_quoted_without_its_comment_is_shown_whole():
+    assert "\n   27 | K = 16  # latents active per token, on average over a batch\n" in said(
+        BASELINE, edit("K = 16", "")
+    )
 
 
 def test_every_block_that_fails_is_told_and_none_is_applied():
