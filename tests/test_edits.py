@@ -107,6 +107,7 @@ def test_a_line_of_the_file_that_looks_like_the_divider_is_told_from_it():
     assert parse(block("Title\n======\n", "=====\n", (9, 9, 5))) == [edit("Title\n======\n", "=====\n")]
     assert parse(block("a\n    =======\n", "b\n")) == [edit("a\n    =======\n", "b\n")]
     assert "several lines that may be its `=======`" in unreadable(block("Title\n=======\n", "Title\n"))
+    assert "several lines that may be its `=======`" in unreadable(block(heading, "Title\n", (7, 6, 7)))
 
 
 @pytest.mark.parametrize(
@@ -220,10 +221,11 @@ def test_line_endings_and_a_missing_last_one_stay():
         ([edit("\n", "a\n")], "its SEARCH is empty"),
         ([edit("", "a\n")], "its SEARCH is empty"),
         ([edit("K = 16\n", "K = 16\n")], "its REPLACE is the same as its SEARCH"),
-        ([edit("K=16\n", "K = 16\n")], "it leaves line 3 of experiment.py as they are"),
+        ([edit("K=16\n", "K = 16\n")], "it leaves line 3 of experiment.py unchanged"),
         ([edit("K = 16\n", "", "agent/lab/run.py")], "it names agent/lab/run.py; only experiment.py may change"),
         ([edit("...\n        return out\n", "        return out\n")], "does not say where the lines left out begin"),
         ([edit("...\n", "# ...\n")], "does not say where the lines left out begin"),
+        ([edit("K = 16\n", "K = 8\n...  # as before\n")], "leaves out lines with `...` that its SEARCH does not"),
         ([edit("K = 16\n", "K = 8\n# ... rest as before\n")], "leaves out lines with `...` that its SEARCH does not"),
         ([edit("K = 16\n...\n...\nfinish()\n", "K = 8\n...\nfinish()\n")], "not as many `...`"),
         ([edit("K = 16\nRATE = 1e-3\n", "K\n"), edit("RATE = 1e-3\n", "")], "blocks 1 and 2 of 2: both take in line 4"),
@@ -251,6 +253,10 @@ def test_a_line_quoted_without_its_comment_is_shown_whole():
     assert "\n   27 | K = 16  # latents active per token, on average over a batch\n" in said(
         BASELINE, edit("K = 16", "")
     )
+
+
+def test_places_at_other_depths_are_other_places():
+    assert "more than one place, among them line 1 and line 3" in said("    a = 1\n\n  a = 1\n", edit("a=1\n", "b\n"))
 
 
 def test_every_block_that_fails_is_told_and_none_is_applied():
