@@ -275,17 +275,12 @@ CODE = st.integers(0, 3).flatmap(lambda depth: st.sampled_from("abc").map(lambda
 ANY = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=12)
 LINE = st.one_of(CODE, st.just(""), ANY).filter(lambda line: not MARKER.match(line))
 LINES = st.lists(LINE, max_size=4)
+FILES = st.lists(LINE, min_size=1, max_size=20)  # some lines stand more than once
 ENDING = st.sampled_from(["\n", "\r\n"])
 
 
 def text(lines: Sequence[str], ending: str = "\n") -> str:
     return "".join(line + ending for line in lines)
-
-
-@st.composite
-def files(draw: st.DrawFn) -> list[str]:
-    """Lines, some of which stand more than once."""
-    return draw(st.lists(LINE, min_size=1, max_size=20))
 
 
 @st.composite
@@ -307,7 +302,7 @@ def places(lines: list[str], wanted: list[str]) -> int:
 
 
 @PROPERTY
-@given(st.data(), files(), ENDING)
+@given(st.data(), FILES, ENDING)
 def test_the_file_holds_what_was_asked_for_or_nothing_is_applied(data: st.DataObject, lines: list[str], ending: str):
     asked = data.draw(changes(lines))
     edits = [edit(text(lines[start:stop]), text(new)) for start, stop, new in asked]
@@ -326,7 +321,7 @@ def test_the_file_holds_what_was_asked_for_or_nothing_is_applied(data: st.DataOb
 
 
 @PROPERTY
-@given(st.data(), files(), ENDING)
+@given(st.data(), FILES, ENDING)
 def test_what_is_asked_for_is_what_an_answer_says(data: st.DataObject, lines: list[str], ending: str):
     asked = [edit(text(lines[start:stop]), text(new)) for start, stop, new in data.draw(changes(lines))]
     lengths = st.tuples(*[st.integers(5, 9)] * 3)
