@@ -6,25 +6,29 @@ do not compare. What may happen, and what was done rather than measured, is no c
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from agent import claimed, facts, noted, rendered
+from agent import claimed, facts, noted, rendered, wording
 from agent.claimed import BASELINE, PREVIOUS, Direction, Figure
 from agent.facts import Facts
 from agent.figures import close
 from agent.lab.errors import UserError
-from agent.noted import Notes, NotedRun, Statement
-from agent.vocabulary import QUANTITIES, Quantity, unknown_keys
+from agent.noted import NotedRun, Notes, Statement
+from agent.vocabulary import QUANTITIES, Quantity, mentions, unknown_keys
 
 Verdict = Literal["supported", "contradicted", "unsupported"]
 SIMILAR = 0.02  # what is called similar may differ by this share
 SAME = 0.001  # what is called identical or unchanged
 ABOUT = 0.03  # what is said with `about`
-INVARIANT = re.compile(r"ce_loss_without_sae|ce_loss_with_(?:mean_)?ablation|kl_div_with_ablation|l2_norm_in|llm_\w*accuracy")
-FIXED = re.compile(r"(?:model(?:_name)?|hook(?:_name|_point)?|(?:hook_)?layer|d_in|d_model|activation_dim|dataset(?:_name)?)")
+INVARIANT = re.compile(
+    r"ce_loss_without_sae|ce_loss_with_(?:mean_)?ablation|kl_div_with_ablation|l2_norm_in|llm_\w*accuracy"
+)
+FIXED = re.compile(
+    r"(?:model(?:_name)?|hook(?:_name|_point)?|(?:hook_)?layer|d_in|d_model|activation_dim|dataset(?:_name)?)"
+)
 WIDTH = re.compile(r"(?:d_sae|dict_size|n_features|width)")
 
 
@@ -49,7 +53,10 @@ def audit(path: Path, directory: Path | None = None) -> bool:
     for finding in found:
         print(finding)
     count = Counter(finding.verdict for finding in found)
-    print(f"{len(found)} claims: " + ", ".join(f"{count[name]} {name}" for name in ("supported", "contradicted", "unsupported")))
+    print(
+        f"{len(found)} claims: "
+        + ", ".join(f"{count[name]} {name}" for name in ("supported", "contradicted", "unsupported"))
+    )
     return count["supported"] == len(found)
 
 
@@ -67,19 +74,19 @@ def findings(notes: Notes, measured: Facts | None = None) -> list[Finding]:
     known = measured or facts.from_notes(notes)
     rendered.learn(notes, known)
     found = [*_structure(notes), *_pasted(notes, known), *(_against(notes, measured) if measured else ())]
-    for statement in notes.statements:
-        found += _judge(statement, notes, known)
+    for before, statement in zip([None, *notes.statements], notes.statements, strict=False):
+        found += _judge(statement, before, known)
     return sorted(found, key=lambda finding: finding.line)
 
 
-def _judge(statement: Statement, notes: Notes, known: Facts) -> Iterator[Finding]:
+def _judge(statement: Statement, before: Statement | None, known: Facts) -> Iterator[Finding]:
     where = (statement.line, statement.run, statement.text)
     said = rendered.check(statement, known)
     if said is not None:
         if said:
             yield Finding(*where, *said)  # pyright: ignore[reportArgumentType]
         return
-    judged = list(Sentence(statement, known).judge())
+    judged = list(Sentence(statement, before, known).judge())
     if judged:
         worst = max((verdict for verdict, _ in judged), key=("supported", "unsupported", "contradicted").index)
         evidence = dict.fromkeys(evidence for verdict, evidence in judged if verdict == worst and evidence)
@@ -92,10 +99,13 @@ Judged = tuple[Verdict, str]
 class Sentence:
     """A sentence with the run it stands in, and what is known."""
 
-    def __init__(self, statement: Statement, known: Facts) -> None:
+    def __init__(self, statement: Statement, before: Statement | None, known: Facts) -> None:
         self.statement, self.known, self.run = statement, known, statement.run
         self.text = statement.text
         self.keys = unknown_keys(path for run in known.runs.values() for path in run.figures)
+        same = before and (before.line, before.label) == (statement.line, statement.label)
+        spoken = mentions(before.text, self.keys) if before and same else []
+        self.spoken = spoken[0] if len({each.quantity for each in spoken}) == 1 else None
 
     def judge(self) -> Iterator[Judged]:
         text = self.text
@@ -103,8 +113,10 @@ class Sentence:
             yield verdict, evidence  # pyright: ignore
             text = text.replace(stretch, "")
         # "0.96 (CE-loss score of run 1)", as placeholders are rendered
-        text = re.sub(r"([-+]?\d[\d.,]*\d)(?: [a-z/]+)? \(([^()]+?) of (run \d+|the baseline)\)", r"\2 of \3 is \1", text)
-        reading = claimed.read(text, self.keys)
+        text = re.sub(
+            r"([-+]?\d[\d.,]*\d)(?: [a-z/]+)? \(([^()]+?) of (run \d+|the baseline)\)", r"\2 of \3 is \1", text
+        )
+        reading = claimed.read(text, self.keys, self.spoken)
         if self.statement.intent and not re.search(r"\b(?:run \d|baseline|previous)", text):
             return
         for figure in reading.figures:
@@ -157,9 +169,13 @@ class Sentence:
         ]
         if figure.either and others:
             return "supported", f"{self.known.name(others[0])} has {quantity.name} {figure.number}"
-        differences = [each for title, each in self.known.runs[subject].differences.items() if quantity.said.fullmatch(title)]
+        differences = [
+            each for title, each in self.known.runs[subject].differences.items() if quantity.said.fullmatch(title)
+        ]
         if any(close(figure.number, each.reference) for each in differences):
-            return ("supported" if subject == BASELINE else "contradicted"), f"{figure.number} is the baseline's {quantity.name}"
+            return (
+                "supported" if subject == BASELINE else "contradicted"
+            ), f"{figure.number} is the baseline's {quantity.name}"
         if subject == BASELINE and any(
             close(figure.number, each.reference)
             for run in self.known.runs.values()
@@ -172,7 +188,9 @@ class Sentence:
         return "contradicted", f"{name} has {shown}{whose}"
 
     def matching(self, figure: Figure, values: dict[str, float]) -> str | None:
-        about = re.search(rf"(?:about|around|roughly|approximately|nearly|almost|~|≈|≈ )\s*{re.escape(figure.number)}", self.text)
+        about = re.search(
+            rf"(?:about|around|roughly|approximately|nearly|almost|~|≈|≈ )\s*{re.escape(figure.number)}", self.text
+        )
         number = figure.number.rstrip("%x× ").removesuffix("percent").removesuffix("fold").strip()
         for path, value in values.items():
             for each in (value, 100 * value) if "%" in figure.number or "percent" in figure.number else (value,):
@@ -199,12 +217,18 @@ class Sentence:
                 else:
                     changes = [a - b]
                 digits = figure.number.rstrip("%").removesuffix("percent").strip().lstrip("+-−")
-                if any(close(digits, abs(change), 1.5) for change in changes):
+                if any(close(digits, abs(change), 0.75 if figure.kind == "percent" else 1.5) for change in changes):
                     return "supported", self.beside(path, subject, a, reference, b)
-                about = re.search(rf"(?:about|around|roughly|approximately|nearly|almost|over|~|≈)\s*{re.escape(figure.number)}", self.text)
+                about = re.search(
+                    rf"(?:about|around|roughly|approximately|nearly|almost|over|~|≈)\s*{re.escape(figure.number)}",
+                    self.text,
+                )
                 if about and any(abs(abs(change) - abs(number)) <= 0.15 * abs(number) for change in changes):
                     return "supported", self.beside(path, subject, a, reference, b)
-                seen.append(self.beside(path, subject, a, reference, b) + f" ({changes[0]:+.4g}{'%' * (figure.kind == 'percent')})")
+                seen.append(
+                    self.beside(path, subject, a, reference, b)
+                    + f" ({changes[0]:+.4g}{'%' * (figure.kind == 'percent')})"
+                )
         if not seen:
             return "unsupported", f"there is nothing to hold the change of {figure.quantity.name} against"
         return "contradicted", "; ".join(seen[:2])
@@ -212,19 +236,27 @@ class Sentence:
     # Directions
 
     def direction(self, claim: Direction) -> Iterator[Judged]:
-        if claim.trend and claim.way not in ("best", "worst", "highest", "lowest", "same") and not claim.negated:
+        if claim.trend and not claim.extreme and claim.way != "same" and not claim.negated:
             yield from self.trend(claim)
             return
         subjects = self.subjects(claim.subject)
         judged = []
         for subject in subjects:
-            reference = self.before(subject) if claim.reference == PREVIOUS else BASELINE if claim.reference is None else claim.reference
-            if subject == reference and claim.way not in ("best", "worst", "highest", "lowest"):
+            reference = (
+                self.before(subject)
+                if claim.reference == PREVIOUS
+                else BASELINE
+                if claim.reference is None
+                else claim.reference
+            )
+            if subject == reference and not claim.extreme:
                 continue
             if subject not in self.known.runs or reference not in self.known.runs:
                 absent = subject if subject not in self.known.runs else reference
-                judged.append(("unsupported", f"there is no {'run ' * (absent > 0)}{absent or 'baseline'} with results"))
-            elif claim.way in ("best", "worst", "highest", "lowest"):
+                judged.append(
+                    ("unsupported", f"there is no {'run ' * (absent > 0)}{absent or 'baseline'} with results")
+                )
+            elif claim.extreme:
                 judged.append(self.superlative(claim, subject))
             else:
                 judged.append(self.compared(claim, subject, reference))
@@ -239,8 +271,7 @@ class Sentence:
         verdicts = {verdict for verdict, _ in judged}
         if len(verdicts) == 1:
             return judged[0][0], "; ".join(evidence for _, evidence in judged[:3])
-        some = re.search(r"\b(?:some|one|two|several|most|certain|a few)\b", self.text, re.IGNORECASE)
-        every = re.search(r"\b(?:all|every|each|both|across|any|always|none)\b", self.text, re.IGNORECASE)
+        some, every = wording.SOME.search(self.text), wording.EVERY.search(self.text)
         against = "; ".join(evidence for verdict, evidence in judged if verdict != "supported")
         if some and "supported" in verdicts:
             return "supported", next(evidence for verdict, evidence in judged if verdict == "supported")
@@ -261,13 +292,13 @@ class Sentence:
         if (claim.quantity is None or claim.quantity.follows_l0) and (why := self.known.l0_apart(subject, reference)):
             if claim.way in ("up", "down", "same") and self.owns_up():
                 return found
-            if not _DISCLAIMED.search(self.text):
+            if not wording.DISCLAIMED.search(self.text):
                 return "unsupported", why
         return found
 
     def owns_up(self) -> bool:
         """Whether the sentence says that L0 differs."""
-        return any(mention.quantity.name in ("L0", "sparsity") for mention in claimed.mentions(self.text))
+        return any(mention.quantity.name in ("L0", "sparsity") for mention in mentions(self.text))
 
     def plain(self, claim: Direction, subject: int, reference: int) -> Judged | None:
         """What the figures say, whether or not the runs compare."""
@@ -282,7 +313,9 @@ class Sentence:
         noisy = self.within_noise(claim, subject, reference)
         if claim.way == "same":
             share = SAME if re.search(r"\b(?:identical|exactly)\b", claim.word, re.IGNORECASE) else SIMILAR
-            share = SAME if re.search(r"unchanged|no (?:\w+ )?change|did not change", claim.word, re.IGNORECASE) else share
+            share = (
+                SAME if re.search(r"unchanged|no (?:\w+ )?change|did not change", claim.word, re.IGNORECASE) else share
+            )
             held = [noisy or abs(a - b) <= share * max(abs(a), abs(b)) for _, a, b in sides]
         elif noisy:
             return "unsupported", f"{shown}: within the noise"
@@ -315,7 +348,9 @@ class Sentence:
         for quantity in _DECIDE:
             for path, a, b in self.sides(quantity, "", subject, reference):
                 if a != b:
-                    (won if (a > b) == (quantity.better == "higher") else lost).append(self.beside(path, subject, a, reference, b))
+                    (won if (a > b) == (quantity.better == "higher") else lost).append(
+                        self.beside(path, subject, a, reference, b)
+                    )
                 break
         if claim.way == "worse":
             won, lost = lost, won
@@ -328,13 +363,20 @@ class Sentence:
         return "unsupported", f"{len(won)} figures say so, {len(lost)} say otherwise: {lost[0]}"
 
     def superlative(self, claim: Direction, subject: int) -> Judged | None:
-        if claim.quantity is None or claim.negated:
+        if claim.negated or (claim.quantity is None and claim.way != "best"):
             return None
-        values = {number: next(iter(run.of(claim.quantity, claim.said).values()), None) for number, run in self.known.runs.items()}
+        if claim.quantity is None:
+            return self.best_of_all(claim, subject)
+        values = {
+            number: next(iter(run.of(claim.quantity, claim.said).values()), None)
+            for number, run in self.known.runs.items()
+        }
         measured = {number: value for number, value in values.items() if value is not None}
         if subject not in measured:
             return "unsupported", f"{self.known.name(subject)} has no value of {claim.quantity.name}"
-        high = claim.way == "highest" or (claim.way in ("best", "worst") and (claim.quantity.better == "higher") == (claim.way == "best"))
+        high = claim.way == "highest" or (
+            claim.way in ("best", "worst") and (claim.quantity.better == "higher") == (claim.way == "best")
+        )
         if claim.quantity.inverse:
             high = not high
         if claim.way in ("best", "worst") and claim.quantity.better == "none":
@@ -343,10 +385,21 @@ class Sentence:
         shown = ", ".join(f"{self.known.name(number)} {value:.6g}" for number, value in measured.items())
         pick = max if high else min
         if any(each[subject] == pick(each.values()) for each in (measured, so_far) if len(each) > 1):
-            if claim.way == "best" and claim.quantity.follows_l0 and subject != BASELINE and (why := self.known.l0_apart(subject, BASELINE)):
+            if (
+                claim.way == "best"
+                and claim.quantity.follows_l0
+                and subject != BASELINE
+                and (why := self.known.l0_apart(subject, BASELINE))
+            ):
                 return "unsupported", why
             return "supported", f"{claim.quantity.name}: {shown}"
         return "contradicted", f"{claim.quantity.name}: {shown}"
+
+    def best_of_all(self, claim: Direction, subject: int) -> Judged | None:
+        """The best run, of no quantity in particular: wrong where it is the best in none."""
+        others = [number for number in self.known.runs if number not in (subject, BASELINE)]
+        judged = [self.overall(claim, subject, other) for other in others if subject in self.known.runs]
+        return next((each for each in judged if each[0] == "contradicted"), None)
 
     def trend(self, claim: Direction) -> Iterator[Judged]:
         """Over the runs in their order; over a training, nothing is known but its end."""
@@ -360,7 +413,7 @@ class Sentence:
             yield from self.overall_trend(claim)
         elif not measured:
             yield "unsupported", f"no run has a value of {name}"
-        elif _WITHIN_TRAINING.search(self.text):
+        elif wording.WITHIN_TRAINING.search(self.text):
             yield "unsupported", f"of {name} each run's final value is known, and no history"
         elif self.run is not None and claim.reference == PREVIOUS:
             judged = self.compared(claim, self.run, self.before(self.run))
@@ -386,12 +439,17 @@ class Sentence:
 
     def more_called_better(self, directions: list[Direction]) -> Iterator[Judged]:
         """A higher L0 or L1 taken for a merit: it means more active latents, so less sparsity."""
-        praised = _PRAISE.search(self.text) and not _COST.search(self.text)
+        praised = wording.PRAISE.search(self.text) and not wording.COST.search(self.text)
         elsewhere = any(each.quantity and each.quantity.name not in ("L0", "L1", "sparsity") for each in directions)
         for claim in directions:
-            if claim.quantity and claim.quantity.name in ("L0", "L1") and claim.way in ("up", "highest") and not claim.negated:
+            if (
+                claim.quantity
+                and claim.quantity.name in ("L0", "L1")
+                and claim.way in ("up", "highest")
+                and not claim.negated
+            ):
                 misnamed = "sparsity" in claim.said.lower()
-                if misnamed or (praised and not elsewhere):
+                if praised and (misnamed or not elsewhere):
                     yield "contradicted", f"a higher {claim.quantity.name} is less sparsity, and by itself no merit"
 
     # Success
@@ -407,11 +465,11 @@ class Sentence:
             yield "contradicted", f"nothing was trained in {name}: {why}"
         elif not run.counts:
             yield "contradicted", f"{name} does not count: {run.verdict}"
-        elif not _RAN.fullmatch(word) and BASELINE in self.known.runs:
+        elif not wording.RAN.fullmatch(word) and BASELINE in self.known.runs:
             if self.known.identical(self.run, BASELINE):
                 yield "contradicted", f"{name} and the baseline have the same figures throughout"
             else:
-                verdict, evidence = self.overall(Direction(None, "", "better", False, None, None, False, word), self.run, BASELINE)
+                verdict, evidence = self.overall(Direction(None, "", "better", word), self.run, BASELINE)
                 if verdict == "contradicted":
                     yield verdict, evidence
         else:
@@ -423,7 +481,9 @@ class Sentence:
         one, two = self.known.runs[subject], self.known.runs[reference]
         if reference == BASELINE:
             for title, each in one.differences.items():
-                if quantity.said.fullmatch(title) and (not said or title.lower() == said.lower() or not re.search(r"\d", said)):
+                if quantity.said.fullmatch(title) and (
+                    not said or title.lower() == said.lower() or not re.search(r"\d", said)
+                ):
                     return [(title, each.value, each.reference)]
         mine, theirs = one.of(quantity, said), two.of(quantity, said)
         common = [path for path in mine if path in theirs]
@@ -439,26 +499,11 @@ _STEPS = next(quantity for quantity in QUANTITIES if quantity.name == "steps")
 _DECIDE = [
     quantity
     for quantity in QUANTITIES
-    if quantity.better != "none" and not quantity.designed and quantity.name not in ("L0", "L1", "sparsity", "reconstruction")
+    if quantity.better != "none"
+    and not quantity.designed
+    and quantity.name not in ("L0", "L1", "sparsity", "reconstruction")
 ]
 _NOT: dict[Verdict, Verdict] = {"supported": "contradicted", "contradicted": "supported"}
-_RAN = re.compile(r"success\w*|succeed\w*|achiev\w+|complet\w+|converge\w*|worked|trained\b.*", re.IGNORECASE)
-_PRAISE = re.compile(
-    r"\b(?:better|improv\w+|achiev\w+|success\w*|benefi\w+|promising|desirable|favou?rabl[ey]|enhanc\w+|positive|good|great\w*"
-    r"|strength\w*|sparser|superior|gains?|advantage\w*|encouraging)\b",
-    re.IGNORECASE,
-)
-_COST = re.compile(r"\b(?:but|although|though|despite|cost|expense|however|trade|not|worse|while|only)\b", re.IGNORECASE)
-_DISCLAIMED = re.compile(
-    r"\bnot (?:directly )?(?:be )?compar\w+|\b(?:do(?:es)? not|cannot be|can't be) compare?d?|different (?:L0|sparsit)|L0 differs|unmatched L0"
-    r"|not (?:a )?(?:fair|matched)|at (?:a |an )?(?:very )?different L0",
-    re.IGNORECASE,
-)
-_WITHIN_TRAINING = re.compile(
-    r"\b(?:over|during|throughout|in|across|through)(?: the)?(?: (?:course|whole|entire)(?: of)?)? (?:the )?(?:training|steps|epochs|optimi[sz]ation)\b"
-    r"|training (?:curves?|progress\w*|dynamics)|learning curves?|as training",
-    re.IGNORECASE,
-)
 
 
 def _float(text: str) -> float:
@@ -484,22 +529,34 @@ def _structure(notes: Notes) -> Iterator[Finding]:
     for run in notes.runs:
         quote = f"Run {run.number}: {run.title}" if run.title else f"Run {run.number}"
         if (first := seen.get(run.number)) is not None:
-            yield Finding(run.line, run.number, quote, "contradicted", f"run {run.number} is described before, in line {first.line}")
+            yield Finding(
+                run.line,
+                run.number,
+                quote,
+                "contradicted",
+                f"run {run.number} is described before, in line {first.line}",
+            )
         else:
             for other in seen.values():
                 if _same_results(run, other) and not _says_same(notes, run):
-                    evidence = f"its results are those of run {other.number} in every figure (line {other.results_line})"
+                    evidence = (
+                        f"its results are those of run {other.number} in every figure (line {other.results_line})"
+                    )
                     yield Finding(run.results_line, run.number, _short(run.results), "unsupported", evidence)
                     break
         seen.setdefault(run.number, run)
         if run.results and not run.found and "{" in run.results:
-            yield Finding(run.results_line, run.number, _short(run.results), "unsupported", "the results cannot be read")
+            yield Finding(
+                run.results_line, run.number, _short(run.results), "unsupported", "the results cannot be read"
+            )
     numbers = sorted(seen)
     for number in range(min(numbers, default=0), max(numbers, default=0)):
         if number not in seen:
             after = next(seen[each] for each in numbers if each > number)
             quote = f"Run {after.number}: {after.title}"
-            yield Finding(after.line, after.number, quote, "unsupported", f"run {number} is missing: it is not described")
+            yield Finding(
+                after.line, after.number, quote, "unsupported", f"run {number} is missing: it is not described"
+            )
 
 
 def _same_results(a: NotedRun, b: NotedRun) -> bool:
@@ -509,7 +566,13 @@ def _same_results(a: NotedRun, b: NotedRun) -> bool:
 
 def _says_same(notes: Notes, run: NotedRun) -> bool:
     own = " ".join(statement.text for statement in notes.statements if statement.run == run.number)
-    return bool(re.search(r"\b(?:identical|same (?:results|figures|scores)|no effect|unchanged|repeat\w*|rerun|reproduc\w+|did not change)\b", own, re.I))
+    return bool(
+        re.search(
+            r"\b(?:identical|same (?:results|figures|scores)|no effect|unchanged|repeat\w*|rerun|reproduc\w+|did not change)\b",
+            own,
+            re.I,
+        )
+    )
 
 
 def _short(text: str) -> str:
@@ -549,13 +612,25 @@ def _pasted(notes: Notes, known: Facts) -> Iterator[Finding]:
         yield Finding(run.results_line, number, _short(run.results), "contradicted", evidence)
     baseline = noted_runs.get(BASELINE)
     variants = [run for number, run in noted_runs.items() if number != BASELINE]
-    if baseline and BASELINE not in odd and baseline.figures and not any(_leaves(baseline) & _leaves(run) for run in variants):
+    if (
+        baseline
+        and BASELINE not in odd
+        and baseline.figures
+        and not any(_leaves(baseline) & _leaves(run) for run in variants)
+    ):
         yield Finding(
-            baseline.results_line, BASELINE, _short(baseline.results), "unsupported", "no other run has any of these figures"
+            baseline.results_line,
+            BASELINE,
+            _short(baseline.results),
+            "unsupported",
+            "no other run has any of these figures",
         )
     if baseline and (said := re.findall(r"\blayer (\d+)\b", notes.description)) and len(set(said)) == 1:
         for run in noted_runs.values():
-            layer = next((value for path, value in run.figures.items() if path.rsplit("/", 1)[-1] in ("layer", "hook_layer")), None)
+            layer = next(
+                (value for path, value in run.figures.items() if path.rsplit("/", 1)[-1] in ("layer", "hook_layer")),
+                None,
+            )
             if layer is not None and layer != float(said[0]) and run.number not in odd:
                 evidence = f"the results are of layer {layer:g}, the experiment is on layer {said[0]}"
                 yield Finding(run.results_line, run.number, _short(run.results), "contradicted", evidence)
@@ -567,11 +642,15 @@ def _leaves(run: NotedRun) -> set[str]:
 
 def _fixed(run: NotedRun, notes: Notes) -> dict[str, float | str]:
     own = run.title + " ".join(statement.text for statement in notes.statements if statement.run == run.number)
-    of_width = re.search(r"\b(?:width|wide\w*|dict\w*|latents|features|size|expansion|narrow\w*|d_sae)\b", own, re.IGNORECASE)
+    of_width = re.search(
+        r"\b(?:width|wide\w*|dict\w*|latents|features|size|expansion|narrow\w*|d_sae)\b", own, re.IGNORECASE
+    )
     return {
         path: value
         for path, value in (*run.figures.items(), *run.settings.items())
-        if INVARIANT.fullmatch(leaf := path.rsplit("/", 1)[-1].lower()) or FIXED.fullmatch(leaf) or (WIDTH.fullmatch(leaf) and not of_width)
+        if INVARIANT.fullmatch(leaf := path.rsplit("/", 1)[-1].lower())
+        or FIXED.fullmatch(leaf)
+        or (WIDTH.fullmatch(leaf) and not of_width)
     }
 
 
@@ -598,11 +677,15 @@ def _against(notes: Notes, measured: Facts) -> Iterator[Finding]:
         elif run.found:
             wrong = [each for path, value in run.figures.items() if (each := _differs(path, value, run.results, known))]
             verdict: Verdict = "contradicted" if wrong else "supported"
-            yield Finding(line, run.number, quote, verdict, "; ".join(wrong) or f"as in run_{run.number}/final_info.json")
+            yield Finding(
+                line, run.number, quote, verdict, "; ".join(wrong) or f"as in run_{run.number}/final_info.json"
+            )
     described = {run.number for run in notes.runs}
     for number in sorted(measured.runs.keys() - described):
         last = notes.runs[-1] if notes.runs else None
-        yield Finding(last.line if last else 1, number, notes.title, "unsupported", f"run {number} is missing: it has results")
+        yield Finding(
+            last.line if last else 1, number, notes.title, "unsupported", f"run {number} is missing: it has results"
+        )
 
 
 def _differs(path: str, value: float, results: str, known: facts.Run) -> str:
@@ -617,5 +700,3 @@ def _differs(path: str, value: float, results: str, known: facts.Run) -> str:
         return f"{path} is not among the results"
     text = f"{value:.10g}"
     return "" if close(text, found) else f"{path} is {found:.6g}"
-
-

@@ -83,7 +83,13 @@ class Facts:
     def l0_apart(self, a: int, b: int) -> str:
         """How far apart the L0 of two runs are, where that is further than runs compare at; else empty."""
         one, two = self.runs[a].l0, self.runs[b].l0
-        if one is None or two is None or min(one, two) <= 0 or abs(one / two - 1) <= MATCH or abs(two / one - 1) <= MATCH:
+        if (
+            one is None
+            or two is None
+            or min(one, two) <= 0
+            or abs(one / two - 1) <= MATCH
+            or abs(two / one - 1) <= MATCH
+        ):
             return ""
         return f"{self.name(a)} has L0 {one:g} and {self.name(b)} {two:g}, more than {MATCH:.0%} apart: they do not compare"
 

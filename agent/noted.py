@@ -14,13 +14,25 @@ from typing import Any
 
 from agent.claims import sentences
 
-INTENT = ("why", "hypothesis", "motivation", "rationale", "plan", "goal", "expected", "idea", "aim", "objective", "next")
+INTENT = (
+    "why",
+    "hypothesis",
+    "motivation",
+    "rationale",
+    "plan",
+    "goal",
+    "expected",
+    "idea",
+    "aim",
+    "objective",
+    "next",
+)
 _HEADING = re.compile(r"#{1,6}\s*(.*)")
 _RUN = re.compile(r"run\s*#?\s*(\d+)\b\s*[:.)\-–—]*\s*(.*)", re.IGNORECASE)
 _BASELINE = re.compile(r"baseline(?: results?)?\s*:?$", re.IGNORECASE)
 _RESULTS = re.compile(r"results?\b[^:{]{0,30}:\s*", re.IGNORECASE)
 _LABEL = re.compile(
-    r"((?:(?:result|experiment|run|plot|key|next) ?)?(?:" + "|".join(INTENT) + r"|description|analysis|interpretation"
+    r"((?:(?:results?|experiment|run|plot|key|next) ?)?(?:" + "|".join(INTENT) + r"|description|analysis|interpretation"
     r"|observations?|conclusions?|findings?|summary|comments?|notes?|takeaways?|discussion|outcome)(?: \w+)?"
     r"|[\w./-]+\.(?:png|pdf|svg|jpe?g)):(?:\s+|$)",
     re.IGNORECASE,
@@ -74,7 +86,7 @@ def parse(text: str) -> Notes:
     """Raises NotNotes."""
     notes, section, run = Notes(), "", None
     indented = [line[:1].isspace() for line in text.splitlines()]
-    lines = [line.replace("**", "").replace("`", "").strip() for line in text.splitlines()]
+    lines = [line.replace("+-", "±").replace("**", "").replace("`", "").strip() for line in text.splitlines()]
     block: list[str] = []
     start, at = 0, 0
 
@@ -105,7 +117,11 @@ def parse(text: str) -> Notes:
         elif run and (opened := _RESULTS.match(line)) and (read := _dictionary(lines, at, opened.end())):
             close()
             value, end = read
-            run.results, run.results_line, run.found = " ".join(" ".join(lines[at:end]).split()), at + 1, value is not None
+            run.results, run.results_line, run.found = (
+                " ".join(" ".join(lines[at:end]).split()),
+                at + 1,
+                value is not None,
+            )
             _flatten(value, "", run.figures, run.settings)
             at = end
             continue

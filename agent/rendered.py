@@ -32,7 +32,7 @@ _DIFFERS = re.compile(
     re.IGNORECASE,
 )
 _RUN_LIST = re.compile(r"run (?P<run>\d+)(?: \((?P<verdict>[a-z ]+) on [^)]*\))?: (?P<items>.*)", re.DOTALL)
-_ITEM = re.compile(rf"(?P<title>{_TITLE}) (?P<value>[+-]?{_N})(?: ± (?P<half>{_N}))?(?![\d.]| /)")
+_ITEM = re.compile(rf"(?P<title>{_TITLE}) (?P<value>[+-]?{_N})(?: ± (?P<half>{_N}))?(?!\d|\.\d| /)")
 _SHARES = re.compile(rf"(?P<title>[^,;:]+?) (?P<values>{_N}(?: / {_N})+)")
 _FLOOR = re.compile(r"A random untrained SAE at L0 \d+ scores: (?P<items>.*)\.")
 _RECORDS = re.compile(
@@ -141,10 +141,15 @@ def _bullet(match: re.Match[str], run: Run) -> Iterator[Found]:
         half = _number(match["half"])
         known = Difference(value, reference, difference, half)
         unit = 10.0 ** -len(match["value"].partition(".")[2])
-        yield _is(abs(value - reference - difference) <= 1.01 * unit, f"{value:g} - {reference:g} is {value - reference:+.4g}")
+        yield _is(
+            abs(value - reference - difference) <= 1.01 * unit, f"{value:g} - {reference:g} is {value - reference:+.4g}"
+        )
     noise = known.within_noise
     if match["noise"]:
-        judged = TITLES[match["title"]] not in ("l0", "alive_fraction")  # a verdict corrected for the number of runs may say so
+        judged = TITLES[match["title"]] not in (
+            "l0",
+            "alive_fraction",
+        )  # a verdict corrected for the number of runs may say so
         yield _is(noise or judged, "" if noise else "the difference is larger than its interval")
     if match["outcome"] in ("held", "failed") and match["predicted"] != "same":
         went = "same" if noise else "up" if known.difference > 0 else "down"
@@ -196,7 +201,9 @@ def _measures(text: str, run: Run) -> Iterator[Found]:
     values = list(run.own.values())
     yield _is(len(said) == len(values), f"run {run.number} has {len(values)} measures of its own")
     for each in said:
-        yield _is(any(close(each, value) for value in values), f"run {run.number} has {', '.join(f'{v:.4g}' for v in values)}")
+        yield _is(
+            any(close(each, value) for value in values), f"run {run.number} has {', '.join(f'{v:.4g}' for v in values)}"
+        )
 
 
 def _listed(part: str, facts: Facts) -> Iterator[Found]:
@@ -209,9 +216,11 @@ def _listed(part: str, facts: Facts) -> Iterator[Found]:
     for item in _ITEM.finditer(match["items"]):
         if item["half"]:
             known = run.differences.get(item["title"])
-            yield from _difference(item["value"], item["half"], known) if known else [
-                ("unsupported", f"run {run.number} has no comparison of {item['title']}")
-            ]
+            yield from (
+                _difference(item["value"], item["half"], known)
+                if known
+                else [("unsupported", f"run {run.number} has no comparison of {item['title']}")]
+            )
         else:
             yield _figure(item["title"], item["value"], run)
     for item in _SHARES.finditer(match["items"]):
@@ -219,7 +228,10 @@ def _listed(part: str, facts: Facts) -> Iterator[Found]:
         for said in item["values"].split(" / "):
             if run.own:
                 pool = values or list(run.own.values())
-                yield _is(any(close(said, value) for value in pool), f"run {run.number} has {', '.join(f'{v:.4g}' for v in pool)}")
+                yield _is(
+                    any(close(said, value) for value in pool),
+                    f"run {run.number} has {', '.join(f'{v:.4g}' for v in pool)}",
+                )
 
 
 def _same_measure(said: str, title: str) -> bool:

@@ -65,7 +65,9 @@ def main() -> None:
     for part in sorted(path.name for path in CORPUS.iterdir() if path.is_dir()):
         rates = measure(part)
         print(f"{part}: {rates}")
-        print("  by kind: " + ", ".join(f"{kind} {rates.kinds[kind]}/{n}" for kind, n in sorted(rates.all_kinds.items())))
+        print(
+            "  by kind: " + ", ".join(f"{kind} {rates.kinds[kind]}/{n}" for kind, n in sorted(rates.all_kinds.items()))
+        )
         for title, said in (("missed", rates.missed), ("false alarm", rates.false_alarms)):
             print("".join(f"  {title}: {each}\n" for each in said), end="")
         wrong = sorted(set(rates.found) - set(rates.exactly))
