@@ -164,7 +164,8 @@ QUANTITIES = (
     ),
     _quantity(
         "sparsity",
-        r"(?<!L0 )(?<!L1 )(?:sparsity|sparseness)(?! (?:loss|level|mechanism|pattern|control|of the w))" + NOT_MEASURED,
+        r"(?<!L0 )(?<!L1 )(?:sparsity|sparseness|(?:the )?(?:codes?|representations?|latents?|features?|activations?) (?=(?:\w+ ){1,3}(?:sparser|denser)))(?! (?:loss|level|mechanism|pattern|control|of the w))"
+        + NOT_MEASURED,
         r"(?:mean_|avg_)?l0(?:_norm|_sparsity)?|(?:mean_)?l1(?:_norm|_sparsity)?",
         "higher",
         follows_l0=False,
@@ -184,9 +185,8 @@ QUANTITIES = (
         "lower",
     ),
 )
-_LOSS_OF_ANOTHER_KIND = re.compile(
-    r"(?<!the)(?<!\ba)(?<!its)(?<!this)(?<!and)(?<!same)\b([a-z][\w-]+) $", re.IGNORECASE
-)
+L0 = next(quantity for quantity in QUANTITIES if quantity.name == "L0")
+STEPS = next(quantity for quantity in QUANTITIES if quantity.name == "steps")
 _BEFORE_LOSS = frozenset(
     ["the", "a", "an", "its", "this", "that", "lower", "higher", "final", "training", "total", "overall", "reduced", "increased", "improved", "our", "smaller", "larger", "better", "worse", "best", "lowest", "highest", "in", "of", "on", "and", "with", "achieved", "achieves", "reports", "reported", "had", "has", "while", "similar", "comparable", "same", "identical", "though", "but", "baseline", "baseline's", "further", "decreasing", "decreased", "increasing", "rising", "falling", "reducing", "no", "less", "more", "reduces", "cut", "cuts", "lowered", "lowers", "drives", "drove", "brought", "significantly", "stable", "steady", "variant's", "at", "by", "between", "to", "for", "test"]
 )  # fmt: skip

@@ -14,7 +14,7 @@ def pattern(text: str) -> re.Pattern[str]:
 
 
 WAYS = {  # in the order in which they are tried
-    "highest": "highest largest greatest most",
+    "highest": "highest largest greatest most(?!~(?:of|general|specific)\\b)",
     "lowest": "lowest smallest least fewest minimal",
     "best": "best optimal state[-~]of[-~]the[-~]art",
     "worst": "worst poorest",
@@ -26,16 +26,18 @@ WAYS = {  # in the order in which they are tried
         more~(?:effective|accurate|faithful|favou?rable)""",
     "worse": r"""worse(?:n(?:s|ed|ing)?)? degrad(?:e[sd]?|ing|ations?) deteriorat(?:e[sd]?|ing|ion) inferior hurts?
         harm(?:s|ed) under-?perform(?:s|ed)? suffer(?:s|ed)? regress(?:es|ed|ion) weaker poorer""",
-    "up": r"""increas(?:e[sd]?|ing) higher rises? rose risen rising gr[eo]ws? grown larger greater
+    "up": r"""sparser (?:is|are|was|were|goes|went|moved|comes?|came)~(?:\w+ly~|now~)?up(?!~to)
+        (?:brings?|brought|drives?|drove|push(?:es|ed)|pull(?:s|ed))~(?:\w+~){1,4}up increas(?:e[sd]?|ing) higher rises? rose risen rising gr[eo]ws? grown larger greater
         climb(?:s|ed|ing)? raise[sd] went~up exceed(?:s|ed)? above soar(?:s|ed) doubl(?:es|ed|ing) tripl(?:es|ed)
         elevated bigger gain(?:s|ed)? upwards? jump(?:s|ed)""",
-    "down": r"""decreas(?:e[sd]?|ing) lower(?:s|ed|ing)? f[ae]ll(?:s|en|ing)? drop(?:s|ped|ping)?
+    "down": r"""denser (?:is|are|was|were|goes|went|moved|comes?|came)~(?:\w+ly~|now~)?down
+        (?:brings?|brought|drives?|drove|push(?:es|ed)|pull(?:s|ed))~(?:\w+~){1,4}down decreas(?:e[sd]?|ing) lower(?:s|ed|ing)? f[ae]ll(?:s|en|ing)? drop(?:s|ped|ping)?
         declin(?:e[sd]?|ing) reduc(?:e[sd]?|ing|tions?) smaller fewer less shr[aiu]nk(?:s|en)? below
         halv(?:es|ed|ing) cut(?:s|ting)? went~down downwards? diminish(?:es|ed) sank plummet(?:s|ed)""",
 }
 WAY = re.compile(r"\b(?:" + "|".join(f"(?P<{way}>{words(said)})" for way, said in WAYS.items()) + r")\b", re.IGNORECASE)
 NOT_A_WAY_AFTER = re.compile(
-    rf"[\s-]*{words('tiers? layers? level bound row learning rate latents? features? dimension ranks? of~ general specific')}\b",
+    rf"[\s-]*{words('tiers? layers? level bound row learning rate latents? features? dimension ranks?')}\b",
     re.IGNORECASE,
 )
 NOT_A_WAY_BEFORE = re.compile(
@@ -72,7 +74,20 @@ _VERB = words(
 )
 _HAPPENED = "".join(  # after these an infinitive says what happened
     rf"(?<!{word} )"
-    for word in ["continued", "continues", "continue", "managed", "able", "helped", "led", "seems", "appears", "fails", "failed", "unable"]
+    for word in [
+        "continued",
+        "continues",
+        "continue",
+        "managed",
+        "able",
+        "helped",
+        "led",
+        "seems",
+        "appears",
+        "fails",
+        "failed",
+        "unable",
+    ]
 )
 HYPOTHETICAL = re.compile(
     r"\b(?:"
@@ -106,7 +121,7 @@ NAMED = re.compile(r"\b" + WHICH.format("") + r"(?:['’]s)?\b", re.IGNORECASE)
 AGAINST = re.compile(
     r"\b(?:"
     + words(
-        r"""than (?:in~|by~)?comparison~(?:to|with) compared~(?:to|with) relative~to over versus vs\.? against below
+        r"""than (?:superior|inferior)~to (?:in~|by~)?comparison~(?:to|with) compared~(?:to|with) relative~to over versus vs\.? against below
             above (?:up~|down~)?from beat(?:s|en|ing)? out-?perform\w* surpass\w* exceed(?:s|ed|ing)?
             improv\w+~(?:up)?on beside match(?:es|ed|ing)?"""
     )
@@ -157,7 +172,7 @@ SUCCESS = pattern(
 RAN = re.compile(r"success\w*|succeed\w*|achiev\w+|complet\w+|converge\w*|worked|trained\b.*", re.IGNORECASE)
 PRAISE = pattern(
     r"""better improv\w+ achiev\w+ success\w* benefi\w+ promising desirable favou?rabl[ey] enhanc\w+ positive good
-        great\w* strength\w* sparser superior gains? advantage\w* encouraging"""
+        great\w* strength\w* sparser superior gains? advantage\w* encouraging impressive strong remarkabl[ey] excellent merit"""
 )
 COST = pattern("but although though despite cost expense however trade not worse while only")
 DISCLAIMED = re.compile(
@@ -236,5 +251,8 @@ FACTORS = {
     2.0: r"halv\w+|cut in half|half (?=(?:of )?th)|doubl(?:ed|es)|twice (?=as|th)",
     3.0: r"tripl(?:ed|es)|threefold",
 }
+LOOSELY = r"(?:about|around|roughly|approximately|nearly|almost|over|~|≈)"
+L0 = re.compile(r"\bL0\b|\bsparsity\b", re.IGNORECASE)
+UNCHANGED = pattern(r"identical unchanged no~(?:\w+~)?change did~not~change")
 EVERY = pattern("all every each both across any always none")
-SOME = pattern("some one two several most certain a~few")
+SOME = pattern("some one(?!-) two(?!-) several most certain a~few")
