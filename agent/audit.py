@@ -53,6 +53,6 @@ def _judge(statement: Statement, before: Statement | None, known: Facts) -> Iter
     if (judged := rendered.check(statement, known)) is None:
         judged = list(Sentence(statement, before, known).judge())
     if judged:
-        worst = max((verdict for verdict, _ in judged), key=("supported", "unsupported", "contradicted").index)
+        worst, _ = max(judged, key=lambda each: ("supported", "unsupported", "contradicted").index(each[0]))
         evidence = dict.fromkeys(evidence for verdict, evidence in judged if verdict == worst and evidence)
         yield Finding(statement.line, statement.run, statement.text, worst, "; ".join(evidence))

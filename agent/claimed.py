@@ -277,9 +277,9 @@ def _bound(clause: _Clause, match: re.Match[str]) -> Mention | None:
     text = clause.text
     before = [each for each in clause.mentions if each.end <= match.start()]
     after = [each for each in clause.mentions if each.start >= match.end()]
-    if after and wording.BEFORE_QUANTITY.fullmatch(text[match.end() : after[0].start]):
-        if not before or not re.fullmatch(r"\s*(?:\(|of|is|was|=|:|at)?\s*", text[before[-1].end : match.start()]):
-            return after[0]
+    given = before and re.fullmatch(r"\s*(?:\(|of|is|was|=|:|at)?\s*", text[before[-1].end : match.start()])
+    if after and not given and wording.BEFORE_QUANTITY.fullmatch(text[match.end() : after[0].start]):
+        return after[0]
     between = text[before[-1].end if before else 0 : match.start()]
     if len(between.split()) > 9 or wording.NOT_A_LINK.search(between):
         return None

@@ -50,6 +50,8 @@ def compared(known: Facts, claim: Direction, subject: int, reference: int, text:
     judged = _plain(known, claim, subject, reference)
     if judged is None or judged[0] == "contradicted" or not (claim.quantity is None or claim.quantity.follows_l0):
         return judged
+    if known.runs[subject].untrained:
+        return judged
     owned_up = claim.way in ("up", "down", "same") and wording.L0.search(text)
     if (why := known.l0_apart(subject, reference)) and not owned_up and not wording.DISCLAIMED.search(text):
         return "unsupported", why

@@ -128,7 +128,8 @@ class Sentence:
         """What a direction comes to of one run."""
         if subject in self.known.runs and claim.extreme:
             return comparing.superlative(self.known, claim, subject)
-        reference = self.before(subject) if claim.reference == PREVIOUS else claim.reference or BASELINE
+        reference = BASELINE if claim.reference is None and BASELINE in self.known.runs else claim.reference
+        reference = self.before(subject) if reference in (None, PREVIOUS) else reference
         if absent := [each for each in (subject, reference) if each not in self.known.runs]:
             return "unsupported", f"there are no results of {self.known.name(absent[0])}"
         if subject == reference:

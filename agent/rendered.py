@@ -26,10 +26,12 @@ _BULLET = re.compile(
 _JUDGED = re.compile(
     r"(?P<verdict>Better \(confirmed\)|Seems better, and is not confirmed by fresh seeds yet|Not confirmed|Worse"
     rf"|Too small to matter|Within noise): (?P<title>{_TITLE}) differs by (?P<difference>[+-]{_N}) ± (?P<half>{_N})"
-    rf"(?: [a-z/]+)? from the baseline at L0 (?P<l0>{_N}) .*?(?:the smallest difference worth having, (?P<worth>{_N}).*)?"
+    rf"(?: [a-z/]+)? from the baseline at L0 (?P<l0>{_N}) .*?"
+    rf"(?:the smallest difference worth having, (?P<worth>{_N}).*)?"
 )
 _DIFFERS = re.compile(
-    rf"(?P<title>{_TITLE}) (?:of (?:run (?P<run>\d+)|the baseline) )?(?:of it |here )?(?:differs by (?P<difference>[+-]{_N}) ± (?P<half>{_N})"
+    rf"(?P<title>{_TITLE}) (?:of (?:run (?P<run>\d+)|the baseline) )?"
+    rf"(?:differs by (?P<difference>[+-]{_N}) ± (?P<half>{_N})"
     rf"|is within noise of the baseline[\w ]* \(difference (?P<noise>[+-]{_N}) ± (?P<noise_half>{_N})\))",
     re.IGNORECASE,
 )
@@ -38,9 +40,11 @@ _ITEM = re.compile(rf"(?P<title>{_TITLE}) (?P<value>[+-]?{_N})(?: ± (?P<half>{_
 _SHARES = re.compile(rf"(?P<title>[^,;:]+?) (?P<values>{_N}(?: / {_N})+)")
 _FLOOR = re.compile(r"A random untrained SAE at L0 \d+ scores: (?P<items>.*)\.")
 _RECORDS = re.compile(
-    r"(?:Beside the baseline at the same L0, and what was predicted|Predicted before the run:|Run by hand, outside|Attempt \d+ failed:"
+    r"(?:Beside the baseline at the same L0, and what was predicted|Predicted before the run:"
+    r"|Run by hand, outside|Attempt \d+ failed:"
     r"|Warning: |.* gave no result: |Verdict: |The line is the baseline, read linearly in log L0|The lower row enlarges"
-    r"|The baseline was measured at L0|The baseline's curve was not measured|each run's difference from the baseline at the run's"
+    r"|The baseline was measured at L0|The baseline's curve was not measured"
+    r"|each run's difference from the baseline at the run's"
     r"|The verdicts are on |explained variance and CE-loss score against L0, one point|training loss \(logarithmic\)"
     r"|The loss is each experiment's own|Not shown: |Not comparable: |.*: not measured on both sides|No plots: )"
 )

@@ -1,4 +1,4 @@
-"""What is wrong with notes as a whole: runs twice or missing, results of another experiment, figures unlike the measured."""
+"""What is wrong with notes as a whole: runs twice or missing, results of another experiment or unlike the measured."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from agent.claimed import BASELINE
 from agent.facts import Facts
 from agent.figures import close
 from agent.findings import Finding, Verdict
-from agent.noted import Notes, NotedRun
+from agent.noted import NotedRun, Notes
 
 # What does not depend on the SAE: the model's own loss and what ablation makes of it, the probes on its activations.
 INVARIANT = re.compile(
@@ -16,6 +16,10 @@ INVARIANT = re.compile(
 )
 FIXED = re.compile(
     r"(?:model(?:_name)?|hook(?:_name|_point)?|(?:hook_)?layer|d_in|d_model|activation_dim|dataset(?:_name)?)"
+)
+SAME_SAID = re.compile(
+    r"\b(?:identical|same (?:results|figures|scores)|no effect|unchanged|repeat\w*|rerun|reproduc\w+|did not change)\b",
+    re.IGNORECASE,
 )
 WIDTH = re.compile(r"(?:d_sae|dict_size|n_features|width)")
 
@@ -63,13 +67,7 @@ def _same_results(a: NotedRun, b: NotedRun) -> bool:
 
 def _says_same(notes: Notes, run: NotedRun) -> bool:
     own = " ".join(statement.text for statement in notes.statements if statement.run == run.number)
-    return bool(
-        re.search(
-            r"\b(?:identical|same (?:results|figures|scores)|no effect|unchanged|repeat\w*|rerun|reproduc\w+|did not change)\b",
-            own,
-            re.I,
-        )
-    )
+    return bool(SAME_SAID.search(own))
 
 
 def _short(text: str) -> str:
@@ -172,7 +170,7 @@ def against(notes: Notes, measured: Facts) -> Iterator[Finding]:
         elif run.found and not known.counts:
             yield Finding(line, run.number, quote, "contradicted", f"run {run.number} does not count: {known.verdict}")
         elif run.found:
-            wrong = [each for path, value in run.figures.items() if (each := _differs(path, value, run.results, known))]
+            wrong = [each for path, value in run.figures.items() if (each := _differs(path, value, known))]
             verdict: Verdict = "contradicted" if wrong else "supported"
             yield Finding(
                 line, run.number, quote, verdict, "; ".join(wrong) or f"as in run_{run.number}/final_info.json"
@@ -185,7 +183,7 @@ def against(notes: Notes, measured: Facts) -> Iterator[Finding]:
         )
 
 
-def _differs(path: str, value: float, results: str, known: facts.Run) -> str:
+def _differs(path: str, value: float, known: facts.Run) -> str:
     """How a figure of the notes differs from what was measured; empty where it does not."""
     name = path.rsplit("/", 1)[-1]
     found = known.figures.get(path)
