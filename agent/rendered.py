@@ -96,7 +96,7 @@ def differs(text: str, own: int | None, facts: Facts) -> Iterator[tuple[str, Jud
                 _difference(match["difference"] or match["noise"], match["half"] or match["noise_half"], known),
             )
             if match["noise"]:
-                yield match.group(), _is(known.within_noise, f"{title} differs by more than its interval")
+                yield match.group(), _unless(known.within_noise, f"{title} differs by more than its interval")
 
 
 def _number(text: str) -> float:
@@ -105,6 +105,10 @@ def _number(text: str) -> float:
 
 def _is(true: bool, evidence: str) -> Judged:
     return ("supported" if true else "contradicted", evidence)
+
+
+def _unless(true: bool, otherwise: str) -> Judged:
+    return _is(true, "" if true else otherwise)
 
 
 def _difference(said: str, half: str | None, known: Difference) -> Judged:
@@ -138,11 +142,11 @@ def _bullet(match: re.Match[str], run: Run) -> Iterator[Judged]:
         "l0",
         "alive_fraction",
     )  # for the number of runs, as the primary metric's verdict is
-    yield _is(not match["noise"] or known.within_noise or corrected, "the difference is larger than its interval")
+    yield _unless(not match["noise"] or known.within_noise or corrected, "the difference is larger than its interval")
     if match["outcome"] in ("held", "failed") and match["predicted"] != "same":
         went = "same" if known.within_noise else "up" if known.difference > 0 else "down"
         yield _is((went == match["predicted"]) == (match["outcome"] == "held"), f"it went {went}")
-        yield _is(went != "same" or match["outcome"] == "held", "a difference within the noise fails no prediction")
+        yield _unless(went != "same" or match["outcome"] == "held", "a difference within the noise fails no prediction")
 
 
 def _judged(match: re.Match[str], run: Run) -> Iterator[Judged]:
