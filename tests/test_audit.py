@@ -103,7 +103,7 @@ def test_what_is_no_notes_is_refused(tmp_path: Path, content: bytes | None):
     path = tmp_path / "story.txt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match="is no notes.txt"):
+    with pytest.raises(UserError, match=r"is no notes\.txt"):
         audit.read(path)
 
 
@@ -118,7 +118,7 @@ def test_what_is_no_notes_gets_one_line(tmp_path: Path):
 
 
 def test_a_directory_without_runs_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="holds no run_<i>/final_info.json"):
+    with pytest.raises(UserError, match=r"holds no run_<i>/final_info\.json"):
         audit.audit(EXAMPLE, tmp_path)
 
 
