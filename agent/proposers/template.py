@@ -47,7 +47,7 @@ class TemplateProposer:
         left = (proposal for proposal in self.plan if proposal.name not in done | passed_over.keys())
         return next(left, "the plan ended")
 
-    def describe(self, state: State, run: int) -> None:  # noqa: ARG002
+    def describe(self, state: State, run: int) -> None:
         """Nothing: the plan's own descriptions say it all."""
 
     def skipped(self, state: State, came_out: CameOut) -> list[tuple[str, str]]:
