@@ -9,8 +9,8 @@ wherever the words before it do not name exactly these, so that no sentence arou
 
 Text written before a run (plans, reasons) may say more, as there is nothing yet that it could claim: what it expects in
 comparatives, and the numbers of settings. A number is a setting's where it stands in the experiment.py, or follows the
-name of one of its constants (K from 16 to 32). Comparatives are a claim there only of what has been: in a sentence
-that expects nothing (should, may, whether ...) and speaks of runs or results, or in the past tense.
+name of one of its constants (K is raised from 16 to 32). Comparatives are a claim there only of what has been: in a
+sentence that expects nothing (should, may, whether ...) and speaks of runs or results, or in the past tense.
 """
 
 import re
@@ -162,8 +162,8 @@ def _names(before: str, name: str, run: int) -> bool:
 
 
 def faults(text: str, facts: Facts, ahead: str | None = None) -> list[Fault]:
-    """The sentences that claim what only results may say. `ahead`: the experiment.py of a run that is still to come,
-    for a text written before it."""
+    """The sentences that claim what only results may say. `ahead`: for a text written before a run, its experiment.py,
+    with the one it starts from, as far as they are known."""
     found = []
     settings = None if ahead is None else _Settings(ahead)
     for paragraph in _paragraphs(text):
@@ -242,8 +242,10 @@ class _Settings:
         written = re.findall(r"(?<![\w.])\d[\d_]*(?:\.\d+)?(?:e-?\d+)?(?!\w)", source)
         self.values = {float(number) for number in written}
         names = re.findall(r"(?m)^([A-Z][A-Z0-9_]*)\b.*=", source)
-        between = r"(?:[\s=:,()\[\]`]|/|\b(?:from|to|of|at|by|and|or|is)\b)*"
-        self.assigned = re.compile(rf"\b(?:{'|'.join(names) or '(?!)'})\b`?(?:{between}[-+]?\d[\d_.,]*(?:e-?\d+)?)+")
+        number, between = r"[-+]?\d[\d_.,]*(?:e-?\d+)?", r"(?:[\s=:,()\[\]`/]|\b(?:from|to|of|at|by|and|or|becomes)\b)*"
+        self.assigned = re.compile(
+            rf"\b(?:{'|'.join(names) or '(?!)'})\b(?:\W+[a-z]+){{0,3}}?[\s=:(\[`]*{number}(?:{between}{number})*"
+        )
 
     def unknown(self, sentence: str) -> list[str]:
         """The digits in a sentence that are no setting's; words for quantities (twice, half) are none."""

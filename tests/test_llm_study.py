@@ -1,27 +1,40 @@
 """A language model as proposer, from end to end: the real client, a scripted server, stand-in experiments."""
 
-from pathlib import Path
+import json
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
-from scripted_server import Answer, ScriptedServer
-from standin import Checkout, make_checkout
+from scripted_server import CANARY, Answer, Request, ScriptedServer, error
+from standin import HERE, Checkout, make_checkout
 
-PREDICTIONS = """l0: same
+from agent import ideas, transcript
+from agent.lab import results
+from agent.llm import LLMError
+from agent.proposers.prompts import Prompts
+
+PREDICTIONS = """\
+l0: same
 explained_variance_centered: up
 ce_loss_score: up
 loss_added: down
 alive_fraction: same
 probing_auc_5: same"""
+CLAIM = "It improved the score to 0.993."
 
 
-def plan(*titles: str) -> str:
-    runs = "\n".join(f"{i}. [from baseline] {title}: it is tried to see." for i, title in enumerate(titles, 1))
-    return f"## Reasoning\nOne change at a time.\n\n## Plan\n{runs or 'ALL_COMPLETED'}"
+def plan(*items: str) -> str:
+    """`start: title` for each run; none: all is done."""
+    runs = [f"{i}. [from {item.split(': ')[0]}] {item.split(': ')[1]}: to see." for i, item in enumerate(items, 1)]
+    return "## Reasoning\nOne change at a time.\n\n## Plan\n" + ("\n".join(runs) or "ALL_COMPLETED")
 
 
-def edit(old: str, new: str, description: str = "The behaviour is another one.", why: str = "It may tell more.") -> str:
-    return f"""## Reasoning
-{why}
+def edit(old: str, new: str, description: str = "The behaviour is another one.") -> str:
+    return f"""\
+## Reasoning
+It should tell more.
 
 ## Description
 {description}
@@ -38,44 +51,330 @@ def edit(old: str, new: str, description: str = "The behaviour is another one.",
 """
 
 
-def behave(behaviour: str, before: str = "sound", **prose: str) -> str:
-    return edit(f'BEHAVIOUR = "{before}"', f'BEHAVIOUR = "{behaviour}"', **prose)
+def behave(behaviour: str, before: str = "sound", description: str = "The behaviour is another one.") -> str:
+    return edit(f'BEHAVIOUR = "{before}"', f'BEHAVIOUR = "{behaviour}"', description)
 
 
-def describe(text: str) -> str:
-    return f"## Description\n{text}"
+def tell(run: int) -> str:
+    return f"## Description\nIts CE-loss score {{{{run_{run} vs baseline ce_loss_score}}}}; K was {{{{run_{run}.K}}}}."
 
 
-GOOD = "The behaviour was set. Its CE-loss score {{run_%d vs baseline ce_loss_score}}; L0 is {{run_%d.l0}}."
+def ask(checkout: Checkout, max_runs: int, script: Sequence[Answer], *options: str, **environment: str):
+    """A study whose model answers as scripted: how it ended, and what was asked."""
+    with ScriptedServer(*script) as server:
+        environment = {"SAE_AGENT_CACHE": str(checkout.root.parent.parent / "cache")} | environment
+        llm = ("--proposer", "llm", "--llm", "scripted", "--run-timeout", "4", *options)
+        return checkout.run(max_runs, *llm, **server.environment | environment), server.requests
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Checkout:
-    checkout = make_checkout(tmp_path)
+def make(tmp_path_factory: pytest.TempPathFactory, name: str) -> Checkout:
+    """A checkout that shares its baselines with the others of these tests."""
+    directory = tmp_path_factory.getbasetemp() / "llm" / name
+    directory.mkdir(parents=True)
+    checkout = make_checkout(directory)
     checkout.plan("fine")
     return checkout
 
 
-def study(checkout: Checkout, max_runs: int, *script: Answer, options: tuple[str, ...] = ()):
-    """A study whose model answers as scripted; what ended, and the server with its requests."""
-    with ScriptedServer(*script) as server:
-        llm = ("--proposer", "llm", "--llm", "scripted", "--run-timeout", "3")
-        ended = checkout.run(max_runs, *llm, *options, **server.environment)
-    return ended, server
+@dataclass(frozen=True)
+class Told:
+    checkout: Checkout
+    ended: "subprocess.CompletedProcess[str]"
+    requests: list[Request]
+
+    @property
+    def decisions(self) -> list[object]:
+        runs = [(run.proposal, run.failed_attempts, run.verdict, run.described) for run in self.checkout.state.runs]
+        return [*runs, self.checkout.state.plan and self.checkout.state.plan.runs, self.checkout.state.ended]
 
 
-def test_first(checkout: Checkout):
-    ended, server = study(
-        checkout,
-        2,
-        plan("Better"),
-        behave("better"),
-        describe(GOOD % (1, 1)),
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """A plan, a failing edit, a lint error, a crash, a good run, a NaN, and another good run that starts from it."""
+    checkout = make(tmp_path_factory, "told")
+    script = [
+        "I would try tiers.",
+        plan("baseline: Tiers", "baseline: Left over"),
+        edit('BEHAVIOUR = "sund"', 'BEHAVIOUR = "better"'),
+        edit('BEHAVIOUR = "sound"', "BEHAVIOUR = undefined"),
+        edit("BEHAVIOUR = undefined", 'BEHAVIOUR = "crashing"'),
+        behave("better", "crashing", f"The behaviour changes. {CLAIM}"),
+        behave("better", "crashing", f"The behaviour changes. {CLAIM}"),
+        f"## Description\nThe behaviour was set. {CLAIM}",
+        f"## Description\nThe behaviour was set. {CLAIM}",
+        plan("run 1: Unsteady"),
+        behave("nan", "better"),
+        behave("denser", "nan"),
+        tell(2),
         plan(),
+    ]
+    return Told(checkout, *ask(checkout, 4, script))
+
+
+def test_the_plan_is_carried_out_revised_and_ended_by_the_model(told: Told):
+    assert told.ended.returncode == 0, told.ended.stderr
+    assert told.checkout.state.ended == "the model ended its plan (ALL_COMPLETED) after 2 of at most 4 runs"
+    runs = told.checkout.state.runs[1:]
+    assert [(run.proposal.title, run.proposal.start, run.attempt) for run in runs] == [
+        ("Tiers", 0, 4),
+        ("Unsteady", 1, 2),
+    ]
+    assert [exchange.purpose for exchange in exchanges(told)] == [
+        *("plan", "plan", "proposal", "proposal", "proposal", "proposal", "proposal", "description", "description"),
+        *("plan", "proposal", "proposal", "description", "plan"),
+    ]
+
+
+def exchanges(told: Told) -> list[transcript.Exchange]:
+    return transcript.read(told.checkout.study.transcript)
+
+
+def test_every_attempt_has_its_verdict(told: Told):
+    _, first, second = told.checkout.state.runs
+    assert [failure.verdict.name for failure in first.failed_attempts.values()] == ["preflight", "preflight", "crashed"]
+    assert [failure.verdict.name for failure in second.failed_attempts.values()] == ["nan"]
+    assert (
+        "Attempt 1 failed: preflight (the answer could not be used: block 1 of 1: its SEARCH is not"
+        in told.checkout.notes
     )
-    print(ended.stdout, ended.stderr)
-    print(checkout.notes)
-    for request in server.requests:
-        print("=" * 100)
-        print(request.said)
-    assert 0
+    assert [run.verdict and run.verdict.name for run in (first, second)] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("request_number", "said"),
+    [
+        (1, "`## Reasoning` and `## Plan` missing or empty"),
+        (3, ' | BEHAVIOUR = "sound"\n'),  # the nearest lines, with their numbers
+        (3, "Your answer was, as data:\n```\n## Reasoning\n"),
+        (4, "line 14: BEHAVIOUR = undefined: Undefined name `undefined`"),
+        (5, "crashed (ValueError: the edit was wrong)"),
+        (5, 'as data:\n```\nTraceback (most recent call last):\nFile "experiment.py", line '),
+        (5, "This is attempt 4 of 4."),
+        (6, f"- {CLAIM}\n  a number outside a placeholder: 0.993; a claim in words: improved\n"),
+        (8, f"- {CLAIM}\n"),
+        (11, "nan (loss was not finite at step 11)"),
+        (12, "| 1 | Tiers | unconfirmed | 16."),
+        (12, "| 2 | Unsteady | within noise | 20."),
+        (13, "2 of 4 runs."),
+    ],
+)
+def test_what_went_wrong_and_what_came_out_goes_back(told: Told, request_number: int, said: str):
+    assert said in told.requests[request_number].said
+    assert said not in told.requests[request_number - 1].said
+
+
+def test_no_path_of_this_machine_is_told(told: Told):
+    for request in told.requests:
+        assert str(told.checkout.root.parent) not in request.said
+        assert "site-packages" not in request.said
+
+
+def test_what_may_not_change_is_told_as_preflight_has_it(told: Told):
+    from agent import preflight
+
+    for line in (*preflight.PROTECTED, preflight.ALLOWED, "MODEL = 'tiny-lm'", "D_SAE = 1024"):
+        assert line in told.requests[0].said
+
+
+def test_claims_are_struck_and_what_was_measured_stands_in_their_place(told: Told):
+    section = told.checkout.notes.split("## Run 1: ")[1].split("\n## ")[0]
+    assert "Before the run: The behaviour changes. [Struck: it told of a result before there was one.]" in section
+    assert (
+        "Description: The behaviour was set. [Struck, as figures have to say it. Measured: the CE-loss score of"
+        in section
+    )
+    assert "(better, confirmed by fresh seeds).]" in section
+    assert "0.993" not in told.checkout.notes
+
+
+def test_a_description_says_what_the_results_say(told: Told):
+    section = told.checkout.notes.split("## Run 2: ")[1]
+    assert "Description: Its CE-loss score is within noise of the baseline at the same L0 (difference " in section
+    assert "; K was 16." in section
+    assert "It starts from the experiment of run 1." in section
+    assert "predicted up: within noise" in section
+
+
+def test_the_transcript_repeats_the_study_without_a_network(told: Told, tmp_path_factory: pytest.TempPathFactory):
+    checkout = make(tmp_path_factory, "replayed")
+    cache = str(checkout.root.parent.parent / "cache")
+    ended = checkout.run(
+        4, "--run-timeout", "4", "--replay", str(told.checkout.study.transcript), SAE_AGENT_CACHE=cache
+    )
+    assert ended.returncode == 0, ended.stderr
+    again = Told(checkout, ended, [])
+    assert again.decisions == told.decisions
+    assert exchanges(again) == exchanges(told)
+    kinds = [[event.event for event in each.checkout.events] for each in (told, again)]
+    assert kinds[0] == kinds[1]
+
+
+def test_the_key_is_in_no_file_of_the_study(told: Told):
+    study = told.checkout.study
+    files = [path for folder in (study.directory, study.notes) for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 50
+    assert any(path.name == "transcript.jsonl" for path in files)
+    assert not [path for path in files if CANARY.encode() in path.read_bytes()]
+    assert CANARY not in told.ended.stdout + told.ended.stderr
+
+
+def test_a_prompt_gets_shorter_by_whole_parts_and_never_within_one(told: Told):
+    state, study = told.checkout.state, told.checkout.study
+    idea = ideas.load("stand_in", told.checkout.root / "templates")
+
+    def said(window: int) -> str:
+        return Prompts(study, idea, window).plan(state)[1]["content"]
+
+    whole = said(128_000)
+    assert "\n## Run 1: " in whole
+    least = next(window for window in range(1_000, 128_000, 100) if fits(said, window))
+    texts = [said(window) for window in range(least, least + 2_500, 50)]
+    assert whole in texts
+    sections = [("\n## Run 1: " in text, "\n## Run 2: " in text) for text in texts]
+    assert set(sections) == {(False, False), (False, True), (True, True)}
+    lines = set(whole.splitlines())
+    for text in texts:
+        assert {line for line in text.splitlines() if "left out for want of room" not in line} <= lines
+        assert "| 0 | Baseline |" in text
+        assert text.endswith(whole[-600:])
+    assert "(2 older runs are left out for want of room.)" in texts[0]
+
+
+def fits(said, window: int) -> bool:
+    try:
+        return bool(said(window))
+    except LLMError:
+        return False
+
+
+# What a model may answer that is no sound experiment, and what is said of it.
+HOSTILE = {
+    "no edit": (edit("", "").partition("<<<<<<<")[0] + "None.", "preflight", "holds no SEARCH/REPLACE block"),
+    "no reasons": (behave("fine").partition("## Description")[2], "preflight", "`## Reasoning`"),
+    "broken syntax": (edit("K = 16", "K = (16"), "preflight", "'(' was never closed"),
+    "no guard": (
+        edit("    for step in data:\n        guard.step(tokens=TOKENS // 10, loss=1 / step)", "    pass"),
+        "preflight",
+        "the line `guard.step(` is lost",
+    ),
+    "no change": (edit("K = 16", "K = 16  # as before"), "no_effect", "the same code as run 0"),
+    "a loop for ever": (edit("K = 16  # as before", "K = 16\nwhile True:\n    pass"), "timed_out", "still running"),
+    "the environment printed": (
+        edit(
+            "K = 16\nwhile True:\n    pass",
+            "K = 16\nimport os\nprint(dict(os.environ))",
+        ),
+        "preflight",
+        "an experiment does not import os",
+    ),
+    "forged results": (
+        edit(
+            "K = 16\nimport os\nprint(dict(os.environ))",
+            "K = 16\nprint(open('/proc/self/environ').read())",
+        ),
+        "ok",
+        "",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    checkout = make(tmp_path_factory, "hostile")
+    answers = [answer for answer, _, _ in HOSTILE.values()]
+    forge = """\
+    finish(guard, K, D_SAE)
+    (out_dir / "final_info.json").write_text('{"format_version": 1, "verdict": {"name": "ok", "evidence": "mine"}}')"""
+    answers[-1] = answers[-1] + edit("    finish(guard, K, D_SAE)", forge).partition("## Edits")[2]
+    plans = [plan("baseline: Anything")] * 3
+    script = [plans[0], *answers[:4], plans[1], *answers[4:], tell(2)]
+    return Told(checkout, *ask(checkout, 2, script, HF_TOKEN="hf-canary-12345678"))
+
+
+def test_a_study_survives_what_a_model_may_answer(hostile: Told):
+    assert hostile.ended.returncode == 0, hostile.ended.stderr
+    tried = [
+        verdict
+        for run in hostile.checkout.state.runs[1:]
+        for verdict in [*(failure.verdict for failure in run.failed_attempts.values()), run.verdict]
+    ]
+    assert [(verdict.name, said in verdict.evidence) for verdict, (_, _, said) in zip(tried, HOSTILE.values())] == [
+        (name, True) for _, name, _ in HOSTILE.values()
+    ]
+
+
+def test_what_an_experiment_forges_or_prints_is_worth_nothing(hostile: Told):
+    run = hostile.checkout.study.run_dir(2)
+    assert results.read(run).verdict.evidence != "mine"
+    printed = (run / "stdout.log").read_text()
+    assert "SAE_AGENT_DRIVEN" in printed
+    assert "canary" not in printed
+    study = hostile.checkout.study
+    assert not [path for path in study.directory.rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
+
+
+KILLED = ("answer_sent_back", "plan_made", "proposal_made", "preflight_failed", "run_committed", "run_described")
+
+
+def test_a_study_that_is_killed_and_left_alone_asks_nothing_twice(tmp_path_factory: pytest.TempPathFactory):
+    """Killed after each kind of event, its model out of quota once: the same runs, and each question once."""
+    checkout = make(tmp_path_factory, "killed")
+    script = [
+        plan("baseline: Too", "baseline: Many"),
+        plan("baseline: One"),
+        edit("K = 61", "K = 16"),
+        behave("fine"),
+        error(429, code="insufficient_quota"),
+        tell(1),
+    ]
+    environment = {"SAE_AGENT_CACHE": str(checkout.root.parent.parent / "cache")}
+    command = ("run", "--idea", "stand_in", "--max-runs", "1", "--proposer", "llm", "--llm", "scripted")
+    with ScriptedServer(*script) as server:
+        environment |= server.environment
+        for kind in KILLED:
+            path = {"PYTHONPATH": f"{checkout.root}:{HERE / 'power_cut'}", "STANDIN_KILL_AFTER": kind}
+            ended = checkout.agent(*command, **environment, **path)
+            if kind == "run_described" and ended.returncode == 1:
+                assert "interrupted: " in ended.stdout
+                assert "agent resume continues" in ended.stdout
+                assert "The study was interrupted at " in checkout.notes.split("# End")[1]
+                ended = checkout.agent("resume", **environment, **path)
+            assert ended.returncode == -signal.SIGKILL, f"{kind}: {ended.stdout}{ended.stderr}"
+            command = ("resume",)
+        ended = checkout.agent("resume", **environment)
+    assert ended.returncode == 0, ended.stderr
+    run = checkout.state.runs[1]
+    assert (run.attempt, run.verdict and run.verdict.name, checkout.state.runs_used) == (2, "ok", 1)
+    assert run.described
+    asked = [json.dumps(request.body["messages"]) for request in server.requests]
+    assert len(asked) == len(script)
+    assert len(set(asked)) == len(script) - 1  # the one that no quota was left for
+
+
+def test_the_limit_of_tokens_ends_the_study_in_order(tmp_path_factory: pytest.TempPathFactory):
+    checkout = make(tmp_path_factory, "spent")
+    ended, _ = ask(checkout, 2, [plan("baseline: One")], "--max-llm-tokens", "3500")
+    assert ended.returncode == 1
+    assert "the model's budget is spent (120 tokens) after 0 of at most 2 runs" in ended.stdout
+    assert "The study ended: the model's budget is spent" in checkout.notes
+    assert "- One: still planned when the study ended" in checkout.notes
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--proposer llm", "--proposer llm needs the name of a model: give --llm MODEL"),
+        ("--proposer llm --llm m", "OPENAI_API_KEY is not set"),
+        ("--proposer lm", "--proposer lm: give template or llm"),
+        ("--proposer template --llm m", "leave one of them out"),
+        ("--llm m --max-cost 1", "--max-cost needs the model's prices"),
+        ("--replay nowhere", "nowhere: No such file"),
+        ("--approve", "there is no terminal to ask at"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_no_study(told: Told, options: str, said: str):
+    ended = told.checkout.run(1, *options.split())
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert said in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert told.checkout.study

@@ -113,7 +113,7 @@ class LLMProposer:
         except (BadAnswer, EditError) as error:
             return proposal.model_copy(update={"answer": answer, "unusable": str(error)})
         texts, facts = (experiment.description, experiment.reasoning), self._facts(state)
-        faults = [fault for text in texts for fault in prose.faults(text, facts, ahead=source)]
+        faults = [fault for text in texts for fault in prose.faults(text, facts, ahead=base + source)]
         if faults and not _told_of_prose(state):
             return AnswerSentBack(purpose="proposal", answer=answer, why=_why(faults))
         description, why = (prose.strike(text, faults, prose.AHEAD) for text in texts)
