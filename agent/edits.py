@@ -17,19 +17,21 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import PurePosixPath
 
-OPEN = re.compile(r"(\s*)(<{5,9}) ?SEARCH>?\s*")
-DIVIDE = re.compile(r"(\s*)(={5,9})\s*")
-CLOSE = re.compile(r"(\s*)(>{5,9}) ?REPLACE\s*")
+OPEN = re.compile(r"\s*<{5,9} ?SEARCH>?\s*")
+DIVIDE = re.compile(r"\s*={5,9}\s*")
+CLOSE = re.compile(r"\s*>{5,9} ?REPLACE\s*")
 MALFORMED = re.compile(r"\s*(<{5}|>{5}|[<>]{3,}\s*(SEARCH|REPLACE)\b)")
 FORM = "a block is a line `<<<<<<< SEARCH`, lines of the file, a line `=======`, new lines, a line `>>>>>>> REPLACE`"
 
 FENCE = re.compile(r"\s*(`{3,}|~{3,})")
-FILE = re.compile(r"[^\w./]*(?:\w+[^\w./]+){0,2}([\w./-]+\.(?:py|j2|ya?ml|toml|jsonl?|txt|md|sh|cfg|ini))\W*", re.I)
+FILE = re.compile(
+    r"[^\w./]*(?:\w+[^\w./]+){0,2}([\w./][\w./-]*\.(?:py|j2|ya?ml|toml|jsonl?|txt|md|sh|cfg|ini))\W*", re.I
+)
 
 ELIDED = re.compile(r"\s*(#\s*)?(\.\.\.|…)\s*|\s*#\s*(\.\.\.|…).*")  # `...`, `# ... the rest as before`
 TAB = 4  # columns
 
-RESEMBLES = 0.4  # share of words in common below which lines are no help
+RESEMBLES = 0.4  # share of the words searched for, below which lines are no help
 CONTEXT = 2  # lines shown around the nearest ones
 MOST_SHOWN = 40
 
@@ -68,22 +70,22 @@ class _Change:
 def parse(answer: str) -> list[Edit]:
     """The blocks of an answer in their order; none where it has none. Raises EditError where one is malformed."""
     lines, opened, edits = _lines(answer), None, []
-    for number, line in enumerate(lines):
+    for at, line in enumerate(lines):
+        block = f"block {len(edits) + 1} of the answer"
         if OPEN.fullmatch(line):
             if opened is not None:
-                raise EditError(_open_still(opened, f"before the `<<<<<<< SEARCH` in line {number + 1}"))
-            opened = number
+                raise EditError(f"{block} has no `>>>>>>> REPLACE` before the next SEARCH, in line {at + 1}: {FORM}")
+            opened = at
         elif CLOSE.fullmatch(line):
             if opened is None:
-                raise EditError(
-                    f"line {number + 1} of the answer is `>>>>>>> REPLACE` without a SEARCH before it: {FORM}"
-                )
-            edits.append(_edit(lines, opened, number))
+                raise EditError(f"{block} ends in line {at + 1} without `<<<<<<< SEARCH` before: {FORM}")
+            search, replace = _halves(lines[opened:at], block)
+            edits.append(Edit(_text(search, "\n"), _text(replace, "\n"), _file(lines[:opened])))
             opened = None
         elif MALFORMED.match(line):
-            raise EditError(f"line {number + 1} of the answer, `{line.strip()}`, is no marker: {FORM}")
+            raise EditError(f"{block}: line {at + 1}, `{line.strip()}`, is no marker: {FORM}")
     if opened is not None:
-        raise EditError(_open_still(opened, "before the answer's end"))
+        raise EditError(f"{block} has no `>>>>>>> REPLACE` before the answer's end: {FORM}")
     return edits
 
 
@@ -96,6 +98,8 @@ def apply(source: str, edits: Sequence[Edit], file: str = "experiment.py") -> st
     if not edits:
         raise EditError(f"the answer holds no edit: {FORM}")
     raw, changes, problems = _raw(source), [], []
+    if unended := bool(source) and not _ending(source):
+        raw[-1] += _ending(raw[0]) or "\n"
     for number, edit in enumerate(edits, 1):
         try:
             changes.append((_change(raw, edit, file), number))
@@ -114,6 +118,8 @@ def apply(source: str, edits: Sequence[Edit], file: str = "experiment.py") -> st
         parts += [*raw[at : change.start], change.text]
         at = change.stop
     edited = "".join([*parts, *raw[at:]])
+    if unended:
+        edited = edited.removesuffix(_ending(edited))
     if edited == source:
         raise EditError(f"the blocks together leave {file} as it is: change something")
     return edited
@@ -128,26 +134,22 @@ def _lines(text: str) -> list[str]:
     return [line.rstrip("\r\n") for line in _raw(text)]
 
 
-def _open_still(opened: int, where: str) -> str:
-    return f"the block that line {opened + 1} of the answer opens has no `>>>>>>> REPLACE` {where}: {FORM}"
+def _ending(text: str) -> str:
+    """The ending of the last line; empty where it has none."""
+    return "\r\n" if text.endswith("\r\n") else text[-1:] if text.endswith(("\n", "\r")) else ""
 
 
-def _edit(lines: list[str], opened: int, closed: int) -> Edit:
-    """The block between two markers. Of several dividers, the one that looks like the opening marker is meant."""
-    dividers = {n: found for n in range(opened + 1, closed) if (found := DIVIDE.fullmatch(lines[n]))}
+def _halves(lines: list[str], block: str) -> tuple[list[str], list[str]]:
+    """What stands between the markers. Of several dividers, the one that looks like the opening marker is meant."""
+    dividers = [at for at, line in enumerate(lines) if DIVIDE.fullmatch(line)]
     if len(dividers) > 1:
-        opening = OPEN.fullmatch(lines[opened])
-        assert opening
-        like = (opening[1], len(opening[2]))
-        dividers = {n: found for n, found in dividers.items() if (found[1], len(found[2])) == like} or dividers
-    where = f"the block in lines {opened + 1} to {closed + 1} of the answer has"
+        like = lines[0].partition("SEARCH")[0].rstrip().replace("<", "=")
+        dividers = [at for at in dividers if lines[at].rstrip() == like] or dividers
     if not dividers:
-        raise EditError(f"{where} no `=======` between SEARCH and REPLACE: {FORM}")
+        raise EditError(f"{block} has no `=======` between SEARCH and REPLACE: {FORM}")
     if len(dividers) > 1:
-        raise EditError(f"{where} several lines that may be its `=======`: make its three markers longer or shorter")
-    (divider,) = dividers
-    search, replace = lines[opened + 1 : divider], lines[divider + 1 : closed]
-    return Edit(_text(search, "\n"), _text(replace, "\n"), _file(lines[:opened]))
+        raise EditError(f"{block} has several lines that may be its `=======`: make its markers longer or shorter")
+    return lines[1 : dividers[0]], lines[dividers[0] + 1 :]
 
 
 def _text(lines: list[str], ending: str) -> str:
@@ -182,8 +184,9 @@ def _change(raw: list[str], edit: Edit, file: str) -> _Change:
         searched, replaced, keep = _pieces(search, replace)
         places = _find(lines, searched)
     if not places:
-        raise EditError(f"its SEARCH is not in {file}. {_nearest(lines, search)}")
-    ending = _ending(raw, places[0].start)
+        missing = next((piece for piece in searched if not any(_similar(lines, piece))), search)
+        raise EditError(f"its SEARCH is not in {file}. {_nearest(lines, missing)}")
+    ending = _ending(raw[places[0].start])
     tabs = sum(line.startswith("\t") for line in lines) > sum(line.startswith(" ") for line in lines)
     text = ""
     for place, following, old, new in zip(places, [*places[1:], None], searched, replaced, strict=True):
@@ -191,19 +194,11 @@ def _change(raw: list[str], edit: Edit, file: str) -> _Change:
         if keep and following:
             text += "".join(raw[place.stop : following.start])
     start, stop = places[0].start, places[-1].stop
-    if stop == len(raw) and raw[-1] == lines[-1]:
-        text = text.removesuffix(ending)
     if text == "".join(raw[start:stop]):
         raise EditError(
             f"it leaves {_span(start, stop)} of {file} as they are: change something, or leave the block out"
         )
     return _Change(start, stop, text)
-
-
-def _ending(raw: list[str], at: int) -> str:
-    """The end of the line at a place, or, where it is the last and has none, of the file's first line."""
-    endings = (line[len(line.rstrip("\r\n")) :] for line in (raw[at], raw[0]))
-    return next(filter(None, endings), "\n")
 
 
 def _is_elided(line: str) -> bool:
@@ -247,7 +242,7 @@ def _split(lines: list[str]) -> list[list[str]]:
 def _find(lines: list[str], pieces: list[list[str]]) -> list[_Place]:
     """Where the pieces stand, in order: as they are, else with other white space. Raises EditError on several ways."""
     for places in (_equal, _similar):
-        ways = _ways([list(places(lines, piece)) for piece in pieces])
+        ways = sorted(_ways([list(places(lines, piece)) for piece in pieces]), key=lambda way: way[0].start)
         if len(ways) > 1:
             spans = [_span(way[0].start, way[-1].stop) for way in ways]
             shown = "\n".join(_numbered(lines, way[0].start, way[-1].stop) for way in ways)
@@ -322,18 +317,20 @@ def _blank(lines: list[str]) -> int:
 
 
 def _nearest(lines: list[str], search: list[str]) -> str:
-    """The lines that are most like those searched for, and what to do."""
-    matcher = SequenceMatcher(autojunk=False)
-    matcher.set_seq2(_words(search))
-    nearest, start = 0.0, 0
-    for at in range(max(len(lines) - len(search), 0) + 1):
-        matcher.set_seq1(_words(lines[at : at + len(search)]))
-        if matcher.quick_ratio() > nearest and (ratio := matcher.ratio()) > nearest:
-            nearest, start = ratio, at
-    if nearest < RESEMBLES:
+    """The lines that hold most of the words searched for, and what to do."""
+    matcher, wanted = SequenceMatcher(autojunk=False), _words(search[: MOST_SHOWN - 2 * CONTEXT])
+    matcher.set_seq2(wanted)
+    best, start, height = (0.0, 0.0), 0, min(len(search), MOST_SHOWN - 2 * CONTEXT)
+    for at in range(max(len(lines) - height, 0) + 1):
+        words = _words(lines[at : at + height])
+        matcher.set_seq1(words)
+        half = (len(words) + len(wanted)) / 2  # times the ratio: the number of words in common
+        if matcher.quick_ratio() * half >= best[0] and (found := (matcher.ratio() * half, matcher.ratio())) > best:
+            best, start = found, at
+    if best[0] < RESEMBLES * len(wanted):
         return "Nothing in it resembles these lines: copy lines from the file as it is shown."
-    shown = _numbered(lines, max(start - CONTEXT, 0), min(start + len(search) + CONTEXT, len(lines)))
-    return f"The nearest lines are\n{shown}\nCopy them as they are, with their indentation, without the numbers."
+    shown = _numbered(lines, max(start - CONTEXT, 0), min(start + height + CONTEXT, len(lines)))
+    return f"The nearest lines are\n{shown}\nCopy whole lines as they are, with their indentation, without the numbers."
 
 
 def _words(lines: list[str]) -> list[str]:

@@ -1,9 +1,13 @@
 """SEARCH/REPLACE blocks: read in every usual form, applied all or none, refused with a reason that helps."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from agent.edits import Edit, EditError, apply, parse
 
@@ -100,6 +104,7 @@ def test_an_answer_without_a_block_holds_no_edit(answer: str):
 def test_a_line_of_the_file_that_looks_like_the_divider_is_told_from_it():
     heading = "Title\n=====\n"
     assert parse(block(heading, "Title\n")) == [edit(heading, "Title\n")]
+    assert parse(block("Title\n======\n", "=====\n", (9, 9, 5))) == [edit("Title\n======\n", "=====\n")]
     assert parse(block("a\n    =======\n", "b\n")) == [edit("a\n    =======\n", "b\n")]
     assert "several lines that may be its `=======`" in unreadable(block("Title\n=======\n", "Title\n"))
 
@@ -107,13 +112,13 @@ def test_a_line_of_the_file_that_looks_like_the_divider_is_told_from_it():
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ("<<<<<<< SEARCH\na\n=======\nb\n", "line 1 of the answer opens has no `>>>>>>> REPLACE` before the answer's"),
-        (f"<<<<<<< SEARCH\na\n=======\nb\n{ONE}", "before the `<<<<<<< SEARCH` in line 5"),
-        ("<<<<<<< SEARCH\na\n>>>>>>> REPLACE\n", "the block in lines 1 to 3 of the answer has no `=======`"),
-        ("text\na\n=======\nb\n>>>>>>> REPLACE\n", "line 5 of the answer is `>>>>>>> REPLACE` without a SEARCH"),
-        ("<<<< SEARCH\na\n====\nb\n>>>> REPLACE\n", "line 1 of the answer, `<<<< SEARCH`, is no marker"),
-        (f"{ONE}<<<<<<< HEAD\na\n=======\nb\n>>>>>>> mine\n", "line 6 of the answer, `<<<<<<< HEAD`, is no marker"),
-        ("<<<<<<< SEARCH\na\n=======\nb\n>>>>>>> REPLACE```\n", "line 5 of the answer, `>>>>>>> REPLACE````, is no"),
+        ("<<<<<<< SEARCH\na\n=======\nb\n", "block 1 of the answer has no `>>>>>>> REPLACE` before the answer's end"),
+        (f"<<<<<<< SEARCH\na\n=======\nb\n{ONE}", "block 1 of the answer has no `>>>>>>> REPLACE` before the next"),
+        (f"{ONE}<<<<<<< SEARCH\na\n>>>>>>> REPLACE\n", "block 2 of the answer has no `=======`"),
+        ("text\na\n=======\nb\n>>>>>>> REPLACE\n", "block 1 of the answer ends in line 5 without `<<<<<<< SEARCH`"),
+        ("<<<< SEARCH\na\n====\nb\n>>>> REPLACE\n", "line 1, `<<<< SEARCH`, is no marker"),
+        (f"{ONE}<<<<<<< HEAD\na\n=======\nb\n>>>>>>> mine\n", "line 6, `<<<<<<< HEAD`, is no marker"),
+        ("<<<<<<< SEARCH\na\n=======\nb\n>>>>>>> REPLACE```\n", "line 5, `>>>>>>> REPLACE````, is no marker"),
     ],
 )
 def test_a_malformed_block_is_told(answer: str, words: str):
@@ -210,6 +215,7 @@ def test_line_endings_and_a_missing_last_one_stay():
     [
         ([edit("K = 17\n", "K = 32\n")], "its SEARCH is not in experiment.py. The nearest lines are\n"),
         ([edit("K = 17\n", "K = 32\n")], "\n    3 | K = 16\n"),
+        ([edit("return out\n...\nloss.step()\n", "")], "\n   20 |         loss.backward()\n"),
         ([edit("completely = 'other'\n", "")], "Nothing in it resembles these lines"),
         ([edit("\n", "a\n")], "its SEARCH is empty"),
         ([edit("", "a\n")], "its SEARCH is empty"),
@@ -241,9 +247,176 @@ def test_more_than_one_place_is_told_with_the_lines(search: str):
     assert "    3 | a = 1\n" in message
 
 
+def test_a_line_quoted_without_its_comment_is_shown_whole():
+    assert "\n   27 | K = 16  # latents active per token, on average over a batch\n" in said(
+        BASELINE, edit("K = 16", "")
+    )
+
+
 def test_every_block_that_fails_is_told_and_none_is_applied():
     message = said(FILE, edit("K = 17\n", ""), edit("K = 16\n", "K = 8\n"), edit("RATE = 2\n", ""))
     assert "block 1 of 3: " in message
     assert "block 2 of 3: " not in message
     assert "block 3 of 3: " in message
     assert message.endswith("experiment.py is unchanged: no block was applied. Send all blocks again.")
+
+
+# For any file and any edits
+
+PROPERTY = settings(max_examples=150, deadline=None)
+MARKER = re.compile(r"\s*[<>]{3}|\s*=+\s*|\s*(#\s*)?(\.\.\.|…).*")
+CODE = st.integers(0, 3).flatmap(lambda depth: st.sampled_from("abc").map(lambda name: "    " * depth + f"{name} = 1"))
+ANY = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=12)
+LINE = st.one_of(CODE, st.just(""), ANY).filter(lambda line: not MARKER.match(line))
+LINES = st.lists(LINE, max_size=4)
+ENDING = st.sampled_from(["\n", "\r\n"])
+
+
+def text(lines: Sequence[str], ending: str = "\n") -> str:
+    return "".join(line + ending for line in lines)
+
+
+@st.composite
+def files(draw: st.DrawFn) -> list[str]:
+    """Lines, some of which stand more than once."""
+    return draw(st.lists(LINE, min_size=1, max_size=20))
+
+
+@st.composite
+def changes(draw: st.DrawFn, lines: list[str]) -> list[tuple[int, int, list[str]]]:
+    """Spans of lines that do not overlap, and what they become."""
+    cuts = sorted(draw(st.sets(st.integers(0, len(lines)), min_size=2, max_size=7)))
+    spans = draw(st.lists(st.sampled_from(list(pairwise(cuts))), min_size=1, max_size=4, unique=True))
+    return [(start, stop, draw(LINES)) for start, stop in sorted(spans)]
+
+
+def meant(lines: list[str], changes: list[tuple[int, int, list[str]]]) -> list[str]:
+    for start, stop, new in reversed(changes):
+        lines = [*lines[:start], *new, *lines[stop:]]
+    return lines
+
+
+def places(lines: list[str], wanted: list[str]) -> int:
+    return sum(lines[at : at + len(wanted)] == wanted for at in range(len(lines)))
+
+
+@PROPERTY
+@given(st.data(), files(), ENDING)
+def test_the_file_holds_what_was_asked_for_or_nothing_is_applied(data: st.DataObject, lines: list[str], ending: str):
+    asked = data.draw(changes(lines))
+    edits = [edit(text(lines[start:stop]), text(new)) for start, stop, new in asked]
+    shuffled = data.draw(st.permutations(edits))
+    source, wanted = text(lines, ending), text(meant(lines, asked), ending)
+    can_apply = wanted != source and all(
+        any(map(str.strip, lines[start:stop])) and places(lines, lines[start:stop]) == 1 and lines[start:stop] != new
+        for start, stop, new in asked
+    )
+    if can_apply:
+        assert apply(source, shuffled) == wanted
+        if len(lines) > 1 and lines[-1]:
+            assert apply(source.removesuffix(ending), shuffled) == wanted.removesuffix(ending)
+    else:
+        said(source, *shuffled)
+
+
+@PROPERTY
+@given(st.data(), files(), ENDING)
+def test_what_is_asked_for_is_what_an_answer_says(data: st.DataObject, lines: list[str], ending: str):
+    asked = [edit(text(lines[start:stop]), text(new)) for start, stop, new in data.draw(changes(lines))]
+    lengths = st.tuples(*[st.integers(5, 9)] * 3)
+    blocks = [block(one.search, one.replace, data.draw(lengths)) for one in asked]
+    fenced = data.draw(st.booleans())
+    prose = data.draw(st.lists(st.sampled_from(["", "I change this:", "A title\n=======", "x < y", "```\nnot\n```"])))
+    answer = "\n".join(prose + [f"```python\n{one}```" if fenced else one for one in blocks])
+    assert parse(answer.replace("\n", ending)) == asked
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> list[str]:
+    """Lines of code, no two alike, indented as Python is, with blank lines between."""
+    depths = draw(st.lists(st.integers(0, 3), min_size=1, max_size=15))
+    lines = [["    " * depth + f"v{number} = {number} + f(x)"] for number, depth in enumerate(depths)]
+    return [line for one in lines for line in one + [""] * draw(st.integers(0, 2))]
+
+
+def filled(lines: list[str]) -> list[int]:
+    return [at for at, line in enumerate(lines) if line]
+
+
+@st.composite
+def manglings(draw: st.DrawFn, indents: list[int]) -> tuple[Callable[[str], str], Callable[[str], str]]:
+    """How an answer's indentation differs from the file's, and what else differs in its SEARCH."""
+    shift = draw(st.integers(-min(indents), 6))
+    tabs, spaced, trailing = (
+        draw(st.booleans()),
+        draw(st.sampled_from(["", " ", "  "])),
+        draw(st.sampled_from(["", " "])),
+    )
+
+    def indented(line: str) -> str:
+        columns = len(line) - len(line.lstrip()) + shift
+        indent = "\t" * (columns // 4) + " " * (columns % 4) if tabs else " " * columns
+        return indent + line.lstrip() if line.strip() else line
+
+    return indented, lambda line: indented(line).replace(" + ", f"{spaced}+{spaced}") + trailing
+
+
+@PROPERTY
+@given(st.data(), programs(), ENDING)
+def test_white_space_in_the_search_changes_nothing(data: st.DataObject, lines: list[str], ending: str):
+    start, last = sorted(data.draw(st.tuples(*[st.sampled_from(filled(lines))] * 2)))
+    stop = last + 1
+    new = data.draw(st.lists(CODE, max_size=4))
+    indents = [len(line) - len(line.lstrip()) for line in [*lines[start:stop], *new] if line]
+    indented, mangled = data.draw(manglings(indents))
+    search = [mangled(line) for line in lines[start:stop] if line or data.draw(st.booleans())]
+    assume(search != lines[start:stop])
+    around = data.draw(st.integers(0, 1)) * [""]
+    replaced = [*around, *map(indented, new), *around] if new else []
+    wanted = text(meant(lines, [(start, stop, new)]), ending)
+    assert apply(text(lines, ending), [edit(text([*around, *search, *around]), text(replaced))]) == wanted
+
+
+@PROPERTY
+@given(st.data(), programs())
+def test_lines_left_out_stay_or_go(data: st.DataObject, lines: list[str]):
+    lines = ["first = 1", *lines]
+    first, last = sorted(data.draw(st.sets(st.sampled_from(filled(lines)), min_size=2, max_size=2)))
+    dots = data.draw(st.sampled_from(["...", "    # ... as before ...", "…"]))
+    search = text([lines[first], dots, lines[last]])
+    kept = apply(text(lines), [edit(search, text(["x", dots, "y", "z"]))])
+    assert kept == text(meant(lines, [(first, first + 1, ["x"]), (last, last + 1, ["y", "z"])]))
+    assert apply(text(lines), [edit(search, "x\n")]) == text(meant(lines, [(first, last + 1, ["x"])]))
+
+
+SOME = st.lists(st.sampled_from(["a", "  a", "b", "\tb", "", "...", "# ... rest"]), max_size=5)
+
+
+@PROPERTY
+@given(SOME.map(text), st.lists(st.tuples(SOME.map(text), SOME.map(text)), max_size=3))
+def test_no_edit_is_a_silent_nothing(source: str, asked: list[tuple[str, str]]):
+    edits = [edit(*one) for one in asked]
+    try:
+        edited = apply(source, edits)
+    except EditError:
+        return
+    assert edited != source
+    for one in edits:
+        alone = apply(source, [one])
+        assert alone != source
+    nowhere = edit("zzz\n", "a\n")
+    said(source, *edits, nowhere)
+
+
+PIECES = ["<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE", "<<<< SEARCH", "```", "experiment.py", "a", "...", ""]
+
+
+@PROPERTY
+@given(st.lists(st.sampled_from(PIECES), max_size=10))
+def test_every_block_of_an_answer_is_read_or_the_answer_is_refused(pieces: list[str]):
+    try:
+        edits = parse(text(pieces))
+    except EditError:
+        return
+    assert len(edits) == pieces.count("<<<<<<< SEARCH") == pieces.count(">>>>>>> REPLACE")
+    assert "<<<< SEARCH" not in pieces
