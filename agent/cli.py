@@ -72,6 +72,7 @@ def run(
     Whatever interrupts it, `agent resume` continues.
     """
     from agent import analysis, ideas, loop, study
+    from agent.approve import require_terminal
     from agent.lab import cache
     from agent.proposers import choice
 
@@ -87,8 +88,8 @@ def run(
     # What is broken is known before any time is spent: the plan's rendering, the model's key, the idea's analysis.
     choice.check(plan, fixed, model_asked)
     own = analysis.load(plan)
-    if approve and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UserError("--approve asks before each run, and there is no terminal to ask at: leave it out")
+    if approve:
+        require_terminal()
     if model_asked is None and proposer is None:
         print(choice.OWN_PLAN, flush=True)
     print(f"{plan.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)

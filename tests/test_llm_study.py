@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
-from scripted_server import CANARY, Answer, Request, ScriptedServer, error
+from scripted_server import CANARY, Answer, Request, ScriptedServer, answer, error
 from standin import HERE, Checkout, make_checkout
 
 from agent import ideas, transcript
@@ -56,7 +56,7 @@ def behave(behaviour: str, before: str = "sound", description: str = "The behavi
 
 
 def tell(run: int) -> str:
-    return f"## Description\nIts CE-loss score {{{{run_{run} vs baseline ce_loss_score}}}}; K was {{{{run_{run}.K}}}}."
+    return f"## Description\nIts CE-loss score {{{{run_{run} vs baseline ce_loss_score}}}}; L0 is {{{{run_{run}.l0}}}}."
 
 
 def ask(checkout: Checkout, max_runs: int, script: Sequence[Answer], *options: str, **environment: str):
@@ -146,16 +146,16 @@ def test_every_attempt_has_its_verdict(told: Told):
         (1, "`## Reasoning` and `## Plan` missing or empty"),
         (3, ' | BEHAVIOUR = "sound"\n'),  # the nearest lines, with their numbers
         (3, "Your answer was, as data:\n```\n## Reasoning\n"),
-        (4, "line 14: BEHAVIOUR = undefined: Undefined name `undefined`"),
+        (4, "preflight (line 15: BEHAVIOUR = undefined: Undefined name `undefined`)"),
         (5, "crashed (ValueError: the edit was wrong)"),
         (5, 'as data:\n```\nTraceback (most recent call last):\nFile "experiment.py", line '),
         (5, "This is attempt 4 of 4."),
         (6, f"- {CLAIM}\n  a number outside a placeholder: 0.993; a claim in words: improved\n"),
         (8, f"- {CLAIM}\n"),
         (11, "nan (loss was not finite at step 11)"),
-        (12, "| 1 | Tiers | unconfirmed | 16."),
+        (7, "| 1 | Tiers | unconfirmed | 16."),
         (12, "| 2 | Unsteady | within noise | 20."),
-        (13, "2 of 4 runs."),
+        (10, "2 of 4 runs are still to be begun."),
     ],
 )
 def test_what_went_wrong_and_what_came_out_goes_back(told: Told, request_number: int, said: str):
@@ -179,10 +179,7 @@ def test_what_may_not_change_is_told_as_preflight_has_it(told: Told):
 def test_claims_are_struck_and_what_was_measured_stands_in_their_place(told: Told):
     section = told.checkout.notes.split("## Run 1: ")[1].split("\n## ")[0]
     assert "Before the run: The behaviour changes. [Struck: it told of a result before there was one.]" in section
-    assert (
-        "Description: The behaviour was set. [Struck, as figures have to say it. Measured: the CE-loss score of"
-        in section
-    )
+    assert "Description: The behaviour was set. [Struck, as figures have to say it. Measured: " in section
     assert "(better, confirmed by fresh seeds).]" in section
     assert "0.993" not in told.checkout.notes
 
@@ -190,7 +187,7 @@ def test_claims_are_struck_and_what_was_measured_stands_in_their_place(told: Tol
 def test_a_description_says_what_the_results_say(told: Told):
     section = told.checkout.notes.split("## Run 2: ")[1]
     assert "Description: Its CE-loss score is within noise of the baseline at the same L0 (difference " in section
-    assert "; K was 16." in section
+    assert "; L0 is 20." in section
     assert "It starts from the experiment of run 1." in section
     assert "predicted up: within noise" in section
 
@@ -251,12 +248,12 @@ def fits(said, window: int) -> bool:
 HOSTILE = {
     "no edit": (edit("", "").partition("<<<<<<<")[0] + "None.", "preflight", "holds no SEARCH/REPLACE block"),
     "no reasons": (behave("fine").partition("## Description")[2], "preflight", "`## Reasoning`"),
-    "broken syntax": (edit("K = 16", "K = (16"), "preflight", "'(' was never closed"),
     "no guard": (
         edit("    for step in data:\n        guard.step(tokens=TOKENS // 10, loss=1 / step)", "    pass"),
         "preflight",
         "the line `guard.step(` is lost",
     ),
+    "broken syntax": (edit("K = 16", "K = (16"), "preflight", "'(' was never closed"),
     "no change": (edit("K = 16", "K = 16  # as before"), "no_effect", "the same code as run 0"),
     "a loop for ever": (edit("K = 16  # as before", "K = 16\nwhile True:\n    pass"), "timed_out", "still running"),
     "the environment printed": (
@@ -281,26 +278,27 @@ HOSTILE = {
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Told:
     checkout = make(tmp_path_factory, "hostile")
-    answers = [answer for answer, _, _ in HOSTILE.values()]
+    answers = [said for said, _, _ in HOSTILE.values()]
     forge = """\
     finish(guard, K, D_SAE)
     (out_dir / "final_info.json").write_text('{"format_version": 1, "verdict": {"name": "ok", "evidence": "mine"}}')"""
-    answers[-1] = answers[-1] + edit("    finish(guard, K, D_SAE)", forge).partition("## Edits")[2]
-    plans = [plan("baseline: Anything")] * 3
-    script = [plans[0], *answers[:4], plans[1], *answers[4:], tell(2)]
+    answers[-1] += edit("    finish(guard, K, D_SAE)", forge).partition("## Edits")[2]
+    answers[-1] += behave("fine").partition("## Edits")[2]
+    anything = plan("baseline: Anything")
+    script = [anything, *answers[:4], anything, *answers[4:], tell(2)]
     return Told(checkout, *ask(checkout, 2, script, HF_TOKEN="hf-canary-12345678"))
 
 
 def test_a_study_survives_what_a_model_may_answer(hostile: Told):
-    assert hostile.ended.returncode == 0, hostile.ended.stderr
+    assert hostile.ended.returncode == 0, hostile.ended.stdout
     tried = [
         verdict
         for run in hostile.checkout.state.runs[1:]
         for verdict in [*(failure.verdict for failure in run.failed_attempts.values()), run.verdict]
     ]
-    assert [(verdict.name, said in verdict.evidence) for verdict, (_, _, said) in zip(tried, HOSTILE.values())] == [
-        (name, True) for _, name, _ in HOSTILE.values()
-    ]
+    assert [
+        (verdict.name, said in verdict.evidence) for verdict, (_, _, said) in zip(tried, HOSTILE.values(), strict=True)
+    ] == [(name, True) for _, name, _ in HOSTILE.values()]
 
 
 def test_what_an_experiment_forges_or_prints_is_worth_nothing(hostile: Told):
@@ -353,9 +351,9 @@ def test_a_study_that_is_killed_and_left_alone_asks_nothing_twice(tmp_path_facto
 
 def test_the_limit_of_tokens_ends_the_study_in_order(tmp_path_factory: pytest.TempPathFactory):
     checkout = make(tmp_path_factory, "spent")
-    ended, _ = ask(checkout, 2, [plan("baseline: One")], "--max-llm-tokens", "3500")
+    ended, _ = ask(checkout, 2, [answer(plan("baseline: One"), tokens=(3000, 20))], "--max-llm-tokens", "5000")
     assert ended.returncode == 1
-    assert "the model's budget is spent (120 tokens) after 0 of at most 2 runs" in ended.stdout
+    assert "the model's budget is spent (3,020 tokens) after 0 of at most 2 runs" in ended.stdout
     assert "The study ended: the model's budget is spent" in checkout.notes
     assert "- One: still planned when the study ended" in checkout.notes
 
@@ -369,7 +367,7 @@ def test_the_limit_of_tokens_ends_the_study_in_order(tmp_path_factory: pytest.Te
         ("--proposer template --llm m", "leave one of them out"),
         ("--llm m --max-cost 1", "--max-cost needs the model's prices"),
         ("--replay nowhere", "nowhere: No such file"),
-        ("--approve", "there is no terminal to ask at"),
+        ("--approve", "there is no terminal to ask on"),
     ],
 )
 def test_a_mistake_gets_one_line_and_no_study(told: Told, options: str, said: str):

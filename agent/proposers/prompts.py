@@ -77,10 +77,12 @@ class Prompts:
     def _fitting(self, template: str, state: State, **task: Any) -> list[Message]:
         """The longest of the prompts that leaves room for an answer. Raises LLMError where none does."""
         runs, failed = self.study.runs(state), task.pop("failed", [])
-        longest = self.window - min(LONGEST_ANSWER, self.window // 4)
+        assert state.started
+        begun = sum(not run.by_hand for run in state.runs[1:]) + (task.get("number") == len(runs))
+        left, longest = state.started.max_runs - begun, self.window - min(LONGEST_ANSWER, self.window // 4)
         for level in _levels(len([run for run in runs if run.info]), len(failed)):
             failures = self._failures(failed, task.get("number", 0), level)
-            told = self._told(state, runs, level) | {"failures": failures} | task
+            told = self._told(state, runs, level) | {"failures": failures, "runs_left": left} | task
             messages = [self._message("system", "system.j2", told), self._message("user", template, told)]
             if rough_prompt_tokens(messages) <= longest:
                 return messages
@@ -118,7 +120,6 @@ class Prompts:
             "detailed": [
                 self._detailed(run, state, facts) for run in done[1:][max(len(done) - 1 - level.detailed, 0) :]
             ],
-            "runs_left": state.started.max_runs - state.runs_used,
             "attempts": ATTEMPTS,
             "all_completed": ALL_COMPLETED,
         }
