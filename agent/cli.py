@@ -262,6 +262,10 @@ def _loop(study: "Study", first: "Event | None", own: "Analysis", proposer: "Pro
 
 
 def _end(study: "Study", ending: "Ending") -> None:
+    from agent.proposers import choice
+
+    if spent := choice.spent(study):
+        print(spent)
     print(f"{ending.why}; notes: {study.notes / 'notes.txt'}")
     if ending.code:
         sys.exit(ending.code)

@@ -165,7 +165,8 @@ def remark_line(remark: "Remark") -> str:
             titles = "; ".join(planned.title for planned in remark.runs)
             return f"plan after run {remark.after_run}: {titles or 'nothing is left to try'}"
         case "answer_sent_back":
-            return f"the model's {remark.purpose} went back: {remark.why.splitlines()[0]}"
+            why = "it claims what only results may say" if remark.prose else remark.why.splitlines()[0]
+            return f"the model's {remark.purpose} went back: {why}"
         case "run_described":
             return f"run {remark.run} is described"
 

@@ -119,6 +119,7 @@ class AnswerSentBack(_Event):
     purpose: Literal["plan", "proposal", "description"]
     answer: str
     why: str
+    prose: bool = False  # it had the right form, and sentences that claimed what only results may say
 
 
 class RunDescribed(_Event):

@@ -175,7 +175,7 @@ class Loop:
         self.study.commit(f"run {run}{again}, proposal: {proposal.title}\n\n{proposal.description}\n\n{proposal.why}")
         self.display.say(f"run {run}{again}: {proposal.title}")
         start = time.monotonic()
-        verdict = self.refused(proposal) or preflight.check(proposal.source, self.started.fixed, self.earlier(run))
+        verdict = proposal.refused or preflight.check(proposal.source, self.started.fixed, self.earlier(run))
         if verdict := verdict or self.disapproved(run) or self.smoke(run):
             directory = self.study.run_dir(run)
             directory.mkdir(exist_ok=True)
@@ -187,13 +187,6 @@ class Loop:
             )
         else:
             self.ledger.append(events.RunReserved(run=run))
-
-    def refused(self, proposal: Proposal) -> Verdict | None:
-        """Of a proposal that a language model's answer did not come to."""
-        if not proposal.unusable:
-            return None
-        why = proposal.unusable.partition("\n")[0]
-        return Verdict(name="preflight", evidence=f"the answer could not be used: {why}")
 
     def disapproved(self, run: int) -> Verdict | None:
         """What a person who is asked says of a change. Raises UserError where nobody can be asked."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from agent.ideas import Direction
+from agent.lab.verdicts import Verdict
 
 if TYPE_CHECKING:
     from agent.events import Remark
@@ -26,6 +27,12 @@ class Proposal(BaseModel):
     start: int = 0  # the run whose experiment.py was changed
     answer: str = ""  # a language model's, where no experiment could be made of it
     unusable: str = ""  # why not, as the model is told; the source is the unchanged one
+
+    @property
+    def refused(self) -> Verdict | None:
+        """The verdict on an answer that no experiment could be made of."""
+        why = self.unusable.partition("\n")[0]
+        return Verdict(name="preflight", evidence=f"the answer could not be used: {why}") if why else None
 
 
 # A step's name and a headline metric -> how its run came out against the baseline; None while it has no result.

@@ -63,5 +63,16 @@ def of_study(study: "Study", started: StudyStarted, idea: Idea, asking: bool = T
     return LLMProposer(study, idea, asker)
 
 
+def spent(study: "Study") -> str:
+    """What a language model cost a study, in one line; empty where none was asked."""
+    exchanges = transcript.read(study.transcript) if study.transcript.exists() else []
+    if not exchanges:
+        return ""
+    tokens_in, tokens_out = (sum(getattr(each.usage, f"tokens_{way}") for each in exchanges) for way in ("in", "out"))
+    costs = [each.cost for each in exchanges if each.cost is not None]
+    dollars = f", ${sum(costs):.2f}" if len(costs) == len(exchanges) else ""
+    return f"the model: {len(exchanges)} requests, {tokens_in:,} tokens read, {tokens_out:,} written{dollars}"
+
+
 def _client(model: LanguageModel, path: Path) -> Client:
     return Client(model.model, path, Limits(model.max_tokens, model.max_cost, model.prices), window=model.window)

@@ -21,7 +21,6 @@ from agent.study import Study
 from agent.transcript import Message
 
 ANSWERS = 4  # tries at a plan before the study ends without one
-SENTENCES = "These sentences say what only results may say:"
 
 
 class BudgetSpent(Exception):
@@ -80,7 +79,7 @@ class LLMProposer:
             for fault in prose.faults(text, facts, ahead=state.runs[planned.start].proposal.source)
         ]
         if faults and not _told_of_prose(state):
-            return AnswerSentBack(purpose="plan", answer=answer, why=_why(faults))
+            return AnswerSentBack(purpose="plan", answer=answer, why=_why(faults), prose=True)
         struck = [
             PlannedRun(
                 title=prose.strike(run.title, faults, "") or f"Run {state.runs[-1].number + number}",
@@ -115,7 +114,7 @@ class LLMProposer:
         texts, facts = (experiment.description, experiment.reasoning), self._facts(state)
         faults = [fault for text in texts for fault in prose.faults(text, facts, ahead=base + source)]
         if faults and not _told_of_prose(state):
-            return AnswerSentBack(purpose="proposal", answer=answer, why=_why(faults))
+            return AnswerSentBack(purpose="proposal", answer=answer, why=_why(faults), prose=True)
         description, why = (prose.strike(text, faults, prose.AHEAD) for text in texts)
         said = {"description": description, "why": why, "predictions": experiment.predictions, "source": source}
         return proposal.model_copy(update=said)
@@ -130,7 +129,7 @@ class LLMProposer:
         except BadAnswer as error:
             faults, why = [], str(error)
         if why and not state.sent_back:
-            return AnswerSentBack(purpose="description", answer=answer, why=why)
+            return AnswerSentBack(purpose="description", answer=answer, why=why, prose=bool(faults))
         measured = f"{{{{struck run_{run}}}}}"
         return RunDescribed(run=run, text=prose.strike(text, faults, measured) or measured)
 
@@ -138,7 +137,7 @@ class LLMProposer:
         """The answer to a prompt, after what was sent back before. Raises BadAnswer where it lies with the model that
         there is none, BudgetSpent, LLMError."""
         messages = prompt(state)
-        for sent in state.sent_back:
+        for sent in filter(lambda sent: sent.purpose == purpose, state.sent_back):
             messages += [{"role": "assistant", "content": sent.answer}] if sent.answer else []
             messages.append({"role": "user", "content": f"{sent.why}\n\nSend the whole answer again."})
         try:
@@ -178,7 +177,7 @@ def still_planned(state: State) -> list[tuple[str, str]]:
 
 
 def _told_of_prose(state: State) -> bool:
-    return any(sent.why.startswith(SENTENCES) for sent in state.sent_back)
+    return any(sent.prose for sent in state.sent_back)
 
 
 def _why(faults: Sequence[Fault]) -> str:
@@ -186,7 +185,8 @@ def _why(faults: Sequence[Fault]) -> str:
     if not faults:
         return ""
     quoted = "\n".join(f"- {' '.join(fault.sentence.split())}\n  {fault.why}" for fault in faults)
-    return f"{SENTENCES}\n{fenced(quoted)}\nWrite them with placeholders, or leave them out."
+    what = "These sentences say what only results may say"
+    return f"{what}:\n{fenced(quoted)}\nWrite them with placeholders, or leave them out."
 
 
 def _first(text: str) -> str:
