@@ -53,11 +53,13 @@ ALL_COMPLETED
 NESTED_TEXT = """\
 ## Reasoning
 A prefix that has to rebuild the activation alone should take the directions that explain most, and leave special ones
-to the latents behind it. Some reconstruction should be lost, as the same latents now serve three aims; probing may gain.
+to the latents behind it. Some reconstruction should be lost, as the same latents now serve three aims; probing may
+gain.
 
 ## Description
 The loss gets a term for each of three nested prefixes of the dictionary (PREFIXES = 128, 384 and 1024 latents): the
-mean squared error of what the prefix alone rebuilds, averaged over the prefixes and weighted with NESTED_COEFFICIENT = 0.5.
+mean squared error of what the prefix alone rebuilds, averaged over the prefixes and weighted with
+NESTED_COEFFICIENT = 0.5.
 
 ## Predictions
 l0: same
