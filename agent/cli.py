@@ -169,9 +169,20 @@ def ideas(context: typer.Context) -> None:
 @ideas_app.command("show")
 def show_idea(name: Annotated[str, typer.Argument(help="An idea: a directory of templates/ideas.")]) -> None:
     """Show an idea with its plan."""
-    from agent import show_ideas
+    from agent import ideas, show_ideas
 
-    show_ideas.show_one(name)
+    show_ideas.show_one(ideas.load(name))
+
+
+@ideas_app.command("new")
+def new_idea(
+    sentence: Annotated[str, typer.Argument(help="What to find out, in one sentence.")],
+    llm: Annotated[str, typer.Option(metavar="MODEL", help="A model of the server at OPENAI_BASE_URL.")],
+) -> None:
+    """Have a language model work out an idea with a plan, and take it in if you like it."""
+    from agent import new_idea
+
+    new_idea.new(sentence, llm)
 
 
 @app.command()

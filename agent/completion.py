@@ -2,13 +2,14 @@
 
 import math
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pydantic_core
 from pydantic import BaseModel, NonNegativeInt, ValidationError
@@ -16,7 +17,7 @@ from pydantic import BaseModel, NonNegativeInt, ValidationError
 from agent.transcript import Kind, Message, Usage
 
 if TYPE_CHECKING:
-    from openai import APIStatusError
+    from openai import APIStatusError, OpenAI
 
 LONGEST_BODY = 16 * 2**20  # bytes
 LONGEST_PAUSE = 600.0  # seconds; a server that asks for more has no answer for us now
@@ -55,7 +56,7 @@ class _Counted(BaseModel):
 
 def rough_tokens(text: str) -> int:
     """About how many tokens a text has: one for 3 bytes. English has one for about 4, code one for about 3."""
-    return len(text.encode()) // 3 + 1
+    return len(text.encode(errors="replace")) // 3 + 1
 
 
 def rough_prompt_tokens(messages: Sequence[Message]) -> int:
@@ -84,21 +85,8 @@ class Server:
                 self._limit = "max_completion_tokens"
                 return self.complete(messages, longest_answer)
             return _failed(error, self._model)
-        except (openai.APITimeoutError, httpx2.TimeoutException, TimeoutError):
-            # The model may well have written all this while, which is paid for.
-            usage = Usage(tokens_in=tokens_in, tokens_out=longest_answer, estimated=True)
-            return Reply(
-                "timeout",
-                f"no whole answer from {_host()} within {self._timeout:g} s: see to the server, or try again later",
-                usage=usage,
-                wait=0,
-            )
         except (openai.APIConnectionError, httpx2.HTTPError, OSError) as error:
-            cause = error.__cause__ or error
-            unsent = isinstance(cause, httpx2.ConnectError | httpx2.UnsupportedProtocol | httpx2.LocalProtocolError)
-            usage = Usage() if unsent else Usage(tokens_in=tokens_in, estimated=True)
-            said = f"no answer from {_host()}: {cause}: see to the network and OPENAI_BASE_URL"
-            return Reply("connection", said, usage=usage, wait=0)
+            return self._unanswered(error.__cause__ or error, tokens_in, longest_answer)
         except (openai.OpenAIError, httpx2.InvalidURL) as error:
             return Reply("request", f"no request could be made: {error}: see to OPENAI_BASE_URL")
         return _read(body, tokens_in)
@@ -106,16 +94,11 @@ class Server:
     def _send(self, messages: Sequence[Message], longest_answer: int) -> bytes:
         """The body of a response with status 200. It is read here, since the client takes any text for a completion and
         has a time-out for each piece of it, not for the whole."""
-        from openai import OpenAI
-
         deadline = time.monotonic() + self._timeout
         sent: Any = list(messages)
-        with (
-            OpenAI(max_retries=0, timeout=self._timeout) as client,
-            client.chat.completions.with_streaming_response.create(
-                model=self._model, messages=sent, extra_body={self._limit: longest_answer}
-            ) as response,
-        ):
+        with self._client.chat.completions.with_streaming_response.create(
+            model=self._model, messages=sent, extra_body={self._limit: longest_answer}
+        ) as response:
             body = b""
             for piece in response.iter_bytes():
                 body += piece
@@ -124,6 +107,28 @@ class Server:
                 if len(body) > LONGEST_BODY:
                     break
         return body
+
+    @cached_property
+    def _client(self) -> "OpenAI":
+        from openai import OpenAI
+
+        return OpenAI(max_retries=0, timeout=self._timeout)
+
+    def _unanswered(self, error: BaseException, tokens_in: int, longest_answer: int) -> Reply:
+        """What is known where no whole response came, and what it may have cost."""
+        import httpx2
+
+        if isinstance(error, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
+            return Reply("request", f"no request could be made: {error}: see to OPENAI_BASE_URL")
+        unsent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+        if isinstance(error, httpx2.TimeoutException | TimeoutError):
+            # A model that was reached has been writing all this while, and that is paid for.
+            usage = Usage() if unsent else Usage(tokens_in=tokens_in, tokens_out=longest_answer, estimated=True)
+            said = f"no whole answer from {_host()} within {self._timeout:g} s: see to the server, or try again later"
+            return Reply("timeout", said, usage=usage, wait=0)
+        usage = Usage() if unsent else Usage(tokens_in=tokens_in, estimated=True)
+        said = f"no answer from {_host()}: {error}: see to the network and OPENAI_BASE_URL"
+        return Reply("connection", said, usage=usage, wait=0)
 
 
 def _read(body: bytes, tokens_in: int) -> Reply:
@@ -203,4 +208,6 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 
 def _host() -> str:
     """The server's name, without the password that a URL may hold."""
-    return urlsplit(os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com").hostname or "OPENAI_BASE_URL"
+    url = os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com"
+    found = re.search(r"//(?:[^/]*@)?([^/@]+)", url)
+    return found[1] if found else "OPENAI_BASE_URL"

@@ -22,6 +22,8 @@ SHORTEST_ANSWER = 256  # tokens; where less is left, nothing that could be used 
 TIMEOUT = 600.0  # seconds for one answer
 PAUSES = (1.0, 4.0, 16.0, 60.0)  # seconds before the next try, where the server does not say
 
+RAISE = "raise --max-llm-tokens or --max-cost"
+
 
 class LLMError(UserError):
     """No answer that could be used. The message says what happened and what to do."""
@@ -46,6 +48,8 @@ class Limits:
     prices: tuple[float, float] | None = None  # dollars per million tokens, read and written
 
     def __post_init__(self) -> None:
+        if any(not 0 <= dollars < math.inf for dollars in (self.max_cost or 0, *(self.prices or ()))):
+            raise UserError("--max-cost, --price-in and --price-out are dollars: give numbers from 0 on")
         if self.max_cost is not None and self.prices is None:
             raise UserError(
                 "--max-cost needs the model's prices: give --price-in and --price-out, in dollars per million tokens"
@@ -97,8 +101,8 @@ class Asker(Protocol):
 class Client:
     """Asks an OpenAI-compatible server: OPENAI_API_KEY and, unless it is OpenAI's own, OPENAI_BASE_URL.
 
-    What was spent is summed over the transcript, so limits hold for a study through all its drivers. A call that a
-    killed driver had under way is not in it. What that driver was answered and had not acted on is not asked again.
+    What was spent is summed over the transcript, so limits hold for a study through all its drivers. A call that was
+    under way when a driver ended is not in it. What a driver was answered and had not acted on is not asked again.
     """
 
     def __init__(
@@ -112,10 +116,7 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Raises LLMError where there is no key, BadTranscript."""
-        if not os.environ.get("OPENAI_API_KEY"):
-            raise LLMError(
-                "auth", "OPENAI_API_KEY is not set: set it to your key; for a server without keys, to any word"
-            )
+        _check_key(os.environ.get("OPENAI_API_KEY", ""))
         name = model.rpartition("/")[2]
         known = (size for start, size in WINDOWS.items() if name.startswith(start))
         self.model, self.window = model, window or next(known, WINDOW)
@@ -172,17 +173,14 @@ class Client:
             return Reply("request", f"a prompt of about {tokens_in:,} tokens leaves no room for an answer in {window}")
         allowed = self._limits.longest_answer(self.spent, tokens_in)
         if allowed < SHORTEST_ANSWER:
-            return Reply(
-                "budget", f"a prompt of about {tokens_in:,} tokens and its answer are too much: {self._raise()}"
-            )
-        reply = self._server.complete(messages, min(allowed, self.window - tokens_in))
-        if reply.kind == "truncated" and allowed < LONGEST_ANSWER:
-            return replace(reply, kind="budget", said=f"{reply.said}: {self._raise()}")
+            spent, cost = self.spent, "" if self.spent.cost is None else f" and ${self.spent.cost:.2f}"
+            prompt = f"a prompt of about {tokens_in:,} tokens is too much after {spent.tokens:,} tokens{cost}"
+            return Reply("budget", f"{prompt}: {RAISE}")
+        most = min(LONGEST_ANSWER, self.window - tokens_in)
+        reply = self._server.complete(messages, min(allowed, most))
+        if reply.kind == "truncated" and allowed < most:
+            return replace(reply, kind="budget", said=f"{reply.said}, as no more were left: {RAISE}")
         return reply
-
-    def _raise(self) -> str:
-        spent, cost = self.spent, f" and ${self.spent.cost:.2f}" if self.spent.cost is not None else ""
-        return f"{spent.tokens:,} tokens{cost} are spent: raise --max-llm-tokens or --max-cost"
 
 
 class Replay:
@@ -211,6 +209,9 @@ class Replay:
         if self._next is None:
             same = (place for place, exchange in enumerate(self._outcomes) if exchange.asks(purpose, messages))
             self._next = next(same, 0)
+        last = self._outcomes[self._next - 1] if self._next else None
+        if last and not last.answered and last.asks(purpose, messages):
+            return _outcome(last)  # asked again and again, which nobody answered: its repetitions are not in outcomes
         if self._next == len(self._outcomes):
             raise LLMError("replay", f"{self._path} ends here: {purpose} was asked after its last exchange")
         exchange = self._outcomes[self._next]
@@ -218,6 +219,15 @@ class Replay:
             raise LLMError("replay", f"{self._path} line {exchange.seq + 1} {_difference(exchange, messages, purpose)}")
         self._next += 1
         return _outcome(exchange)
+
+
+def _check_key(key: str) -> None:
+    if not key:
+        raise LLMError("auth", "OPENAI_API_KEY is not set: set it to your key; for a server without keys, to any word")
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise LLMError(
+            "auth", "OPENAI_API_KEY holds a space, a line break or another character that no key has: set it"
+        )
 
 
 def _difference(exchange: Exchange, messages: Sequence[Message], purpose: str) -> str:
@@ -228,8 +238,8 @@ def _difference(exchange: Exchange, messages: Sequence[Message], purpose: str) -
     number, (then, now) = next((number, pair) for number, pair in enumerate(pairs, 1) if pair[0] != pair[1])
     if then["role"] != now["role"]:
         return f"holds another {purpose}: message {number} is of {then['role']} there, and of {now['role']} here"
-    lines = itertools.zip_longest(then["content"].splitlines(), now["content"].splitlines(), fillvalue="(nothing)")
-    at, (old, new) = next(((at, pair) for at, pair in enumerate(lines, 1) if pair[0] != pair[1]), (0, ("", "")))
+    lines = itertools.zip_longest(then["content"].split("\n"), now["content"].split("\n"), fillvalue="(nothing)")
+    at, (old, new) = next((at, pair) for at, pair in enumerate(lines, 1) if pair[0] != pair[1])
     return f"holds another {purpose}: message {number} line {at} is {old[:200]!r} there, and {new[:200]!r} here"
 
 

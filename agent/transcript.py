@@ -70,30 +70,49 @@ class Transcript:
     def __init__(self, path: Path) -> None:
         """Reads what is there; a torn last line is cut off. Raises BadTranscript."""
         self.path = path
-        self.exchanges: list[Exchange] = []
+        self._content = b""
         if path.exists():
-            self.exchanges = read(path)
-            content = path.read_bytes()
-            os.truncate(path, content.rfind(b"\n") + 1)
+            content = _content(path)
+            self._content = content[: content.rfind(b"\n") + 1]
+            os.truncate(path, len(self._content))
+        self.exchanges = _parse(self._content, path)
 
     def append(self, exchange: Exchange) -> None:
         """Record an exchange; it is on the disk when this returns."""
+        self._restore()
         line = exchange.model_dump_json(exclude_none=True).encode() + b"\n"
         with self.path.open("ab", buffering=0) as file:
             if file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             os.fsync(file.fileno())
+        self._content += line
         self.exchanges.append(exchange)
+
+    def _restore(self) -> None:
+        """Put back what was recorded where an experiment has changed it, so that nothing spent is forgotten."""
+        found = self.path.read_bytes() if self.path.is_file() and not self.path.is_symlink() else b""
+        if found == self._content:
+            return
+        if os.path.lexists(self.path):
+            self.path.rename(self.path.with_suffix(".tampered"))
+        self.path.write_bytes(self._content)
 
 
 def read(path: Path) -> list[Exchange]:
     """The exchanges in the whole lines of a file. Raises BadTranscript, naming the line."""
+    return _parse(_content(path), path)
+
+
+def _content(path: Path) -> bytes:
     try:
-        lines = path.read_bytes().split(b"\n")[:-1]
+        return path.read_bytes()
     except OSError as error:
         raise BadTranscript(f"{path}: {error.strerror}") from None
+
+
+def _parse(content: bytes, path: Path) -> list[Exchange]:
     exchanges: list[Exchange] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
             exchanges.append(Exchange.model_validate_json(line))
         except ValidationError as error:

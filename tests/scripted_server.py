@@ -49,9 +49,9 @@ def answer(
 
 
 def completion(tokens: tuple[int, int] | None = (100, 20), **fields: Any) -> Step:
-    usage = {"usage": {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}}
+    usage = {"usage": dict(zip(("prompt_tokens", "completion_tokens"), tokens, strict=True))} if tokens else {}
     body = {"id": "1", "object": "chat.completion", "created": 1, "model": "scripted"}
-    return Step(json.dumps(body | (usage if tokens else {}) | fields).encode())
+    return Step(json.dumps(body | usage | fields).encode())
 
 
 def error(status: int, message: str = "said the server", code: str | None = None, **headers: str) -> Step:

@@ -161,8 +161,8 @@ def test_the_cache_is_not_cleared_under_a_study(checkout: Checkout):
 
 
 def test_the_driver_does_not_import_torch():
-    heavy = {"torch", "matplotlib", "git", "rich"}
-    modules = "agent.cli, agent.loop, agent.show, agent.show_ideas, agent.cache, agent.preflight"
+    heavy = {"torch", "matplotlib", "git", "rich", "openai"}
+    modules = "agent.cli, agent.loop, agent.show, agent.new_idea, agent.cache, agent.preflight"
     code = f"import sys, {modules}; print({heavy} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "set()\n"

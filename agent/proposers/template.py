@@ -3,7 +3,7 @@
 from collections.abc import Container
 from pathlib import Path
 
-from agent.ideas import TEMPLATES, Fixed, Idea, When, render_baseline, render_step
+from agent.ideas import TEMPLATES, BadIdea, Fixed, Idea, When, render_baseline, render_step
 from agent.lab.results import METRICS
 from agent.proposers import CameOut, Proposal
 from agent.state import State
@@ -28,6 +28,10 @@ class TemplateProposer:
 
     def __init__(self, idea: Idea, fixed: Fixed, templates: Path = TEMPLATES) -> None:
         """Raises BadIdea."""
+        if idea.template is None:
+            raise BadIdea(
+                f"{idea.name} has a plan in words and no experiment.py.j2: it needs --proposer llm --llm MODEL"
+            )
         self.steps = {step.name: step for step in idea.plan}
         self.plan = [
             Proposal(
