@@ -28,7 +28,7 @@ FILE = re.compile(
     r"[^\w./]*(?:\w+[^\w./]+){0,2}([\w./][\w./-]*\.(?:py|j2|ya?ml|toml|jsonl?|txt|md|sh|cfg|ini))\W*", re.I
 )
 
-ELIDED = re.compile(r"\s*(#\s*)?(\.\.\.|…)\s*|\s*#\s*(\.\.\.|…).*")  # `...`, `# ... the rest as before`
+ELIDED = re.compile(r"\s*(\.\.\.|…)\s*(#.*)?|\s*#\s*(\.\.\.|…).*")  # `...`, `# ... the rest as before`
 TAB = 4  # columns
 
 RESEMBLES = 0.4  # share of the words searched for, below which lines are no help
@@ -169,16 +169,9 @@ def _file(above: list[str]) -> str | None:
 
 def _change(raw: list[str], edit: Edit, file: str) -> _Change:
     """Where an edit goes and what it puts there. Raises EditError."""
-    if edit.file is not None and PurePosixPath(edit.file) != PurePosixPath(file):
-        raise EditError(f"it names {edit.file}; only {file} may change")
-    lines, search, replace = [line.rstrip("\r\n") for line in raw], _lines(edit.search), _lines(edit.replace)
-    if not _holds(search):
-        raise EditError("its SEARCH is empty, so it has no place: quote the line beside the new ones, and repeat it")
-    if search == replace:
-        raise EditError("its REPLACE is the same as its SEARCH: change something, or leave the block out")
+    _check(edit, file)
+    lines, search, replace = _lines("".join(raw)), _lines(edit.search), _lines(edit.replace)
     searched, replaced, keep = [search], [replace], False
-    if sum(map(_is_elided, replace)) > sum(map(_is_elided, search)):
-        raise EditError("its REPLACE leaves out lines with `...` that its SEARCH does not leave out: write them all")
     places = _find(lines, searched)
     if not places and any(map(_is_elided, search)):
         searched, replaced, keep = _pieces(search, replace)
@@ -186,19 +179,30 @@ def _change(raw: list[str], edit: Edit, file: str) -> _Change:
     if not places:
         missing = next((piece for piece in searched if not any(_similar(lines, piece))), search)
         raise EditError(f"its SEARCH is not in {file}. {_nearest(lines, missing)}")
-    ending = _ending(raw[places[0].start])
-    tabs = sum(line.startswith("\t") for line in lines) > sum(line.startswith(" ") for line in lines)
-    text = ""
-    for place, following, old, new in zip(places, [*places[1:], None], searched, replaced, strict=True):
-        text += _text(new if place.shift is None else _carried(new, old, place.shift, tabs), ending)
-        if keep and following:
-            text += "".join(raw[place.stop : following.start])
     start, stop = places[0].start, places[-1].stop
+    ending = _ending(raw[start])
+    tabs = sum(line.startswith("\t") for line in lines) > sum(line.startswith(" ") for line in lines)
+    text, at = "", start
+    for place, old, new in zip(places, searched, replaced, strict=True):
+        left_out = raw[at : place.start] if keep else []
+        text += "".join(left_out) + _text(_carried(new, old, place.shift, tabs), ending)
+        at = place.stop
     if text == "".join(raw[start:stop]):
-        raise EditError(
-            f"it leaves {_span(start, stop)} of {file} as they are: change something, or leave the block out"
-        )
+        raise EditError(f"it leaves {_span(start, stop)} of {file} unchanged: change something, or leave the block out")
     return _Change(start, stop, text)
+
+
+def _check(edit: Edit, file: str) -> None:
+    """What is wrong with an edit whatever the file holds. Raises EditError."""
+    search, replace = _lines(edit.search), _lines(edit.replace)
+    if edit.file is not None and PurePosixPath(edit.file) != PurePosixPath(file):
+        raise EditError(f"it names {edit.file}; only {file} may change")
+    if not _holds(search):
+        raise EditError("its SEARCH is empty, so it has no place: quote the line beside the new ones, and repeat it")
+    if search == replace:
+        raise EditError("its REPLACE is the same as its SEARCH: change something, or leave the block out")
+    if sum(map(_is_elided, replace)) > sum(map(_is_elided, search)):
+        raise EditError("its REPLACE leaves out lines with `...` that its SEARCH does not leave out: write them all")
 
 
 def _is_elided(line: str) -> bool:
@@ -219,7 +223,7 @@ def _pieces(search: list[str], replace: list[str]) -> tuple[list[list[str]], lis
         new += [[]] * (len(old) - 1)
     if not old or not all(map(_holds, old)):
         raise EditError(
-            "its SEARCH does not say where the lines left out begin or end: quote lines before and after `...`"
+            "its SEARCH does not say where the lines left out begin or end: quote lines on both sides of `...`"
         )
     return old, new, keep
 
@@ -299,8 +303,10 @@ def _ways(places: list[list[_Place]]) -> list[list[_Place]]:
     return ways
 
 
-def _carried(new: list[str], old: list[str], shift: int, tabs: bool) -> list[str]:
+def _carried(new: list[str], old: list[str], shift: int | None, tabs: bool) -> list[str]:
     """REPLACE, indented as the file is, without the blank lines around it that stand around SEARCH as well."""
+    if shift is None:
+        return new
     before = min(_blank(old), _blank(new))
     after = min(_blank(old[::-1]), _blank(new[::-1]))
     carried = []

@@ -107,6 +107,7 @@ def test_a_line_of_the_file_that_looks_like_the_divider_is_told_from_it():
     assert parse(block("Title\n======\n", "=====\n", (9, 9, 5))) == [edit("Title\n======\n", "=====\n")]
     assert parse(block("a\n    =======\n", "b\n")) == [edit("a\n    =======\n", "b\n")]
     assert "several lines that may be its `=======`" in unreadable(block("Title\n=======\n", "Title\n"))
+    assert "several lines that may be its `=======`" in unreadable(block(heading, "Title\n", (7, 6, 7)))
 
 
 @pytest.mark.parametrize(
@@ -220,10 +221,11 @@ def test_line_endings_and_a_missing_last_one_stay():
         ([edit("\n", "a\n")], "its SEARCH is empty"),
         ([edit("", "a\n")], "its SEARCH is empty"),
         ([edit("K = 16\n", "K = 16\n")], "its REPLACE is the same as its SEARCH"),
-        ([edit("K=16\n", "K = 16\n")], "it leaves line 3 of experiment.py as they are"),
+        ([edit("K=16\n", "K = 16\n")], "it leaves line 3 of experiment.py unchanged"),
         ([edit("K = 16\n", "", "agent/lab/run.py")], "it names agent/lab/run.py; only experiment.py may change"),
         ([edit("...\n        return out\n", "        return out\n")], "does not say where the lines left out begin"),
         ([edit("...\n", "# ...\n")], "does not say where the lines left out begin"),
+        ([edit("K = 16\n", "K = 8\n...  # as before\n")], "leaves out lines with `...` that its SEARCH does not"),
         ([edit("K = 16\n", "K = 8\n# ... rest as before\n")], "leaves out lines with `...` that its SEARCH does not"),
         ([edit("K = 16\n...\n...\nfinish()\n", "K = 8\n...\nfinish()\n")], "not as many `...`"),
         ([edit("K = 16\nRATE = 1e-3\n", "K\n"), edit("RATE = 1e-3\n", "")], "blocks 1 and 2 of 2: both take in line 4"),
@@ -253,6 +255,10 @@ def test_a_line_quoted_without_its_comment_is_shown_whole():
     )
 
 
+def test_places_at_other_depths_are_other_places():
+    assert "more than one place, among them line 1 and line 3" in said("    a = 1\n\n  a = 1\n", edit("a=1\n", "b\n"))
+
+
 def test_every_block_that_fails_is_told_and_none_is_applied():
     message = said(FILE, edit("K = 17\n", ""), edit("K = 16\n", "K = 8\n"), edit("RATE = 2\n", ""))
     assert "block 1 of 3: " in message
@@ -269,17 +275,12 @@ CODE = st.integers(0, 3).flatmap(lambda depth: st.sampled_from("abc").map(lambda
 ANY = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=12)
 LINE = st.one_of(CODE, st.just(""), ANY).filter(lambda line: not MARKER.match(line))
 LINES = st.lists(LINE, max_size=4)
+FILES = st.lists(LINE, min_size=1, max_size=20)  # some lines stand more than once
 ENDING = st.sampled_from(["\n", "\r\n"])
 
 
 def text(lines: Sequence[str], ending: str = "\n") -> str:
     return "".join(line + ending for line in lines)
-
-
-@st.composite
-def files(draw: st.DrawFn) -> list[str]:
-    """Lines, some of which stand more than once."""
-    return draw(st.lists(LINE, min_size=1, max_size=20))
 
 
 @st.composite
@@ -301,7 +302,7 @@ def places(lines: list[str], wanted: list[str]) -> int:
 
 
 @PROPERTY
-@given(st.data(), files(), ENDING)
+@given(st.data(), FILES, ENDING)
 def test_the_file_holds_what_was_asked_for_or_nothing_is_applied(data: st.DataObject, lines: list[str], ending: str):
     asked = data.draw(changes(lines))
     edits = [edit(text(lines[start:stop]), text(new)) for start, stop, new in asked]
@@ -320,7 +321,7 @@ def test_the_file_holds_what_was_asked_for_or_nothing_is_applied(data: st.DataOb
 
 
 @PROPERTY
-@given(st.data(), files(), ENDING)
+@given(st.data(), FILES, ENDING)
 def test_what_is_asked_for_is_what_an_answer_says(data: st.DataObject, lines: list[str], ending: str):
     asked = [edit(text(lines[start:stop]), text(new)) for start, stop, new in data.draw(changes(lines))]
     lengths = st.tuples(*[st.integers(5, 9)] * 3)
