@@ -157,6 +157,20 @@ def show(path: Annotated[Path, typer.Argument(help="A run's directory, or a stud
     show.show(path)
 
 
+@app.command()
+def audit(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A notes.txt, of this or an earlier system.")],
+    results: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The runs' directories; without, the notes' own results decide.")
+    ] = None,
+) -> None:
+    """Hold every claim of a notes.txt against its figures: supported, contradicted or unsupported."""
+    from agent import audit
+
+    if not audit.audit(path, results):
+        sys.exit(1)
+
+
 @ideas_app.callback()
 def ideas(context: typer.Context) -> None:
     """List the ideas there are, or show one with its plan."""
