@@ -137,8 +137,8 @@ def _rendered(placeholder: str, before: str, facts: Facts) -> str:
         if struck[1] is None:
             return "[Struck: it told of a result before there was one.]"
         run, title = int(struck[1]), _title(facts.primary)
-        measured = f"the {title} of {_called(run)} {facts.beside(run, facts.primary)}"
-        return f"[Struck, as figures have to say it. Measured: {measured}.]"
+        measured = f"The {title} of {_called(run)} {facts.beside(run, facts.primary)}"
+        return f"[Struck, as only figures can say it; in its place:] {measured}."
     known = "{{run_3.ce_loss_score}} and {{run_3 vs baseline ce_loss_score}} are what there is"
     raise BadPlaceholder(f"{{{{{placeholder}}}}} stands for nothing: {known}")
 

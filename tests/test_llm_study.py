@@ -98,16 +98,16 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     script = [
         "I would try tiers.",
         plan("baseline: Tiers", "baseline: Left over"),
-        edit('BEHAVIOUR = "sund"', 'BEHAVIOUR = "better"'),
+        edit('BEHAVIOUR = "sund"', 'BEHAVIOUR = "worse"'),
         edit('BEHAVIOUR = "sound"', "BEHAVIOUR = undefined"),
         edit("BEHAVIOUR = undefined", 'BEHAVIOUR = "crashing"'),
-        behave("better", "crashing", f"The behaviour changes. {CLAIM}"),
-        behave("better", "crashing", f"The behaviour changes. {CLAIM}"),
+        behave("worse", "crashing", f"The behaviour changes. {CLAIM}"),
+        behave("worse", "crashing", f"The behaviour changes. {CLAIM}"),
         f"## Description\nThe behaviour was set. {CLAIM}",
         f"## Description\nThe behaviour was set. {CLAIM}",
         plan("run 1: Unsteady"),
-        behave("nan", "better"),
-        behave("denser", "nan"),
+        behave("nan", "worse"),
+        behave("fine.2", "nan"),
         tell(2),
         plan(),
     ]
@@ -156,8 +156,8 @@ def test_every_attempt_has_its_verdict(told: Told):
         (6, f"- {CLAIM}\n  a number outside a placeholder: 0.993; a claim in words: improved\n"),
         (8, f"- {CLAIM}\n"),
         (11, "nan (loss was not finite at step 11)"),
-        (7, "| 1 | Tiers | unconfirmed | 16."),
-        (12, "| 2 | Unsteady | within noise | 20."),
+        (7, "| 1 | Tiers | worse | 16."),
+        (12, "| 2 | Unsteady | within noise | 16."),
         (10, "2 of 4 runs are still to be begun."),
     ],
 )
@@ -182,17 +182,23 @@ def test_what_may_not_change_is_told_as_preflight_has_it(told: Told):
 def test_claims_are_struck_and_what_was_measured_stands_in_their_place(told: Told):
     section = told.checkout.notes.split("## Run 1: ")[1].split("\n## ")[0]
     assert "Before the run: The behaviour changes. [Struck: it told of a result before there was one.]" in section
-    assert "Description: The behaviour was set. [Struck, as figures have to say it. Measured: " in section
-    assert "(better, confirmed by fresh seeds).]" in section
+    assert "Description: The behaviour was set. [Struck, as only figures can say it; in its place:] The CE-loss score of " in section
+    assert "from the baseline at the same L0 (worse)." in section
     assert "0.993" not in told.checkout.notes
 
 
 def test_a_description_says_what_the_results_say(told: Told):
     section = told.checkout.notes.split("## Run 2: ")[1]
     assert "Description: Its CE-loss score is within noise of the baseline at the same L0 (difference " in section
-    assert "; L0 is 20." in section
+    assert "; L0 is 16." in section
     assert "It starts from the experiment of run 1." in section
     assert "predicted up: within noise" in section
+
+
+def test_every_claim_of_the_notes_is_supported(told: Told):
+    audited = told.checkout.agent("audit", str(told.checkout.study.notes / "notes.txt"))
+    assert audited.returncode == 0, audited.stdout
+    assert "0 contradicted, 0 unsupported" in audited.stdout
 
 
 def test_the_transcript_repeats_the_study_without_a_network(told: Told, tmp_path_factory: pytest.TempPathFactory):
@@ -307,22 +313,23 @@ def test_what_an_experiment_forges_or_prints_is_worth_nothing(hostile: Told):
     assert not [path for path in study.directory.rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
 
 
-KILLED = ("answer_sent_back", "plan_made", "proposal_made", "preflight_failed", "run_committed", "run_described")
+KILLED = ("answer_sent_back", "preflight_failed", "run_described")
 
 
 def test_a_study_that_is_killed_and_left_alone_asks_nothing_twice(tmp_path_factory: pytest.TempPathFactory):
-    """Killed after each kind of event, its model out of quota once: the same runs, and each question once."""
+    """Killed again and again, its model out of quota once: each question is asked once. Then its tokens are spent."""
     checkout = make(tmp_path_factory, "killed")
     script = [
-        plan("baseline: Too", "baseline: Many"),
-        plan("baseline: One"),
+        plan("run 7: One"),
+        plan("baseline: One", "baseline: Two"),
         edit("K = 61", "K = 16"),
         behave("fine"),
         error(429, code="insufficient_quota"),
-        tell(1),
+        answer(tell(1), tokens=(50_000, 20)),
     ]
     environment = {"SAE_AGENT_CACHE": str(checkout.root.parent.parent / "cache")}
-    command = ("run", "--idea", "stand_in", "--max-runs", "1", "--proposer", "llm", "--llm", "scripted")
+    limits = ("--max-runs", "2", "--max-llm-tokens", "52000")
+    command = ("run", "--idea", "stand_in", *limits, "--proposer", "llm", "--llm", "scripted")
     with ScriptedServer(*script) as server:
         environment |= server.environment
         for kind in KILLED:
@@ -343,15 +350,8 @@ def test_a_study_that_is_killed_and_left_alone_asks_nothing_twice(tmp_path_facto
     asked = [json.dumps(request.body["messages"]) for request in server.requests]
     assert len(asked) == len(script)
     assert len(set(asked)) == len(script) - 1  # the one that no quota was left for
-
-
-def test_the_limit_of_tokens_ends_the_study_in_order(tmp_path_factory: pytest.TempPathFactory):
-    checkout = make(tmp_path_factory, "spent")
-    ended, _ = ask(checkout, 2, [answer(plan("baseline: One"), tokens=(3000, 20))], "--max-llm-tokens", "5000")
-    assert ended.returncode == 1
-    assert "the model's budget is spent (3,020 tokens) after 0 of at most 2 runs" in ended.stdout
-    assert "The study ended: the model's budget is spent" in checkout.notes
-    assert "- One: still planned when the study ended" in checkout.notes
+    assert "The study ended: the model's budget is spent (50,500 tokens) after 1 of at most 2 runs." in checkout.notes
+    assert "- Two: still planned when the study ended" in checkout.notes
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,8 @@ def facts(outcome: Outcome = "worse") -> Facts:
         ("{{run_1.alive_fraction}} of it.", "not measured (alive fraction of run 1) of it."),
         (
             "{{struck run_1}}",
-            "[Struck, as figures have to say it. Measured: the CE-loss score of run 1 differs by +0.0200 ± 0.0020 from "
-            "the baseline at the same L0 (worse).]",
+            "[Struck, as only figures can say it; in its place:] The CE-loss score of run 1 differs by +0.0200 ± 0.0020 "
+            "from the baseline at the same L0 (worse).",
         ),
     ],
 )
@@ -174,4 +174,4 @@ def test_faulty_sentences_are_struck_and_the_rest_stays_word_for_word():
     struck = prose.strike(text, found, "{{struck run_1}}")
     assert struck == "Tiers were added. {{struck run_1}} L0 is {{run_1.l0}}.\n\nAnd nothing else."
     rendered = prose.render(struck, facts())
-    assert "(worse).] L0 is 16.20 latents/token." in rendered
+    assert "(worse). L0 is 16.20 latents/token." in rendered
