@@ -34,6 +34,14 @@ class Direction:
     def extreme(self) -> bool:
         return self.way in wording.EXTREME.values()
 
+    @property
+    def praises(self) -> bool:
+        """Whether it is said to have gone the better way."""
+        better = self.quantity.better if self.quantity else "none"
+        return (
+            self.way == "better" or self.way in {"higher": ("up",), "lower": ("down",), "none": ("up", "down")}[better]
+        )
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -46,6 +54,18 @@ class Figure:
     subject: int | None
     reference: int | None
     either: bool = False  # it may be of another run, which the sentence does not name: from 3.1
+
+    @property
+    def percent(self) -> bool:
+        return bool(re.search(r"%|per ?cent", self.number))
+
+    @property
+    def digits(self) -> str:
+        return re.match(r"[-+]?[\d.,eE+-]*\d", self.number)[0]  # pyright: ignore[reportOptionalSubscript]
+
+    @property
+    def value(self) -> float:
+        return float(self.digits.replace(",", ""))
 
 
 @dataclass(frozen=True)
@@ -183,6 +203,8 @@ def _directions(clause: _Clause) -> list[Direction]:
     found, used = [], set()
     for mention in about or ([clause.last] if clause.last and goes_on else []):
         way = min(ways, key=lambda each: _distance(each, mention) if about else each.start())
+        if about and _of_another(text, way, mention, about):
+            continue
         used.add(way.start())
         found += _direction(clause, way, mention.quantity, mention.text)
     for way in ways:
@@ -190,6 +212,14 @@ def _directions(clause: _Clause) -> list[Direction]:
         if way.start() not in used and whole:
             found += _direction(clause, way, None, "")
     return found
+
+
+def _of_another(text: str, way: re.Match[str], mention: Mention, about: list[Mention]) -> bool:
+    """Whether a direction stands before another quantity, as its attribute: MSE is 3.1 at a higher L0."""
+    return any(
+        mention.end <= way.start() and way.end() <= each.start and not text[way.end() : each.start].strip()
+        for each in about
+    )
 
 
 def _distance(way: re.Match[str], mention: Mention) -> int:
@@ -247,9 +277,9 @@ def _bound(clause: _Clause, match: re.Match[str]) -> Mention | None:
     text = clause.text
     before = [each for each in clause.mentions if each.end <= match.start()]
     after = [each for each in clause.mentions if each.start >= match.end()]
-    if after and wording.BEFORE_QUANTITY.fullmatch(text[match.end() : after[0].start]):
-        if not before or not re.fullmatch(r"\s*(?:\(|of|is|was|=|:|at)?\s*", text[before[-1].end : match.start()]):
-            return after[0]
+    given = before and re.fullmatch(r"\s*(?:\(|of|is|was|=|:|at)?\s*", text[before[-1].end : match.start()])
+    if after and not given and wording.BEFORE_QUANTITY.fullmatch(text[match.end() : after[0].start]):
+        return after[0]
     between = text[before[-1].end if before else 0 : match.start()]
     if len(between.split()) > 9 or wording.NOT_A_LINK.search(between):
         return None

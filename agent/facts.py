@@ -15,7 +15,7 @@ from agent.comparison import MATCH
 from agent.lab.errors import UserError
 from agent.lab.results import METRICS, FinalInfo
 from agent.noted import Notes, flatten
-from agent.vocabulary import QUANTITIES, Quantity
+from agent.vocabulary import L0, STEPS, Quantity
 
 NOT_FIGURES = ("floor", "comparison", "environment", "errors", "settings", "datasets", "analysis")
 
@@ -51,20 +51,22 @@ class Run:
         """The figures of a quantity, by path."""
         return {path: self.figures[path] for path in quantity.paths(self.figures, said)}
 
+    def compared(self, quantity: Quantity, said: str = "") -> str | None:
+        """The title under which a quantity's difference from the baseline is known."""
+        titles = [title for title in self.differences if quantity.said.fullmatch(title)]
+        exact = [title for title in titles if title.lower() == said.lower()]
+        return next(iter(exact or ([] if re.search(r"\d", said) and quantity.name != "L0" else titles)), None)
+
     @property
     def l0(self) -> float | None:
-        return next(iter(self.of(_L0).values()), None)
+        return next(iter(self.of(L0).values()), None)
 
     @property
     def untrained(self) -> str:
         """How it is known that nothing was trained; empty where it is not."""
-        steps = self.of(_STEPS)
+        steps = self.of(STEPS)
         path = next((path for path, value in steps.items() if value == 0), None)
         return f"{path} is 0" if path else ""
-
-
-_L0 = next(quantity for quantity in QUANTITIES if quantity.name == "L0")
-_STEPS = next(quantity for quantity in QUANTITIES if quantity.name == "steps")
 
 
 @dataclass
@@ -77,7 +79,7 @@ class Facts:
     def identical(self, a: int, b: int) -> bool:
         """Whether two runs have the same figures, and at least two of them."""
         one, two = self.runs[a].figures, self.runs[b].figures
-        measured = {path for path in one.keys() & two.keys() if not _STEPS.paths({path: 0.0})}
+        measured = {path for path in one.keys() & two.keys() if not STEPS.paths({path: 0.0})}
         return one == two and len(measured) >= 2
 
     def l0_apart(self, a: int, b: int) -> str:
@@ -91,7 +93,8 @@ class Facts:
             or abs(two / one - 1) <= MATCH
         ):
             return ""
-        return f"{self.name(a)} has L0 {one:g} and {self.name(b)} {two:g}, more than {MATCH:.0%} apart: they do not compare"
+        apart = f"{self.name(a)} has L0 {one:g} and {self.name(b)} {two:g}"
+        return f"{apart}, more than {MATCH:.0%} apart: they do not compare"
 
 
 def from_notes(notes: Notes) -> Facts:

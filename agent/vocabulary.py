@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-NOT_MEASURED = r"(?!\s*[-_]?(?:coeff|penalt|regulari|weight|target|term|function|constraint|schedul|warm|budget|limit|scale|ing\b))"
+NOT_MEASURED = (  # a part of the objective, or what it is steered by
+    r"(?!\s*[-_]?(?:coeff|penalt|regulari|weight|target|term|function|constraint|schedul|warm|budget|limit|scale|ing\b))"
+)
 
 
 @dataclass(frozen=True)
@@ -184,12 +186,15 @@ QUANTITIES = (
         "lower",
     ),
 )
-_LOSS_OF_ANOTHER_KIND = re.compile(
-    r"(?<!the)(?<!\ba)(?<!its)(?<!this)(?<!and)(?<!same)\b([a-z][\w-]+) $", re.IGNORECASE
-)
-_BEFORE_LOSS = frozenset(
-    ["the", "a", "an", "its", "this", "that", "lower", "higher", "final", "training", "total", "overall", "reduced", "increased", "improved", "our", "smaller", "larger", "better", "worse", "best", "lowest", "highest", "in", "of", "on", "and", "with", "achieved", "achieves", "reports", "reported", "had", "has", "while", "similar", "comparable", "same", "identical", "though", "but", "baseline", "baseline's", "further", "decreasing", "decreased", "increasing", "rising", "falling", "reducing", "no", "less", "more", "reduces", "cut", "cuts", "lowered", "lowers", "drives", "drove", "brought", "significantly", "stable", "steady", "variant's", "at", "by", "between", "to", "for", "test"]
-)  # fmt: skip
+L0 = next(quantity for quantity in QUANTITIES if quantity.name == "L0")
+STEPS = next(quantity for quantity in QUANTITIES if quantity.name == "steps")
+_BEFORE_LOSS = """
+    the a an its this that lower higher final training total overall reduced increased improved our smaller larger
+    better worse best lowest highest in of on and with achieved achieves reports reported had has while similar
+    comparable same identical though but baseline baseline's further decreasing decreased increasing rising falling
+    reducing no less more reduces cut cuts lowered lowers drives drove brought significantly stable steady variant's
+    at by between to for test
+"""
 
 
 @dataclass(frozen=True)
@@ -216,7 +221,7 @@ def mentions(sentence: str, keys: Iterable[str] = ()) -> list[Mention]:
 def _another_loss(before: str) -> bool:
     """Whether the word before `loss` makes it a part of the objective: the composition loss."""
     word = re.search(r"([\w'’-]+)\s+$", before)
-    return bool(word) and word[1].lower() not in _BEFORE_LOSS and not re.search(r"run \d+('s)?\s+$", before)
+    return bool(word) and word[1].lower() not in _BEFORE_LOSS.split() and not re.search(r"run \d+('s)?\s+$", before)
 
 
 def other(key: str) -> Quantity:

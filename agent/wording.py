@@ -4,17 +4,17 @@ import re
 
 
 def words(text: str) -> str:
-    """An alternative for each of the words; within one, ~ stands for a space."""
+    r"""An alternative for each of the words; within one, ~ stands for a space."""
     return "(?:" + "|".join(text.replace("~", r"\s").split()) + ")"
 
 
 def pattern(text: str) -> re.Pattern[str]:
-    """One of the words, whole, in any case."""
+    r"""One of the words, whole, in any case."""
     return re.compile(rf"\b{words(text)}\b", re.IGNORECASE)
 
 
 WAYS = {  # in the order in which they are tried
-    "highest": "highest largest greatest most",
+    "highest": "highest largest greatest most(?!~(?:of|general|specific)\\b)",
     "lowest": "lowest smallest least fewest minimal",
     "best": "best optimal state[-~]of[-~]the[-~]art",
     "worst": "worst poorest",
@@ -24,18 +24,22 @@ WAYS = {  # in the order in which they are tried
     "better": r"""improv(?:e[sd]?|ing|ements?) better superior(?:ity)? out-?perform(?:s|ed|ing)?
         enhanc(?:e[sd]|ing|ements?) beats? beaten surpass(?:es|ed|ing)? boost(?:s|ed|ing)? stronger wins? won
         more~(?:effective|accurate|faithful|favou?rable)""",
-    "worse": r"""worse(?:n(?:s|ed|ing)?)? degrad(?:e[sd]?|ing|ations?) deteriorat(?:e[sd]?|ing|ion) inferior hurts?
-        harm(?:s|ed) under-?perform(?:s|ed)? suffer(?:s|ed)? regress(?:es|ed|ion) weaker poorer""",
-    "up": r"""increas(?:e[sd]?|ing) higher rises? rose risen rising gr[eo]ws? grown larger greater
-        climb(?:s|ed|ing)? raise[sd] went~up exceed(?:s|ed)? above soar(?:s|ed) doubl(?:es|ed|ing) tripl(?:es|ed)
-        elevated bigger gain(?:s|ed)? upwards? jump(?:s|ed)""",
-    "down": r"""decreas(?:e[sd]?|ing) lower(?:s|ed|ing)? f[ae]ll(?:s|en|ing)? drop(?:s|ped|ping)?
-        declin(?:e[sd]?|ing) reduc(?:e[sd]?|ing|tions?) smaller fewer less shr[aiu]nk(?:s|en)? below
-        halv(?:es|ed|ing) cut(?:s|ting)? went~down downwards? diminish(?:es|ed) sank plummet(?:s|ed)""",
+    "worse": r"""worse(?:n(?:s|ed|ing)?)? degrad(?:e[sd]?|ing|ations?) deteriorat(?:e[sd]?|ing|ion) inferior
+        hurts? harm(?:s|ed) under-?perform(?:s|ed)? suffer(?:s|ed)? regress(?:es|ed|ion) weaker poorer""",
+    "up": r"""sparser (?:is|are|was|were|goes|went|moved|comes?|came)~(?:\w+ly~|now~)?up(?!~to)
+        (?:brings?|brought|drives?|drove|push(?:es|ed)|pull(?:s|ed))~(?:\w+~){1,4}up increas(?:e[sd]?|ing)
+        higher rises? rose risen rising gr[eo]ws? grown larger greater climb(?:s|ed|ing)? raise[sd] went~up
+        exceed(?:s|ed)? above soar(?:s|ed) doubl(?:es|ed|ing) tripl(?:es|ed) elevated bigger gain(?:s|ed)?
+        upwards? jump(?:s|ed)""",
+    "down": r"""denser (?:is|are|was|were|goes|went|moved|comes?|came)~(?:\w+ly~|now~)?down
+        (?:brings?|brought|drives?|drove|push(?:es|ed)|pull(?:s|ed))~(?:\w+~){1,4}down decreas(?:e[sd]?|ing)
+        lower(?:s|ed|ing)? f[ae]ll(?:s|en|ing)? drop(?:s|ped|ping)? declin(?:e[sd]?|ing)
+        reduc(?:e[sd]?|ing|tions?) smaller fewer less shr[aiu]nk(?:s|en)? below halv(?:es|ed|ing) cut(?:s|ting)?
+        went~down downwards? diminish(?:es|ed) sank plummet(?:s|ed)""",
 }
 WAY = re.compile(r"\b(?:" + "|".join(f"(?P<{way}>{words(said)})" for way, said in WAYS.items()) + r")\b", re.IGNORECASE)
 NOT_A_WAY_AFTER = re.compile(
-    rf"[\s-]*{words('tiers? layers? level bound row learning rate latents? features? dimension ranks? of~ general specific')}\b",
+    rf"[\s-]*{words('tiers? layers? level bound row learning rate latents? features? dimension ranks?')}\b",
     re.IGNORECASE,
 )
 NOT_A_WAY_BEFORE = re.compile(
@@ -52,8 +56,8 @@ IDIOM = re.compile(  # how to read an axis
 
 TREND_WORD = pattern(r"trend\w* stead(?:y|ily) monoton\w+ progressive\w* gradual\w* correlat\w+ scales?~with")
 TREND = re.compile(
-    TREND_WORD.pattern
-    + r"|\b(?:consistent\w*|continu\w+ to|kept|keeps|throughout|run after run|from run to run|with (?:each|every) (?:run|step|variant)"
+    TREND_WORD.pattern + r"|\b(?:consistent\w*|continu\w+ to|kept|keeps|throughout|run after run|from run to run"
+    r"|with (?:each|every) (?:run|step|variant)"
     r"|(?:across|over|through(?:out)?) (?:the |all |all of the |our |successive )*(?:course of )?"
     rf"{words('runs experiments variants configurations settings iterations training epochs steps')}"
     r"|as (?:the )?[\w ]{1,30} (?:increases|decreases|grows|rises|falls))\b",
@@ -61,28 +65,42 @@ TREND = re.compile(
 )
 WITHIN_TRAINING = re.compile(
     r"\b(?:over|during|throughout|in|across|through)(?: the)?(?: (?:course|whole|entire)(?: of)?)? (?:the )?"
-    r"(?:training|steps|epochs|optimi[sz]ation)\b|training (?:curves?|progress\w*|dynamics)|learning curves?|as training",
+    r"(?:training|steps|epochs|optimi[sz]ation)\b|training (?:curves?|progress\w*|dynamics)"
+    r"|learning curves?|as training",
     re.IGNORECASE,
 )
 
 _VERB = words(
     r"""improve reduce increase decrease lower raise enhance boost achieve outperform minimi[sz]e maximi[sz]e
-        maintain preserve match beat cut drop fall rise grow get obtain reach keep help make produce yield provide
-        balance prevent avoid control"""
+        maintain preserve match beat cut drop fall rise grow get obtain reach keep help make produce yield
+        provide balance prevent avoid control"""
 )
 _HAPPENED = "".join(  # after these an infinitive says what happened
     rf"(?<!{word} )"
-    for word in ["continued", "continues", "continue", "managed", "able", "helped", "led", "seems", "appears", "fails", "failed", "unable"]
+    for word in [
+        "continued",
+        "continues",
+        "continue",
+        "managed",
+        "able",
+        "helped",
+        "led",
+        "seems",
+        "appears",
+        "fails",
+        "failed",
+        "unable",
+    ]
 )
 HYPOTHETICAL = re.compile(
     r"\b(?:"
     + words(
         r"""should would could may might can(?!~be~seen) cannot will shall
-            (?<!as~)(?<!than~)expect(?:s|ed|ation|ing)? hop(?:e[sd]?|ing) aim(?:s|ed|ing)? (?<!as~)intend\w* goal
-            hypothesi[sz]\w* (?<!as~)predict(?:s|ed)? if whether designed meant encourag(?:e|es|ing) allow(?:s|ing)?
-            potential(?:ly)? likely plan(?:s|ned)? next attempt(?:s|ed|ing)? tr(?:y|ies|ying|ied) seek(?:s|ing)?
-            explor(?:e[sd]?|ing) investigat(?:e[sd]?|ing) motivat\w+ so~that we~need want(?:s|ed)? believe[sd]?
-            for~(?:better|improved|higher|lower|more)
+            (?<!as~)(?<!than~)expect(?:s|ed|ation|ing)? hop(?:e[sd]?|ing) aim(?:s|ed|ing)? (?<!as~)intend\w*
+            goal hypothesi[sz]\w* (?<!as~)predict(?:s|ed)? if whether designed meant encourag(?:e|es|ing)
+            allow(?:s|ing)? potential(?:ly)? likely plan(?:s|ned)? next attempt(?:s|ed|ing)?
+            tr(?:y|ies|ying|ied) seek(?:s|ing)? explor(?:e[sd]?|ing) investigat(?:e[sd]?|ing) motivat\w+ so~that
+            we~need want(?:s|ed)? believe[sd]? for~(?:better|improved|higher|lower|more)
             (?:term|penalty|loss|mechanism|regulari[sz]er|module|constraint|objective|schedule)s?~(?:that|which)"""
     )
     + rf"|{_HAPPENED}to (?:further |also |better )?{_VERB})\b",
@@ -96,21 +114,25 @@ NEGATION = re.compile(
 )
 
 WHICH = (  # a run, by whatever name; {0} is put before the names of its groups
-    r"(?:(?P<{0}baseline>(?:the )?(?:original )?baseline(?: (?:model|run|sae|experiment))?|run 0|the original (?:model|sae))"
+    r"(?:(?P<{0}baseline>(?:the )?(?:original )?baseline(?: (?:model|run|sae|experiment))?|run 0"
+    r"|the original (?:model|sae))"
     r"|(?:run|experiment) ?#?(?P<{0}number>\d+)"
-    r"|(?P<{0}previous>(?:the )?(?:previous|prior|preceding|last|earlier) (?:run|experiment|step|variant|configuration|one|result)s?"
+    r"|(?P<{0}previous>(?:the )?(?:previous|prior|preceding|last|earlier) "
+    r"(?:run|experiment|step|variant|configuration|one|result)s?"
     r"|the (?:run|step) before)"
-    r"|(?P<{0}own>(?:this|the current|our) (?:run|experiment|variant|model|method|approach|configuration)|the (?:variant|new \w+)))"
+    r"|(?P<{0}own>(?:this|the current|our) (?:run|experiment|variant|model|method|approach|configuration)"
+    r"|the (?:variant|new \w+)))"
 )
 NAMED = re.compile(r"\b" + WHICH.format("") + r"(?:['’]s)?\b", re.IGNORECASE)
 AGAINST = re.compile(
     r"\b(?:"
     + words(
-        r"""than (?:in~|by~)?comparison~(?:to|with) compared~(?:to|with) relative~to over versus vs\.? against below
-            above (?:up~|down~)?from beat(?:s|en|ing)? out-?perform\w* surpass\w* exceed(?:s|ed|ing)?
-            improv\w+~(?:up)?on beside match(?:es|ed|ing)?"""
+        r"""than (?:superior|inferior)~to (?:in~|by~)?comparison~(?:to|with) compared~(?:to|with) relative~to
+            over versus vs\.? against below above (?:up~|down~)?from beat(?:s|en|ing)? out-?perform\w*
+            surpass\w* exceed(?:s|ed|ing)? improv\w+~(?:up)?on beside match(?:es|ed|ing)?"""
     )
-    + r"|(?P<loose>as|to|with|of))\s+(?:both )?(?:(?:that|those|what|the (?:one|value|values|figure|score|results?)) (?:of|in|from|for) |in |for )*"
+    + r"|(?P<loose>as|to|with|of))\s+(?:both )?"
+    r"(?:(?:that|those|what|the (?:one|value|values|figure|score|results?)) (?:of|in|from|for) |in |for )*"
     + WHICH.format("r_")
     + r"(?:['’]s)?(?: and (?:that of |in )?(?P<and>"
     + WHICH.format("s_")
@@ -129,14 +151,15 @@ CLAUSE = re.compile(
     r"[;]|,(?!\d)(?!\s*top \d)|:\s|\s[–—]\s|\(|\)"
     rf"|\b{words('but while whereas although though despite however which because since yet except')}\b"
     rf"|\b{words('resulting~in leading~to suggesting indicating showing demonstrating confirming')}\b"
-    r"|\band (?=(?:run \d+ (?!in\b|on\b|by\b|for\b)[a-z]|(?:the|its|a|an|this|with|also|improv|reduc|increas|decreas|lower|higher|outperform|achiev)\b))",
+    r"|\band (?=(?:run \d+ (?!in\b|on\b|by\b|for\b)[a-z]"
+    r"|(?:the|its|a|an|this|with|also|improv|reduc|increas|decreas|lower|higher|outperform|achiev)\b))",
     re.IGNORECASE,
 )
 CONTINUES = re.compile(  # a clause that goes on about what was named before
     r"\s*(?:it |this |that |they )?"
     + words(
         r"""is was are were has have down up a an compared continu\w* further then still slightly also even
-            significantly substantially markedly both"""
+            significantly substantially markedly both well far just much considerably clearly"""
     )
     + r"\b",
     re.IGNORECASE,
@@ -156,8 +179,9 @@ SUCCESS = pattern(
 )
 RAN = re.compile(r"success\w*|succeed\w*|achiev\w+|complet\w+|converge\w*|worked|trained\b.*", re.IGNORECASE)
 PRAISE = pattern(
-    r"""better improv\w+ achiev\w+ success\w* benefi\w+ promising desirable favou?rabl[ey] enhanc\w+ positive good
-        great\w* strength\w* sparser superior gains? advantage\w* encouraging"""
+    r"""better improv\w+ achiev\w+ success\w* benefi\w+ promising desirable favou?rabl[ey] enhanc\w+ positive
+        good great\w* strength\w* sparser superior gains? advantage\w* encouraging impressive strong
+        remarkabl[ey] excellent merit"""
 )
 COST = pattern("but although though despite cost expense however trade not worse while only")
 DISCLAIMED = re.compile(
@@ -173,9 +197,10 @@ NUMBER = re.compile(
 NOT_A_FIGURE_BEFORE = re.compile(  # what a number after these counts is a setting, or a name
     r"\b"
     + words(
-        """K layer seeds? batch(?:~size)? lr learning~rate rate coefficient weight step top threshold p alpha beta lambda
-        gamma tau runs? experiment figure fig\.? table tier width d_sae dim(?:ension)? epoch target budget version
-        expansion(?:~factor)? blocks? of~the factor penalty size level section after for every"""
+        r"""K layer seeds? batch(?:~size)? lr learning~rate rate coefficient weight step top threshold p alpha
+            beta lambda gamma tau runs? experiment figure fig\.? table tier width d_sae dim(?:ension)? epoch
+            target budget version expansion(?:~factor)? blocks? of~the factor penalty size level section after
+            for every"""
     )
     + r"\s*(?:of|=|:|to|was|is)?\s*[#~≈]?$|±\s*$|[=*/^_]$",
     re.IGNORECASE,
@@ -184,8 +209,8 @@ NOT_A_FIGURE_AFTER = re.compile(
     r"\s*-?"
     + words(
         r"""steps? training~steps tokens? runs? seeds? layers? tiers? epochs? hours? minutes? seconds? GB MB
-            datasets? features latents(?!~per|~on|~active) dimension\w* dim levels? heads? standard sigma million
-            billion thousand bit of~the~(?:latents|training|tokens|steps|data)"""
+            datasets? features latents(?!~per|~on|~active) dimension\w* dim levels? heads? standard sigma
+            million billion thousand bit of~the~(?:latents|training|tokens|steps|data)"""
     )
     + r"\b",
     re.IGNORECASE,
@@ -195,13 +220,15 @@ ABOUT = r"(?:about|around|roughly|approximately|only|over|nearly|almost|just|som
 CHANGE_AFTER = re.compile(
     r"\s*(?:[\w-]+ )?"
     + words(
-        "lower higher reduction improvement increase decrease gain drop better worse relative less more fewer rise decline"
+        r"""lower higher reduction improvement increase decrease gain drop better worse relative less more fewer
+            rise decline"""
     )
     + r"\b",
     re.IGNORECASE,
 )
 CHANGE_BEFORE = re.compile(
-    rf"\b(?:by|differs? by|difference of|change of|{words('increase decrease reduction improvement drop gain rise decline')} of)"
+    r"\b(?:by|differs? by"
+    rf"|{words('difference change increase decrease reduction improvement drop gain rise decline')} of)"
     rf"\s*{ABOUT}?\s*$",
     re.IGNORECASE,
 )
@@ -220,8 +247,8 @@ RIVAL_BEFORE = re.compile(
 NUMBER_CONTINUES = re.compile(  # a clause whose number is of what was named before
     r"\s*(?:"
     + words(
-        r"""compared vs versus against from to at of is was the a an in for with down up by baseline\w* it this that
-            reach\w* drop\w* fell rose run~\d+ only just about around respectively [a-z]+ed"""
+        r"""compared vs versus against from to at of is was the a an in for with down up by baseline\w* it this
+            that reach\w* drop\w* fell rose run~\d+ only just about around respectively [a-z]+ed"""
     )
     + r"\b|[-+~≈]?[\d.])",
     re.IGNORECASE,
@@ -236,5 +263,8 @@ FACTORS = {
     2.0: r"halv\w+|cut in half|half (?=(?:of )?th)|doubl(?:ed|es)|twice (?=as|th)",
     3.0: r"tripl(?:ed|es)|threefold",
 }
+LOOSELY = r"(?:about|around|roughly|approximately|nearly|almost|over|~|≈)"
+L0 = re.compile(r"\bL0\b|\bsparsity\b", re.IGNORECASE)
+UNCHANGED = pattern(r"identical unchanged no~(?:\w+~)?change did~not~change")
 EVERY = pattern("all every each both across any always none")
-SOME = pattern("some one two several most certain a~few")
+SOME = pattern("some one(?!-) two(?!-) several most certain a~few")
