@@ -79,8 +79,8 @@ def facts(outcome: Outcome = "worse") -> Facts:
         ("{{run_1.alive_fraction}} of it.", "not measured (alive fraction of run 1) of it."),
         (
             "{{struck run_1}}",
-            "[Struck, as only figures can say it; in its place:] The CE-loss score of run 1 differs by +0.0200 ± 0.0020 "
-            "from the baseline at the same L0 (worse).",
+            "[Struck, as only figures can say it; in its place:] The CE-loss score of run 1 differs by "
+            "+0.0200 ± 0.0020 from the baseline at the same L0 (worse).",
         ),
     ],
 )
