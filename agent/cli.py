@@ -90,9 +90,9 @@ def run(
     own = analysis.load(plan)
     if approve:
         require_terminal()
+    print(f"{plan.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
     if model_asked is None and proposer is None:
         print(choice.OWN_PLAN, flush=True)
-    print(f"{plan.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
     with cache.in_use():
         settings = limits | {"language_model": model_asked, "approve": approve}
         started = loop.started(plan, fixed, _prepare(fixed, device), device, settings)

@@ -89,7 +89,7 @@ class Prompts:
         raise LLMError(
             "request",
             f"experiment.py and the shortest account of the study need about {rough_prompt_tokens(messages):,} tokens, "
-            f"and the model's window of {self.window:,} leaves {longest:,}: give a larger one with --llm-window",
+            f"and the model's window of {self.window:,} leaves {longest:,}: begin a study with a larger --llm-window",
         )
 
     def _message(self, role: str, template: str, told: dict[str, Any]) -> Message:
