@@ -6,12 +6,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from agent import comparison, plots
+from agent import comparison, plots, prose
 from agent.analysis import Analysis
 from agent.comparison import Judgement, Outcome
 from agent.display import format_difference, format_value
 from agent.ideas import TEMPLATES, strict_templates
 from agent.lab.results import HEADLINE, METRICS, Compared, Comparison, Expectation, Measure, headline
+from agent.prose import Facts
 from agent.referee import judgements
 from agent.state import State
 from agent.study import Run, Study
@@ -78,13 +79,26 @@ def render(
         primary=METRICS[state.started.primary_metric] if state.started else None,
         ground=describe_ground(state),
         measures=measures if measures and any(run.info and run.info.analysis for run in runs) else {},
-        runs=[(run, describe(run, state, judged.get(run.number), measures or {})) for run in runs],
+        runs=[
+            (run, describe(run, state, judged.get(run.number), measures or {}) | written(run, state, runs, judged))
+            for run in runs
+        ],
         tested=[describe_test(run, state) for run in runs if run.number in state.tested],
         figures=figures,
         skipped=skipped,
         noted=_at(state.last_time),
         interrupted=_at(state.interrupted),
     )
+
+
+def written(run: Run, state: State, runs: list[Run], judged: dict[int, Judgement]) -> dict[str, str]:
+    """What was written of a run, before it and, by a language model, after it; its placeholders stand for results."""
+    proposal = run.state.proposal
+    texts = {"description": proposal.description, "why": proposal.why, "described": run.state.described or ""}
+    if state.started and state.started.language_model and not run.state.by_hand:
+        facts = Facts(runs, judged, state.started.primary_metric)
+        texts = {name: prose.render(text, facts) for name, text in texts.items()}
+    return texts
 
 
 def flow(text: str) -> str:

@@ -32,7 +32,8 @@ _JUDGED = re.compile(
 _DIFFERS = re.compile(
     rf"(?P<title>{_TITLE}) (?:of (?:run (?P<run>\d+)|the baseline) )?"
     rf"(?:differs by (?P<difference>[+-]{_N}) ± (?P<half>{_N})"
-    rf"|is within noise of the baseline[\w ]* \(difference (?P<noise>[+-]{_N}) ± (?P<noise_half>{_N})\))",
+    rf"|is within noise of the baseline[\w ]* \(difference (?P<noise>[+-]{_N}) ± (?P<noise_half>{_N})\))"
+    r"(?: from the baseline (?:at the same L0|as it was trained))?(?: \((?P<verdict>better|worse)[\w ,]*\))?",
     re.IGNORECASE,
 )
 _RUN_LIST = re.compile(r"run (?P<run>\d+)(?: \((?P<verdict>[a-z ]+) on [^)]*\))?: (?P<items>.*)", re.DOTALL)
@@ -96,7 +97,13 @@ def differs(text: str, own: int | None, facts: Facts) -> Iterator[tuple[str, Jud
                 _difference(match["difference"] or match["noise"], match["half"] or match["noise_half"], known),
             )
             if match["noise"]:
-                yield match.group(), _unless(known.within_noise, f"{title} differs by more than its interval")
+                true = known.within_noise or _corrected(title)
+                yield match.group(), _unless(true, f"the interval of {title} is {known.half_width:.4g} to either side")
+            if match["verdict"]:
+                better = METRICS[TITLES[title]].better
+                gain = -known.difference if better == "lower" else known.difference
+                true = not known.within_noise and (gain > 0) == (match["verdict"].lower() == "better")
+                yield match.group(), _unless(true, f"{title} is better when {better}")
 
 
 def _number(text: str) -> float:
@@ -138,15 +145,18 @@ def _bullet(match: re.Match[str], run: Run) -> Iterator[Judged]:
         unit = 10.0 ** -len(match["value"].partition(".")[2])
         apart = abs(value - reference - difference)
         yield _is(apart <= 1.01 * unit, f"{value:g} - {reference:g} is {value - reference:+.4g}")
-    corrected = TITLES[title] not in (
-        "l0",
-        "alive_fraction",
-    )  # for the number of runs, as the primary metric's verdict is
-    yield _unless(not match["noise"] or known.within_noise or corrected, "the difference is larger than its interval")
+    yield _unless(
+        not match["noise"] or known.within_noise or _corrected(title), "the difference is larger than its interval"
+    )
     if match["outcome"] in ("held", "failed") and match["predicted"] != "same":
         went = "same" if known.within_noise else "up" if known.difference > 0 else "down"
         yield _is((went == match["predicted"]) == (match["outcome"] == "held"), f"it went {went}")
         yield _unless(went != "same" or match["outcome"] == "held", "a difference within the noise fails no prediction")
+
+
+def _corrected(title: str) -> bool:
+    """Whether it may be a primary metric, whose verdict is corrected for the number of runs."""
+    return TITLES[title] not in ("l0", "alive_fraction")
 
 
 def _judged(match: re.Match[str], run: Run) -> Iterator[Judged]:

@@ -45,10 +45,14 @@ class TemplateProposer:
             for step in idea.plan
         ]
 
-    def propose(self, state: State, came_out: CameOut) -> Proposal | None:
+    def propose(self, state: State, came_out: CameOut) -> Proposal | str:
         done = tried(state)
         passed_over = self._passed_over(done, came_out)
-        return next((proposal for proposal in self.plan if proposal.name not in done | passed_over.keys()), None)
+        left = (proposal for proposal in self.plan if proposal.name not in done | passed_over.keys())
+        return next(left, "the plan ended")
+
+    def describe(self, state: State, run: int) -> None:
+        """Nothing: the plan's own descriptions say it all."""
 
     def skipped(self, state: State, came_out: CameOut) -> list[tuple[str, str]]:
         """The titles of the steps that are passed over as things stand, and why."""
