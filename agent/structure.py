@@ -28,36 +28,29 @@ def order(notes: Notes) -> Iterator[Finding]:
     """A run described twice, a run that is missing, two runs with the same results."""
     seen: dict[int, NotedRun] = {}
     for run in notes.runs:
-        quote = f"Run {run.number}: {run.title}" if run.title else f"Run {run.number}"
         if (first := seen.get(run.number)) is not None:
-            yield Finding(
-                run.line,
-                run.number,
-                quote,
-                "contradicted",
-                f"run {run.number} is described before, in line {first.line}",
-            )
-        else:
-            for other in seen.values():
-                if _same_results(run, other) and not _says_same(notes, run):
-                    evidence = (
-                        f"its results are those of run {other.number} in every figure (line {other.results_line})"
-                    )
-                    yield Finding(run.results_line, run.number, _short(run.results), "unsupported", evidence)
-                    break
-        seen.setdefault(run.number, run)
-        if run.results and not run.found and "{" in run.results:
-            yield Finding(
-                run.results_line, run.number, _short(run.results), "unsupported", "the results cannot be read"
-            )
+            yield _of_heading(run, "contradicted", f"run {run.number} is described before, in line {first.line}")
+            continue
+        other = next((each for each in seen.values() if _same_results(run, each)), None)
+        if other and not _says_same(notes, run):
+            evidence = f"its results are those of run {other.number} in every figure (line {other.results_line})"
+            yield _of_results(run, "unsupported", evidence)
+        if "{" in run.results and not run.found:
+            yield _of_results(run, "unsupported", "the results cannot be read")
+        seen[run.number] = run
     numbers = sorted(seen)
     for number in range(min(numbers, default=0), max(numbers, default=0)):
         if number not in seen:
             after = next(seen[each] for each in numbers if each > number)
-            quote = f"Run {after.number}: {after.title}"
-            yield Finding(
-                after.line, after.number, quote, "unsupported", f"run {number} is missing: it is not described"
-            )
+            yield _of_heading(after, "unsupported", f"run {number} is missing: it is not described")
+
+
+def _of_heading(run: NotedRun, verdict: Verdict, evidence: str) -> Finding:
+    return Finding(run.line, run.number, f"Run {run.number}: {run.title}".removesuffix(": "), verdict, evidence)
+
+
+def _of_results(run: NotedRun, verdict: Verdict, evidence: str) -> Finding:
+    return Finding(run.results_line, run.number, _short(run.results), verdict, evidence)
 
 
 def _same_results(a: NotedRun, b: NotedRun) -> bool:
