@@ -1,21 +1,24 @@
 """agent ideas new: a language model's idea is checked, held beside what is there, and written where it is approved."""
 
+import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import yaml
-from scripted_server import CANARY, ScriptedServer, answer
-from standin import Checkout, make_checkout
+from scripted_server import CANARY, ScriptedServer
+from standin import make_checkout
 
-from agent import ideas, new_idea
+from agent import ideas, new_idea, study
 from agent.ideas import BadIdea
 from agent.lab.errors import UserError
 from agent.ledger import Ledger
-from agent.llm import Client, Limits
+from agent.llm import Client, Limits, LLMError
 
 GATED = """\
 title: "Gates: which latents fire, and how strongly?"
@@ -77,22 +80,12 @@ def asked(patch: pytest.MonkeyPatch, server: ScriptedServer, root: Path) -> idea
 # --- the command ---
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Checkout:
+def test_an_idea_that_is_approved_is_there_and_says_what_it_needs(tmp_path: Path):
     checkout = make_checkout(tmp_path)
-    checkout.plan("sound")
-    return checkout
-
-
-def new(checkout: Checkout, server: ScriptedServer, typed: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-P", "-m", "agent", "ideas", "new", SENTENCE, "--llm", "m"]
-    env = {"PATH": "/usr/bin:/bin", "HOME": str(checkout.root), "PYTHONPATH": str(checkout.root)} | server.environment
-    return subprocess.run(command, input=typed, env=env, capture_output=True, text=True, timeout=60)
-
-
-def test_an_idea_that_is_approved_is_there_and_says_what_it_needs(checkout: Checkout):
     with ScriptedServer(fenced(GATED)) as server:
-        ended = new(checkout, server, "y\n")
+        env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(checkout.root)} | server.environment
+        ended = subprocess.run(command, input="y\n", env=env, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
     name = "gates_which_latents_fire_and"
     for said in ("Gates: which latents fire", "1. A gate with tied weights (gate)", "120 tokens in 1 call\n", "[y/N]"):
@@ -108,25 +101,33 @@ def test_an_idea_that_is_approved_is_there_and_says_what_it_needs(checkout: Chec
     assert refused.stderr == said
 
 
-@pytest.mark.parametrize(("typed", "code"), [("n\n", 0), ("", 2)])
-def test_an_idea_that_is_not_approved_is_kept_and_not_written(checkout: Checkout, typed: str, code: int):
-    with ScriptedServer(fenced(GATED)) as server:
-        ended = new(checkout, server, typed)
-    assert ended.returncode == code
-    (kept,) = (checkout.root / "runs").iterdir()
-    assert str(kept / "idea.yaml") in ended.stdout + ended.stderr
-    assert ideas.parse((kept / "idea.yaml").read_text(), kept / "idea.yaml").title.startswith("Gates")
-    assert ideas.names(checkout.root / "templates") == ["stand_in"]
-    files = [path for path in checkout.root.rglob("*") if path.is_file()]
+@pytest.mark.parametrize("typed", ["\n", "n\n", ""])
+def test_an_idea_that_is_not_approved_is_kept_and_not_written(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str
+):
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    with ScriptedServer(fenced(LEVELS)) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        with nullcontext() if typed else pytest.raises(UserError, match="nobody is there to approve it"):
+            new_idea.new(SENTENCE, "m", root)
+    assert (
+        "resembles the idea hierarchical_sae, 'Learning compositional features with tiers'" in capsys.readouterr().out
+    )
+    (kept,) = (root / "runs").iterdir()
+    assert ideas.parse((kept / "idea.yaml").read_text(), kept / "idea.yaml").title == "Latents in levels"
+    assert ideas.names(root / "templates") == ideas.names()
+    files = [path for path in root.rglob("*") if path.is_file()]
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]
-    assert checkout.agent("resume").stderr.endswith("waits to be resumed; agent run starts one\n")
+    with pytest.raises(UserError, match="waits to be resumed"):
+        study.to_resume(root, None)
 
 
-def test_a_server_without_an_answer_is_one_line(checkout: Checkout):
-    with ScriptedServer(answer(None, refusal="I would rather not.")) as server:
-        ended = new(checkout, server, "y\n")
-    assert ended.returncode == 2
-    assert ended.stderr == "error: the model refused: I would rather not.\n"
+def test_without_a_key_nothing_is_begun(root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(LLMError, match="OPENAI_API_KEY is not set"):
+        new_idea.new(SENTENCE, "m", root)
+    assert not (root / "runs").exists()
 
 
 # --- what is asked, and what goes back ---
