@@ -11,6 +11,7 @@ from agent.findings import Judged
 from agent.noted import Statement
 from agent.vocabulary import STEPS, mentions, unknown_keys
 
+LONGEST = 2000  # characters of a sentence that are read; what is longer is no sentence
 ABOUT = 0.03  # by how much a value may differ that is given with `about`; of a change, five times as much
 FACTOR = 0.1  # by how much a factor may
 _OF_A_RUN = re.compile(r"([-+]?\d[\d.,]*\d)(?: [a-z/]+)? \(([^()]+?) of (run \d+|the baseline)\)")
@@ -20,10 +21,10 @@ class Sentence:
     """A sentence, the run in whose section it stands, and what is known."""
 
     def __init__(self, statement: Statement, before: Statement | None, known: Facts) -> None:
-        self.text, self.run, self.intent, self.known = statement.text, statement.run, statement.intent, known
+        self.text, self.run, self.intent, self.known = statement.text[:LONGEST], statement.run, statement.intent, known
         self.keys = unknown_keys(path for run in known.runs.values() for path in run.figures)
         same_paragraph = before and (before.line, before.label) == (statement.line, statement.label)
-        spoken = mentions(before.text, self.keys) if before and same_paragraph else []
+        spoken = mentions(before.text[:LONGEST], self.keys) if before and same_paragraph else []
         self.it = spoken[0] if len({each.quantity for each in spoken}) == 1 else None
 
     def judge(self) -> Iterator[Judged]:

@@ -86,7 +86,8 @@ def parse(text: str) -> Notes:
     """Raises NotNotes."""
     notes, section, run = Notes(), "", None
     indented = [line[:1].isspace() for line in text.splitlines()]
-    lines = [line.replace("+-", "±").replace("**", "").replace("`", "").strip() for line in text.splitlines()]
+    plain = re.sub(r"(?m)^\s*```.*$", "", text).replace("+-", "±").replace("**", "").replace("`", "")
+    lines = [line.strip() for line in plain.splitlines()]
     block: list[str] = []
     start, at = 0, 0
 
@@ -117,11 +118,8 @@ def parse(text: str) -> Notes:
         elif run and (opened := _RESULTS.match(line)) and (read := _dictionary(lines, at, opened.end())):
             close()
             value, end = read
-            run.results, run.results_line, run.found = (
-                " ".join(" ".join(lines[at:end]).split()),
-                at + 1,
-                value is not None,
-            )
+            run.results, run.results_line = " ".join(" ".join(lines[at:end]).split()), at + 1
+            run.found = value is not None
             _flatten(value, "", run.figures, run.settings)
             at = end
             continue
@@ -130,9 +128,9 @@ def parse(text: str) -> Notes:
             run.results, run.results_line = run.results or line, run.results_line or at + 1
         else:
             ended = block and (block[-1][-1] in ".!?:" or (_ITEM.match(block[0]) and not indented[at]))
-            if not line or ended or _ITEM.match(line) or line.startswith("```") or _LABEL.match(line):
+            if not line or ended or _ITEM.match(line) or _LABEL.match(line):
                 close()
-            if line and not line.startswith("```"):
+            if line:
                 start = start if block else at + 1
                 block.append(line)
         at += 1
@@ -154,9 +152,8 @@ def _dictionary(lines: list[str], at: int, start: int) -> tuple[Any, int] | None
 
     None where none opens; its value is None where it cannot be read.
     """
-    first = at
     rest = lines[at][start:]
-    while not rest and at + 1 < len(lines) and (not lines[at + 1] or lines[at + 1].startswith(("```", "{"))):
+    while not rest and at + 1 < len(lines) and (not lines[at + 1] or lines[at + 1].startswith("{")):
         at += 1
         rest = lines[at] if lines[at].startswith("{") else ""
     if not rest.startswith("{"):
@@ -165,10 +162,7 @@ def _dictionary(lines: list[str], at: int, start: int) -> tuple[Any, int] | None
     while text.count("{") > text.count("}") and at + 1 < len(lines) and not lines[at + 1].startswith("#"):
         at += 1
         text += "\n" + lines[at]
-    end = at + 1
-    if end < len(lines) and lines[end].startswith("```") and lines[first + 1 : at]:
-        end += 1
-    return _literal(text[: text.rfind("}") + 1]), end
+    return _literal(text[: text.rfind("}") + 1]), at + 1
 
 
 def _literal(text: str) -> dict[str, Any] | None:

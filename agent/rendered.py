@@ -98,7 +98,7 @@ def differs(text: str, own: int | None, facts: Facts) -> Iterator[tuple[str, Jud
             )
             if match["noise"]:
                 true = known.within_noise or _corrected(title)
-                yield match.group(), _is(true, f"the interval of {title} is {known.half_width:.4g} to either side")
+                yield match.group(), _unless(true, f"{title} differs by more than its interval")
             if match["verdict"]:
                 better = METRICS[TITLES[title]].better
                 gain = -known.difference if better == "lower" else known.difference
@@ -112,6 +112,10 @@ def _number(text: str) -> float:
 
 def _is(true: bool, evidence: str) -> Judged:
     return ("supported" if true else "contradicted", evidence)
+
+
+def _unless(true: bool, otherwise: str) -> Judged:
+    return _is(true, "" if true else otherwise)
 
 
 def _difference(said: str, half: str | None, known: Difference) -> Judged:
@@ -141,13 +145,12 @@ def _bullet(match: re.Match[str], run: Run) -> Iterator[Judged]:
         unit = 10.0 ** -len(match["value"].partition(".")[2])
         apart = abs(value - reference - difference)
         yield _is(apart <= 1.01 * unit, f"{value:g} - {reference:g} is {value - reference:+.4g}")
-    yield _is(
-        not match["noise"] or known.within_noise or _corrected(title), "the difference is larger than its interval"
-    )
+    true = not match["noise"] or known.within_noise or _corrected(title)
+    yield _unless(true, "the difference is larger than its interval")
     if match["outcome"] in ("held", "failed") and match["predicted"] != "same":
         went = "same" if known.within_noise else "up" if known.difference > 0 else "down"
         yield _is((went == match["predicted"]) == (match["outcome"] == "held"), f"it went {went}")
-        yield _is(went != "same" or match["outcome"] == "held", "a difference within the noise fails no prediction")
+        yield _unless(went != "same" or match["outcome"] == "held", "a difference within the noise fails no prediction")
 
 
 def _corrected(title: str) -> bool:

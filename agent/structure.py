@@ -28,36 +28,29 @@ def order(notes: Notes) -> Iterator[Finding]:
     """A run described twice, a run that is missing, two runs with the same results."""
     seen: dict[int, NotedRun] = {}
     for run in notes.runs:
-        quote = f"Run {run.number}: {run.title}" if run.title else f"Run {run.number}"
         if (first := seen.get(run.number)) is not None:
-            yield Finding(
-                run.line,
-                run.number,
-                quote,
-                "contradicted",
-                f"run {run.number} is described before, in line {first.line}",
-            )
-        else:
-            for other in seen.values():
-                if _same_results(run, other) and not _says_same(notes, run):
-                    evidence = (
-                        f"its results are those of run {other.number} in every figure (line {other.results_line})"
-                    )
-                    yield Finding(run.results_line, run.number, _short(run.results), "unsupported", evidence)
-                    break
-        seen.setdefault(run.number, run)
-        if run.results and not run.found and "{" in run.results:
-            yield Finding(
-                run.results_line, run.number, _short(run.results), "unsupported", "the results cannot be read"
-            )
+            yield _of_heading(run, "contradicted", f"run {run.number} is described before, in line {first.line}")
+            continue
+        other = next((each for each in seen.values() if _same_results(run, each)), None)
+        if other and not _says_same(notes, run):
+            evidence = f"its results are those of run {other.number} in every figure (line {other.results_line})"
+            yield _of_results(run, "unsupported", evidence)
+        if "{" in run.results and not run.found:
+            yield _of_results(run, "unsupported", "the results cannot be read")
+        seen[run.number] = run
     numbers = sorted(seen)
     for number in range(min(numbers, default=0), max(numbers, default=0)):
         if number not in seen:
             after = next(seen[each] for each in numbers if each > number)
-            quote = f"Run {after.number}: {after.title}"
-            yield Finding(
-                after.line, after.number, quote, "unsupported", f"run {number} is missing: it is not described"
-            )
+            yield _of_heading(after, "unsupported", f"run {number} is missing: it is not described")
+
+
+def _of_heading(run: NotedRun, verdict: Verdict, evidence: str) -> Finding:
+    return Finding(run.line, run.number, f"Run {run.number}: {run.title}".removesuffix(": "), verdict, evidence)
+
+
+def _of_results(run: NotedRun, verdict: Verdict, evidence: str) -> Finding:
+    return Finding(run.results_line, run.number, _short(run.results), verdict, evidence)
 
 
 def _same_results(a: NotedRun, b: NotedRun) -> bool:
@@ -80,55 +73,40 @@ def pasted(notes: Notes, known: Facts) -> Iterator[Finding]:
     What does not depend on the SAE (the model's own loss, its loss under ablation) must be equal in all runs, and so
     must the settings that results state. Where most runs differ from run 0, it is run 0 that was pasted.
     """
-    noted_runs = {run.number: run for run in reversed(notes.runs) if run.found}
-    if len(noted_runs) < 2:
-        return
-    odd: dict[int, list[str]] = {}
-    for what in sorted({each for run in noted_runs.values() for each in _fixed(run, notes)}):
-        values = {number: _fixed(run, notes)[what] for number, run in noted_runs.items() if what in _fixed(run, notes)}
-        if len(values) < 2:
-            continue
-        groups: list[list[int]] = []
-        for number in sorted(values):
-            for group in groups:
-                if _alike(values[group[0]], values[number]):
-                    group.append(number)
-                    break
-            else:
-                groups.append([number])
-        most = max(groups, key=lambda group: (len(group), BASELINE not in group))
-        for group in groups:
-            for number in group if group is not most else ():
-                others = f"{known.name(most[0])} has {_shown(values[most[0]])}"
-                odd.setdefault(number, []).append(f"{what} is {_shown(values[number])}, {others}")
+    runs = {run.number: run for run in reversed(notes.runs) if run.found}
+    odd = _odd(runs, notes, known)
     for number, why in odd.items():
-        run = noted_runs[number]
-        evidence = f"these are results of another experiment: {'; '.join(why[:3])}"
-        yield Finding(run.results_line, number, _short(run.results), "contradicted", evidence)
-    baseline = noted_runs.get(BASELINE)
-    variants = [run for number, run in noted_runs.items() if number != BASELINE]
-    if (
-        baseline
-        and BASELINE not in odd
-        and baseline.figures
-        and not any(_leaves(baseline) & _leaves(run) for run in variants)
-    ):
-        yield Finding(
-            baseline.results_line,
-            BASELINE,
-            _short(baseline.results),
-            "unsupported",
-            "no other run has any of these figures",
+        yield _of_results(
+            runs[number], "contradicted", f"these are results of another experiment: {'; '.join(why[:3])}"
         )
-    if baseline and (said := re.findall(r"\blayer (\d+)\b", notes.description)) and len(set(said)) == 1:
-        for run in noted_runs.values():
-            layer = next(
-                (value for path, value in run.figures.items() if path.rsplit("/", 1)[-1] in ("layer", "hook_layer")),
-                None,
-            )
-            if layer is not None and layer != float(said[0]) and run.number not in odd:
-                evidence = f"the results are of layer {layer:g}, the experiment is on layer {said[0]}"
-                yield Finding(run.results_line, run.number, _short(run.results), "contradicted", evidence)
+    if (baseline := runs.get(BASELINE)) is None or len(runs) < 2:
+        return
+    shared = any(_leaves(baseline) & _leaves(run) for number, run in runs.items() if number != BASELINE)
+    if baseline.figures and not shared and BASELINE not in odd:
+        yield _of_results(baseline, "unsupported", "no other run has any of these figures")
+    named = set(re.findall(r"\blayer (\d+)\b", notes.description))
+    for run in runs.values() if len(named) == 1 else ():
+        layers = [value for path, value in run.figures.items() if path.rsplit("/", 1)[-1] in ("layer", "hook_layer")]
+        if layers and str(round(layers[0])) not in named and run.number not in odd:
+            evidence = f"the results are of layer {layers[0]:g}, the experiment is on layer {min(named)}"
+            yield _of_results(run, "contradicted", evidence)
+
+
+def _odd(runs: dict[int, NotedRun], notes: Notes, known: Facts) -> dict[int, list[str]]:
+    """The runs that differ from most in what should be equal, and in what."""
+    odd: dict[int, list[str]] = {}
+    fixed = {number: _fixed(run, notes) for number, run in sorted(runs.items())}
+    for what in sorted({each for settings in fixed.values() for each in settings}):
+        values = {number: settings[what] for number, settings in fixed.items() if what in settings}
+        groups: list[list[int]] = []
+        for number, value in values.items():
+            group = next((group for group in groups if _alike(values[group[0]], value)), None)
+            groups.append([number]) if group is None else group.append(number)
+        most = max(groups, key=lambda group: (len(group), BASELINE not in group))
+        others = f"{known.name(most[0])} has {_shown(values[most[0]])}"
+        for number in values.keys() - set(most):
+            odd.setdefault(number, []).append(f"{what} is {_shown(values[number])}, {others}")
+    return odd
 
 
 def _leaves(run: NotedRun) -> set[str]:
@@ -165,6 +143,8 @@ def against(notes: Notes, measured: Facts) -> Iterator[Finding]:
         known = measured.runs.get(run.number)
         quote = _short(run.results or f"Run {run.number}: {run.title}")
         line = run.results_line or run.line
+        if known is None and run.results.startswith("Results: none yet"):
+            continue
         if known is None:
             yield Finding(line, run.number, quote, "unsupported", f"there is no run_{run.number}/final_info.json")
         elif run.found and not known.counts:

@@ -1,6 +1,8 @@
-"""How often `agent audit` is right: python benchmarks/audit_corpus.py, on tests/audit_corpus.
+"""How often `agent audit` is right on tests/audit_corpus: pytest tests/test_audit.py -k rates -s shows it.
 
-`first` was written with the rules; `second` after them, and no rule was changed for it.
+`first` was written with the rules. `second` was written after them; 34 of its 39 false claims were found then, with 3
+false alarms on 54 true statements, and the rules were mended by it since. `third` was written after that, and no rule
+was changed for it.
 """
 
 from collections import Counter
@@ -9,7 +11,7 @@ from pathlib import Path
 
 from agent import audit
 
-CORPUS = Path(__file__).parent.parent / "tests" / "audit_corpus"
+CORPUS = Path(__file__).parent / "audit_corpus"
 
 
 @dataclass
@@ -26,9 +28,14 @@ class Rates:
 
     def __str__(self) -> str:
         false, true = len(self.found) + len(self.missed), len(self.quiet) + len(self.false_alarms)
-        return (
-            f"{len(self.found)} of {false} false claims found ({len(self.exactly)} with the expected verdict), "
-            f"{len(self.false_alarms)} false alarms on {true} true statements"
+        return "\n  ".join(
+            [
+                f"{len(self.found)} of {false} false claims found ({len(self.exactly)} with the expected verdict), "
+                f"{len(self.false_alarms)} false alarms on {true} true statements",
+                "by kind: " + ", ".join(f"{kind} {self.kinds[kind]}/{n}" for kind, n in sorted(self.all_kinds.items())),
+                *(f"missed: {each}" for each in self.missed),
+                *(f"false alarm: {each}" for each in self.false_alarms),
+            ]
         )
 
 
@@ -59,20 +66,3 @@ def measure(part: str) -> Rates:
             rates.exactly += [said] * any(each.verdict == verdict for each in hits)
         rates.false_alarms += [f"{path.stem}: {each.quote}" for each in flagged]
     return rates
-
-
-def main() -> None:
-    for part in sorted(path.name for path in CORPUS.iterdir() if path.is_dir()):
-        rates = measure(part)
-        print(f"{part}: {rates}")
-        print(
-            "  by kind: " + ", ".join(f"{kind} {rates.kinds[kind]}/{n}" for kind, n in sorted(rates.all_kinds.items()))
-        )
-        for title, said in (("missed", rates.missed), ("false alarm", rates.false_alarms)):
-            print("".join(f"  {title}: {each}\n" for each in said), end="")
-        wrong = sorted(set(rates.found) - set(rates.exactly))
-        print("".join(f"  other verdict: {each}\n" for each in wrong), end="")
-
-
-if __name__ == "__main__":
-    main()
