@@ -98,12 +98,12 @@ def differs(text: str, own: int | None, facts: Facts) -> Iterator[tuple[str, Jud
             )
             if match["noise"]:
                 true = known.within_noise or _corrected(title)
-                yield match.group(), _unless(true, f"the interval of {title} is {known.half_width:.4g} to either side")
+                yield match.group(), _unless(true, f"{title} differs by more than its interval")
             if match["verdict"]:
                 better = METRICS[TITLES[title]].better
                 gain = -known.difference if better == "lower" else known.difference
                 true = not known.within_noise and (gain > 0) == (match["verdict"].lower() == "better")
-                yield match.group(), _unless(true, f"{title} is better when {better}")
+                yield match.group(), _is(true, f"{title} is better when {better}")
 
 
 def _number(text: str) -> float:
@@ -145,9 +145,8 @@ def _bullet(match: re.Match[str], run: Run) -> Iterator[Judged]:
         unit = 10.0 ** -len(match["value"].partition(".")[2])
         apart = abs(value - reference - difference)
         yield _is(apart <= 1.01 * unit, f"{value:g} - {reference:g} is {value - reference:+.4g}")
-    yield _unless(
-        not match["noise"] or known.within_noise or _corrected(title), "the difference is larger than its interval"
-    )
+    true = not match["noise"] or known.within_noise or _corrected(title)
+    yield _unless(true, "the difference is larger than its interval")
     if match["outcome"] in ("held", "failed") and match["predicted"] != "same":
         went = "same" if known.within_noise else "up" if known.difference > 0 else "down"
         yield _is((went == match["predicted"]) == (match["outcome"] == "held"), f"it went {went}")

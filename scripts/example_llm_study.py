@@ -133,9 +133,9 @@ SCRIPT = (
     NESTED_TEXT + block(ERRORS.format(":, :end"), ERRORS.format(":end")),
     # Claims what figures have to say; then says it with placeholders.
     "## Description\nThe nested prefixes successfully ordered the latents and cost only 0.4% of the CE-loss score.",
-    "## Description\nThe loss held a term for each of three nested prefixes. The CE-loss score "
+    "## Description\nThe loss held a term for each nested prefix of the dictionary. The CE-loss score "
     "{{run_1 vs baseline ce_loss_score}}; the explained variance {{run_1 vs baseline explained_variance_centered}}. "
-    "The AUC, top 5 latents, {{run_1 vs baseline probing_auc_5}}, so whether the order helps probing is open.",
+    "The AUC, top 5 latents, {{run_1 vs baseline probing_auc_5}}.",
     REVISED,
     # The logarithm of the many latents that are zero.
     LOG_TEXT + LOG_CONSTANT + block(RETURN, LOG),

@@ -181,7 +181,7 @@ def test_what_may_not_change_is_told_as_preflight_has_it(told: Told):
 
 def test_claims_are_struck_and_what_was_measured_stands_in_their_place(told: Told):
     section = told.checkout.notes.split("## Run 1: ")[1].split("\n## ")[0]
-    assert "Before the run: The behaviour changes. [Struck: it told of a result before there was one.]" in section
+    assert "Plan: The behaviour changes. [Struck: it told of a result before there was one.]" in section
     assert "Description: The behaviour was set. [Struck, as only figures can say it; in its place:] The CE" in section
     assert "from the baseline at the same L0 (worse)." in section
     assert "0.993" not in told.checkout.notes

@@ -1,5 +1,6 @@
 """Where proposals come from."""
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,7 +32,7 @@ class Proposal(BaseModel):
     @property
     def refused(self) -> Verdict | None:
         """The verdict on an answer that no experiment could be made of."""
-        why = self.unusable.partition("\n")[0]
+        why = re.split(r"\.\s|\n", self.unusable, maxsplit=1)[0]  # what else it says is for the model
         return Verdict(name="preflight", evidence=f"the answer could not be used: {why}") if why else None
 
 

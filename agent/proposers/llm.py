@@ -4,7 +4,7 @@ Every question is built from the state and the results, and what comes of its an
 a study that was killed asks what it would have asked.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from agent import edits, prose
 from agent.edits import EditError
@@ -62,13 +62,14 @@ class LLMProposer:
 
     def _plan(self, state: State) -> Remark | str:
         assert state.started
-        if len(state.sent_back) >= ANSWERS:
-            return f"the model gave no plan that can be used in {ANSWERS} answers ({_first(state.sent_back[-1].why)})"
+        if len(sent := _sent_back(state, "plan")) >= ANSWERS:
+            why = sent[-1].why.partition("\n")[0]
+            return f"the model gave no plan that can be used in {ANSWERS} answers ({why})"
         facts = self._facts(state)
         left = state.started.max_runs - state.runs_used
         answer = ""
         try:
-            answer = self._ask(state, self.prompts.plan, "plan")
+            answer = self._ask(state, self.prompts.plan(state), "plan")
             runs = answers.plan(answer, left, {run.number for run in facts.runs if run.counts})
         except BadAnswer as error:
             return AnswerSentBack(purpose="plan", answer=answer, why=str(error))
@@ -78,7 +79,7 @@ class LLMProposer:
             for text in (planned.title, planned.what)
             for fault in prose.faults(text, facts, ahead=state.runs[planned.start].proposal.source)
         ]
-        if faults and not _told_of_prose(state):
+        if faults and not any(each.prose for each in sent):
             return AnswerSentBack(purpose="plan", answer=answer, why=_why(faults), prose=True)
         struck = [
             PlannedRun(
@@ -106,14 +107,14 @@ class LLMProposer:
         )
         answer = ""
         try:
-            answer = self._ask(state, lambda state: self.prompts.proposal(state, proposal, number, attempt), "proposal")
+            answer = self._ask(state, self.prompts.proposal(state, proposal, number, attempt), "proposal")
             experiment = answers.experiment(answer)
             source = edits.apply(base, experiment.edits)
         except (BadAnswer, EditError) as error:
             return proposal.model_copy(update={"answer": answer, "unusable": str(error)})
         texts, facts = (experiment.description, experiment.reasoning), self._facts(state)
         faults = [fault for text in texts for fault in prose.faults(text, facts, ahead=base + source)]
-        if faults and not _told_of_prose(state):
+        if faults and not _sent_back(state, "proposal"):
             return AnswerSentBack(purpose="proposal", answer=answer, why=_why(faults), prose=True)
         description, why = (prose.strike(text, faults, prose.AHEAD) for text in texts)
         said = {"description": description, "why": why, "predictions": experiment.predictions, "source": source}
@@ -122,22 +123,21 @@ class LLMProposer:
     def _description(self, state: State, run: int) -> Remark:
         facts, answer, text = self._facts(state), "", ""
         try:
-            answer = self._ask(state, lambda state: self.prompts.description(state, run), "description")
+            answer = self._ask(state, self.prompts.description(state, run), "description")
             text = answers.description(answer)
             faults = prose.faults(text, facts)
             why = _why(faults)
         except BadAnswer as error:
             faults, why = [], str(error)
-        if why and not state.sent_back:
+        if why and not _sent_back(state, "description"):
             return AnswerSentBack(purpose="description", answer=answer, why=why, prose=bool(faults))
         measured = f"{{{{struck run_{run}}}}}"
         return RunDescribed(run=run, text=prose.strike(text, faults, measured) or measured)
 
-    def _ask(self, state: State, prompt: Callable[[State], list[Message]], purpose: str) -> str:
-        """The answer to a prompt, after what was sent back before. Raises BadAnswer where it lies with the model that
+    def _ask(self, state: State, messages: list[Message], purpose: str) -> str:
+        """The answer to a prompt and what was sent back after it. Raises BadAnswer where it lies with the model that
         there is none, BudgetSpent, LLMError."""
-        messages = prompt(state)
-        for sent in filter(lambda sent: sent.purpose == purpose, state.sent_back):
+        for sent in _sent_back(state, purpose):
             messages += [{"role": "assistant", "content": sent.answer}] if sent.answer else []
             messages.append({"role": "user", "content": f"{sent.why}\n\nSend the whole answer again."})
         try:
@@ -176,8 +176,8 @@ def still_planned(state: State) -> list[tuple[str, str]]:
     return [(planned.title, "still planned when the study ended") for planned in state.plan.runs[begun:]]
 
 
-def _told_of_prose(state: State) -> bool:
-    return any(sent.prose for sent in state.sent_back)
+def _sent_back(state: State, purpose: str) -> list[AnswerSentBack]:
+    return [sent for sent in state.sent_back if sent.purpose == purpose]
 
 
 def _why(faults: Sequence[Fault]) -> str:
@@ -187,7 +187,3 @@ def _why(faults: Sequence[Fault]) -> str:
     quoted = "\n".join(f"- {' '.join(fault.sentence.split())}\n  {fault.why}" for fault in faults)
     what = "These sentences say what only results may say"
     return f"{what}:\n{fenced(quoted)}\nWrite them with placeholders, or leave them out."
-
-
-def _first(text: str) -> str:
-    return text.split("\n")[0]
