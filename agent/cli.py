@@ -19,7 +19,7 @@ from agent.lab.errors import UserError
 
 if TYPE_CHECKING:
     from agent.analysis import Analysis
-    from agent.events import Event
+    from agent.events import Event, StudyStarted
     from agent.ideas import Fixed, Idea
     from agent.loop import Ending, Loop
     from agent.proposers import Proposer
@@ -58,15 +58,29 @@ def run(
         float | None,
         typer.Option(min=1, help="Seconds for one training, and one evaluation; 5 times the baseline's, at least 300."),
     ] = None,
+    proposer: Annotated[str | None, typer.Option(help="template, the idea's own plan, or llm.")] = None,
+    llm: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A model at OPENAI_BASE_URL, with OPENAI_API_KEY.")
+    ] = None,
+    llm_window: Annotated[int | None, typer.Option(min=1, help="Tokens the model can read at once.")] = None,
+    max_llm_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to read and write in all.")] = None,
+    max_cost: Annotated[float | None, typer.Option(min=0, help="Dollars for the model in all.")] = None,
+    price_in: Annotated[float | None, typer.Option(min=0, help="Dollars per million tokens read.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, help="Dollars per million tokens written.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A transcript.jsonl, whose answers are given again.")
+    ] = None,
+    approve: Annotated[bool, typer.Option("--approve", help="Show each change and ask before it runs.")] = False,
 ) -> None:
     """Investigate an idea: the baseline, then a run for each proposal, then notes and plots.
 
     Whatever interrupts it, `agent resume` continues.
     """
     from agent import analysis, ideas, loop, study
+    from agent.approve import require_terminal
     from agent.lab import cache
     from agent.lab.evaluation import families
-    from agent.proposers.template import TemplateProposer
+    from agent.proposers import choice
 
     if max_hours is not None and not 0 < max_hours < math.inf:
         raise UserError(f"--max-hours {max_hours:g}: give a number of hours above 0")
@@ -75,14 +89,24 @@ def run(
         families.chosen(evals)  # refused at once where it names none
     given = {"model": _absolute(model), "hook_name": hook, "evals": evals}
     fixed = plan.fixed.but(**{name: value for name, value in given.items() if value})
+    prices = None if price_in is None or price_out is None else (price_in, price_out)
+    spend = {"max_tokens": max_llm_tokens, "max_cost": max_cost, "prices": prices, "window": llm_window}
+    model_asked = choice.language_model(proposer, llm, replay=replay, **spend)
     limits = {"max_runs": max_runs, "max_hours": max_hours, "run_timeout": run_timeout}
-    # What is broken in an idea is known before any time is spent: rendering its plan, importing its analysis.
-    proposer, own = TemplateProposer(plan, fixed), analysis.load(plan)
+    # What is broken is known before any time is spent: the plan's rendering, the model's key, the idea's analysis.
+    choice.check(plan, fixed, model_asked)
+    own = analysis.load(plan)
+    if approve:
+        require_terminal()
     print(f"{plan.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
+    if model_asked is None and proposer is None:
+        print(choice.OWN_PLAN, flush=True)
     with cache.in_use():
-        started = loop.started(plan, fixed, _prepare(fixed, plan.primary_metric, device), device, limits)
+        settings = limits | {"language_model": model_asked, "approve": approve}
+        started = loop.started(plan, fixed, _prepare(fixed, plan.primary_metric, device), device, settings)
         new = study.create(ideas.ROOT, plan.name)
-        with new.lock(), _loop(new, started, own, proposer) as work:
+        asked = choice.of_new_study(new, started, plan)
+        with new.lock(), _loop(new, started, own, asked) as work:
             _end(new, work.run())
 
 
@@ -97,15 +121,15 @@ def resume(
     from agent import study as studies
     from agent.events import StudyResumed
     from agent.lab import cache
-    from agent.proposers.template import TemplateProposer
+    from agent.proposers import choice
 
     study, state = studies.to_resume(ideas.ROOT, path)
     if state.finished:
         print(f"{study.name} has ended: {state.ended}; notes: {study.notes / 'notes.txt'}")
         return
     with study.lock(), cache.in_use():
-        plan, fixed = _pick_up(study, state)
-        proposer, own = TemplateProposer(plan, fixed), analysis.load(plan)
+        started, plan = _pick_up(study, state)
+        proposer, own = choice.of_study(study, started, plan), analysis.load(plan)
         resumed = StudyResumed(pid=os.getpid(), host=socket.gethostname())
         with _loop(study, resumed, own, proposer) as work:
             _end(study, work.run())
@@ -122,13 +146,13 @@ def note(
     from agent import study as studies
     from agent.lab import cache
     from agent.loop import hand_run
-    from agent.proposers.template import TemplateProposer
+    from agent.proposers import choice
 
     with studies.to_resume(ideas.ROOT, path)[0].lock(), cache.in_use():
         study, state = studies.to_resume(ideas.ROOT, path)  # as the driver left it that had the lock before
         event = hand_run(study, state, Path(run_name).name, message)
-        plan, fixed = _pick_up(study, state)
-        proposer, own = TemplateProposer(plan, fixed), analysis.load(plan)
+        started, plan = _pick_up(study, state)
+        proposer, own = choice.of_study(study, started, plan, asking=False), analysis.load(plan)
         with _loop(study, None, own, proposer) as work:
             _end(study, work.take_in(event))
 
@@ -139,6 +163,20 @@ def show(path: Annotated[Path, typer.Argument(help="A run's directory, or a stud
     from agent import show
 
     show.show(path)
+
+
+@app.command()
+def audit(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A notes.txt, of this or an earlier system.")],
+    results: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The runs' directories; without, the notes' own results decide.")
+    ] = None,
+) -> None:
+    """Hold every claim of a notes.txt against its figures: supported, contradicted or unsupported."""
+    from agent import audit
+
+    if not audit.audit(path, results):
+        sys.exit(1)
 
 
 @ideas_app.callback()
@@ -153,9 +191,20 @@ def ideas(context: typer.Context) -> None:
 @ideas_app.command("show")
 def show_idea(name: Annotated[str, typer.Argument(help="An idea: a directory of templates/ideas.")]) -> None:
     """Show an idea with its plan."""
-    from agent import show_ideas
+    from agent import ideas, show_ideas
 
-    show_ideas.show_one(name)
+    show_ideas.show_one(ideas.load(name))
+
+
+@ideas_app.command("new")
+def new_idea(
+    sentence: Annotated[str, typer.Argument(help="What to find out, in one sentence.")],
+    llm: Annotated[str, typer.Option(metavar="MODEL", help="A model of the server at OPENAI_BASE_URL.")],
+) -> None:
+    """Have a language model work out an idea with a plan, and take it in if you like it."""
+    from agent import new_idea
+
+    new_idea.new(sentence, llm)
 
 
 @app.command()
@@ -231,7 +280,7 @@ def _prepare(fixed: "Fixed", primary_metric: str, device: str | None) -> dict[st
         return json.loads(ground.read_text())
 
 
-def _pick_up(study: "Study", state: "State") -> "tuple[Idea, Fixed]":
+def _pick_up(study: "Study", state: "State") -> "tuple[StudyStarted, Idea]":
     """Make a locked study ready to go on. Raises UserError where its ground has changed."""
     from agent import ideas, process_tree
 
@@ -247,7 +296,7 @@ def _pick_up(study: "Study", state: "State") -> "tuple[Idea, Fixed]":
             f"{study.name} began with another agent/lab, package, model or device, so further runs would not compare "
             "with those it has: go back to what it began with, or start a new study"
         )
-    return ideas.load(state.started.idea), fixed
+    return state.started, ideas.load(state.started.idea)
 
 
 @contextmanager
@@ -268,6 +317,10 @@ def _loop(study: "Study", first: "Event | None", own: "Analysis", proposer: "Pro
 
 
 def _end(study: "Study", ending: "Ending") -> None:
+    from agent.proposers import choice
+
+    if spent := choice.spent(study):
+        print(spent)
     print(f"{ending.why}; notes: {study.notes / 'notes.txt'}")
     if ending.code:
         sys.exit(ending.code)

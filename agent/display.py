@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -14,6 +14,7 @@ from agent.lab.verdicts import MetricsRow
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from agent.events import Remark
     from agent.study import Run
 
 IN_A_TABLE = 7  # headline metrics beside a run's title
@@ -29,6 +30,10 @@ class Display(AbstractContextManager["Display"], Protocol):
 
     def table(self, runs: "Sequence[Run]") -> None:
         """The study's runs as they stand now."""
+
+    def paused(self) -> AbstractContextManager[object]:
+        """Leaves the terminal to somebody else for a while."""
+        ...
 
 
 class PlainDisplay:
@@ -53,6 +58,9 @@ class PlainDisplay:
 
     def table(self, runs: "Sequence[Run]") -> None:
         """Nothing: every run has said its line."""
+
+    def paused(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
 
 class LiveDisplay:
@@ -87,6 +95,14 @@ class LiveDisplay:
     def table(self, runs: "Sequence[Run]") -> None:
         self._table = study_table(runs)
         self._draw()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live.start()
 
     def _draw(self) -> None:
         from rich.console import Group
@@ -162,6 +178,19 @@ def remarks(infos: Iterable[FinalInfo]) -> list[str]:
         f"{family}: {scored.remark}" for info in infos for family, scored in info.evaluations.items() if scored.remark
     )
     return list(dict.fromkeys(said))
+
+
+def remark_line(remark: "Remark") -> str:
+    """What a language model has said, in one line."""
+    match remark.event:
+        case "plan_made":
+            titles = "; ".join(planned.title for planned in remark.runs)
+            return f"plan after run {remark.after_run}: {titles or 'nothing is left to try'}"
+        case "answer_sent_back":
+            why = "it claims what only results may say" if remark.prose else remark.why.splitlines()[0]
+            return f"the model's {remark.purpose} went back: {why}"
+        case "run_described":
+            return f"run {remark.run} is described"
 
 
 def run_line(info: FinalInfo) -> str:

@@ -1,6 +1,7 @@
 """What happens in a study: the events of its ledger."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +23,19 @@ class _Event(BaseModel):
     elapsed: float = 0.0  # seconds since this driver opened the ledger, of a clock that stops while the machine sleeps
 
 
+class LanguageModel(BaseModel):
+    """Where proposals come from, if not from the idea's plan, and what it may cost."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    max_tokens: int | None = None
+    max_cost: float | None = None  # dollars
+    prices: tuple[float, float] | None = None  # dollars per million tokens of input and of output
+    window: int | None = None  # tokens; None: as known of the model
+    replay: Path | None = None  # the transcript whose answers are given again
+
+
 class StudyStarted(_Event):
     event: Literal["study_started"] = "study_started"
     idea: str
@@ -38,6 +52,8 @@ class StudyStarted(_Event):
     max_runs: int
     max_hours: float | None = None
     run_timeout: float | None = None  # seconds for a training, and for an evaluation; None: from the baseline's
+    language_model: LanguageModel | None = None  # None: the idea's own plan
+    approve: bool = False  # ask a person before each run
 
 
 class StudyResumed(_Event):
@@ -78,6 +94,42 @@ class HandRunAdded(_Event):
     proposal: Proposal
     pid: int
     host: str
+
+
+class PlannedRun(BaseModel):
+    """A run that a language model means to make."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    what: str  # to change, and why
+    start: int  # the run whose experiment.py is changed
+
+
+class PlanMade(_Event):
+    """A language model's plan, made before the first run and revised after each."""
+
+    event: Literal["plan_made"] = "plan_made"
+    after_run: int
+    runs: list[PlannedRun]  # none: the model said that all is done
+
+
+class AnswerSentBack(_Event):
+    """An answer of a language model that was not taken, with what the model is told of it."""
+
+    event: Literal["answer_sent_back"] = "answer_sent_back"
+    purpose: Literal["plan", "proposal", "description"]
+    answer: str
+    why: str
+    prose: bool = False  # it had the right form, and sentences that claimed what only results may say
+
+
+class RunDescribed(_Event):
+    """What a language model wrote of a run when its result was known, with placeholders for every figure."""
+
+    event: Literal["run_described"] = "run_described"
+    run: int
+    text: str
 
 
 class PreflightFailed(_Event):
@@ -156,6 +208,7 @@ class NotesWritten(_Event):
 
 class StudyInterrupted(_Event):
     event: Literal["study_interrupted"] = "study_interrupted"
+    why: str = ""  # empty: by a person
 
 
 class StudyEnded(_Event):
@@ -163,11 +216,15 @@ class StudyEnded(_Event):
     why: str
 
 
+Remark = PlanMade | AnswerSentBack | RunDescribed  # what a proposer has recorded beside its proposals
+
 Event = Annotated[
     StudyStarted
     | StudyResumed
     | SentinelsScored
     | BaselineMeasured
+    | PlanMade
+    | AnswerSentBack
     | ProposalMade
     | HandRunAdded
     | PreflightFailed
@@ -177,6 +234,7 @@ Event = Annotated[
     | AttemptCutShort
     | EvaluationEnded
     | RunCommitted
+    | RunDescribed
     | ReplicateEnded
     | ScoredOnTest
     | NotesWritten

@@ -102,6 +102,12 @@ class Idea(Strict):
         return self.folder.name
 
     @property
+    def template(self) -> Path | None:
+        """What its plan is rendered with; an idea without one is for a language model to work out."""
+        path = self.folder / "experiment.py.j2"
+        return path if path.exists() else None
+
+    @property
     def analysis(self) -> Path | None:
         """The idea's own measures and plots, where it has some."""
         path = self.folder / "analysis.py"
@@ -151,21 +157,28 @@ def load(name: str, templates: Path = TEMPLATES) -> Idea:
         raise BadIdea(f"unknown idea {name!r}: {nearest(name, names(templates))}")
     path = templates / "ideas" / name / "idea.yaml"
     try:
-        text = path.read_text(encoding="utf-8")
+        return parse(path.read_text(encoding="utf-8"), path)
+    except UnicodeDecodeError as error:
+        raise BadIdea(f"{path}: {error}") from None
+
+
+def parse(text: str, path: Path, most: int = 1) -> Idea:
+    """An idea from the text of its idea.yaml at `path`. Raises BadIdea, with up to `most` wrong fields."""
+    try:
         content, root = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise BadIdea(f"{path} line {line}: {error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:  # not text, or a date that is none
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a character or date that is none, nested too deep
         raise BadIdea(f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise BadIdea(f"{path}: expected fields such as title and plan, found {type(content).__name__}")
     try:
         return Idea.model_validate(content | {"folder": path.parent})
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise BadIdea(f"{path} line {_line(root, first['loc'])}: {field}: {_expected(first)}") from None
+        wrong = [(part["loc"], _expected(part)) for part in error.errors()[:most]]
+        said = [f"line {_line(root, place)}: {'.'.join(map(str, place))}: {what}" for place, what in wrong]
+        raise BadIdea(f"{path} {'; '.join(said)}") from None
 
 
 def _line(node: yaml.Node | None, place: tuple[str | int, ...]) -> int:

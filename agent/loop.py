@@ -10,7 +10,7 @@ from typing import Any
 from agent import budgets, events, notes, preflight
 from agent.analysis import Analysis
 from agent.baseline import Baselines
-from agent.display import comparison_line, run_line
+from agent.display import comparison_line, remark_line, run_line
 from agent.ideas import Fixed, Idea, goal
 from agent.lab import cache, results
 from agent.lab.errors import UserError
@@ -18,6 +18,7 @@ from agent.lab.evaluation.requests import Score
 from agent.lab.results import FinalInfo, Training
 from agent.lab.verdicts import NOT_RETRYABLE, Verdict
 from agent.ledger import BadLedger, Ledger
+from agent.llm import LLMError
 from agent.proposers import Proposal, Proposer
 from agent.proposers.template import baseline as baseline_proposal
 from agent.referee import Referee
@@ -82,6 +83,8 @@ class Loop:
             self.conclude()
         except KeyboardInterrupt:
             return self.interrupt()
+        except LLMError as error:
+            return self.interrupt(str(error))
         ending = self.ending(why)
         self.end(ending.why)
         return ending
@@ -108,8 +111,17 @@ class Loop:
             return "agent/lab was changed while the study ran: runs before and after would not compare"
         if why := self.referee.prepare() or budgets.spent(self.ledger.state, self.ledger.seconds):
             return why
-        ended = f"the plan ended after {state.runs_used} of at most {self.started.max_runs} runs"
-        return self.proposer.propose(state, self.referee.came_out) or ended
+        proposal = self.propose()
+        if isinstance(proposal, str):
+            return f"{proposal} after {state.runs_used} of at most {self.started.max_runs} runs"
+        return proposal
+
+    def propose(self) -> Proposal | str:
+        """What the proposer comes to, with what it has to remember recorded on the way."""
+        while not isinstance(found := self.proposer.propose(self.ledger.state, self.referee.came_out), Proposal | str):
+            self.ledger.append(found)
+            self.display.say(remark_line(found))
+        return found
 
     def take_in(self, event: events.HandRunAdded) -> Ending:
         """A researcher's own run, like any other from its evaluation on. A study that had ended ends again after it."""
@@ -153,6 +165,9 @@ class Loop:
         while (stage := self.ledger.state.runs[run].stage) != "done":
             steps[stage](run)
             self.refresh()
+        while remark := self.proposer.describe(self.ledger.state, run):
+            self.ledger.append(remark)
+            self.display.say(remark_line(remark))
         self.write_notes()
 
     def check(self, run: int) -> None:
@@ -165,7 +180,8 @@ class Loop:
         self.study.commit(f"run {run}{again}, proposal: {proposal.title}\n\n{proposal.description}\n\n{proposal.why}")
         self.display.say(f"run {run}{again}: {proposal.title}")
         start = time.monotonic()
-        if verdict := preflight.check(proposal.source, self.started.fixed, self.earlier(run)) or self.smoke(run):
+        verdict = proposal.refused or preflight.check(proposal.source, self.started.fixed, self.earlier(run))
+        if verdict := verdict or self.disapproved(run) or self.smoke(run):
             directory = self.study.run_dir(run)
             directory.mkdir(exist_ok=True)
             (directory / "experiment.py").write_text(proposal.source)
@@ -176,6 +192,18 @@ class Loop:
             )
         else:
             self.ledger.append(events.RunReserved(run=run))
+
+    def disapproved(self, run: int) -> Verdict | None:
+        """What a person who is asked says of a change. Raises UserError where nobody can be asked."""
+        runs = self.ledger.state.runs
+        if run == 0 or not self.started.approve:
+            return None
+        from agent.approve import approve  # here because rich takes a while to import
+
+        proposal = runs[run].proposal
+        with self.display.paused():
+            approved = approve(runs[proposal.start].proposal.source, proposal.source, f"run {run}: {proposal.title}")
+        return None if approved else Verdict(name="preflight", evidence="not approved by the researcher")
 
     def earlier(self, run: int) -> dict[str, str]:
         """The code of everything that was tried before."""
@@ -196,12 +224,10 @@ class Loop:
         if directory.exists():
             shutil.rmtree(directory)
         script, label = self.study.directory / "experiment.py", f"run {run}, tried for a few steps"
-        seed = self.started.fixed.seed
-        failure = self.workers.train(script, directory, seed=seed, label=label, timeout=SMOKE_SECONDS, smoke=True)
+        seed, timeout = self.started.fixed.seed, min(SMOKE_SECONDS, self.started.run_timeout or SMOKE_SECONDS)
+        failure = self.workers.train(script, directory, seed=seed, label=label, timeout=timeout, smoke=True)
         failure = self.tampered(run) or failure
-        failure = failure or self.workers.evaluate(
-            Score(run_dir=directory, slice=True), label=label, timeout=SMOKE_SECONDS
-        )
+        failure = failure or self.workers.evaluate(Score(run_dir=directory, slice=True), label=label, timeout=timeout)
         info = None if failure else results.read(directory)
         if (
             info
@@ -256,8 +282,8 @@ class Loop:
         results.write(self.study.run_dir(run), FinalInfo(verdict=killed))
         self.ledger.append(events.AttemptCutShort(run=run, attempt=state.attempt, verdict=killed))
 
-    def interrupt(self) -> Ending:
-        """Leave the study so that it can be resumed, with notes that say so."""
+    def interrupt(self, why: str = "") -> Ending:
+        """Leave the study so that it can be resumed, with notes that say so. Empty: by a person."""
         try:
             self.ledger.reload()
         except BadLedger:  # an experiment had just changed it
@@ -265,8 +291,10 @@ class Loop:
         for run in self.ledger.state.runs:
             if run.stage == "training":
                 self.cut_short(run.number, "interrupted while training")
-        self.ledger.append(events.StudyInterrupted())
+        self.ledger.append(events.StudyInterrupted(why=why))
         self.write_notes()
+        if why:
+            return Ending(f"interrupted: {why}; agent resume continues", 1)
         return Ending("interrupted; agent resume continues", 130)
 
     def evaluate(self, run: int) -> None:
@@ -319,7 +347,8 @@ class Loop:
         hopeless = failed.verdict.name in NOT_RETRYABLE or failed.attempt >= ATTEMPTS or failed.by_hand or run == 0
         if hopeless or budgets.hours_spent(state, self.ledger.seconds):
             return None
-        return self.proposer.propose(state, self.referee.came_out)
+        proposal = self.propose()
+        return proposal if isinstance(proposal, Proposal) else None
 
     def refresh(self) -> None:
         self.display.table(self.study.runs(self.ledger.state))

@@ -6,13 +6,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from agent import comparison, plots
+from agent import comparison, plots, prose
 from agent.analysis import Analysis
 from agent.comparison import Judgement, Outcome
 from agent.display import beside, format_difference, format_value, remarks
 from agent.ideas import TEMPLATES, strict_templates
 from agent.lab.defaults import is_world
 from agent.lab.results import HEADLINE, METRICS, Compared, Comparison, Expectation, FinalInfo, Floor, Measure, headline
+from agent.prose import Facts
 from agent.referee import judgements
 from agent.state import State
 from agent.study import Run, Study
@@ -80,7 +81,10 @@ def render(
         ground=describe_ground(state),
         remarks=remarks(run.info for run in runs if run.info),
         measures=measures if measures and any(run.info and run.info.analysis for run in runs) else {},
-        runs=[(run, describe(run, state, judged.get(run.number), measures or {})) for run in runs],
+        runs=[
+            (run, describe(run, state, judged.get(run.number), measures or {}) | written(run, state, runs, judged))
+            for run in runs
+        ],
         tested=[describe_test(run, state) for run in runs if run.number in state.tested],
         held_out="samples" if state.started and is_world(state.started.fixed.model) else "text",
         figures=figures,
@@ -88,6 +92,16 @@ def render(
         noted=_at(state.last_time),
         interrupted=_at(state.interrupted),
     )
+
+
+def written(run: Run, state: State, runs: list[Run], judged: dict[int, Judgement]) -> dict[str, str]:
+    """What was written of a run, before it and, by a language model, after it; its placeholders stand for results."""
+    proposal = run.state.proposal
+    texts = {"description": proposal.description, "why": proposal.why, "described": run.state.described or ""}
+    if state.started and state.started.language_model and not run.state.by_hand:
+        facts = Facts(runs, judged, state.started.primary_metric)
+        texts = {name: prose.render(text, facts) for name, text in texts.items()}
+    return texts
 
 
 def flow(text: str) -> str:

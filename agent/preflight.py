@@ -24,6 +24,7 @@ GUARD = "guard = TrainingGuard(out_dir, sae, data, model=MODEL, hook_name=HOOK_N
 GUARD_STEP = "guard.step("
 FINISH = "finish("
 MAIN = 'if __name__ == "__main__": run(main)'
+PROTECTED = (*LAB_IMPORTS, STREAM, GUARD, GUARD_STEP, FINISH, MAIN)
 
 LAB = {"agent.lab.activations", "agent.lab.run", "agent.lab.training"}
 DOORS = {"agent.lab.activations.stream", "agent.lab.run.run"} | {
@@ -166,10 +167,14 @@ def _steps(loop: ast.AST, guards: set[str]) -> bool:
     )
 
 
+def fixed_constants(fixed: Fixed) -> dict[str, str | int]:
+    """What every experiment.py of a study assigns, besides SEED, which the lab sets."""
+    return {"MODEL": fixed.model, "HOOK_NAME": fixed.hook_name, "TOKENS": fixed.tokens, "D_SAE": fixed.d_sae}
+
+
 def _check_fixed(tree: ast.Module, lines: list[str], fixed: Fixed) -> None:
     """The constants that make runs comparable are the study's."""
-    settings = {"MODEL": fixed.model, "HOOK_NAME": fixed.hook_name, "TOKENS": fixed.tokens, "D_SAE": fixed.d_sae}
-    for name, value in settings.items():
+    for name, value in fixed_constants(fixed).items():
         assigned = _assigned(tree, name)
         is_fixed = f"it is fixed in this study at {value}"
         if assigned is None:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from agent import ideas
-from agent.ideas import BadIdea, Step
+from agent.ideas import BadIdea, Idea, Step
 from agent.lab.results import METRICS
 from agent.show import LONGEST_LINE, make_console, print_table
 
@@ -30,9 +30,9 @@ def show_all() -> None:
         console.print(f"broken: {error}", style="red", soft_wrap=True)
 
 
-def show_one(name: str) -> None:
-    """Print an idea with its plan. Raises BadIdea."""
-    idea, console = ideas.load(name), make_console()
+def show_one(idea: Idea) -> None:
+    """Print an idea with its plan."""
+    console = make_console()
     fixed, metric = idea.fixed, METRICS[idea.primary_metric]
     console.print(f"{idea.name}: {idea.title}", style="bold")
     _paragraph(console, idea.description)
@@ -45,6 +45,8 @@ def show_one(name: str) -> None:
     )
     if idea.defaults:
         console.print(f"parameters as the baseline has them: {_settings(idea.defaults)}")
+    if idea.template is None:
+        console.print("no template: it needs --proposer llm", soft_wrap=True)
     if idea.analysis:
         console.print(f"own measures: {idea.analysis}", soft_wrap=True)
     for number, step in enumerate(idea.plan, 1):

@@ -7,6 +7,7 @@ from typing import Literal
 
 from agent.comparison import Baseline
 from agent.events import (
+    AnswerSentBack,
     AttemptCutShort,
     AttemptEnded,
     AttemptStarted,
@@ -15,10 +16,12 @@ from agent.events import (
     Event,
     HandRunAdded,
     NotesWritten,
+    PlanMade,
     PreflightFailed,
     ProposalMade,
     ReplicateEnded,
     RunCommitted,
+    RunDescribed,
     RunReserved,
     ScoredOnTest,
     SentinelsScored,
@@ -67,6 +70,7 @@ class RunState:
     attempt: int = 0  # the newest one
     failed_attempts: dict[int, FailedAttempt] = field(default_factory=dict)  # those before it
     verdict: Verdict | None = None
+    described: str | None = None  # by a language model, once its result was known; with placeholders
     seconds: float = 0.0  # of work on it, all attempts together
     training_seconds: float = 0.0  # of the newest attempt
     evaluation_seconds: float = 0.0
@@ -80,10 +84,13 @@ class State:
     sentinels: list[Expectation] | None = None
     baselines: list[Baseline] = field(default_factory=list)
     baselines_tried: dict[tuple[float, int], Verdict] = field(default_factory=dict)  # by K and seed
+    plan: PlanMade | None = None  # a language model's, as it was revised last
+    sent_back: list[AnswerSentBack] = field(default_factory=list)  # since its last answer that was taken
     runs: list[RunState] = field(default_factory=list)
     replicates: dict[int, dict[int, Comparison]] = field(default_factory=dict)  # run -> seed -> its comparison
     tested: dict[int, ScoredOnTest] = field(default_factory=dict)  # by run
     interrupted: datetime | None = None  # when, if nobody has resumed it
+    interrupted_by: str = ""  # empty: a person
     ended: str | None = None  # what ended the study
     noted: bool = False  # whether the notes say all of this
     last_time: datetime | None = None
@@ -123,14 +130,16 @@ def _account(state: State, event: Event) -> None:
         state.runs[-1].seconds += state.seconds - before
     state.last_time = event.time
     state.noted = isinstance(event, NotesWritten)
+    if isinstance(event, PlanMade | ProposalMade | RunDescribed):
+        state.sent_back = []
 
 
 def _apply(state: State, event: Event) -> None:
     match event:
         case StudyStarted():
             state.started = event
-        case StudyInterrupted():
-            state.interrupted = event.time
+        case StudyInterrupted(why=why):
+            state.interrupted, state.interrupted_by = event.time, why
         case StudyResumed():
             state.interrupted, state.ended = None, None
         case StudyEnded(why=why):
@@ -141,6 +150,12 @@ def _apply(state: State, event: Event) -> None:
             state.baselines_tried[baseline.k, baseline.seed] = verdict
             if verdict.ok:
                 state.baselines.append(baseline)
+        case PlanMade():
+            state.plan = event
+        case AnswerSentBack():
+            state.sent_back.append(event)
+        case RunDescribed(run=number, text=text):
+            state.runs[number].described = text
         case ProposalMade(run=number, proposal=proposal) if number == len(state.runs):
             state.runs.append(RunState(number, proposal))
         case HandRunAdded(run=number, proposal=proposal):

@@ -24,6 +24,7 @@ from agent.watchdogs import LogCap
 IGNORED = """\
 # The story is in git; what is large or only of the moment stays beside it.
 /events.jsonl
+/transcript.jsonl
 /lock
 *.log
 /beside.py
@@ -95,6 +96,11 @@ class Study:
     @property
     def ledger(self) -> Path:
         return self.directory / "events.jsonl"
+
+    @property
+    def transcript(self) -> Path:
+        """Every exchange with a language model."""
+        return self.directory / "transcript.jsonl"
 
     def run_dir(self, number: int) -> Path:
         return self.directory / f"run_{number}"

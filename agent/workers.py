@@ -77,6 +77,7 @@ class Workers:
             "SAE_AGENT_FIXED": self.fixed.model_dump_json(),
             "SAE_AGENT_SEED": str(seed),
         }
+        transcript = _content(self.study.transcript)
         watched = [run_dir / "metrics.jsonl", stdout, stderr]
         ended = process.run(
             [sys.executable, script.name, f"--out_dir={run_dir.name}"],
@@ -89,7 +90,7 @@ class Workers:
             timeout=timeout,
             watch=[lambda: self._judge(run_dir, label), Stall(watched), *self._watchdogs(stdout, stderr)],
         )
-        replaced = keep(run_dir, source)
+        replaced = keep(run_dir, source) or self._put_back(transcript)
         verdict = replaced or self._judge(run_dir, label) or process.verdict_of_end(ended, run_dir / "stderr.log")
         return verdict and self._shortened(verdict)
 
@@ -123,6 +124,16 @@ class Workers:
         evidence = verdict.evidence.replace(f"{self.study.directory}{os.sep}", "")
         return verdict.model_copy(update={"evidence": evidence})
 
+    def _put_back(self, transcript: bytes | None) -> Verdict | None:
+        """The transcript as it was before a training: limits are summed over it."""
+        path = self.study.transcript
+        if _content(path) == transcript:
+            return None
+        path.unlink(missing_ok=True)
+        if transcript is not None:
+            path.write_bytes(transcript)
+        return Verdict(name="tampered", evidence="the experiment changed the transcript; put back as it was")
+
     def _end_evaluator(self) -> int:
         child, self._evaluator = self._evaluator, None
         return child.end() if child else 0
@@ -138,3 +149,7 @@ class Workers:
 
     def _watchdogs(self, *logs: Path) -> list[Watchdog]:
         return [LogCap(*logs), Memory(memory_limit()), Disk(self.study.directory)]
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() and not path.is_symlink() else None

@@ -40,7 +40,7 @@ def after(proposer: TemplateProposer, results: dict[str, Any], running: str | No
         return results.get(name) if metric == "ce_loss_score" else None
 
     proposed = proposer.propose(state, came_out)
-    return proposed and proposed.name, proposer.skipped(state, came_out)
+    return None if isinstance(proposed, str) else proposed.name, proposer.skipped(state, came_out)
 
 
 def test_a_condition_is_open_until_its_step_was_tried(proposer: TemplateProposer):
@@ -79,6 +79,6 @@ def test_the_shipped_plan_tries_a_weaker_loss_only_where_the_loss_cost_something
     assert names[-1] == "weaker_composition"
     runs = [RunState(i, proposal, stage="done") for i, proposal in enumerate(shipped.plan[:-1], 1)]
     proposed = shipped.propose(State(runs=runs), lambda _, metric: "down" if "variance" in metric else "up")
-    assert proposed
+    assert not isinstance(proposed, str)
     assert proposed.name == "weaker_composition"
-    assert shipped.propose(State(runs=runs), lambda *_: "up") is None
+    assert shipped.propose(State(runs=runs), lambda *_: "up") == "the plan ended"

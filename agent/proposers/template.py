@@ -3,7 +3,7 @@
 from collections.abc import Container
 from pathlib import Path
 
-from agent.ideas import TEMPLATES, Fixed, Idea, When, render_baseline, render_step
+from agent.ideas import TEMPLATES, BadIdea, Fixed, Idea, When, render_baseline, render_step
 from agent.lab.results import METRICS
 from agent.proposers import CameOut, Proposal
 from agent.state import State
@@ -28,6 +28,10 @@ class TemplateProposer:
 
     def __init__(self, idea: Idea, fixed: Fixed, templates: Path = TEMPLATES) -> None:
         """Raises BadIdea."""
+        if idea.template is None:
+            raise BadIdea(
+                f"{idea.name} has a plan in words and no experiment.py.j2: it needs --proposer llm --llm MODEL"
+            )
         self.steps = {step.name: step for step in idea.plan}
         self.plan = [
             Proposal(
@@ -41,10 +45,14 @@ class TemplateProposer:
             for step in idea.plan
         ]
 
-    def propose(self, state: State, came_out: CameOut) -> Proposal | None:
+    def propose(self, state: State, came_out: CameOut) -> Proposal | str:
         done = tried(state)
         passed_over = self._passed_over(done, came_out)
-        return next((proposal for proposal in self.plan if proposal.name not in done | passed_over.keys()), None)
+        left = (proposal for proposal in self.plan if proposal.name not in done | passed_over.keys())
+        return next(left, "the plan ended")
+
+    def describe(self, state: State, run: int) -> None:
+        """Nothing: the plan's own descriptions say it all."""
 
     def skipped(self, state: State, came_out: CameOut) -> list[tuple[str, str]]:
         """The titles of the steps that are passed over as things stand, and why."""

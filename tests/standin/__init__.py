@@ -113,7 +113,8 @@ def make_checkout(directory: Path) -> Checkout:
         shutil.copy(HERE / f"lab/{name}.py", root / "agent/lab")
     shutil.copy(HERE / "lab/evaluation.py", root / "agent/lab/evaluation/__main__.py")
     shutil.copytree(HERE / "templates", root / "templates")
-    shutil.copytree(REPOSITORY / "templates/notes", root / "templates/notes")
+    for name in ("notes", "prompts"):
+        shutil.copytree(REPOSITORY / "templates" / name, root / "templates" / name)
     return Checkout(root)
 
 

@@ -1,0 +1,18 @@
+"""Whether a figure in prose is a measured value, within the rounding of how it is written."""
+
+from decimal import Decimal, InvalidOperation
+
+
+def close(said: str, value: float, units: float = 0.5) -> bool:
+    """Whether a number as written is a value rounded, or cut off, to the digits shown.
+
+    `units`: how many units of the last digit rounding may move it; more where both sides of a difference were rounded.
+    """
+    try:
+        written = Decimal(said.replace(",", "").replace("−", "-").lstrip("+~≈"))
+    except InvalidOperation:
+        return False
+    unit = 10.0 ** int(written.as_tuple().exponent)
+    number = float(written)
+    rounded = abs(number - value) <= units * unit * (1 + 1e-6) + 1e-12
+    return rounded or (number * value > 0 and 0 <= abs(value) - abs(number) < unit)

@@ -1,0 +1,166 @@
+"""The example of a study by a language model: `agent run --proposer llm` on the embedded model, beside a server that
+answers from the script below.
+
+    python scripts/example_llm_study.py
+
+Driver, client, trainings and evaluation are real; only the model's words are written beforehand, with the mistakes that
+models make: an edit that does not apply, an undefined name, a crash, a loss that is not finite, claims without figures.
+The notes are copied to docs/example_llm_study.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from scripted_server import ScriptedServer  # noqa: E402  # pyright: ignore[reportMissingImports]
+
+PLAN = """\
+## Reasoning
+The hypothesis is that an order from general to specific can be had at little cost in reconstruction. Nested prefixes
+are the plainest way to get such an order, so they come first; a penalty on the size of the latents then tells whether
+the prefixes or a mere shrinking of the code would do it.
+
+## Plan
+1. [from baseline] Nested prefixes of the dictionary: each of three prefixes has to rebuild the activation by itself,
+   beside the whole dictionary, so that the first latents may become the most general ones.
+2. [from baseline] A logarithmic penalty on the latents: it asks for small latents without an order among them, as a
+   control.
+"""
+
+REVISED = """\
+## Reasoning
+Run 1 stands in the table: its CE-loss score {{run_1 vs baseline ce_loss_score}}. The control is still to be made.
+
+## Plan
+1. [from baseline] A logarithmic penalty on the latents: it asks for small latents without an order among them, as a
+   control.
+"""
+
+COMPLETED = """\
+## Reasoning
+Both runs have a result: the CE-loss score of run 1 {{run_1 vs baseline ce_loss_score}}, that of run 2
+{{run_2 vs baseline ce_loss_score}}. Another run of this kind should not tell more about the hypothesis.
+
+## Plan
+ALL_COMPLETED
+"""
+
+NESTED_TEXT = """\
+## Reasoning
+A prefix that has to rebuild the activation alone should take the directions that explain most, and leave special ones
+to the latents behind it. Some reconstruction should be lost, as the same latents now serve three aims; probing may
+gain.
+
+## Description
+The loss gets a term for each of three nested prefixes of the dictionary (PREFIXES = 128, 384 and 1024 latents): the
+mean squared error of what the prefix alone rebuilds, averaged over the prefixes and weighted with
+NESTED_COEFFICIENT = 0.5.
+
+## Predictions
+l0: same
+explained_variance_centered: down
+ce_loss_score: down
+loss_added: up
+alive_fraction: same
+probing_auc_5: up
+
+## Edits
+"""
+
+LOG_TEXT = """\
+## Reasoning
+A penalty that grows with the logarithm asks for many small latents to vanish and leaves large ones almost alone. The
+activation sets the sparsity, so L0 should stay; what is rebuilt should suffer a little.
+
+## Description
+The loss gets a penalty on the latents, LOG_COEFFICIENT = 0.003 times the mean of their logarithm, as a control for the
+nested prefixes: it shrinks the code and orders nothing.
+
+## Predictions
+l0: same
+explained_variance_centered: down
+ce_loss_score: same
+loss_added: same
+alive_fraction: same
+probing_auc_5: same
+
+## Edits
+"""
+
+
+def block(search: str, replace: str) -> str:
+    return f"<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n\n"
+
+
+DEAD = "DEAD_EVERY = 50  # steps between looks at which latents are dead"
+MSE = "    mse = residual.pow(2).mean()\n    auxiliary"
+RETURN = "    return mse + AUX_COEFFICIENT * auxiliary, latents, mse"
+CONSTANTS = block(
+    DEAD,
+    f"{DEAD}\nPREFIXES = (128, 384, 1024)  # latents of each nested prefix\n"
+    "NESTED_COEFFICIENT = 0.5  # weight of the error of the prefixes",
+)
+NESTED = (
+    "    return mse + NESTED_COEFFICIENT * nested_loss(sae, x, latents) + AUX_COEFFICIENT * auxiliary, latents, mse"
+)
+TRANSPOSED = """\
+def nested_loss(sae: SAE, x: Tensor, latents: Tensor) -> Tensor:
+    \"\"\"Mean squared error of what each prefix of the latents rebuilds by itself.\"\"\"
+    errors = [(x - (latents[:, :end] @ sae.W_dec[:, :end] + sae.b_dec)).pow(2).mean() for end in PREFIXES]
+    return torch.stack(errors).mean()
+
+
+"""
+COMPUTE = "def compute_loss(sae: SAE, x: Tensor, dead: Tensor) -> tuple[Tensor, Tensor, Tensor]:"
+ERRORS = "    errors = [(x - (latents[:, :end] @ sae.W_dec[{}] + sae.b_dec)).pow(2).mean() for end in PREFIXES]"
+LOG_CONSTANT = block(DEAD, f"{DEAD}\nLOG_COEFFICIENT = 0.003  # weight of the penalty on the latents")
+LOG = "    return mse + LOG_COEFFICIENT * latents.log().mean() + AUX_COEFFICIENT * auxiliary, latents, mse"
+
+SCRIPT = (
+    PLAN,
+    # Quotes a line that does not stand in the file.
+    NESTED_TEXT + CONSTANTS + block("    return mse + AUX * auxiliary, latents", NESTED),
+    # Applies, and uses a function that is nowhere defined.
+    NESTED_TEXT + CONSTANTS + block(RETURN, NESTED),
+    # Defines it with the wrong axis of the decoder.
+    NESTED_TEXT + block(COMPUTE, TRANSPOSED + COMPUTE),
+    # Mends that.
+    NESTED_TEXT + block(ERRORS.format(":, :end"), ERRORS.format(":end")),
+    # Claims what figures have to say; then says it with placeholders.
+    "## Description\nThe nested prefixes successfully ordered the latents and cost only 0.4% of the CE-loss score.",
+    "## Description\nThe loss held a term for each nested prefix of the dictionary. The CE-loss score "
+    "{{run_1 vs baseline ce_loss_score}}; the explained variance {{run_1 vs baseline explained_variance_centered}}. "
+    "The AUC, top 5 latents, {{run_1 vs baseline probing_auc_5}}.",
+    REVISED,
+    # The logarithm of the many latents that are zero.
+    LOG_TEXT + LOG_CONSTANT + block(RETURN, LOG),
+    LOG_TEXT + block(LOG, LOG.replace("latents.log()", "latents.log1p()")),
+    # Insists on a claim, which is struck.
+    "## Description\nThe penalty works as well as the prefixes. The L0 {{run_2 vs baseline l0}}.",
+    "## Description\nThe penalty works as well as the prefixes. The L0 {{run_2 vs baseline l0}}.",
+    COMPLETED,
+)  # fmt: skip
+
+
+def main() -> None:
+    before = set((ROOT / "notes").glob("*"))
+    with ScriptedServer(*SCRIPT) as server:
+        command = [sys.executable, "-m", "agent", "run", "--idea", "hierarchical_sae", "--max-runs", "3"]
+        options = ["--proposer", "llm", "--llm", "scripted", *sys.argv[1:]]
+        ended = subprocess.run([*command, *options], cwd=ROOT, env=os.environ | server.environment)
+    if ended.returncode:
+        sys.exit(ended.returncode)
+    (notes,) = set((ROOT / "notes").glob("*")) - before
+    shown = ROOT / "docs" / "example_llm_study"
+    shutil.rmtree(shown, ignore_errors=True)
+    shutil.copytree(notes, shown)
+    print(f"{len(server.requests)} of {len(SCRIPT)} answers were asked for; notes copied to {shown}")
+
+
+if __name__ == "__main__":
+    main()
