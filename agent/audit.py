@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent import facts, noted, rendered, structure
-from agent.facts import Facts
-from agent.findings import Finding
-from agent.judging import Sentence
+from agent.auditing import facts, noted, rendered, structure
+from agent.auditing.facts import Facts
+from agent.auditing.findings import Finding
+from agent.auditing.judging import Sentence
+from agent.auditing.noted import Notes, Statement
 from agent.lab.errors import UserError
-from agent.noted import Notes, Statement
 
 
 def audit(path: Path, directory: Path | None = None) -> bool:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from audit_rates import measure
 
-from agent import audit, facts, noted
+from agent import audit
+from agent.auditing import facts, noted
 from agent.lab import results
 from agent.lab.errors import UserError
 from agent.lab.results import Compared, Comparison, Core, FinalInfo, Latents

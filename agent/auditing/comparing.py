@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from agent import wording
-from agent.claimed import BASELINE, PREVIOUS, Direction
-from agent.facts import Facts
-from agent.findings import Judged
-from agent.vocabulary import QUANTITIES, Quantity
+from agent.auditing import wording
+from agent.auditing.claimed import BASELINE, PREVIOUS, Direction
+from agent.auditing.facts import Facts
+from agent.auditing.findings import Judged
+from agent.auditing.vocabulary import QUANTITIES, Quantity
 
 SIMILAR = 0.02  # what is called similar may differ by this share
 SAME = 0.001  # what is called identical or unchanged

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterator
 
-from agent import facts
-from agent.claimed import BASELINE
-from agent.facts import Facts
-from agent.figures import close
-from agent.findings import Finding, Verdict
-from agent.noted import NotedRun, Notes
+from agent.auditing import facts
+from agent.auditing.claimed import BASELINE
+from agent.auditing.facts import Facts
+from agent.auditing.figures import close
+from agent.auditing.findings import Finding, Verdict
+from agent.auditing.noted import NotedRun, Notes
 
 # What does not depend on the SAE: the model's own loss and what ablation makes of it, the probes on its activations.
 INVARIANT = re.compile(

@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterator
 
-from agent import claimed, comparing, rendered, wording
-from agent.claimed import BASELINE, PREVIOUS, Direction, Figure
-from agent.facts import Facts
-from agent.figures import close
-from agent.findings import Judged
-from agent.noted import Statement
-from agent.vocabulary import STEPS, mentions, unknown_keys
+from agent.auditing import claimed, comparing, rendered, wording
+from agent.auditing.claimed import BASELINE, PREVIOUS, Direction, Figure
+from agent.auditing.facts import Facts
+from agent.auditing.figures import close
+from agent.auditing.findings import Judged
+from agent.auditing.noted import Statement
+from agent.auditing.vocabulary import STEPS, mentions, unknown_keys
 
 LONGEST = 2000  # characters of a sentence that are read; what is longer is no sentence
 ABOUT = 0.03  # by how much a value may differ that is given with `about`; of a change, five times as much

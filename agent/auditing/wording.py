@@ -1,4 +1,4 @@
-"""The words by which agent.claimed and agent.audit know a direction, a run, a number and a hope."""
+"""The words by which claimed and judging know a direction, a run, a number and a hope."""
 
 import re
 

@@ -8,11 +8,11 @@ study's run directories at hand, floor and measures are claims too.
 import re
 from collections.abc import Iterator
 
-from agent.facts import Difference, Facts, Run
-from agent.figures import close
-from agent.findings import Judged
+from agent.auditing.facts import Difference, Facts, Run
+from agent.auditing.figures import close
+from agent.auditing.findings import Judged
+from agent.auditing.noted import Notes, Statement
 from agent.lab.results import METRICS, FinalInfo
-from agent.noted import Notes, Statement
 
 OWN = "The idea's own measures: "
 TITLES = {metric.title: name for name, metric in METRICS.items()}

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from agent import wording
-from agent.vocabulary import Mention, Quantity, mentions
+from agent.auditing import wording
+from agent.auditing.vocabulary import Mention, Quantity, mentions
 
 PREVIOUS = -1  # the run before the one a claim is about
 BASELINE = 0

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from agent.auditing.noted import Notes, flatten
+from agent.auditing.vocabulary import L0, STEPS, Quantity
 from agent.comparison import MATCH
 from agent.lab.errors import UserError
 from agent.lab.results import METRICS, FinalInfo
-from agent.noted import Notes, flatten
-from agent.vocabulary import L0, STEPS, Quantity
 
 NOT_FIGURES = ("floor", "comparison", "environment", "errors", "settings", "datasets", "analysis")
 
