@@ -214,7 +214,7 @@ def test_a_run_on_a_world(evaluator: WorldEvaluator, trained: Path, info: FinalI
     assert not info.errors
     assert info.core
     assert info.core.ce_loss_score is None
-    assert info.core.l0 == pytest.approx(K, rel=0.05)
+    assert info.core.l0 == pytest.approx(K, rel=0.1)
     measured = {name for name in results.HEADLINE if info.metric(name) is not None}
     assert measured == {
         *("l0", "explained_variance_centered", "f1", "uniqueness", "mcc", "alive_fraction", "absorption_true"),
