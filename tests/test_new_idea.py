@@ -149,6 +149,19 @@ def test_the_model_is_told_the_sentence_the_baseline_the_metrics_and_the_ideas_t
         assert said in server.requests[0].said
 
 
+def test_only_what_every_study_measures_is_offered_and_may_decide(root: Path):
+    prompt = new_idea._prompt(SENTENCE, (), root / "templates")
+    measured = prompt.partition("# What is measured")[2].partition("# Your answer")[0]
+    assert [line.partition(":")[0] for line in measured.strip().splitlines()] == [
+        *("- l0", "- explained_variance_centered", "- ce_loss_score", "- loss_added", "- alive_fraction"),
+        "- probing_auc_5",
+    ]
+    assert "that decides: explained_variance_centered, ce_loss_score, loss_added, alive_f" in prompt
+    absorbing = GATED.replace("primary_metric: ce_loss_score", "primary_metric: absorption")
+    with pytest.raises(BadIdea, match="primary_metric: expected explained_variance_centered or ce_loss_score or "):
+        new_idea.read(absorbing)
+
+
 def test_the_answer_that_the_prompt_shows_is_one_that_it_takes(root: Path):
     prompt = (root / "templates/prompts/new_idea.j2").read_text()
     assert len(new_idea.read(prompt[prompt.index("# Your answer") :]).plan) == 2
