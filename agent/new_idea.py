@@ -14,8 +14,8 @@ import yaml
 
 from agent import ideas, preflight, show_ideas, study
 from agent.ideas import BadIdea, Fixed, Idea
-from agent.lab.errors import UserError
 from agent.lab.defaults import is_world
+from agent.lab.errors import UserError
 from agent.lab.evaluation.families import chosen
 from agent.lab.results import HEADLINE, METRICS, family_of, measurable, write_whole
 from agent.ledger import BadLedger
