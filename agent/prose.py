@@ -99,7 +99,7 @@ class Facts:
         """How a run's metric compares with the baseline's, as what follows a subject. Raises BadPlaceholder."""
         if number == 0:
             raise BadPlaceholder("run 0 is the baseline: compare another run with it")
-        if name not in self.headline:
+        if name not in (*self.headline, self.primary):
             raise BadPlaceholder(f"{name!r} is not compared: {nearest(name, self.headline)}")
         run = self._counted(number)
         found = run.info.comparison if run.info else None
