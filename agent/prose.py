@@ -151,7 +151,7 @@ def _rendered(placeholder: str, before: str, facts: Facts) -> str:
         run, title = int(struck[1]), _title(facts.primary)
         measured = f"The {title} of {_called(run)} {facts.beside(run, facts.primary)}"
         return f"[Struck, as only figures can say it; in its place:] {measured}."
-    known = "{{run_3.ce_loss_score}} and {{run_3 vs baseline ce_loss_score}} are what there is"
+    known = f"{{{{run_3.{facts.primary}}}}} and {{{{run_3 vs baseline {facts.primary}}}}} are what there is"
     raise BadPlaceholder(f"{{{{{placeholder}}}}} stands for nothing: {known}")
 
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from scripted_server import CANARY, Answer, Request, ScriptedServer, answer, error
@@ -236,6 +236,16 @@ def test_the_key_is_in_no_file_of_the_study(told: Told):
     assert any(path.name == "transcript.jsonl" for path in files)
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]
     assert CANARY not in told.ended.stdout + told.ended.stderr
+
+
+def test_the_examples_in_a_prompt_are_of_the_primary_metric(told: Told):
+    state, idea = told.checkout.state, ideas.load("stand_in", told.checkout.root / "templates")
+    assert state.started
+    started = state.started.model_copy(update={"primary_metric": "explained_variance_centered"})
+    system, _ = Prompts(told.checkout.study, idea, 128_000).plan(replace(state, started=started))
+    assert "{{run_3.explained_variance_centered}}               a figure of run 3;" in system["content"]
+    assert 'then "Its explained variance {{run_3 vs baseline explained_variance_centered}}."' in system["content"]
+    assert "ce_loss_score}}" not in system["content"]
 
 
 def test_a_prompt_gets_shorter_by_whole_parts_and_never_within_one(told: Told):

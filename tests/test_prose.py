@@ -177,8 +177,8 @@ def test_before_a_run_nothing_is_claimed_of_those_before(sentence: str, why: str
 def test_what_was_struck_has_its_place_taken_also_where_the_primary_metric_was_not_measured():
     unmeasured = Facts(facts().runs, {}, "absorption")
     assert prose.render("{{struck run_1}}", unmeasured) == (
-        "[Struck, as only figures can say it; in its place:] The absorption of run 1 cannot be compared with the baseline "
-        "(not measured on both sides)."
+        "[Struck, as only figures can say it; in its place:] The absorption of run 1 cannot be compared with "
+        "the baseline (not measured on both sides)."
     )
 
 

@@ -121,7 +121,7 @@ def _predictions(text: str, headline: Sequence[str]) -> dict[str, Direction]:
     for line in filter(None, map(str.strip, text.splitlines())):
         found = _PREDICTION.fullmatch(line)
         if not found or found[2].lower() not in get_args(Direction):
-            raise BadAnswer(f"`{line}` is no prediction: the form is `ce_loss_score: up`, or down, or same")
+            raise BadAnswer(f"`{line}` is no prediction: the form is `{headline[0]}: up`, or down, or same")
         if found[1] not in headline:
             raise BadAnswer(f"`{found[1]}` is no headline metric: {nearest(found[1], headline)}")
         said[found[1]] = cast(Direction, found[2].lower())
