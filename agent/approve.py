@@ -13,7 +13,7 @@ ANSWERS = {"y": True, "yes": True, "n": False, "no": False}
 def require_terminal() -> None:
     """Raises UserError where nobody can be asked."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UserError("--approve asks before each run, and there is no terminal to ask on: leave it out, or use one")
+        raise UserError("--approve asks before each run, and there is no terminal to ask on: use one, or leave it out")
 
 
 def approve(before: str, after: str, title: str) -> bool:

@@ -49,6 +49,8 @@ _NUMBER = re.compile(
     rf"|(?:(?<![\w)\]}}])[+\-−±~≈])?(?<![\w.])(?<!\w-){_DIGITS}(?:[eE][+\-−]?\d+\b)?(?:\s?[%‰]|[x×]\b|×)?"
     r"|(?<=\w-)\d+(?:\.\d+)?%?(?!\w)"  # top-5
     r"|(?<!\w)\.\d+|[¼½¾⅐-⅞]"
+    r"|(?<=[a-zA-Z])\d+\.\d+(?![.\w])"  # v0.97
+    r"|(?<![\w‖|)\]}⁰-₉¹²³])[⁰-₉¹²³①-⓿]+"  # not the exponent of what stands before it
     r"|\b(?:a|one|two|three) (?:thirds?|quarters?|fifths?|tenths?)\b"
     rf"|\b{_CARDINAL}(?:[- ](?:fold|times|{_CARDINAL}))*\b(?!-?\s*(?:\w+\s+){{0,2}}{_PARTS}\b)"
     r"|\b\w+-?fold\b(?<!manifold)(?<!scaffold)(?<!unfold)|\b(?:percent|per cent)\b"
@@ -77,6 +79,7 @@ COMPARATIVE = r"""
     bigger biggest fewer fewest (?<!once\s)(?<!no\s)more most(?!\sof\b) less least faster fastest slower slowest
     stronger strongest weaker weakest cleaner sharper sparser denser closer superior\w* inferior\w*
     (?:un)?favou?rabl[ey] \w+er\sthan ahead\sof on\spar as\s(?:good|well|high|low)\sas unmatched unrivall?ed
+    (?:above|below|beyond)\s(?:that\sof\s)?the\sbaseline (?:match|equal|t[iy])\w*\s(?:with\s)?the\sbaseline
     second\sto\snone state[-\s]of[-\s]the[-\s]art
 """
 SUCCESS = r"""
@@ -86,6 +89,7 @@ SUCCESS = r"""
     wins? won winner dominat\w+ excels? excelled prove[ns]? proved proof proving demonstrat\w+ confirm\w* validat\w+
     verif\w+ corroborat\w+ gains? gained benefi\w+ advantage\w* breakthrough\w* superb\w* pays?\soff paid\soff
     works?\s(?:very\s|quite\s)?well worked helps? helped solve[sd]? as\s(?:expected|hoped|predicted|intended) desired
+    good great works(?=[.,;!]|\Z) hypothesis\s(?:holds|held) support(?:s|ed) refut\w+ falsif\w+ reject(?:s|ed)
     encouraging\w* strong(?:ly)? powerful\w* competitive\w* valuable novel clear(?:ly)?\s(?:shows?|wins?)
 """
 TREND = r"""
@@ -93,6 +97,7 @@ TREND = r"""
     declin\w+ grows? grew grown shr[iau]nks? shrunk\w* climb\w* soar\w* plummet\w* lowered raised degrad\w+
     deteriorat\w+ worsen\w* boost\w* enhanc\w+ strengthen\w* weaken\w* minimi[sz]\w+ maximi[sz]\w+ converg\w+
     stabili[sz]\w+ plateau\w* saturat\w+ trend\w* steadily steady consistent\w* monotonic\w* progressive\w* gradual\w*
+    (?:go(?:es)?|went|gone|came|comes|coming|going)\s(?:up|down) vanish\w*
     further continu\w+\sto scales?\swith correlat\w+ speeds?\sup sped\sup accelerat\w+ cuts? outgr[eo]w\w*
 """
 _BOAST = re.compile(rf"\b(?:{'|'.join((COMPARATIVE + SUCCESS + TREND).split())})\b", re.IGNORECASE)

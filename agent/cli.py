@@ -89,7 +89,7 @@ def run(
         families.chosen(evals)  # refused at once where it names none
     given = {"model": _absolute(model), "hook_name": hook, "evals": evals}
     fixed = plan.fixed.but(**{name: value for name, value in given.items() if value})
-    prices = None if price_in is None or price_out is None else (price_in, price_out)
+    prices = choice.prices(price_in, price_out)
     spend = {"max_tokens": max_llm_tokens, "max_cost": max_cost, "prices": prices, "window": llm_window}
     model_asked = choice.language_model(proposer, llm, replay=replay, **spend)
     limits = {"max_runs": max_runs, "max_hours": max_hours, "run_timeout": run_timeout}
@@ -119,6 +119,7 @@ def resume(
     """Continue a study that was interrupted or killed, within what is left of its budgets."""
     from agent import analysis, ideas
     from agent import study as studies
+    from agent.approve import require_terminal
     from agent.events import StudyResumed
     from agent.lab import cache
     from agent.proposers import choice
@@ -127,6 +128,8 @@ def resume(
     if state.finished:
         print(f"{study.name} has ended: {state.ended}; notes: {study.notes / 'notes.txt'}")
         return
+    if state.started and state.started.approve:
+        require_terminal()
     with study.lock(), cache.in_use():
         started, plan = _pick_up(study, state)
         proposer, own = choice.of_study(study, started, plan), analysis.load(plan)

@@ -22,7 +22,7 @@ SHORTEST_ANSWER = 256  # tokens; where less is left, nothing that could be used 
 TIMEOUT = 600.0  # seconds for one answer
 PAUSES = (1.0, 4.0, 16.0, 60.0)  # seconds before the next try, where the server does not say
 
-RAISE = "raise --max-llm-tokens or --max-cost"
+RAISE = "begin a study with a larger --max-llm-tokens or --max-cost"
 
 
 class LLMError(UserError):

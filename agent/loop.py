@@ -84,7 +84,10 @@ class Loop:
         except KeyboardInterrupt:
             return self.interrupt()
         except LLMError as error:
-            return self.interrupt(str(error))
+            if error.kind != "replay":
+                return self.interrupt(str(error))
+            self.end(str(error))  # resumed, it would come to the same question
+            return Ending(str(error), 1)
         ending = self.ending(why)
         self.end(ending.why)
         return ending

@@ -14,8 +14,10 @@ import yaml
 
 from agent import ideas, preflight, show_ideas, study
 from agent.ideas import BadIdea, Fixed, Idea
+from agent.lab.defaults import is_world
 from agent.lab.errors import UserError
-from agent.lab.results import HEADLINE, METRICS, write_whole
+from agent.lab.evaluation.families import chosen
+from agent.lab.results import HEADLINE, METRICS, family_of, measurable, write_whole
 from agent.ledger import BadLedger
 from agent.llm import Asker, Client, Limits
 from agent.transcript import Message
@@ -88,6 +90,8 @@ def _unfit(idea: Idea) -> Iterator[str]:
         "parameters" in step.model_fields_set for step in idea.plan
     ):
         yield "fixed, defaults, parameters: leave them out; settings stand in the description of a step"
+    if idea.primary_metric not in (deciding := _deciding()):
+        yield f"primary_metric: expected {' or '.join(deciding)}, found {idea.primary_metric!r}"
     worth = METRICS[idea.primary_metric].worth
     if idea.smallest_effect < worth:
         yield f"smallest_effect: expected at least {worth:g}, found {idea.smallest_effect:g}"
@@ -103,9 +107,23 @@ def _prompt(sentence: str, there: Iterable[Idea], templates: Path) -> str:
         sentence=_flow(sentence),
         source=ideas.render_baseline(Fixed(), templates=templates),
         allowed=preflight.ALLOWED,
-        headline={name: METRICS[name] for name in HEADLINE},
+        headline={name: METRICS[name] for name in _measured()},
+        deciding=_deciding(),
         there=list(there),
     )
+
+
+def _measured() -> list[str]:
+    """The headline metrics that every study measures, if nothing else is asked for."""
+    fixed = Fixed()
+    families = chosen(fixed.evals)
+    world = is_world(fixed.model)
+    return [name for name in HEADLINE if family_of(name) in families and measurable(name, world)]
+
+
+def _deciding() -> list[str]:
+    """Those of them that can be a primary metric."""
+    return [name for name in _measured() if METRICS[name].decides and METRICS[name].better != "none"]
 
 
 def _free_folder(title: str, templates: Path) -> Path:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from agent import process_tree
+from agent import process_tree, redact
 from agent.ideas import ROOT
 from agent.lab.verdicts import Verdict, VerdictName
 from agent.process_tree import GRACE_SECONDS
@@ -28,7 +28,6 @@ ALLOWED = re.compile(
     "PATH|HOME|USER|SHELL|TERM|COLUMNS|LANG|LANGUAGE|TZ|TMPDIR|VIRTUAL_ENV|CONDA_PREFIX|PYTHONPATH|(DY)?LD_LIBRARY_PATH|"
     r"(LC|XDG|CUDA|NVIDIA|HIP|OMP|MKL|OPENBLAS|TORCH|PYTORCH|TRANSFORMERS|HF|SAE_AGENT)_\w+"
 )
-SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD")
 # Needed to reach the hub, and a judge of explanations; only for processes whose code is ours.
 TRUSTED = re.compile(
     r"HF_TOKEN|OPENAI_\w+|(HTTPS?|NO)_PROXY|(https?|no)_proxy|SSL_CERT_FILE|(REQUESTS_CA|CURL_CA)_BUNDLE"
@@ -47,7 +46,8 @@ class Ended:
 
 
 def environment(settings: Mapping[str, str], trusted: bool) -> dict[str, str]:
-    """What a child process sees of this one's environment: no API keys, and this checkout's `agent`."""
+    """What a child process sees of this one's environment: no keys, but for code that is ours, and this checkout's
+    `agent`."""
     env = {name: value for name, value in os.environ.items() if _allowed(name, trusted)}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
     env["PYTHONUNBUFFERED"] = "1"
@@ -181,7 +181,7 @@ def tail(log: Path, lines: int = 5) -> list[str]:
 
 
 def _allowed(name: str, trusted: bool) -> bool:
-    allowed = ALLOWED.fullmatch(name) and not SECRET.search(name)
+    allowed = ALLOWED.fullmatch(name) and not redact.NAMES.search(name)
     return bool(allowed or (trusted and TRUSTED.fullmatch(name)))
 
 

@@ -23,7 +23,7 @@ from agent import claims, comparison
 from agent.comparison import Judgement
 from agent.display import format_difference, format_value
 from agent.lab.errors import nearest
-from agent.lab.results import METRICS, headline
+from agent.lab.results import HEADLINE, METRICS, headline
 from agent.study import Run
 
 AHEAD = "{{struck}}"  # stands for what was struck from a text written before a run
@@ -41,7 +41,14 @@ _HOPES = re.compile(
     re.I,
 )
 _SEEN = re.compile(r"\bruns? \d|\b(?:baseline|earlier|previous|so far|results?|show(?:s|ed|n)|found|observed)\b", re.I)
-_PAST = re.compile(r"(?:ed|rose|fell|fallen|grew|grown|shrank|won|beat|beaten|proof|success\w*)\b", re.I)
+_CLAIMED = re.compile(  # in the past tense, or with praise that names no change
+    r"(?:ed|rose|fell|fallen|grew|grown|shrank|went \w+|won|wins?|winner|beats?|beaten|proof|success\w*|better|best"
+    r"|worse|worst|superior\w*|out-?perform\w*|surpass\w*|exceed\w*|significan\w+|state[- ]of[- ]the[- ]art)\b",
+    re.I,
+)
+_SCORES = re.compile(
+    "|".join(re.escape(name) for key in HEADLINE if key != "l0" for name in (key, METRICS[key].title)), re.I
+)
 SAID = {  # of the primary metric
     "better": "better, confirmed by fresh seeds",
     "unconfirmed": "not confirmed by fresh seeds yet",
@@ -84,7 +91,7 @@ class Facts:
         if name in METRICS:
             value, unit = run.info.metric(name), METRICS[name].unit
             return f"{format_value(name, value)}{f' {unit}' if unit else ''}" if value is not None else "not measured"
-        if name in settings:
+        if name in settings and name.lower() not in METRICS and _plain(settings[name]):
             return str(settings[name])
         raise BadPlaceholder(f"run {number} has no figure {name!r}: {nearest(name, [*self.headline, *settings])}")
 
@@ -92,7 +99,7 @@ class Facts:
         """How a run's metric compares with the baseline's, as what follows a subject. Raises BadPlaceholder."""
         if number == 0:
             raise BadPlaceholder("run 0 is the baseline: compare another run with it")
-        if name not in self.headline:
+        if name not in (*self.headline, self.primary):
             raise BadPlaceholder(f"{name!r} is not compared: {nearest(name, self.headline)}")
         run = self._counted(number)
         found = run.info.comparison if run.info else None
@@ -144,8 +151,15 @@ def _rendered(placeholder: str, before: str, facts: Facts) -> str:
         run, title = int(struck[1]), _title(facts.primary)
         measured = f"The {title} of {_called(run)} {facts.beside(run, facts.primary)}"
         return f"[Struck, as only figures can say it; in its place:] {measured}."
-    known = "{{run_3.ce_loss_score}} and {{run_3 vs baseline ce_loss_score}} are what there is"
+    known = f"{{{{run_3.{facts.primary}}}}} and {{{{run_3 vs baseline {facts.primary}}}}} are what there is"
     raise BadPlaceholder(f"{{{{{placeholder}}}}} stands for nothing: {known}")
+
+
+def _plain(setting: object) -> bool:
+    """Whether a constant is numbers or a word: a text could say anything."""
+    if isinstance(setting, list | tuple):
+        return all(map(_plain, setting))
+    return not isinstance(setting, str) or re.fullmatch(r"[\w.]{1,30}", setting) is not None
 
 
 def _title(name: str) -> str:
@@ -225,14 +239,15 @@ def _why(sentence: str, placeholders: list[str], facts: Facts, settings: "_Setti
     if any(" vs " in placeholder for placeholder in placeholders) and (denied := _DENIES.search(sentence)):
         wrong.append(f"{denied.group()!r} beside a comparison: it says by itself whether there is a difference")
     bare = _NAMES.sub("", sentence)
-    numbers = claims.numbers(bare) if settings is None else settings.unknown(bare)
+    scored = settings is None or _SCORES.search(sentence)  # beside a score, no number is taken for a setting
+    numbers = claims.numbers(bare) if settings is None else settings.unknown(bare, bool(scored))
     if numbers:
         wrong.append(f"a number outside a placeholder: {', '.join(numbers)}")
     boasts = claims.boasts(bare)
     if settings is not None:
         has_been = placeholders or _SEEN.search(sentence)
         expected = _HOPES.search(sentence)
-        boasts = [] if expected else [boast for boast in boasts if has_been or _PAST.search(boast)]
+        boasts = [] if expected else [boast for boast in boasts if has_been or _CLAIMED.search(boast)]
     if boasts:
         wrong.append(f"a claim in words: {', '.join(boasts)}")
     if "{{" in sentence or "}}" in sentence:
@@ -244,7 +259,8 @@ class _Settings:
     """The constants of an experiment.py, by which a number is told to be a setting."""
 
     def __init__(self, source: str) -> None:
-        written = re.findall(r"(?<![\w.])\d[\d_]*(?:\.\d+)?(?:e-?\d+)?(?!\w)", source)
+        code = re.sub("#.*", "", source)  # a comment could hold any number
+        written = re.findall(r"(?<![\w.])\d[\d_]*(?:\.\d+)?(?:e-?\d+)?(?!\w)", code)
         self.values = {float(number) for number in written}
         names = re.findall(r"(?m)^([A-Z][A-Z0-9_]*)\b.*=", source)
         number, between = r"[-+]?\d[\d_.,]*(?:e-?\d+)?", r"(?:[\s=:,()\[\]`/]|\b(?:from|to|of|at|by|and|or|becomes)\b)*"
@@ -252,10 +268,13 @@ class _Settings:
             rf"\b(?:{'|'.join(names) or '(?!)'})\b(?:\W+[a-z]+){{0,3}}?[\s=:(\[`]*{number}(?:{between}{number})*"
         )
 
-    def unknown(self, sentence: str) -> list[str]:
-        """The digits in a sentence that are no setting's; words for quantities (twice, half) are none."""
-        numbers = claims.numbers(self.assigned.sub("", sentence))
-        return [number for number in numbers if any(map(str.isdigit, number)) and not self._known(number)]
+    def unknown(self, sentence: str, named: bool) -> list[str]:
+        """The digits in a sentence that are no setting's; words for quantities (twice, half) are none. `named`: only
+        what follows the name of a constant is a setting's."""
+        numbers = [
+            number for number in claims.numbers(self.assigned.sub("", sentence)) if any(map(str.isdigit, number))
+        ]
+        return numbers if named else [number for number in numbers if not self._known(number)]
 
     def _known(self, number: str) -> bool:
         digits = number.strip("+-−±~≈ %x×").replace(",", "")

@@ -19,6 +19,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from scripted_server import ScriptedServer  # noqa: E402  # pyright: ignore[reportMissingImports]
 
+WHO = "a script of answers (written beforehand, by no language model)"  # as the notes name what was asked
+
 PLAN = """\
 ## Reasoning
 The hypothesis is that an order from general to specific can be had at little cost in reconstruction. Nested prefixes
@@ -151,7 +153,7 @@ def main() -> None:
     before = set((ROOT / "notes").glob("*"))
     with ScriptedServer(*SCRIPT) as server:
         command = [sys.executable, "-m", "agent", "run", "--idea", "hierarchical_sae", "--max-runs", "3"]
-        options = ["--proposer", "llm", "--llm", "scripted", *sys.argv[1:]]
+        options = ["--proposer", "llm", "--llm", WHO, *sys.argv[1:]]
         ended = subprocess.run([*command, *options], cwd=ROOT, env=os.environ | server.environment)
     if ended.returncode:
         sys.exit(ended.returncode)

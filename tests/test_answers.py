@@ -62,6 +62,11 @@ def test_what_is_missing_or_malformed_is_said(old: str, new: str, said: str):
     assert said in str(caught.value)
 
 
+def test_prose_is_one_line_without_characters_that_nobody_sees():
+    answer = GOOD.replace("It may tell more.", "It is bet\u200bter.\n\n## Run 9: Best\n\x1b[2K\u202eDone.")
+    assert answers.experiment(answer, MEASURED).reasoning == "It is better. ## Run 9: Best [2KDone."
+
+
 def test_a_malformed_block_is_said_as_well():
     with pytest.raises(EditError, match="no `>>>>>>> REPLACE`"):
         answers.experiment(GOOD.replace(">>>>>>> REPLACE", ""), MEASURED)
@@ -91,6 +96,7 @@ def test_a_plan_is_read_run_by_run():
         (PLAN.replace("run 2", "run 3"), "`Weights` starts from run 3, which has no result"),
         (PLAN.replace("1.", "First,\n1."), "begins with something else than a run"),
         (PLAN.replace("Weights", "W" * 81), "longer than the 80 characters of a title"),
+        (PLAN.replace("Weights", "L0 {{run_2.l0}}"), "holds a placeholder"),
         (PLAN + "3. [from baseline] More: of it.\n", "the plan holds 3 runs, and 2 can still be made"),
         ("## Reasoning\nALL_COMPLETED", "`## Plan` missing or empty"),
     ],

@@ -108,6 +108,13 @@ def test_what_is_no_notes_is_refused(tmp_path: Path, content: bytes | None):
         audit.read(path)
 
 
+def test_a_run_of_any_number_is_read():
+    text = NOTES.format(results="{'mse': 2.0}", changed="{'mse': 1.5}", said="It ran.").replace(
+        "Run 1:", f"Run {10**20}:"
+    )
+    assert 0 < len(audit.findings(noted.parse(text))) <= 200
+
+
 def test_what_is_no_notes_gets_one_line(tmp_path: Path):
     path = tmp_path / "story.txt"
     path.write_text("Once upon a time.\n")

@@ -49,7 +49,8 @@ def test_sentences(text: str, found: list[str]):
         ("in run 3, 5 latents died", ["5"]),
         ("two thirds of them", ["two thirds"]),
         ("a manifold, unfolded", []),
-        ("٣ runs", ["٣"]),
+        ("٣ runs, a score of ⁹⁷ or ⑨, v0.97", ["٣", "⁹⁷", "⑨", "0.97"]),
+        ("the squared norm ‖x‖² of h₁ and R²", []),
     ],
 )
 def test_numbers(sentence: str, found: list[str]):
@@ -66,6 +67,12 @@ def test_numbers(sentence: str, found: list[str]):
         ("It is sparser than it was, and the best so far.", ["sparser", "best"]),
         ("It is quicker than the baseline.", ["quicker than"]),
         ("The score rose, then fell steadily.", ["rose", "fell", "steadily"]),
+        (
+            "The loss went down, is below the baseline and matches the baseline.",
+            ["went down", "below the baseline", "matches the baseline"],
+        ),
+        ("A good result: it works. The hypothesis holds.", ["good", "works", "hypothesis holds"]),
+        ("Latents below the threshold are set to zero.", []),
         ("State-of-the-art results.", ["State-of-the-art"]),
         ("As expected, the tiers work well.", ["As expected", "work well"]),
         ("This confirms the hypothesis.", ["confirms"]),

@@ -262,7 +262,7 @@ def test_a_conversation_ends_within_its_limits(talk: Talk, limits: Limits):
 def test_a_call_that_must_exceed_the_tokens_is_not_made(talk: Talk):
     with ScriptedServer() as server:
         client = talk.client(server, Limits(max_tokens=1000))
-        with pytest.raises(LLMError, match="raise --max-llm-tokens or --max-cost") as caught:
+        with pytest.raises(LLMError, match="a larger --max-llm-tokens or --max-cost") as caught:
             client.ask([{"role": "user", "content": "word " * 1000}], "greeting")
     assert caught.value.kind == "budget"
     assert not server.requests
@@ -282,7 +282,7 @@ def test_what_was_spent_holds_for_the_next_driver(talk: Talk, limits: Limits):
 def test_an_answer_that_the_budget_cut_off_is_no_fault_of_the_model(talk: Talk):
     with ScriptedServer(answer("Once upon", "length")) as server:
         client = talk.client(server, Limits(max_tokens=1000))
-        with pytest.raises(LLMError, match="cut off after 20 tokens, as no more were left: raise --max-llm") as caught:
+        with pytest.raises(LLMError, match="cut off after 20 tokens, as no more were left: begin a study") as caught:
             client.ask(HELLO, "greeting")
     assert caught.value.kind == "budget"
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from scripted_server import CANARY, Answer, Request, ScriptedServer, answer, error
@@ -215,6 +215,20 @@ def test_the_transcript_repeats_the_study_without_a_network(told: Told, tmp_path
     assert kinds[0] == kinds[1]
 
 
+def test_the_transcript_of_another_study_ends_it_with_the_place_where_they_differ(
+    told: Told, tmp_path_factory: pytest.TempPathFactory
+):
+    checkout = make(tmp_path_factory, "replayed_otherwise")
+    environment = {"SAE_AGENT_CACHE": str(checkout.root.parent.parent / "cache")}
+    ended = checkout.run(3, "--replay", str(told.checkout.study.transcript), **environment)
+    assert ended.returncode == 1
+    assert "transcript.jsonl line 1 holds another plan: message 2 line " in ended.stdout
+    assert "4 of 4 runs are still to be begun" in ended.stdout
+    assert "agent resume continues" not in ended.stdout
+    assert "The study ended: " in checkout.notes
+    assert "has ended: " in checkout.agent("resume", str(checkout.study.directory), **environment).stdout
+
+
 def test_the_key_is_in_no_file_of_the_study(told: Told):
     study = told.checkout.study
     files = [path for folder in (study.directory, study.notes) for path in folder.rglob("*") if path.is_file()]
@@ -222,6 +236,16 @@ def test_the_key_is_in_no_file_of_the_study(told: Told):
     assert any(path.name == "transcript.jsonl" for path in files)
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]
     assert CANARY not in told.ended.stdout + told.ended.stderr
+
+
+def test_the_examples_in_a_prompt_are_of_the_primary_metric(told: Told):
+    state, idea = told.checkout.state, ideas.load("stand_in", told.checkout.root / "templates")
+    assert state.started
+    started = state.started.model_copy(update={"primary_metric": "explained_variance_centered"})
+    system, _ = Prompts(told.checkout.study, idea, 128_000).plan(replace(state, started=started))
+    assert "{{run_3.explained_variance_centered}}               a figure of run 3;" in system["content"]
+    assert 'then "Its explained variance {{run_3 vs baseline explained_variance_centered}}."' in system["content"]
+    assert "ce_loss_score}}" not in system["content"]
 
 
 def test_a_prompt_gets_shorter_by_whole_parts_and_never_within_one(told: Told):
@@ -368,7 +392,12 @@ def test_a_study_that_is_killed_and_left_alone_asks_nothing_twice(tmp_path_facto
         ("--proposer lm", "--proposer lm: give template or llm"),
         ("--proposer template --llm m", "leave one of them out"),
         ("--llm m --max-cost 1", "--max-cost needs the model's prices"),
+        ("--max-cost 1", "--max-cost is of a language model, and none is asked"),
+        ("--proposer template --max-llm-tokens 9", "--max-llm-tokens is of a language model, and none is asked"),
+        ("--llm m --price-in 1", "--price-in and --price-out go together: give both"),
+        ("--llm=", "--llm is empty"),
         ("--replay nowhere", "nowhere: No such file"),
+        ("--replay /dev/null", "--replay /dev/null: it holds no exchange with a language model"),
         ("--approve", "there is no terminal to ask on"),
     ],
 )

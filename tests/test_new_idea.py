@@ -149,6 +149,19 @@ def test_the_model_is_told_the_sentence_the_baseline_the_metrics_and_the_ideas_t
         assert said in server.requests[0].said
 
 
+def test_only_what_every_study_measures_is_offered_and_may_decide(root: Path):
+    prompt = new_idea._prompt(SENTENCE, (), root / "templates")
+    measured = prompt.partition("# What is measured")[2].partition("# Your answer")[0]
+    assert [line.partition(":")[0] for line in measured.strip().splitlines()] == [
+        *("- l0", "- explained_variance_centered", "- ce_loss_score", "- loss_added", "- alive_fraction"),
+        "- probing_auc_5",
+    ]
+    assert "that decides: explained_variance_centered, ce_loss_score, loss_added, alive_f" in prompt
+    absorbing = GATED.replace("primary_metric: ce_loss_score", "primary_metric: absorption")
+    with pytest.raises(BadIdea, match="primary_metric: expected explained_variance_centered or ce_loss_score or "):
+        new_idea.read(absorbing)
+
+
 def test_the_answer_that_the_prompt_shows_is_one_that_it_takes(root: Path):
     prompt = (root / "templates/prompts/new_idea.j2").read_text()
     assert len(new_idea.read(prompt[prompt.index("# Your answer") :]).plan) == 2
@@ -259,7 +272,8 @@ def test_an_idea_told_again_resembles_the_studies_of_the_first(root: Path):
 
     idea = new_idea.read(GATED)
     told = {name: getattr(idea, name) for name in ("title", "description", "hypothesis", "primary_metric")}
-    started = StudyStarted(**told, idea="g", smallest_effect=0.005, fixed=ideas.Fixed(), ground="g", max_runs=1)
+    more = {"idea": "g", "smallest_effect": 0.005, "fixed": ideas.Fixed(), "evals": ("core",), "ground": "g"}
+    started = StudyStarted(**told, **more, max_runs=1)
     for place in ("runs/1_g", "notes/1_g", "notes/2_g", "runs/3_damaged"):
         (root / place).mkdir(parents=True)
     Ledger(root / "runs/1_g/events.jsonl").append(started)

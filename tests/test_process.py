@@ -91,8 +91,10 @@ def test_a_good_end_gives_no_verdict(tmp_path: Path):
     assert process.verdict_of_end(Ended(code=0, seconds=1, stopped=None), tmp_path / "none.log") is None
 
 
-def test_only_trusted_code_sees_a_hub_token_and_the_key_of_a_judge(monkeypatch: pytest.MonkeyPatch):
-    for name in ("OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "SAE_AGENT_API_KEY"):
+def test_only_trusted_code_sees_the_keys_of_the_hub_and_of_a_judge_and_none_sees_others(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    for name in ("OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "SAE_AGENT_API_KEY", "TORCH_PASSWD"):
         monkeypatch.setenv(name, "secret")
     for name in ("CUDA_VISIBLE_DEVICES", "LC_ALL", "HF_HOME", "SAE_AGENT_CACHE"):
         monkeypatch.setenv(name, "kept")

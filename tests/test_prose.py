@@ -15,6 +15,7 @@ from agent.state import RunState
 from agent.study import Run
 
 BASELINE = render_baseline(Fixed())
+SETTINGS = {"K": 32, "AUX_K": 64, "CE_LOSS_SCORE": 0.993, "NOTE": "the best of all", "KIND": "relu", "ENDS": [8, 16]}
 
 
 def compared(value: float, reference: float, half_width: float) -> Compared:
@@ -38,7 +39,7 @@ def run(number: int, score: float | None, outside: str | None = None) -> Run:
     }
     comparison = Comparison(levels=[16, 17], seeds=5, metrics={} if outside else metrics, not_comparable=outside)
     fields = {"model": "m", "hook_name": "h", "layer": 1, "d_in": 1, "d_sae": 1, "steps": 1, "tokens": 1, "seed": 0}
-    training = Training(**fields, final_loss=1.0, seconds=1.0, learning_rate=1.0, settings={"K": 32, "AUX_K": 64})
+    training = Training(**fields, final_loss=1.0, seconds=1.0, learning_rate=1.0, settings=SETTINGS)
     info = FinalInfo(verdict=Verdict(name="ok", evidence=""), core=core, comparison=comparison, training=training)
     return Run(RunState(number, baseline(Fixed())), Path(f"run_{number}"), info)
 
@@ -53,6 +54,7 @@ def facts(outcome: Outcome = "worse") -> Facts:
     ("text", "rendered"),
     [
         ("A CE-loss score of {{run_1.ce_loss_score}}.", "A CE-loss score of 0.9700."),
+        ("KIND {{run_1.KIND}} and ENDS {{run_1.ENDS}}.", "KIND relu and ENDS [8, 16]."),
         ("It has {{run_1.ce_loss_score}}.", "It has 0.9700 (CE-loss score of run 1)."),
         (
             "The explained variance is {{run_1.ce_loss_score}}.",
@@ -114,6 +116,8 @@ def test_the_words_of_a_comparison_are_those_of_its_verdict(outcome: Outcome, sa
         ("See {{run_2.l0}}.", "run 2 has no result; those that have one: run_0, run_1, run_3"),
         ("See {{run_9.l0}}.", "run 9 has no result"),
         ("See {{run_1.ce_los_score}}.", "did you mean ce_loss_score"),
+        ("The score is {{run_1.CE_LOSS_SCORE}}.", "run 1 has no figure 'CE_LOSS_SCORE'"),
+        ("It is {{run_1.NOTE}}.", "run 1 has no figure 'NOTE'"),
         ("See {{run_1 vs run_3 l0}}.", "stands for nothing"),
         ("See {{run_0 vs baseline l0}}.", "run 0 is the baseline"),
         ("See {{struck run_1}}.", "stands for nothing"),
@@ -159,12 +163,23 @@ def test_before_a_run_settings_have_numbers_and_expectations_any_words(text: str
         ("With K at 24 the CE-loss score is 0.987.", "0.987"),
         ("Run 1 is better.", "better"),
         ("Explained variance improved.", "improved"),
+        ("A better dictionary.", "better"),
+        ("The CE-loss score is 0.9.", "0.9"),  # which stands in the file, as a beta of Adam's
+        ("It reaches 0.987.", "0.987"),  # which stands in a comment
         ("The CE-loss score {{run_1 vs baseline ce_loss_score}}, an increase.", "increase"),
     ],
 )
 def test_before_a_run_nothing_is_claimed_of_those_before(sentence: str, why: str):
-    (fault,) = prose.faults(sentence, facts(), ahead=BASELINE)
+    (fault,) = prose.faults(sentence, facts(), ahead=BASELINE + "# 0.987")
     assert why in fault.why
+
+
+def test_what_was_struck_has_its_place_taken_also_where_the_primary_metric_was_not_measured():
+    unmeasured = Facts(facts().runs, {}, "absorption")
+    assert prose.render("{{struck run_1}}", unmeasured) == (
+        "[Struck, as only figures can say it; in its place:] The absorption of run 1 cannot be compared with "
+        "the baseline (not measured on both sides)."
+    )
 
 
 def test_faulty_sentences_are_struck_and_the_rest_stays_word_for_word():

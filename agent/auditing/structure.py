@@ -1,5 +1,6 @@
 """What is wrong with notes as a whole: runs twice or missing, results of another experiment or unlike the measured."""
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -9,6 +10,8 @@ from agent.auditing.facts import Facts
 from agent.auditing.figures import close
 from agent.auditing.findings import Finding, Verdict
 from agent.auditing.noted import NotedRun, Notes
+
+MOST_MISSING = 100  # runs in one gap that get a line each; a heading may name any number
 
 # What does not depend on the SAE: the model's own loss and what ablation makes of it, the probes on its activations.
 INVARIANT = re.compile(
@@ -38,11 +41,9 @@ def order(notes: Notes) -> Iterator[Finding]:
         if "{" in run.results and not run.found:
             yield _of_results(run, "unsupported", "the results cannot be read")
         seen[run.number] = run
-    numbers = sorted(seen)
-    for number in range(min(numbers, default=0), max(numbers, default=0)):
-        if number not in seen:
-            after = next(seen[each] for each in numbers if each > number)
-            yield _of_heading(after, "unsupported", f"run {number} is missing: it is not described")
+    for before, after in itertools.pairwise(sorted(seen)):
+        for number in range(before + 1, after)[:MOST_MISSING]:
+            yield _of_heading(seen[after], "unsupported", f"run {number} is missing: it is not described")
 
 
 def _of_heading(run: NotedRun, verdict: Verdict, evidence: str) -> Finding:

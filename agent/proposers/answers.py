@@ -4,6 +4,7 @@ A part that is missing or malformed is an error whose message goes back to the m
 """
 
 import re
+import unicodedata
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import cast, get_args
@@ -44,7 +45,7 @@ def experiment(answer: str, headline: Sequence[str]) -> Experiment:
     if not blocks:
         raise BadAnswer("the section `## Edits` holds no SEARCH/REPLACE block: " + edits.FORM)
     predictions = _predictions(parts["Predictions"], headline)
-    return Experiment(parts["Reasoning"], _paragraph(parts["Description"]), predictions, blocks)
+    return Experiment(" ".join(parts["Reasoning"].split()), _paragraph(parts["Description"]), predictions, blocks)
 
 
 def plan(answer: str, most: int, starts: Container[int]) -> list[PlannedRun]:
@@ -77,6 +78,8 @@ def _planned(item: str, starts: Container[int]) -> PlannedRun:
     start, title = int(found[2] or 0), " ".join(found[3].strip(" *`").split())
     if start not in starts:
         raise BadAnswer(f"`{title}` starts from run {start}, which has no result: start from a run that has one")
+    if "{{" in title:
+        raise BadAnswer(f"`{title}` holds a placeholder: a title says what is changed, and no figure")
     if len(title) > LONGEST_TITLE:
         raise BadAnswer(f"`{title}` is longer than the {LONGEST_TITLE} characters of a title")
     return PlannedRun(title=title, what=" ".join(found[4].split()), start=start)
@@ -95,11 +98,16 @@ def _sections(answer: str, names: Sequence[str]) -> dict[str, str]:
             at = found[name] = []
         else:
             at.append(line)
-    parts = {name: "\n".join(lines).strip() for name, lines in found.items()}
+    parts = {name: _visible("\n".join(lines)).strip() for name, lines in found.items()}
     if missing := [f"`## {name}`" for name in names if not parts.get(name)]:
         form = ", ".join(f"`## {name}`" for name in names)
         raise BadAnswer(f"{' and '.join(missing)} missing or empty: an answer holds the sections {form}, in this order")
     return parts
+
+
+def _visible(text: str) -> str:
+    """Without characters that nobody sees, which could split a word or change how a terminal shows the rest."""
+    return "".join(letter for letter in text if letter in "\n\t" or unicodedata.category(letter)[0] != "C")
 
 
 def _paragraph(text: str) -> str:
@@ -113,7 +121,7 @@ def _predictions(text: str, headline: Sequence[str]) -> dict[str, Direction]:
     for line in filter(None, map(str.strip, text.splitlines())):
         found = _PREDICTION.fullmatch(line)
         if not found or found[2].lower() not in get_args(Direction):
-            raise BadAnswer(f"`{line}` is no prediction: the form is `ce_loss_score: up`, or down, or same")
+            raise BadAnswer(f"`{line}` is no prediction: the form is `{headline[0]}: up`, or down, or same")
         if found[1] not in headline:
             raise BadAnswer(f"`{found[1]}` is no headline metric: {nearest(found[1], headline)}")
         said[found[1]] = cast(Direction, found[2].lower())

@@ -15,7 +15,22 @@ from agent.proposers.template import TemplateProposer
 if TYPE_CHECKING:
     from agent.study import Study
 
+LIMITS = {
+    "max_tokens": "--max-llm-tokens",
+    "max_cost": "--max-cost",
+    "prices": "--price-in",
+    "window": "--llm-window",
+}
 OWN_PLAN = "proposals: the idea's own plan (--llm MODEL, with OPENAI_API_KEY set, has a language model propose)"
+
+
+def prices(price_in: float | None, price_out: float | None) -> tuple[float, float] | None:
+    """Dollars per million tokens, read and written; None where they are not known. Raises UserError."""
+    if price_in is None and price_out is None:
+        return None
+    if price_in is None or price_out is None:
+        raise UserError("--price-in and --price-out go together: give both")
+    return price_in, price_out
 
 
 def language_model(proposer: str | None, model: str | None, **options: object) -> LanguageModel | None:
@@ -25,11 +40,16 @@ def language_model(proposer: str | None, model: str | None, **options: object) -
         raise UserError(f"--proposer {proposer}: give template or llm")
     if proposer == "template" and (model or replay):
         raise UserError("--llm and --replay are of --proposer llm, not of template: leave one of them out")
+    if model is not None and not model.strip():
+        raise UserError("--llm is empty: give the name of a model, or leave it out")
     if isinstance(replay, Path):
-        exchanges = transcript.read(replay)
-        model = exchanges[0].model if exchanges else "none"
+        if not (exchanges := transcript.read(replay)):
+            raise UserError(f"--replay {replay}: it holds no exchange with a language model")
+        model = exchanges[0].model
     if proposer == "llm" and not model:
         raise UserError("--proposer llm needs the name of a model: give --llm MODEL")
+    if not model and (given := [LIMITS[name] for name, value in options.items() if value is not None]):
+        raise UserError(f"{given[0]} is of a language model, and none is asked: give --llm MODEL too, or leave it out")
     if not model:
         return None
     return LanguageModel.model_validate({"model": model} | options)

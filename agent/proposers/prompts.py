@@ -106,9 +106,11 @@ class Prompts:
             "started": state.started,
             "steps": [(step.title, notes.flow(step.description)) for step in self.idea.plan],
             "primary": {"name": state.started.primary_metric, "title": METRICS[state.started.primary_metric].title},
+            "width": len("{{run_3 vs baseline }}") + len(state.started.primary_metric),
             "smallest_effect": state.started.smallest_effect,
             "headline": [
-                {"name": name, "title": METRICS[name].title, "better": METRICS[name].better} for name in facts.headline
+                METRICS[name].model_dump(include={"title", "better", "decides"}) | {"name": name}
+                for name in facts.headline
             ],
             "protected": preflight.PROTECTED,
             "fixed": preflight.fixed_constants(state.started.fixed),
