@@ -9,10 +9,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from agent.lab import defaults, results
+from agent.lab import defaults, metrics
 from agent.lab.errors import UserError, nearest
 from agent.lab.evaluation import families
-from agent.lab.results import HEADLINE, METRICS
+from agent.lab.metrics import HEADLINE, METRICS
 
 if TYPE_CHECKING:
     import jinja2
@@ -216,7 +216,7 @@ def _expected(error: "ErrorDetails") -> str:
 def goal(idea: Idea, model: str) -> tuple[str, float]:
     """The primary metric of a study on a model, and the smallest effect worth having: the idea's, or where this kind of
     model has no such metric, the model's own."""
-    if results.measurable(idea.primary_metric, defaults.is_world(model)):
+    if metrics.measurable(idea.primary_metric, defaults.is_world(model)):
         return idea.primary_metric, idea.smallest_effect
     own = defaults.of(model)
     return own.primary_metric, own.smallest_effect

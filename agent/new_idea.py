@@ -15,7 +15,8 @@ import yaml
 from agent import ideas, preflight, show_ideas, study
 from agent.ideas import BadIdea, Fixed, Idea
 from agent.lab.errors import UserError
-from agent.lab.results import HEADLINE, METRICS, write_whole
+from agent.lab.metrics import HEADLINE, METRICS
+from agent.lab.results import write_whole
 from agent.ledger import BadLedger
 from agent.llm import Asker, Client, Limits
 from agent.transcript import Message

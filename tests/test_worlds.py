@@ -23,7 +23,7 @@ from torch import Tensor
 
 from agent import ideas
 from agent.ideas import Fixed
-from agent.lab import activations, models, results, worlds
+from agent.lab import activations, metrics, models, worlds
 from agent.lab.errors import UserError
 from agent.lab.evaluation import sentinels
 from agent.lab.evaluation.families import Place, synthetic
@@ -215,7 +215,7 @@ def test_a_run_on_a_world(evaluator: WorldEvaluator, trained: Path, info: FinalI
     assert info.core
     assert info.core.ce_loss_score is None
     assert info.core.l0 == pytest.approx(K, rel=0.05)
-    measured = {name for name in results.HEADLINE if info.metric(name) is not None}
+    measured = {name for name in metrics.HEADLINE if info.metric(name) is not None}
     assert measured == {
         *("l0", "explained_variance_centered", "f1", "uniqueness", "mcc", "alive_fraction", "absorption_true"),
     }
