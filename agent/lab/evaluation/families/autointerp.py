@@ -41,12 +41,11 @@ SECONDS = 5  # for the one question that shows whether the judge is there
 
 def lacks(place: Place) -> list[Lack]:
     """What is missing; a judge that is named is asked for one word."""
-    missing = [Lack("a synthetic world has no text", "use a language model")] if place.world else []
     try:
         Judge.chosen(place.environment, timeout=SECONDS).choice([{"role": "user", "content": "Say: yes"}], 5)
     except JudgeError as error:
-        missing.append(Lack(str(error), error.do))
-    return missing
+        return [Lack(str(error), error.do)]
+    return []
 
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
