@@ -9,7 +9,6 @@ import contextlib
 import io
 import os
 import random
-import shutil
 import statistics
 import tempfile
 from pathlib import Path
@@ -79,8 +78,7 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
             device, saes = str(sae.device), [(name, sae)]
             main.run_eval(config, saes, device, judge.key, str(out.absolute()))  # type: ignore[arg-type]
     found = stock.answer(out, name)
-    if judge.failed:
-        shutil.rmtree(out)  # the answer is of what came before
+    if judge.failed:  # and the answer is of what came before
         raise judge.failed
     return _scored(found, len(chosen), config.n_ex_for_scoring, judge.model)
 
