@@ -126,7 +126,8 @@ class Idea(Strict):
             for parameter in step.parameters:
                 _one_of(parameter, self.defaults, "plan", number, "parameters", parameter, known_as="a default's name")
             if step.when:
-                _one_of(step.when.metric, HEADLINE, "plan", number, "when", "metric")
+                decisive = [name for name in HEADLINE if METRICS[name].decides]
+                _one_of(step.when.metric, decisive, "plan", number, "when", "metric", known_as="a metric that decides")
                 earlier = names[:number]
                 _one_of(step.when.step, earlier, "plan", number, "when", "step", known_as="an earlier step's name")
         return self
