@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
+from agent.lab.evaluation.families import suits
+
 if TYPE_CHECKING:
     from agent.lab.results import FinalInfo
 
@@ -138,6 +140,7 @@ METRICS: dict[str, Metric] = {
         group="concepts",
         better="higher",
         worth=0.05,
+        decides=False,  # on tiny-lm a random SAE scores higher than a trained one
     ),
     "forgetting_random": Metric(
         path="evaluations.forgetting.metrics.random_forgetting_score",
@@ -224,7 +227,5 @@ def family_of(name: str) -> str:
 
 def measurable(name: str, world: bool) -> bool:
     """Whether a metric can have a value on a synthetic world, or on a language model."""
-    group = METRICS[name].group
-    if world:
-        return group in ("training", "sparsity", "reconstruction", "ground truth")
-    return group != "ground truth"
+    lost = world and METRICS[name].group == "model preservation"  # there is no loss
+    return suits(family_of(name), world) and not lost
