@@ -116,7 +116,8 @@ class Idea(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         decide = [name for name in HEADLINE if METRICS[name].better != "none" and METRICS[name].decides]
-        _one_of(self.primary_metric, decide, "primary_metric", known_as="a headline metric with a better direction")
+        known = "a headline metric with a better direction that decides"
+        _one_of(self.primary_metric, decide, "primary_metric", known_as=known)
         names = [step.name for step in self.plan]
         for number, step in enumerate(self.plan):
             if step.name in names[:number]:

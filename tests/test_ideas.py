@@ -111,7 +111,15 @@ plan:
         (
             "defaults:",
             "primary_metric: loss_aded\ndefaults:",
-            "line 5: primary_metric: expected a headline metric with a better direction, found",
+            "line 5: primary_metric: expected a headline metric with a better direction that decides, found",
+        ),
+        *(
+            (
+                "defaults:",
+                f"primary_metric: {name}\ndefaults:",
+                f"line 5: primary_metric: expected a headline metric with a better direction that decides, found {name!r}",
+            )
+            for name in ("scr", "tpp", "forgetting")
         ),
         (
             "defaults:",
