@@ -117,7 +117,7 @@ plan:
             (
                 "defaults:",
                 f"primary_metric: {name}\ndefaults:",
-                f"line 5: primary_metric: expected a headline metric with a better direction that decides, found {name!r}",
+                "line 5: primary_metric: expected a headline metric with a better direction that decides, found ",
             )
             for name in ("scr", "tpp", "forgetting")
         ),
