@@ -259,7 +259,8 @@ def test_an_idea_told_again_resembles_the_studies_of_the_first(root: Path):
 
     idea = new_idea.read(GATED)
     told = {name: getattr(idea, name) for name in ("title", "description", "hypothesis", "primary_metric")}
-    started = StudyStarted(**told, idea="g", smallest_effect=0.005, fixed=ideas.Fixed(), ground="g", max_runs=1)
+    fixed = {"fixed": ideas.Fixed(), "evals": ("core",), "ground": "g", "max_runs": 1}
+    started = StudyStarted(**told, **fixed, idea="g", smallest_effect=0.005)
     for place in ("runs/1_g", "notes/1_g", "notes/2_g", "runs/3_damaged"):
         (root / place).mkdir(parents=True)
     Ledger(root / "runs/1_g/events.jsonl").append(started)
