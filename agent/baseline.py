@@ -14,7 +14,8 @@ from agent.ideas import Fixed, render_baseline
 from agent.lab import cache, defaults, results
 from agent.lab.evaluation.families import NAMES
 from agent.lab.evaluation.requests import Score
-from agent.lab.results import FinalInfo, family_of
+from agent.lab.metrics import family_of
+from agent.lab.results import FinalInfo
 from agent.lab.verdicts import Verdict
 from agent.study import Study
 from agent.workers import Workers

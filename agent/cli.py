@@ -274,7 +274,7 @@ def main() -> None:
 def _prepare(fixed: "Fixed", primary_metric: str, device: str | None) -> dict[str, Any]:
     """Have the activations ready; what figures depend on beside the experiment, and what can be evaluated."""
     from agent import ideas, workers
-    from agent.lab.results import family_of
+    from agent.lab.metrics import family_of
 
     with tempfile.TemporaryDirectory() as folder:
         ground = Path(folder) / "ground.json"

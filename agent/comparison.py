@@ -16,7 +16,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from agent.ideas import Direction
-from agent.lab.results import HEADLINE, METRICS, Compared, Comparison, FinalInfo
+from agent.lab.metrics import HEADLINE, METRICS
+from agent.lab.results import Compared, Comparison, FinalInfo
 
 MATCH = 0.10  # a baseline further from a run's L0 than this says nothing of it
 ALPHA = 0.05

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from agent import process
-from agent.lab.results import METRICS, Compared, Comparison, FinalInfo, headline
+from agent.lab.metrics import METRICS, headline
+from agent.lab.results import Compared, Comparison, FinalInfo
 from agent.lab.verdicts import MetricsRow
 
 if TYPE_CHECKING:

@@ -22,6 +22,8 @@ def show(fixed: ideas.Fixed, evals: str) -> int:
     console.print(f"{report.model}, {report.hook_name}")
     for name, state in report.machine.items():
         console.print(f"{name}: {state}", soft_wrap=True)
+    if report.unsuited:
+        console.print(f"left out, as {report.why_unsuited}: {', '.join(report.unsuited)}", soft_wrap=True)
     console.print()
     rows = [
         (family.name, "no" if family.lacks else "yes", *row)

@@ -9,10 +9,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from agent.lab import defaults, results
+from agent.lab import defaults, metrics
 from agent.lab.errors import UserError, nearest
 from agent.lab.evaluation import families
-from agent.lab.results import HEADLINE, METRICS
+from agent.lab.metrics import HEADLINE, METRICS
 
 if TYPE_CHECKING:
     import jinja2
@@ -116,7 +116,8 @@ class Idea(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         decide = [name for name in HEADLINE if METRICS[name].better != "none" and METRICS[name].decides]
-        _one_of(self.primary_metric, decide, "primary_metric", known_as="a headline metric with a better direction")
+        known = "a headline metric with a better direction that decides"
+        _one_of(self.primary_metric, decide, "primary_metric", known_as=known)
         names = [step.name for step in self.plan]
         for number, step in enumerate(self.plan):
             if step.name in names[:number]:
@@ -126,7 +127,8 @@ class Idea(Strict):
             for parameter in step.parameters:
                 _one_of(parameter, self.defaults, "plan", number, "parameters", parameter, known_as="a default's name")
             if step.when:
-                _one_of(step.when.metric, HEADLINE, "plan", number, "when", "metric")
+                decisive = [name for name in HEADLINE if METRICS[name].decides]
+                _one_of(step.when.metric, decisive, "plan", number, "when", "metric", known_as="a metric that decides")
                 earlier = names[:number]
                 _one_of(step.when.step, earlier, "plan", number, "when", "step", known_as="an earlier step's name")
         return self
@@ -216,7 +218,7 @@ def _expected(error: "ErrorDetails") -> str:
 def goal(idea: Idea, model: str) -> tuple[str, float]:
     """The primary metric of a study on a model, and the smallest effect worth having: the idea's, or where this kind of
     model has no such metric, the model's own."""
-    if results.measurable(idea.primary_metric, defaults.is_world(model)):
+    if metrics.measurable(idea.primary_metric, defaults.is_world(model)):
         return idea.primary_metric, idea.smallest_effect
     own = defaults.of(model)
     return own.primary_metric, own.smallest_effect

@@ -17,7 +17,8 @@ from agent.ideas import BadIdea, Fixed, Idea
 from agent.lab.defaults import is_world
 from agent.lab.errors import UserError
 from agent.lab.evaluation.families import chosen
-from agent.lab.results import HEADLINE, METRICS, family_of, measurable, write_whole
+from agent.lab.metrics import HEADLINE, METRICS, family_of, measurable
+from agent.lab.results import write_whole
 from agent.ledger import BadLedger
 from agent.llm import Asker, Client, Limits
 from agent.transcript import Message

@@ -12,7 +12,8 @@ from agent.comparison import Judgement, Outcome
 from agent.display import beside, format_difference, format_value, remarks
 from agent.ideas import TEMPLATES, strict_templates
 from agent.lab.defaults import is_world
-from agent.lab.results import HEADLINE, METRICS, Compared, Comparison, Expectation, FinalInfo, Floor, Measure, headline
+from agent.lab.metrics import HEADLINE, METRICS, headline
+from agent.lab.results import Compared, Comparison, Expectation, FinalInfo, Floor, Measure
 from agent.prose import Facts
 from agent.referee import judgements
 from agent.state import State

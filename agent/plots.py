@@ -11,7 +11,8 @@ from agent import canvas
 from agent.canvas import Figure
 from agent.comparison import ALPHA, Baseline, Judgement, levels, own_level, seed_noise
 from agent.display import format_value
-from agent.lab.results import HEADLINE, METRICS, Comparison
+from agent.lab.metrics import HEADLINE, METRICS
+from agent.lab.results import Comparison
 from agent.study import Run
 
 if TYPE_CHECKING:

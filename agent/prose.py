@@ -23,7 +23,7 @@ from agent import claims, comparison
 from agent.comparison import Judgement
 from agent.display import format_difference, format_value
 from agent.lab.errors import nearest
-from agent.lab.results import HEADLINE, METRICS, headline
+from agent.lab.metrics import HEADLINE, METRICS, headline
 from agent.study import Run
 
 AHEAD = "{{struck}}"  # stands for what was struck from a text written before a run

@@ -10,7 +10,8 @@ from agent import study
 from agent.display import format_value, remarks, study_table
 from agent.lab import results
 from agent.lab.errors import UserError
-from agent.lab.results import METRICS, FinalInfo, Metric, Probing
+from agent.lab.metrics import METRICS, Metric
+from agent.lab.results import FinalInfo, Probing
 from agent.referee import judgements
 
 if TYPE_CHECKING:

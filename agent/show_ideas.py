@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from agent import ideas
 from agent.ideas import BadIdea, Idea, Step
-from agent.lab.results import METRICS
+from agent.lab.metrics import METRICS
 from agent.show import LONGEST_LINE, make_console, print_table
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from typing import Any
 from scipy.special import betaincinv
 
 from agent.comparison import ALPHA, FRESH_SEEDS, Baseline, Judgement, compare, judge
-from agent.lab.results import HEADLINE, METRICS, Core, FinalInfo, Latents, Probing
+from agent.lab.metrics import HEADLINE, METRICS
+from agent.lab.results import Core, FinalInfo, Latents, Probing
 from agent.lab.verdicts import Verdict
 
 POOL = Path(__file__).with_name("reseeded_baselines.json")

@@ -27,7 +27,7 @@ from git import Repo
 from agent import ledger, notes
 from agent.events import Event
 from agent.lab import results
-from agent.lab.results import METRICS, headline
+from agent.lab.metrics import METRICS, headline
 from agent.process_tree import MARK
 from agent.state import State
 from agent.study import Study, find

@@ -25,11 +25,8 @@ def lacks(place: Place, name: str = "core") -> list[str]:
 
 
 def test_a_small_model_lacks_nothing_that_is_quick(here: Place):
-    assert {name: lacks(here, name) for name in (*families.TIERS["quick"], "forgetting")} == {
-        "core": [],
-        "sparse_probing_sae_probes": [],
-        "forgetting": [],
-    }
+    assert doctor.settle(here, "quick") == (("core", "sparse_probing_sae_probes"), {})
+    assert lacks(here, "forgetting") == []
     assert len(here.tokenizer()) == 512
 
 
@@ -47,10 +44,15 @@ def test_a_hook_that_is_not_there(here: Place, hook: str, said: str):
 
 def test_a_world_has_no_text(here: Place):
     world = replace(here, world=True, hook_name="activations")
-    assert lacks(world, "core") == []  # sparsity and reconstruction are measured there too
-    for name in ("sparse_probing_sae_probes", "forgetting"):
-        (found,) = lacks(world, name)
-        assert found == "a synthetic world has no text and no language model: use --evals synthetic"
+    everything = ("core", "meta_structure", "synthetic")  # sparsity and reconstruction are measured there too
+    assert doctor.settle(world, "full") == (everything, {})
+    assert doctor.settle(world, "standard") == (("core", "synthetic"), {})
+    for name in ("sparse_probing_sae_probes", "forgetting", "absorption"):
+        said = f"{name} cannot run: a synthetic world has no text and no language model: use --evals synthetic"
+        with pytest.raises(UserError, match=said):
+            doctor.settle(world, f"core,{name}")
+    with pytest.raises(UserError, match="the true features of a language model are not known"):
+        doctor.settle(here, "synthetic")
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="a file system without room, on Linux alone")
@@ -121,6 +123,13 @@ def test_agent_doctor_prints_a_table_and_exits_by_it(cache_dir: Path):  # noqa: 
     for name in ("core", "sparse_probing_sae_probes", "forgetting"):
         assert [name, "yes"] in rows
     assert "text: 155 datasets, whole" in sound.stdout
+    world = run("-m", "agent", "doctor", "--model", "synth2k")
+    assert world.returncode == 0, world.stderr  # what has no meaning on a world is no lack
+    rows = [line.split()[:2] for line in world.stdout.splitlines()]
+    assert [row[0] for row in rows if row[1:] == ["yes"]] == ["core", "meta_structure", "synthetic"]
+    assert (
+        "left out, as a synthetic world has no text and no language model: sparse_probing_sae_probes, " in world.stdout
+    )
     unsound = run("-m", "agent", "doctor", "--evals", "quick", "--hook", "blocks.4.hook_resid_post")
     assert unsound.returncode == 1
     assert "its layers are 0 to 3" in unsound.stdout

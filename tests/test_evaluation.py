@@ -446,6 +446,17 @@ def test_a_probing_answer_that_lacks_a_dataset_is_an_error(evaluator: Evaluator,
         probing.run_probing(eager, evaluator.probes, tmp_path, "sae", (probing.DATASETS[0],))
 
 
+def test_where_a_family_fails_its_row_says_why_and_the_others_go_on(evaluator: Evaluator, trained: Trained):
+    run_dir = trained.save("asked too much")
+    info = score(evaluator, run_dir, evals=("core", "ravel", "meta_structure"))
+    assert info.verdict.ok
+    (why,) = info.errors.values()
+    assert why.startswith("EvaluationError: SAE-Bench knows gemma-2-2b and pythia-160m-deduped, and not ")
+    assert info.families == {"core", "meta_structure"}
+    assert not (run_dir / "eval/ravel").exists()
+    assert list((run_dir / "eval/meta_structure").glob("*.json"))
+
+
 def test_a_preparation_that_was_killed_is_made_again(evaluator: Evaluator, tmp_path: Path):
     """Half a file of sae_probes' would be taken for whole, or never be read again."""
     dataset = (probing.DATASETS[0],)

@@ -111,7 +111,15 @@ plan:
         (
             "defaults:",
             "primary_metric: loss_aded\ndefaults:",
-            "line 5: primary_metric: expected a headline metric with a better direction, found",
+            "line 5: primary_metric: expected a headline metric with a better direction that decides, found",
+        ),
+        *(
+            (
+                "defaults:",
+                f"primary_metric: {name}\ndefaults:",
+                "line 5: primary_metric: expected a headline metric with a better direction that decides, found ",
+            )
+            for name in ("scr", "tpp", "forgetting")
         ),
         (
             "defaults:",
@@ -141,7 +149,8 @@ plan:
             "step: two",
             "line 23: plan.1.when.step: expected an earlier step's name, found 'two': did you m",
         ),
-        ("metric: l0", "metric: mse", "line 23: plan.1.when.metric: expected a metric's name, found 'mse'"),
+        ("metric: l0", "metric: mse", "line 23: plan.1.when.metric: expected a metric that decides, found 'mse'"),
+        ("metric: l0", "metric: scr", "line 23: plan.1.when.metric: expected a metric that decides, found 'scr'"),
         ("came_out: down", "came_out: worse", "line 23: plan.1.when.came_out: expected 'up', 'down' or 'same', found"),
         (", came_out: down", "", "line 23: plan.1.when.came_out: expected this field, found none"),
         ("came_out: down", "came: down", "line 23: plan.1.when.came_out: expected this field"),

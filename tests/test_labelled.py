@@ -272,10 +272,8 @@ def test_the_shipped_sizes_fit_the_data(tmp_path: Path):
 
 
 def test_what_is_lacking_is_said(tmp_path: Path):
-    world = Place("synth2k", "activations", True, {}, lambda: None, tmp_path)
     place = Place("tiny-lm", HOOK, False, {"hidden_size": 192, "num_hidden_layers": 4}, lambda: None, tmp_path)
     for family in (sparse_probing, tpp, scr):
-        assert "synthetic world" in family.lacks(world)[0].why
         vast = replace(place, config={"hidden_size": 10**9, "num_hidden_layers": 4})
         assert "MB are needed" in family.lacks(vast)[0].why
     mislabelled = Labelled("105_click_bait", "105_click_bait", {"bait": "1"})

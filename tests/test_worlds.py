@@ -23,10 +23,10 @@ from torch import Tensor
 
 from agent import ideas
 from agent.ideas import Fixed
-from agent.lab import activations, models, results, worlds
+from agent.lab import activations, metrics, models, worlds
 from agent.lab.errors import UserError
-from agent.lab.evaluation import sentinels
-from agent.lab.evaluation.families import Place, synthetic
+from agent.lab.evaluation import families, sentinels
+from agent.lab.evaluation.families import synthetic
 from agent.lab.evaluation.requests import Score
 from agent.lab.evaluation.subject import CheckpointSAE
 from agent.lab.evaluation.world import WorldEvaluator
@@ -206,7 +206,7 @@ def test_the_primary_metric_is_one_that_the_model_has():
 
 @pytest.fixture(scope="module")
 def info(evaluator: WorldEvaluator, trained: Path) -> FinalInfo:
-    return evaluator.score(Score(run_dir=trained))
+    return evaluator.score(Score(run_dir=trained, evals=families.TIERS["full"]))
 
 
 def test_a_run_on_a_world(evaluator: WorldEvaluator, trained: Path, info: FinalInfo):
@@ -215,10 +215,13 @@ def test_a_run_on_a_world(evaluator: WorldEvaluator, trained: Path, info: FinalI
     assert info.core
     assert info.core.ce_loss_score is None
     assert info.core.l0 == pytest.approx(K, rel=0.1)
-    measured = {name for name in results.HEADLINE if info.metric(name) is not None}
+    measured = {name for name in metrics.HEADLINE if info.metric(name) is not None}
     assert measured == {
         *("l0", "explained_variance_centered", "f1", "uniqueness", "mcc", "alive_fraction", "absorption_true"),
+        "meta_structure",  # which needs the decoder alone
     }
+    assert all(metrics.measurable(name, world=True) for name in measured)
+    assert not metrics.measurable("ce_loss_score", world=True)
     sae = evaluator.subject(evaluator.load(trained, evaluator.held_out("dev")), evaluator.held_out("dev"))
     torch.manual_seed(7)
     found = eval_sae_on_synthetic_data(
@@ -280,14 +283,6 @@ def test_the_sentinels_hold_and_a_broken_evaluation_shows(evaluator: WorldEvalua
         (e.sentinel, e.metric) for e in sentinels.expectations(evaluator, swapped, tmp_path).expectations if not e.held
     }
     assert broken == {("permuted decoder", "explained_variance_centered"), ("permuted decoder", "f1")}
-
-
-def test_the_truth_is_not_asked_of_a_language_model(tmp_path: Path):
-    place = Place("tiny-lm", "blocks.1.hook_resid_post", False, {}, lambda: None, tmp_path)
-    (lack,) = synthetic.lacks(place)
-    assert "no synthetic world" in lack.why
-    assert "synth2k" in lack.do
-    assert synthetic.lacks(dataclasses.replace(place, model="synth2k", world=True)) == []
 
 
 # --- absorption, by hand

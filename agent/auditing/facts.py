@@ -15,7 +15,8 @@ from agent.auditing.noted import Notes, flatten
 from agent.auditing.vocabulary import L0, STEPS, Quantity
 from agent.comparison import MATCH
 from agent.lab.errors import UserError
-from agent.lab.results import METRICS, FinalInfo
+from agent.lab.metrics import METRICS
+from agent.lab.results import FinalInfo
 
 NOT_FIGURES = ("floor", "comparison", "environment", "errors", "settings", "datasets", "analysis")
 

@@ -12,7 +12,8 @@ from agent.auditing.facts import Difference, Facts, Run
 from agent.auditing.figures import close
 from agent.auditing.findings import Judged
 from agent.auditing.noted import Notes, Statement
-from agent.lab.results import METRICS, FinalInfo
+from agent.lab.metrics import METRICS
+from agent.lab.results import FinalInfo
 
 OWN = "The idea's own measures: "
 TITLES = {metric.title: name for name, metric in METRICS.items()}

@@ -16,7 +16,7 @@ from agent.comparison import came_out
 from agent.completion import rough_prompt_tokens
 from agent.display import format_difference, format_value
 from agent.ideas import ROOT, TEMPLATES, Idea, strict_templates
-from agent.lab.results import METRICS
+from agent.lab.metrics import METRICS
 from agent.lab.verdicts import Verdict
 from agent.llm import LONGEST_ANSWER, LLMError
 from agent.proposers import Proposal

@@ -4,7 +4,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from agent.ideas import TEMPLATES, BadIdea, Fixed, Idea, When, render_baseline, render_step
-from agent.lab.results import METRICS
+from agent.lab.metrics import METRICS
 from agent.proposers import CameOut, Proposal
 from agent.state import State
 

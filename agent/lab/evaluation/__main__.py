@@ -17,8 +17,9 @@ from agent.lab.ending import one_line
 from agent.lab.errors import UserError
 from agent.lab.evaluation import families, requests
 from agent.lab.evaluation.requests import Score, TrySentinels
+from agent.lab.metrics import METRICS, headline
 from agent.lab.progress import say, stages
-from agent.lab.results import METRICS, FinalInfo, Sentinels, headline, write
+from agent.lab.results import FinalInfo, Sentinels, write
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator

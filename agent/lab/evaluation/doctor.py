@@ -28,8 +28,15 @@ def main() -> None:
     args = parser.parse_args()
     with one_line("nothing was changed"):
         here = place(args.model, args.hook_name)
-        found = check(here, families.chosen(args.evals))
-        report = Report(model=args.model, hook_name=args.hook_name, machine=machine(), families=found)
+        names = asked(here, args.evals, demanded(here, args.evals))
+        report = Report(
+            model=args.model,
+            hook_name=args.hook_name,
+            machine=machine(),
+            families=check(here, names),
+            unsuited=[name for name in families.chosen(args.evals) if name not in names],
+            why_unsuited=families.unsuited(here.world).why,
+        )
         results.write_whole(args.out, report.model_dump_json())
 
 
@@ -57,23 +64,34 @@ def check(here: Place, names: tuple[str, ...]) -> list[Checked]:
     for name in names:
         try:
             family = families.load(name)
-            found.append(Checked(name=name, says=family.SAYS, lacks=family.lacks(here)))
+            suited = families.suits(name, here.world)
+            lacks = family.lacks(here) if suited else [families.unsuited(here.world)]
+            found.append(Checked(name=name, says=family.SAYS, lacks=lacks))
         except Exception as error:  # a package that is broken, a tokenizer that cannot be read
             why = f"it cannot be checked: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             found.append(Checked(name=name, says="", lacks=[Lack(why, "mend that first")]))
     return found
 
 
+def demanded(here: Place, evals: str, *needed: str) -> set[str]:
+    """The families without which nothing runs: core, on a synthetic world the truth, what is `needed` or named."""
+    return {"core", *needed, *families.named(evals), *(("synthetic",) if here.world else ())}
+
+
+def asked(here: Place, evals: str, demanded: set[str]) -> tuple[str, ...]:
+    """Those, and of a tier what suits this kind of model."""
+    chosen = families.chosen(evals, *demanded)
+    return tuple(name for name in chosen if name in demanded or families.suits(name, here.world))
+
+
 def settle(here: Place, evals: str, *needed: str) -> tuple[tuple[str, ...], dict[str, str]]:
     """The families that run where these are asked for, and those of a tier that cannot run, with the reason.
 
-    Of a tier counts what suits this kind of model, and on a synthetic world the truth. Raises UserError where one that
-    was asked for by name or is `needed`, as core always is, cannot run.
+    Raises UserError where one that is demanded cannot run.
     """
-    named = families.named(evals) | {"core", *needed} | ({"synthetic"} if here.world else set())
-    asked = (name for name in families.chosen(evals, *named) if name in named or families.suits(name, here.world))
-    found = {each.name: each.lacks for each in check(here, tuple(asked))}
-    missing = {name: "; ".join(f"{lack.why}: {lack.do}" for lack in lacks) for name, lacks in found.items() if lacks}
+    named = demanded(here, evals, *needed)
+    found = {each.name: each.lacks for each in check(here, asked(here, evals, named))}
+    missing = {name: _in_a_line(lacks) for name, lacks in found.items() if lacks}
     refused: dict[str, list[str]] = {}
     for name in named & missing.keys():
         refused.setdefault(missing[name], []).append(name)
@@ -81,6 +99,11 @@ def settle(here: Place, evals: str, *needed: str) -> tuple[tuple[str, ...], dict
         said = (f"{', '.join(sorted(names))} cannot run: {why}" for why, names in refused.items())
         raise UserError("; ".join(sorted(said)))
     return tuple(name for name in found if name not in missing), missing
+
+
+def _in_a_line(lacks: list[Lack]) -> str:
+    first, *others = lacks
+    return f"{first.why}: {first.do}" + f" (and {len(others)} more: see agent doctor)" * bool(others)
 
 
 def machine() -> dict[str, str]:

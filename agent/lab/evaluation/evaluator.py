@@ -19,7 +19,6 @@ from agent.lab import activations, cache, checkpoint, models, results, text, tok
 from agent.lab.checkpoint import Checkpoint
 from agent.lab.defaults import is_world
 from agent.lab.evaluation import analysis, core, families, probing
-from agent.lab.evaluation.core import EvaluationError
 from agent.lab.evaluation.core_text import CoreText
 from agent.lab.evaluation.requests import Score, Split
 from agent.lab.evaluation.subject import BenchSAE, CheckpointSAE, RandomSAE, Usage, bench_config
@@ -183,12 +182,11 @@ class Evaluator:
             done(family)
 
     def _score_family(self, info: FinalInfo, family: str, sae: BenchSAE, out: Path, name: str) -> None:
-        """One family more; whatever goes wrong in it, its row says why and the others go on."""
-        started = time.monotonic()
-        try:
-            scored = families.load(family).score(self, sae, _emptied(out / family), name)
-        except Exception as error:
-            info.errors[family] = _said(error)
+        """One family more."""
+        started, folder = time.monotonic(), out / family
+        scored = _attempt(info, family, lambda: families.load(family).score(self, sae, _emptied(folder), name))
+        if scored is None:
+            shutil.rmtree(folder, ignore_errors=True)  # what it had written is of half an answer
             return
         figures, replaced = results.null_non_finite(scored.model_dump(), f"evaluations.{family}")
         figures["seconds"] = round(time.monotonic() - started, 2)
@@ -306,10 +304,10 @@ def _verdict(info: FinalInfo, loaded: Checkpoint, asked: Score) -> Verdict:
 
 
 def _attempt(info: FinalInfo, family: str, work: Callable[[], Result]) -> Result | None:
-    """One evaluation family: its failure is recorded with the reason, and the others go on."""
+    """One evaluation family: whatever goes wrong in it, its row says why and the others go on."""
     try:
         return work()
-    except (EvaluationError, ValueError, RuntimeError, OSError) as error:
+    except Exception as error:
         info.errors[family] = _said(error)
         return None
 

@@ -6,11 +6,9 @@ from agent.lab import cache, models, text
 from agent.lab.evaluation.families import Lack, Place
 
 
-def language_model(place: Place, megabytes: float) -> list[Lack]:
+def language_model(place: Place, megabytes: float = 0) -> list[Lack]:
     """What is missing for an evaluation of a language model on the project's text that writes so much to the cache."""
-    if place.world:
-        return [Lack("a synthetic world has no text and no language model", "use --evals synthetic")]
-    return [*_model(place), *_hook(place), *_text(), *disk(place, megabytes)]
+    return [*stored(place), *_hook(place), *_text(), *disk(place, megabytes)]
 
 
 def width(config: Any) -> int:
@@ -18,7 +16,8 @@ def width(config: Any) -> int:
     return next((config[name] for name in ("hidden_size", "n_embd", "d_model") if name in config), 4096)
 
 
-def _model(place: Place) -> list[Lack]:
+def stored(place: Place) -> list[Lack]:
+    """What is missing to have the model's files."""
     if place.config or not (refusal := models.hub_refusal()):
         return []
     return [
@@ -48,8 +47,8 @@ def _text() -> list[Lack]:
 
 
 def disk(place: Place, megabytes: float) -> list[Lack]:
-    """What is missing to write so much to the cache."""
-    if (free := cache.free_space(place.folder) / 1e6) >= megabytes:
+    """What is missing to write so much to the cache, and a tenth more."""
+    if (free := cache.free_space(place.folder) / 1e6) >= 1.1 * megabytes:
         return []
     return [
         Lack(

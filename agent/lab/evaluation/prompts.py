@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from agent.lab import cache, models, text
-from agent.lab.activations import waiting_lock
 from agent.lab.evaluation import labelled, stock
 from agent.lab.evaluation.core import BATCH_WINDOWS, EvaluationError
 from agent.lab.evaluation.subject import BenchSAE
+from agent.lab.locks import waiting_lock
 
 if TYPE_CHECKING:
     from sae_bench.evals.sparse_probing.probe_training import Probe

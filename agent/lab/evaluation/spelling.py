@@ -26,9 +26,9 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from agent.lab import cache, models, results
-from agent.lab.activations import waiting_lock
 from agent.lab.ending import one_line
 from agent.lab.evaluation import stock
+from agent.lab.locks import waiting_lock
 from agent.lab.progress import bar, say
 
 if TYPE_CHECKING:
@@ -217,10 +217,10 @@ class Speller:
     def keep(self) -> None:
         """Write what was made since the file was read."""
         if len(self.made) > self.kept:
-            temporary = self.path.with_suffix(".tmp")
-            rows = torch.stack(list(self.made.values()))
-            save_file({"activations": rows}, temporary, metadata={"prompts": json.dumps(list(self.made))})
-            temporary.replace(self.path)
+            temporary, rows = self.path.with_suffix(".tmp"), torch.stack(list(self.made.values()))
+            with waiting_lock(self.path.with_suffix(".lock"), "another process keeps the same activations"):
+                save_file({"activations": rows}, temporary, metadata={"prompts": json.dumps(list(self.made))})
+                temporary.replace(self.path)
             self.kept = len(self.made)
 
 

@@ -83,5 +83,9 @@ def answer(out: Path, name: str) -> dict[str, Any]:
 
 
 def metrics(found: dict[str, Any]) -> dict[str, float | None]:
-    """The figures of every category of an answer, under SAE-Bench's own names."""
-    return {name: value for category in found["eval_result_metrics"].values() for name, value in category.items()}
+    """The figures of every category of an answer, under SAE-Bench's own names. Raises EvaluationError where there are
+    none."""
+    figures = {name: value for category in found["eval_result_metrics"].values() for name, value in category.items()}
+    if not figures:
+        raise EvaluationError("SAE-Bench answered without figures")
+    return figures

@@ -79,6 +79,8 @@ class Report(BaseModel):
     hook_name: str
     machine: dict[str, str]  # what there is of it -> how it stands
     families: list[Checked]
+    unsuited: list[str]  # of the tier, what cannot be asked of this kind of model
+    why_unsuited: str
 
 
 class Family(Protocol):
@@ -88,7 +90,7 @@ class Family(Protocol):
     SAYS: str  # what it measures, in one line
 
     def lacks(self, place: Place) -> list[Lack]:
-        """What is missing for it to run; empty where it is runnable."""
+        """What is missing for it to run on a kind of model that suits it; empty where it is runnable."""
         ...
 
     def score(self, evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> "Scored":
@@ -101,7 +103,14 @@ class Family(Protocol):
 
 def suits(name: str, world: bool) -> bool:
     """Whether a family can be asked of this kind of model at all: a world has no text, a language model no truth."""
-    return name in ("core", "synthetic") if world else name != "synthetic"
+    return name in ("core", "meta_structure", "synthetic") if world else name != "synthetic"
+
+
+def unsuited(world: bool) -> Lack:
+    """What this kind of model lacks for the families that do not suit it."""
+    if world:
+        return Lack("a synthetic world has no text and no language model", "use --evals synthetic")
+    return Lack("the true features of a language model are not known", "use --model synth2k")
 
 
 def load(name: str) -> Family:

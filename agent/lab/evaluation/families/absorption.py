@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from agent.lab.evaluation import room, spelling, stock
+from agent.lab.evaluation import preconditions, spelling, stock
 from agent.lab.evaluation.core import EvaluationError
 from agent.lab.evaluation.families import Lack, Place
 from agent.lab.progress import say
@@ -45,13 +45,13 @@ METRICS = tuple(
 
 def lacks(place: Place) -> list[Lack]:
     """What is missing. Whether the model can spell is measured, in another process, where it is not known yet."""
-    if place.world:
-        return [Lack("a synthetic world has no words", "the family synthetic measures the true absorption there")]
+    if unmet := preconditions.language_model(place):
+        return unmet
     tokenizer = place.tokenizer()
     missing = _unfit(place.hook_name, tokenizer, place.config.get("max_position_embeddings"))
     if not (found := spelling.known(place.folder)):
-        needed = spelling.space(len(spelling.words(tokenizer)), place.config.get("hidden_size", 4096))
-        missing += room.lacking(place.folder, needed, "activations on words")
+        needed = spelling.space(len(spelling.words(tokenizer)), preconditions.width(place.config))
+        missing += preconditions.disk(place, needed / 1e6)
     return missing or _unable(found or _measured(place))
 
 

@@ -9,7 +9,6 @@ import contextlib
 import io
 import os
 import random
-import shutil
 import statistics
 import tempfile
 from pathlib import Path
@@ -41,12 +40,11 @@ SECONDS = 5  # for the one question that shows whether the judge is there
 
 def lacks(place: Place) -> list[Lack]:
     """What is missing; a judge that is named is asked for one word."""
-    missing = [Lack("a synthetic world has no text", "use a language model")] if place.world else []
     try:
         Judge.chosen(place.environment, timeout=SECONDS).choice([{"role": "user", "content": "Say: yes"}], 5)
     except JudgeError as error:
-        missing.append(Lack(str(error), error.do))
-    return missing
+        return [Lack(str(error), error.do)]
+    return []
 
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
@@ -80,8 +78,7 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
             device, saes = str(sae.device), [(name, sae)]
             main.run_eval(config, saes, device, judge.key, str(out.absolute()))  # type: ignore[arg-type]
     found = stock.answer(out, name)
-    if judge.failed:
-        shutil.rmtree(out)  # the answer is of what came before
+    if judge.failed:  # and the answer is of what came before
         raise judge.failed
     return _scored(found, len(chosen), config.n_ex_for_scoring, judge.model)
 

@@ -15,7 +15,6 @@ with the grid. A latent is clamped to a multiple of its own mean where it fires 
 no common scale from model to model. Latents are chosen on other documents than those on which the losses are measured.
 """
 
-import functools
 import json
 import random
 from dataclasses import dataclass
@@ -27,10 +26,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from agent.lab import activations, models, results, text, tokens
-from agent.lab.activations import waiting_lock
 from agent.lab.evaluation import preconditions
 from agent.lab.evaluation.families import Lack, Place
 from agent.lab.evaluation.subject import BenchSAE
+from agent.lab.locks import waiting_lock
 from agent.lab.results import Number, Scored
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ RETAIN_THRESHOLDS = (0.001, 0.01)  # share of the retain text's tokens; SAE-Benc
 LATENTS = (10, 20)  # SAE-Bench's
 MULTIPLES = (1, 4, 16, 64)  # of a latent's mean
 TOLERANCE = 0.01  # by which the retain text's loss may rise
-REMARK = "latents of a random untrained SAE can make a model forget, too, so read it beside that one's score."
+REMARK = "on tiny-lm a random untrained SAE scores higher than most trained ones: read beside its score, never decides"
 
 
 @dataclass(frozen=True)
@@ -211,9 +210,10 @@ def entrance(hook_name: str) -> tuple[str, int]:
     return (hook_name, layer + 1) if hook_name.endswith("resid_post") else (f"blocks.{layer}.hook_resid_pre", layer)
 
 
-@functools.lru_cache(maxsize=1)
 def prepared(evaluator: "Evaluator") -> dict[str, Text]:
     """The two texts as the model reads them; made once for a model and hook, and kept in the cache."""
+    if MADE_AS in evaluator.memory:
+        return evaluator.memory[MADE_AS]
     path = evaluator.folder / f"{MADE_AS}.safetensors"
     with waiting_lock(path.with_suffix(".lock"), "another process reads the same texts"):
         if not path.exists():
@@ -225,7 +225,10 @@ def prepared(evaluator: "Evaluator") -> dict[str, Text]:
             temporary.replace(path)
     stored, device = load_file(path), models.compute().device
     parts = {n: t if n.endswith("ids") else t.to(device) for n, t in stored.items()}
-    return {on: Text(**{n: parts[f"{on}.{n}"] for n in Text.__annotations__}) for on in ("forget", "retain")}
+    evaluator.memory[MADE_AS] = {
+        on: Text(**{n: parts[f"{on}.{n}"] for n in Text.__annotations__}) for on in ("forget", "retain")
+    }
+    return evaluator.memory[MADE_AS]
 
 
 @torch.no_grad()

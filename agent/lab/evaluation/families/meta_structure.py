@@ -21,7 +21,7 @@ SEED = 42
 
 
 def lacks(_: Place) -> list[Lack]:
-    """Nothing is missing anywhere."""
+    """Every SAE has a decoder."""
     return []
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.lab import cache
-from agent.lab.evaluation import room, stock
+from agent.lab.evaluation import preconditions, stock
 from agent.lab.evaluation.core import EvaluationError
 from agent.lab.evaluation.families import Lack, Place
 from agent.lab.results import Scored
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SAYS = "whether latents change one attribute of an entity and leave its others alone"
 
-SEED, ROOM = 42, 2e9  # bytes
+SEED, MEGABYTES = 42, 2000
 MODELS = ("gemma-2-2b", "pythia-160m-deduped")  # its LLM_NAME_MAP
 REPOSITORY = "adamkarvonen/ravel_prompts"
 FILES = tuple(
@@ -35,8 +35,8 @@ def lacks(place: Place) -> list[Lack]:
     missing = []
     if why := _other(place.model):
         missing.append(Lack(why, f"use {MODELS[1]}"))
-    elif not place.config:
-        missing.append(Lack(f"{place.model} is not stored on this machine", "fetch it where there is a network"))
+    else:
+        missing += preconditions.stored(place)
     if not place.hook_name.endswith("hook_resid_post"):
         why = f"SAE-Bench changes the residual stream behind a layer, not {place.hook_name}"
         missing.append(Lack(why, "use a hook like blocks.1.hook_resid_post"))
@@ -46,7 +46,7 @@ def lacks(place: Place) -> list[Lack]:
         missing.append(
             Lack(f"{len(absent)} of its {len(FILES)} files of prompts are not in {prompts()}", f"run {fetch}")
         )
-    return missing + room.lacking(place.folder, ROOM, "its artefacts")
+    return missing + preconditions.disk(place, MEGABYTES)
 
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.lab.evaluation import room, stock
+from agent.lab.evaluation import preconditions, stock
 from agent.lab.evaluation.core import EvaluationError
 from agent.lab.evaluation.families import Lack, Place
 from agent.lab.results import Scored
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SAYS = "what is unlearnt of hazardous biology, and of nothing else, by clamping the latents that stand for it"
 
-SEED, ROOM = 42, 1e9  # bytes
+SEED, MEGABYTES = 42, 1000
 MODELS = ("gemma-2-2b-it", "gemma-2-9b-it")  # whose prompts it knows
 CORPUS = Path("sae_bench/evals/unlearning/data/bio-forget-corpus.jsonl")  # where it looks, from its working directory
 REQUEST = "https://huggingface.co/datasets/cais/wmdp-corpora"
@@ -41,8 +41,8 @@ def lacks(place: Place) -> list[Lack]:
     missing = []
     if why := _other(place.model):
         missing.append(Lack(why, f"use {MODELS[0]}, or the family forgetting"))
-    elif not place.config:
-        missing.append(Lack(f"{place.model} is not stored on this machine", "fetch it where there is a network"))
+    else:
+        missing += preconditions.stored(place)
     corpus = site_packages() / CORPUS
     if said := unreadable(corpus):
         missing.append(Lack(f"the corpus to forget {said}", f"ask for it ({REQUEST}) and put it at {corpus}"))
@@ -50,7 +50,7 @@ def lacks(place: Place) -> list[Lack]:
         if said := _unstored(dataset, part):
             fetch = f'python -c "from datasets import load_dataset as get; get({dataset!r}, {part!r})"'
             missing.append(Lack(f"{dataset} ({part}) is not stored on this machine: {said}", f"run {fetch}"))
-    return missing + room.lacking(place.folder, ROOM, "its artefacts")
+    return missing + preconditions.disk(place, MEGABYTES)
 
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
