@@ -145,15 +145,14 @@ def note(
     message: Annotated[str, typer.Option("-m", "--message", help="What was tried, for the notes.")],
 ) -> None:
     """Take a run that was made by hand in a study's directory into its notes and plots."""
-    from agent import analysis, ideas
+    from agent import analysis, hand_run, ideas
     from agent import study as studies
     from agent.lab import cache
-    from agent.loop import hand_run
     from agent.proposers import choice
 
     with studies.to_resume(ideas.ROOT, path)[0].lock(), cache.in_use():
         study, state = studies.to_resume(ideas.ROOT, path)  # as the driver left it that had the lock before
-        event = hand_run(study, state, Path(run_name).name, message)
+        event = hand_run.added(study, state, Path(run_name).name, message)
         started, plan = _pick_up(study, state)
         proposer, own = choice.of_study(study, started, plan, asking=False), analysis.load(plan)
         with _loop(study, None, own, proposer) as work:

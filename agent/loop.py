@@ -1,8 +1,6 @@
 """One study, from wherever its ledger says it stands to its end."""
 
-import os
 import shutil
-import socket
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +11,6 @@ from agent.baseline import Baselines
 from agent.display import comparison_line, remark_line, run_line
 from agent.ideas import Fixed, Idea, goal
 from agent.lab import cache, results
-from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import Score
 from agent.lab.results import FinalInfo, Training
 from agent.lab.verdicts import NOT_RETRYABLE, Verdict
@@ -22,7 +19,7 @@ from agent.llm import LLMError
 from agent.proposers import Proposal, Proposer
 from agent.proposers.template import baseline as baseline_proposal
 from agent.referee import Referee
-from agent.state import ATTEMPTS, State
+from agent.state import ATTEMPTS
 from agent.study import Run, Study, keep
 from agent.watchdogs import require_disk
 from agent.workers import Workers
@@ -361,33 +358,6 @@ class Loop:
         skipped = self.proposer.skipped(state, self.referee.came_out)
         notes.write(self.study, state, skipped, self.analysis)
         self.ledger.append(events.NotesWritten(after_run=len(state.runs) - 1))
-
-
-def hand_run(study: Study, state: State, name: str, message: str) -> events.HandRunAdded:
-    """The event that takes a run made by hand into a study. Raises UserError."""
-    number, directory = len(state.runs), study.directory / name
-    if number == 0:
-        raise UserError(f"{study.name} has no baseline yet: agent resume makes it")
-    if state.runs[-1].stage != "done":
-        raise UserError(f"{study.name} is in the middle of run {number - 1}: agent resume finishes it")
-    if name != f"run_{number}":
-        raise UserError(f"the next run of {study.name} is run_{number}, not {name}: rename its directory")
-    if not (directory / "experiment.py").is_file() or not (directory / "checkpoint").is_dir():
-        raise UserError(
-            f"{directory} holds no finished run: python experiment.py --out_dir={name}, in {study.directory}"
-        )
-    title, _, rest = message.strip().partition("\n")
-    if not title:
-        raise UserError("--message is empty: say what was tried, for the notes")
-    proposal = Proposal(
-        name=f"by_hand_{number}",
-        title=title,
-        description=rest.strip() or title,
-        why="Made by hand.",
-        predictions={},
-        source=(directory / "experiment.py").read_text(),
-    )
-    return events.HandRunAdded(run=number, proposal=proposal, pid=os.getpid(), host=socket.gethostname())
 
 
 def different_settings(fixed: Fixed, training: Training | None, smoke: bool = False) -> str:
