@@ -30,6 +30,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 ideas_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(ideas_app, name="ideas")
 
+MODEL = "tiny-lm, a world (synth2k), a directory (./...), or a hub model."
+HOOK = "Where the SAE sits, as blocks.1.hook_resid_post."
+
 # What a machine refuses, with a message that says it all.
 MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 
@@ -43,10 +46,8 @@ def agent() -> None:
 def run(
     idea: Annotated[str, typer.Option(help="An idea: a directory of templates/ideas.")],
     max_runs: Annotated[int, typer.Option(min=1, help="How many runs to try; the baseline is not counted.")],
-    model: Annotated[
-        str | None, typer.Option(help="tiny-lm, a world (synth2k), a directory (./...), or a hub model.")
-    ] = None,
-    hook: Annotated[str | None, typer.Option(help="Where the SAE sits, as blocks.1.hook_resid_post.")] = None,
+    model: Annotated[str | None, typer.Option(help=MODEL)] = None,
+    hook: Annotated[str | None, typer.Option(help=HOOK)] = None,
     evals: Annotated[
         str | None, typer.Option(help="What scores a run: quick, standard, full, or evaluations with commas between.")
     ] = None,
@@ -103,7 +104,8 @@ def run(
         print(choice.OWN_PLAN, flush=True)
     with cache.in_use():
         settings = limits | {"language_model": model_asked, "approve": approve}
-        started = loop.started(plan, fixed, _prepare(fixed, plan.primary_metric, device), device, settings)
+        primary_metric, _ = ideas.goal(plan, fixed.model)
+        started = loop.started(plan, fixed, _prepare(fixed, primary_metric, device), device, settings)
         new = study.create(ideas.ROOT, plan.name)
         asked = choice.of_new_study(new, started, plan)
         with new.lock(), _loop(new, started, own, asked) as work:
@@ -211,8 +213,8 @@ def new_idea(
 
 @app.command()
 def doctor(
-    model: Annotated[str, typer.Option(help="tiny-lm, a directory (./...), or a model of the hub.")] = "tiny-lm",
-    hook: Annotated[str | None, typer.Option(help="Where the SAE sits, as blocks.1.hook_resid_post.")] = None,
+    model: Annotated[str, typer.Option(help=MODEL)] = "tiny-lm",
+    hook: Annotated[str | None, typer.Option(help=HOOK)] = None,
     evals: Annotated[
         str, typer.Option(help="quick, standard, full, or evaluations with commas between them.")
     ] = "full",

@@ -82,3 +82,14 @@ def test_a_study_without_its_primary_metric_is_refused(tmp_path: Path):
     assert ended.stderr == "error: absorption cannot run: it has no stand-in: write one\n"
     assert "harvesting" not in ended.stdout
     assert not list((checkout.root / "runs").iterdir())
+
+
+def test_a_primary_metric_of_another_kind_of_model_gives_way_to_the_models_own(tmp_path: Path):
+    checkout = make_checkout(tmp_path)
+    checkout.plan("better", primary_metric="f1")
+    ended = checkout.run(1)
+    assert ended.returncode == 0, ended.stderr
+    (study,) = (checkout.root / "runs").iterdir()
+    started = state(study).started
+    assert started
+    assert (started.primary_metric, "synthetic" in started.evals) == ("ce_loss_score", False)
