@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from agent import ledger
 from agent.lab import results
@@ -80,6 +81,10 @@ class Run:
             return results.read_metrics(self.directory)
         except results.BadResults:
             return []
+
+    def kept(self, name: str) -> dict[str, Any]:
+        """What the idea's `measure` left for its `draw` in the file `name`, as JSON; empty where there is none."""
+        return results.read_kept(self.directory / "eval/analysis" / name)
 
 
 @dataclass(frozen=True)

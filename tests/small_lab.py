@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ from agent.ideas import Fixed, Step
 from agent.lab import checkpoint, text
 from agent.lab.activations import Manifest, Stream
 from agent.lab.checkpoint import Header
+from agent.lab.evaluation.evaluator import Evaluator, HeldOut
+from agent.lab.evaluation.examination import Examination
+from agent.lab.evaluation.subject import CheckpointSAE, bench_config
 from agent.lab.results import Training
 
 VOCABULARY, D_MODEL, CONTEXT = 512, 32, 64
@@ -68,10 +71,12 @@ def make_model(directory: Path, d_model: int = D_MODEL) -> Path:
     return directory
 
 
-def experiment(directory: Path, model: Path | str, step: Step | None = None, **constants: Any) -> Path:
-    """directory/experiment.py: the shipped baseline, or a step of hierarchical_sae, at a test's size."""
+def experiment(
+    directory: Path, model: Path | str, step: Step | None = None, idea: str = "hierarchical_sae", **constants: Any
+) -> Path:
+    """directory/experiment.py: the shipped baseline, or a step of an idea, at a test's size."""
     fixed = Fixed(model=str(model), hook_name=HOOK, tokens=TOKENS, d_sae=D_SAE)
-    source = ideas.render_step(ideas.load("hierarchical_sae"), step, fixed) if step else ideas.render_baseline(fixed)
+    source = ideas.render_step(ideas.load(idea), step, fixed) if step else ideas.render_baseline(fixed)
     for name, value in ({"K": K, "BATCH": BATCH} | constants).items():
         source, found = re.subn(rf"(?m)^{name} = .*$", lambda _, n=name, v=value: f"{n} = {v!r}", source)
         assert found == 1, f"the experiment has no constant {name}"
@@ -142,6 +147,20 @@ def save(
     decoder = {"W_dec": sae.W_dec, "b_dec": sae.b_dec} | tensors
     checkpoint.save(run_dir / "checkpoint", encode or sae.encode, header=header, **decoder)
     return run_dir
+
+
+def examination(folder: Path, rows: torch.Tensor, out: Path, evaluator: Evaluator | None = None) -> Examination:
+    """The checkpoint in `folder` as an idea's analysis examines it, on activations `[tokens, d_in]`.
+
+    Without an evaluator it is one of a world's, which has no loss.
+    """
+    loaded = checkpoint.load(folder)
+    scored_by: Any = evaluator or SimpleNamespace(model_name="synth2k")
+    cfg = bench_config("small", loaded.header.hook_name, loaded.header.d_in, loaded.header.d_sae, CONTEXT)
+    ids = evaluator.held_out("dev").ids if evaluator else torch.empty(0)
+    out.mkdir(parents=True, exist_ok=True)
+    held_out = HeldOut(ids, rows, rows.mean(0))
+    return Examination(scored_by, CheckpointSAE(cfg, loaded, rows[:64]), held_out, out)
 
 
 def start(*command: str | Path, stdin: int | None = None, **environment: str) -> "subprocess.Popen[str]":

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from small_lab import run
+from small_lab import examination, run
 from small_lab import save as save_run
 from small_sae import header
 
 from agent.ideas import TEMPLATES
 from agent.lab import checkpoint
-from agent.lab.checkpoint import Checkpoint
 from agent.lab.evaluation import analysis
 from agent.lab.evaluation.evaluator import Evaluator
+from agent.lab.evaluation.examination import Examination
 from agent.lab.evaluation.requests import Score
 from agent.lab.results import FinalInfo
 
@@ -25,7 +25,7 @@ SCALE = 0.5
 FIRST, SECOND = [1.0, 0.0, 0.0, 2.0, 0.0, 5.0], [0.0, 3.0, 0.0, 0.0, 0.0, 1.0]
 
 
-def by_hand(folder: Path) -> tuple[Checkpoint, torch.Tensor]:
+def by_hand(folder: Path) -> Examination:
     """An SAE whose latents are its six scaled inputs, and the activations on which they are FIRST or SECOND.
 
     W_0 predicts of tier 1 half of what it is; W_1 predicts tier 2 to the digit.
@@ -36,11 +36,11 @@ def by_hand(folder: Path) -> tuple[Checkpoint, torch.Tensor]:
     training = header().training.model_copy(update={"d_in": 6, "d_sae": 6})
     made = header(d_in=6, d_sae=6, scale=SCALE, groups=GROUPS, training=training)
     checkpoint.save(folder, lambda x: x.relu(), torch.eye(6), torch.zeros(6), made, extra=extra)
-    return checkpoint.load(folder), torch.tensor([FIRST, FIRST, SECOND] * 2000) / SCALE
+    return examination(folder, torch.tensor([FIRST, FIRST, SECOND] * 2000) / SCALE, folder.parent / "examined")
 
 
 def test_the_figures_of_tiers_are_right(tmp_path: Path):
-    figures = analysis.measure(TIERED, *by_hand(tmp_path / "checkpoint"))
+    figures = analysis.measure(TIERED, by_hand(tmp_path / "checkpoint"))
     assert figures == pytest.approx(
         {
             "tier_0_l0_share": 3 / 8,
@@ -61,8 +61,8 @@ def test_reading_an_analysis_needs_no_torch_and_leaves_no_bytecode(tmp_path: Pat
     shutil.copy(TIERED, copy)
     ended = run("-c", f"import sys, runpy; runpy.run_path({str(copy)!r}); sys.exit('torch' in sys.modules)")
     assert ended.returncode == 0, ended.stderr
-    analysis.measure(copy, *by_hand(tmp_path / "checkpoint"))
-    assert {path.name for path in tmp_path.iterdir()} == {"analysis.py", "checkpoint"}
+    analysis.measure(copy, by_hand(tmp_path / "checkpoint"))
+    assert {path.name for path in tmp_path.iterdir()} == {"analysis.py", "checkpoint", "examined"}
 
 
 # Through the evaluator
@@ -93,14 +93,14 @@ def analysed(evaluator: Evaluator, run_dir: Path, path: Path, source: str | None
 DEFINES = """
 from agent.lab.results import Measure
 MEASURES = {name: Measure(title=name, says=name) for name in ("tokens", "scale", "nothing")}
-def measure(checkpoint, activations):
+def measure(exam):
     import torch
     return RETURN
 """
 
 
 def test_figures_come_with_the_scores(evaluator: Evaluator, run_dir: Path, tmp_path: Path):
-    figures = "{'tokens': len(activations), 'scale': activations.norm(dim=1).mean(), 'nothing': float('nan')}"
+    figures = "{'tokens': len(exam.activations), 'scale': exam.activations.norm(dim=1).mean(), 'nothing': float('nan')}"
     info = analysed(evaluator, run_dir, tmp_path / "analysis.py", DEFINES.replace("RETURN", figures))
     held_out = evaluator.held_out("dev", 16)
     assert info.errors == {}

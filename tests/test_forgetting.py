@@ -10,6 +10,7 @@ from small_lab import HOOK
 from torch import Tensor
 
 from agent.lab import activations
+from agent.lab.evaluation import ablation
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.families import forgetting
 from agent.lab.evaluation.subject import BenchSAE
@@ -78,11 +79,11 @@ def test_the_clamp_is_sae_benchs_own(evaluator: Evaluator):
 )
 def test_the_layers_above_any_hook_give_the_models_own_loss(evaluator: Evaluator, hook: str):
     model, ids = evaluator.model, forgetting.prepared(evaluator)["retain"].ids[:2]
-    entering, hooked = (activations.run_to_hook(model, ids, name) for name in (forgetting.entrance(hook)[0], hook))
+    entering, hooked = (activations.run_to_hook(model, ids, name) for name in (ablation.entrance(hook)[0], hook))
     own = model(ids, return_type="loss", loss_per_token=True) * activations.ordinary(model, ids)[:, :-1]
-    found = forgetting.losses(model, hook, ids, entering, hooked)
+    found = ablation.losses(model, hook, ids, entering, hooked)
     assert found.tolist() == pytest.approx(own.sum(1).tolist(), rel=1e-5)
-    assert forgetting.losses(model, hook, ids, entering, 0 * hooked).tolist() != pytest.approx(found.tolist(), rel=1e-3)
+    assert ablation.losses(model, hook, ids, entering, 0 * hooked).tolist() != pytest.approx(found.tolist(), rel=1e-3)
 
 
 def test_a_dead_sae_is_not_applicable(evaluator: Evaluator, tmp_path: Path):

@@ -260,6 +260,21 @@ def read_metrics(run_dir: Path) -> list[MetricsRow]:
     return rows
 
 
+def keep(folder: Path, name: str, content: dict[str, Any]) -> None:
+    """Leave in the file `name` of an Examination's `out` what the idea's `draw` shows; non-finite numbers are null."""
+    write_whole(folder / name, json.dumps(null_non_finite(content)[0]))
+
+
+def read_kept(path: Path) -> dict[str, Any]:
+    """What `keep` left; empty where there is nothing. Raises BadResults for a damaged file."""
+    try:
+        return json.loads(_read_plain(path))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise BadResults(f"{path} is damaged: {_first_line(error)}") from None
+
+
 def _read_plain(path: Path) -> bytes:
     """The content of a file that an experiment may have put there: no link is followed, no pipe waited for."""
     try:

@@ -53,6 +53,7 @@ class TrainingGuard:
         self.rows: list[MetricsRow] = []
         self._log_every = max(stream.steps // ROWS, 1)
         self._sums: Tensor | None = None
+        self._own: dict[str, Tensor] = {}
         self._pending = 0
         self._learning_rate = 0.0
         self._before = self._sample()
@@ -70,12 +71,16 @@ class TrainingGuard:
         alive_fraction: Tensor,
         grad_norm: Tensor,
         learning_rate: float,
+        own: dict[str, Tensor] | None = None,
     ) -> None:
-        """Record one optimizer step; the scalar tensors stay on their device until the next line is written.
+        """Record one optimizer step; the scalar tensors stay on their device until the next line is written. `own` is
+        what else the experiment watches, under the same names at every step.
 
         Raises TrainingStopped on a non-finite loss, gradient norm or parameter, or a loss above the ceiling.
         """
-        values = torch.stack([t.detach().float() for t in (loss, l0, mse, alive_fraction, grad_norm)])
+        self._own = own or {}
+        watched = (loss, l0, mse, alive_fraction, grad_norm, *self._own.values())
+        values = torch.stack([t.detach().float() for t in watched])
         self._sums = values if self._sums is None else self._sums + values
         self._pending += 1
         self._learning_rate = learning_rate
@@ -120,7 +125,7 @@ class TrainingGuard:
     def _write_row(self) -> None:
         assert self._sums is not None
         means = [m if math.isfinite(m) else None for m in (self._sums / self._pending).tolist()]
-        loss, l0, mse, alive_fraction, grad_norm = means
+        loss, l0, mse, alive_fraction, grad_norm, *own = means
         row = MetricsRow(
             step=self.steps,
             tokens=self.tokens,
@@ -131,6 +136,7 @@ class TrainingGuard:
             learning_rate=self._learning_rate,
             grad_norm=grad_norm,
             seconds=round(time.monotonic() - self._started, 2),
+            own=dict(zip(self._own, own, strict=True)),
         )
         self.rows.append(row)
         self._file.write(row.model_dump_json() + "\n")

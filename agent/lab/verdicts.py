@@ -56,6 +56,7 @@ class MetricsRow(BaseModel):
     learning_rate: float
     grad_norm: float | None
     seconds: float
+    own: dict[str, float | None] = {}  # what else the experiment watches, by names of its own
 
 
 def judge_metrics(rows: Sequence[MetricsRow]) -> Verdict | None:

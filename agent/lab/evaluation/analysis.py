@@ -3,18 +3,16 @@
 import runpy
 from pathlib import Path
 
-from torch import Tensor
-
-from agent.lab.checkpoint import Checkpoint
+from agent.lab.evaluation.examination import Examination
 
 
-def measure(path: Path, checkpoint: Checkpoint, activations: Tensor) -> dict[str, float]:
-    """What the file's `measure(checkpoint, activations)` gives; `activations [tokens, d_in]` are the model's own.
+def measure(path: Path, exam: Examination) -> dict[str, float]:
+    """What the file's `measure(exam)` gives.
 
     Raises LookupError for a figure that the file's MEASURES does not name, and whatever the file raises.
     """
     defined = runpy.run_path(str(path), run_name="analysis")  # from its source: no bytecode is left beside it
-    figures = defined["measure"](checkpoint, activations)
+    figures = defined["measure"](exam)
     if unknown := sorted(set(figures) - set(defined["MEASURES"])):
         raise LookupError(f"{path}: measure gives {unknown[0]!r}, which is not in MEASURES")
     return {name: float(figure) for name, figure in figures.items()}

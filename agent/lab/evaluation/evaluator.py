@@ -20,6 +20,7 @@ from agent.lab.checkpoint import Checkpoint
 from agent.lab.defaults import is_world
 from agent.lab.evaluation import analysis, core, families, probing
 from agent.lab.evaluation.core_text import CoreText
+from agent.lab.evaluation.examination import Examination
 from agent.lab.evaluation.requests import Score, Split
 from agent.lab.evaluation.subject import BenchSAE, CheckpointSAE, RandomSAE, Usage, bench_config
 from agent.lab.ground import environment
@@ -101,9 +102,10 @@ class Evaluator:
         done("checkpoint")
         info.training = loaded.header.training
         info.environment |= {"checkpoint": content[:16], "model_identity": self.identity}
-        self._score(info, self.subject(loaded, held_out), held_out, asked, out, done)
+        sae = self.subject(loaded, held_out)
+        self._score(info, sae, held_out, asked, out, done)
         if asked.analysis:
-            _measure(info, asked.analysis, loaded, held_out.activations)
+            _measure(info, asked.analysis, Examination(self, sae, held_out, _emptied(out / "analysis")))
             done("analysis")
         info.verdict = _verdict(info, loaded, asked)
         info.evaluation_seconds = round(time.monotonic() - started, 2)
@@ -312,10 +314,10 @@ def _attempt(info: FinalInfo, family: str, work: Callable[[], Result]) -> Result
         return None
 
 
-def _measure(info: FinalInfo, path: Path, loaded: Checkpoint, rows: Tensor) -> None:
+def _measure(info: FinalInfo, path: Path, exam: Examination) -> None:
     """The idea's own measures; whatever its file does wrong, the scores stand."""
     try:
-        figures = analysis.measure(path, loaded, rows)
+        figures = analysis.measure(path, exam)
     except Exception as error:
         info.errors["analysis"] = _said(error)
     else:

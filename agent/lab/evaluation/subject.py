@@ -1,5 +1,6 @@
 """What SAE-Bench is given: a checkpoint, or a random untrained SAE, in the shape of its custom SAEs."""
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -65,6 +66,20 @@ class CheckpointSAE(BenchSAE):
 
     def encode(self, x: Tensor) -> Tensor:
         return self.checkpoint.encode(x.float())
+
+
+class PartSAE(BenchSAE):
+    """The latents [start, end) of an SAE, as if there were no others."""
+
+    def __init__(self, whole: BenchSAE, start: int, end: int) -> None:
+        cfg = copy.copy(whole.cfg)
+        cfg.d_sae = end - start
+        of_part = slice(start, end)
+        super().__init__(cfg, whole.W_enc[:, of_part], whole.b_enc[of_part], whole.W_dec[of_part], whole.b_dec)
+        self.whole, self.of_part = whole, of_part
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.whole.encode(x)[..., self.of_part]
 
 
 class RandomSAE(BenchSAE):

@@ -10,11 +10,8 @@ from agent.lab.results import Measure
 from agent.study import Run
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from agent.lab.evaluation.examination import Examination
 
-    from agent.lab.checkpoint import Checkpoint
-
-ROWS = 4096  # activations encoded at once
 TIER_COLOURS = ("#000000", "#0072B2", "#56B4E9", "#E69F00")  # dark to light, as tiers have an order
 TIER_HATCHES = ("", "////", "....", "xxxx")  # without their colour they differ by these
 
@@ -42,29 +39,29 @@ MEASURES = {
 }
 
 
-def measure(checkpoint: "Checkpoint", activations: "Tensor") -> "dict[str, float]":
-    """Each of MEASURES on activations `[tokens, d_in]`, unscaled; nothing for an SAE without tiers.
+def measure(exam: "Examination") -> "dict[str, float]":
+    """Each of MEASURES on the held-out activations; nothing for an SAE without tiers.
 
     Latents are those of the scaled activations, as in training, where W was learned on them.
     """
     import torch
 
+    checkpoint = exam.checkpoint
     tiers = list(checkpoint.header.groups.values())
     if not tiers:
         return {}
     compositions = [checkpoint.extra[f"composition_{i}"].double() for i in range(len(tiers) - 1)]
-    d_sae, tokens = checkpoint.header.d_sae, len(activations)
+    d_sae, tokens = checkpoint.header.d_sae, len(exam.activations)
     fired, total, squares = torch.zeros(3, d_sae, dtype=torch.float64, device=checkpoint.device)
     errors = [0.0 for _ in compositions]
-    with torch.no_grad():
-        for x in activations.split(ROWS):
-            latents = checkpoint.encode(x).double()
-            fired += (latents != 0).sum(0)
-            total += latents.sum(0)
-            squares += latents.pow(2).sum(0)
-            for i, W in enumerate(compositions):
-                (a, b), (c, d) = tiers[i], tiers[i + 1]
-                errors[i] += (latents[:, a:b] @ W - latents[:, c:d]).pow(2).sum().item()
+    for batch in exam.latents():
+        latents = batch.double()
+        fired += (latents != 0).sum(0)
+        total += latents.sum(0)
+        squares += latents.pow(2).sum(0)
+        for i, W in enumerate(compositions):
+            (a, b), (c, d) = tiers[i], tiers[i + 1]
+            errors[i] += (latents[:, a:b] @ W - latents[:, c:d]).pow(2).sum().item()
     deviations = squares - total.pow(2) / tokens  # sum over the tokens of (h - mean)^2
     figures = {}
     for i, (start, end) in enumerate(tiers):

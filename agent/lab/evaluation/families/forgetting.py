@@ -26,15 +26,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from agent.lab import activations, models, results, text, tokens
-from agent.lab.evaluation import preconditions
+from agent.lab.evaluation import ablation, preconditions
+from agent.lab.evaluation.ablation import BATCH_WINDOWS, Windows, losses
 from agent.lab.evaluation.families import Lack, Place
 from agent.lab.evaluation.subject import BenchSAE
 from agent.lab.locks import waiting_lock
 from agent.lab.results import Number, Scored
 
 if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
-
     from agent.lab.evaluation.evaluator import Evaluator
 
 SAYS = "what clamping a topic's latents costs on that topic (medicine), where the rest costs at most 1% more"
@@ -44,7 +43,6 @@ FORGET = ("98_cancer_cat", "101_disease_class")
 RETAIN = ("100_news_fake", "111_yelp_data", "56_wikidatasex_or_gender")
 CHOOSING, SCORED = 96, 32  # windows of each text, at most: to choose latents on, and to measure the losses on
 MADE_AS = f"forgetting-v{FORMAT}-seed{SEED}-{CHOOSING}-{SCORED}"
-BATCH_WINDOWS = 16
 RETAIN_THRESHOLDS = (0.001, 0.01)  # share of the retain text's tokens; SAE-Bench's
 LATENTS = (10, 20)  # SAE-Bench's
 MULTIPLES = (1, 4, 16, 64)  # of a latent's mean
@@ -53,20 +51,10 @@ REMARK = "on tiny-lm a random untrained SAE scores higher than most trained ones
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(Windows):
     """One of the two texts: activations to choose latents on, and windows of other documents to measure losses on."""
 
     choosing: Tensor  # [tokens, d_in]
-    ids: Tensor  # [windows, context], on the CPU
-    entering: Tensor  # [windows, context, d_model], where the rest of the model begins
-    hooked: Tensor  # [windows, context, d_in], at the hook
-    losses: Tensor  # [windows], sums over the ordinary tokens, nothing clamped
-    count: Tensor  # [], ordinary tokens that predict another
-
-    @property
-    def loss(self) -> float:
-        """Nats a token."""
-        return (self.losses.sum() / self.count).item()
 
 
 @dataclass(frozen=True)
@@ -193,23 +181,6 @@ def change(evaluator: "Evaluator", read: Text, acts: Tensor, clamp: Tensor, W_de
     return total / read.count.item()
 
 
-def losses(model: "HookedTransformer", hook_name: str, ids: Tensor, entering: Tensor, hooked: Tensor) -> Tensor:
-    """The model's loss `[windows]`, summed over what it predicts from ordinary tokens, with the hook's activations
-    `[windows, context, d_in]` as given; `entering [windows, context, d_model]` is what its layer begins with."""
-    _, layer = entrance(hook_name)
-    start = hooked if layer > models.layer_of(hook_name) else entering
-    with model.hooks(fwd_hooks=[(hook_name, lambda _, hook: hooked)]):  # noqa: ARG005
-        logits = model(start, start_at_layer=layer)
-    each = model.loss_fn(logits.float(), ids.to(logits.device), per_token=True)
-    return (each * activations.ordinary(model, ids)[:, :-1]).sum(1)
-
-
-def entrance(hook_name: str) -> tuple[str, int]:
-    """Where the rest of the model begins, and at which layer: right at the end of a layer, else at its start."""
-    layer = models.layer_of(hook_name)
-    return (hook_name, layer + 1) if hook_name.endswith("resid_post") else (f"blocks.{layer}.hook_resid_pre", layer)
-
-
 def prepared(evaluator: "Evaluator") -> dict[str, Text]:
     """The two texts as the model reads them; made once for a model and hook, and kept in the cache."""
     if MADE_AS in evaluator.memory:
@@ -226,7 +197,7 @@ def prepared(evaluator: "Evaluator") -> dict[str, Text]:
     stored, device = load_file(path), models.compute().device
     parts = {n: t if n.endswith("ids") else t.to(device) for n, t in stored.items()}
     evaluator.memory[MADE_AS] = {
-        on: Text(**{n: parts[f"{on}.{n}"] for n in Text.__annotations__}) for on in ("forget", "retain")
+        on: Text(**{n: parts[f"{on}.{n}"] for n in Text.__dataclass_fields__}) for on in ("forget", "retain")
     }
     return evaluator.memory[MADE_AS]
 
@@ -246,23 +217,4 @@ def read_text(evaluator: "Evaluator", datasets: tuple[str, ...]) -> dict[str, Te
         activations.run_to_hook(model, batch, hook_name)[activations.ordinary(model, batch)]
         for batch in choosing.split(BATCH_WINDOWS)
     ]
-    before, _ = entrance(hook_name)
-    entering, hooked = (
-        torch.cat([activations.run_to_hook(model, batch, name) for batch in ids.split(BATCH_WINDOWS)])
-        for name in (before, hook_name)
-    )
-    own = torch.cat(
-        [
-            losses(model, hook_name, *each)
-            for each in zip(*(part.split(BATCH_WINDOWS) for part in (ids, entering, hooked)), strict=True)
-        ]
-    )
-    count = activations.ordinary(model, ids)[:, :-1].sum()
-    return {
-        "choosing": torch.cat(rows),
-        "ids": ids,
-        "entering": entering,
-        "hooked": hooked,
-        "losses": own,
-        "count": count,
-    }
+    return {"choosing": torch.cat(rows)} | vars(ablation.read(evaluator, ids))
