@@ -229,7 +229,7 @@ def judge(
         if outcome == "unconfirmed" and len(seeds) >= FRESH_SEEDS:
             outcome = "not confirmed"
             if all(primary in seed.metrics for seed in seeds):
-                confirmation = _together([seed.metrics[primary] for seed in seeds])
+                confirmation = together([seed.metrics[primary] for seed in seeds])
                 if _seen(primary, confirmation, confirmation.p, smallest_effect) == "unconfirmed":
                     outcome = "better"
         judged[run] = Judgement(outcome, smallest_visible(each, len(compared)), corrected[run], confirmation)
@@ -268,7 +268,7 @@ def gained(metric: str, compared: Compared) -> float:
     return -compared.difference if METRICS[metric].better == "lower" else compared.difference
 
 
-def _together(again: Sequence[Compared]) -> Compared:
+def together(again: Sequence[Compared]) -> Compared:
     """The mean of fresh seeds beside the mean of their references; the wider of the two spreads is their noise.
 
     The references rest on the same baselines, so their error does not shrink with the number of seeds.

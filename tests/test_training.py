@@ -43,9 +43,16 @@ def make_guard(model: Path, sae: nn.Module, out_dir: Path, steps: int, **setting
     return TrainingGuard(out_dir, sae, data, model=str(model), hook_name=HOOK, settings=settings)
 
 
-def step(guard: TrainingGuard, loss: float = 1.0, grad_norm: float = 1.0, tokens: int = 10) -> None:
+def step(
+    guard: TrainingGuard,
+    loss: float = 1.0,
+    grad_norm: float = 1.0,
+    tokens: int = 10,
+    own: dict[str, torch.Tensor] | None = None,
+) -> None:
     numbers = {"l0": 8.0, "mse": 0.5, "alive_fraction": 1.0, "grad_norm": grad_norm, "loss": loss}
-    guard.step(tokens=tokens, learning_rate=1e-3, **{name: torch.tensor(value) for name, value in numbers.items()})
+    named = {name: torch.tensor(value) for name, value in numbers.items()}
+    guard.step(tokens=tokens, learning_rate=1e-3, own=own, **named)
 
 
 def go_on(guard: TrainingGuard, steps: int, **changes: float) -> None:
@@ -139,6 +146,16 @@ def test_a_line_holds_means_since_the_line_before(small_model: Path, sae: OneNum
     for i in range(6):
         step(guard, loss=float(i))
     assert [row.loss for row in results.read_metrics(tmp_path)] == [1.0, 4.0]
+
+
+def test_a_line_holds_what_the_experiment_watches_besides(small_model: Path, sae: OneNumber, tmp_path: Path):
+    guard = make_guard(small_model, sae, tmp_path, steps=300)
+    for i in range(6):
+        step(guard, own={"tier_0_l0": torch.tensor(float(i)), "odd": torch.tensor(float("inf"))})
+    assert [row.own for row in results.read_metrics(tmp_path)] == [
+        {"tier_0_l0": 1.0, "odd": None},
+        {"tier_0_l0": 4.0, "odd": None},
+    ]
 
 
 # Reading metrics.jsonl

@@ -1,0 +1,209 @@
+"""The closing table: every headline metric of several studies' runs at matched L0, over at least three seeds each.
+
+    python benchmarks/ideas.py OUT_DIR STUDY:RUN [STUDY:RUN ...] [--seeds 3] [--evals core,...]
+
+The studies must have the same fixed settings; a STUDY is a directory under runs/. Each run is trained again with other
+seeds (two at a time, one thread each; what OUT_DIR holds is not trained again), and everything is scored afresh: the
+figures of core and of the ground truth on the test text, which no choice was made on, the others on their own data.
+Prints two tables in Markdown: differences from the baseline at the run's own L0, and, where one of the runs is of
+matryoshka_sae, from that; with 95% intervals. Writes OUT_DIR/table.json.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from scipy.special import stdtrit
+
+from agent import comparison, ideas
+from agent.baseline import Baselines
+from agent.comparison import Baseline, figures
+from agent.events import StudyStarted
+from agent.lab import results
+from agent.lab.defaults import is_world
+from agent.lab.evaluation.evaluator import Evaluator
+from agent.lab.evaluation.families import chosen, suits
+from agent.lab.evaluation.requests import Score
+from agent.lab.evaluation.world import WorldEvaluator
+from agent.lab.metrics import METRICS, headline
+from agent.lab.results import Compared, FinalInfo
+from agent.state import State
+from agent.study import Study, find
+
+EVALS = "core,sparse_probing_sae_probes,sparse_probing,tpp,scr,forgetting,synthetic"
+ON_TEST = ("core", "synthetic")  # the families that have text, or samples, of their own for it
+REFERENCE = "matryoshka_sae"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run of a study with all its seeds, as they were scored."""
+
+    idea: str
+    title: str
+    infos: list[FinalInfo]
+    differences: dict[str, Compared]  # from the baseline at matched L0, over the seeds
+
+
+class Scorer:
+    """One evaluator for everything on one model; a score is kept in OUT_DIR and not taken twice."""
+
+    def __init__(self, out: Path, started: StudyStarted, evals: str) -> None:
+        fixed, self.out = started.fixed, out
+        world = is_world(fixed.model)
+        self.evaluator = (WorldEvaluator if world else Evaluator)(fixed.model, fixed.hook_name)
+        self.evals = tuple(family for family in chosen(evals) if suits(family, world))
+
+    def score(self, run_dir: Path, name: str, analysis: Path | None = None) -> FinalInfo:
+        """All families, with what the test text says in the place of what the development text says."""
+        kept = self.out / f"{name}.json"
+        if not kept.exists():
+            info = self.evaluator.score(Score(run_dir=run_dir, evals=self.evals, analysis=analysis))
+            on_test = tuple(family for family in self.evals if family in ON_TEST)
+            tested = self.evaluator.score(Score(run_dir=run_dir, evals=on_test, split="test"))
+            info.core, info.latents, info.split = tested.core, tested.latents, "test"
+            info.evaluations |= tested.evaluations
+            assert info.verdict.ok, (name, info.verdict)
+            assert not info.errors, (name, info.errors)
+            results.write(self.out, info, kept.name)
+        return results.read(self.out, kept.name)
+
+
+def train(out: Path, script: Path, name: str, seed: int) -> Path:
+    """One run with another seed, unless it is there already."""
+    run_dir = out / name
+    if not (run_dir / "checkpoint").exists():
+        env = os.environ | {"SAE_AGENT_DRIVEN": "1", "SAE_AGENT_SEED": str(seed), "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, str(script), f"--out_dir={run_dir}"], env=env, check=True)
+    return run_dir
+
+
+def seeds_of(out: Path, study: Study, state: State, number: int, seeds: int) -> list[tuple[str, Path]]:
+    """The run itself, its fresh seeds where the study has them, and as many more as are wanted."""
+    run_dir = study.run_dir(number)
+    fresh = [study.directory / f"run_{number}_seed_{seed}" for seed in state.replicates.get(number, {})]
+    found = [(f"{study.name}-{each.name}", each) for each in [run_dir, *fresh][:seeds]]
+    more = [(f"{study.name}-run_{number}_seed_{seed}", seed) for seed in range(1, 1 + seeds - len(found))]
+    with ThreadPoolExecutor(2) as two:
+        trained = list(two.map(lambda each: train(out, run_dir / "experiment.py", *each), more))
+    return found + [(name, path) for (name, _), path in zip(more, trained, strict=True)]
+
+
+def against(reference: Trained, other: Trained, metric: str) -> tuple[float, float] | None:
+    """The difference of two runs' differences from the baseline, and the half-width of its 95% interval by Welch.
+
+    What both have from the baselines is in both, so only the spread of their own seeds counts.
+    """
+    sides = [each.differences.get(metric) for each in (other, reference)]
+    if None in sides:
+        return None
+    a, b = (each for each in sides if each)
+    parts = [(each.noise**2 / len(t.infos), each.df) for each, t in ((a, other), (b, reference))]
+    variance = sum(part for part, _ in parts)
+    df = variance**2 / sum(part**2 / free for part, free in parts)
+    return a.difference - b.difference, float(stdtrit(df, 1 - comparison.ALPHA / 2)) * math.sqrt(variance)
+
+
+def table(trained: Sequence[Trained], cells: dict[str, list[str]], first: str) -> str:
+    head = ["metric", first, *(f"{each.idea}: {each.title}" for each in trained)]
+    lines = [head, ["---"] * len(head), *([METRICS[name].title, *row] for name, row in cells.items())]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def shown(name: str, difference: float, half_width: float) -> str:
+    digits = METRICS[name].digits
+    return f"{difference:+.{digits}f} ± {half_width:.{digits}f}"
+
+
+def beside_baseline(
+    scorer: Scorer, study: Study, own: State, number: int, baselines: Sequence[Baseline], seeds: int
+) -> Trained:
+    """A run with all its seeds, at matched L0."""
+    assert own.started
+    analysis = ideas.load(own.started.idea).analysis
+    paths = seeds_of(scorer.out, study, own, number, seeds)
+    infos = [scorer.score(path, name, analysis) for name, path in paths]
+    compared = [comparison.compare(info, baselines) for info in infos]
+    names = [name for name in headline(infos) if all(name in each.metrics for each in compared)]
+    differences = {name: comparison.together([each.metrics[name] for each in compared]) for name in names}
+    return Trained(own.started.idea, study.runs(own)[number].state.proposal.title, infos, differences)
+
+
+def scored_baselines(scorer: Scorer, study: Study, states: Sequence[State]) -> list[Baseline]:
+    """Every baseline that one of the studies rests on."""
+    assert states[0].started
+    stored = Baselines(study, states[0].started, None)  # type: ignore[arg-type]  # nothing is trained with it
+    found = []
+    for k, seed in sorted({(b.k, b.seed) for state in states for b in state.baselines}):
+        run_dir = stored.stored(k, seed)
+        assert run_dir, f"the baseline with K {k:g}, seed {seed} is no longer in the cache"
+        info = scorer.score(run_dir, f"baseline_k{k:g}_seed{seed}")
+        found.append(Baseline(k=k, seed=seed, figures=figures(info)))
+    return found
+
+
+def tell(baselines: Sequence[Baseline], trained: Sequence[Trained], model: str, seeds: int) -> None:
+    """Print both tables."""
+    own = comparison.own_level(baselines)
+    metrics = [name for name in headline([info for each in trained for info in each.infos]) if own.values(name)]
+    cells: dict[str, list[str]] = {}
+    for name in metrics:
+        mean, deviation = comparison.spread(own.values(name) or [])
+        digits = METRICS[name].digits
+        compared = [each.differences.get(name) for each in trained]
+        told = [shown(name, found.difference, found.half_width) if found else "" for found in compared]
+        cells[name] = [f"{mean:.{digits}f} (sd {deviation:.{digits}f})", *told]
+    print(f"{model}: differences from the baseline at the run's own L0, {seeds} seeds each\n")
+    print(table(trained, cells, f"baseline, {len(own.baselines)} seeds"))
+    reference = next((each for each in trained if each.idea == REFERENCE), None)
+    if reference:
+        others = [each for each in trained if each is not reference]
+        for name in metrics:
+            pairs = [against(reference, each, name) for each in others]
+            cells[name] = ["0", *(shown(name, *pair) if pair else "" for pair in pairs)]
+        print(f"\nthe same, as differences from {REFERENCE}: {reference.title}\n")
+        print(table(others, cells, REFERENCE))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out_dir", type=Path)
+    parser.add_argument("runs", nargs="+", metavar="STUDY:RUN")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--evals", default=EVALS)
+    args = parser.parse_args()
+    out: Path = args.out_dir.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    given: list[tuple[Study, State, int]] = []
+    for each in args.runs:
+        path, _, number = each.rpartition(":")
+        found = find(Path(path))
+        assert found, f"{path} is no study"
+        given.append((*found, int(number)))
+    study, first, _ = given[0]
+    assert first.started
+    settings = [state.started.fixed.but(evals="quick") for _, state, _ in given if state.started]
+    assert all(each == settings[0] for each in settings), f"the studies' fixed settings differ: {settings}"
+    scorer = Scorer(out, first.started, args.evals)
+    baselines = scored_baselines(scorer, study, [state for _, state, _ in given])
+    trained = [beside_baseline(scorer, *each, baselines, args.seeds) for each in given]
+    tell(baselines, trained, first.started.fixed.model, args.seeds)
+    record = {
+        f"{each.idea}: {each.title}": {
+            "differences": {name: found.model_dump() for name, found in each.differences.items()},
+            "own measures, by seed": {n: [info.analysis.get(n) for info in each.infos] for n in each.infos[0].analysis},
+        }
+        for each in trained
+    }
+    (out / "table.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

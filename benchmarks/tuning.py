@@ -1,0 +1,110 @@
+"""Tries of each idea's constants, the same number for all, on training text alone.
+
+    python benchmarks/tuning.py OUT_DIR [--model tiny-lm] [--tokens 500_000]
+
+Each try trains a step of an idea's plan, or the baseline, with one constant changed, on fewer tokens than a study
+has. It is judged by what it was trained on: the mean squared error over the last tenth of its training tokens (each is
+seen once, so it is the error on tokens that were new) and on a world by F1 on 50,000 of the training samples. No
+held-out text is read. Two trainings at a time, one thread each; what OUT_DIR holds is not trained again.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from agent import ideas
+from agent.ideas import Fixed
+from agent.lab import checkpoint, results, worlds
+from agent.lab.defaults import WORLD_HOOK, is_world
+from agent.lab.evaluation.families import synthetic
+from agent.lab.evaluation.subject import CheckpointSAE, bench_config
+
+SAMPLES = 50_000
+# Of each idea the step with all its mechanisms, and four tries beside it as it stands: a constant, and what it is
+# multiplied by.
+TRIES: dict[str, tuple[str | None, list[tuple[str, float]]]] = {
+    "baseline": (
+        None,
+        [("LEARNING_RATE", 0.5), ("LEARNING_RATE", 2), ("AUX_COEFFICIENT", 0.25), ("AUX_COEFFICIENT", 4)],
+    ),
+}
+
+
+def train(out: Path, name: str, source: str) -> Path:
+    """A training in a process of its own, unless it is there already."""
+    run_dir = out / name
+    if not (run_dir / "checkpoint").exists():
+        script = out / f"{name}.py"
+        script.write_text(source)
+        env = os.environ | {"SAE_AGENT_DRIVEN": "1", "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, str(script), f"--out_dir={run_dir}"], env=env, check=True)
+    return run_dir
+
+
+def sources(idea: str, fixed: Fixed) -> dict[str, str]:
+    """What is tried of an idea, by name."""
+    step_name, changes = TRIES[idea]
+    if step_name is None:
+        source = ideas.render_baseline(fixed)
+    else:
+        loaded = ideas.load(idea)
+        source = ideas.render_step(loaded, next(s for s in loaded.plan if s.name == step_name), fixed)
+    tried = {f"{idea} as it stands": source}
+    for constant, factor in changes:
+        changed, found = re.subn(
+            rf"(?m)^({constant} = )([^#\n]*?)(  #.*)?$", rf"\g<1>{factor:g} * (\g<2>)\g<3>", source
+        )
+        assert found == 1, f"{idea} has no constant {constant}"
+        tried[f"{idea} {constant} x{factor:g}"] = changed
+    return tried
+
+
+def judged(run_dir: Path, features: list[torch.Tensor] | None, fixed: Fixed) -> dict[str, float]:
+    """Error on the last tenth of the training tokens; on a world how the latents stand to the training samples."""
+    rows = results.read_metrics(run_dir)
+    last = [row.mse for row in rows if row.tokens > 0.9 * rows[-1].tokens and row.mse is not None]
+    found = {"mse": sum(last) / len(last), "l0": rows[-1].l0 or 0.0}
+    if features:
+        loaded = checkpoint.load(run_dir / "checkpoint")
+        world = worlds.load(fixed.model)
+        cfg = bench_config("world", WORLD_HOOK, loaded.header.d_in, loaded.header.d_sae, 128)
+        sae = CheckpointSAE(cfg, loaded, world.feature_dict(features[0].to_dense())[:64])
+        scored, _ = synthetic.measure(world, sae, features)
+        for name in ("f1", "uniqueness", "absorption"):
+            found[name] = scored.metrics[name] or 0.0
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out_dir", type=Path)
+    parser.add_argument("--model", default="tiny-lm")
+    parser.add_argument("--tokens", type=int, default=500_000)
+    parser.add_argument("--ideas", nargs="*", default=list(TRIES))
+    args = parser.parse_args()
+    out: Path = args.out_dir.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    fixed = Fixed(model=args.model, tokens=args.tokens)
+    tried = {name: source for idea in args.ideas for name, source in sources(idea, fixed).items()}
+    with ThreadPoolExecutor(2) as two:
+        found = two.map(lambda each: train(out, re.sub(r"\W+", "_", each[0]), each[1]), tried.items())
+        run_dirs = dict(zip(tried, found, strict=True))
+    features = None
+    if is_world(args.model):
+        drawn = worlds.samples(worlds.load(args.model), SAMPLES, "sae")
+        features = [truth.to_sparse() for _, truth in drawn]
+    scored = {name: judged(run_dir, features, fixed) for name, run_dir in run_dirs.items()}
+    columns = list(next(iter(scored.values())))
+    print("| try | " + " | ".join(columns) + " |\n| --- |" + " --- |" * len(columns))
+    for name, found in scored.items():
+        print(f"| {name} | " + " | ".join(f"{found[column]:.4f}" for column in columns) + " |")
+
+
+if __name__ == "__main__":
+    main()
