@@ -26,13 +26,18 @@ from agent.lab.evaluation.families import synthetic
 from agent.lab.evaluation.subject import CheckpointSAE, bench_config
 
 SAMPLES = 50_000
-# Of each idea the step with all its mechanisms, and four tries beside it as it stands: a constant, and what it is
-# multiplied by.
+# Of each idea the step with its mechanisms, and four tries beside it as it stands: a constant, and what multiplies it.
+RATES = [("LEARNING_RATE", 0.5), ("LEARNING_RATE", 2)]
 TRIES: dict[str, tuple[str | None, list[tuple[str, float]]]] = {
-    "baseline": (
-        None,
-        [("LEARNING_RATE", 0.5), ("LEARNING_RATE", 2), ("AUX_COEFFICIENT", 0.25), ("AUX_COEFFICIENT", 4)],
+    "baseline": (None, [*RATES, ("AUX_COEFFICIENT", 1 / 4), ("AUX_COEFFICIENT", 4)]),
+    "matryoshka_sae": ("eighths", [*RATES, ("AUX_COEFFICIENT", 1 / 4), ("AUX_COEFFICIENT", 4)]),
+    "hierarchical_sae": ("curriculum", [*RATES, ("COMPOSITION_COEFFICIENT", 1 / 3), ("COMPOSITION_COEFFICIENT", 3)]),
+    "tree_sae": ("full", [*RATES, ("CONSISTENCY_COEFFICIENT", 1 / 3), ("CONSISTENCY_COEFFICIENT", 3)]),
+    "adaptive_orthogonal_sae": (
+        "adaptive",
+        [*RATES, ("ORTHOGONALITY_COEFFICIENT", 1 / 3), ("ORTHOGONALITY_COEFFICIENT", 3)],
     ),
+    "absorption_prevention_sae": ("full", [*RATES, ("K_START", 1 / 2), ("K_START", 2)]),
 }
 
 
