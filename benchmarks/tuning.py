@@ -3,9 +3,10 @@
     python benchmarks/tuning.py OUT_DIR [--model tiny-lm] [--tokens 500_000]
 
 Each try trains a step of an idea's plan, or the baseline, as it stands and with one constant halved or doubled, on
-fewer tokens than a study has. It is judged by what it was trained on: the mean squared error over the last tenth of its training tokens (each is
-seen once, so it is the error on tokens that were new) and on a world by F1 on 50,000 of the training samples. No
-held-out text is read. Two trainings at a time, one thread each; what OUT_DIR holds is not trained again.
+fewer tokens than a study has. It is judged by what it was trained on: the mean squared error over the last tenth of its
+training tokens (each is seen once, so it is the error on tokens that were new) and on a world by F1 on 50,000 of the
+training samples. No held-out text is read. Two trainings at a time, one thread each; what OUT_DIR holds is not trained
+again.
 """
 
 import argparse
