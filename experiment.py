@@ -26,7 +26,7 @@ SEED = 0  # initialisation and order of the tokens
 # Free to change.
 K = 16  # latents active per token, on average over a batch
 BATCH = 1024  # tokens a step: small enough for thousands of steps, large enough for BatchTopK to average over
-LEARNING_RATE = 0.002  # Adam's, between its rise and its fall
+LEARNING_RATE = 0.008  # Adam's, between its rise and its fall
 WARMUP = 0.02  # share of the steps over which the learning rate rises
 DECAY = 0.3  # share of the steps over which it falls to zero
 AUX_COEFFICIENT = 1 / 32  # weight of the dead latents' loss (Gao et al. 2024, arXiv 2406.04093)
