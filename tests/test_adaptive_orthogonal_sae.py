@@ -27,6 +27,18 @@ def modules(small_model: Path, harvest: Any, tmp_path_factory: pytest.TempPathFa
     return {name: load(experiment(directory / name, small_model, step, IDEA.name)) for name, step in steps.items()}
 
 
+@pytest.fixture(scope="module")
+def runs(modules: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Where each of the modules left a smoke run of its main."""
+    directory = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAE_AGENT_SMOKE", "1")
+        for name, module in modules.items():
+            (directory / name).mkdir()
+            module.main(directory / name)
+    return {name: directory / name for name in modules}
+
+
 @pytest.fixture
 def adaptive(modules: dict[str, Any]) -> Any:
     return modules["adaptive"]
@@ -49,21 +61,16 @@ def pair(cosine: float) -> torch.Tensor:
     return torch.tensor([[1.0, 0, 0, 0], [cosine, math.sqrt(1 - cosine**2), 0, 0]])
 
 
-def ended(module: Any, out_dir: Path) -> checkpoint.Checkpoint:
-    out_dir.mkdir(exist_ok=True)
-    module.main(out_dir)
-    return checkpoint.load(out_dir / "checkpoint")
+def ended(runs: dict[str, Path], name: str) -> checkpoint.Checkpoint:
+    return checkpoint.load(runs[name] / "checkpoint")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_step_trains_and_leaves_a_checkpoint(
-    modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-):
-    monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
-    loaded = ended(modules[name], tmp_path)
+def test_each_step_trains_and_leaves_a_checkpoint(modules: dict[str, Any], runs: dict[str, Path], name: str):
+    loaded = ended(runs, name)
     assert loaded.header.training.tokens == activations.SMOKE_TOKENS
     assert loaded.extra["group"].bincount().max() <= D_MODEL // 2
-    rows = results.read_metrics(tmp_path)
+    rows = results.read_metrics(runs[name])
     assert rows[-1].own["alpha"] == pytest.approx(modules[name].ALPHA)
     assert rows[-1].mse
     assert rows[0].mse
@@ -80,12 +87,8 @@ def test_the_steps_pass_preflight_and_differ(model: str):
         earlier[step.name] = source
 
 
-def test_with_every_mechanism_off_it_is_the_baseline_to_the_digit(
-    modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
-    monkeypatch.setenv("SAE_AGENT_DRIVEN", "1")
-    own, baseline = ended(modules["off"], tmp_path / "off"), ended(modules["baseline"], tmp_path / "baseline")
+def test_with_every_mechanism_off_it_is_the_baseline_to_the_digit(runs: dict[str, Path]):
+    own, baseline = ended(runs, "off"), ended(runs, "baseline")
     assert torch.equal(own.W_dec, baseline.W_dec)
     assert own.threshold is not None
     assert baseline.threshold is not None
@@ -261,14 +264,11 @@ def test_a_latent_that_never_fires_has_a_group(adaptive: Any):
     assert group.bincount().tolist() == [4, 4, 4]
 
 
-def test_groups_are_updated_only_where_they_come_from_coactivation(
-    modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
-    for name, moves in (("adaptive", True), ("random_groups", False), ("fixed", False)):
+def test_groups_are_updated_only_where_they_come_from_coactivation(modules: dict[str, Any], runs: dict[str, Path]):
+    for name in NAMES:
         module = modules[name]
         torch.manual_seed(module.SEED)
         drawn = module.GroupedSAE(D_MODEL, D_SAE, torch.zeros(D_MODEL)).group
-        assert torch.equal(ended(module, tmp_path / name).extra["group"], drawn) is not moves
+        assert torch.equal(ended(runs, name).extra["group"], drawn) is not module.COACTIVATION_GROUPS
     assert [step for step in range(100) if modules["adaptive"].groups_due(step, 100)] == list(range(4, 100, 4))
     assert all(modules["adaptive"].groups_due(step, 20) for step in range(1, 20))  # of a training as short as that

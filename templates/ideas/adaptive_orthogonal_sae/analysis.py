@@ -25,11 +25,12 @@ TOKENS = 16_384  # held-out activations by which the latents are grouped
 SWEEPS = 10  # reassignments of all latents in grouping them
 DRAWS = 5  # random partitions that the groups are held against
 BINS = 50  # of cosines, from 0 to 1
+RAREST = 1e-6  # share of the pairs at which the histogram's axis ends
 SEED = 0
 KEPT = "decoder.json"  # what measure leaves for draw
 
 COLUMNS = 3  # panels side by side
-OWN = ("decoder_cosine_largest", "forgetting_score")  # measures shown against alpha, beside the headline metrics
+OWN = {"decoder_cosine_largest": "", "forgetting_score": "forgetting"}  # beside the headline metrics, but for the same
 PARTITIONS: dict[str, tuple[str, dict[str, Any]]] = {  # how the groups are shown whose condition numbers are
     "coactivation": ("groups that fire together", {"marker": "o", "color": "#0072B2"}),
     "own": ("groups that training ended with", {"marker": "s", "color": "#D55E00", "fillstyle": "none"}),
@@ -40,17 +41,17 @@ _GROUPS = "groups of at most d_in / 2 live latents that fire together on held-ou
 _CONDITION = "the largest over the smallest singular value of its decoder rows, each of norm 1"
 MEASURES = {
     "decoder_cosine_mean": Measure(
-        title="decoder |cosine|, mean",
+        title="mean decoder |cosine|",
         says="the mean of |cos(W_i, W_j)| over pairs of live latents' decoder rows",
         digits=4,
     ),
     "decoder_cosine_largest": Measure(
-        title="decoder |cosine|, mean of the largest",
+        title="largest decoder |cosine|",
         says="the mean over live latents of the largest |cos(W_i, W_j)| with another (OrtSAE, arXiv 2509.22033)",
         digits=4,
     ),
     "decoder_cosine_max": Measure(
-        title="decoder |cosine|, maximum", says="the largest |cos(W_i, W_j)| of any two live latents", digits=4
+        title="maximum decoder |cosine|", says="the largest |cos(W_i, W_j)| of any two live latents", digits=4
     ),
     "across_group_cosine": Measure(
         title="|cosine| across groups",
@@ -121,7 +122,10 @@ def measure(exam: "Examination") -> "dict[str, float]":
     generator = torch.Generator().manual_seed(SEED)
     count = -(-n // (W.shape[1] // 2))
     draws = [(torch.randperm(n, generator=generator) % count).to(W.device) for _ in range(DRAWS)]
-    group = coactivation_groups(active, draws[0], count)
+    phi = coactivation(active)
+    group = torch.empty_like(draws[0])  # at first in the order of how much they fire with the most frequent one
+    group[phi[active.sum(0).argmax()].argsort(stable=True)] = torch.arange(n, device=W.device) * count // n
+    group = coactivation_groups(phi, group, count)
 
     cosines = (W @ W.T).abs().fill_diagonal_(0)
     largest, pairs = cosines.amax(1), cosines[*torch.triu_indices(n, n, 1)]
@@ -140,8 +144,7 @@ def measure(exam: "Examination") -> "dict[str, float]":
         own = trained.to(W.device)[alive]
         conditions["own"] = condition_numbers(W, own)
         figures["condition_number_own"] = median(conditions["own"])
-        phi = F.normalize(active.float() - active.float().mean(0), dim=0)
-        phi = (phi.T @ phi).fill_diagonal_(0)
+        phi.fill_diagonal_(0)
         shuffled = [own[torch.randperm(n, generator=generator).to(W.device)] for _ in range(DRAWS)]
         figures["group_coactivation"] = within(phi, own) - fmean(within(phi, draw) for draw in shuffled)
     histograms = {
@@ -152,16 +155,23 @@ def measure(exam: "Examination") -> "dict[str, float]":
     return figures
 
 
-def coactivation_groups(active: "Tensor", group: "Tensor", groups: int) -> "Tensor":
-    """`[latents]`: the groups that training's function of this name forms of `active [tokens, latents]`."""
+def coactivation(active: "Tensor") -> "Tensor":
+    """The phi coefficients `[latents, latents]` of `active [tokens, latents]`: correlations of whether they fire."""
     import torch.nn.functional as F
 
     fires = F.normalize(active.float() - active.float().mean(0), dim=0)
-    own = fires.square().sum(0)[:, None]
+    return fires.T @ fires
+
+
+def coactivation_groups(phi: "Tensor", group: "Tensor", groups: int) -> "Tensor":
+    """`[latents]`: the groups that training's function of this name forms from `group` on; `phi [latents, latents]`."""
+    import torch.nn.functional as F
+
+    own = phi.diagonal()[:, None]
     for _ in range(SWEEPS):
         members = F.one_hot(group, groups).float()
         others = members.sum(0) - members
-        group = balanced((fires.T @ (fires @ members) - own * members) / others.clamp_min(1))
+        group = balanced((phi @ members - own * members) / others.clamp_min(1))
     return group
 
 
@@ -222,12 +232,16 @@ def draw_sweep(path: Path, counted: Sequence[Run], runs: Sequence[Run]) -> canva
     shown = [run for run in counted if alpha_of(run) is not None]
     reference = next((run for run in counted if run.number == 0 and run not in shown), None)
     infos = [run.info for run in counted if run.info]
-    names = [*metrics.headline(infos), *(name for name in OWN if any(name in info.analysis for info in infos))]
+    names = metrics.headline(infos)
+    names += [own for own, same in OWN.items() if same not in names and any(own in info.analysis for info in infos)]
     places, sweeps, labels = side_by_side(shown), sweeps_of(shown), [canvas.label(run) for run in shown]
-    rows = math.ceil(len(names) / COLUMNS)
-    figure, axes = canvas.panels(rows, COLUMNS, height=1.35, named=len(shown) + 2)
-    flat = [panel for row in axes for panel in row]
-    for panel, name in zip(flat, names, strict=False):
+    above, height, below, cell = 0.3, 1.2, 0.45, canvas.WIDTH / COLUMNS
+    step, rows = above + height + below, math.ceil(len(names) / COLUMNS)
+    figure = canvas.page(rows * step + math.ceil((len(shown) + 2) / 2) * canvas.LEGEND_LINE + 0.1)
+    for place, name in enumerate(names):
+        row, column = divmod(place, COLUMNS)
+        left, width = column * cell + canvas.LEFT, cell - canvas.LEFT - canvas.MARGIN
+        panel = canvas.add_panel(figure, left, row * step + above, width, height)
         if reference:
             line = {"color": canvas.GREY, "linestyle": "--", "linewidth": 1.2}
             panel.axhline(value_of(reference, name), label=canvas.label(reference), **line)
@@ -238,13 +252,11 @@ def draw_sweep(path: Path, counted: Sequence[Run], runs: Sequence[Run]) -> canva
         for run, label in zip(shown, labels, strict=True):
             point = {**canvas.style(run, 5.5), "linestyle": "none"}
             panel.plot([places[run.number]], [value_of(run, name)], label=label, **point)
-        panel.set_title(title_of(name), loc="left", fontsize=8)
-        panel.set_xlabel("alpha" + better_of(name))
+        panel.set_title(title_of(name), loc="left", fontsize=8, x=-0.3)
+        panel.set_xlabel("alpha" + better_of(name), fontsize=8)
         panel.margins(0.1)
         panel.locator_params(axis="y", nbins=4)
-    for panel in flat[len(names) :]:
-        panel.remove()
-    canvas.legend(figure, flat[0])
+    canvas.legend(figure, figure.axes[0])
     told = []
     for run in [*([reference] if reference else []), *shown]:
         values = ", ".join(f"{title_of(name)} {told_of(name, value_of(run, name))}" for name in names)
@@ -354,6 +366,8 @@ def draw_cosines(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs: S
             draw_histogram(panel, run, content["cosines"][name])
         panel.set_xlim(left=0)
     left.set(xlabel="|cosine| of two decoder rows", ylabel="share of the pairs", yscale="log")
+    left.set_ylim(bottom=RAREST)
+    left.yaxis.set_major_formatter("{x:g}")
     right.set(xlabel="largest |cosine| with another row", ylabel="share of the latents")
     canvas.legend(figure, left)
     told = []
