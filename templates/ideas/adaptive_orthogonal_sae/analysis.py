@@ -252,8 +252,8 @@ def draw_sweep(path: Path, counted: Sequence[Run], runs: Sequence[Run]) -> canva
         for run, label in zip(shown, labels, strict=True):
             point = {**canvas.style(run, 5.5), "linestyle": "none"}
             panel.plot([places[run.number]], [value_of(run, name)], label=label, **point)
-        panel.set_title(title_of(name), loc="left", fontsize=8, x=-0.3)
-        panel.set_xlabel("alpha" + better_of(name), fontsize=8)
+        panel.set_title(title_of(name) + better_of(name), loc="left", fontsize=8, x=-0.3)
+        panel.set_xlabel("alpha", fontsize=8)
         panel.margins(0.1)
         panel.locator_params(axis="y", nbins=4)
     canvas.legend(figure, figure.axes[0])
@@ -281,7 +281,7 @@ def alpha_of(run: Run) -> float | None:
 def side_by_side(shown: Sequence[Run]) -> dict[int, float]:
     """Where each run stands on the axis of alpha: those that share one a little apart."""
     alphas = [alpha_of(run) or 0.0 for run in shown]
-    apart = 0.035 * ((max(alphas) - min(alphas)) or 1.0)
+    apart = 0.06 * ((max(alphas) - min(alphas)) or 1.0)
     number, before, places = Counter(alphas), Counter[float](), {}
     for run, alpha in zip(shown, alphas, strict=True):
         places[run.number] = alpha + (before[alpha] - (number[alpha] - 1) / 2) * apart
@@ -312,7 +312,7 @@ def title_of(name: str) -> str:
 
 def better_of(name: str) -> str:
     better = METRICS[name].better if name in METRICS else "none"
-    return {"higher": "  (higher is better)", "lower": "  (lower is better)", "none": ""}[better]
+    return {"higher": " (↑ better)", "lower": " (↓ better)", "none": ""}[better]
 
 
 def told_of(name: str, value: float) -> str:
@@ -364,7 +364,8 @@ def draw_cosines(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs: S
     for panel, name in ((left, "pairs"), (right, "largest")):
         for run, content in kept:
             draw_histogram(panel, run, content["cosines"][name])
-        panel.set_xlim(left=0)
+        filled = [i for _, content in kept for i, share in enumerate(content["cosines"][name]) if share > RAREST]
+        panel.set_xlim(0, (max(filled) + 2) / BINS)
     left.set(xlabel="|cosine| of two decoder rows", ylabel="share of the pairs", yscale="log")
     left.set_ylim(bottom=RAREST)
     left.yaxis.set_major_formatter("{x:g}")
