@@ -138,7 +138,8 @@ def test_the_loss_is_the_mean_of_what_the_largest_cosines_have_above_alpha(adapt
     assert adaptive.orthogonality_loss(build(adaptive, opposite, [0, 1, 0, 1])).item() == pytest.approx(2 * 0.5**2 / 4)
 
 
-def test_ten_times_the_latents_are_not_ten_times_the_loss(adaptive: Any):
+def test_ten_times_the_latents_are_not_ten_times_the_loss(adaptive: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(adaptive, "CHUNK_SIZE", 0)  # the experiment's constant
     rows = F.normalize(torch.randn(16, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     group = [i % 4 for i in range(16)]
     once = adaptive.orthogonality_loss(build(adaptive, rows, group)).item()
@@ -182,7 +183,7 @@ def test_it_reaches_the_decoder_through_the_training_loss(modules: dict[str, Any
 
 
 def test_a_latent_meets_only_its_chunk_and_over_the_steps_every_other(adaptive: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(adaptive, "CHUNK_SIZE", 2)  # the experiment's constant
+    monkeypatch.setattr(adaptive, "CHUNK_SIZE", 2)
     rows, group = F.normalize(torch.randn(6, 4), dim=1), torch.arange(6)
     met = set()
     for _ in range(100):
