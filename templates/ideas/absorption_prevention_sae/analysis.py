@@ -49,7 +49,7 @@ MEASURES = {
 
 
 def measure(exam: "Examination") -> "dict[str, float]":
-    """Each of MEASURES on the held-out activations; what was merged and resampled only where the training counted it."""
+    """Each of MEASURES on the held-out activations; what was merged and resampled only where the training counted."""
     import torch
     import torch.nn.functional as F
 
@@ -132,7 +132,7 @@ def _live_rows(directory: Path) -> "np.ndarray | None":
 
 
 class Panel(NamedTuple):
-    """A row for each run: a value, on a grey tick something to hold it against, and behind it what it is the mean of."""
+    """A row for each run: a value, as a grey tick what to hold it against, and as grey points what it sums up."""
 
     title: str
     axis: str
@@ -244,7 +244,7 @@ def _probing_accuracy(runs: Sequence[Run]) -> Page:
     panels = [
         Panel(
             f"top {k} latent{'s' if k > 1 else ''}",
-            "test accuracy (grey: the model's own)",
+            "accuracy (grey: model's own)",
             [probing.accuracy.get(k) if probing else None for probing in found],
             3,
             [probing.llm_accuracy if probing else None for probing in found],
@@ -302,9 +302,14 @@ def _write(path: Path, runs: Sequence[Run], panels: Sequence[Panel], text: str) 
         axes.set_title(panel.title, loc="left")
         axes.set_xlabel(panel.axis)
         axes.locator_params(axis="x", nbins=3)
-        values = [f"run {r.number} {_said(v, panel.digits)}" for r, v in zip(runs, panel.values, strict=True)]
-        told.append(f"{panel.title}: {', '.join(values)}")
+        each = zip(runs, panel.values, ticks, strict=True)
+        said = [f"run {run.number} {_said(value, panel.digits)}{_grey(tick, panel.digits)}" for run, value, tick in each]
+        told.append(f"{panel.title}: {', '.join(said)}")
     return canvas.save(figure, path, f"{text} {'; '.join(told)}.")
+
+
+def _grey(tick: float | None, digits: int) -> str:
+    return "" if tick is None else f" (grey {_said(tick, digits)})"
 
 
 def _said(value: float | None, digits: int) -> str:
