@@ -137,16 +137,15 @@ def test_k_falls_in_a_line_and_ends_at_its_target(modules: dict[str, Any]):
     assert {modules["no_schedule"].scheduled_k(progress / 10) for progress in range(11)} == {K}
 
 
-@pytest.mark.parametrize("name", ["schedule", "full"])
 def test_a_training_starts_dense_and_its_l0_ends_at_the_target(
-    modules: dict[str, Any], small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    modules: dict[str, Any], small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("SAE_AGENT_DRIVEN", "1")
-    modules[name].main(tmp_path)
+    modules["full"].main(tmp_path)
     rows = results.read_metrics(tmp_path)
     l0s = [row.l0 for row in rows if row.l0 is not None]
     assert l0s[0] > 1.4 * K
-    end = int(modules[name].SCHEDULE_END * len(rows)) + 1
+    end = int(modules["full"].SCHEDULE_END * len(rows)) + 1
     assert l0s[end:] == pytest.approx([K] * len(l0s[end:]), rel=1e-3)
     loaded, data = checkpoint.load(tmp_path / "checkpoint"), stream(small_model)
     held = torch.cat([x for x, _ in zip(data, range(8), strict=False)]) / data.manifest.scale
@@ -270,11 +269,11 @@ def test_resampled_latents_come_alive(made: Made):
     made.step(nothing)
     assert not made.latents[:, dead].any()
     made.resample()
-    assert made.usage.dead().sum() == 20  # until they fire
+    assert made.usage.dead()[dead].all()  # until they fire
     for _ in range(50):
         made.step(made.usage.dead().nonzero().flatten())
     assert made.latents[:, dead].any(0).float().mean() > 0.8
-    assert made.usage.dead().sum() < 4
+    assert made.usage.dead()[dead].sum() < 4
 
 
 def test_a_latent_is_not_resampled_again_before_it_had_its_time(made: Made):

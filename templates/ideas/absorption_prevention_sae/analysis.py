@@ -303,7 +303,9 @@ def _write(path: Path, runs: Sequence[Run], panels: Sequence[Panel], text: str) 
         axes.set_xlabel(panel.axis)
         axes.locator_params(axis="x", nbins=3)
         each = zip(runs, panel.values, ticks, strict=True)
-        said = [f"run {run.number} {_said(value, panel.digits)}{_grey(tick, panel.digits)}" for run, value, tick in each]
+        said = [
+            f"run {run.number} {_said(value, panel.digits)}{_grey(tick, panel.digits)}" for run, value, tick in each
+        ]
         told.append(f"{panel.title}: {', '.join(said)}")
     return canvas.save(figure, path, f"{text} {'; '.join(told)}.")
 
