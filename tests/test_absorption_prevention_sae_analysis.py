@@ -182,12 +182,12 @@ def test_on_a_world_the_figures_tell_true_absorption_and_each_parents(idea: Any,
         assert overlapping(figure) == [], name
     rates = written["absorption_rates.png"].description
     assert "true absorption: run 0 0.0300, run 1 0.0270" in rates
-    assert "each parent feature: run 0 none, run 1 0.64" in rates
+    assert "each parent feature, highest marked: run 0 not measured, run 1 0.64" in rates
     assert "run 1: 1 above 0.1" in rates
     assert "no probing" in written["probing_accuracy.png"].description
     assert "F1: run 0 0.600, run 1 0.620" in written["probing_accuracy.png"].description
     comparison = written["metrics_comparison.png"].description
-    assert "duplicates merged: run 0 none (grey 0), run 1 2 (grey 1)" in comparison
+    assert "duplicates merged: run 0 not measured (grey 0), run 1 2 (grey 1)" in comparison
     assert "No run has another seed" in comparison
 
 
@@ -211,7 +211,7 @@ def test_where_a_model_can_spell_it_is_sae_benchs_absorption(idea: Any, tmp_path
     scored = Scored(metrics={"mean_absorption_fraction_score": 0.225}, details=details)
     runs[1].info.evaluations["absorption"] = scored
     said = draw(idea, tmp_path, runs)["absorption_rates.png"].description
-    assert "absorption: run 0 none, run 1 0.2250" in said
+    assert "absorption: run 0 not measured, run 1 0.2250" in said
     assert "run 0: 0, run 1: 2" in said
 
 
@@ -223,7 +223,7 @@ def test_stability_is_reported_for_runs_with_other_seeds(idea: Any, tmp_path: Pa
     for seed in (1000, 1001):
         decoder(tmp_path / f"run_1_seed_{seed}", rows[::-1].copy())
     said = draw(idea, tmp_path, runs)["metrics_comparison.png"].description
-    assert "features found again: run 0 none, run 1 1.000 (grey 0." in said
+    assert "features found again: run 0 not measured, run 1 1.000 (grey 0." in said
     assert "run 1 with 2" in said
     assert "the runs without a figure have no other seed" in said
 

@@ -157,14 +157,14 @@ Page = tuple[str, list[Panel], str]  # a figure's name, its panels, and what it 
 
 def _metrics_comparison(runs: Sequence[Run]) -> Page:
     """2x2: absorption, features found again by other seeds, dead latents, duplicates; or what stands in for them."""
-    absorption = next((name for name in ABSORPTIONS if any(_values(runs, name))), None)
+    absorption = next((name for name in ABSORPTIONS if _measured(runs, name)), None)
     stable = [stability(run) for run in runs]
     first = _metric(runs, absorption or "explained_variance_centered")
     if any(stable):
         values, ticks = ([None if found is None else found[i] for found in stable] for i in range(2))
         second = Panel("features found again", "matched cosine (grey: shuffled)", values, 3, ticks)
     else:
-        second = _metric(runs, "f1" if any(_values(runs, "f1")) else "ce_loss_score")
+        second = _metric(runs, "f1" if _measured(runs, "f1") else "ce_loss_score")
     dead, merged, left = (_own(runs, name) for name in ("dead_fraction", "duplicates_merged", "duplicate_pairs"))
     panels = [
         first,
@@ -172,8 +172,9 @@ def _metrics_comparison(runs: Sequence[Run]) -> Page:
         Panel("dead latents", "fraction of the latents", dead),
         Panel("duplicates merged", f"latents (grey: pairs left above {DUPLICATE})", merged, 0, left),
     ]
-    said = [f"{first.title}; {second.title}; the fraction of the latents that never fire; and latents merged as"]
-    said += [f"duplicates during the training beside the pairs that are left above a cosine of {DUPLICATE}."]
+    said = [f"a row for each run: {first.title}; {second.title}; the fraction of the latents that never fire; and"]
+    said += ["latents merged as duplicates during the training, beside the pairs of live latents whose cosine is still"]
+    said += [f"above {DUPLICATE}."]
     if not absorption:
         said += ["Absorption was not measured, and explained variance stands in its place."]
     if any(stable):
@@ -188,14 +189,18 @@ def _metrics_comparison(runs: Sequence[Run]) -> Page:
 
 def _absorption_rates(runs: Sequence[Run]) -> Page:
     """How often features are absorbed, and each parent or letter by itself."""
-    name = next((name for name in ABSORPTIONS if any(_values(runs, name))), None)
+    name = next((name for name in ABSORPTIONS if _measured(runs, name)), None)
     if name is None:
         nearest = _own(runs, "nearest_cosine"), _own(runs, "nearest_cosine_random")
         panel = Panel(
-            "nearest decoder cosine", "mean over latents (grey: random directions)", nearest[0], 3, nearest[1]
+            "absorption: not measured; nearest decoder cosine",
+            "mean over latents (grey: random directions)",
+            nearest[0],
+            3,
+            nearest[1],
         )
-        said = "how near the latents' decoder rows lie to each other: absorption itself was not measured, as this"
-        said += " model cannot spell and its features are not known. A latent that writes another's direction beside"
+        said = "a row for each run: how near the latents' decoder rows lie to each other; absorption itself was not"
+        said += " measured, as this model cannot spell and its features are not known. A latent that writes another's direction beside"
         said += " its own lies nearer to it, but so do related features, so this is no measure of absorption."
         return "absorption_rates.png", [panel], said
     if name == "absorption_true":
@@ -208,13 +213,13 @@ def _absorption_rates(runs: Sequence[Run]) -> Page:
         what, one = "SAE-Bench's share of a letter's words whose letter other latents speak for", "letter"
     panels = [
         _metric(runs, name),
-        Panel(f"each {one}", "rate", [max(rates, default=None) for rates in each], 2, points=each),
+        Panel(f"each {one}, highest marked", "rate", [max(rates, default=None) for rates in each], 2, points=each),
     ]
     counts = ", ".join(f"run {run.number}: {len(rates)}" for run, rates in zip(runs, each, strict=True))
     worst = "; ".join(
         f"run {run.number}: {sum(r > 0.1 for r in rates)} above 0.1" for run, rates in zip(runs, each, strict=True)
     )
-    said = f"absorption, the {what}: the mean, and every {one} by itself with the highest rate marked and given."
+    said = f"a row for each run: absorption, the {what}: the mean, and every {one} by itself with the highest rate marked and given."
     said += f" A {one} that no latent of the run has is left out (there are {counts}). {worst}."
     return "absorption_rates.png", panels, said
 
@@ -266,6 +271,10 @@ def _values(runs: Sequence[Run], name: str) -> list[float | None]:
     return [run.info.metric(name) if run.info else None for run in runs]
 
 
+def _measured(runs: Sequence[Run], name: str) -> bool:
+    return any(value is not None for value in _values(runs, name))
+
+
 def _own(runs: Sequence[Run], name: str) -> list[float | None]:
     return [run.info.analysis.get(name) if run.info else None for run in runs]
 
@@ -296,7 +305,9 @@ def _write(path: Path, runs: Sequence[Run], panels: Sequence[Panel], text: str) 
                 axes.plot([value], [i], **{**canvas.style(run, 5), "linestyle": "none"})
             at = {"annotation_clip": False, "va": "center_baseline", "fontsize": 8}
             beside = axes.get_yaxis_transform()
-            axes.annotate(_said(value, panel.digits), (1.03, i), (0, 0), beside, "offset points", **at)
+            axes.annotate(
+                "–" if value is None else _said(value, panel.digits), (1.03, i), (0, 0), beside, "offset points", **at
+            )
         canvas.name_rows(axes, [canvas.label(run, titles - 0.15) if column == 0 else "" for run in runs])
         axes.margins(x=0.12)
         axes.set_title(panel.title, loc="left")
@@ -315,4 +326,4 @@ def _grey(tick: float | None, digits: int) -> str:
 
 
 def _said(value: float | None, digits: int) -> str:
-    return "none" if value is None else f"{value:.{digits}f}"
+    return "not measured" if value is None else f"{value:.{digits}f}"
