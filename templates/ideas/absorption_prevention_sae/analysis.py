@@ -199,9 +199,11 @@ def _absorption_rates(runs: Sequence[Run]) -> Page:
             3,
             nearest[1],
         )
-        said = "a row for each run: how near the latents' decoder rows lie to each other; absorption itself was not"
-        said += " measured, as this model cannot spell and its features are not known. A latent that writes another's direction beside"
-        said += " its own lies nearer to it, but so do related features, so this is no measure of absorption."
+        said = (
+            "a row for each run: how near the latents' decoder rows lie to each other; absorption itself was not "
+            "measured of these runs. A latent that writes another's direction beside its own lies nearer to it, but so "
+            "do latents of related features, so this is no measure of absorption."
+        )
         return "absorption_rates.png", [panel], said
     if name == "absorption_true":
         each = [_parents(run) for run in runs]
@@ -219,8 +221,10 @@ def _absorption_rates(runs: Sequence[Run]) -> Page:
     worst = "; ".join(
         f"run {run.number}: {sum(r > 0.1 for r in rates)} above 0.1" for run, rates in zip(runs, each, strict=True)
     )
-    said = f"a row for each run: absorption, the {what}: the mean, and every {one} by itself with the highest rate marked and given."
-    said += f" A {one} that no latent of the run has is left out (there are {counts}). {worst}."
+    said = (
+        f"a row for each run: absorption, the {what}: the mean, and every {one} by itself, with the highest rate "
+        f"marked and given. A {one} that no latent of the run has is left out (there are {counts}). {worst}."
+    )
     return "absorption_rates.png", panels, said
 
 
