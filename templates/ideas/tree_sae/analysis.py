@@ -481,7 +481,7 @@ def _feature_paths(path: Path, grown: "list[tuple[Run, dict[str, Any]]]", runs: 
             x, y = at[node["latent"]]
             size = 4 + 90 * node["activation"] / largest
             panel.scatter([x], [y], s=size, color="white", edgecolor="black", linewidth=0.9, zorder=2)
-            below = {"xytext": (0, -7), "va": "top", "rotation": 90} if y == 0 else {"xytext": (6, 2), "va": "bottom"}
+            below = {"xytext": (0, -7), "va": "top", "rotation": 90} if y == 0 else {"xytext": (12, 0), "va": "center"}
             panel.annotate(str(node["latent"]), (x, y), textcoords="offset points", fontsize=5.5, ha="center", **below)
         panel.set(xlim=(-0.8, max(place.values()) + 0.8), ylim=(-0.65, 2.4), xticks=[])
         panel.set_yticks([0, 1, 2], ["leaves", "level 1", "top"])
@@ -501,16 +501,16 @@ def _feature_paths(path: Path, grown: "list[tuple[Run, dict[str, Any]]]", runs: 
         "mean activation beside the run's largest; lines are paths, their thickness the part of the parent's "
         "attribution (the change of the loss without it, to first order) that came along them, or, where there is no "
         f"language model, the activation they carry. Pruned paths are not there. {'; '.join(told)}."
-        + canvas.missing([run for run, _ in grown], runs, "has no tree with an open path"),
+        + canvas.missing([run for run, _ in grown], runs, "has no measured tree with an open path"),
     )
 
 
 def _level_activations(path: Path, grown: "list[tuple[Run, dict[str, Any]]]", runs: Sequence[Run]) -> canvas.Figure:
-    height, above, between, room = 2.0, 0.3, 0.75, 0.1
-    figure = canvas.page(-(-len(grown) // 2) * (height + between) + 0.1)
-    told, width = [], canvas.WIDTH / 2 - 0.65
+    height, above, between, room, columns = 2.0, 0.3, 0.62, 0.1, min(len(grown), 2)
+    figure = canvas.page(-(-len(grown) // columns) * (height + between))
+    told, width = [], canvas.WIDTH / columns - 0.65
     for i, (run, kept) in enumerate(grown):
-        top, left = above + i // 2 * (height + between), 0.55 + i % 2 * canvas.WIDTH / 2
+        top, left = above + i // columns * (height + between), 0.55 + i % columns * canvas.WIDTH / columns
         rows = [[v for v, n in zip(kept["values"], kept["nodes"], strict=True) if n["level"] == at] for at in (2, 1, 0)]
         present = [(level, part) for level, part in zip((2, 1, 0), rows, strict=True) if part]
         unit = (height - room * (len(present) - 1)) / sum(len(part) for _, part in present)
@@ -535,5 +535,5 @@ def _level_activations(path: Path, grown: "list[tuple[Run, dict[str, Any]]]", ru
         "activations of the latents in feature_paths.png, in its order, on the tokens that move their trees most: a "
         "row for each latent, white 0, black its largest on the evaluation text, a panel for each level, the top "
         f"first; the samples of one tree stand together. {'; '.join(told)}."
-        + canvas.missing([run for run, _ in grown], runs, "has no tree with an open path"),
+        + canvas.missing([run for run, _ in grown], runs, "has no measured tree with an open path"),
     )
