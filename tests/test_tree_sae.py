@@ -124,7 +124,7 @@ def test_each_level_fires_within_its_share_of_k_and_the_higher_the_less(
 ):
     data = stream(small_model)
     sae = modules["skip_connections"].TreeSAE(data.d_in, D_SAE, data.mean)
-    _, latents = sae.climb(batch, sae.select_level)
+    _, latents = sae.climb(batch, training=True)
     fired = [(part > 0).sum().item() for part in latents.split(sae.sizes, 1)]
     assert sum(fired) == K * len(batch)
     assert fired == sorted(fired, reverse=True)
@@ -135,12 +135,11 @@ def test_each_level_fires_within_its_share_of_k_and_the_higher_the_less(
 def test_a_child_that_fires_raises_its_parent(full: Any):
     sae = small_tree(full)
     x = torch.randn(50, 6)
-    everything = lambda level, pre: pre  # noqa: ARG005, E731
-    pre, latents = sae.climb(x, everything)
+    pre, latents = sae.climb(x, training=False)  # thresholds are 0 yet: everything fires
     child, parent = 2, int(sae.parent[2])
     with torch.no_grad():
         sae.projections[child] += 1.0
-    raised, _ = sae.climb(x, everything)
+    raised, _ = sae.climb(x, training=False)
     told = raised[:, parent] - pre[:, parent]
     direct = (x @ sae.W_enc + sae.b_enc)[:, parent]
     fires = latents[:, child] > 0
@@ -155,15 +154,15 @@ def test_a_child_that_fires_raises_its_parent(full: Any):
 def test_without_skip_connections_only_the_leaves_read_the_activations(full: Any):
     full.SKIP_CONNECTIONS = False
     sae = small_tree(full)
-    x, everything = torch.randn(50, 6), lambda level, pre: pre  # noqa: ARG005
-    before, _ = sae.climb(x, everything)
+    x = torch.randn(50, 6)
+    before, _ = sae.climb(x, training=False)
     assert (before[:, 6:] > 0).any()
     with torch.no_grad():
         sae.W_enc[:, 6:] += 1.0
         sae.b_enc[6:] += 1.0
-    assert torch.equal(sae.climb(x, everything)[0], before)
-    silent = lambda level, pre: pre if level else torch.zeros_like(pre)  # noqa: E731
-    assert not sae.climb(x, silent)[0][:, 6:].any()
+    assert torch.equal(sae.climb(x, training=False)[0], before)
+    sae.thresholds[0] = 1e9  # the leaves are silent
+    assert not sae.climb(x, training=False)[0][:, 6:].any()
 
 
 def test_a_pruned_path_carries_nothing_from_then_on(full: Any):
@@ -171,14 +170,14 @@ def test_a_pruned_path_carries_nothing_from_then_on(full: Any):
     sae.carried.copy_(torch.tensor([5.0, 4.0, 0.01, 3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.02, 0.0, 0.0]))
     full.prune(sae)
     assert (~sae.open).nonzero().flatten().tolist() == [2, 9, 10, 11]
-    x, everything = torch.randn(50, 6), lambda level, pre: pre  # noqa: ARG005
-    pre, _ = sae.climb(x, everything)
+    x = torch.randn(50, 6)
+    pre, _ = sae.climb(x, training=False)
     pre[:, 6:].sum().backward()
     assert sae.projections.grad[[2, 9]].tolist() == [0, 0]
     assert sae.projections.grad[[0, 1, 3]].all()
     with torch.no_grad():
         sae.projections[[2, 9]] = 100.0
-    assert torch.equal(sae.climb(x, everything)[0], pre)
+    assert torch.equal(sae.climb(x, training=False)[0], pre)
     assert not sae.weights()[[2, 9]].any()
     sae.carried[2] = 100.0
     full.prune(sae)
@@ -195,7 +194,7 @@ def test_the_consistency_loss_brings_parents_and_children_together(full: Any, sm
 def test_the_consistency_loss_is_not_lowered_by_shrinking(full: Any, batch: torch.Tensor, small_model: Path):
     data = stream(small_model)
     sae = full.TreeSAE(data.d_in, D_SAE, data.mean)
-    pre, latents = sae.climb(batch, sae.select_level)
+    pre, latents = sae.climb(batch, training=True)
     loss = sae.consistency_loss(pre, latents)
     torch.testing.assert_close(sae.consistency_loss(0.01 * pre, 0.01 * latents), loss)
     assert sae.consistency_loss(torch.zeros_like(pre), torch.zeros_like(latents)).item() == pytest.approx(0, abs=1e-5)
@@ -254,16 +253,16 @@ def test_a_latent_takes_everything_it_has_to_its_new_place(full: Any):
     averages = {name: optimizer.state[p]["exp_avg"].clone() for name, p in sae.named_parameters()}
     silent = torch.arange(12.0)
     sae.open[3] = False
-    x, everything = torch.randn(50, 6), lambda level, pre: pre  # noqa: ARG005
+    x = torch.randn(50, 6)
     with torch.no_grad():
         sae.projections.uniform_(0.1, 1.0)
-        decoded = sae.decode(sae.climb(x, everything)[1])
+        decoded = sae.decode(sae.climb(x, training=False)[1])
         order = torch.tensor([5, 3, 0, 1, 2, 4, 9, 6, 8, 7, 11, 10])
         W_enc, W_dec = sae.W_enc.clone(), sae.W_dec.clone()
         full.reorder(sae, optimizer, silent, order)
         assert torch.equal(sae.W_enc, W_enc[:, order])
         assert torch.equal(sae.W_dec, W_dec[order])
-        torch.testing.assert_close(sae.decode(sae.climb(x, everything)[1]), decoded)
+        torch.testing.assert_close(sae.decode(sae.climb(x, training=False)[1]), decoded)
     assert silent.tolist() == order.tolist()
     assert (~sae.open).nonzero().flatten().tolist() == [1, 10, 11]
     for name, parameter in sae.named_parameters():
@@ -310,7 +309,7 @@ def test_sparsity_moves_to_the_levels_whose_paths_carry_more_and_adds_up_to_k(fu
     assert sae.shares == sorted(sae.shares, reverse=True)
     x = torch.randn(500, 6)
     full.K = 2
-    _, latents = sae.climb(x, sae.select_level)
+    _, latents = sae.climb(x, training=True)
     assert (latents > 0).sum().item() == 1000
 
 

@@ -148,9 +148,7 @@ def drawn(directory: Path, runs: list[Run]) -> dict[str, canvas.Figure]:
 
 
 @pytest.mark.parametrize("count", [3, 9])
-def test_the_figures_are_drawn_and_say_what_they_show(
-    tmp_path: Path, examined: tuple[Any, dict[str, Any]], count: int
-):
+def test_the_figures_are_drawn_and_say_what_they_show(tmp_path: Path, examined: tuple[Any, dict[str, Any]], count: int):
     figures = drawn(tmp_path, study(tmp_path, examined[1], count))
     assert list(figures) == ["training_progression.png", "feature_paths.png", "level_activations.png"]
     for name in figures:
