@@ -90,7 +90,8 @@ MEASURES = {
     "path_specialization": Measure(
         title="path specialization",
         says="the share that the strongest path has in what a parent with two open paths or more is sent, mean over the "
-        "tokens on which it fires and is sent anything: 1 where one path at a time is taken",
+        "tokens on which it fires and is sent anything: 1 where one path at a time is taken, less than for swapped "
+        "children where siblings fire together",
     ),
     "path_specialization_swapped": Measure(
         title="path specialization, swapped children",
@@ -481,8 +482,9 @@ def _feature_paths(path: Path, grown: "list[tuple[Run, dict[str, Any]]]", runs: 
             x, y = at[node["latent"]]
             size = 4 + 90 * node["activation"] / largest
             panel.scatter([x], [y], s=size, color="white", edgecolor="black", linewidth=0.9, zorder=2)
-            below = {"xytext": (0, -7), "va": "top", "rotation": 90} if y == 0 else {"xytext": (12, 0), "va": "center"}
-            panel.annotate(str(node["latent"]), (x, y), textcoords="offset points", fontsize=5.5, ha="center", **below)
+            below, beside = {"xytext": (0, -7), "va": "top"}, {"xytext": (9, 0), "va": "center"}
+            look = {"textcoords": "offset points", "fontsize": 5.5, "ha": "center", "rotation": 90}
+            panel.annotate(str(node["latent"]), (x, y), **look, **(beside if y else below))
         panel.set(xlim=(-0.8, max(place.values()) + 0.8), ylim=(-0.65, 2.4), xticks=[])
         panel.set_yticks([0, 1, 2], ["leaves", "level 1", "top"])
         panel.tick_params(axis="y", length=0)
