@@ -9,6 +9,7 @@ from small_lab import D_SAE, HOOK, K
 from agent.lab import activations, results
 from agent.lab.evaluation import ablation
 from agent.lab.evaluation.evaluator import Evaluator
+from agent.lab.evaluation.examination import Examination
 from agent.lab.evaluation.subject import BenchSAE, PartSAE
 from agent.study import Run
 
@@ -74,6 +75,12 @@ def replace_decoder(sae: BenchSAE, W_dec: torch.Tensor) -> BenchSAE:
     part = PartSAE(sae, 0, len(sae.W_dec))
     part.W_dec = W_dec
     return part
+
+
+def test_parts_are_probed_one_after_the_other(evaluator: Evaluator, sae: BenchSAE, tmp_path: Path):
+    exam = Examination(evaluator, sae, evaluator.held_out("dev"), tmp_path)  # type: ignore[arg-type]
+    found = [exam.probing_accuracy(exam.part(*of), f"part_{of[0]}") for of in ((0, 4), (4, D_SAE))]
+    assert 0.5 < found[0] < found[1] < 1
 
 
 def test_what_a_measure_keeps_is_there_for_its_figures(tmp_path: Path):

@@ -58,8 +58,11 @@ class Examination:
         return PartSAE(self.sae, start, end)
 
     def probing_accuracy(self, sae: BenchSAE, name: str) -> float:
-        """Mean test accuracy of sparse probing on the top 5 latents, as sparse_probing_sae_probes measures it."""
-        scores, _ = self.evaluator.probe(sae, self.out, name)
+        """Mean test accuracy of sparse probing on the top 5 latents, as sparse_probing_sae_probes measures it.
+
+        Each `name` is used once.
+        """
+        scores, _ = self.evaluator.probe(sae, self.out / name, name)
         return sum(by_k[5]["test_accuracy"] for by_k in scores.values()) / len(scores)
 
     def forgetting(self, sae: BenchSAE) -> float | None:

@@ -7,7 +7,7 @@ about as often: that a parent fires with its child most of the time shows little
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,8 +187,7 @@ def measure(exam: "Examination") -> "dict[str, float]":
         figures[f"level_{i}_l0"] = seen.fired[start:end].sum().item() / seen.tokens
         figures[f"level_{i}_alive_fraction"] = (seen.fired[start:end] > 0).double().mean().item()
         if exam.has_loss:
-            place = replace(exam, out=exam.out / f"level_{i}")  # a folder is probed in once
-            figures[f"level_{i}_probing_accuracy"] = place.probing_accuracy(exam.part(start, end), f"level_{i}")
+            figures[f"level_{i}_probing_accuracy"] = exam.probing_accuracy(exam.part(start, end), f"level_{i}")
     coverage, swapped_coverage = parent_coverage(seen)
     figures |= {
         "parent_coverage": coverage,
