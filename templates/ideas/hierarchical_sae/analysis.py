@@ -9,7 +9,7 @@ composition loss has the same figures. All that is said of patterns is measured 
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,16 +183,16 @@ def activity(exam: "Examination", tiers: list[tuple[int, int]]) -> dict[str, flo
     return figures
 
 
-@dataclass
 class Sums:
     """Over some tokens, of a tier's latents x `[tokens, lower]` and the next tier's y `[tokens, upper]`."""
 
-    tokens: int = 0
-    x: Any = 0.0  # [lower]
-    y: Any = 0.0  # [upper]
-    xx: Any = 0.0  # [lower, lower]
-    xy: Any = 0.0  # [lower, upper]
-    yy: Any = 0.0  # [upper]
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.x: Any = 0.0  # [lower]
+        self.y: Any = 0.0  # [upper]
+        self.xx: Any = 0.0  # [lower, lower]
+        self.xy: Any = 0.0  # [lower, upper]
+        self.yy: Any = 0.0  # [upper]
 
     def add(self, x: "Tensor", y: "Tensor") -> None:
         self.tokens += len(x)
@@ -209,17 +209,13 @@ class Sums:
         )
 
 
-@dataclass
 class Pair:
-    """A tier, the one above it, and the patterns between them."""
+    """A tier [start, end), the one above it, and the patterns between them."""
 
-    exam: "Examination"
-    lower: tuple[int, int]
-    upper: tuple[int, int]
-    number: int
-    found_on: Sums = field(default_factory=Sums)
-    judged_on: Sums = field(default_factory=Sums)
-    judged: dict[str, Any] = field(default_factory=dict)  # sums over the tokens that judge
+    def __init__(self, exam: "Examination", lower: tuple[int, int], upper: tuple[int, int], number: int) -> None:
+        self.exam, self.lower, self.upper, self.number = exam, lower, upper, number
+        self.found_on, self.judged_on = Sums(), Sums()
+        self.judged: dict[str, Any] = {}  # sums over the tokens that judge
 
     @property
     def learned(self) -> "Tensor | None":
