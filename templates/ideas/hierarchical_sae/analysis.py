@@ -80,8 +80,8 @@ MEASURES = {
         f"composition_{i}_nmi": Measure(
             title=f"NMI, tier {i} to {i + 1}",
             says=f"mutual information of whether a latent of tier {i + 1} and its strongest part in tier {i} fire, "
-            "I / sqrt(H H) (Strehl and Ghosh 2002), mean over the patterns, minus its value with the parts dealt out "
-            "to other patterns at random",
+            "I / sqrt(H H) (Strehl and Ghosh 2002), mean over the patterns, minus its value with the parts of "
+            "other patterns, at random",
         )
         for i in TIERS[:-1]
     },
@@ -247,7 +247,8 @@ class Pair:
         self.contribution = self.W.abs() * self.found_on.x[:, None]
         self.strongest = self.contribution.argmax(0)
         generator = torch.Generator().manual_seed(0)
-        self.dealt = torch.randperm(len(self.patterns), generator=generator).to(self.patterns.device)
+        order = torch.randperm(len(self.patterns), generator=generator).to(self.patterns.device)
+        self.dealt = torch.empty_like(order).scatter_(0, order, order.roll(1))  # to each pattern another's part
 
     def judge(self, latents: "Tensor") -> None:
         """Add up over the second half of the tokens what the figures are made of."""
@@ -488,6 +489,7 @@ def training_metrics(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> c
         last += [f"total loss {watched(history[-1], 'loss'):.4f}"]
         if tiers and f"tier_{tiers[0]}_l0" in history[-1].own:
             last += [f"active by tier {_tell((watched(history[-1], f'tier_{i}_l0') for i in tiers), 2)}"]
+        if tiers and f"tier_{tiers[0]}_size" in history[-1].own:
             last += [f"latents by tier {_tell((watched(history[-1], f'tier_{i}_size') for i in tiers), 0)}"]
         told.append(f"run {run.number} after {history[-1].step:,} steps{canvas.remark(run)}: {', '.join(last)}")
     for title, panel in panels.items():
@@ -500,14 +502,14 @@ def training_metrics(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> c
             low, high = panel.get_ylim()
             panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
         else:
-            panel.set_ylim(bottom=0)
+            panel.set_ylim(0, 1.05 * panel.get_ylim()[1])
     canvas.legend(figure, rows[0][0])
     below = "; below, of the runs with tiers, the active latents of each tier on a token" if tiers else ""
     return canvas.save(
         figure,
         path,
-        "what training recorded on its own batches, against steps: the mean squared error, the total loss, which has "
-        f"terms that are not every run's (both logarithmic), and L0{below}. At the end: {'; '.join(told)}."
+        "what training recorded on its own batches, against steps: the mean squared error, L0 and the total loss, "
+        f"which has terms that not every run has; error and loss are logarithmic{below}. Last: {'; '.join(told)}."
         + canvas.missing(shown, runs, "left no training history"),
     )
 
