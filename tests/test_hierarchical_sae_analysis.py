@@ -158,7 +158,7 @@ def run(directory: Path, number: int, own: dict[str, float], measured: dict[str,
         for i in range(1, 20)
     ]
     (where / "metrics.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
-    info = FinalInfo(verdict=Verdict(name="ok", evidence="made"), analysis=dict(measured)) if measured else None
+    info = FinalInfo(verdict=Verdict(name="ok", evidence="made"), analysis={**measured}) if measured else None
     return Run(RunState(number=number, proposal=proposal, stage="done"), where, info)
 
 
