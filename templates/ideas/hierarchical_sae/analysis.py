@@ -500,7 +500,8 @@ def training_metrics(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> c
             panel.yaxis.set_major_formatter("{x:g}")
             panel.yaxis.set_minor_formatter("")
             low, high = panel.get_ylim()
-            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+            subs = (1, 1.5, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5) if high < 300 * low else (1,)
+            panel.yaxis.set_major_locator(LogLocator(subs=subs))
         else:
             panel.set_ylim(0, 1.05 * panel.get_ylim()[1])
     canvas.legend(figure, rows[0][0])
