@@ -71,8 +71,10 @@ MEASURES = {
     **{
         f"composition_{i}_coverage": Measure(
             title=f"composition coverage, tier {i} to {i + 1}",
-            says=f"the share of tier {i + 1}'s activity, the sum of h^2 where it fires, that its parts in tier {i} "
-            f"predict to within half of h, minus the same with the parts' activations from other tokens",
+            says=f"the share of tier {i + 1}'s activity, the sum of h^2 where it fires, that parts predict to "
+            f"within half of h, minus the same with the parts' activations from other tokens; parts are up to "
+            f"{MOST_PARTS} latents of tier {i}, found for each latent of tier {i + 1} on other text by orthogonal "
+            "matching pursuit (Pati, Rezaiifar and Krishnaprasad 1993), and together with it a pattern",
         )
         for i in TIERS[:-1]
     },
@@ -100,7 +102,7 @@ MEASURES = {
     "learned_parts_agree": Measure(
         title="patterns in the learned maps",
         says="the share of the patterns whose largest entry in the learned map, |w| times the part's mean activation, "
-        "is one of their parts, minus the same with the map's columns dealt out at random",
+        "is one of their parts, minus the same with the entries of other patterns, at random",
     ),
     "residual_share": Measure(
         title="what does not compose",
@@ -120,7 +122,7 @@ MEASURES = {
     ),
     "causal_cosine": Measure(
         title="causal tracing: cosine",
-        says="on the tokens where a composed latent fires: the cosine of the changes of the model's log-probabilities "
+        says="where a latent with parts fires: the cosine of the changes of the model's log-probabilities "
         "by ablating it and by ablating its parts, minus the cosine with as many other latents of the parts' tier "
         f"that are about as active there; mean over the {TRACED} patterns that explain most",
     ),
@@ -128,10 +130,10 @@ MEASURES = {
         f"causal_{name}_loss": Measure(
             title=f"causal tracing: loss of {said}",
             unit="nats/1000 tokens",
-            says=f"what ablating {said}, where it fires, adds to the model's loss; mean over the same patterns",
+            says=f"what ablating {said}, where the latent fires, adds to the model's loss; mean over the same patterns",
         )
         for name, said in (
-            ("whole", "a composed latent"),
+            ("whole", "a latent with parts"),
             ("parts", "its parts"),
             ("control", "other latents as active"),
         )
@@ -330,7 +332,7 @@ def pursue(xx: "Tensor", xy: "Tensor", yy: "Tensor") -> "Tensor":
     W, r2, growing = torch.zeros_like(xy), torch.zeros_like(yy), yy > 0
     chosen = torch.empty(len(yy), 0, dtype=torch.long, device=xy.device)
     size = xx.diagonal()[:, None].clamp_min(1e-9)
-    for _ in range(min(MOST_PARTS, len(xx) - 1)):
+    for _ in range(min(MOST_PARTS, len(xx))):
         gain = (xy - xx @ W).clamp_min(0).pow(2) / size
         chosen = torch.cat([chosen, gain.scatter(0, chosen.T, -1.0).argmax(0)[:, None]], dim=1)
         among = xx[chosen[:, :, None], chosen[:, None, :]]
