@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from standin import Checkout, make_checkout
 
 
@@ -95,11 +96,14 @@ def test_an_idea_is_shown_with_its_plan(checkout: Checkout):
     assert "when:" not in ended.stdout
 
 
-def test_what_a_step_depends_on_is_shown():
-    shown = subprocess.run(
-        [sys.executable, "-m", "agent", "ideas", "show", "hierarchical_sae"], capture_output=True, text=True, check=True
-    )
-    assert "when: explained variance of composition came out below the baseline's" in shown.stdout
+def test_what_a_step_depends_on_is_shown(checkout: Checkout):
+    checkout.plan("sound", "denser")
+    path = checkout.root / "templates/ideas/stand_in/idea.yaml"
+    idea = yaml.safe_load(path.read_text())
+    idea["plan"][1]["when"] = {"step": "step_1", "metric": "explained_variance_centered", "came_out": "down"}
+    path.write_text(yaml.safe_dump(idea))
+    shown = checkout.agent("ideas", "show", "stand_in")
+    assert "when: explained variance of step_1 came out below the baseline's" in shown.stdout
 
 
 def test_a_broken_template_is_known_before_anything_starts(tmp_path: Path):

@@ -8,15 +8,18 @@ import torch
 from small_lab import BATCH, D_SAE, HOOK, TOKENS, K, experiment, load, train
 
 from agent import ideas
-from agent.ideas import Step
 from agent.lab import activations, checkpoint, results
 
 PLAN = ideas.load("hierarchical_sae").plan
 NOTHING_DEAD = torch.empty(0, dtype=torch.long)
-
-
-def step_named(name: str) -> Step:
-    return next(step for step in PLAN if step.name == name)
+MECHANISMS: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "composition": {"composition_coefficient": 0.03},
+    "weights": {"learned_tier_weights": True},
+    "curriculum": {"tier_curriculum": True},
+    "auto": {"composition_coefficient": 0.03, "learned_tier_weights": True, "auto_tiers": True},
+    "auto_curriculum": {"composition_coefficient": 0.03, "auto_tiers": True, "tier_curriculum": True},
+}
 
 
 def stream(model: Path, size: int = TOKENS, batch: int = BATCH) -> activations.Stream:
@@ -26,9 +29,11 @@ def stream(model: Path, size: int = TOKENS, batch: int = BATCH) -> activations.S
 
 @pytest.fixture(scope="module")
 def modules(small_model: Path, harvest: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:  # noqa: ARG001
-    """Each step of the plan as a module."""
+    """Each mechanism, and each step of the plan, as a module."""
     directory = tmp_path_factory.mktemp("steps")
-    return {step.name: load(experiment(directory / step.name, small_model, step)) for step in PLAN}
+    alone = [PLAN[0].model_copy(update={"name": name, "parameters": each}) for name, each in MECHANISMS.items()]
+    steps = {f"plan_{step.name}": step for step in PLAN} | {step.name: step for step in alone}
+    return {name: load(experiment(directory / name, small_model, step)) for name, step in steps.items()}
 
 
 @pytest.fixture
@@ -47,9 +52,13 @@ def test_each_step_trains_and_leaves_a_checkpoint(
     modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
-    modules[name].main(tmp_path)
+    modules[f"plan_{name}"].main(tmp_path)
     loaded = checkpoint.load(tmp_path / "checkpoint")
     assert list(loaded.header.groups) == ["tier_0", "tier_1", "tier_2"]
+    assert [start for start, _ in loaded.header.groups.values()] == [
+        0,
+        *(end for _, end in loaded.header.groups.values()),
+    ][:-1]
     assert loaded.header.training.tokens == activations.SMOKE_TOKENS
     rows = results.read_metrics(tmp_path)
     assert rows[-1].mse
@@ -59,7 +68,7 @@ def test_each_step_trains_and_leaves_a_checkpoint(
 
 @pytest.mark.parametrize("name", [step.name for step in PLAN])
 def test_tiers_are_disjoint_whole_and_of_their_shares(modules: dict[str, Any], small_model: Path, name: str):
-    module = modules[name]
+    module = modules[f"plan_{name}"]
     tiers = build(module, small_model).tiers
     assert [start for start, _ in tiers] == [0, *(end for _, end in tiers[:-1])]
     assert tiers[-1][1] == D_SAE
@@ -69,7 +78,7 @@ def test_tiers_are_disjoint_whole_and_of_their_shares(modules: dict[str, Any], s
 
 def test_decoding_weighs_each_tier(modules: dict[str, Any], small_model: Path):
     """What the module decodes in training is one affine map with the weights folded into its rows."""
-    sae = build(modules["learned_weights"], small_model)
+    sae = build(modules["weights"], small_model)
     with torch.no_grad():
         sae.tier_logits.copy_(torch.tensor([1.0, 0.0, -1.0]))
     latents = torch.rand(5, D_SAE)
@@ -83,7 +92,7 @@ def test_learned_tier_weights_reach_the_checkpoint(
     modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Rows have norm 1 in training, so in the checkpoint their norms are the tiers' weights."""
-    module = modules["learned_weights"]
+    module = modules["weights"]
     monkeypatch.setattr(module, "LEARNING_RATE", 2e-2)  # the experiment's constant, to move the weights in few steps
     monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
     module.main(tmp_path)
@@ -98,7 +107,7 @@ def test_learned_tier_weights_reach_the_checkpoint(
 
 
 def test_no_tier_weight_falls_below_the_floor(modules: dict[str, Any], small_model: Path):
-    module = modules["learned_weights"]
+    module = modules["weights"]
     sae = build(module, small_model)
     with torch.no_grad():
         sae.tier_logits.copy_(torch.tensor([50.0, 0.0, -50.0]))
@@ -116,7 +125,7 @@ def test_the_curriculum_lets_the_tiers_in_by_half_of_the_training(modules: dict[
     opened = [modules["curriculum"].tiers_open(progress / 100) for progress in range(100)]
     assert opened == sorted(opened)
     assert opened[0] == 1
-    assert opened[49] == 2
+    assert 2 in opened
     assert set(opened[50:]) == {3}
     assert modules["composition"].tiers_open(0.0) == 3
 
@@ -124,7 +133,7 @@ def test_the_curriculum_lets_the_tiers_in_by_half_of_the_training(modules: dict[
 def test_a_tier_that_is_not_in_yet_is_silent_and_untouched(
     modules: dict[str, Any], small_model: Path, batch: torch.Tensor
 ):
-    module = modules["no_composition"]
+    module = modules["curriculum"]
     sae = build(module, small_model)
     everything_dead = torch.arange(D_SAE)
     for opened in (1, 2, 3):
@@ -147,10 +156,9 @@ def test_a_run_with_the_curriculum_starts_without_its_last_tier(
     monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
     module = modules[name]
     module.main(tmp_path)
-    rows = results.read_metrics(tmp_path)
-    before = [r for r in rows if module.DEAD_AFTER + BATCH < r.tokens <= activations.SMOKE_TOKENS / 2]
-    assert before
-    assert all((row.alive_fraction > 0.7) == all_in for row in before if row.alive_fraction is not None)
+    fires = {row.tokens / activations.SMOKE_TOKENS: row.own["tier_2_l0"] for row in results.read_metrics(tmp_path)}
+    assert {all_in} == {bool(l0) for progress, l0 in fires.items() if progress <= module.CURRICULUM_END}
+    assert all(l0 for progress, l0 in fires.items() if progress > module.CURRICULUM_END + 2 * BATCH / 20_000)
 
 
 def test_the_composition_loss_falls_when_only_the_compositions_learn(
@@ -158,7 +166,7 @@ def test_the_composition_loss_falls_when_only_the_compositions_learn(
 ):
     sae = build(modules["composition"], small_model)
     latents = sae.select(sae.pre_activations(batch)).detach()
-    optimizer = torch.optim.Adam(sae.compositions.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam([sae.composition], lr=1e-2)
     losses = []
     for _ in range(50):
         loss = sae.composition_loss(latents)
@@ -175,8 +183,7 @@ def test_the_composition_loss_does_not_pull_on_its_target(
 ):
     """Otherwise it would be lowered by shrinking the higher tier."""
     sae = build(modules["composition"], small_model)
-    torch.nn.init.normal_(sae.compositions[0])
-    torch.nn.init.normal_(sae.compositions[1])
+    torch.nn.init.normal_(sae.composition)
     latents = sae.select(sae.pre_activations(batch)).detach().requires_grad_()
     sae.composition_loss(latents).backward()
     assert latents.grad is not None
@@ -190,16 +197,167 @@ def test_the_composition_loss_does_not_change_with_the_size_of_the_latents(
 ):
     module = modules["composition"]
     sae = build(module, small_model)
-    torch.nn.init.normal_(sae.compositions[0])
-    torch.nn.init.normal_(sae.compositions[1])
+    torch.nn.init.normal_(sae.composition)
     latents = sae.select(sae.pre_activations(batch)).detach()
     torch.testing.assert_close(sae.composition_loss(latents * 0.01), sae.composition_loss(latents))
 
 
+def test_only_the_maps_between_neighbouring_tiers_learn(
+    modules: dict[str, Any], small_model: Path, batch: torch.Tensor
+):
+    module = modules["composition"]
+    sae = build(module, small_model)
+    loss, _, _ = module.compute_loss(sae, batch, NOTHING_DEAD)
+    loss.backward()
+    learning = torch.zeros(D_SAE, D_SAE, dtype=torch.bool)
+    for lower, upper in sae.pairs():
+        learning[lower, upper] = True
+    assert sae.composition.grad[learning].any()
+    assert not sae.composition.grad[~learning].any()
+
+
 def test_switched_off_it_does_not_enter_the_loss(modules: dict[str, Any], small_model: Path, batch: torch.Tensor):
-    for name, touched in (("composition", True), ("no_composition", False)):
-        module = modules[name]
-        sae = build(module, small_model)
-        loss, _, _ = module.compute_loss(sae, batch, NOTHING_DEAD)
-        loss.backward()
-        assert (sae.compositions[0].grad is not None) == touched
+    sae = build(modules["nothing"], small_model)
+    modules["nothing"].compute_loss(sae, batch, NOTHING_DEAD)[0].backward()
+    assert sae.composition.grad is None
+    assert sae.maps() == []
+
+
+def test_with_every_mechanism_off_the_training_is_the_baseline_to_the_digit(
+    modules: dict[str, Any], small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
+    baseline = load(experiment(tmp_path / "baseline", small_model))
+    found = []
+    for number, module in enumerate((baseline, modules["nothing"])):
+        (tmp_path / str(number)).mkdir()
+        module.main(tmp_path / str(number))
+        found.append(checkpoint.load(tmp_path / str(number) / "checkpoint"))
+    assert torch.equal(found[0].W_dec, found[1].W_dec)
+    x = torch.randn(64, found[0].header.d_in)
+    assert torch.equal(found[0].encode(x), found[1].encode(x))
+
+
+# Automatic tiers
+
+
+def used(module: Any, model: Path, uses: torch.Tensor) -> tuple[Any, torch.optim.Adam, torch.Tensor]:
+    """An SAE and its optimizer after a few steps, its tiers moved by these `uses`; and the order."""
+    sae = build(module, model)
+    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-3)
+    for x, _ in zip(stream(model), range(3), strict=False):
+        module.compute_loss(sae, x, NOTHING_DEAD)[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    before = {name: value.clone() for name, value in sae.state_dict().items()}
+    moments = {
+        name: optimizer.state[p]["exp_avg"].clone() for name, p in sae.named_parameters() if p in optimizer.state
+    }
+    order = module.follow_use(sae, optimizer, uses)
+    sae.before, sae.moments = before, moments
+    return sae, optimizer, order
+
+
+@pytest.fixture
+def uses() -> torch.Tensor:
+    """A few latents that fire often, and many that seldom do, in no order."""
+    generator = torch.Generator().manual_seed(1)
+    return (1 / torch.arange(1, D_SAE + 1))[torch.randperm(D_SAE, generator=generator)]
+
+
+def test_the_most_used_latents_come_to_stand_lowest(modules: dict[str, Any], small_model: Path, uses: torch.Tensor):
+    sae, _, order = used(modules["auto"], small_model, uses)
+    assert (uses[order].diff() <= 0).all()
+    sizes = [end - start for start, end in sae.tiers]
+    assert sizes == sorted(sizes), "few latents fire as often as many"
+    assert sae.tiers[-1][1] == D_SAE
+
+
+def test_each_tier_holds_its_share_of_the_firings(modules: dict[str, Any], small_model: Path, uses: torch.Tensor):
+    module = modules["auto"]
+    sae, _, order = used(module, small_model, uses)
+    for share, (start, end) in zip(module.TIER_FRACTIONS, sae.tiers, strict=True):
+        held = uses[order][start:end].sum() / uses.sum()
+        assert held == pytest.approx(share, abs=(uses.max() / uses.sum()).item())
+
+
+def test_a_tier_keeps_a_least_size(modules: dict[str, Any]):
+    module = modules["auto"]
+    one_fires = torch.zeros(D_SAE)
+    one_fires[0] = 1.0
+    least = module.LEAST_TIER
+    assert least > 0
+    assert module.ends_by_use(one_fires, 3) == [least, 2 * least, D_SAE]
+    all_alike = module.ends_by_use(torch.ones(D_SAE), 3)
+    assert [abs(end - D_SAE * share) < 2 for end, share in zip(all_alike, (1 / 3, 2 / 3, 1), strict=True)] == [True] * 3
+
+
+def test_moving_the_tiers_changes_no_reconstruction(
+    modules: dict[str, Any], small_model: Path, batch: torch.Tensor, uses: torch.Tensor
+):
+    """Also where the tiers have weights of their own: what a latent adds stays as it was."""
+    sae = build(modules["auto"], small_model)
+    with torch.no_grad():
+        sae.tier_logits.copy_(torch.tensor([1.0, 0.0, -1.0]))
+    before = sae.decode(sae.pre_activations(batch))
+    order = modules["auto"].follow_use(sae, torch.optim.Adam(sae.parameters()), uses)
+    assert not torch.equal(order, torch.arange(D_SAE))
+    torch.testing.assert_close(sae.decode(sae.pre_activations(batch)), before, rtol=1e-4, atol=1e-4)
+
+
+def test_the_optimizer_moves_with_the_latents(modules: dict[str, Any], small_model: Path, uses: torch.Tensor):
+    sae, optimizer, order = used(modules["auto"], small_model, uses)
+    assert not torch.equal(order, torch.arange(D_SAE))
+    for name, axis in (("W_enc", 1), ("b_enc", 0), ("W_dec", 0)):
+        moment = optimizer.state[getattr(sae, name)]["exp_avg"]
+        assert torch.equal(moment, sae.moments[name].index_select(axis, order)), name
+    assert torch.equal(sae.W_dec, sae.before["W_dec"][order])
+    torch.testing.assert_close(sae.W_enc.norm(dim=0), sae.before["W_enc"].norm(dim=0)[order], rtol=0.02, atol=0)
+
+
+def test_a_composition_is_kept_between_neighbouring_tiers_and_starts_anew_elsewhere(
+    modules: dict[str, Any], small_model: Path, uses: torch.Tensor
+):
+    sae, optimizer, order = used(modules["auto"], small_model, uses)
+    carried = sae.before["composition"][order][:, order]
+    neighbours = torch.zeros(D_SAE, D_SAE, dtype=torch.bool)
+    for lower, upper in sae.pairs():
+        neighbours[lower, upper] = True
+    assert torch.equal(sae.composition, torch.where(neighbours, carried, 0.0))
+    assert carried[neighbours].any()
+    assert carried[~neighbours].any()
+    assert not optimizer.state[sae.composition]["exp_avg"][~neighbours].any()
+
+
+def test_a_tier_that_is_not_in_yet_keeps_its_latents(modules: dict[str, Any], small_model: Path, uses: torch.Tensor):
+    module = modules["auto_curriculum"]
+    sae = build(module, small_model)
+    sae.open_tiers, last = 2, sae.tiers[2]
+    order = module.follow_use(sae, torch.optim.Adam(sae.parameters()), uses)
+    assert torch.equal(order[last[0] :], torch.arange(*last))
+    assert sae.tiers[2] == last
+    assert sae.tiers[0][1] < last[0] / 2, "the two that are in share out their firings"
+
+
+def test_the_tiers_move_only_between_start_and_end(modules: dict[str, Any]):
+    module = modules["auto"]
+    moves = [step for step in range(1, 1001) if module.tiers_move(step / 1000, (step - 1) / 1000)]
+    assert moves[0] >= 1000 * module.AUTO_START
+    assert moves[-1] <= 1000 * module.AUTO_END
+    assert len(moves) == pytest.approx((module.AUTO_END - module.AUTO_START) / module.AUTO_EVERY + 1, abs=1)
+    assert not any(modules["nothing"].tiers_move(step / 1000, (step - 1) / 1000) for step in range(1, 1001))
+
+
+def test_a_training_moves_its_boundaries_and_watches_its_tiers(
+    modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
+    modules["auto"].main(tmp_path)
+    first, *_, last = results.read_metrics(tmp_path)
+    sizes = [[row.own[f"tier_{i}_size"] for i in range(3)] for row in (first, last)]
+    assert sizes[0] != sizes[1]
+    for row in (first, last):
+        assert sum(row.own[f"tier_{i}_size"] or 0 for i in range(3)) == D_SAE
+        assert sum(row.own[f"tier_{i}_l0"] or 0 for i in range(3)) == pytest.approx(row.l0, abs=0.01)
+    groups = checkpoint.load(tmp_path / "checkpoint").header.groups
+    assert [end - start for start, end in groups.values()] == sizes[1]

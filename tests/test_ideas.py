@@ -38,15 +38,14 @@ def test_each_step_of_the_shipped_plan_renders_another_program():
     assert len(programs) == len(idea.plan) + 1
 
 
-def test_the_shipped_plan_has_six_steps_with_predictions():
+def test_the_shipped_plan_has_five_steps_with_predictions():
     plan = ideas.load("hierarchical_sae").plan
     assert [step.name for step in plan] == [
         "composition",
-        "learned_weights",
+        "automatic_tiers",
         "curriculum",
         "no_composition",
         "tier_sizes_eighths",
-        "weaker_composition",
     ]
     assert all(step.predictions for step in plan)
 

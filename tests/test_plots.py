@@ -70,7 +70,7 @@ def baseline(k: int, seed: int = 0) -> Baseline:
 BASELINES = [baseline(k) for k in (8, 11, 15, 17, 23, 32)] + [baseline(16, seed) for seed in range(5)]
 
 
-def history(directory: Path, final: FinalInfo, loss: float = 40.0) -> None:
+def history(directory: Path, final: FinalInfo, loss: float = 40.0, tiered: bool = False) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     l0, alive = final.metric("l0"), final.metric("alive_fraction")
     assert alive is not None
@@ -85,6 +85,7 @@ def history(directory: Path, final: FinalInfo, loss: float = 40.0) -> None:
             learning_rate=1e-3,
             grad_norm=1.0,
             seconds=float(i),
+            own={f"tier_{tier}_l0": 8.0 / (tier + 1) - i / 100 for tier in range(3)} if tiered else {},
         )
         for i in range(1, 101)
     ]
@@ -102,7 +103,7 @@ def study(directory: Path, count: int = 6, baselines: Sequence[Baseline] = BASEL
     for number in range(count):
         l0, *rest = MEASURED[number % len(MEASURED)]
         info = measured(l0 + 0.01 * (number // 6), *rest)
-        history(directory / f"run_{number}", info, 40 + 2 * number)
+        history(directory / f"run_{number}", info, 40 + 2 * number, tiered=number > 0)
         if number:
             comparison = compare(info, baselines) if baselines else None
             info = info.model_copy(update={"comparison": comparison, "analysis": tiers(number)})
@@ -116,6 +117,8 @@ def tiers(number: int) -> dict[str, float | None]:
         **{f"tier_{i}_l0_share": share for i, share in enumerate(shares)},
         **{f"tier_{i}_alive_fraction": fraction for i, fraction in enumerate(alive)},
         **{f"composition_{i}_r2": 0.31 - 0.05 * number * i for i in range(2)},
+        **{f"composition_{i}_coverage": 0.1 * (i + 1) for i in range(2)},
+        **{f"composition_{i}_nmi": 0.05 * (i + 1) for i in range(2)},
     }
 
 
@@ -174,7 +177,8 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, plots
 
 def test_the_figures_of_a_study(six: tuple[Path, dict[str, plots.Figure]]):
     directory, written = six
-    assert list(written) == ["training_curves.png", "l0_front.png", "comparison.png", "tier_activity.png"]
+    own = ["training_metrics.png", "tier_activity_comparison.png"]
+    assert list(written) == ["training_curves.png", "l0_front.png", "comparison.png", *own]
     for name in written:
         assert (directory / name).read_bytes().startswith(b"\x89PNG")
     assert not list(directory.glob("*.tmp"))
@@ -189,7 +193,7 @@ def test_descriptions_give_the_figures_that_are_shown(six: tuple[Path, dict[str,
     assert "run 3 (worse on CE-loss score): CE-loss score -0.0185 ± 0.0008" in comparison
     assert "0.005 to either side" in comparison
     assert "Not shown" not in comparison
-    tiers = written["tier_activity.png"].description
+    tiers = written["tier_activity_comparison.png"].description
     assert "run 1: share of L0 0.550 / 0.300 / 0.150, alive fraction 0.990 / 0.850 / 0.670, composition R²" in tiers
     assert "Not shown: run 0 has no measured tiers." in tiers
 
@@ -279,7 +283,8 @@ def test_runs_differ_without_their_colour(thirteen: dict[str, plots.Figure]):
 
 def test_before_there_are_baselines(tmp_path: Path):
     written = write(tmp_path, study(tmp_path, 2, []), [])
-    assert list(written) == ["training_curves.png", "l0_front.png", "tier_activity.png"]
+    own = ["training_metrics.png", "tier_activity_comparison.png"]
+    assert list(written) == ["training_curves.png", "l0_front.png", *own]
     assert "The baseline's curve was not measured, nor the noise." in written["l0_front.png"].description
     assert overlapping(written["l0_front.png"]) == []
 
@@ -309,7 +314,7 @@ def test_what_is_not_shown_is_said(tmp_path: Path):
     assert "run 1 is not comparable, no baselines on both sides of L0 60.00 within 10% of it" in comparison
     assert "AUC, top 5 latents" not in comparison
     assert "run 3" not in comparison
-    assert "tier_activity.png" not in written
+    assert "tier_activity_comparison.png" not in written
     assert overlapping(written["comparison.png"]) == []
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from agent import ideas
 from agent.ideas import Fixed, Idea
 from agent.proposers.template import TemplateProposer
 from agent.state import RunState, State
@@ -70,15 +69,3 @@ def test_a_step_that_failed_decides_nothing(proposer: TemplateProposer):
     proposed, skipped = after(proposer, {"first": "down", "weaker": None})
     assert proposed == "other"
     assert skipped == [("Weakest", "it needs a comparison of 'Weaker' with the baseline, and there is none")]
-
-
-def test_the_shipped_plan_tries_a_weaker_loss_only_where_the_loss_cost_something():
-    idea = ideas.load("hierarchical_sae")
-    shipped = TemplateProposer(idea, idea.fixed)
-    names = [step.name for step in idea.plan]
-    assert names[-1] == "weaker_composition"
-    runs = [RunState(i, proposal, stage="done") for i, proposal in enumerate(shipped.plan[:-1], 1)]
-    proposed = shipped.propose(State(runs=runs), lambda _, metric: "down" if "variance" in metric else "up")
-    assert not isinstance(proposed, str)
-    assert proposed.name == "weaker_composition"
-    assert shipped.propose(State(runs=runs), lambda *_: "up") == "the plan ended"

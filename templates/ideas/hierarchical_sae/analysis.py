@@ -1,40 +1,142 @@
-"""What the tiers of a hierarchical SAE do: how the active latents spread over them, and what predicts what."""
+"""What the tiers of a hierarchical SAE do: how they are used, what of a tier the one below it composes, and whether a
+composed latent does in the model what its parts do.
+
+A pattern is a latent of an upper tier with its parts: up to MOST_PARTS latents of the tier below, found greedily
+(orthogonal matching pursuit: Pati, Rezaiifar and Krishnaprasad 1993) on half of the held-out activations, each adding
+at least LEAST_GAIN to the latent's R². They are found alike in every SAE with tiers, so that one trained without a
+composition loss has the same figures. All that is said of patterns is measured on the other half.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent import canvas
+from agent.lab import results
 from agent.lab.results import Measure
+from agent.lab.verdicts import MetricsRow
 from agent.study import Run
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from agent.lab.evaluation.examination import Examination
 
+TIERS = range(3)
+MOST_PARTS, LEAST_GAIN = 5, 0.02
+COMPOSED = 0.5  # R² from which a latent counts as composed
+TRACED = 8  # patterns of which the model is asked
+KEPT = 8  # patterns that are kept for the notes
 TIER_COLOURS = ("#000000", "#0072B2", "#56B4E9", "#E69F00")  # dark to light, as tiers have an order
 TIER_HATCHES = ("", "////", "....", "xxxx")  # without their colour they differ by these
 
 MEASURES = {
     **{
+        f"tier_{i}_latents_share": Measure(
+            title=f"tier {i}: share of the latents", says=f"the share of all latents that belong to tier {i}"
+        )
+        for i in TIERS
+    },
+    **{
         f"tier_{i}_l0_share": Measure(
             title=f"tier {i}: share of L0", says=f"the share of the active latents that belong to tier {i}"
         )
-        for i in range(3)
+        for i in TIERS
     },
     **{
         f"tier_{i}_alive_fraction": Measure(
             title=f"tier {i}: alive fraction", says=f"the share of tier {i}'s latents that fire on the evaluation text"
         )
-        for i in range(3)
+        for i in TIERS
+    },
+    **{
+        f"tier_{i}_forgetting": Measure(
+            title=f"tier {i}: forgetting",
+            unit="nats/token",
+            says=f"the forgetting score of tier {i}'s latents as if there were no others: what clamping a topic's "
+            "latents costs on that topic, where the rest costs at most 1% more",
+        )
+        for i in TIERS
     },
     **{
         f"composition_{i}_r2": Measure(
             title=f"composition R², tier {i} to {i + 1}",
-            says=f"1 - sum ||h_{i} W - h_{i + 1}||^2 / sum ||h_{i + 1} - mean||^2: how much of the latents h_{i + 1} of "
-            f"tier {i + 1} the learned map W predicts from those of tier {i}; 0 is what their mean would predict",
+            says=f"1 - sum ||h_{i} W - h_{i + 1}||^2 / sum ||h_{i + 1} - mean||^2: how much of the latents h_{i + 1} "
+            f"of tier {i + 1} the learned map W predicts from those of tier {i}; 0 is what their mean would predict",
         )
-        for i in range(2)
+        for i in TIERS[:-1]
+    },
+    **{
+        f"composition_{i}_coverage": Measure(
+            title=f"composition coverage, tier {i} to {i + 1}",
+            says=f"the share of tier {i + 1}'s activity, the sum of h^2 where it fires, that parts predict to "
+            f"within half of h, minus the same with the parts' activations from other tokens; parts are up to "
+            f"{MOST_PARTS} latents of tier {i}, found for each latent of tier {i + 1} on other text by orthogonal "
+            "matching pursuit (Pati, Rezaiifar and Krishnaprasad 1993), and together with it a pattern",
+        )
+        for i in TIERS[:-1]
+    },
+    **{
+        f"composition_{i}_nmi": Measure(
+            title=f"NMI, tier {i} to {i + 1}",
+            says=f"mutual information of whether a latent of tier {i + 1} and its strongest part in tier {i} fire, "
+            "I / sqrt(H H) (Strehl and Ghosh 2002), mean over the patterns, minus its value with the parts of "
+            "other patterns, at random",
+        )
+        for i in TIERS[:-1]
+    },
+    "composed_fraction": Measure(
+        title="composed latents",
+        says=f"the share of the upper tiers' live latents that their parts predict with an R² of {COMPOSED} or more; "
+        "by chance it is 0, as R² is taken on other text than the parts were found on",
+    ),
+    "parts_mean": Measure(title="parts of a pattern", says="the mean number of parts of a pattern", digits=2),
+    "parts_two_to_five": Measure(
+        title="patterns of 2 to 5 parts", says="the share of the patterns that have more than one part"
+    ),
+    "parts_shared": Measure(
+        title="patterns that share a part", says="the share of the parts that belong to more than one pattern"
+    ),
+    "learned_parts_agree": Measure(
+        title="patterns in the learned maps",
+        says="the share of the patterns whose largest entry in the learned map, |w| times the part's mean activation, "
+        "is one of their parts, minus the same with the entries of other patterns, at random",
+    ),
+    "residual_share": Measure(
+        title="what does not compose",
+        says="the share of the variance of the upper tiers' contributions to the reconstruction that is left when each "
+        "latent is replaced by what its parts predict",
+    ),
+    "residual_missed": Measure(
+        title="what does not compose: latents that fire",
+        says="the share of the squared errors of prediction on tokens where the latent fires; the rest are tokens "
+        "where its parts predict it and it is silent",
+    ),
+    "residual_dimensions": Measure(
+        title="what does not compose: dimensions",
+        says="the effective dimensions, (sum e)^2 / sum e^2 of the covariance's eigenvalues e, of what is left of a "
+        "tier's contribution, over those of the whole contribution, mean over the upper tiers",
+        digits=2,
+    ),
+    "causal_cosine": Measure(
+        title="causal tracing: cosine",
+        says="where a latent with parts fires: the cosine of the changes of the model's log-probabilities "
+        "by ablating it and by ablating its parts, minus the cosine with as many other latents of the parts' tier "
+        f"that are about as active there; mean over the {TRACED} patterns that explain most",
+    ),
+    **{
+        f"causal_{name}_loss": Measure(
+            title=f"causal tracing: loss of {said}",
+            unit="nats/1000 tokens",
+            says=f"what ablating {said}, where the latent fires, adds to the model's loss; mean over the same patterns",
+        )
+        for name, said in (
+            ("whole", "a latent with parts"),
+            ("parts", "its parts"),
+            ("control", "other latents as active"),
+        )
     },
 }
 
@@ -44,60 +146,414 @@ def measure(exam: "Examination") -> "dict[str, float]":
 
     Latents are those of the scaled activations, as in training, where W was learned on them.
     """
-    import torch
-
-    checkpoint = exam.checkpoint
-    tiers = list(checkpoint.header.groups.values())
+    tiers = list(exam.checkpoint.header.groups.values())
     if not tiers:
         return {}
-    compositions = [checkpoint.extra[f"composition_{i}"].double() for i in range(len(tiers) - 1)]
-    d_sae, tokens = checkpoint.header.d_sae, len(exam.activations)
-    fired, total, squares = torch.zeros(3, d_sae, dtype=torch.float64, device=checkpoint.device)
-    errors = [0.0 for _ in compositions]
+    figures = activity(exam, tiers)
+    pairs = [Pair(exam, *tiers[i : i + 2], number=i) for i in range(len(tiers) - 1)]
     for batch in exam.latents():
-        latents = batch.double()
-        fired += (latents != 0).sum(0)
-        total += latents.sum(0)
-        squares += latents.pow(2).sum(0)
-        for i, W in enumerate(compositions):
-            (a, b), (c, d) = tiers[i], tiers[i + 1]
-            errors[i] += (latents[:, a:b] @ W - latents[:, c:d]).pow(2).sum().item()
-    deviations = squares - total.pow(2) / tokens  # sum over the tokens of (h - mean)^2
-    figures = {}
-    for i, (start, end) in enumerate(tiers):
-        figures[f"tier_{i}_l0_share"] = (fired[start:end].sum() / fired.sum()).item()
-        figures[f"tier_{i}_alive_fraction"] = (fired[start:end] > 0).double().mean().item()
-    for i, (start, end) in enumerate(tiers[1:]):
-        figures[f"composition_{i}_r2"] = (1 - errors[i] / deviations[start:end].sum()).item()
+        for pair in pairs:
+            pair.count(batch)
+    for pair in pairs:
+        pair.find_patterns()
+    traced = strongest(pairs, TRACED)
+    for batch in exam.latents():
+        for pair in pairs:
+            pair.judge(batch)
+    for pair in pairs:
+        figures |= pair.figures()
+    figures |= of_patterns(pairs) | residuals(pairs)
+    results.keep(exam.out, "patterns.json", {"patterns": [pair.told(latent) for pair, latent in traced[:KEPT]]})
+    if exam.has_loss:
+        figures |= causal_tracing(exam, traced) | forgetting(exam, tiers)
     return figures
 
 
-def draw(directory: Path, runs: Sequence[Run]) -> list[canvas.Figure]:
-    """tier_activity.png: how the active and the live latents spread over the tiers, and how well one predicts the next.
+def activity(exam: "Examination", tiers: list[tuple[int, int]]) -> dict[str, float]:
+    """How the latents, the firings and the live latents spread over the tiers."""
+    import torch
 
-    Of the runs that count and have tiers, from their measures tier_i_l0_share, tier_i_alive_fraction and composition_i_r2.
+    d_sae = exam.checkpoint.header.d_sae
+    fired = torch.zeros(d_sae, dtype=torch.float64, device=exam.checkpoint.device)
+    for latents in exam.latents():
+        fired += (latents != 0).sum(0)
+    figures = {}
+    for i, (start, end) in enumerate(tiers):
+        figures[f"tier_{i}_latents_share"] = (end - start) / d_sae
+        figures[f"tier_{i}_l0_share"] = (fired[start:end].sum() / fired.sum()).item()
+        figures[f"tier_{i}_alive_fraction"] = (fired[start:end] > 0).double().mean().item()
+    return figures
+
+
+class Sums:
+    """Over some tokens, of a tier's latents x `[tokens, lower]` and the next tier's y `[tokens, upper]`."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.x: Any = 0.0  # [lower]
+        self.y: Any = 0.0  # [upper]
+        self.xx: Any = 0.0  # [lower, lower]
+        self.xy: Any = 0.0  # [lower, upper]
+        self.yy: Any = 0.0  # [upper]
+
+    def add(self, x: "Tensor", y: "Tensor") -> None:
+        self.tokens += len(x)
+        for name, value in (("x", x.sum(0)), ("y", y.sum(0)), ("xx", x.T @ x), ("xy", x.T @ y), ("yy", (y * y).sum(0))):
+            setattr(self, name, getattr(self, name) + value)
+
+    def deviations(self) -> "tuple[Tensor, Tensor, Tensor]":
+        """Sums of products about the means: xx, xy and yy."""
+        x, y = self.x, self.y
+        return (
+            self.xx - x[:, None] * x / self.tokens,
+            self.xy - x[:, None] * y / self.tokens,
+            self.yy - y * y / self.tokens,
+        )
+
+
+class Pair:
+    """A tier [start, end), the one above it, and the patterns between them."""
+
+    def __init__(self, exam: "Examination", lower: tuple[int, int], upper: tuple[int, int], number: int) -> None:
+        self.exam, self.lower, self.upper, self.number = exam, lower, upper, number
+        self.found_on, self.judged_on = Sums(), Sums()
+        self.judged: dict[str, Any] = {}  # sums over the tokens that judge
+
+    @property
+    def learned(self) -> "Tensor | None":
+        """W_l `[lower, upper]` as training left it; None without a composition loss."""
+        W = self.exam.checkpoint.extra.get(f"composition_{self.number}")
+        return None if W is None else W.double()
+
+    def halves(self, latents: "Tensor") -> "list[tuple[Tensor, Tensor]]":
+        """Both tiers on the tokens on which patterns are found, and on those on which they are judged."""
+        x, y = (latents[:, slice(*tier)].double() for tier in (self.lower, self.upper))
+        middle = len(latents) // 2
+        return [(x[:middle], y[:middle]), (x[middle:], y[middle:])]
+
+    def count(self, latents: "Tensor") -> None:
+        for sums, (x, y) in zip((self.found_on, self.judged_on), self.halves(latents), strict=True):
+            sums.add(x, y)
+
+    def find_patterns(self) -> None:
+        """The map `W [lower, upper]`, zero but for the parts; each latent's R²; which have parts, and the strongest."""
+        import torch
+
+        self.W = pursue(*self.found_on.deviations())
+        xx, xy, yy = self.judged_on.deviations()
+        errors = yy - 2 * (self.W * xy).sum(0) + (self.W * (xx @ self.W)).sum(0)
+        self.live = self.judged_on.yy > 0
+        self.r2 = torch.where(self.live, 1 - errors / yy.clamp_min(1e-12), 0.0)
+        self.explained = yy * self.r2
+        self.patterns = ((self.W != 0).any(0) & self.live).nonzero().flatten()
+        self.contribution = self.W.abs() * self.found_on.x[:, None]
+        self.strongest = self.contribution.argmax(0)
+        generator = torch.Generator().manual_seed(0)
+        order = torch.randperm(len(self.patterns), generator=generator).to(self.patterns.device)
+        self.dealt = torch.empty_like(order).scatter_(0, order, order.roll(1))  # to each pattern another's part
+
+    def judge(self, latents: "Tensor") -> None:
+        """Add up over the second half of the tokens what the figures are made of."""
+        _, (x, y) = self.halves(latents)
+        mean_x, mean_y = self.found_on.x / self.found_on.tokens, self.found_on.y / self.found_on.tokens
+        error = y - ((x - mean_x) @ self.W + mean_y)
+        elsewhere = y - ((x.roll(len(x) // 2, 0) - mean_x) @ self.W + mean_y)
+        squares, fires, parts = y * y, y != 0, x[:, self.strongest[self.patterns]] != 0
+        wholes = fires[:, self.patterns]
+        W_dec = self.exam.checkpoint.W_dec[slice(*self.upper)].double()
+        contributed, left = (y - mean_y) @ W_dec, error @ W_dec
+        for name, value in {
+            "activity": squares.sum(),
+            "covered": squares[error.abs() <= y.abs() / 2].sum(),
+            "covered_elsewhere": squares[elsewhere.abs() <= y.abs() / 2].sum(),
+            "errors": error.pow(2).sum(),
+            "missed": error[fires].pow(2).sum(),
+            "contributed": contributed.T @ contributed,
+            "left": left.T @ left,
+            "wholes": wholes.sum(0),
+            "parts": parts.sum(0),
+            "both": (wholes & parts).sum(0),
+            "both_dealt": (wholes & parts[:, self.dealt]).sum(0),
+            "beside": fires[:, self.patterns].double().T @ (x * x),  # the lower tier's activity where a pattern fires
+        }.items():
+            self.judged[name] = self.judged.get(name, 0.0) + value
+
+    def figures(self) -> dict[str, float]:
+        figures = {}
+        if self.learned is not None:
+            figures["r2"] = self.learned_r2(self.learned)
+        found = self.judged
+        figures["coverage"] = ((found["covered"] - found["covered_elsewhere"]) / found["activity"]).item()
+        if len(self.patterns):
+            tokens, wholes, parts = self.judged_on.tokens, found["wholes"], found["parts"]
+            own = nmi(tokens, wholes, parts, found["both"])
+            dealt = nmi(tokens, wholes, parts[self.dealt], found["both_dealt"])
+            figures["nmi"] = (own - dealt).mean().item()
+        return {f"composition_{self.number}_{name}": value for name, value in figures.items()}
+
+    def learned_r2(self, W: "Tensor") -> float:
+        """Over all tokens, without the means: W was learned without them."""
+        both = (self.found_on, self.judged_on)
+        errors = sum((s.yy - 2 * (W * s.xy).sum(0) + (W * (s.xx @ W)).sum(0)).sum().item() for s in both)
+        (a, b), tokens = both, self.found_on.tokens + self.judged_on.tokens
+        return 1 - errors / (a.yy + b.yy - (a.y + b.y).pow(2) / tokens).sum().item()
+
+    def parts(self, latent: int) -> list[int]:
+        """Of a latent of the upper tier, counted from its start, the parts, strongest first, in the SAE's numbers."""
+        order = self.contribution[:, latent].argsort(descending=True)[: int((self.W[:, latent] != 0).sum())]
+        return [self.lower[0] + part for part in order.tolist()]
+
+    def control(self, latent: int) -> list[int]:
+        """As many other latents of the parts' tier, about as active as they where the whole fires."""
+        beside = self.judged["beside"][(self.patterns == latent).nonzero().item()].clamp_min(1e-12).log()
+        start, chosen = self.lower[0], self.parts(latent)
+        taken = [part - start for part in chosen]
+        for part in chosen:
+            distance = (beside - beside[part - start]).abs()
+            distance[taken] = math.inf
+            taken.append(int(distance.argmin()))
+        return [start + other for other in taken[len(chosen) :]]
+
+    def told(self, latent: int) -> dict[str, Any]:
+        parts = self.parts(latent)
+        weights = [self.W[part - self.lower[0], latent].item() for part in parts]
+        whole = {"latent": self.upper[0] + latent, "tier": self.number + 1, "r2": self.r2[latent].item()}
+        return whole | {"parts": parts, "weights": weights}
+
+
+def pursue(xx: "Tensor", xy: "Tensor", yy: "Tensor") -> "Tensor":
+    """The map `[lower, upper]` of each latent from its parts, zero elsewhere, by sums of products about the means.
+
+    Parts are added one at a time, that which predicts most of what is left, with a positive weight; then all weights
+    are fitted again by least squares.
     """
-    found = [(run, run.info.analysis) for run in runs if run.counts and run.info]
-    shown = [(run, analysis) for run, analysis in found if "tier_0_l0_share" in analysis]
-    if not shown:
-        return []
-    tiers = range(max(sum(name.endswith("_l0_share") for name in analysis) for _, analysis in shown))
+    import torch
+
+    W, r2, growing = torch.zeros_like(xy), torch.zeros_like(yy), yy > 0
+    chosen = torch.empty(len(yy), 0, dtype=torch.long, device=xy.device)
+    size = xx.diagonal()[:, None].clamp_min(1e-9)
+    for _ in range(min(MOST_PARTS, len(xx))):
+        gain = (xy - xx @ W).clamp_min(0).pow(2) / size
+        chosen = torch.cat([chosen, gain.scatter(0, chosen.T, -1.0).argmax(0)[:, None]], dim=1)
+        among = xx[chosen[:, :, None], chosen[:, None, :]]
+        among = among + 1e-9 * (1 + among.diagonal(dim1=1, dim2=2).amax(1))[:, None, None] * torch.eye(
+            chosen.shape[1], dtype=xx.dtype, device=xx.device
+        )
+        with_y = xy.T.gather(1, chosen)
+        weights = torch.linalg.solve(among, with_y)
+        better = (weights * with_y).sum(1) / yy.clamp_min(1e-12)
+        growing = growing & (better - r2 >= LEAST_GAIN)
+        W = torch.where(growing, torch.zeros_like(W).scatter(0, chosen.T, weights.T), W)
+        r2 = torch.where(growing, better, r2)
+    return W
+
+
+def nmi(tokens: int, ones: "Tensor", others: "Tensor", both: "Tensor") -> "Tensor":
+    """I(a; b) / sqrt(H(a) H(b)) of on and off, from how often a, b and both are on; 0 where one never changes."""
+    import torch
+
+    def entropy(*counts: "Tensor") -> "Tensor":
+        return sum(-torch.xlogy(p, p) for p in (count.double() / tokens for count in counts))  # type: ignore[return-value]
+
+    a, b = entropy(ones, tokens - ones), entropy(others, tokens - others)
+    joint = entropy(both, ones - both, others - both, tokens - ones - others + both)
+    return torch.where(a * b > 0, (a + b - joint) / (a * b).sqrt().clamp_min(1e-12), 0.0)
+
+
+def strongest(pairs: list[Pair], most: int) -> list[tuple[Pair, int]]:
+    """The patterns that explain most of their latent's variance, in its own units."""
+    found = [(pair.explained[latent].item(), pair, latent) for pair in pairs for latent in pair.patterns.tolist()]
+    return [(pair, latent) for _, pair, latent in sorted(found, key=lambda each: -each[0])[:most]]
+
+
+def of_patterns(pairs: list[Pair]) -> dict[str, float]:
+    """How many latents are composed, of how many parts, how parts are shared, and whether training found them too."""
+    import torch
+
+    live = sum(int(pair.live.sum()) for pair in pairs)
+    composed = sum(int((pair.r2[pair.patterns] >= COMPOSED).sum()) for pair in pairs)
+    figures = {"composed_fraction": composed / live} if live else {}
+    if not any(len(pair.patterns) for pair in pairs):
+        return figures
+    numbers = torch.cat([(pair.W[:, pair.patterns] != 0).sum(0) for pair in pairs]).double()
+    uses = torch.cat([(pair.W[:, pair.patterns] != 0).sum(1) for pair in pairs])
+    figures["parts_mean"] = numbers.mean().item()
+    figures["parts_two_to_five"] = (numbers > 1).double().mean().item()
+    figures["parts_shared"] = ((uses > 1).sum() / (uses > 0).sum()).item()
+    agree = []
+    for pair in pairs:
+        if pair.learned is not None:
+            largest = (pair.learned.abs() * pair.found_on.x[:, None]).argmax(0)[pair.patterns]
+            is_part = pair.W[:, pair.patterns] != 0
+            own, dealt = (is_part.gather(0, chosen[None])[0].double() for chosen in (largest, largest[pair.dealt]))
+            agree.append(own - dealt)
+    if agree:
+        figures["learned_parts_agree"] = torch.cat(agree).mean().item()
+    return figures
+
+
+def residuals(pairs: list[Pair]) -> dict[str, float]:
+    """What does not compose: how much it is, where it lies, and in how many directions."""
+
+    def total(name: str) -> float:
+        return sum(pair.judged[name].sum().item() for pair in pairs)
+
+    def traces(name: str) -> float:
+        return sum(pair.judged[name].trace().item() for pair in pairs)
+
+    def dimensions(products: "Tensor") -> float:
+        return (products.trace() ** 2 / products.pow(2).sum()).item()  # the eigenvalues' sum and sum of squares
+
+    ratios = [dimensions(pair.judged["left"]) / dimensions(pair.judged["contributed"]) for pair in pairs]
+    return {
+        "residual_share": traces("left") / traces("contributed"),
+        "residual_missed": total("missed") / total("errors"),
+        "residual_dimensions": sum(ratios) / len(ratios),
+    }
+
+
+def causal_tracing(exam: "Examination", traced: list[tuple[Pair, int]]) -> dict[str, float]:
+    """Ablate each whole, its parts, and a control, all of them only where the whole fires: a part fires on many other
+    tokens, on which nothing is claimed of it."""
+    from agent.lab.evaluation.subject import BenchSAE
+
+    latents, gates, sets = [], [], []
+    for pair, latent in traced:
+        whole = pair.upper[0] + latent
+        for chosen in ([whole], pair.parts(latent), pair.control(latent)):
+            sets.append(range(len(latents), len(latents) + len(chosen)))
+            latents += chosen
+            gates += [whole] * len(chosen)
+
+    class Gated(BenchSAE):
+        """`latents` of the SAE, each only where its gate fires."""
+
+        def encode(self, x: "Tensor") -> "Tensor":
+            found = exam.sae.encode(x)
+            return found[..., latents] * (found[..., gates] != 0)
+
+    sae = exam.sae
+    gated = Gated(sae.cfg, sae.W_enc[:, latents], sae.b_enc[latents], sae.W_dec[latents], sae.b_dec)
+    through: Any = replace(exam, sae=gated)  # type: ignore[arg-type]
+    losses, cosines = [], []
+    for i in range(0, len(sets), 3):
+        effects = through.ablate(*sets[i : i + 3])
+        losses.append(effects.loss_added)
+        cosines.append((effects.cosine[0, 1] - effects.cosine[0, 2]).item())
+    if not losses:
+        return {}
+    whole, parts, control = (1000 * sum(column) / len(losses) for column in zip(*losses, strict=True))
+    return {
+        "causal_cosine": sum(cosines) / len(cosines),
+        "causal_whole_loss": whole,
+        "causal_parts_loss": parts,
+        "causal_control_loss": control,
+    }
+
+
+def forgetting(exam: "Examination", tiers: list[tuple[int, int]]) -> dict[str, float]:
+    """Of each tier alone; nothing of a tier that never fires."""
+    found = {f"tier_{i}_forgetting": exam.forgetting(exam.part(*tier)) for i, tier in enumerate(tiers)}
+    return {name: score for name, score in found.items() if score is not None}
+
+
+def draw(directory: Path, runs: Sequence[Run]) -> list[canvas.Figure]:
+    """training_metrics.png, and tier_activity_comparison.png of the runs that count and have tiers."""
+    figures = []
+    if trained := [run for run in runs if run.metrics()]:
+        figures.append(training_metrics(directory / "training_metrics.png", trained, runs))
+    if tiered := [run for run in runs if run.counts and run.info and "tier_0_l0_share" in run.info.analysis]:
+        figures.append(tier_activity(directory / "tier_activity_comparison.png", tiered, runs))
+    return figures
+
+
+def training_metrics(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> canvas.Figure:
+    """What training watched, against steps; the lower row has a panel for each tier."""
+    from matplotlib.ticker import LogLocator
+
+    tiers = [i for i in TIERS if any(f"tier_{i}_l0" in row.own for run in shown for row in run.metrics())]
+    curves = {"L2 (mse per dimension)": "mse", "sparsity (L0)": "l0", "total loss": "loss"}
+    lower = {f"active latents of tier {i}": f"tier_{i}_l0" for i in tiers}
+    figure, rows = canvas.panels(2 if tiers else 1, 3, height=1.6, named=len(shown))
+    panels = dict(zip([*curves, *lower], [panel for row in rows for panel in row], strict=False))
+    for panel in [panel for row in rows for panel in row][len(panels) :]:
+        panel.remove()
+    told = []
+    for run in shown:
+        history, name = run.metrics(), canvas.label(run)
+        apart = max(1, len(history) // 5)  # between two markers; those of two runs seldom meet
+        marked = {"markevery": (3 * run.number % apart, apart), "linewidth": 1.2}
+        for title, panel in panels.items():
+            values = [watched(row, (curves | lower)[title]) for row in history]
+            if title in curves or not all(map(math.isnan, values)):
+                panel.plot([row.step for row in history], values, label=name, **marked, **canvas.style(run, 3))
+        last = [f"L2 {watched(history[-1], 'mse'):.4f}, L0 {watched(history[-1], 'l0'):.2f}"]
+        last += [f"total loss {watched(history[-1], 'loss'):.4f}"]
+        if tiers and f"tier_{tiers[0]}_l0" in history[-1].own:
+            last += [f"active by tier {_tell((watched(history[-1], f'tier_{i}_l0') for i in tiers), 2)}"]
+        if tiers and f"tier_{tiers[0]}_size" in history[-1].own:
+            last += [f"latents by tier {_tell((watched(history[-1], f'tier_{i}_size') for i in tiers), 0)}"]
+        told.append(f"run {run.number} after {history[-1].step:,} steps{canvas.remark(run)}: {', '.join(last)}")
+    for title, panel in panels.items():
+        panel.set(xlabel="steps", ylabel=title)
+        panel.locator_params(axis="x", nbins=4)
+        if curves.get(title) in ("mse", "loss"):
+            panel.set_yscale("log")
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.yaxis.set_minor_formatter("")
+            low, high = panel.get_ylim()
+            subs = (1, 1.5, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5) if high < 300 * low else (1,)
+            panel.yaxis.set_major_locator(LogLocator(subs=subs))
+        else:
+            panel.set_ylim(0, 1.05 * panel.get_ylim()[1])
+    canvas.legend(figure, rows[0][0])
+    below = "; below, of the runs with tiers, the active latents of each tier on a token" if tiers else ""
+    return canvas.save(
+        figure,
+        path,
+        "what training recorded on its own batches, against steps: the mean squared error, L0 and the total loss, "
+        f"which has terms that not every run has; error and loss are logarithmic{below}. Last: {'; '.join(told)}."
+        + canvas.missing(shown, runs, "left no training history"),
+    )
+
+
+def watched(row: MetricsRow, name: str) -> float:
+    """A figure of a row of the training history; nan where it has none."""
+    value = row.own.get(name) if name.startswith("tier_") else getattr(row, name)
+    return math.nan if value is None else value
+
+
+def tier_activity(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> canvas.Figure:
+    """How the latents, the firings and the live latents spread over the tiers, and what of a tier the one below
+    composes."""
+    found = [(run, run.info.analysis) for run in shown if run.info]
+    tiers = [i for i in TIERS if any(f"tier_{i}_l0_share" in analysis for _, analysis in found)]
     columns = {  # what a panel shows, its axis, and the measure of each tier
+        ("share of the latents", "fraction of all"): [f"tier_{i}_latents_share" for i in tiers],
         ("share of L0", "fraction of L0"): [f"tier_{i}_l0_share" for i in tiers],
         ("alive fraction", "fraction of the tier"): [f"tier_{i}_alive_fraction" for i in tiers],
-        ("composition R²", "R² from the tier below"): ["", *(f"composition_{i - 1}_r2" for i in tiers[1:])],
+        ("composition R²", "R² of the learned map"): ["", *(f"composition_{i - 1}_r2" for i in tiers[1:])],
+        ("composition coverage", "above other tokens"): ["", *(f"composition_{i - 1}_coverage" for i in tiers[1:])],
+        ("NMI with the part", "above other parts"): ["", *(f"composition_{i - 1}_nmi" for i in tiers[1:])],
     }
-    titles, above, height, thickness = 2.75, 0.28, 0.36 * len(shown) + 0.05, 0.8 / len(tiers)
-    figure = canvas.page(above + height + 0.75)
-    cell = (canvas.WIDTH - titles) / len(columns)
+    columns = {
+        titles: names
+        for titles, names in columns.items()
+        if any(analysis.get(name) is not None for name in names for _, analysis in found)
+    }
+    left, above, height, below, thickness = 2.75, 0.28, 0.36 * len(found) + 0.05, 0.5, 0.8 / len(tiers)
+    rows, cell = math.ceil(len(columns) / 3), (canvas.WIDTH - left) / 3
+    figure = canvas.page(rows * (above + height + below) + 0.25)
     for place, ((title, axis), names) in enumerate(columns.items()):
-        panel = canvas.add_panel(figure, titles + place * cell, above, cell - 0.25, height)
+        row, column = divmod(place, 3)
+        top = above + row * (above + height + below)
+        panel = canvas.add_panel(figure, left + column * cell, top, cell - 0.25, height)
         for i, name in enumerate(names):
-            values = [math.nan if (value := analysis.get(name)) is None else value for _, analysis in shown]
-            rows = [row + (i - (len(tiers) - 1) / 2) * thickness for row in range(len(shown))]
+            values = [math.nan if (value := analysis.get(name)) is None else value for _, analysis in found]
+            places = [line + (i - (len(tiers) - 1) / 2) * thickness for line in range(len(found))]
             look = {"color": TIER_COLOURS[i % 4], "hatch": TIER_HATCHES[i % 4], "edgecolor": "white", "linewidth": 0}
-            panel.barh(rows, values, thickness, label=f"tier {i}{' (lowest)' if i == 0 else ''}", **look)
-        canvas.name_rows(panel, [canvas.label(run, titles - 0.15) if place == 0 else "" for run, _ in shown])
+            panel.barh(places, values, thickness, label=f"tier {i}{' (lowest)' if i == 0 else ''}", **look)
+        canvas.name_rows(panel, [canvas.label(run, left - 0.15) if column == 0 else "" for run, _ in found])
         panel.axvline(0, color=canvas.GREY, linewidth=1)
         panel.grid(visible=False, axis="y")
         panel.set_title(title, loc="left")
@@ -105,21 +561,28 @@ def draw(directory: Path, runs: Sequence[Run]) -> list[canvas.Figure]:
         panel.locator_params(axis="x", nbins=3)
     canvas.legend(figure, figure.axes[0], columns=len(tiers))
     told = []
-    for run, analysis in shown:
+    for run, analysis in found:
         values = [_tell(analysis.get(name) for name in names if name) for names in columns.values()]
         said = ", ".join(f"{title} {value}" for (title, _), value in zip(columns, values, strict=True))
-        told.append(f"run {run.number}: {said}")
-    return [
-        canvas.save(
-            figure,
-            directory / "tier_activity.png",
-            "the tiers of each run that has them, lowest first: the share of the active latents that lie in the tier, "
-            "the fraction of the tier's latents that are alive, and the R² of predicting the tier by the composition "
-            f"map from the one below, which the lowest tier does not have. {'; '.join(told)}."
-            + canvas.missing([run for run, _ in shown], runs, "has no measured tiers"),
-        )
-    ]
+        told.append(f"run {run.number}: {said}{strongest_pattern(run)}")
+    return canvas.save(
+        figure,
+        path,
+        "the tiers of each run that has them, lowest first: how the latents and the active latents spread over them, "
+        "and the fraction of a tier's latents that are alive; of the tiers but the lowest, what the one below says of "
+        "them: the R² of the learned composition map, the share of the activity that parts predict, and the normalised "
+        f"mutual information with the strongest part, each but R² above its shuffled control. {'; '.join(told)}."
+        + canvas.missing(shown, runs, "has no measured tiers"),
+    )
 
 
-def _tell(values: Iterable[float | None]) -> str:
-    return " / ".join("not measured" if value is None else f"{value:.3f}" for value in values)
+def strongest_pattern(run: Run) -> str:
+    """The pattern that explains most, in words; empty where none was found."""
+    for pattern in run.kept("patterns.json").get("patterns", [])[:1]:
+        sums = " + ".join(f"{w:.2f} x {part}" for part, w in zip(pattern["parts"], pattern["weights"], strict=True))
+        return f", strongest pattern latent {pattern['latent']} = {sums} (R² {pattern['r2']:.2f})"
+    return ""
+
+
+def _tell(values: Iterable[float | None], digits: int = 3) -> str:
+    return " / ".join("not measured" if value is None else f"{value:.{digits}f}" for value in values)
