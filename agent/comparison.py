@@ -26,7 +26,9 @@ SAME_L0 = 0.05  # L0 counts as the same up to this share of the baseline's
 UNKNOWN_NOISE = "the noise between seeds was not measured"
 FINEST = {"alive_fraction": 0.001}  # the least noise believed, where rounding is not it: one dead latent in a thousand
 
-Outcome = Literal["better", "unconfirmed", "not confirmed", "worse", "negligible", "within noise", "not comparable"]
+Outcome = Literal[
+    "better", "unconfirmed", "not confirmed", "not better", "worse", "negligible", "within noise", "not comparable"
+]
 Held = Literal["held", "failed", "within noise", "not measured"]
 
 
@@ -218,13 +220,15 @@ def judge(
 
     A difference counts when it is visible after Holm's correction over the runs (Holm 1979, "A simple sequentially
     rejective multiple test procedure") and at least the smallest effect. Better is only said of a run whose fresh
-    seeds, without the run itself, show it again.
+    seeds, without the run itself, show it again, and of none whose gain is hollow.
     """
     compared = {run: each.metrics[primary] for run, each in comparisons.items() if primary in each.metrics}
     corrected = holm({run: each.p for run, each in compared.items()})
     judged = {run: Judgement("not comparable") for run in comparisons}
     for run, each in compared.items():
         outcome, confirmation = _seen(primary, each, corrected[run], smallest_effect), None
+        if outcome == "unconfirmed" and hollow(primary, comparisons[run]):
+            outcome = "not better"
         seeds = fresh.get(run, ())
         if outcome == "unconfirmed" and len(seeds) >= FRESH_SEEDS:
             outcome = "not confirmed"
@@ -244,6 +248,14 @@ def _seen(primary: str, compared: Compared, p: float, smallest_effect: float) ->
     if abs(gain) < smallest_effect:
         return "negligible"
     return "unconfirmed" if gain > 0 else "worse"
+
+
+def hollow(primary: str, found: Comparison) -> bool:
+    """Whether the metric that a metric must be read beside is visibly worse: copies of one feature raise F1."""
+    compared = found.metrics.get(METRICS[primary].beside)
+    if compared is None or came_out(compared) == "same":
+        return False
+    return gained(METRICS[primary].beside, compared) <= -METRICS[METRICS[primary].beside].worth
 
 
 def holm(p_values: Mapping[int, float]) -> dict[int, float]:

@@ -219,6 +219,8 @@ def _judged(run: Run, state: State, judged: Judgement | None) -> str:
             return f"Seems better, and is not confirmed by fresh seeds yet: {differs}."
         case "not confirmed":
             return f"Not confirmed: {differs}, but {fresh}."
+        case "not better":
+            return f"Not better: {differs}, while {METRICS[metric.beside].title} is worse."
         case "worse":
             return f"Worse: {differs}."
         case "negligible":

@@ -53,6 +53,7 @@ SAID = {  # of the primary metric
     "better": "better, confirmed by fresh seeds",
     "unconfirmed": "not confirmed by fresh seeds yet",
     "not confirmed": "not confirmed by fresh seeds",
+    "not better": "not better, as the metric beside it is worse",
     "worse": "worse",
     "negligible": "too small to matter",
 }

@@ -27,7 +27,7 @@ from agent.comparison import (
     smallest_visible,
 )
 from agent.ideas import Fixed, render_baseline
-from agent.lab.results import Compared, Comparison, Core, FinalInfo, Latents, Probing
+from agent.lab.results import Compared, Comparison, Core, FinalInfo, Latents, Probing, Scored
 from agent.lab.verdicts import Verdict
 
 SCORE, NOISE, WORTH = "ce_loss_score", 0.001, 0.005
@@ -320,6 +320,19 @@ def test_less_is_better_where_the_metric_says_so():
     for value, said in ((0.2, "unconfirmed"), (0.4, "worse")):
         comparison = compare(measured(16.3, loss_added=value), known)
         assert judge({0: comparison}, "loss_added", 0.03, {})[0].outcome == said
+
+
+@pytest.mark.parametrize(("uniqueness", "said"), [(0.98, "better"), (0.975, "better"), (0.5, "not better")])
+def test_copies_of_one_feature_are_no_better_f1(uniqueness: float, said: str):
+    levels = [(k, seed) for seed in range(5) for k in (15, 16, 17)]
+    known = [
+        Baseline(k=k, seed=s, figures={"l0": k, "f1": 0.7 + 0.001 * s, "uniqueness": 0.98 + 0.001 * s})
+        for k, s in levels
+    ]
+    info = measured(16)
+    info.evaluations["synthetic"] = Scored(metrics={"f1": 0.8, "uniqueness": uniqueness})
+    winner = compare(info, known)
+    assert judge({0: winner}, "f1", 0.01, {0: [winner] * 3})[0].outcome == said
 
 
 def test_the_reseeded_level_gives_the_noise():

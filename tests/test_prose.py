@@ -148,7 +148,7 @@ def test_what_claims_nothing_passes(text: str):
     [
         "K rises from 16 to 24 and should raise the score, which may be better than the baseline's.",
         "AUX_COEFFICIENT = 1/32 becomes 0.1, or [0.1, 0.3] of it; whether that helped run 1 is open.",
-        "A lower tier feeds a higher one, with half the coefficient. The learning rate of 0.002 stays.",
+        "A lower tier feeds a higher one, with half the coefficient. The learning rate of 0.008 stays.",
         "Set `LEARNING_RATE` to 4e-3 for 2% of the steps, as Gao et al. (2024) did.",
     ],
 )
