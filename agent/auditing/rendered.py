@@ -26,7 +26,8 @@ _BULLET = re.compile(
 )
 _JUDGED = re.compile(
     r"(?P<verdict>Better \(confirmed\)|Seems better, and is not confirmed by fresh seeds yet|Not confirmed|Not better"
-    rf"|Worse|Too small to matter|Within noise): (?P<title>{_TITLE}) differs by (?P<difference>[+-]{_N}) ± (?P<half>{_N})"
+    r"|Worse|Too small to matter|Within noise): "
+    rf"(?P<title>{_TITLE}) differs by (?P<difference>[+-]{_N}) ± (?P<half>{_N})"
     rf"(?: [a-z/]+)? from the baseline at L0 (?P<l0>{_N}) .*?"
     rf"(?:the smallest difference worth having, (?P<worth>{_N}).*)?"
 )
