@@ -33,8 +33,8 @@ MEASURES = {
     **{
         f"prefix_{i}_random_explained_variance": Measure(
             title=f"as many random latents as prefix {i}: explained variance",
-            says=f"the same of as many latents as prefix {i} has, drawn at random from all of the SAE's; mean of {DRAWS} "
-            "draws",
+            says=f"the same of as many latents as prefix {i} has, drawn at random from the whole SAE: the mean of "
+            f"{DRAWS} draws",
         )
         for i in range(MOST - 1)
     },
