@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_lab import BATCH, D_SAE, HOOK, TOKENS, K, experiment, load, train
+from small_lab import BATCH, D_SAE, HOOK, TOKENS, experiment, load, train
 
 from agent import ideas
 from agent.ideas import Step
@@ -32,8 +32,11 @@ def modules(small_model: Path, harvest: Any, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def trained(modules: dict[str, Any], small_model: Path) -> dict[str, Any]:
-    """The SAEs of the baseline and of two steps after a whole training."""
-    return {name: train(modules[name], stream(small_model)) for name in ("baseline", "eighths", "random_prefixes")}
+    """The SAEs of the baseline and of two steps after half of a training."""
+    return {
+        name: train(modules[name], stream(small_model), steps=150)
+        for name in ("baseline", "eighths", "random_prefixes")
+    }
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ def draw(directory: Path, runs: Sequence[Run]) -> list[canvas.Figure]:
 
 
 def _reconstruction_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run]) -> canvas.Figure:
-    columns = {"the prefix alone": "explained_variance", "as many random latents": "random_explained_variance"}
+    columns = {"EV of the prefix alone": "explained_variance", "EV of random latents": "random_explained_variance"}
     figure, (axes,) = canvas.panels(1, len(columns), height=2.4, named=len(shown))
     axes[1].sharey(axes[0])
     told = []
@@ -190,13 +190,12 @@ def _reconstruction_figure(directory: Path, shown: Sequence[Run], runs: Sequence
         panel.axhline(0, color=canvas.GREY, linewidth=1)
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_formatter("{x:g}")
-        panel.set(xlabel="latents", ylabel="explained variance")
-        panel.set_title(title, loc="left")
+        panel.set(xlabel="latents", ylabel=title)
     canvas.legend(figure, axes[0])
     return canvas.save(
         figure,
         directory / "prefix_reconstruction.png",
-        "explained variance against the number of latents (logarithmic), on the left of each prefix alone, on the "
+        "explained variance (EV) against the number of latents (logarithmic), on the left of each prefix alone, on the "
         f"right of as many latents drawn at random from the same SAE, mean of {DRAWS} draws; the last prefix is the "
         "whole SAE, and below 0 the mean activation would do better. Each prefix, with the random latents in brackets: "
         f"{'; '.join(told)}.{canvas.missing(shown, runs, 'has no measured prefixes')}",
@@ -250,16 +249,15 @@ def _training_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run])
             panel.plot(x, shares, label=label, linewidth=1.4, markevery=marked, **canvas.style(run, 3.5))
             last.append(shares[-1])
         told.append(f"run {run.number}: {last[0]:.3f} and {last[1]:.3f}{canvas.remark(run)}")
-    for panel, title in zip(axes, ("the smallest prefix", "added by the largest prefix"), strict=True):
-        panel.set(xlabel="tokens (millions)", ylabel="share of the active latents")
-        panel.set_title(title, loc="left")
+    for panel, title in zip(axes, ("L0 share, smallest prefix", "L0 share, added by the largest"), strict=True):
+        panel.set(xlabel="tokens (millions)", ylabel=title)
         panel.set_ylim(bottom=0)
     canvas.legend(figure, axes[0])
     return canvas.save(
         figure,
         directory / "prefix_training.png",
-        "the share of the active latents that lie in the smallest prefix, and that the largest adds to the one before "
-        "it, against training tokens, as the training recorded them on its own batches. At the end of training, "
+        "the share of L0, the active latents, that lies in the smallest prefix, and that the largest adds to the one "
+        "before it, against training tokens, as the training recorded them on its own batches. At the end of training, "
         f"{'; '.join(told)}.{canvas.missing(shown, runs, 'left no history of its prefixes')}",
     )
 
