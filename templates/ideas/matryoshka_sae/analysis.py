@@ -210,13 +210,13 @@ def _activity_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run])
     }
     height, thickness = 0.42 * len(shown) + 0.05, 0.8 / len(counted)
     figure, axes = _rows(shown, len(columns), height)
-    for panel, ((title, axis), name) in zip(axes, columns.items(), strict=True):
-        values = [_values(run, name, len(counted)) for run in shown]
+    for panel, ((title, axis), measured) in zip(axes, columns.items(), strict=True):
+        values = [_values(run, measured, len(counted)) for run in shown]
         for i in counted:
             rows = [row + (i - (len(counted) - 1) / 2) * thickness for row in range(len(shown))]
             look = {"color": COLOURS[i], "hatch": HATCHES[i], "edgecolor": "white", "linewidth": 0}
-            said = f"{'added by ' if i else ''}prefix {i}{'' if i else ' (smallest)'}"
-            panel.barh(rows, [each[i] for each in values], thickness, label=said, **look)
+            name = f"prefix {i}{'' if i else ' (smallest)'}"
+            panel.barh(rows, [each[i] for each in values], thickness, label=name, **look)
         panel.axvline(0, color=canvas.GREY, linewidth=1)
         panel.set_title(title, loc="left")
         panel.set_xlabel(axis)
