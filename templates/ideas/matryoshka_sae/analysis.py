@@ -203,7 +203,8 @@ def _reconstruction_figure(directory: Path, shown: Sequence[Run], runs: Sequence
 
 
 def _activity_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run]) -> canvas.Figure:
-    counted = range(max(sum(name.endswith("_l0_share") for name in _figures(run)) for run in shown))
+    counts = [sum(name.endswith("_l0_share") for name in _figures(run)) for run in shown]
+    counted = range(max(counts))
     columns = {  # what a panel shows, its axis, and the measure of each prefix
         ("share of L0", "fraction of L0"): "prefix_{}_l0_share",
         ("alive fraction", "fraction of what the prefix adds"): "prefix_{}_alive_fraction",
@@ -213,7 +214,7 @@ def _activity_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run])
     for panel, ((title, axis), measured) in zip(axes, columns.items(), strict=True):
         values = [_values(run, measured, len(counted)) for run in shown]
         for i in counted:
-            rows = [row + (i - (len(counted) - 1) / 2) * thickness for row in range(len(shown))]
+            rows = [row + (i - (count - 1) / 2) * thickness for row, count in enumerate(counts)]
             look = {"color": COLOURS[i], "hatch": HATCHES[i], "edgecolor": "white", "linewidth": 0}
             name = f"prefix {i}{'' if i else ' (smallest)'}"
             panel.barh(rows, [each[i] for each in values], thickness, label=name, **look)
