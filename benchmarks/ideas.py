@@ -10,9 +10,11 @@ matryoshka_sae, from that; with 95% intervals. Writes OUT_DIR/table.json.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors.numpy import load_file
 from scipy.special import stdtrit
 
 from agent import comparison, ideas
@@ -50,6 +53,7 @@ class Trained:
     title: str
     infos: list[FinalInfo]
     differences: dict[str, Compared]  # from the baseline at matched L0, over the seeds
+    stability: float  # see `stability`
 
 
 class Scorer:
@@ -96,6 +100,16 @@ def seeds_of(out: Path, study: Study, state: State, number: int, seeds: int) -> 
     return found + [(name, path) for (name, _), path in zip(more, trained, strict=True)]
 
 
+def stability(run_dirs: Sequence[Path]) -> float:
+    """How alike the features of several seeds are: the mean matched cosine of their decoder rows, over all pairs."""
+    matched_cosine = runpy.run_path(str(ideas.TEMPLATES / "ideas/absorption_prevention_sae/analysis.py"))[
+        "matched_cosine"
+    ]
+    rows = [load_file(run_dir / "checkpoint/tensors.safetensors")["W_dec"] for run_dir in run_dirs]
+    found = [matched_cosine(a, b)[0] for a, b in itertools.combinations(rows, 2)]
+    return sum(found) / len(found)
+
+
 def against(reference: Trained, other: Trained, metric: str) -> tuple[float, float] | None:
     """The difference of two runs' differences from the baseline, and the half-width of its 95% interval by Welch.
 
@@ -133,25 +147,28 @@ def beside_baseline(
     compared = [comparison.compare(info, baselines) for info in infos]
     names = [name for name in headline(infos) if all(name in each.metrics for each in compared)]
     differences = {name: comparison.together([each.metrics[name] for each in compared]) for name in names}
-    return Trained(own.started.idea, study.runs(own)[number].state.proposal.title, infos, differences)
+    title = study.runs(own)[number].state.proposal.title
+    return Trained(own.started.idea, title, infos, differences, stability([path for _, path in paths]))
 
 
-def scored_baselines(scorer: Scorer, study: Study, states: Sequence[State]) -> list[Baseline]:
-    """Every baseline that one of the studies rests on."""
+def scored_baselines(scorer: Scorer, study: Study, states: Sequence[State]) -> tuple[list[Baseline], float]:
+    """Every baseline that one of the studies rests on, and the stability of those at the baseline's own K."""
     assert states[0].started
     stored = Baselines(study, states[0].started, None)  # type: ignore[arg-type]  # nothing is trained with it
-    found = []
+    found, own = [], []
     for k, seed in sorted({(b.k, b.seed) for state in states for b in state.baselines}):
         run_dir = stored.stored(k, seed)
         assert run_dir, f"the baseline with K {k:g}, seed {seed} is no longer in the cache"
         info = scorer.score(run_dir, f"baseline_k{k:g}_seed{seed}")
         found.append(Baseline(k=k, seed=seed, figures=figures(info)))
-    return found
+        if k == stored.k:
+            own.append(run_dir)
+    return found, stability(own)
 
 
-def tell(baselines: Sequence[Baseline], trained: Sequence[Trained], model: str, seeds: int) -> None:
-    """Print both tables."""
-    own = comparison.own_level(baselines)
+def tell(baselines: Sequence[Baseline], stable: float, trained: Sequence[Trained], model: str, seeds: int) -> None:
+    """Print both tables; `stable` is the baselines' stability."""
+    own, own_stability = comparison.own_level(baselines), [each.stability for each in trained]
     metrics = [name for name in headline([info for each in trained for info in each.infos]) if own.values(name)]
     cells: dict[str, list[str]] = {}
     for name in metrics:
@@ -162,6 +179,7 @@ def tell(baselines: Sequence[Baseline], trained: Sequence[Trained], model: str, 
         cells[name] = [f"{mean:.{digits}f} (sd {deviation:.{digits}f})", *told]
     print(f"{model}: differences from the baseline at the run's own L0, {seeds} seeds each\n")
     print(table(trained, cells, f"baseline, {len(own.baselines)} seeds"))
+    print("| matched decoder cosine between seeds | " + " | ".join(f"{s:.3f}" for s in [stable, *own_stability]) + " |")
     reference = next((each for each in trained if each.idea == REFERENCE), None)
     if reference:
         others = [each for each in trained if each is not reference]
@@ -192,9 +210,9 @@ def main() -> None:
     settings = [state.started.fixed.but(evals="quick") for _, state, _ in given if state.started]
     assert all(each == settings[0] for each in settings), f"the studies' fixed settings differ: {settings}"
     scorer = Scorer(out, first.started, args.evals)
-    baselines = scored_baselines(scorer, study, [state for _, state, _ in given])
+    baselines, stable = scored_baselines(scorer, study, [state for _, state, _ in given])
     trained = [beside_baseline(scorer, *each, baselines, args.seeds) for each in given]
-    tell(baselines, trained, first.started.fixed.model, args.seeds)
+    tell(baselines, stable, trained, first.started.fixed.model, args.seeds)
     record = {
         f"{each.idea}: {each.title}": {
             "differences": {name: found.model_dump() for name, found in each.differences.items()},
