@@ -178,7 +178,7 @@ def test_the_feedback_has_vanished_when_the_schedule_ends(modules: dict[str, Any
     up = [1.0] * 30 + [9.0]
     bends = [bent(module, up, module.SCHEDULE_END * share) - 1 for share in (0, 0.5, 1, 1.5)]
     assert bends == pytest.approx([module.ADAPTIVE_SHARE, module.ADAPTIVE_SHARE / 2, 0, 0])
-    assert bent(modules["merging"], up) == 1  # off
+    assert bent(modules["denser_start"], up) == 1  # off
 
 
 # Windows
