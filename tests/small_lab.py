@@ -15,7 +15,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerF
 
 from agent import ideas
 from agent.ideas import Fixed, Step
-from agent.lab import checkpoint, text
+from agent.lab import activations, checkpoint, text
 from agent.lab.activations import Manifest, Stream
 from agent.lab.checkpoint import Header
 from agent.lab.evaluation.evaluator import Evaluator, HeldOut
@@ -94,6 +94,20 @@ def load(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def of_idea(directory: Path, model: Path, idea: str) -> dict[str, ModuleType]:
+    """The baseline, the idea's template with every mechanism off, and each step of its plan, as modules."""
+    plan = ideas.load(idea).plan
+    off = plan[0].model_copy(update={"name": "off", "parameters": {}})
+    steps = {"baseline": None, **{step.name: step for step in (off, *plan)}}
+    return {name: load(experiment(directory / name, model, step, idea)) for name, step in steps.items()}
+
+
+def stream(model: Path, size: int = TOKENS, batch: int = BATCH) -> Stream:
+    """The small model's stored activations, from their start."""
+    folder, manifest = activations.ensure(str(model), HOOK, TOKENS)
+    return Stream(folder, manifest, size, batch, seed=0)
 
 
 def train(module: ModuleType, data: Stream, steps: int | None = None) -> Any:

@@ -5,31 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-from small_lab import BATCH, D_SAE, HOOK, TOKENS, K, experiment, load
+from small_lab import BATCH, D_SAE, K, of_idea, stream
 
 from agent import ideas
-from agent.ideas import Step
 from agent.lab import activations, checkpoint, results
 
 IDEA = "absorption_prevention_sae"
 PLAN = ideas.load(IDEA).plan
-OFF = PLAN[0].model_copy(update={"name": "off", "parameters": {}})
-
-
-def stream(model: Path) -> activations.Stream:
-    folder, manifest = activations.ensure(str(model), HOOK, TOKENS)
-    return activations.Stream(folder, manifest, TOKENS, BATCH, seed=0)
 
 
 @pytest.fixture(scope="module")
 def modules(small_model: Path, harvest: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:  # noqa: ARG001
-    """Each step of the plan as a module, one with every mechanism off, and the baseline."""
-    directory = tmp_path_factory.mktemp("steps")
-
-    def made(name: str, step: Step | None) -> Any:
-        return load(experiment(directory / name, small_model, step, IDEA))
-
-    return {step.name: made(step.name, step) for step in (*PLAN, OFF)} | {"baseline": made("baseline", None)}
+    return of_idea(tmp_path_factory.mktemp("steps"), small_model, IDEA)
 
 
 @pytest.fixture

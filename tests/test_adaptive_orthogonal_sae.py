@@ -7,24 +7,20 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_lab import BATCH, D_MODEL, D_SAE, HOOK, TOKENS, K, experiment, load
+from small_lab import BATCH, D_MODEL, D_SAE, HOOK, TOKENS, K, of_idea
 
 from agent import ideas, preflight
-from agent.ideas import Fixed, Step
+from agent.ideas import Fixed
 from agent.lab import activations, checkpoint, results
 
 IDEA = ideas.load("adaptive_orthogonal_sae")
 NAMES = [step.name for step in IDEA.plan]
-OFF = Step(name="off", title="Off", description="No mechanism.", why="To compare.", predictions={})
 NOTHING_DEAD = torch.empty(0, dtype=torch.long)
 
 
 @pytest.fixture(scope="module")
 def modules(small_model: Path, harvest: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:  # noqa: ARG001
-    """The baseline, and each step of the plan, as a module; of the idea with every mechanism off, too."""
-    directory = tmp_path_factory.mktemp("steps")
-    steps = {"baseline": None, "off": OFF} | {step.name: step for step in IDEA.plan}
-    return {name: load(experiment(directory / name, small_model, step, IDEA.name)) for name, step in steps.items()}
+    return of_idea(tmp_path_factory.mktemp("steps"), small_model, IDEA.name)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_lab import BATCH, D_SAE, HOOK, TOKENS, K, experiment, load, train
+from small_lab import BATCH, D_SAE, K, experiment, load, stream, train
 
 from agent import ideas
 from agent.lab import activations, checkpoint, results
@@ -20,11 +20,6 @@ MECHANISMS: dict[str, dict[str, Any]] = {
     "auto": {"composition_coefficient": 0.03, "learned_tier_weights": True, "auto_tiers": True},
     "auto_curriculum": {"composition_coefficient": 0.03, "auto_tiers": True, "tier_curriculum": True},
 }
-
-
-def stream(model: Path, size: int = TOKENS, batch: int = BATCH) -> activations.Stream:
-    folder, manifest = activations.ensure(str(model), HOOK, TOKENS)
-    return activations.Stream(folder, manifest, size, batch, seed=0)
 
 
 @pytest.fixture(scope="module")

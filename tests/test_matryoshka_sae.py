@@ -5,29 +5,20 @@ from typing import Any
 
 import pytest
 import torch
-from small_lab import BATCH, D_SAE, HOOK, TOKENS, K, experiment, load, train
+from small_lab import D_SAE, K, of_idea, stream, train
 
 from agent import ideas
-from agent.ideas import Step
-from agent.lab import activations, checkpoint, results
+from agent.lab import checkpoint, results
 
 IDEA = "matryoshka_sae"
 PLAN = {step.name: step for step in ideas.load(IDEA).plan}
-OFF = Step(name="off", title="t", description="d", why="w", predictions={})
 NOTHING_DEAD = torch.empty(0, dtype=torch.long)
 ENDS = [16, 48, 128]  # an eighth, three eighths and all of D_SAE
 
 
-def stream(model: Path) -> activations.Stream:
-    folder, manifest = activations.ensure(str(model), HOOK, TOKENS)
-    return activations.Stream(folder, manifest, TOKENS, BATCH, seed=0)
-
-
 @pytest.fixture(scope="module")
 def modules(small_model: Path, harvest: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:  # noqa: ARG001
-    """The baseline, the template with everything switched off, and each step of the plan, as modules."""
-    directory, steps = tmp_path_factory.mktemp("steps"), {"baseline": None, "off": OFF, **PLAN}
-    return {name: load(experiment(directory / name, small_model, step, IDEA)) for name, step in steps.items()}
+    return of_idea(tmp_path_factory.mktemp("steps"), small_model, IDEA)
 
 
 @pytest.fixture(scope="module")

@@ -6,30 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from small_lab import BATCH, D_SAE, HOOK, TOKENS, K, experiment, load
+from small_lab import BATCH, D_SAE, K, of_idea, stream
 
 from agent import ideas
-from agent.ideas import Step
 from agent.lab import activations, checkpoint, results
 
 PLAN = ideas.load("tree_sae").plan
-ALL_OFF = Step(name="all_off", title="t", description="d", why="w", predictions={})
 NOTHING_DEAD = torch.empty(0, dtype=torch.long)
-
-
-def stream(model: Path, size: int = TOKENS, batch: int = BATCH) -> activations.Stream:
-    folder, manifest = activations.ensure(str(model), HOOK, TOKENS)
-    return activations.Stream(folder, manifest, size, batch, seed=0)
 
 
 @pytest.fixture(scope="module")
 def modules(small_model: Path, harvest: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:  # noqa: ARG001
-    """Each step of the plan as a module, one with every mechanism off, and the baseline."""
-    directory = tmp_path_factory.mktemp("steps")
-    steps = {step.name: step for step in (*PLAN, ALL_OFF)} | {"baseline": None}
-    return {
-        name: load(experiment(directory / name, small_model, step, idea="tree_sae")) for name, step in steps.items()
-    }
+    return of_idea(tmp_path_factory.mktemp("steps"), small_model, "tree_sae")
 
 
 @pytest.fixture
@@ -107,15 +95,15 @@ def test_with_every_mechanism_off_it_is_the_baseline_to_the_digit(
     modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
-    for name in ("all_off", "baseline"):
+    for name in ("off", "baseline"):
         (tmp_path / name).mkdir()
         modules[name].main(tmp_path / name)
-    off, base = (checkpoint.load(tmp_path / name / "checkpoint") for name in ("all_off", "baseline"))
+    off, base = (checkpoint.load(tmp_path / name / "checkpoint") for name in ("off", "baseline"))
     assert torch.equal(off.W_dec, base.W_dec)
     assert torch.equal(off.b_dec, base.b_dec)
     x = torch.randn(64, off.header.d_in)
     assert torch.equal(off.encode(x), base.encode(x))
-    losses = [[row.loss for row in results.read_metrics(tmp_path / name)] for name in ("all_off", "baseline")]
+    losses = [[row.loss for row in results.read_metrics(tmp_path / name)] for name in ("off", "baseline")]
     assert losses[0] == losses[1]
 
 
