@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small_lab import BATCH, D_SAE, K, experiment, load, stream, train
 
 from agent import ideas
@@ -114,6 +115,48 @@ def test_no_tier_weight_falls_below_the_floor(modules: dict[str, Any], small_mod
 def test_without_learned_weights_they_stay_alike(modules: dict[str, Any], small_model: Path):
     sae = train(modules["composition"], stream(small_model), steps=3)
     torch.testing.assert_close(sae.tier_weights(), torch.ones(3))
+
+
+@torch.no_grad()
+def test_latents_are_selected_by_what_they_contribute(modules: dict[str, Any], small_model: Path, batch: torch.Tensor):
+    """A tier of another weight with encoders scaled against it says the same, so the same latents are active."""
+    sae = build(modules["weights"], small_model)
+    before = sae.decode(sae.select(sae.pre_activations(batch)))
+    sae.tier_logits.copy_(torch.tensor([1.0, 0.0, -1.0]))
+    sae.W_enc /= sae.row_weights().T
+    torch.testing.assert_close(sae.decode(sae.select(sae.pre_activations(batch))), before)
+    sae.threshold.fill_(1.0)
+    active = sae.encode(batch) > 0
+    torch.testing.assert_close(active, sae.pre_activations(batch) * sae.row_weights().T > 1)
+
+
+def test_a_tier_that_is_let_in_starts_quietly_on_what_the_others_leave(
+    modules: dict[str, Any], small_model: Path, batch: torch.Tensor
+):
+    module = modules["curriculum"]
+    sae = train(module, stream(small_model), steps=60)
+    start, end = sae.tiers[1]
+
+    def taken() -> float:
+        return (sae.select(sae.pre_activations(batch)) > 0)[:, start:end].sum().item() / (K * len(batch))
+
+    sae.open_tiers = 2
+    as_initialised = taken()
+    sae.open_tiers = 1
+    others = sae.W_enc[:, :start].norm(dim=0).mean().item()
+    residual = (batch - sae.decode(sae.select(sae.pre_activations(batch)))).detach()
+    optimizer = torch.optim.Adam(sae.parameters(), lr=0.0)
+    module.compute_loss(sae, batch, NOTHING_DEAD)[0].backward()
+    optimizer.step()
+    module.let_in(sae, optimizer, 2, batch)
+    assert sae.open_tiers == 2
+    norms = sae.W_enc[:, start:end].norm(dim=0)
+    assert norms.tolist() == pytest.approx([module.OPENING_SCALE * others] * (end - start))
+    assert (F.normalize(residual, dim=1) @ sae.W_dec[start:end].T).amax(0).min() > 0.999
+    assert 0 < taken() < as_initialised
+    squares = optimizer.state[sae.W_enc]["exp_avg_sq"]
+    assert squares[:, start:end].min().item() == pytest.approx(squares[:, :start].mean().item())
+    assert not squares[:, end:].any()
 
 
 def test_the_curriculum_lets_the_tiers_in_by_half_of_the_training(modules: dict[str, Any]):
