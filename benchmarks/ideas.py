@@ -13,10 +13,7 @@ import argparse
 import itertools
 import json
 import math
-import os
 import runpy
-import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +21,7 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 from scipy.special import stdtrit
+from training import train
 
 from agent import comparison, ideas
 from agent.baseline import Baselines
@@ -80,15 +78,6 @@ class Scorer:
         return results.read(self.out, kept.name)
 
 
-def train(out: Path, script: Path, name: str, seed: int) -> Path:
-    """One run with another seed, unless it is there already."""
-    run_dir = out / name
-    if not (run_dir / "checkpoint").exists():
-        env = os.environ | {"SAE_AGENT_DRIVEN": "1", "SAE_AGENT_SEED": str(seed), "OMP_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, str(script), f"--out_dir={run_dir}"], env=env, check=True)
-    return run_dir
-
-
 def seeds_of(out: Path, study: Study, state: State, number: int, seeds: int) -> list[tuple[str, Path]]:
     """The run itself, its fresh seeds where the study has them, and as many more as are wanted."""
     run_dir = study.run_dir(number)
@@ -96,7 +85,7 @@ def seeds_of(out: Path, study: Study, state: State, number: int, seeds: int) -> 
     found = [(f"{study.name}-{each.name}", each) for each in [run_dir, *fresh][:seeds]]
     more = [(f"{study.name}-run_{number}_seed_{seed}", seed) for seed in range(1, 1 + seeds - len(found))]
     with ThreadPoolExecutor(2) as two:
-        trained = list(two.map(lambda each: train(out, run_dir / "experiment.py", *each), more))
+        trained = list(two.map(lambda each: train(run_dir / "experiment.py", out / each[0], each[1]), more))
     return found + [(name, path) for (name, _), path in zip(more, trained, strict=True)]
 
 

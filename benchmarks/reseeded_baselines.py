@@ -8,11 +8,12 @@ not trained again. Each training takes one thread, so that the machine stays usa
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+from training import train
 
 from agent import comparison, ideas
 from agent.ideas import Fixed
@@ -26,19 +27,14 @@ NEIGHBOURS = (15, 17)
 SEEDS_OF_NEIGHBOUR = 3
 
 
-def train(out: Path, k: int, seed: int) -> Path:
+def baseline(out: Path, k: int, seed: int) -> Path:
     """One baseline, trained in a process of its own unless it is there already."""
-    run_dir = out / f"k{k}_seed{seed}"
-    if (run_dir / "checkpoint").exists():
-        return run_dir
     source = ideas.render_baseline(Fixed(seed=seed))
     source, found = re.subn(r"(?m)^K = 16\b", f"K = {k}", source)
     assert found == 1
     script = out / f"k{k}_seed{seed}.py"
     script.write_text(source)
-    env = os.environ | {"SAE_AGENT_DRIVEN": "1", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, str(script), f"--out_dir={run_dir}"], env=env, check=True)
-    return run_dir
+    return train(script, out / f"k{k}_seed{seed}")
 
 
 def floor(info: FinalInfo) -> dict[str, float | None]:
@@ -67,7 +63,7 @@ def main() -> None:
     args.out_dir.mkdir(parents=True, exist_ok=True)
     wanted = [(k, FIRST_SEED + seed) for seed in range(SEEDS_OF_NEIGHBOUR) for k in (K, *NEIGHBOURS)]
     wanted += [(K, FIRST_SEED + seed) for seed in range(SEEDS_OF_NEIGHBOUR, args.seeds)]
-    run_dirs = [train(args.out_dir, *each) for each in wanted]
+    run_dirs = [baseline(args.out_dir, *each) for each in wanted]
     unscored = [str(run_dir) for run_dir in run_dirs if not (run_dir / "final_info.json").exists()]
     if unscored:
         subprocess.run([sys.executable, "-P", "-m", "agent.lab.evaluation", *unscored], check=True)

@@ -10,14 +10,13 @@ again.
 """
 
 import argparse
-import os
 import re
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from training import train
 
 from agent import ideas
 from agent.ideas import Fixed
@@ -25,6 +24,9 @@ from agent.lab import checkpoint, results, worlds
 from agent.lab.defaults import WORLD_HOOK, is_world
 from agent.lab.evaluation.families import synthetic
 from agent.lab.evaluation.subject import CheckpointSAE, bench_config
+
+if TYPE_CHECKING:
+    from sae_lens.synthetic import SyntheticModel
 
 SAMPLES = 50_000
 # Of each idea the step with its mechanisms, and the constant of its own that matters most. What all share with the
@@ -38,17 +40,6 @@ TRIES = {
     "absorption_prevention_sae": ("full", "K_START"),
 }
 FACTORS = (0.5, 2)
-
-
-def train(out: Path, name: str, source: str) -> Path:
-    """A training in a process of its own, unless it is there already."""
-    run_dir = out / name
-    if not (run_dir / "checkpoint").exists():
-        script = out / f"{name}.py"
-        script.write_text(source)
-        env = os.environ | {"SAE_AGENT_DRIVEN": "1", "OMP_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, str(script), f"--out_dir={run_dir}"], env=env, check=True)
-    return run_dir
 
 
 def sources(idea: str, fixed: Fixed) -> dict[str, str]:
@@ -69,14 +60,13 @@ def sources(idea: str, fixed: Fixed) -> dict[str, str]:
     return tried
 
 
-def judged(run_dir: Path, features: list[torch.Tensor] | None, fixed: Fixed) -> dict[str, float]:
+def judged(run_dir: Path, world: "SyntheticModel | None", features: list[torch.Tensor]) -> dict[str, float]:
     """Error on the last tenth of the training tokens; on a world how the latents stand to the training samples."""
     rows = results.read_metrics(run_dir)
     last = [row.mse for row in rows if row.tokens > 0.9 * rows[-1].tokens and row.mse is not None]
     found = {"mse": sum(last) / len(last), "l0": rows[-1].l0 or 0.0}
-    if features:
+    if world:
         loaded = checkpoint.load(run_dir / "checkpoint")
-        world = worlds.load(fixed.model)
         cfg = bench_config("world", WORLD_HOOK, loaded.header.d_in, loaded.header.d_sae, 128)
         sae = CheckpointSAE(cfg, loaded, world.feature_dict(features[0].to_dense())[:64])
         scored, _ = synthetic.measure(world, sae, features)
@@ -97,13 +87,15 @@ def main() -> None:
     fixed = Fixed(model=args.model, tokens=args.tokens)
     tried = {name: source for idea in args.ideas for name, source in sources(idea, fixed).items()}
     with ThreadPoolExecutor(2) as two:
-        found = two.map(lambda each: train(out, re.sub(r"\W+", "_", each[0]), each[1]), tried.items())
-        run_dirs = dict(zip(tried, found, strict=True))
-    features = None
+        names = [re.sub(r"\W+", "_", name) for name in tried]
+        for name, source in zip(names, tried.values(), strict=True):
+            (out / f"{name}.py").write_text(source)
+        run_dirs = dict(zip(tried, two.map(lambda name: train(out / f"{name}.py", out / name), names), strict=True))
+    world, features = None, []
     if is_world(args.model):
-        drawn = worlds.samples(worlds.load(args.model), SAMPLES, "sae")
-        features = [truth.to_sparse() for _, truth in drawn]
-    scored = {name: judged(run_dir, features, fixed) for name, run_dir in run_dirs.items()}
+        world = worlds.load(args.model)
+        features = [truth.to_sparse() for _, truth in worlds.samples(world, SAMPLES, "sae")]
+    scored = {name: judged(run_dir, world, features) for name, run_dir in run_dirs.items()}
     columns = list(next(iter(scored.values())))
     print("| try | " + " | ".join(columns) + " |\n| --- |" + " --- |" * len(columns))
     for name, found in scored.items():
