@@ -1,8 +1,9 @@
-"""An idea's own measures and figures: its analysis.py, as the driver uses it."""
+"""An idea's own measures and figures: its analysis.py and its figures.py, as the driver uses them."""
 
 import runpy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agent.ideas import BadIdea, Idea
 from agent.lab.results import Measure
@@ -19,17 +20,21 @@ class Analysis:
 
 
 def load(idea: Idea) -> Analysis:
-    """The analysis.py of an idea, where it has one. It imports torch only where it measures, which is in the evaluator.
+    """The MEASURES of an idea's analysis.py and the `draw` of its figures.py, where it has them.
 
-    Raises BadIdea.
+    Neither imports torch, which analysis.py does only where it measures, in the evaluator. Raises BadIdea.
     """
-    path = idea.analysis
-    if path is None:
-        return Analysis()
+    measures = _read(idea.analysis, "MEASURES", "measure")["MEASURES"] if idea.analysis else None
+    draw = _read(idea.figures, "draw")["draw"] if idea.figures else None
+    return Analysis(idea.analysis, measures, draw)
+
+
+def _read(path: Path, *names: str) -> dict[str, Any]:
+    """What a file defines, which must be these names among others."""
     try:
-        defined = runpy.run_path(str(path), run_name="analysis")  # from its source: no bytecode is left beside it
+        defined = runpy.run_path(str(path), run_name=path.stem)  # from its source: no bytecode is left beside it
     except Exception as error:
         raise BadIdea(f"{path} cannot be read: {type(error).__name__}: {error}") from None
-    if missing := [name for name in ("MEASURES", "measure") if name not in defined]:
+    if missing := [name for name in names if name not in defined]:
         raise BadIdea(f"{path} defines no {' and no '.join(missing)}")
-    return Analysis(path, defined["MEASURES"], defined.get("draw"))
+    return defined

@@ -94,7 +94,7 @@ def run(
     spend = {"max_tokens": max_llm_tokens, "max_cost": max_cost, "prices": prices, "window": llm_window}
     model_asked = choice.language_model(proposer, llm, replay=replay, **spend)
     limits = {"max_runs": max_runs, "max_hours": max_hours, "run_timeout": run_timeout}
-    # What is broken is known before any time is spent: the plan's rendering, the model's key, the idea's analysis.
+    # What is broken is known before any time is spent: the plan's rendering, the model's key, the idea's own files.
     choice.check(plan, fixed, model_asked)
     own = analysis.load(plan)
     if approve:

@@ -109,8 +109,14 @@ class Idea(Strict):
 
     @property
     def analysis(self) -> Path | None:
-        """The idea's own measures and plots, where it has some."""
+        """The idea's own measures, where it has some."""
         path = self.folder / "analysis.py"
+        return path if path.exists() else None
+
+    @property
+    def figures(self) -> Path | None:
+        """The idea's own figures, where it has some."""
+        path = self.folder / "figures.py"
         return path if path.exists() else None
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ CURVES = (("loss", "training loss"), ("l0", "L0 (latents per token)"), ("alive_f
 SCORES = ("explained_variance_centered", "ce_loss_score", "f1", "uniqueness")  # against L0, where they were measured
 
 
-Draw = Callable[[Path, Sequence[Run]], list[Figure]]  # `draw` of an idea's analysis.py: writes into the directory
+Draw = Callable[[Path, Sequence[Run]], list[Figure]]  # `draw` of an idea's figures.py: writes into the directory
 
 
 def write(

@@ -49,6 +49,8 @@ def show_one(idea: Idea) -> None:
         console.print("no template: it needs --proposer llm", soft_wrap=True)
     if idea.analysis:
         console.print(f"own measures: {idea.analysis}", soft_wrap=True)
+    if idea.figures:
+        console.print(f"own figures: {idea.figures}", soft_wrap=True)
     for number, step in enumerate(idea.plan, 1):
         _print_step(console, number, step)
 

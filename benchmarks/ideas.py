@@ -91,9 +91,8 @@ def seeds_of(out: Path, study: Study, state: State, number: int, seeds: int) -> 
 
 def stability(run_dirs: Sequence[Path]) -> float:
     """How alike the features of several seeds are: the mean matched cosine of their decoder rows, over all pairs."""
-    matched_cosine = runpy.run_path(str(ideas.TEMPLATES / "ideas/absorption_prevention_sae/analysis.py"))[
-        "matched_cosine"
-    ]
+    drawing = runpy.run_path(str(ideas.TEMPLATES / "ideas/absorption_prevention_sae/figures.py"))
+    matched_cosine = drawing["matched_cosine"]
     rows = [load_file(run_dir / "checkpoint/tensors.safetensors")["W_dec"] for run_dir in run_dirs]
     found = [matched_cosine(a, b)[0] for a, b in itertools.combinations(rows, 2)]
     return sum(found) / len(found)

@@ -87,7 +87,7 @@ def experiment(
 
 
 def load(path: Path) -> ModuleType:
-    """An experiment as a module; its main is not run."""
+    """An experiment, or a file of an idea's own, as a module; its main is not run."""
     spec = importlib.util.spec_from_file_location(f"experiment_{abs(hash(path))}", path)
     assert spec
     assert spec.loader

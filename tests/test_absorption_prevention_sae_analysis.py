@@ -1,6 +1,5 @@
 """The measures and figures of absorption_prevention_sae: right on what is made by hand, legible, and true in words."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
-from small_lab import examination
+from small_lab import examination, load
 from small_sae import header
 from test_plots import measured, overlapping, run
 
@@ -35,13 +34,8 @@ TITLES = (
 
 
 @pytest.fixture(scope="module")
-def idea() -> Any:
-    spec = importlib.util.spec_from_file_location("absorption_prevention_analysis", PATH)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def drawing() -> Any:
+    return load(TEMPLATES / "ideas/absorption_prevention_sae/figures.py")
 
 
 def figures(folder: Path, rows: list[list[float]], **extra: torch.Tensor) -> tuple[dict[str, float | None], Path]:
@@ -91,27 +85,31 @@ def test_the_baseline_has_the_figures_that_make_sense_on_it(tmp_path: Path):
 # Stability
 
 
-def test_the_same_features_in_another_order_and_size_are_found_again(idea: Any):
+def test_the_same_features_in_another_order_and_size_are_found_again(drawing: Any):
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((40, 64))
-    found, shuffled = idea.matched_cosine(rows, 3 * rows[rng.permutation(40)])
+    found, shuffled = drawing.matched_cosine(rows, 3 * rows[rng.permutation(40)])
     assert found == pytest.approx(1)
     assert shuffled < 0.5
 
 
-def test_each_partner_is_taken_once(idea: Any):
+def test_each_partner_is_taken_once(drawing: Any):
     """Two rows like one of the other's: the second has to take what is left."""
     a, b = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
-    assert idea.matched_cosine(a, b)[0] == pytest.approx(0.5)
+    assert drawing.matched_cosine(a, b)[0] == pytest.approx(0.5)
 
 
-def test_unrelated_features_are_found_as_often_as_shuffled_ones(idea: Any):
+def test_unrelated_features_are_found_as_often_as_shuffled_ones(drawing: Any):
     rng = np.random.default_rng(0)
-    found, shuffled = idea.matched_cosine(rng.standard_normal((60, 32)), rng.standard_normal((50, 32)))
+    found, shuffled = drawing.matched_cosine(rng.standard_normal((60, 32)), rng.standard_normal((50, 32)))
     assert found == pytest.approx(shuffled, abs=0.05)
 
 
 # Figures
+
+
+def test_duplicates_are_what_was_measured_as_duplicates(drawing: Any):
+    assert load(PATH).DUPLICATE == drawing.DUPLICATE
 
 
 def world(number: int) -> FinalInfo:
@@ -164,18 +162,18 @@ def study(directory: Path, made: Any, count: int) -> list[Run]:
     return [run(directory, number, TITLES[number % len(TITLES)], made(number)) for number in range(count)]
 
 
-def draw(idea: Any, directory: Path, runs: list[Run]) -> dict[str, canvas.Figure]:
+def draw(drawing: Any, directory: Path, runs: list[Run]) -> dict[str, canvas.Figure]:
     with matplotlib.rc_context(canvas.STYLE):
-        return {figure.name: figure for figure in idea.draw(directory, runs)}
+        return {figure.name: figure for figure in drawing.draw(directory, runs)}
 
 
-def test_on_a_world_the_figures_tell_true_absorption_and_each_parents(idea: Any, tmp_path: Path):
+def test_on_a_world_the_figures_tell_true_absorption_and_each_parents(drawing: Any, tmp_path: Path):
     runs = study(tmp_path, world, 6)
     record = {"absorption": {"rate": 0.02, "parents": {"4": {"absorbed": 0.64}, "7": {"absorbed": 0.05}}}}
     synthetic = runs[1].directory / "eval/synthetic"
     synthetic.mkdir(parents=True)
     (synthetic / "sae_synthetic.json").write_text(json.dumps(record))
-    written = draw(idea, tmp_path, runs)
+    written = draw(drawing, tmp_path, runs)
     assert list(written) == NAMES
     for name, figure in written.items():
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
@@ -191,8 +189,8 @@ def test_on_a_world_the_figures_tell_true_absorption_and_each_parents(idea: Any,
     assert "No run has another seed" in comparison
 
 
-def test_on_a_language_model_absorption_that_was_not_measured_is_said(idea: Any, tmp_path: Path):
-    written = draw(idea, tmp_path, study(tmp_path, language, 3))
+def test_on_a_language_model_absorption_that_was_not_measured_is_said(drawing: Any, tmp_path: Path):
+    written = draw(drawing, tmp_path, study(tmp_path, language, 3))
     for name, figure in written.items():
         assert overlapping(figure) == [], name
     assert "absorption itself was not measured" in written["absorption_rates.png"].description
@@ -201,7 +199,7 @@ def test_on_a_language_model_absorption_that_was_not_measured_is_said(idea: Any,
     assert "top 5 latents: run 0 0.720 (grey 0.900), run 1 0.730" in written["probing_accuracy.png"].description
 
 
-def test_where_a_model_can_spell_it_is_sae_benchs_absorption(idea: Any, tmp_path: Path):
+def test_where_a_model_can_spell_it_is_sae_benchs_absorption(drawing: Any, tmp_path: Path):
     details: dict[str, dict[str, float | None]] = {
         "a": {"mean_absorption_fraction": 0.4},
         "b": {"mean_absorption_fraction": 0.05},
@@ -210,61 +208,61 @@ def test_where_a_model_can_spell_it_is_sae_benchs_absorption(idea: Any, tmp_path
     assert runs[1].info
     scored = Scored(metrics={"mean_absorption_fraction_score": 0.225}, details=details)
     runs[1].info.evaluations["absorption"] = scored
-    said = draw(idea, tmp_path, runs)["absorption_rates.png"].description
+    said = draw(drawing, tmp_path, runs)["absorption_rates.png"].description
     assert "absorption: run 0 not measured, run 1 0.2250" in said
     assert "run 0: 0, run 1: 2" in said
 
 
-def test_stability_is_reported_for_runs_with_other_seeds(idea: Any, tmp_path: Path):
+def test_stability_is_reported_for_runs_with_other_seeds(drawing: Any, tmp_path: Path):
     runs = study(tmp_path, world, 3)
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((20, 32))
     decoder(runs[1].directory, rows)
     for seed in (1000, 1001):
         decoder(tmp_path / f"run_1_seed_{seed}", rows[::-1].copy())
-    said = draw(idea, tmp_path, runs)["metrics_comparison.png"].description
+    said = draw(drawing, tmp_path, runs)["metrics_comparison.png"].description
     assert "features found again: run 0 not measured, run 1 1.000 (grey 0." in said
     assert "run 1 with 2" in said
     assert "the runs without a figure have no other seed" in said
 
 
-def test_only_latents_that_fire_have_to_be_found_again(idea: Any, tmp_path: Path):
+def test_only_latents_that_fire_have_to_be_found_again(drawing: Any, tmp_path: Path):
     runs = study(tmp_path, world, 2)
     rows = np.random.default_rng(0).standard_normal((20, 32))
     other = rows.copy()
     other[10:] = np.random.default_rng(1).standard_normal((10, 32))
     decoder(runs[1].directory, rows)
     decoder(tmp_path / "run_1_seed_1000", other)
-    assert idea.stability(runs[1])[0] < 0.8
+    assert drawing.stability(runs[1])[0] < 0.8
     kept = runs[1].directory / "eval/analysis"
     kept.mkdir(parents=True)
     (kept / "alive.json").write_text(json.dumps({"alive": list(range(10))}))
-    assert idea.stability(runs[1])[0] == pytest.approx(1)
+    assert drawing.stability(runs[1])[0] == pytest.approx(1)
 
 
-def test_the_baselines_other_seeds_are_the_ones_that_its_noise_comes_from(idea: Any, tmp_path: Path):
+def test_the_baselines_other_seeds_are_the_ones_that_its_noise_comes_from(drawing: Any, tmp_path: Path):
     info = world(0).model_copy(
         update={"training": header().training.model_copy(update={"seed": 0, "settings": {"K": 8}})}
     )
     baseline = run(tmp_path, 0, "Baseline", info)
     rows = np.random.default_rng(0).standard_normal((20, 32))
     decoder(baseline.directory, rows)
-    assert idea.stability(baseline) is None
+    assert drawing.stability(baseline) is None
     for name in ("baseline_k8_seed1", "baseline_k8_seed2", "baseline_k8_seed0", "baseline_k8.5_seed1"):
         decoder(tmp_path / name, rows)
-    found, _, seeds = idea.stability(baseline)
+    found, _, seeds = drawing.stability(baseline)
     assert (found, seeds) == (pytest.approx(1), 2)
 
 
 @pytest.mark.parametrize("count", [1, 8])
-def test_the_figures_fit_few_and_many_runs_and_name_those_that_failed(idea: Any, tmp_path: Path, count: int):
+def test_the_figures_fit_few_and_many_runs_and_name_those_that_failed(drawing: Any, tmp_path: Path, count: int):
     failed = FinalInfo(verdict=Verdict(name="timed_out", evidence="60 s"))
     for made in (world, language):
         runs = [*study(tmp_path, made, count), run(tmp_path, count, "Died", failed)]
-        for name, figure in draw(idea, tmp_path, runs).items():
+        for name, figure in draw(drawing, tmp_path, runs).items():
             assert overlapping(figure) == [], name
             assert f"Not shown: run {count} has no result (timed_out)." in figure.description
 
 
-def test_nothing_is_drawn_of_nothing(idea: Any, tmp_path: Path):
-    assert draw(idea, tmp_path, [run(tmp_path, 0, "Baseline", None)]) == {}
+def test_nothing_is_drawn_of_nothing(drawing: Any, tmp_path: Path):
+    assert draw(drawing, tmp_path, [run(tmp_path, 0, "Baseline", None)]) == {}

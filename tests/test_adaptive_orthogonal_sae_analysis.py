@@ -1,6 +1,5 @@
 """What adaptive_orthogonal_sae measures is right on a checkpoint made by hand, and its figures show it."""
 
-import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,12 +33,13 @@ FAMILIES = {
 @pytest.fixture(scope="module")
 def analysis() -> Any:
     assert IDEA.analysis
-    spec = importlib.util.spec_from_file_location("adaptive_orthogonal_sae_analysis", IDEA.analysis)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(IDEA.analysis)
+
+
+@pytest.fixture(scope="module")
+def drawing() -> Any:
+    assert IDEA.figures
+    return load(IDEA.figures)
 
 
 # By hand: five latents that are their inputs, in the directions below. 0 fires with 1, and 2 with 3; 4 never fires.
@@ -87,13 +87,14 @@ def test_the_groups_of_training_are_measured_too(tmp_path: Path, analysis: Any):
         assert apart[name] == together[name]  # whatever training had, these are formed alike
 
 
-def test_every_figure_is_named_and_the_distributions_are_kept(tmp_path: Path, analysis: Any):
+def test_every_figure_is_named_and_the_distributions_are_kept(tmp_path: Path, analysis: Any, drawing: Any):
     exam = by_hand(tmp_path / "checkpoint", [0, 0, 1, 1, 0])
     assert set(analysis.measure(exam)) | {"forgetting_score"} == set(analysis.MEASURES)
-    kept = run_of(tmp_path, 0, exam.out).kept(analysis.KEPT)
+    kept = run_of(tmp_path, 0, exam.out).kept(drawing.KEPT)
     assert sorted(kept["conditions"]["coactivation"]) == pytest.approx([2, 3], abs=1e-5)
-    assert len(kept["conditions"]["random"]) == 2 * analysis.DRAWS
+    assert len(kept["conditions"]["random"]) == 2 * drawing.DRAWS
     pairs, largest = kept["cosines"]["pairs"], kept["cosines"]["largest"]
+    assert len(pairs) == len(largest) == drawing.BINS
     assert sum(pairs) == pytest.approx(1)
     assert sum(largest) == pytest.approx(1)
     assert pairs[0] == pytest.approx(4 / 6)
@@ -140,6 +141,11 @@ def test_forgetting_is_measured_where_there_is_a_language_model(tmp_path: Path, 
 # Figures
 
 
+def test_measures_are_called_as_they_are_where_they_are_measured(analysis: Any, drawing: Any):
+    own = {name: analysis.MEASURES[name] for name in drawing.OWN}
+    assert {name: (measure.title, measure.digits) for name, measure in own.items()} == drawing.TITLES
+
+
 def study(directory: Path, count: int, probed: bool = False) -> list[Run]:
     """Run 0 and the plan's steps, over again from the sixth on, with figures made up."""
     runs = []
@@ -169,14 +175,14 @@ def study(directory: Path, count: int, probed: bool = False) -> list[Run]:
     return runs
 
 
-def drawn(analysis: Any, directory: Path, runs: Sequence[Run]) -> dict[str, canvas.Figure]:
+def drawn(drawing: Any, directory: Path, runs: Sequence[Run]) -> dict[str, canvas.Figure]:
     with rc_context(canvas.STYLE):
-        return {figure.name: figure for figure in analysis.draw(directory, runs)}
+        return {figure.name: figure for figure in drawing.draw(directory, runs)}
 
 
 @pytest.mark.parametrize(("count", "probed"), [(2, False), (6, True), (8, False)])
-def test_the_figures_are_drawn_and_nothing_overlaps(tmp_path: Path, analysis: Any, count: int, probed: bool):
-    figures = drawn(analysis, tmp_path, study(tmp_path, count, probed))
+def test_the_figures_are_drawn_and_nothing_overlaps(tmp_path: Path, drawing: Any, count: int, probed: bool):
+    figures = drawn(drawing, tmp_path, study(tmp_path, count, probed))
     assert list(figures) == ["alpha_sweep.png", "condition_numbers.png", "decoder_cosines.png"]
     for name, figure in figures.items():
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
@@ -184,8 +190,8 @@ def test_the_figures_are_drawn_and_nothing_overlaps(tmp_path: Path, analysis: An
         assert "Not shown" not in figure.description
 
 
-def test_descriptions_give_the_figures_that_are_shown(tmp_path: Path, analysis: Any):
-    figures = drawn(analysis, tmp_path, study(tmp_path, 3))
+def test_descriptions_give_the_figures_that_are_shown(tmp_path: Path, drawing: Any):
+    figures = drawn(drawing, tmp_path, study(tmp_path, 3))
     alphas = [step.parameters["alpha"] for step in IDEA.plan]
     sweep = figures["alpha_sweep.png"].description
     assert "run 0 (no alpha): L0 16.20, explained variance 0.8400" in sweep
@@ -197,31 +203,31 @@ def test_descriptions_give_the_figures_that_are_shown(tmp_path: Path, analysis: 
     assert "random groups (5 partitions): median 8.35" in figures["condition_numbers.png"].description
 
 
-def test_the_sweep_joins_runs_that_differ_in_alpha_alone(tmp_path: Path, analysis: Any):
+def test_the_sweep_joins_runs_that_differ_in_alpha_alone(tmp_path: Path, drawing: Any):
     runs = study(tmp_path, 6)
-    (sweep,) = analysis.sweeps_of([each for each in runs if analysis.alpha_of(each) is not None])
-    alphas = [analysis.alpha_of(each) for each in sweep]
+    (sweep,) = drawing.sweeps_of([each for each in runs if drawing.alpha_of(each) is not None])
+    alphas = [drawing.alpha_of(each) for each in sweep]
     assert alphas == sorted(set(alphas))
     assert len(alphas) == 3
-    panel = drawn(analysis, tmp_path, runs)["alpha_sweep.png"].drawing.axes[0]  # type: ignore[union-attr]
+    panel = drawn(drawing, tmp_path, runs)["alpha_sweep.png"].drawing.axes[0]  # type: ignore[union-attr]
     (line,) = [line for line in panel.lines if line.get_label() == "runs that differ in alpha alone"]
     assert list(line.get_ydata()) == pytest.approx([each.info.metric("l0") for each in sweep if each.info])
     assert panel.lines[0].get_linestyle() == "--"
     assert panel.lines[0].get_ydata()[0] == pytest.approx(16.2)
 
 
-def test_what_is_not_shown_is_said(tmp_path: Path, analysis: Any):
+def test_what_is_not_shown_is_said(tmp_path: Path, drawing: Any):
     runs = study(tmp_path, 4)
     (tmp_path / "run_2/eval/analysis/decoder.json").unlink()
     failed = FinalInfo(verdict=Verdict(name="timed_out", evidence="60 s"))
     runs[3] = run(tmp_path, 3, "Died", failed)
-    figures = drawn(analysis, tmp_path, runs)
+    figures = drawn(drawing, tmp_path, runs)
     assert figures["alpha_sweep.png"].description.endswith("Not shown: run 3 has no alpha or no result (timed_out).")
     for name in ("condition_numbers.png", "decoder_cosines.png"):
         assert "Not shown: run 2 has no measured" in figures[name].description
         assert "(timed_out)" in figures[name].description
 
 
-def test_the_baseline_alone_has_its_decoder_shown_and_no_sweep(tmp_path: Path, analysis: Any):
-    assert list(drawn(analysis, tmp_path, study(tmp_path, 1))) == ["condition_numbers.png", "decoder_cosines.png"]
-    assert drawn(analysis, tmp_path, [run(tmp_path, 0, "Baseline", None)]) == {}
+def test_the_baseline_alone_has_its_decoder_shown_and_no_sweep(tmp_path: Path, drawing: Any):
+    assert list(drawn(drawing, tmp_path, study(tmp_path, 1))) == ["condition_numbers.png", "decoder_cosines.png"]
+    assert drawn(drawing, tmp_path, [run(tmp_path, 0, "Baseline", None)]) == {}

@@ -61,12 +61,12 @@ def test_the_figures_of_tiers_are_right(tmp_path: Path):
 
 
 def test_reading_an_analysis_needs_no_torch_and_leaves_no_bytecode(tmp_path: Path):
-    copy = tmp_path / "analysis.py"
-    shutil.copy(TIERED, copy)
-    ended = run("-c", f"import sys, runpy; runpy.run_path({str(copy)!r}); sys.exit('torch' in sys.modules)")
-    assert ended.returncode == 0, ended.stderr
-    analysis.measure(copy, by_hand(tmp_path / "checkpoint"))
-    assert {path.name for path in tmp_path.iterdir()} == {"analysis.py", "checkpoint", "examined"}
+    copies = [Path(shutil.copy(TIERED.with_name(name), tmp_path)) for name in ("analysis.py", "figures.py")]
+    for copy in copies:
+        ended = run("-c", f"import sys, runpy; runpy.run_path({str(copy)!r}); sys.exit('torch' in sys.modules)")
+        assert ended.returncode == 0, ended.stderr
+    analysis.measure(copies[0], by_hand(tmp_path / "checkpoint"))
+    assert {path.name for path in tmp_path.iterdir()} == {"analysis.py", "figures.py", "checkpoint", "examined"}
 
 
 # Through the evaluator

@@ -23,6 +23,7 @@ from agent.state import RunState
 from agent.study import Run
 
 PATH = TEMPLATES / "ideas/hierarchical_sae/analysis.py"
+FIGURES = TEMPLATES / "ideas/hierarchical_sae/figures.py"
 TOKENS = 20_000
 # Five latents below, four above: two that are composed, one that is not, one that is dead.
 GROUPS = {"tier_0": (0, 5), "tier_1": (5, 9)}
@@ -148,6 +149,11 @@ def test_ablating_a_copy_of_a_part_does_what_ablating_the_part_does(evaluator: E
 # Figures
 
 
+def test_every_tier_that_is_measured_is_drawn():
+    analysis, figures = (runpy.run_path(str(path), run_name=path.stem) for path in (PATH, FIGURES))
+    assert analysis["TIERS"] == figures["TIERS"]
+
+
 def run(directory: Path, number: int, own: Any, measured: Any) -> Run:
     proposal = Proposal(name="p", title=f"Step {number}", description="d", why="w", predictions={}, source="")
     where = directory / f"run_{number}"
@@ -172,7 +178,7 @@ def test_figures_tell_what_was_measured(tmp_path: Path, figures: dict[str, float
     import matplotlib
 
     with matplotlib.rc_context(canvas.STYLE):
-        training, activity = runpy.run_path(str(PATH), run_name="analysis")["draw"](tmp_path, runs)
+        training, activity = runpy.run_path(str(FIGURES), run_name="figures")["draw"](tmp_path, runs)
     assert (training.name, activity.name) == ("training_metrics.png", "tier_activity_comparison.png")
     assert "run 0 after 19 steps: L2 0.5000, L0 8.00, total loss 0.1053;" in training.description
     assert "total loss 0.1053, active by tier 5.00 / 3.00, latents by tier 5 / 4" in training.description
@@ -193,4 +199,4 @@ def test_figures_tell_what_was_measured(tmp_path: Path, figures: dict[str, float
 def test_before_anything_is_trained_nothing_is_drawn(tmp_path: Path):
     proposal = Proposal(name="p", title="t", description="d", why="w", predictions={}, source="")
     idle = Run(RunState(number=0, proposal=proposal, stage="done"), tmp_path, None)
-    assert runpy.run_path(str(PATH), run_name="analysis")["draw"](tmp_path, [idle]) == []
+    assert runpy.run_path(str(FIGURES), run_name="figures")["draw"](tmp_path, [idle]) == []

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from standin import HERE
 
-from agent import ideas
+from agent import analysis, ideas
 from agent.ideas import BadIdea, Fixed, Idea
 
 SHIPPED = ideas.TEMPLATES / "ideas/hierarchical_sae/experiment.py.j2"
@@ -187,6 +187,44 @@ def test_an_idea_has_an_analysis_where_there_is_one(tmp_path: Path):
     assert ideas.load("mine", tmp_path).analysis is None
     (tmp_path / "ideas/mine/analysis.py").touch()
     assert ideas.load("mine", tmp_path).analysis == tmp_path / "ideas/mine/analysis.py"
+    assert ideas.load("mine", tmp_path).figures is None
+    (tmp_path / "ideas/mine/figures.py").touch()
+    assert ideas.load("mine", tmp_path).figures == tmp_path / "ideas/mine/figures.py"
+
+
+MEASURES = "MEASURES = {}\ndef measure(exam): ...\n"
+DRAW = "def draw(directory, runs): ...\n"
+
+
+@pytest.mark.parametrize(
+    "files", [{}, {"analysis.py": MEASURES}, {"figures.py": DRAW}, {"analysis.py": MEASURES, "figures.py": DRAW}]
+)
+def test_an_idea_may_have_measures_or_figures_or_both(tmp_path: Path, files: dict[str, str]):
+    written(tmp_path, IDEA)
+    for name, source in files.items():
+        (tmp_path / "ideas/mine" / name).write_text(source)
+    idea = ideas.load("mine", tmp_path)
+    found = analysis.load(idea)
+    assert (found.path, found.measures) == ((idea.analysis, {}) if "analysis.py" in files else (None, None))
+    assert callable(found.draw) == ("figures.py" in files)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "said"),
+    [
+        ("analysis.py", "MEASURES = {}", "defines no measure$"),
+        ("analysis.py", DRAW, "defines no MEASURES and no measure$"),
+        ("analysis.py", "def measure(:", "cannot be read: SyntaxError: "),
+        ("figures.py", MEASURES, "defines no draw$"),
+        ("figures.py", "import no_such_module", "cannot be read: ModuleNotFoundError: "),
+    ],
+)
+def test_what_an_idea_brings_and_is_broken_is_named(tmp_path: Path, name: str, source: str, said: str):
+    written(tmp_path, IDEA)
+    for each in {"analysis.py": MEASURES, "figures.py": DRAW, name: source}.items():
+        (tmp_path / "ideas/mine" / each[0]).write_text(each[1])
+    with pytest.raises(BadIdea, match=f"ideas/mine/{name} {said}"):
+        analysis.load(ideas.load("mine", tmp_path))
 
 
 def test_yaml_without_fields_is_refused(tmp_path: Path):

@@ -1,6 +1,5 @@
 """What matryoshka_sae measures of its prefixes: right on checkpoints made by hand, and drawn."""
 
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure as MatplotlibFigure
-from small_lab import CONTEXT
+from small_lab import CONTEXT, load
 from small_sae import header
 from test_plots import overlapping, run
 
@@ -33,12 +32,12 @@ GROUPS = {"prefix_0": (0, 1), "prefix_1": (1, 3), "prefix_2": (3, 8)}
 
 @pytest.fixture(scope="module")
 def analysis() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("analysis", TEMPLATES / "ideas/matryoshka_sae/analysis.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(TEMPLATES / "ideas/matryoshka_sae/analysis.py")
+
+
+@pytest.fixture(scope="module")
+def drawing() -> ModuleType:
+    return load(TEMPLATES / "ideas/matryoshka_sae/figures.py")
 
 
 def examined(folder: Path, evaluator: Any, held_out: HeldOut, W_dec: torch.Tensor, groups: Any, scale: float = 1.0):
@@ -147,6 +146,11 @@ def test_of_a_baseline_the_parents_that_it_learned_are_known(
 # The figures
 
 
+def test_as_many_draws_are_told_as_are_taken(analysis: ModuleType, drawing: ModuleType):
+    assert drawing.DRAWS == analysis.DRAWS
+    assert len(drawing.COLOURS) == len(drawing.HATCHES) == analysis.MOST
+
+
 def figures_of(number: int, prefixes: int, world: bool) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for i in range(prefixes):
@@ -186,12 +190,12 @@ def history(step: int, prefixes: int, number: int) -> MetricsRow:
 
 @pytest.mark.parametrize(("count", "world"), [(1, True), (5, False), (8, True)])
 def test_the_figures_say_what_they_show_and_overlap_nothing(
-    analysis: ModuleType, tmp_path: Path, count: int, world: bool
+    drawing: ModuleType, tmp_path: Path, count: int, world: bool
 ):
     import matplotlib
 
     with matplotlib.rc_context(canvas.STYLE):
-        drawn = {figure.name: figure for figure in analysis.draw(tmp_path, study(tmp_path, count, world))}
+        drawn = {figure.name: figure for figure in drawing.draw(tmp_path, study(tmp_path, count, world))}
     names = ["prefix_reconstruction.png", "prefix_activity.png", "prefix_training.png", "prefix_parents.png"]
     assert list(drawn) == names[: 4 if world else 3]
     for name, figure in drawn.items():
@@ -205,5 +209,5 @@ def test_the_figures_say_what_they_show_and_overlap_nothing(
     assert "run 2: share of L0 0.333 / 0.333 / 0.333" in drawn[names[1]].description
 
 
-def test_nothing_is_drawn_where_no_run_has_prefixes(analysis: ModuleType, tmp_path: Path):
-    assert analysis.draw(tmp_path, study(tmp_path, 0, False)) == []
+def test_nothing_is_drawn_where_no_run_has_prefixes(drawing: ModuleType, tmp_path: Path):
+    assert drawing.draw(tmp_path, study(tmp_path, 0, False)) == []

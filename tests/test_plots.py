@@ -123,8 +123,8 @@ def tiers(number: int) -> dict[str, float | None]:
 
 
 def idea_draw() -> plots.Draw:
-    path = TEMPLATES / "ideas/hierarchical_sae/analysis.py"
-    spec = importlib.util.spec_from_file_location("analysis", path)
+    path = TEMPLATES / "ideas/hierarchical_sae/figures.py"
+    spec = importlib.util.spec_from_file_location("figures", path)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)

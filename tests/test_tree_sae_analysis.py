@@ -21,6 +21,7 @@ from agent.lab.verdicts import Verdict
 from agent.study import Run
 
 ANALYSIS = TEMPLATES / "ideas/tree_sae/analysis.py"
+FIGURES = TEMPLATES / "ideas/tree_sae/figures.py"
 GROUPS = {"level_0": (0, 4), "level_1": (4, 6), "level_2": (6, 7)}
 PARENT = [4, 4, 5, 5, 6, 6, -1]
 # The seven latents on eight kinds of tokens, each equally often. Child 3's path to parent 5 was pruned.
@@ -91,6 +92,8 @@ def test_the_picture_holds_the_open_paths_and_the_tokens_that_move_them(examined
     assert nodes[4]["activation"] == pytest.approx(6 / 8)
     assert len(kept["values"]) == len(nodes)
     assert len(kept["values"][0]) == len(kept["samples"])
+    trees = {node["tree"] for node in kept["nodes"]}
+    assert len(kept["samples"]) == len(trees) * runpy.run_path(str(FIGURES))["TOKENS_OF_A_TREE"]
     assert max(map(max, kept["values"])) == 1
 
 
@@ -144,7 +147,7 @@ def study(directory: Path, kept: dict[str, Any], count: int) -> list[Run]:
 
 def drawn(directory: Path, runs: list[Run]) -> dict[str, canvas.Figure]:
     with matplotlib.rc_context(canvas.STYLE):
-        return {figure.name: figure for figure in runpy.run_path(str(ANALYSIS))["draw"](directory, runs)}
+        return {figure.name: figure for figure in runpy.run_path(str(FIGURES))["draw"](directory, runs)}
 
 
 @pytest.mark.parametrize("count", [3, 9])

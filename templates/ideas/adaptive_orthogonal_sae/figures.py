@@ -1,0 +1,215 @@
+"""Draws what orthogonality across groups does: alpha against the metrics, and a decoder's conditions and cosines."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from agent import canvas
+from agent.display import format_value
+from agent.lab import metrics
+from agent.lab.metrics import METRICS
+from agent.study import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# As in analysis.py: random partitions, bins of cosines from 0 to 1, what measure leaves for draw.
+DRAWS, BINS, KEPT = 5, 50, "decoder.json"
+RAREST = 1e-6  # share of the pairs at which the histogram's axis ends
+
+COLUMNS = 3  # panels side by side
+OWN = {"decoder_cosine_largest": "", "forgetting_score": "forgetting"}  # beside the headline metrics, but for the same
+# Their titles and digits, as MEASURES of analysis.py has them.
+TITLES = {"decoder_cosine_largest": ("largest decoder |cosine|", 4), "forgetting_score": ("forgetting", 3)}
+PARTITIONS: dict[str, tuple[str, dict[str, Any]]] = {  # how the groups are shown whose condition numbers are
+    "coactivation": ("groups that fire together", {"marker": "o", "color": "#0072B2"}),
+    "own": ("groups that training ended with", {"marker": "s", "color": "#D55E00", "fillstyle": "none"}),
+    "random": (f"random groups ({DRAWS} partitions)", {"marker": "x", "color": canvas.GREY}),
+}
+
+
+def draw(directory: Path, runs: Sequence[Run]) -> list[canvas.Figure]:
+    """alpha_sweep.png, condition_numbers.png and decoder_cosines.png, each where there are data for it."""
+    counted = [run for run in runs if run.counts]
+    kept = [(run, content) for run in counted if (content := run.kept(KEPT))]
+    figures = []
+    if any(alpha_of(run) is not None for run in counted):
+        figures.append(draw_sweep(directory / "alpha_sweep.png", counted, runs))
+    if kept:
+        figures.append(draw_conditions(directory / "condition_numbers.png", kept, runs))
+        figures.append(draw_cosines(directory / "decoder_cosines.png", kept, runs))
+    return figures
+
+
+# alpha against the metrics
+
+
+def draw_sweep(path: Path, counted: Sequence[Run], runs: Sequence[Run]) -> canvas.Figure:
+    """A panel for each metric: the runs by the cosine that they allow, and the baseline as a line."""
+    shown = [run for run in counted if alpha_of(run) is not None]
+    reference = next((run for run in counted if run.number == 0 and run not in shown), None)
+    infos = [run.info for run in counted if run.info]
+    names = metrics.headline(infos)
+    names += [own for own, same in OWN.items() if same not in names and any(own in info.analysis for info in infos)]
+    places, sweeps, labels = side_by_side(shown), sweeps_of(shown), [canvas.label(run) for run in shown]
+    above, height, below, cell = 0.3, 1.2, 0.45, canvas.WIDTH / COLUMNS
+    step, rows = above + height + below, math.ceil(len(names) / COLUMNS)
+    figure = canvas.page(rows * step + math.ceil((len(shown) + 2) / 2) * canvas.LEGEND_LINE + 0.1)
+    for place, name in enumerate(names):
+        row, column = divmod(place, COLUMNS)
+        left, width = column * cell + canvas.LEFT, cell - canvas.LEFT - canvas.MARGIN
+        panel = canvas.add_panel(figure, left, row * step + above, width, height)
+        if reference:
+            line = {"color": canvas.GREY, "linestyle": "--", "linewidth": 1.2}
+            panel.axhline(value_of(reference, name), label=canvas.label(reference), **line)
+        for sweep in sweeps:
+            values = [value_of(run, name) for run in sweep]
+            label = "runs that differ in alpha alone" if sweep is sweeps[0] else None
+            panel.plot([places[run.number] for run in sweep], values, color=canvas.GREY, linewidth=1, label=label)
+        for run, label in zip(shown, labels, strict=True):
+            point = {**canvas.style(run, 5.5), "linestyle": "none"}
+            panel.plot([places[run.number]], [value_of(run, name)], label=label, **point)
+        panel.set_title(title_of(name) + better_of(name), loc="left", fontsize=8, x=-0.3)
+        panel.set_xlabel("alpha", fontsize=8)
+        panel.margins(0.1)
+        panel.locator_params(axis="y", nbins=4)
+    canvas.legend(figure, figure.axes[0])
+    told = []
+    for run in [*([reference] if reference else []), *shown]:
+        values = ", ".join(f"{title_of(name)} {told_of(name, value_of(run, name))}" for name in names)
+        told.append(f"run {run.number} ({'no alpha' if run is reference else f'alpha {alpha_of(run):g}'}): {values}")
+    line = "The dashed line is run 0, the baseline. " if reference else ""
+    return canvas.save(
+        figure,
+        path,
+        "the headline metrics, and of the idea's own the largest decoder cosine and forgetting where they were "
+        "measured, against alpha, the cosine that latents of different groups may have; one seed each. Runs of the "
+        f"same alpha stand side by side; a line joins runs that differ in alpha alone. {line}{'; '.join(told)}."
+        + canvas.missing([run for run in runs if run in shown or run is reference], runs, "has no alpha or no result"),
+    )
+
+
+def alpha_of(run: Run) -> float | None:
+    """The cosine that a run allowed; None where it had no orthogonality loss."""
+    settings = run.info.training.settings if run.info and run.info.training else {}
+    return settings.get("ALPHA") if settings.get("ORTHOGONALITY_COEFFICIENT") else None
+
+
+def side_by_side(shown: Sequence[Run]) -> dict[int, float]:
+    """Where each run stands on the axis of alpha: those that share one a little apart."""
+    alphas = [alpha_of(run) or 0.0 for run in shown]
+    apart = 0.06 * ((max(alphas) - min(alphas)) or 1.0)
+    number, before, places = Counter(alphas), Counter[float](), {}
+    for run, alpha in zip(shown, alphas, strict=True):
+        places[run.number] = alpha + (before[alpha] - (number[alpha] - 1) / 2) * apart
+        before[alpha] += 1
+    return places
+
+
+def sweeps_of(shown: Sequence[Run]) -> list[list[Run]]:
+    """Runs whose settings differ in ALPHA alone, in its order; where there are at least two of them."""
+    found: dict[str, list[Run]] = {}
+    for run in shown:
+        assert run.info
+        assert run.info.training
+        rest = {name: value for name, value in run.info.training.settings.items() if name != "ALPHA"}
+        found.setdefault(json.dumps(rest, sort_keys=True), []).append(run)
+    return [sorted(sweep, key=lambda run: alpha_of(run) or 0.0) for sweep in found.values() if len(sweep) > 1]
+
+
+def value_of(run: Run, name: str) -> float:
+    assert run.info
+    value = run.info.metric(name) if name in METRICS else run.info.analysis.get(name)
+    return math.nan if value is None else value
+
+
+def title_of(name: str) -> str:
+    return METRICS[name].title if name in METRICS else TITLES[name][0]
+
+
+def better_of(name: str) -> str:
+    better = METRICS[name].better if name in METRICS else "none"
+    return {"higher": " (↑ better)", "lower": " (↓ better)", "none": ""}[better]
+
+
+def told_of(name: str, value: float) -> str:
+    if math.isnan(value):
+        return "not measured"
+    return format_value(name, value) if name in METRICS else f"{value:.{TITLES[name][1]}f}"
+
+
+# The condition numbers of the groups
+
+
+def draw_conditions(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs: Sequence[Run]) -> canvas.Figure:
+    """A row for each run, in it a line for each kind of partition, with a point for each group."""
+    titles, above, height = 2.75, 0.1, 0.5 * len(kept) + 0.05
+    figure = canvas.page(above + height + 0.95)
+    panel = canvas.add_panel(figure, titles, above, canvas.WIDTH - titles - 0.2, height)
+    told = []
+    for row, (run, content) in enumerate(kept):
+        said = []
+        for line, (kind, (title, look)) in enumerate(PARTITIONS.items()):
+            if numbers := [number for number in content["conditions"].get(kind, []) if number is not None]:
+                y, middle = row + 0.24 * (line - 1), median(numbers)
+                panel.plot(numbers, [y] * len(numbers), linestyle="none", markersize=3.5, alpha=0.7, **look)
+                panel.plot([middle, middle], [y - 0.11, y + 0.11], color=look["color"], linewidth=1.6)
+                said.append(f"{title}: median {middle:.2f}, {min(numbers):.2f} to {max(numbers):.2f}")
+        told.append(f"run {run.number}: {', '.join(said)}")
+    for title, look in PARTITIONS.values():
+        panel.plot([], [], linestyle="none", label=title, markersize=4, **look)
+    canvas.name_rows(panel, [canvas.label(run, titles - 0.15) for run, _ in kept])
+    panel.set_xlabel("condition number of a group's decoder rows (line: median)")
+    panel.grid(visible=False, axis="y")
+    canvas.legend(figure, panel, columns=3)
+    return canvas.save(
+        figure,
+        path,
+        "the condition number of each group's decoder rows, the largest over the smallest singular value, over live "
+        "latents: in groups that fire together on held-out activations, formed alike for every run; in the groups that "
+        f"training ended with, where it had some; and in random ones of the same sizes. {'; '.join(told)}."
+        + canvas.missing([run for run, _ in kept], runs, "has no measured groups"),
+    )
+
+
+# The cosines of the decoder
+
+
+def draw_cosines(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs: Sequence[Run]) -> canvas.Figure:
+    """Two histograms, a line for each run: of all pairs of live latents, and of each latent's largest cosine."""
+    figure, ((left, right),) = canvas.panels(1, 2, height=2.2, named=len(kept))
+    for panel, name in ((left, "pairs"), (right, "largest")):
+        for run, content in kept:
+            draw_histogram(panel, run, content["cosines"][name])
+        filled = [i for _, content in kept for i, share in enumerate(content["cosines"][name]) if share > RAREST]
+        panel.set_xlim(0, (max(filled) + 2) / BINS)
+    left.set(xlabel="|cosine| of two decoder rows", ylabel="share of the pairs", yscale="log")
+    left.set_ylim(bottom=RAREST)
+    left.yaxis.set_major_formatter("{x:g}")
+    right.set(xlabel="largest |cosine| with another row", ylabel="share of the latents")
+    canvas.legend(figure, left)
+    told = []
+    for run, _ in kept:
+        assert run.info
+        figures = (f"{word} {value_of(run, f'decoder_cosine_{word}'):.4f}" for word in ("mean", "largest", "max"))
+        told.append(f"run {run.number}: {', '.join(figures)}")
+    return canvas.save(
+        figure,
+        path,
+        f"how the |cosines| of live latents' decoder rows spread, in bins of {1 / BINS:g}: over all pairs "
+        "(logarithmic), and of each latent the largest with another. Mean over pairs, mean of the largest, and "
+        f"maximum: {'; '.join(told)}." + canvas.missing([run for run, _ in kept], runs, "has no measured decoder"),
+    )
+
+
+def draw_histogram(panel: "Axes", run: Run, shares: Sequence[float]) -> None:
+    """The share in each bin, at its middle; empty bins are left out."""
+    x = [(i + 0.5) / BINS for i, share in enumerate(shares) if share > 0]
+    y = [share for share in shares if share > 0]
+    apart = max(1, len(x) // 4)
+    marked = (run.number % apart, apart)
+    panel.plot(x, y, label=canvas.label(run), linewidth=1.3, markevery=marked, **canvas.style(run, 4))
