@@ -26,7 +26,9 @@ KEPT = "tree.json"
 
 MEASURES = {
     **{
-        f"level_{i}_size": Measure(title=f"level {i}: size", says=f"the share of the latents in level {i}, 0 the leaves")
+        f"level_{i}_size": Measure(
+            title=f"level {i}: size", says=f"the share of the latents in level {i}, 0 the leaves"
+        )
         for i in range(3)
     },
     **{
@@ -37,7 +39,8 @@ MEASURES = {
     },
     **{
         f"level_{i}_alive_fraction": Measure(
-            title=f"level {i}: alive fraction", says=f"the share of level {i}'s latents that fire on the evaluation text"
+            title=f"level {i}: alive fraction",
+            says=f"the share of level {i}'s latents that fire on the evaluation text",
         )
         for i in range(3)
     },
@@ -86,8 +89,8 @@ MEASURES = {
     ),
     "path_specialization": Measure(
         title="path specialization",
-        says="the share that the strongest path has in what a parent with two open paths or more is sent, mean over the "
-        "tokens on which it fires and is sent anything: 1 where one path at a time is taken, less than for swapped "
+        says="the share that the strongest path has in what a parent with two open paths or more is sent, mean over "
+        "the tokens on which it fires and is sent anything: 1 where one path at a time is taken, less than for swapped "
         "children where siblings fire together",
     ),
     "path_specialization_swapped": Measure(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,14 @@ def _training_progression(path: Path, shown: Sequence[Run], runs: Sequence[Run])
     for run in shown:
         rows, name = run.metrics(), canvas.label(run)
         x, apart, last = [row.tokens / 1e6 for row in rows], max(1, len(rows) // 5), {}
-        for panel, (curve, _) in zip(sum(axes, []), sum(CURVES, ()), strict=True):
+        for panel, (curve, _) in zip(chain(*axes), chain(*CURVES), strict=True):
             values = [row.mse if curve == "mse" else row.own.get(curve) for row in rows]
             y = [math.nan if value is None else value for value in values]
             marked = (3 * run.number % apart, apart)
             panel.plot(x, y, label=name, linewidth=1.3, markevery=marked, **canvas.style(run, 3.2))
             last[curve] = y[-1]
         told.append(f"run {run.number}{canvas.remark(run)}: {_ends(last)}")
-    for panel, (curve, title) in zip(sum(axes, []), sum(CURVES, ()), strict=True):
+    for panel, (curve, title) in zip(chain(*axes), chain(*CURVES), strict=True):
         panel.set(xlabel="tokens (millions)", ylabel=title)
         if curve == "mse":
             panel.set_yscale("log")
