@@ -14,12 +14,14 @@ import itertools
 import json
 import math
 import runpy
+import statistics
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from safetensors.numpy import load_file
+import torch
 from scipy.special import stdtrit
 from training import train
 
@@ -30,6 +32,7 @@ from agent.events import StudyStarted
 from agent.lab import results
 from agent.lab.defaults import is_world
 from agent.lab.evaluation.evaluator import Evaluator
+from agent.lab.evaluation.examination import ROWS
 from agent.lab.evaluation.families import chosen, suits
 from agent.lab.evaluation.requests import Score
 from agent.lab.evaluation.world import WorldEvaluator
@@ -37,6 +40,9 @@ from agent.lab.metrics import METRICS, headline
 from agent.lab.results import Compared, FinalInfo
 from agent.state import State
 from agent.study import Study, find
+
+if TYPE_CHECKING:
+    import numpy as np
 
 EVALS = "core,sparse_probing_sae_probes,sparse_probing,tpp,scr,forgetting,synthetic"
 ON_TEST = ("core", "synthetic")  # the families that have text, or samples, of their own for it
@@ -51,7 +57,7 @@ class Trained:
     title: str
     infos: list[FinalInfo]
     differences: dict[str, Compared]  # from the baseline at matched L0, over the seeds
-    stability: float  # see `stability`
+    stability: tuple[float, float]  # see `stability`
 
 
 class Scorer:
@@ -77,6 +83,14 @@ class Scorer:
             results.write(self.out, info, kept.name)
         return results.read(self.out, kept.name)
 
+    def live_rows(self, run_dir: Path) -> "np.ndarray":
+        """Decoder rows `[n, d_in]` of the latents that fire on the test text or samples."""
+        held_out = self.evaluator.held_out("test")
+        sae = self.evaluator.load(run_dir, held_out)
+        with torch.no_grad():
+            fired = torch.stack([(sae.encode(x) != 0).any(0) for x in held_out.activations.split(ROWS)]).any(0)
+        return sae.W_dec[fired].float().cpu().numpy()
+
 
 def seeds_of(out: Path, study: Study, state: State, number: int, seeds: int) -> list[tuple[str, Path]]:
     """The run itself, its fresh seeds where the study has them, and as many more as are wanted."""
@@ -89,13 +103,13 @@ def seeds_of(out: Path, study: Study, state: State, number: int, seeds: int) -> 
     return found + [(name, path) for (name, _), path in zip(more, trained, strict=True)]
 
 
-def stability(run_dirs: Sequence[Path]) -> float:
-    """How alike the features of several seeds are: the mean matched cosine of their decoder rows, over all pairs."""
+def stability(scorer: Scorer, run_dirs: Sequence[Path]) -> tuple[float, float]:
+    """How alike the live features of several seeds are: absorption_prevention_sae's matched cosine, and the same with
+    the dimensions of one of the two shuffled; each the mean over all pairs."""
     drawing = runpy.run_path(str(ideas.TEMPLATES / "ideas/absorption_prevention_sae/figures.py"))
-    matched_cosine = drawing["matched_cosine"]
-    rows = [load_file(run_dir / "checkpoint/tensors.safetensors")["W_dec"] for run_dir in run_dirs]
-    found = [matched_cosine(a, b)[0] for a, b in itertools.combinations(rows, 2)]
-    return sum(found) / len(found)
+    pairs = itertools.combinations([scorer.live_rows(run_dir) for run_dir in run_dirs], 2)
+    found, shuffled = zip(*(drawing["matched_cosine"](a, b) for a, b in pairs), strict=True)
+    return statistics.mean(found), statistics.mean(shuffled)
 
 
 def against(reference: Trained, other: Trained, metric: str) -> tuple[float, float] | None:
@@ -136,10 +150,12 @@ def beside_baseline(
     names = [name for name in headline(infos) if all(name in each.metrics for each in compared)]
     differences = {name: comparison.together([each.metrics[name] for each in compared]) for name in names}
     title = study.runs(own)[number].state.proposal.title
-    return Trained(own.started.idea, title, infos, differences, stability([path for _, path in paths]))
+    return Trained(own.started.idea, title, infos, differences, stability(scorer, [path for _, path in paths]))
 
 
-def scored_baselines(scorer: Scorer, study: Study, states: Sequence[State]) -> tuple[list[Baseline], float]:
+def scored_baselines(
+    scorer: Scorer, study: Study, states: Sequence[State]
+) -> tuple[list[Baseline], tuple[float, float]]:
     """Every baseline that one of the studies rests on, and the stability of those at the baseline's own K."""
     assert states[0].started
     stored = Baselines(study, states[0].started, None)  # type: ignore[arg-type]  # nothing is trained with it
@@ -151,12 +167,14 @@ def scored_baselines(scorer: Scorer, study: Study, states: Sequence[State]) -> t
         found.append(Baseline(k=k, seed=seed, figures=figures(info)))
         if k == stored.k:
             own.append(run_dir)
-    return found, stability(own)
+    return found, stability(scorer, own)
 
 
-def tell(baselines: Sequence[Baseline], stable: float, trained: Sequence[Trained], model: str, seeds: int) -> None:
+def tell(
+    baselines: Sequence[Baseline], stable: tuple[float, float], trained: Sequence[Trained], model: str, seeds: int
+) -> None:
     """Print both tables; `stable` is the baselines' stability."""
-    own, own_stability = comparison.own_level(baselines), [each.stability for each in trained]
+    own = comparison.own_level(baselines)
     metrics = [name for name in headline([info for each in trained for info in each.infos]) if own.values(name)]
     cells: dict[str, list[str]] = {}
     for name in metrics:
@@ -167,7 +185,9 @@ def tell(baselines: Sequence[Baseline], stable: float, trained: Sequence[Trained
         cells[name] = [f"{mean:.{digits}f} (sd {deviation:.{digits}f})", *told]
     print(f"{model}: differences from the baseline at the run's own L0, {seeds} seeds each\n")
     print(table(trained, cells, f"baseline, {len(own.baselines)} seeds"))
-    print("| matched decoder cosine between seeds | " + " | ".join(f"{s:.3f}" for s in [stable, *own_stability]) + " |")
+    for i, title in enumerate(("matched decoder cosine between seeds", "the same, dimensions shuffled")):
+        cosines = [f"{each[i]:.3f}" for each in (stable, *(run.stability for run in trained))]
+        print("| " + " | ".join([title, *cosines]) + " |")
     reference = next((each for each in trained if each.idea == REFERENCE), None)
     if reference:
         others = [each for each in trained if each is not reference]
