@@ -23,8 +23,9 @@ def matched_cosine(a: "np.ndarray", b: "np.ndarray") -> tuple[float, float]:
 
     The first figure is the mean cosine of a's rows with their partners in b, one to one, in the assignment with the
     highest sum (Hungarian method, as in Paulo and Belrose 2025, arXiv 2501.16615); the second the same with b's
-    dimensions shuffled, which leaves b's own geometry and takes away all it shares with a. Of more than ROWS rows of a,
-    as many are taken at equal distances.
+    dimensions shuffled, which leaves b's own geometry and takes away all it shares with a. There are as many pairs as
+    the smaller one has rows; what has no partner does not count. Of more than ROWS rows of a, as many are taken at
+    equal distances, which then choose among all of b's.
     """
     import numpy as np
     from scipy.optimize import linear_sum_assignment
