@@ -13,6 +13,8 @@ Where another file has such a failure tested with real parts, it is not tested t
   test_evaluation.py for what is dense
 - a higher L1 norm called better sparsity: test_audit.py on audit_corpus/first/sparsity and second/norms; test_prose.py,
   test_what_only_results_may_say_is_found
+- optimizer state addressed by parameter instead of index: test_absorption_prevention_sae.py,
+  test_adam_forgets_a_resampled_latent_and_no_other
 - equal metrics described as an effect: test_audit.py on audit_corpus/first/identical and second/nothing_changed
 """
 
