@@ -142,30 +142,51 @@ def test_a_training_starts_dense_and_its_l0_ends_at_the_target(
 # The adaptive target
 
 
-def bent(module: Any, errors: list[float], progress: float = 0.0) -> float:
-    target = module.AdaptiveTarget(100, torch.device("cpu"))
+def bends(module: Any, errors: list[float], progress: float = 0.0) -> list[float]:
+    """K at `progress` after each error, as times the schedule's; of a training with as many steps."""
+    target, scheduled, found = module.AdaptiveTarget(len(errors), torch.device("cpu")), module.scheduled_k(progress), []
     for error in errors:
         target.observe(torch.tensor(error))
-    return target.k(progress) / module.scheduled_k(progress)
+        found.append(target.k(progress) / scheduled)
+    return found
+
+
+def jumping(to: float) -> list[float]:
+    return [1.0] * 900 + [to] * 5 + [1.0] * 95
+
+
+def test_k_keeps_to_its_schedule_while_the_error_falls_as_in_a_training(modules: dict[str, Any]):
+    """Steeply and then ever slower: averages that remember the start would long take what follows for off its trend."""
+    exponential = [0.06 + 0.9 * 0.95**step for step in range(1, 1001)]
+    power = [0.07 + 20 / step for step in range(1, 1001)]
+    for errors in (exponential, power, [1.0] * 1000):
+        assert bends(modules["full"], errors) == pytest.approx([1] * 1000, abs=0.05)
 
 
 def test_k_rises_with_an_error_above_its_trend_and_falls_with_one_below(modules: dict[str, Any]):
     module = modules["full"]
     share = module.ADAPTIVE_SHARE
-    assert bent(module, [1.0] * 30) == pytest.approx(1)
-    assert bent(module, [0.99**step for step in range(60)]) == pytest.approx(1, abs=0.02)  # a steady fall is a trend
-    assert 1 < bent(module, [1.0] * 30 + [1.05]) < 1 + share
-    assert 1 - share < bent(module, [1.0] * 30 + [0.95]) < 1
-    assert bent(module, [1.0] * 30 + [9.0]) == pytest.approx(1 + share)  # bounded
-    assert bent(module, [1.0] * 30 + [0.1]) == pytest.approx(1 - share)
+    assert 1.01 < max(bends(module, jumping(1.1))) < 1 + share
+    assert 1 - share < min(bends(module, jumping(0.9))) < 0.99
+    assert max(bends(module, jumping(50.0))) == pytest.approx(1 + share)  # bounded
+    assert min(bends(module, jumping(0.02))) == pytest.approx(1 - share)
+    falling = [step**-0.5 for step in range(1, 1001)]
+    rising = falling[:500] + [falling[500] * 1.003**step for step in range(500)]  # sparsity begins to hurt
+    assert max(bends(module, rising)[500:]) > 1.05
 
 
 def test_the_feedback_has_vanished_when_the_schedule_ends(modules: dict[str, Any]):
     module = modules["full"]
-    up = [1.0] * 30 + [9.0]
-    bends = [bent(module, up, module.SCHEDULE_END * share) - 1 for share in (0, 0.5, 1, 1.5)]
-    assert bends == pytest.approx([module.ADAPTIVE_SHARE, module.ADAPTIVE_SHARE / 2, 0, 0])
-    assert bent(modules["denser_start"], up) == 1  # off
+    up = jumping(50.0)
+    most = [max(bends(module, up, module.SCHEDULE_END * share)) - 1 for share in (0, 0.5, 1, 1.5)]
+    assert most == pytest.approx([module.ADAPTIVE_SHARE, module.ADAPTIVE_SHARE / 2, 0, 0])
+    assert max(bends(modules["denser_start"], up)) == 1  # off
+
+
+def test_k_is_never_below_its_target(modules: dict[str, Any]):
+    module = modules["no_schedule"]
+    assert min(bends(module, jumping(0.02))) == 1
+    assert max(bends(module, jumping(50.0))) == pytest.approx(1 + module.ADAPTIVE_SHARE)
 
 
 # Windows
