@@ -1,5 +1,6 @@
 """The template of tree_sae: each step of its plan trains, and its mechanisms do what they say."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ def test_each_step_trains_and_leaves_a_checkpoint(
     for (start, end), (above, above_end) in zip(list(groups.values()), list(groups.values())[1:], strict=False):
         assert ((parent[start:end] >= above) & (parent[start:end] < above_end)).all()
     assert loaded.header.training.tokens == activations.SMOKE_TOKENS
+    first = modules[name].TreeSAE(loaded.header.d_in, D_SAE, torch.zeros(loaded.header.d_in))
+    assert not torch.equal(parent, first.parent)  # the children chose
     rows = results.read_metrics(tmp_path)
     assert rows[-1].mse
     assert rows[0].mse
@@ -153,6 +156,20 @@ def test_without_skip_connections_only_the_leaves_read_the_activations(full: Any
     assert not sae.climb(x, training=False)[0][:, 6:].any()
 
 
+def test_without_projections_no_edge_carries_anything(full: Any):
+    full.PROJECTIONS = False
+    sae = small_tree(full)
+    x = torch.randn(50, 6)
+    pre, latents = sae.climb(x, training=False)
+    torch.testing.assert_close(pre, (x @ sae.W_enc + sae.b_enc).relu())
+    assert not sae.weights().any()
+    sae.observe(latents)
+    assert sae.activation.all()
+    assert not sae.carried.any()
+    full.prune(sae)  # no edge carries less than the others
+    assert sae.open[:10].all()
+
+
 def test_a_pruned_path_carries_nothing_from_then_on(full: Any):
     sae = small_tree(full)
     sae.carried.copy_(torch.tensor([5.0, 4.0, 0.01, 3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.02, 0.0, 0.0]))
@@ -186,6 +203,37 @@ def test_the_consistency_loss_is_not_lowered_by_shrinking(full: Any, batch: torc
     loss = sae.consistency_loss(pre, latents)
     torch.testing.assert_close(sae.consistency_loss(0.01 * pre, 0.01 * latents), loss)
     assert sae.consistency_loss(torch.zeros_like(pre), torch.zeros_like(latents)).item() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("l2", [0.0, 1.0])
+def test_the_consistency_loss_is_the_divergence_and_the_squared_distance(full: Any, l2: float):
+    """By its formula, parent by parent: leaves 0 to 5 belong to 6, 7, 8, 9, 6, 7 and these to 10, 11, 10, 11. Leaf 3's
+    path to parent 9 is closed, so that 9 has no children left."""
+    full.CONSISTENCY_L2, full.CONSISTENCY_EPSILON = l2, 0.1
+    sae = small_tree(full)
+    sae.open[3] = False
+    pre = torch.rand(5, 12, generator=torch.Generator().manual_seed(1)) + 0.1
+    latents = pre * (torch.rand(5, 12, generator=torch.Generator().manual_seed(2)) < 0.6)
+    expected = []
+    for families in ({6: [0, 4], 7: [1, 5], 8: [2]}, {10: [6, 8], 11: [7, 9]}):
+        Q = [[sum(latents[t, c].item() for c in children) for children in families.values()] for t in range(5)]
+        P = [
+            [pre[t, p].item() if latents[t, p] > 0 or q > 0 else 0.0 for p, q in zip(families, Q[t], strict=True)]
+            for t in range(5)
+        ]
+        # the smoothing's mean is over all the level's parents, one of which may have no children and counts as 0
+        size = 4 if 6 in families else 2
+        for q, p in zip(smoothed(Q, size), smoothed(P, size), strict=True):
+            divergence = sum(a * math.log(a / b) for a, b in zip(q, p, strict=True))
+            expected.append(divergence + l2 * sum((a - b) ** 2 for a, b in zip(q, p, strict=True)))
+    assert sae.consistency_loss(pre, latents).item() == pytest.approx(sum(expected) / 10, rel=1e-4)
+    assert sum(expected) > 0.1
+
+
+def smoothed(rows: list[list[float]], size: int) -> list[list[float]]:
+    """Each row with a tenth of the mean added, to a sum of 1."""
+    little = 0.1 * sum(map(sum, rows)) / (len(rows) * size)
+    return [[(a + little) / sum(b + little for b in row) for a in row] for row in rows]
 
 
 def test_the_consistency_loss_is_least_where_parents_follow_their_children(full: Any):
@@ -282,23 +330,123 @@ def test_latents_that_are_not_used_change_to_the_level_that_is_used_most(full: A
     assert sum(sae.sizes) == 12
 
 
-def test_sparsity_moves_to_the_levels_whose_paths_carry_more_and_adds_up_to_k(full: Any):
-    sae = small_tree(full)
-    sae.together.copy_(torch.diag(torch.full((12,), 0.1)))
-    sae.activation.copy_(torch.tensor([0.1] * 6 + [0.4] * 4 + [0.1] * 2))
+def with_use(module: Any, *carried: float) -> Any:
+    """The small tree, all of whose latents are as active; an edge up from each level carries `carried` on average."""
+    sae = small_tree(module)
+    sae.activation.fill_(1.0)
+    for each, (start, end) in zip(carried, sae.levels(), strict=False):
+        sae.carried[start:end] = each
+    return sae
+
+
+def test_sparsity_moves_to_the_levels_whose_paths_carry_more(full: Any):
+    """With 0.5, 0.3 and 0.2 of K and edges that carry 0.3 and 0.6 of what six leaves and four latents above do, use is
+    0.3, (1.8 + 2.4) / 2 / 4 and 2.4 / 2, on average 0.5475: the leaves' counts as 1/sqrt 2."""
+    sae = with_use(full, 0.3, 0.6)
     full.adapt_sparsity(sae)
-    assert sum(sae.shares) == pytest.approx(1)
-    assert sae.shares[1] > 0.3
+    root = 2**0.5
+    aims = [
+        0.5 / root,
+        0.5 / root * (3 / 5) ** 0.5,
+        0.5 / root * (2 / 5) ** 0.5,
+    ]  # what the order leaves to those above
+    expected = [s + full.SPARSITY_RATE * (aim / sum(aims) - s) for s, aim in zip([0.5, 0.3, 0.2], aims, strict=True)]
+    assert sae.shares == pytest.approx(expected)
     assert sae.shares[0] < 0.5
-    sae.open[:10] = False  # no path carries anything: nothing moves but to what is left
+    assert sae.shares[2] > 0.2
+    busy_below = with_use(full, 0.6, 0.5)
+    full.adapt_sparsity(busy_below)  # use is 0.6, 0.7 and 1, on average 0.71
+    aims = [0.5 * 0.6 / 0.71, 0.3 * 0.7 / 0.71, 0.2 * 1.0 / 0.71]
+    aims[2] = min(aims[2], aims[1] * (2 / 3) ** 0.5)
+    expected = [s + full.SPARSITY_RATE * (aim / sum(aims) - s) for s, aim in zip([0.5, 0.3, 0.2], aims, strict=True)]
+    assert busy_below.shares == pytest.approx(expected)
+    busy_below = with_use(full, 0.6, 0.1)
+    full.adapt_sparsity(busy_below)
+    assert busy_below.shares[0] > 0.5
+    assert busy_below.shares[2] < 0.2
+    for _ in range(50):  # no path carries anything any more: back to where they began
+        sae.open[:] = False
+        full.adapt_sparsity(sae)
+    assert sae.shares == pytest.approx([0.5, 0.3, 0.2])
+
+
+@pytest.mark.parametrize("carried", [(1e-3, 10.0), (10.0, 1e-3), (1.0, 1.0)])
+def test_shares_of_k_stay_within_half_and_twice_and_in_order(full: Any, carried: tuple[float, float]):
+    sae = with_use(full, *carried)
     for _ in range(50):
         full.adapt_sparsity(sae)
-    assert sum(sae.shares) == pytest.approx(1)
-    assert sae.shares == sorted(sae.shares, reverse=True)
-    x = torch.randn(500, 6)
+        assert sum(sae.shares) == pytest.approx(1)
+        assert sae.shares[0] > sae.shares[1] > sae.shares[2]
+        for share, first in zip(sae.shares, full.LEVEL_SHARES, strict=True):
+            assert 0.5 * first <= share <= 2 * first
+    assert sae.shares != pytest.approx(full.LEVEL_SHARES, abs=0.01)
     full.K = 2
-    _, latents = sae.climb(x, training=True)
+    _, latents = sae.climb(torch.randn(500, 6), training=True)
     assert (latents > 0).sum().item() == 1000
+
+
+def test_an_edge_that_is_new_is_not_closed_for_what_the_old_one_carried(full: Any):
+    full.UNUSED, full.MOST_MOVED = 0.3, 2 / 12
+    sae = small_tree(full)
+    optimizer, silent = optimizer_of(sae), torch.arange(12.0)
+    sae.together.copy_(torch.diag(torch.tensor([0.2, 0.001, 0.2, 0.0, 0.2, 0.002, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2])))
+    sae.together[6, 6] = sae.together[7, 7] = sae.together[8, 8] = sae.together[9, 9] = 0.5  # level 1 is used most
+    sae.carried.copy_(torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 0.001, 2.0, 2.0, 2.0, 2.0, 0.0, 0.0]))
+    full.adapt_ratios(sae, optimizer, silent)
+    assert sae.sizes == [4, 6, 2]
+    moved = [place for place, latent in enumerate(silent.tolist()) if latent in (1, 3)]
+    assert all(4 <= place < 10 for place in moved)
+    full.prune(sae)
+    assert sae.open[moved].all()
+    still = silent.tolist().index(5.0)  # it has long had its parent, and carried nothing
+    assert not sae.open[still]
+
+
+def test_paths_are_not_pruned_at_the_event_in_which_levels_last_change(full: Any):
+    sae = small_tree(full)
+    optimizer, silent = optimizer_of(sae), torch.zeros(12)
+    full.ADAPTIVE_RATIOS = full.ADAPTIVE_SPARSITY = False
+    closed = {}
+    for event in range(1, full.EVENTS + 1):
+        sae.carried[:10] = torch.rand(10)  # each time others are the least
+        full.PRUNE_BELOW = 0.8
+        before = sae.open.sum().item()
+        full.change_tree(sae, optimizer, silent, event)
+        closed[event / full.EVENTS] = before - sae.open.sum().item()
+    assert {progress for progress, count in closed.items() if count} <= {0.55, 0.6, 0.65, 0.7}
+    assert closed[0.55] > 0
+
+
+def test_the_tree_is_fixed_at_a_tenth_of_the_training(full: Any):
+    """Children take their parents then, whatever they fire with later."""
+    full.ADAPTIVE_RATIOS = full.ADAPTIVE_SPARSITY = False
+    sae = small_tree(full)
+    optimizer, silent = optimizer_of(sae), torch.zeros(12)
+    parents = [sae.parent.clone()]
+    for event in range(1, full.EVENTS + 1):
+        sae.together.copy_(torch.rand(12, 12, generator=torch.Generator().manual_seed(event)))
+        full.change_tree(sae, optimizer, silent, event)
+        parents.append(sae.parent.clone())
+    fixed = round(0.1 * full.EVENTS)
+    assert all(torch.equal(each, parents[0]) for each in parents[:fixed])
+    assert not torch.equal(parents[fixed], parents[0])
+    assert all(torch.equal(each, parents[fixed]) for each in parents[fixed:])
+
+
+@pytest.mark.parametrize("off", ["ADAPTIVE_RATIOS", "ADAPTIVE_SPARSITY", "PRUNING"])
+def test_what_is_switched_off_stays_as_it_began(full: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off: str):
+    """Constants with which, all on, much changes in a short training; with one off, the other two still change."""
+    monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
+    full.PRUNE_BELOW, full.UNUSED, full.SMALLEST_LEVEL = 1.0, 1.0, 0.19  # the leaves can fire all their share
+    setattr(full, off, False)
+    full.main(tmp_path)
+    rows = [row.own for row in results.read_metrics(tmp_path)]
+    shown = {"ADAPTIVE_RATIOS": "level_0_size", "ADAPTIVE_SPARSITY": "level_0_l0", "PRUNING": "open_edges"}
+    for switch, name in shown.items():
+        values = [row[name] or 0 for row in rows]
+        changed = max(values) - min(values)
+        # a share of the last batch is rounded otherwise
+        assert (changed < 0.01) if switch == off else (changed > 0.02), (switch, values)
 
 
 def test_what_may_change_is_settled_in_time(modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

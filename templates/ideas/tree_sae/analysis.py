@@ -55,7 +55,8 @@ MEASURES = {
     "open_edges": Measure(title="open edges", says="the share of the edges of the tree that were not pruned"),
     "parent_coverage": Measure(
         title="parent coverage",
-        says="P(parent fires | child fires) over all firings of the children on open edges",
+        says="P(parent fires | child fires) over all firings of the latents below the top; edges that were pruned "
+        "count too, so that closing weak ones does not raise it",
     ),
     "parent_coverage_swapped": Measure(
         title="parent coverage, swapped parents",
@@ -63,8 +64,8 @@ MEASURES = {
     ),
     "hierarchical_consistency": Measure(
         title="hierarchical consistency",
-        says="parent coverage less that of swapped parents: what coverage there is beyond how often parents fire "
-        "(arXiv 2605.07922 on why coverage alone finds false parents)",
+        says="parent coverage less that of swapped parents, over all edges, open and pruned: what coverage there is "
+        "beyond how often parents fire (arXiv 2605.07922 on why coverage alone finds false parents)",
     ),
     "path_attribution": Measure(
         title="path attribution",
@@ -243,13 +244,14 @@ def _share(parts: "Sequence[tuple[float, float]]") -> float:
 
 
 def parent_coverage(seen: Seen) -> "tuple[float, float]":
-    """P(parent fires | child fires), and with swapped parents."""
+    """P(parent fires | child fires) over all edges, open and pruned, and with swapped parents."""
     own, other = [], []
     for family, together in zip(seen.tree.families, seen.together, strict=True):
-        fired = seen.fired[family.start + family.children].sum().item()
-        own.append((together[family.children, family.parents].sum().item(), fired))
+        parents = seen.tree.parent[family.start : family.end] - family.above
+        fired = seen.fired[family.start : family.end].sum().item()
+        own.append((together.gather(1, parents[:, None]).sum().item(), fired))
         for like in seen.like(family.above, family.above_end):
-            other.append((together[family.children, like[family.parents]].sum().item(), fired))
+            other.append((together.gather(1, like[parents][:, None]).sum().item(), fired))
     return _share(own), _share(other)
 
 
