@@ -349,7 +349,7 @@ def test_sparsity_moves_to_the_levels_whose_paths_carry_more(full: Any):
         0.5 / root,
         0.5 / root * (3 / 5) ** 0.5,
         0.5 / root * (2 / 5) ** 0.5,
-    ]  # what the order leaves to those above
+    ]  # the order
     expected = [s + full.SPARSITY_RATE * (aim / sum(aims) - s) for s, aim in zip([0.5, 0.3, 0.2], aims, strict=True)]
     assert sae.shares == pytest.approx(expected)
     assert sae.shares[0] < 0.5
@@ -446,7 +446,7 @@ def test_what_is_switched_off_stays_as_it_began(full: Any, tmp_path: Path, monke
         values = [row[name] or 0 for row in rows]
         changed = max(values) - min(values)
         # a share of the last batch is rounded otherwise
-        assert (changed < 0.01) if switch == off else (changed > 0.02), (switch, values)
+        assert (changed < 0.01) if switch == off else (changed > 0.02), switch
 
 
 def test_what_may_change_is_settled_in_time(modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -184,7 +184,7 @@ def test_path_attribution_is_the_part_of_the_attribution_that_comes_along_paths(
     the next rank by how often they fire, one up and one down, the last's neighbour being the one before."""
     exam, figures = modelled
     tree = exam.checkpoint.extra
-    fired = sum((latents != 0).sum(0) for latents in exam.latents())
+    fired = torch.cat(list(exam.latents())).count_nonzero(0)
     x, gradient = exam.loss_gradient()
     latents = exam.sae.encode(x).double()
     effect = (latents * (gradient @ exam.sae.W_dec.T)).abs()
