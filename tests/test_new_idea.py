@@ -144,7 +144,7 @@ def test_the_model_is_told_the_sentence_the_baseline_the_metrics_and_the_ideas_t
         "def compute_loss(sae",
         "- loss_added: loss added in nats/token; lower is better; a difference is worth having from 0.03 on",
         "- l0: L0 in latents/token; neither direction is better\n",
-        "- Learning compositional features with tiers: A composition loss with learned",
+        "- Learning compositional features with tiers: A composition loss between tiers",
     ):
         assert said in server.requests[0].said
 
