@@ -14,6 +14,8 @@ from agent.auditing.findings import Finding
 from agent.auditing.judging import Sentence
 from agent.auditing.noted import Notes, Statement
 from agent.lab.errors import UserError
+from agent.notes import edited
+from agent.plots import DRAWN
 
 
 def audit(path: Path, directory: Path | None = None) -> bool:
@@ -30,10 +32,14 @@ def audit(path: Path, directory: Path | None = None) -> bool:
 def read(path: Path) -> Notes:
     """Raises UserError."""
     try:
-        return noted.parse(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        notes = noted.parse(text)
     except (OSError, UnicodeDecodeError, noted.NotNotes) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path} is no notes.txt: {why}") from None
+    if not edited(text):  # figures of an idea's own tell in its code's words what no results line has
+        notes.statements = [each for each in notes.statements if each.label in DRAWN or ".png" not in each.label]
+    return notes
 
 
 def findings(notes: Notes, measured: Facts | None = None) -> list[Finding]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PER_ROW = 4  # secondary metrics side by side
 NEAR = 0.1  # share of L0 that is shown to either side of the runs
 CURVES = (("loss", "training loss"), ("l0", "L0 (latents per token)"), ("alive_fraction", "alive fraction"))
+DRAWN = ("training_curves.png", "l0_front.png", "comparison.png")  # of every study; the others are an idea's own
 SCORES = ("explained_variance_centered", "ce_loss_score", "f1", "uniqueness")  # against L0, where they were measured
 
 

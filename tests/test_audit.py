@@ -1,5 +1,6 @@
 """`agent audit`: claims of every kind found, true ones left alone, our own notes supported."""
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from agent.lab import results
 from agent.lab.errors import UserError
 from agent.lab.results import Compared, Comparison, Core, FinalInfo, Latents
 from agent.lab.verdicts import Verdict
+from agent.notes import CHECKSUM
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "example_study" / "notes.txt"
 NOTES = """\
@@ -84,6 +86,28 @@ def test_a_figure_changed_by_hand_is_found(was: str, becomes: str, quote: str):
     wrong = [name for name, verdict in verdicts(changed).items() if verdict != "supported"]
     assert changed != text
     assert quote in [name[: len(quote)] for name in wrong]
+
+
+def test_what_an_ideas_own_figures_show_is_no_claim_until_notes_are_changed_by_hand(tmp_path: Path):
+    body = EXAMPLE.read_text().rpartition(CHECKSUM)[0]
+    body = body.replace("tier_activity.png: ", "more_of_it.png: run 1: L0 99, loss 3.\ntier_activity.png: ", 1)
+    signed = body + CHECKSUM + hashlib.sha256(body.encode()).hexdigest()[:16] + "\n"
+    for text, judged in ((signed, False), (signed.replace("L0 99", "L0 98"), True)):
+        (tmp_path / "notes.txt").write_text(text)
+        found = [each for each in audit.findings(audit.read(tmp_path / "notes.txt")) if "loss 3" in each.quote]
+        assert [each.verdict for each in found] == ["contradicted"] * judged
+
+
+def test_what_notes_of_a_world_render_is_supported():
+    text = NOTES.format(results="{'l0': 7.96, 'f1': 0.7186}", changed="{'l0': 7.91, 'f1': 0.7}", said="It ran.") + (
+        "Within noise: F1 differs by -0.0076 ± 0.0407 (uniqueness -0.4510 ± 0.0271) from the baseline at L0 7.91 "
+        "(p 1 after Holm's correction); a difference of 0.0675 could have been seen.\n"
+        "- F1: 0.7000, baseline 0.7076, difference -0.0076 ± 0.0407 (within noise)\n\n"
+        "# Test samples\n- run 0 (Baseline): L0 7.94, F1 0.7201\n"
+    )
+    found = verdicts(text)
+    assert [quote for quote, verdict in found.items() if verdict != "supported"] == []
+    assert any(quote.startswith("Within noise: F1") for quote in found)
 
 
 def test_a_contradicted_claim_is_shown_with_its_evidence(tmp_path: Path):

@@ -38,7 +38,7 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _ITEM = re.compile(r"\A(?:[-*•]|\d{1,2}[.)])\s+")
-_NOT_CLAIMS = ("title", "experiment description", "test text", "not tried", "end")
+_NOT_CLAIMS = ("title", "experiment description", "test text", "test samples", "not tried", "end")
 _CALL = re.compile(r"[A-Za-z_][\w.]*\(([^()]*?)(?:,\s*\w+=[^()]*)?\)")  # np.float64(0.9), tensor(0.9, device='cuda')
 
 

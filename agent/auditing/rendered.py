@@ -28,7 +28,7 @@ _JUDGED = re.compile(
     r"(?P<verdict>Better \(confirmed\)|Seems better, and is not confirmed by fresh seeds yet|Not confirmed|Not better"
     r"|Worse|Too small to matter|Within noise): "
     rf"(?P<title>{_TITLE}) differs by (?P<difference>[+-]{_N}) ± (?P<half>{_N})"
-    rf"(?: [a-z/]+)? from the baseline at L0 (?P<l0>{_N}) .*?"
+    rf"(?: [a-z/]+)?(?: \(uniqueness [^)]*\))? from the baseline at L0 (?P<l0>{_N}) .*?"
     rf"(?:the smallest difference worth having, (?P<worth>{_N}).*)?"
 )
 _DIFFERS = re.compile(
