@@ -38,7 +38,7 @@ def read(path: Path) -> Notes:
         why = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path} is no notes.txt: {why}") from None
     if not edited(text):  # figures of an idea's own tell in its code's words what no results line has
-        notes.statements = [each for each in notes.statements if each.label in DRAWN or ".png" not in each.label]
+        notes.statements = [each for each in notes.statements if each.label in DRAWN or not each.label.endswith(".png")]
     return notes
 
 

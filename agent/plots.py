@@ -44,14 +44,14 @@ def write(
     scored = [run for run in runs if run.counts and run.info and run.info.metric("l0") is not None]
     compared = [(run, run.info.comparison) for run in runs if run.counts and run.info and run.info.comparison]
     figures = []
+    curves, front, differences = (directory / name for name in DRAWN)
     with matplotlib.rc_context(canvas.STYLE):
         if trained:
-            figures.append(_training_curves(directory / "training_curves.png", trained, runs))
+            figures.append(_training_curves(curves, trained, runs))
         if scored:
-            figures.append(_l0_front(directory / "l0_front.png", scored, runs, baselines))
+            figures.append(_l0_front(front, scored, runs, baselines))
         if any(comparison.metrics for _, comparison in compared):
-            path = directory / "comparison.png"
-            figures.append(_comparison(path, compared, judgements, primary, smallest_effect))
+            figures.append(_comparison(differences, compared, judgements, primary, smallest_effect))
         return figures + (_own(draw, directory, runs) if draw else [])
 
 
