@@ -99,15 +99,19 @@ def test_what_an_ideas_own_figures_show_is_no_claim_until_notes_are_changed_by_h
 
 
 def test_what_notes_of_a_world_render_is_supported():
-    text = NOTES.format(results="{'l0': 7.96, 'f1': 0.7186}", changed="{'l0': 7.91, 'f1': 0.7}", said="It ran.") + (
+    baseline, changed = "{'l0': 7.96, 'f1': 0.7186}", "{'l0': 7.91, 'f1': 0.7, 'uniqueness': 0.5244}"
+    text = NOTES.format(results=baseline, changed=changed, said="It ran.") + (
         "Within noise: F1 differs by -0.0076 ± 0.0407 (uniqueness -0.4510 ± 0.0271) from the baseline at L0 7.91 "
         "(p 1 after Holm's correction); a difference of 0.0675 could have been seen.\n"
-        "- F1: 0.7000, baseline 0.7076, difference -0.0076 ± 0.0407 (within noise)\n\n"
+        "- F1: 0.7000, baseline 0.7076, difference -0.0076 ± 0.0407 (within noise)\n"
+        "- uniqueness: 0.5244, baseline 0.9754, difference -0.4510 ± 0.0271\n\n"
         "# Test samples\n- run 0 (Baseline): L0 7.94, F1 0.7201\n"
     )
     found = verdicts(text)
     assert [quote for quote, verdict in found.items() if verdict != "supported"] == []
     assert any(quote.startswith("Within noise: F1") for quote in found)
+    forged = verdicts(text.replace("(uniqueness -0.4510", "(uniqueness -0.0510"))
+    assert [quote[:16] for quote, verdict in forged.items() if verdict != "supported"] == ["Within noise: F1"]
 
 
 def test_a_contradicted_claim_is_shown_with_its_evidence(tmp_path: Path):

@@ -28,7 +28,7 @@ _JUDGED = re.compile(
     r"(?P<verdict>Better \(confirmed\)|Seems better, and is not confirmed by fresh seeds yet|Not confirmed|Not better"
     r"|Worse|Too small to matter|Within noise): "
     rf"(?P<title>{_TITLE}) differs by (?P<difference>[+-]{_N}) ± (?P<half>{_N})"
-    rf"(?: [a-z/]+)?(?: \(uniqueness [^)]*\))? from the baseline at L0 (?P<l0>{_N}) .*?"
+    rf"(?: [a-z/]+)?(?: \((?P<beside>[^)]*)\))? from the baseline at L0 (?P<l0>{_N}) .*?"
     rf"(?:the smallest difference worth having, (?P<worth>{_N}).*)?"
 )
 _DIFFERS = re.compile(
@@ -168,6 +168,7 @@ def _judged(match: re.Match[str], run: Run) -> Iterator[Judged]:
         yield _not_compared(match["title"], run)
         return
     yield _difference(match["difference"], match["half"], known)
+    yield from _items(match["beside"] or "", run)
     gain = -difference if metric.better == "lower" else difference
     verdict = match["verdict"]
     if verdict.startswith(("Better", "Seems better")):
@@ -212,6 +213,18 @@ def _one_of(said: str, values: list[float], run: Run) -> Judged:
     return _is(any(close(said, value) for value in values), f"run {run.number} has {shown}")
 
 
+def _items(text: str, run: Run) -> Iterator[Judged]:
+    """Figures of a run, or with intervals its differences."""
+    for item in _ITEM.finditer(text):
+        known = run.differences.get(item["title"])
+        if not item["half"]:
+            yield _figure(item["title"], item["value"], run)
+        elif known is None:
+            yield _not_compared(item["title"], run)
+        else:
+            yield _difference(item["value"], item["half"], known)
+
+
 def _listed(part: str, facts: Facts) -> Iterator[Judged]:
     """A run with its figures, as the description of a plot lists it."""
     match = _RUN_LIST.match(part)
@@ -221,14 +234,7 @@ def _listed(part: str, facts: Facts) -> Iterator[Judged]:
     if run is None:
         yield "unsupported", f"there is no run {match['run']}"
         return
-    for item in _ITEM.finditer(match["items"]):
-        known = run.differences.get(item["title"])
-        if not item["half"]:
-            yield _figure(item["title"], item["value"], run)
-        elif known is None:
-            yield _not_compared(item["title"], run)
-        else:
-            yield _difference(item["value"], item["half"], known)
+    yield from _items(match["items"], run)
     for item in _SHARES.finditer(match["items"]) if run.own else ():
         words = re.findall(r"[a-z0-9²]+", item["title"].lower())
         named = [value for title, value in run.own.items() if all(word in title.lower() for word in words)]
