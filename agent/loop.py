@@ -10,7 +10,8 @@ from agent.analysis import Analysis
 from agent.baseline import Baselines
 from agent.display import comparison_line, remark_line, run_line
 from agent.ideas import Fixed, Idea, goal
-from agent.lab import cache, results
+from agent.lab import results
+from agent.lab.code_hash import lab_hash
 from agent.lab.evaluation.requests import Score
 from agent.lab.results import FinalInfo, Training
 from agent.lab.verdicts import NOT_RETRYABLE, Verdict
@@ -71,7 +72,7 @@ class Loop:
         self.started, self.display = ledger.state.started, workers.display
         self.baselines = Baselines(study, self.started, workers)
         self.referee = Referee(study, ledger, self.baselines, workers)
-        self.lab = cache.lab_hash()
+        self.lab = lab_hash()
 
     def run(self) -> Ending:
         """Carry the study on to its end, or to an interruption."""
@@ -107,7 +108,7 @@ class Loop:
         baseline = state.runs[0].verdict
         if baseline and not baseline.ok:
             return f"the baseline failed ({baseline.name}: {baseline.evidence})"
-        if cache.lab_hash() != self.lab:
+        if lab_hash() != self.lab:
             return "agent/lab was changed while the study ran: runs before and after would not compare"
         if why := self.referee.prepare() or budgets.spent(self.ledger.state, self.ledger.seconds):
             return why
@@ -139,7 +140,7 @@ class Loop:
 
     def conclude(self) -> None:
         """What is left to do when nothing more is tried; nothing that a changed lab would measure otherwise."""
-        if cache.lab_hash() == self.lab:
+        if lab_hash() == self.lab:
             self.referee.conclude()
 
     def end(self, why: str) -> None:

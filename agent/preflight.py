@@ -7,11 +7,11 @@ import ast
 import json
 import subprocess
 import sys
-import warnings
 from collections.abc import Mapping
 from functools import cache
 
 from agent.ideas import Fixed
+from agent.lab.code_hash import without_docstrings
 from agent.lab.verdicts import Verdict
 
 LAB_IMPORTS = (
@@ -75,13 +75,7 @@ def check(source: str, fixed: Fixed, earlier: Mapping[str, str]) -> Verdict | No
 def _program(source: str) -> str:
     """The parsed code without docstrings and positions. Raises _Found where it does not parse."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a LaTeX backslash in a docstring is no mistake
-            tree = ast.parse(source)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                node.body = node.body[ast.get_docstring(node, clean=False) is not None :]
-        return ast.dump(tree)
+        return ast.dump(without_docstrings(source))
     except SyntaxError as error:
         raise _Found(_at(source.splitlines(), error.lineno or 1, error.msg)) from None
     except ValueError as error:  # a null byte

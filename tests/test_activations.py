@@ -18,6 +18,7 @@ from torch import Tensor
 
 from agent.lab import activations, cache, ground, models, tokens
 from agent.lab.activations import DamagedHarvest, Manifest
+from agent.lab.code_hash import lab_hash
 from agent.lab.errors import UserError
 
 Harvest = tuple[Path, Manifest]
@@ -218,7 +219,7 @@ def test_the_ground_changes_with_the_model_and_with_nothing_else(small_model: Pa
     assert {name: one[name] for name in ("ground", "parts")} == ground.ground(str(copy))
     assert one["evals"] == ["core", "sparse_probing_sae_probes"]
     assert len(one["ground"]) == 16
-    assert one["parts"]["lab"] == cache.lab_hash()
+    assert one["parts"]["lab"] == lab_hash()
     assert one["parts"]["model"] == models.identity(str(small_model))
     (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
     changed = ground.ground(str(copy))
@@ -228,7 +229,8 @@ def test_the_ground_changes_with_the_model_and_with_nothing_else(small_model: Pa
 
 def test_the_labs_hash_is_had_without_torch():
     ended = run(
-        "-c", "import sys; from agent.lab import cache; print(cache.lab_hash()); sys.exit('torch' in sys.modules)"
+        "-c",
+        "import sys; from agent.lab.code_hash import lab_hash; print(lab_hash()); sys.exit('torch' in sys.modules)",
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.strip() == cache.lab_hash()
+    assert ended.stdout.strip() == lab_hash()

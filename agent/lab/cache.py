@@ -1,7 +1,6 @@
 """Where large things that can be made again are kept, shared between studies."""
 
 import fcntl
-import hashlib
 import os
 import re
 import shutil
@@ -18,14 +17,6 @@ def root() -> Path:
         return Path(chosen).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base).absolute() / "sae-agent"
-
-
-def lab_hash() -> str:
-    """sha256 of the lab's own code, by which what it made is known to be this version's: 16 hex digits."""
-    folder, digest = Path(__file__).parent, hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 @contextmanager

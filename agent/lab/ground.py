@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from agent.lab import cache, models, text
+from agent.lab import models, text
+from agent.lab.code_hash import lab_hash
 
 
 def environment() -> dict[str, str]:
@@ -27,6 +28,6 @@ def environment() -> dict[str, str]:
 
 def ground(model: str) -> dict[str, Any]:
     """`parts`, and `ground`, a hash of them: figures of two runs compare where these are equal."""
-    parts = {"model": models.identity(model), "lab": cache.lab_hash(), **environment()}
+    parts = {"model": models.identity(model), "lab": lab_hash(), **environment()}
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return {"ground": digest[:16], "parts": parts}

@@ -105,7 +105,7 @@ def make_checkout(directory: Path) -> Checkout:
     ignored = shutil.ignore_patterns("lab", "__pycache__")
     shutil.copytree(REPOSITORY / "agent", root / "agent", ignore=ignored)
     (root / "agent/lab/evaluation/families").mkdir(parents=True)
-    plain = ("__init__", "cache", "defaults", "errors", "metrics", "results", "verdicts")
+    plain = ("__init__", "cache", "code_hash", "defaults", "errors", "metrics", "results", "verdicts")
     evaluation = ("evaluation/__init__", "evaluation/requests", "evaluation/families/__init__")
     for name in (*plain, *evaluation):
         shutil.copy(REPOSITORY / f"agent/lab/{name}.py", root / f"agent/lab/{name}.py")
