@@ -1,30 +1,16 @@
 """The command line: parses, calls, prints."""
 
 import errno
-import json
 import math
 import os
 import signal
-import socket
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from agent.lab.errors import UserError
-
-if TYPE_CHECKING:
-    from agent.analysis import Analysis
-    from agent.events import Event, StudyStarted
-    from agent.ideas import Fixed, Idea
-    from agent.loop import Ending, Loop
-    from agent.proposers import Proposer
-    from agent.state import State
-    from agent.study import Study
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 ideas_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
@@ -77,39 +63,23 @@ def run(
 
     Whatever interrupts it, `agent resume` continues.
     """
-    from agent import analysis, ideas, loop, study
-    from agent.approve import require_terminal
-    from agent.lab import cache
-    from agent.lab.evaluation import families
-    from agent.proposers import choice
+    from agent import ideas
+    from agent.commands import run as command
+    from agent.lab.evaluation import catalogue
+    from agent.proposers import select
 
     if max_hours is not None and not 0 < max_hours < math.inf:
         raise UserError(f"--max-hours {max_hours:g}: give a number of hours above 0")
     plan = ideas.load(idea)
     if evals:
-        families.chosen(evals)  # refused at once where it names none
+        catalogue.chosen(evals)  # refused at once where it names none
     given = {"model": _absolute(model), "hook_name": hook, "evals": evals}
     fixed = plan.fixed.but(**{name: value for name, value in given.items() if value})
-    prices = choice.prices(price_in, price_out)
+    prices = select.prices(price_in, price_out)
     spend = {"max_tokens": max_llm_tokens, "max_cost": max_cost, "prices": prices, "window": llm_window}
-    model_asked = choice.language_model(proposer, llm, replay=replay, **spend)
+    language_model = select.language_model(proposer, llm, replay=replay, **spend)
     limits = {"max_runs": max_runs, "max_hours": max_hours, "run_timeout": run_timeout}
-    # What is broken is known before any time is spent: the plan's rendering, the model's key, the idea's own files.
-    choice.check(plan, fixed, model_asked)
-    own = analysis.load(plan)
-    if approve:
-        require_terminal()
-    print(f"{plan.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
-    if model_asked is None and proposer is None:
-        print(choice.OWN_PLAN, flush=True)
-    with cache.in_use():
-        settings = limits | {"language_model": model_asked, "approve": approve}
-        primary_metric, _ = ideas.goal(plan, fixed.model)
-        started = loop.started(plan, fixed, _prepare(fixed, primary_metric, device), device, settings)
-        new = study.create(ideas.ROOT, plan.name)
-        asked = choice.of_new_study(new, started, plan)
-        with new.lock(), _loop(new, started, own, asked) as work:
-            _end(new, work.run())
+    command.start(plan, fixed, language_model, device, limits, approve, proposer)
 
 
 @app.command()
@@ -119,25 +89,9 @@ def resume(
     ] = None,
 ) -> None:
     """Continue a study that was interrupted or killed, within what is left of its budgets."""
-    from agent import analysis, ideas
-    from agent import study as studies
-    from agent.approve import require_terminal
-    from agent.events import StudyResumed
-    from agent.lab import cache
-    from agent.proposers import choice
+    from agent.commands import run as command
 
-    study, state = studies.to_resume(ideas.ROOT, path)
-    if state.finished:
-        print(f"{study.name} has ended: {state.ended}; notes: {study.notes / 'notes.txt'}")
-        return
-    if state.started and state.started.approve:
-        require_terminal()
-    with study.lock(), cache.in_use():
-        started, plan = _pick_up(study, state)
-        proposer, own = choice.of_study(study, started, plan), analysis.load(plan)
-        resumed = StudyResumed(pid=os.getpid(), host=socket.gethostname())
-        with _loop(study, resumed, own, proposer) as work:
-            _end(study, work.run())
+    command.resume(path)
 
 
 @app.command()
@@ -147,24 +101,15 @@ def note(
     message: Annotated[str, typer.Option("-m", "--message", help="What was tried, for the notes.")],
 ) -> None:
     """Take a run that was made by hand in a study's directory into its notes and plots."""
-    from agent import analysis, hand_run, ideas
-    from agent import study as studies
-    from agent.lab import cache
-    from agent.proposers import choice
+    from agent.commands import run as command
 
-    with studies.to_resume(ideas.ROOT, path)[0].lock(), cache.in_use():
-        study, state = studies.to_resume(ideas.ROOT, path)  # as the driver left it that had the lock before
-        event = hand_run.added(study, state, Path(run_name).name, message)
-        started, plan = _pick_up(study, state)
-        proposer, own = choice.of_study(study, started, plan, asking=False), analysis.load(plan)
-        with _loop(study, None, own, proposer) as work:
-            _end(study, work.take_in(event))
+    command.note(path, run_name, message)
 
 
 @app.command()
 def show(path: Annotated[Path, typer.Argument(help="A run's directory, or a study's under runs/ or notes/.")]) -> None:
     """Show a run or a study as a table."""
-    from agent import show
+    from agent.commands import show
 
     show.show(path)
 
@@ -177,7 +122,7 @@ def audit(
     ] = None,
 ) -> None:
     """Hold every claim of a notes.txt against its figures: supported, contradicted or unsupported."""
-    from agent import audit
+    from agent.audit import audit
 
     if not audit.audit(path, results):
         sys.exit(1)
@@ -186,18 +131,18 @@ def audit(
 @ideas_app.callback()
 def ideas(context: typer.Context) -> None:
     """List the ideas there are, or show one with its plan."""
-    from agent import show_ideas
+    from agent.commands import ideas
 
     if context.invoked_subcommand is None:
-        show_ideas.show_all()
+        ideas.show_all()
 
 
 @ideas_app.command("show")
 def show_idea(name: Annotated[str, typer.Argument(help="An idea: a directory of templates/ideas.")]) -> None:
     """Show an idea with its plan."""
-    from agent import ideas, show_ideas
+    from agent.commands import ideas
 
-    show_ideas.show_one(ideas.load(name))
+    ideas.show_one(name)
 
 
 @ideas_app.command("new")
@@ -206,7 +151,7 @@ def new_idea(
     llm: Annotated[str, typer.Option(metavar="MODEL", help="A model of the server at OPENAI_BASE_URL.")],
 ) -> None:
     """Have a language model work out an idea with a plan, and take it in if you like it."""
-    from agent import new_idea
+    from agent.commands import new_idea
 
     new_idea.new(sentence, llm)
 
@@ -220,11 +165,11 @@ def doctor(
     ] = "full",
 ) -> None:
     """Show which evaluations can run here, and what is missing for the others. Exit code 1 where one cannot."""
-    from agent import doctor
+    from agent.commands import doctor
     from agent.ideas import Fixed
-    from agent.lab.evaluation import families
+    from agent.lab.evaluation import catalogue
 
-    families.chosen(evals)  # refused at once where it names none
+    catalogue.chosen(evals)  # refused at once where it names none
     given = {"model": _absolute(model), "hook_name": hook}
     raise typer.Exit(doctor.show(Fixed.model_validate({name: value for name, value in given.items() if value}), evals))
 
@@ -239,7 +184,7 @@ def cache(
     ] = None,
 ) -> None:
     """Show what is stored for reuse under SAE_AGENT_CACHE, or clear it by kind."""
-    from agent import cache
+    from agent.commands import cache
 
     if clear:
         cache.clear(clear)
@@ -270,64 +215,6 @@ def main() -> None:
         if code == 130:  # what typer makes of a Ctrl-C that no command has answered itself
             _fail("interrupted", 130)
         sys.exit(code if isinstance(code, int) else 0)
-
-
-def _prepare(fixed: "Fixed", primary_metric: str, device: str | None) -> dict[str, Any]:
-    """Have the activations ready; what figures depend on beside the experiment, and what can be evaluated."""
-    from agent import ideas, workers
-    from agent.lab.metrics import family_of
-
-    with tempfile.TemporaryDirectory() as folder:
-        ground = Path(folder) / "ground.json"
-        if code := workers.prepare(ideas.ROOT, fixed, family_of(primary_metric), device, ground):
-            raise typer.Exit(2 if code == 2 else 1)
-        return json.loads(ground.read_text())
-
-
-def _pick_up(study: "Study", state: "State") -> "tuple[StudyStarted, Idea]":
-    """Make a locked study ready to go on. Raises UserError where its ground has changed."""
-    from agent import ideas, process_tree
-
-    assert state.started
-    if ended := process_tree.end_orphans(study.directory):
-        print(f"ended {ended} process{'es' * (ended > 1)} that the last driver had left running", flush=True)
-    study.unlock_git()
-    fixed = state.started.fixed
-    print(f"{state.started.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
-    as_it_began = fixed.model_copy(update={"evals": ",".join(state.started.evals)})
-    if _prepare(as_it_began, state.started.primary_metric, state.started.device)["ground"] != state.started.ground:
-        raise UserError(
-            f"{study.name} began with another agent/lab, package, model or device, so further runs would not compare "
-            "with those it has: go back to what it began with, or start a new study"
-        )
-    return state.started, ideas.load(state.started.idea)
-
-
-@contextmanager
-def _loop(study: "Study", first: "Event | None", own: "Analysis", proposer: "Proposer") -> "Iterator[Loop]":
-    """The study's loop, with its first event of this driver recorded. The study must be locked."""
-    from agent.display import display
-    from agent.ledger import Ledger
-    from agent.loop import Loop
-    from agent.workers import Workers
-
-    ledger = Ledger(study.ledger)
-    if first:
-        ledger.append(first)
-    print(f"study: {study.directory}", flush=True)
-    assert ledger.state.started
-    with display() as shown, Workers(study, ledger.state.started, shown) as workers:
-        yield Loop(study, ledger, own, proposer, workers)
-
-
-def _end(study: "Study", ending: "Ending") -> None:
-    from agent.proposers import choice
-
-    if spent := choice.spent(study):
-        print(spent)
-    print(f"{ending.why}; notes: {study.notes / 'notes.txt'}")
-    if ending.code:
-        sys.exit(ending.code)
 
 
 def _absolute(model: str | None) -> str | None:

@@ -9,17 +9,16 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from agent.lab import defaults, metrics
+from agent import TEMPLATES
+from agent.lab import defaults
 from agent.lab.errors import UserError, nearest
-from agent.lab.evaluation import families
+from agent.lab.evaluation import catalogue
 from agent.lab.metrics import HEADLINE, METRICS
 
 if TYPE_CHECKING:
     import jinja2
     from pydantic_core import ErrorDetails
 
-ROOT = Path(__file__).resolve().parent.parent  # the checkout
-TEMPLATES = ROOT / "templates"
 
 Direction = Literal["up", "down", "same"]
 Text = Annotated[str, Field(min_length=1)]
@@ -47,7 +46,7 @@ class Fixed(Strict):
     @classmethod
     def _known(cls, evals: str) -> str:
         try:
-            families.chosen(evals)
+            catalogue.chosen(evals)
         except UserError as error:
             raise ValueError(str(error)) from None
         return evals
@@ -224,7 +223,7 @@ def _expected(error: "ErrorDetails") -> str:
 def goal(idea: Idea, model: str) -> tuple[str, float]:
     """The primary metric of a study on a model, and the smallest effect worth having: the idea's, or where this kind of
     model has no such metric, the model's own."""
-    if metrics.measurable(idea.primary_metric, defaults.is_world(model)):
+    if catalogue.measurable(idea.primary_metric, defaults.is_world(model)):
         return idea.primary_metric, idea.smallest_effect
     own = defaults.of(model)
     return own.primary_metric, own.smallest_effect

@@ -5,25 +5,30 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from agent import budgets, events, notes, preflight
-from agent.analysis import Analysis
-from agent.baseline import Baselines
-from agent.display import comparison_line, remark_line, run_line
+from agent.comparison.baselines import Baselines
+from agent.comparison.referee import Referee
+from agent.display.formatting import comparison_line, remark_line, run_line
 from agent.ideas import Fixed, Idea, goal
 from agent.lab import results
 from agent.lab.code_hash import lab_hash
 from agent.lab.evaluation.requests import Score
 from agent.lab.results import FinalInfo, Training
 from agent.lab.verdicts import NOT_RETRYABLE, Verdict
-from agent.ledger import BadLedger, Ledger
-from agent.llm import LLMError
-from agent.proposers import Proposal, Proposer
+from agent.llm.client import LLMError
+from agent.proposers import Proposer
 from agent.proposers.template import baseline as baseline_proposal
-from agent.referee import Referee
-from agent.state import ATTEMPTS
-from agent.study import Run, Study, keep
-from agent.watchdogs import require_disk
-from agent.workers import Workers
+from agent.report import notes
+from agent.report.idea_analysis import Analysis
+from agent.running import preflight
+from agent.running.run_files import keep
+from agent.running.watchdogs import require_disk
+from agent.running.workers import Workers
+from agent.study import budget, events
+from agent.study.attempts import ATTEMPTS
+from agent.study.ledger import BadLedger, Ledger
+from agent.study.records import Proposal
+from agent.study.runs import Run
+from agent.study.workspace import Study
 
 TOKENS_TOLERANCE = 0.01  # the stream ends with a whole batch
 SMOKE_SECONDS = 120.0  # of which a good one takes some 15, most of it imports
@@ -110,7 +115,7 @@ class Loop:
             return f"the baseline failed ({baseline.name}: {baseline.evidence})"
         if lab_hash() != self.lab:
             return "agent/lab was changed while the study ran: runs before and after would not compare"
-        if why := self.referee.prepare() or budgets.spent(self.ledger.state, self.ledger.seconds):
+        if why := self.referee.prepare() or budget.spent(self.ledger.state, self.ledger.seconds):
             return why
         proposal = self.propose()
         if isinstance(proposal, str):
@@ -199,7 +204,7 @@ class Loop:
         runs = self.ledger.state.runs
         if run == 0 or not self.started.approve:
             return None
-        from agent.approve import approve  # here because rich takes a while to import
+        from agent.display.approve import approve  # here because rich takes a while to import
 
         proposal = runs[run].proposal
         with self.display.paused():
@@ -253,7 +258,7 @@ class Loop:
         self.refresh()
         script, start, seed = self.study.directory / "experiment.py", time.monotonic(), self.started.fixed.seed
         script.write_text(state.proposal.source)
-        timeout = budgets.timeout(self.ledger.state, self.ledger.seconds, evaluating=False)
+        timeout = budget.timeout(self.ledger.state, self.ledger.seconds, evaluating=False)
         if run == 0 and self.baselines.take(self.baselines.k, seed, directory):
             shutil.copyfile(script, directory / "experiment.py")  # the same but for SEED, which the lab sets
             failure, seconds = None, results.read_metrics(directory)[-1].seconds
@@ -301,7 +306,7 @@ class Loop:
     def evaluate(self, run: int) -> None:
         """Have what training left scored."""
         start, directory = time.monotonic(), self.study.run_dir(run)
-        timeout = budgets.timeout(self.ledger.state, self.ledger.seconds, evaluating=True)
+        timeout = budget.timeout(self.ledger.state, self.ledger.seconds, evaluating=True)
         request = Score(run_dir=directory, evals=self.started.evals, analysis=self.analysis.path)
         failure = self.workers.evaluate(request, label=f"run {run}", timeout=timeout)
         info = FinalInfo(verdict=failure) if failure else results.read(directory)
@@ -346,7 +351,7 @@ class Loop:
         failed = state.runs[run]
         assert failed.verdict
         hopeless = failed.verdict.name in NOT_RETRYABLE or failed.attempt >= ATTEMPTS or failed.by_hand or run == 0
-        if hopeless or budgets.hours_spent(state, self.ledger.seconds):
+        if hopeless or budget.hours_spent(state, self.ledger.seconds):
             return None
         proposal = self.propose()
         return proposal if isinstance(proposal, Proposal) else None

@@ -19,10 +19,12 @@ from typing import Any
 
 from scipy.special import betaincinv
 
-from agent.comparison import ALPHA, FRESH_SEEDS, Baseline, Judgement, compare, judge
+from agent.comparison.judgement import FRESH_SEEDS, Judgement, judge
+from agent.comparison.matching import ALPHA, compare
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Core, FinalInfo, Latents, Probing
 from agent.lab.verdicts import Verdict
+from agent.study.records import Baseline
 
 POOL = Path(__file__).with_name("reseeded_baselines.json")
 STUDIES, SEEDS, RUNS = 1000, 5, 5

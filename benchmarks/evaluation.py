@@ -31,11 +31,12 @@ import torch
 from agent import ideas
 from agent.ideas import Fixed
 from agent.lab import checkpoint, models, tokens
-from agent.lab.evaluation import core, doctor, families, labelled, perturbing, probing, stock
-from agent.lab.evaluation.core_text import TokenStore
+from agent.lab.evaluation import catalogue, doctor, families
+from agent.lab.evaluation.bench import core, labelled_datasets, patching, probe_ablation, probing
+from agent.lab.evaluation.bench.core_text import TokenStore
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.families import sparse_probing
-from agent.lab.evaluation.subject import BenchSAE
+from agent.lab.evaluation.sae_adapter import BenchSAE
 from agent.lab.progress import say
 
 MODEL, HOOK_NAME = "tiny-lm", "blocks.1.hook_resid_post"
@@ -100,7 +101,7 @@ class Stock:
         from sae_bench.evals.sparse_probing import main
 
         config = sparse_probing.config(sae.cfg.model_name, sae.cfg.context_size, models.compute().dtype)
-        return self._on_prompts(main, config, stock.UnitNorm(sae), name, first)
+        return self._on_prompts(main, config, patching.UnitNorm(sae), name, first)
 
     def tpp(self, sae: BenchSAE, name: str, first: bool) -> Figures:
         return self._perturbed(sae, name, first, spurious=False)
@@ -112,18 +113,18 @@ class Stock:
         from sae_bench.evals.meta_structure import main
         from sae_bench.evals.meta_structure.eval_config import MetaStructureEvalConfig
 
-        return self._run(main, MetaStructureEvalConfig(random_seed=42), stock.UnitNorm(sae), name)
+        return self._run(main, MetaStructureEvalConfig(random_seed=42), patching.UnitNorm(sae), name)
 
     def _perturbed(self, sae: BenchSAE, name: str, first: bool, spurious: bool) -> Figures:
         from sae_bench.evals.scr_and_tpp import main
 
-        config = perturbing.config(sae.cfg.model_name, spurious, sae.cfg.context_size, models.compute().dtype)
+        config = probe_ablation.config(sae.cfg.model_name, spurious, sae.cfg.context_size, models.compute().dtype)
         return self._on_prompts(main, config, sae, name, first)
 
     def _on_prompts(self, main: ModuleType, config: Any, sae: BenchSAE, name: str, first: bool) -> Figures:
         found: Figures = {}
         each = [replace(config, dataset_names=[one]) for one in config.dataset_names] if first else [config]
-        with labelled.installed():
+        with labelled_datasets.installed():
             for part in each:
                 found = self._run(main, part, sae, name, artifacts_path=str(self.folder / "artefacts"))
         return found
@@ -131,7 +132,7 @@ class Stock:
     def _run(self, main: ModuleType, config: Any, sae: BenchSAE, name: str, **more: Any) -> Figures:
         with tempfile.TemporaryDirectory(dir=self.folder) as out, ExitStack() as stack:
             loads = {"HookedTransformer": Loads} if hasattr(main, "HookedTransformer") else {}
-            stack.enter_context(stock.lending(main, Path(out), 42, **loads))
+            stack.enter_context(patching.lending(main, Path(out), 42, **loads))
             main.run_eval(config, [(name, sae)], str(sae.device), out, **more)
             return written(Path(out), name)
 
@@ -139,7 +140,7 @@ class Stock:
 def written(out: Path, name: str) -> Figures:
     """The metrics of the JSON that SAE-Bench left somewhere under a folder."""
     (path,) = out.rglob(f"{name}_custom_sae_eval_results.json")
-    return stock.metrics(json.loads(path.read_text()))
+    return patching.metrics(json.loads(path.read_text()))
 
 
 def ours(evaluator: Evaluator, family: str, sae: BenchSAE, name: str, out: Path) -> Figures:
@@ -232,7 +233,7 @@ def main() -> None:
         }
         (scratch / "stock").mkdir()
         theirs = Stock(evaluator, scratch / "stock")
-        for checked in doctor.check(doctor.place(MODEL, HOOK_NAME), families.chosen(args.evals)):
+        for checked in doctor.check(doctor.place(MODEL, HOOK_NAME), catalogue.chosen(args.evals)):
             if checked.lacks:
                 rows.append(Row(checked.name, why=checked.lacks[0].why))
             elif not hasattr(theirs, checked.name):

@@ -25,21 +25,24 @@ import torch
 from scipy.special import stdtrit
 from training import train
 
-from agent import comparison, ideas
-from agent.baseline import Baselines
-from agent.comparison import Baseline, figures
-from agent.events import StudyStarted
+from agent import TEMPLATES, ideas
+from agent.comparison import judgement, matching
+from agent.comparison.baselines import Baselines
+from agent.comparison.matching import figures
 from agent.lab import results
 from agent.lab.defaults import is_world
+from agent.lab.evaluation import scoring
+from agent.lab.evaluation.catalogue import chosen, suits
 from agent.lab.evaluation.evaluator import Evaluator
-from agent.lab.evaluation.examination import ROWS
-from agent.lab.evaluation.families import chosen, suits
+from agent.lab.evaluation.idea_analysis import ROWS
 from agent.lab.evaluation.requests import Score
-from agent.lab.evaluation.world import WorldEvaluator
-from agent.lab.metrics import METRICS, headline
-from agent.lab.results import Compared, FinalInfo
-from agent.state import State
-from agent.study import Study, find
+from agent.lab.evaluation.world_evaluator import WorldEvaluator
+from agent.lab.metrics import METRICS
+from agent.lab.results import Compared, FinalInfo, headline
+from agent.study.events import StudyStarted
+from agent.study.records import Baseline
+from agent.study.state import State
+from agent.study.workspace import Study, find
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,9 +76,9 @@ class Scorer:
         """All families, with what the test text says in the place of what the development text says."""
         kept = self.out / f"{name}.json"
         if not kept.exists():
-            info = self.evaluator.score(Score(run_dir=run_dir, evals=self.evals, analysis=analysis))
+            info = scoring.score(self.evaluator, Score(run_dir=run_dir, evals=self.evals, analysis=analysis))
             on_test = tuple(family for family in self.evals if family in ON_TEST)
-            tested = self.evaluator.score(Score(run_dir=run_dir, evals=on_test, split="test"))
+            tested = scoring.score(self.evaluator, Score(run_dir=run_dir, evals=on_test, split="test"))
             info.core, info.latents, info.split = tested.core, tested.latents, "test"
             info.evaluations |= tested.evaluations
             assert info.verdict.ok, (name, info.verdict)
@@ -106,7 +109,7 @@ def seeds_of(out: Path, study: Study, state: State, number: int, seeds: int) -> 
 def stability(scorer: Scorer, run_dirs: Sequence[Path]) -> tuple[float, float]:
     """How alike the live features of several seeds are: absorption_prevention_sae's matched cosine, and the same with
     the dimensions of one of the two shuffled; each the mean over all pairs."""
-    drawing = runpy.run_path(str(ideas.TEMPLATES / "ideas/absorption_prevention_sae/figures.py"))
+    drawing = runpy.run_path(str(TEMPLATES / "ideas/absorption_prevention_sae/figures.py"))
     pairs = itertools.combinations([scorer.live_rows(run_dir) for run_dir in run_dirs], 2)
     found, shuffled = zip(*(drawing["matched_cosine"](a, b) for a, b in pairs), strict=True)
     return statistics.mean(found), statistics.mean(shuffled)
@@ -124,7 +127,7 @@ def against(reference: Trained, other: Trained, metric: str) -> tuple[float, flo
     parts = [(each.noise**2 / len(t.infos), each.df) for each, t in ((a, other), (b, reference))]
     variance = sum(part for part, _ in parts)
     df = variance**2 / sum(part**2 / free for part, free in parts)
-    return a.difference - b.difference, float(stdtrit(df, 1 - comparison.ALPHA / 2)) * math.sqrt(variance)
+    return a.difference - b.difference, float(stdtrit(df, 1 - matching.ALPHA / 2)) * math.sqrt(variance)
 
 
 def table(trained: Sequence[Trained], cells: dict[str, list[str]], first: str) -> str:
@@ -146,9 +149,9 @@ def beside_baseline(
     analysis = ideas.load(own.started.idea).analysis
     paths = seeds_of(scorer.out, study, own, number, seeds)
     infos = [scorer.score(path, name, analysis) for name, path in paths]
-    compared = [comparison.compare(info, baselines) for info in infos]
+    compared = [matching.compare(info, baselines) for info in infos]
     names = [name for name in headline(infos) if all(name in each.metrics for each in compared)]
-    differences = {name: comparison.together([each.metrics[name] for each in compared]) for name in names}
+    differences = {name: judgement.together([each.metrics[name] for each in compared]) for name in names}
     title = study.runs(own)[number].state.proposal.title
     return Trained(own.started.idea, title, infos, differences, stability(scorer, [path for _, path in paths]))
 
@@ -174,11 +177,11 @@ def tell(
     baselines: Sequence[Baseline], stable: tuple[float, float], trained: Sequence[Trained], model: str, seeds: int
 ) -> None:
     """Print both tables; `stable` is the baselines' stability."""
-    own = comparison.own_level(baselines)
+    own = matching.own_level(baselines)
     metrics = [name for name in headline([info for each in trained for info in each.infos]) if own.values(name)]
     cells: dict[str, list[str]] = {}
     for name in metrics:
-        mean, deviation = comparison.spread(own.values(name) or [])
+        mean, deviation = matching.spread(own.values(name) or [])
         digits = METRICS[name].digits
         compared = [each.differences.get(name) for each in trained]
         told = [shown(name, found.difference, found.half_width) if found else "" for found in compared]

@@ -42,9 +42,10 @@ from small_study import (
     untrue_notes,
 )
 
-from agent.events import Event
-from agent.state import ATTEMPTS, State
-from agent.study import Study
+from agent.study.attempts import ATTEMPTS
+from agent.study.events import Event
+from agent.study.state import State
+from agent.study.workspace import Study
 
 AT_ONCE = 2  # studies, a core each
 STUDIES = (("empty", 16), ("without baselines", 17), ("without baselines", 17), ("full", 10))  # cache, kills

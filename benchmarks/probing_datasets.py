@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 
 from agent.lab import models, text
-from agent.lab.evaluation import probing
+from agent.lab.evaluation.bench import probing
 
 HOOK_NAME = "blocks.1.hook_resid_post"
 

@@ -24,13 +24,14 @@ import psutil
 import yaml
 from git import Repo
 
-from agent import ledger, notes
-from agent.events import Event
 from agent.lab import results
-from agent.lab.metrics import METRICS, headline
-from agent.process_tree import MARK
-from agent.state import State
-from agent.study import Study, find
+from agent.lab.metrics import METRICS
+from agent.lab.results import headline
+from agent.report import notes
+from agent.study import ledger
+from agent.study.events import Event
+from agent.study.state import State
+from agent.study.workspace import MARK, Study, find
 
 ROOT = Path(__file__).resolve().parent.parent
 IDEA = "hierarchical_sae"

@@ -23,8 +23,8 @@ from agent import ideas
 from agent.ideas import Fixed
 from agent.lab import defaults, results
 from agent.lab.activations import stream
-from agent.lab.evaluation.families import synthetic
-from agent.lab.evaluation.world import WorldEvaluator
+from agent.lab.evaluation import ground_truth
+from agent.lab.evaluation.world_evaluator import WorldEvaluator
 
 FIXED = Fixed(model="synth2k")
 BATCH, LEARNING_RATE, DEAD_STEPS = 256, 1e-3, 150  # SAELens'
@@ -81,7 +81,7 @@ def sae_lens(seed: int, evaluator: WorldEvaluator) -> tuple[Scores, float]:
     with tempfile.TemporaryDirectory() as folder:
         trained.save_inference_model(folder)
         saved = SAE.load_from_disk(folder)
-    scored, _ = synthetic.measure(evaluator.world, saved, evaluator.held_out("dev").features)  # type: ignore[arg-type]
+    scored, _ = ground_truth.measure(evaluator.world, saved, evaluator.held_out("dev").features)  # type: ignore[arg-type]
     return scored.metrics, seconds
 
 

@@ -22,8 +22,8 @@ from agent import ideas
 from agent.ideas import Fixed
 from agent.lab import checkpoint, results, worlds
 from agent.lab.defaults import WORLD_HOOK, is_world
-from agent.lab.evaluation.families import synthetic
-from agent.lab.evaluation.subject import CheckpointSAE, bench_config
+from agent.lab.evaluation import ground_truth
+from agent.lab.evaluation.sae_adapter import CheckpointSAE, bench_config
 
 if TYPE_CHECKING:
     from sae_lens.synthetic import SyntheticModel
@@ -69,7 +69,7 @@ def judged(run_dir: Path, world: "SyntheticModel | None", features: list[torch.T
         loaded = checkpoint.load(run_dir / "checkpoint")
         cfg = bench_config("world", WORLD_HOOK, loaded.header.d_in, loaded.header.d_sae, 128)
         sae = CheckpointSAE(cfg, loaded, world.feature_dict(features[0].to_dense())[:64])
-        scored, _ = synthetic.measure(world, sae, features)
+        scored, _ = ground_truth.measure(world, sae, features)
         for name in ("f1", "uniqueness", "absorption"):
             found[name] = scored.metrics[name] or 0.0
     return found

@@ -19,8 +19,8 @@ from agent.lab import activations, checkpoint, text
 from agent.lab.activations import Manifest, Stream
 from agent.lab.checkpoint import Header
 from agent.lab.evaluation.evaluator import Evaluator, HeldOut
-from agent.lab.evaluation.examination import Examination
-from agent.lab.evaluation.subject import CheckpointSAE, bench_config
+from agent.lab.evaluation.idea_analysis import Examination
+from agent.lab.evaluation.sae_adapter import CheckpointSAE, bench_config
 from agent.lab.results import Training
 
 VOCABULARY, D_MODEL, CONTEXT = 512, 32, 64

@@ -9,6 +9,8 @@ import pytest
 import yaml
 from standin import Checkout, make_checkout
 
+ROOT = Path(__file__).parent.parent
+
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
@@ -169,10 +171,17 @@ def test_the_cache_is_not_cleared_under_a_study(checkout: Checkout):
 
 
 def test_the_driver_does_not_import_torch():
-    heavy = {"torch", "matplotlib", "git", "rich", "openai"}
-    modules = ", ".join(
-        f"agent.{name}" for name in ("cli", "loop", "show", "show_ideas", "new_idea", "cache", "doctor")
-    )
-    code = f"import sys, {modules}; print({heavy} & set(sys.modules))"
+    files = [path for path in (ROOT / "agent").rglob("*.py") if "lab" not in path.parts and path.name != "__main__.py"]
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files]
+    assert "agent.commands.run" in modules
+    heavy = {"torch", "transformers", "sae_lens", "sae_bench"}
+    code = f"import sys, {', '.join(modules)}; print({heavy} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "set()\n"
+
+
+def test_the_command_line_starts_with_no_heavy_import():
+    heavy = {"torch", "matplotlib", "git", "rich", "openai", "scipy", "pydantic"}
+    code = f"import sys, agent.cli; print({heavy} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "set()\n"

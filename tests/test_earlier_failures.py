@@ -24,14 +24,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from builders import run as as_run
 from small_lab import D_SAE, TOKENS, experiment, load
 from standin import make_checkout
-from test_plots import run as as_run
 
-from agent import preflight
 from agent.ideas import Fixed
 from agent.lab import checkpoint, results
 from agent.lab.checkpoint import CheckpointError
+from agent.lab.evaluation import scoring
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.requests import Score
 from agent.lab.metrics import HEADLINE, METRICS
@@ -40,6 +40,7 @@ from agent.lab.training import TrainingStopped
 from agent.lab.verdicts import Verdict, judge_scores
 from agent.proposers import answers
 from agent.proposers.answers import BadAnswer
+from agent.running import preflight
 
 DEAD = [3, 50, 90]
 EV = "explained_variance_centered"
@@ -71,7 +72,7 @@ def trained(directory: Path, model: Path, *faults: tuple[str, str], **constants:
 
 def scored(evaluator: Evaluator, run_dir: Path) -> FinalInfo:
     """What the evaluator says of a run that was tried for a few steps."""
-    return evaluator.score(Score(run_dir=run_dir, slice=True))
+    return scoring.score(evaluator, Score(run_dir=run_dir, slice=True))
 
 
 ZERO = ("directions = F.normalize(torch.randn(d_sae, d_in), dim=1)", "directions = torch.zeros(d_sae, d_in)")

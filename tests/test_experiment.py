@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from small_lab import BATCH, D_SAE, HOOK, TOKENS, K, experiment, one_line, run, start
 
-from agent import ideas
+from agent import ROOT, ideas
 from agent.ideas import Fixed
 from agent.lab import activations, checkpoint, results
 from agent.lab.errors import UserError
@@ -340,7 +340,7 @@ def test_a_training_that_blows_up_ends_with_its_verdict(script: Path, tmp_path: 
 
 
 def test_the_shipped_experiment_is_short_and_imports_nothing_but_the_lab():
-    source = (ideas.ROOT / "experiment.py").read_text()
+    source = (ROOT / "experiment.py").read_text()
     assert source == ideas.render_baseline(Fixed())
     assert len(source.splitlines()) <= 220
     imported = [line.split()[1] for line in source.splitlines() if line.startswith(("from agent", "import agent"))]

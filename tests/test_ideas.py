@@ -7,11 +7,12 @@ import pytest
 import yaml
 from standin import HERE
 
-from agent import analysis, ideas
+from agent import ROOT, TEMPLATES, ideas
 from agent.ideas import BadIdea, Fixed, Idea
+from agent.report import idea_analysis
 
-SHIPPED = ideas.TEMPLATES / "ideas/hierarchical_sae/experiment.py.j2"
-BASELINE = ideas.TEMPLATES / "experiment.py.j2"
+SHIPPED = TEMPLATES / "ideas/hierarchical_sae/experiment.py.j2"
+BASELINE = TEMPLATES / "experiment.py.j2"
 STEP = {"name": "one", "title": "t", "description": "d", "why": "w", "predictions": {"l0": "same"}}
 IDEA = {"title": "t", "description": "d", "hypothesis": "h", "smallest_effect": 0.1, "plan": [STEP]}
 
@@ -27,7 +28,7 @@ def written(directory: Path, idea: object, template: str = "", base: str = "") -
 
 @pytest.mark.skipif(not BASELINE.exists(), reason="templates/experiment.py.j2 is not there yet")
 def test_the_experiment_of_the_checkout_is_the_rendered_baseline():
-    assert (ideas.ROOT / "experiment.py").read_text() == ideas.render_baseline(Fixed())
+    assert (ROOT / "experiment.py").read_text() == ideas.render_baseline(Fixed())
 
 
 @pytest.mark.skipif(not SHIPPED.exists(), reason="the template of hierarchical_sae is not there yet")
@@ -204,7 +205,7 @@ def test_an_idea_may_have_measures_or_figures_or_both(tmp_path: Path, files: dic
     for name, source in files.items():
         (tmp_path / "ideas/mine" / name).write_text(source)
     idea = ideas.load("mine", tmp_path)
-    found = analysis.load(idea)
+    found = idea_analysis.load(idea)
     assert (found.path, found.measures) == ((idea.analysis, {}) if "analysis.py" in files else (None, None))
     assert callable(found.draw) == ("figures.py" in files)
 
@@ -224,7 +225,7 @@ def test_what_an_idea_brings_and_is_broken_is_named(tmp_path: Path, name: str, s
     for each in {"analysis.py": MEASURES, "figures.py": DRAW, name: source}.items():
         (tmp_path / "ideas/mine" / each[0]).write_text(each[1])
     with pytest.raises(BadIdea, match=f"ideas/mine/{name} {said}"):
-        analysis.load(ideas.load("mine", tmp_path))
+        idea_analysis.load(ideas.load("mine", tmp_path))
 
 
 def test_yaml_without_fields_is_refused(tmp_path: Path):

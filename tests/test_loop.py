@@ -349,7 +349,7 @@ def test_a_study_whose_lab_was_changed_measures_nothing_more(checkout: Checkout,
     driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "3", **hold_setting)
     wait_for(lambda: len(checkout.state.runs) == 3 and checkout.state.runs[2].stage == "training")
     with (checkout.root / "agent/lab/training.py").open("a") as file:
-        file.write("# changed")
+        file.write("CHANGED = True\n")
     hold.unlink()
     _, stderr = driver.communicate(timeout=60)
     assert driver.returncode == 0, stderr

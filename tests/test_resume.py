@@ -9,9 +9,9 @@ import pytest
 from git import Repo
 from standin import HERE, Checkout, make_checkout, processes, wait_for
 
-from agent import notes as notes_module
-from agent.events import StudyResumed
 from agent.lab import results
+from agent.report import notes as notes_module
+from agent.study.events import StudyResumed
 
 # Each link of the chain ends with SIGKILL just after the first event of this kind that it recorded.
 CHAIN = (

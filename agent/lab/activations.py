@@ -24,7 +24,7 @@ from torch import Tensor
 from agent.lab import cache, models, text, tokens, worlds
 from agent.lab.defaults import is_world
 from agent.lab.errors import UserError
-from agent.lab.locks import waiting_lock
+from agent.lab.files import waiting_lock
 from agent.lab.progress import say, track
 
 if TYPE_CHECKING:

@@ -1,14 +1,11 @@
 """The table of metrics, which every reader of results shares. No torch here."""
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
-from agent.lab.evaluation.families import suits
-
 if TYPE_CHECKING:
-    from agent.lab.results import FinalInfo
+    pass
 
 
 class Metric(BaseModel):
@@ -213,19 +210,7 @@ HEADLINE = (
 )
 
 
-def headline(infos: "Iterable[FinalInfo]") -> list[str]:
-    """The headline metrics that any of these results measured, in the order in which they are shown."""
-    known = list(infos)
-    return [name for name in HEADLINE if name == "l0" or any(info.metric(name) is not None for info in known)]
-
-
 def family_of(name: str) -> str:
     """The evaluation family that measures a metric."""
     first, second, *_ = METRICS[name].path.split(".")
     return {"evaluations": second, "probing": "sparse_probing_sae_probes"}.get(first, "core")
-
-
-def measurable(name: str, world: bool) -> bool:
-    """Whether a metric can have a value on a synthetic world, or on a language model."""
-    lost = world and METRICS[name].group == "model preservation"  # there is no loss
-    return suits(family_of(name), world) and not lost

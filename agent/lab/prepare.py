@@ -7,9 +7,9 @@ import argparse
 import json
 from pathlib import Path
 
-from agent.lab import activations, ground, models, results
-from agent.lab.ending import one_line
+from agent.lab import activations, files, fingerprint, models
 from agent.lab.evaluation import doctor
+from agent.lab.exits import one_line
 
 
 def main() -> None:
@@ -29,8 +29,8 @@ def main() -> None:
         folder, manifest = activations.ensure(args.model, args.hook_name, args.tokens)
         print(f"activations: {manifest.rows:,} of {manifest.hook_name} in {folder}")
         if args.ground:
-            found = ground.ground(args.model) | {"evals": evals, "left_out": left_out}
-            results.write_whole(args.ground, json.dumps(found, indent=2) + "\n")
+            found = fingerprint.ground(args.model) | {"evals": evals, "left_out": left_out}
+            files.write_atomically(args.ground, json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

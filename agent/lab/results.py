@@ -5,13 +5,15 @@ import json
 import math
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
 from agent.lab.errors import UserError
-from agent.lab.metrics import METRICS
+from agent.lab.files import write_atomically
+from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.verdicts import MetricsRow, Verdict
 
 FORMAT_VERSION = 1
@@ -217,17 +219,7 @@ def null_non_finite(value: Any, path: str = "") -> tuple[Any, list[str]]:
 
 def write(run_dir: Path, info: FinalInfo | Sentinels, name: str = "final_info.json") -> None:
     """Write results, whole or not at all."""
-    write_whole(run_dir / name, info.model_dump_json(indent=2) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears when all of it is on the disk."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_atomically(run_dir / name, info.model_dump_json(indent=2) + "\n")
 
 
 def read(run_dir: Path, name: str = "final_info.json") -> FinalInfo:
@@ -262,7 +254,7 @@ def read_metrics(run_dir: Path) -> list[MetricsRow]:
 
 def keep(folder: Path, name: str, content: dict[str, Any]) -> None:
     """Leave in the file `name` of an Examination's `out` what the idea's `draw` shows; non-finite numbers are null."""
-    write_whole(folder / name, json.dumps(null_non_finite(content)[0]))
+    write_atomically(folder / name, json.dumps(null_non_finite(content)[0]))
 
 
 def read_kept(path: Path) -> dict[str, Any]:
@@ -293,3 +285,9 @@ def _read_plain(path: Path) -> bytes:
 
 def _first_line(error: Exception) -> str:
     return " ".join(str(error).split("\n")[:2])
+
+
+def headline(infos: "Iterable[FinalInfo]") -> list[str]:
+    """The headline metrics that any of these results measured, in the order in which they are shown."""
+    known = list(infos)
+    return [name for name in HEADLINE if name == "l0" or any(info.metric(name) is not None for info in known)]

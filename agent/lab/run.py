@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.lab import cache, results
-from agent.lab.ending import end, one_line
 from agent.lab.errors import UserError
+from agent.lab.exits import end, one_line
 from agent.lab.training import TrainingStopped
 
 

@@ -1,40 +1,14 @@
 """Where proposals come from."""
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from pydantic import BaseModel, ConfigDict
-
 from agent.ideas import Direction
-from agent.lab.verdicts import Verdict
+from agent.study.records import Proposal
 
 if TYPE_CHECKING:
-    from agent.events import Remark
-    from agent.state import State
-
-
-class Proposal(BaseModel):
-    """What to try next, with the reasons and the predictions recorded before it runs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    title: str
-    description: str
-    why: str
-    predictions: dict[str, Direction]  # headline metric -> where it should move from the baseline
-    source: str  # the whole experiment.py
-    start: int = 0  # the run whose experiment.py was changed
-    answer: str = ""  # a language model's, where no experiment could be made of it
-    unusable: str = ""  # why not, as the model is told; the source is the unchanged one
-
-    @property
-    def refused(self) -> Verdict | None:
-        """The verdict on an answer that no experiment could be made of."""
-        why = re.split(r"\.\s|\n", self.unusable, maxsplit=1)[0]  # what else it says is for the model
-        return Verdict(name="preflight", evidence=f"the answer could not be used: {why}") if why else None
-
+    from agent.study.events import Remark
+    from agent.study.state import State
 
 # A step's name and a headline metric -> how its run came out against the baseline; None while it has no result.
 CameOut = Callable[[str, str], Direction | None]

@@ -9,11 +9,11 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import cast, get_args
 
-from agent import edits
-from agent.edits import Edit
-from agent.events import PlannedRun
 from agent.ideas import Direction
 from agent.lab.errors import nearest
+from agent.proposers import edits
+from agent.proposers.edits import Edit
+from agent.study.records import PlannedRun
 
 ALL_COMPLETED = "ALL_COMPLETED"
 

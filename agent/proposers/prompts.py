@@ -11,22 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent import notes, preflight, process, prose
-from agent.comparison import came_out
-from agent.completion import rough_prompt_tokens
-from agent.display import format_difference, format_value
-from agent.ideas import ROOT, TEMPLATES, Idea, strict_templates
+from agent import ROOT, TEMPLATES
+from agent.comparison.judgement import came_out, judgements
+from agent.display.formatting import format_difference, format_value
+from agent.ideas import Idea, strict_templates
 from agent.lab.metrics import METRICS
 from agent.lab.verdicts import Verdict
-from agent.llm import LONGEST_ANSWER, LLMError
-from agent.proposers import Proposal
+from agent.llm.client import LONGEST_ANSWER, LLMError
+from agent.llm.completion import rough_prompt_tokens
+from agent.llm.redact import redact
+from agent.llm.transcript import Message
 from agent.proposers.answers import ALL_COMPLETED
-from agent.prose import Facts
-from agent.redact import redact
-from agent.referee import judgements
-from agent.state import ATTEMPTS, State
-from agent.study import Run, Study
-from agent.transcript import Message
+from agent.report import notes, prose
+from agent.report.prose import Facts
+from agent.running import preflight, process
+from agent.study.attempts import ATTEMPTS
+from agent.study.records import Proposal
+from agent.study.runs import Run
+from agent.study.state import State
+from agent.study.workspace import Study
 
 LINES = 15  # of what a failed run said last
 _TIMES = re.compile(r"0x[0-9a-f]{6,}")  # where an object lay in memory

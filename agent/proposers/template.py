@@ -3,10 +3,12 @@
 from collections.abc import Container
 from pathlib import Path
 
-from agent.ideas import TEMPLATES, BadIdea, Fixed, Idea, When, render_baseline, render_step
+from agent import TEMPLATES
+from agent.ideas import BadIdea, Fixed, Idea, When, render_baseline, render_step
 from agent.lab.metrics import METRICS
-from agent.proposers import CameOut, Proposal
-from agent.state import State
+from agent.proposers import CameOut
+from agent.study.records import Proposal
+from agent.study.state import State
 
 WENT = {"up": "went up", "down": "went down", "same": "stayed within the noise of the baseline's"}
 

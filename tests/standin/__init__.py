@@ -12,11 +12,15 @@ from typing import Any
 
 import yaml
 
-from agent.ledger import Event, State, derive, read
-from agent.study import Study
+from agent.study.ledger import Event, State, derive, read
+from agent.study.workspace import Study
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
+WITHOUT_TORCH = (  # the files of the lab that the driver shares
+    *("__init__", "cache", "code_hash", "defaults", "errors", "files", "metrics", "progress", "results", "verdicts"),
+    *("evaluation/__init__", "evaluation/requests", "evaluation/catalogue"),
+)
 
 
 @dataclass(frozen=True)
@@ -104,10 +108,8 @@ def make_checkout(directory: Path) -> Checkout:
     root = directory / "a checkout"
     ignored = shutil.ignore_patterns("lab", "__pycache__")
     shutil.copytree(REPOSITORY / "agent", root / "agent", ignore=ignored)
-    (root / "agent/lab/evaluation/families").mkdir(parents=True)
-    plain = ("__init__", "cache", "code_hash", "defaults", "errors", "metrics", "results", "verdicts")
-    evaluation = ("evaluation/__init__", "evaluation/requests", "evaluation/families/__init__")
-    for name in (*plain, *evaluation):
+    (root / "agent/lab/evaluation").mkdir(parents=True)
+    for name in WITHOUT_TORCH:
         shutil.copy(REPOSITORY / f"agent/lab/{name}.py", root / f"agent/lab/{name}.py")
     for name in ("activations", "prepare", "run", "training"):
         shutil.copy(HERE / f"lab/{name}.py", root / "agent/lab")

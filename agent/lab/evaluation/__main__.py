@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.lab.defaults import is_world
-from agent.lab.ending import one_line
 from agent.lab.errors import UserError
-from agent.lab.evaluation import families, requests
+from agent.lab.evaluation import catalogue, requests
 from agent.lab.evaluation.requests import Score, TrySentinels
-from agent.lab.metrics import METRICS, headline
+from agent.lab.exits import one_line
+from agent.lab.metrics import METRICS
 from agent.lab.progress import say, stages
-from agent.lab.results import FinalInfo, Sentinels, write
+from agent.lab.results import FinalInfo, Sentinels, headline, write
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
@@ -48,7 +48,7 @@ def main() -> None:
     else:
         run_dirs: list[Path] = [path.absolute() for path in args.run_dirs]
         with one_line(f"evaluate again with python -P -m agent.lab.evaluation {' '.join(map(str, run_dirs))}"):
-            families.chosen(args.evals)  # refused at once where it names none
+            catalogue.chosen(args.evals)  # refused at once where it names none
             answer(Score(run_dir=run_dir, evals=_settled(run_dir, args.evals)) for run_dir in run_dirs)
 
 
@@ -68,9 +68,10 @@ def one(asked: Score | TrySentinels, evaluators: "dict[tuple[str, str], Evaluato
     """One answer; an evaluator already made for the run's model and hook is used again. Raises UserError."""
     with stages("evaluating", STAGES + (_count(asked) if isinstance(asked, Score) else SENTINELS)) as done:
         from agent.lab import checkpoint
-        from agent.lab.evaluation import sentinels
-        from agent.lab.evaluation.evaluator import Evaluator, bad_checkpoint
-        from agent.lab.evaluation.world import WorldEvaluator
+        from agent.lab.evaluation import scoring, sentinels
+        from agent.lab.evaluation.evaluator import Evaluator
+        from agent.lab.evaluation.scoring import bad_checkpoint
+        from agent.lab.evaluation.world_evaluator import WorldEvaluator
 
         done("libraries")
         try:
@@ -80,13 +81,13 @@ def one(asked: Score | TrySentinels, evaluators: "dict[tuple[str, str], Evaluato
                 raise
             return bad_checkpoint(error, asked.split)
         if isinstance(asked, Score) and not asked.slice:
-            done.count -= sum(not families.suits(family, is_world(header.model)) for family in asked.evals)
+            done.count -= sum(not catalogue.suits(family, is_world(header.model)) for family in asked.evals)
         key = (header.model, header.hook_name)
         if key not in evaluators:
             evaluators[key] = (WorldEvaluator if is_world(header.model) else Evaluator)(*key)
         done("model")
         if isinstance(asked, Score):
-            return evaluators[key].score(asked, done)
+            return scoring.score(evaluators[key], asked, done)
         return sentinels.try_on(evaluators[key], asked.run_dir, done)
 
 

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from agent.lab import activations, models
-from agent.lab.evaluation.subject import BenchSAE
+from agent.lab.evaluation.sae_adapter import BenchSAE
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
-
-    from agent.lab.evaluation.evaluator import Evaluator
 
 BATCH_WINDOWS = 16
 
@@ -44,9 +42,8 @@ class Effects:
 
 
 @torch.no_grad()
-def read(evaluator: "Evaluator", ids: Tensor) -> Windows:
+def read(model: "HookedTransformer", hook_name: str, ids: Tensor) -> Windows:
     """Windows of token ids `[windows, context]` as the model reads them."""
-    model, hook_name = evaluator.model, evaluator.hook_name
     before, _ = entrance(hook_name)
     entering, hooked = (
         torch.cat([activations.run_to_hook(model, batch, name) for batch in ids.split(BATCH_WINDOWS)])
@@ -84,14 +81,15 @@ def losses(model: "HookedTransformer", hook_name: str, ids: Tensor, entering: Te
 
 
 @torch.no_grad()
-def ablate(evaluator: "Evaluator", windows: Windows, sae: BenchSAE, sets: Sequence[Sequence[int]]) -> Effects:
+def ablate(
+    model: "HookedTransformer", hook_name: str, windows: Windows, sae: BenchSAE, sets: Sequence[Sequence[int]]
+) -> Effects:
     """Set each set of latents to zero wherever they fire, the SAE's error left in place, one set after the other.
 
     Causal tracing by zero ablation as in Marks et al. 2024, "Sparse Feature Circuits" (arXiv 2403.19647).
     """
     added, divergence = torch.zeros(2, len(sets), dtype=torch.float64)
     products = torch.zeros(len(sets), len(sets), dtype=torch.float64)
-    model, hook_name = evaluator.model, evaluator.hook_name
     for rows in torch.arange(len(windows.ids)).split(BATCH_WINDOWS):
         ids, entering, hooked = windows.ids[rows], windows.entering[rows], windows.hooked[rows]
         predicting = activations.ordinary(model, ids)[:, :-1]
@@ -112,7 +110,7 @@ def ablate(evaluator: "Evaluator", windows: Windows, sae: BenchSAE, sets: Sequen
     return Effects((added / count).tolist(), (divergence / count).tolist(), cosine)
 
 
-def loss_gradient(evaluator: "Evaluator", windows: Windows) -> tuple[Tensor, Tensor]:
+def loss_gradient(model: "HookedTransformer", hook_name: str, windows: Windows) -> tuple[Tensor, Tensor]:
     """The hook's activations `[tokens, d_in]` on the ordinary tokens, and the gradient `[tokens, d_in]` by them of the
     loss summed over their window. A latent's attribution on a token, to first order what the loss would change by
     without it, is minus its activation times its decoder row's product with the gradient (attribution patching)."""
@@ -121,9 +119,9 @@ def loss_gradient(evaluator: "Evaluator", windows: Windows) -> tuple[Tensor, Ten
         *(part.split(BATCH_WINDOWS) for part in (windows.ids, windows.entering, windows.hooked)), strict=True
     ):
         at = hooked.detach().float().requires_grad_(True)
-        losses(evaluator.model, evaluator.hook_name, ids, entering, at.to(hooked.dtype)).sum().backward()
+        losses(model, hook_name, ids, entering, at.to(hooked.dtype)).sum().backward()
         assert at.grad is not None
-        here = activations.ordinary(evaluator.model, ids)
+        here = activations.ordinary(model, ids)
         rows.append(hooked[here].float())
         gradients.append(at.grad[here])
     return torch.cat(rows), torch.cat(gradients)

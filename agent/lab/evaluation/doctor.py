@@ -10,13 +10,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from agent.lab import cache, ground, models, results, text
+from agent.lab import cache, files, fingerprint, models, text
 from agent.lab.defaults import is_world
-from agent.lab.ending import one_line
 from agent.lab.errors import UserError
-from agent.lab.evaluation import families
+from agent.lab.evaluation import catalogue, families
+from agent.lab.evaluation.catalogue import Checked, Lack, Place, Report
 from agent.lab.evaluation.evaluator import artefacts
-from agent.lab.evaluation.families import Checked, Lack, Place, Report
+from agent.lab.exits import one_line
 
 
 def main() -> None:
@@ -34,10 +34,10 @@ def main() -> None:
             hook_name=args.hook_name,
             machine=machine(),
             families=check(here, names),
-            unsuited=[name for name in families.chosen(args.evals) if name not in names],
-            why_unsuited=families.unsuited(here.world).why,
+            unsuited=[name for name in catalogue.chosen(args.evals) if name not in names],
+            why_unsuited=catalogue.unsuited(here.world).why,
         )
-        results.write_whole(args.out, report.model_dump_json())
+        files.write_atomically(args.out, report.model_dump_json())
 
 
 def place(model: str, hook_name: str) -> Place:
@@ -64,8 +64,8 @@ def check(here: Place, names: tuple[str, ...]) -> list[Checked]:
     for name in names:
         try:
             family = families.load(name)
-            suited = families.suits(name, here.world)
-            lacks = family.lacks(here) if suited else [families.unsuited(here.world)]
+            suited = catalogue.suits(name, here.world)
+            lacks = family.lacks(here) if suited else [catalogue.unsuited(here.world)]
             found.append(Checked(name=name, says=family.SAYS, lacks=lacks))
         except Exception as error:  # a package that is broken, a tokenizer that cannot be read
             why = f"it cannot be checked: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -75,13 +75,13 @@ def check(here: Place, names: tuple[str, ...]) -> list[Checked]:
 
 def demanded(here: Place, evals: str, *needed: str) -> set[str]:
     """The families without which nothing runs: core, on a synthetic world the truth, what is `needed` or named."""
-    return {"core", *needed, *families.named(evals), *(("synthetic",) if here.world else ())}
+    return {"core", *needed, *catalogue.named(evals), *(("synthetic",) if here.world else ())}
 
 
 def asked(here: Place, evals: str, demanded: set[str]) -> tuple[str, ...]:
     """Those, and of a tier what suits this kind of model."""
-    chosen = families.chosen(evals, *demanded)
-    return tuple(name for name in chosen if name in demanded or families.suits(name, here.world))
+    chosen = catalogue.chosen(evals, *demanded)
+    return tuple(name for name in chosen if name in demanded or catalogue.suits(name, here.world))
 
 
 def settle(here: Place, evals: str, *needed: str) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -113,7 +113,7 @@ def machine() -> dict[str, str]:
     except text.TextMissing as error:
         datasets = str(error)
     return {
-        "device": f"{ground.environment()['device']}, {os.cpu_count()} cores",
+        "device": f"{fingerprint.environment()['device']}, {os.cpu_count()} cores",
         "cache": f"{cache.root()}, {cache.free_space(cache.root()) / 1e9:,.1f} GB free",
         "text": datasets,
     }

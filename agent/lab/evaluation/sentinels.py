@@ -17,8 +17,9 @@ from torch import Tensor
 
 from agent.lab.checkpoint import Checkpoint
 from agent.lab.defaults import is_world
-from agent.lab.evaluation.core import BATCH_WINDOWS
-from agent.lab.evaluation.subject import BenchSAE, RandomSAE
+from agent.lab.evaluation.bench.core import BATCH_WINDOWS
+from agent.lab.evaluation.random_floor import RandomSAE
+from agent.lab.evaluation.sae_adapter import BenchSAE
 from agent.lab.results import Expectation, Number, Sentinels
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from agent.lab import results
 from agent.lab.results import Measure
 
 if TYPE_CHECKING:
-    from agent.lab.evaluation.examination import Examination
+    from agent.lab.evaluation.idea_analysis import Examination
 
 DUPLICATE = 0.9  # cosine of two decoder rows from which they are duplicates
 ROWS = 2048  # decoder rows compared at once

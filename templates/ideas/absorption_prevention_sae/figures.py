@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent import canvas
 from agent.lab import results
 from agent.lab.metrics import METRICS
-from agent.study import Run
+from agent.report import figure_style
+from agent.study.runs import Run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,12 +78,12 @@ class Panel(NamedTuple):
     points: Sequence[Sequence[float]] = ()
 
 
-def draw(directory: Path, runs: Sequence[Run]) -> list[canvas.Figure]:
+def draw(directory: Path, runs: Sequence[Run]) -> list[figure_style.Figure]:
     """metrics_comparison.png, absorption_rates.png where absorption was measured, and probing_accuracy.png."""
     shown = [run for run in runs if run.counts]
     if not shown:
         return []
-    lacking = canvas.missing(shown, runs, "has no result")
+    lacking = figure_style.missing(shown, runs, "has no result")
     pages = [_metrics_comparison(shown), _absorption_rates(shown), _probing_accuracy(shown)]
     return [_write(directory / name, shown, panels, text + lacking) for name, panels, text in pages]
 
@@ -224,31 +224,31 @@ def _metric(runs: Sequence[Run], name: str) -> Panel:
     return Panel(METRICS[name].title, better, _values(runs, name), METRICS[name].digits)
 
 
-def _write(path: Path, runs: Sequence[Run], panels: Sequence[Panel], text: str) -> canvas.Figure:
+def _write(path: Path, runs: Sequence[Run], panels: Sequence[Panel], text: str) -> figure_style.Figure:
     """Panels beside each other, four of them two by two; a row for each run, with its value to the right of it."""
     columns = 2 if len(panels) in (2, 4) else len(panels)
     titles, above, below, height = 2.35, 0.28, 0.52, 0.22 * len(runs) + 0.1
-    rows, cell = math.ceil(len(panels) / columns), (canvas.WIDTH - titles) / columns
-    figure = canvas.page(rows * (above + height + below) + 0.05)
+    rows, cell = math.ceil(len(panels) / columns), (figure_style.WIDTH - titles) / columns
+    figure = figure_style.page(rows * (above + height + below) + 0.05)
     told = []
     for number, panel in enumerate(panels):
         row, column = divmod(number, columns)
         top = row * (above + height + below) + above
-        axes = canvas.add_panel(figure, titles + column * cell, top, cell - 0.62, height)
+        axes = figure_style.add_panel(figure, titles + column * cell, top, cell - 0.62, height)
         ticks, points = panel.ticks or [None] * len(runs), panel.points or [[]] * len(runs)
         for i, (run, value, tick, cloud) in enumerate(zip(runs, panel.values, ticks, points, strict=True)):
             spread = [i + 0.22 * ((7 * j) % 5 - 2) / 2 for j in range(len(cloud))]  # so that equal points are many
-            axes.plot(cloud, spread, ".", color=canvas.GREY, markersize=3, alpha=0.5, markeredgewidth=0)
+            axes.plot(cloud, spread, ".", color=figure_style.GREY, markersize=3, alpha=0.5, markeredgewidth=0)
             if tick is not None:
-                axes.plot([tick], [i], "|", color=canvas.GREY, markersize=11, markeredgewidth=1.6)
+                axes.plot([tick], [i], "|", color=figure_style.GREY, markersize=11, markeredgewidth=1.6)
             if value is not None:
-                axes.plot([value], [i], **{**canvas.style(run, 5), "linestyle": "none"})
+                axes.plot([value], [i], **{**figure_style.style(run, 5), "linestyle": "none"})
             at = {"annotation_clip": False, "va": "center_baseline", "fontsize": 8}
             beside = axes.get_yaxis_transform()
             axes.annotate(
                 "–" if value is None else _said(value, panel.digits), (1.03, i), (0, 0), beside, "offset points", **at
             )
-        canvas.name_rows(axes, [canvas.label(run, titles - 0.15) if column == 0 else "" for run in runs])
+        figure_style.name_rows(axes, [figure_style.label(run, titles - 0.15) if column == 0 else "" for run in runs])
         axes.margins(x=0.12)
         axes.set_title(panel.title, loc="left")
         axes.set_xlabel(panel.axis)
@@ -258,7 +258,7 @@ def _write(path: Path, runs: Sequence[Run], panels: Sequence[Panel], text: str) 
             f"run {run.number} {_said(value, panel.digits)}{_grey(tick, panel.digits)}" for run, value, tick in each
         ]
         told.append(f"{panel.title}: {', '.join(said)}")
-    return canvas.save(figure, path, f"{text} {'; '.join(told)}.")
+    return figure_style.save(figure, path, f"{text} {'; '.join(told)}.")
 
 
 def _grey(tick: float | None, digits: int) -> str:

@@ -8,7 +8,7 @@ from agent.lab.results import Measure, keep
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from agent.lab.evaluation.examination import Examination
+    from agent.lab.evaluation.idea_analysis import Examination
 
 TOKENS = 16_384  # held-out activations by which the latents are grouped
 SWEEPS = 10  # reassignments of all latents in grouping them

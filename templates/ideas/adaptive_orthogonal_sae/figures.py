@@ -8,11 +8,11 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from agent import canvas
-from agent.display import format_value
-from agent.lab import metrics
+from agent.display.formatting import format_value
+from agent.lab import results
 from agent.lab.metrics import METRICS
-from agent.study import Run
+from agent.report import figure_style
+from agent.study.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,11 +28,11 @@ TITLES = {"decoder_cosine_largest": ("largest decoder |cosine|", 4), "forgetting
 PARTITIONS: dict[str, tuple[str, dict[str, Any]]] = {  # how the groups are shown whose condition numbers are
     "coactivation": ("groups that fire together", {"marker": "o", "color": "#0072B2"}),
     "own": ("groups that training ended with", {"marker": "s", "color": "#D55E00", "fillstyle": "none"}),
-    "random": (f"random groups ({DRAWS} partitions)", {"marker": "x", "color": canvas.GREY}),
+    "random": (f"random groups ({DRAWS} partitions)", {"marker": "x", "color": figure_style.GREY}),
 }
 
 
-def draw(directory: Path, runs: Sequence[Run]) -> list[canvas.Figure]:
+def draw(directory: Path, runs: Sequence[Run]) -> list[figure_style.Figure]:
     """alpha_sweep.png, condition_numbers.png and decoder_cosines.png, each where there are data for it."""
     counted = [run for run in runs if run.counts]
     kept = [(run, content) for run in counted if (content := run.kept(KEPT))]
@@ -48,48 +48,50 @@ def draw(directory: Path, runs: Sequence[Run]) -> list[canvas.Figure]:
 # alpha against the metrics
 
 
-def draw_sweep(path: Path, counted: Sequence[Run], runs: Sequence[Run]) -> canvas.Figure:
+def draw_sweep(path: Path, counted: Sequence[Run], runs: Sequence[Run]) -> figure_style.Figure:
     """A panel for each metric: the runs by the cosine that they allow, and the baseline as a line."""
     shown = [run for run in counted if alpha_of(run) is not None]
     reference = next((run for run in counted if run.number == 0 and run not in shown), None)
     infos = [run.info for run in counted if run.info]
-    names = metrics.headline(infos)
+    names = results.headline(infos)
     names += [own for own, same in OWN.items() if same not in names and any(own in info.analysis for info in infos)]
-    places, sweeps, labels = side_by_side(shown), sweeps_of(shown), [canvas.label(run) for run in shown]
-    above, height, below, cell = 0.3, 1.2, 0.45, canvas.WIDTH / COLUMNS
+    places, sweeps, labels = side_by_side(shown), sweeps_of(shown), [figure_style.label(run) for run in shown]
+    above, height, below, cell = 0.3, 1.2, 0.45, figure_style.WIDTH / COLUMNS
     step, rows = above + height + below, math.ceil(len(names) / COLUMNS)
-    figure = canvas.page(rows * step + math.ceil((len(shown) + 2) / 2) * canvas.LEGEND_LINE + 0.1)
+    figure = figure_style.page(rows * step + math.ceil((len(shown) + 2) / 2) * figure_style.LEGEND_LINE + 0.1)
     for place, name in enumerate(names):
         row, column = divmod(place, COLUMNS)
-        left, width = column * cell + canvas.LEFT, cell - canvas.LEFT - canvas.MARGIN
-        panel = canvas.add_panel(figure, left, row * step + above, width, height)
+        left, width = column * cell + figure_style.LEFT, cell - figure_style.LEFT - figure_style.MARGIN
+        panel = figure_style.add_panel(figure, left, row * step + above, width, height)
         if reference:
-            line = {"color": canvas.GREY, "linestyle": "--", "linewidth": 1.2}
-            panel.axhline(value_of(reference, name), label=canvas.label(reference), **line)
+            line = {"color": figure_style.GREY, "linestyle": "--", "linewidth": 1.2}
+            panel.axhline(value_of(reference, name), label=figure_style.label(reference), **line)
         for sweep in sweeps:
             values = [value_of(run, name) for run in sweep]
             label = "runs that differ in alpha alone" if sweep is sweeps[0] else None
-            panel.plot([places[run.number] for run in sweep], values, color=canvas.GREY, linewidth=1, label=label)
+            panel.plot([places[run.number] for run in sweep], values, color=figure_style.GREY, linewidth=1, label=label)
         for run, label in zip(shown, labels, strict=True):
-            point = {**canvas.style(run, 5.5), "linestyle": "none"}
+            point = {**figure_style.style(run, 5.5), "linestyle": "none"}
             panel.plot([places[run.number]], [value_of(run, name)], label=label, **point)
         panel.set_title(title_of(name) + better_of(name), loc="left", fontsize=8, x=-0.3)
         panel.set_xlabel("alpha", fontsize=8)
         panel.margins(0.1)
         panel.locator_params(axis="y", nbins=4)
-    canvas.legend(figure, figure.axes[0])
+    figure_style.legend(figure, figure.axes[0])
     told = []
     for run in [*([reference] if reference else []), *shown]:
         values = ", ".join(f"{title_of(name)} {told_of(name, value_of(run, name))}" for name in names)
         told.append(f"run {run.number} ({'no alpha' if run is reference else f'alpha {alpha_of(run):g}'}): {values}")
     line = "The dashed line is run 0, the baseline. " if reference else ""
-    return canvas.save(
+    return figure_style.save(
         figure,
         path,
         "the headline metrics, and of the idea's own the largest decoder cosine and forgetting where they were "
         "measured, against alpha, the cosine that latents of different groups may have; one seed each. Runs of the "
         f"same alpha stand side by side; a line joins runs that differ in alpha alone. {line}{'; '.join(told)}."
-        + canvas.missing([run for run in runs if run in shown or run is reference], runs, "has no alpha or no result"),
+        + figure_style.missing(
+            [run for run in runs if run in shown or run is reference], runs, "has no alpha or no result"
+        ),
     )
 
 
@@ -145,11 +147,11 @@ def told_of(name: str, value: float) -> str:
 # The condition numbers of the groups
 
 
-def draw_conditions(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs: Sequence[Run]) -> canvas.Figure:
+def draw_conditions(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs: Sequence[Run]) -> figure_style.Figure:
     """A row for each run, in it a line for each kind of partition, with a point for each group."""
     titles, above, height = 2.75, 0.1, 0.5 * len(kept) + 0.05
-    figure = canvas.page(above + height + 0.95)
-    panel = canvas.add_panel(figure, titles, above, canvas.WIDTH - titles - 0.2, height)
+    figure = figure_style.page(above + height + 0.95)
+    panel = figure_style.add_panel(figure, titles, above, figure_style.WIDTH - titles - 0.2, height)
     told = []
     for row, (run, content) in enumerate(kept):
         said = []
@@ -162,26 +164,26 @@ def draw_conditions(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs
         told.append(f"run {run.number}: {', '.join(said)}")
     for title, look in PARTITIONS.values():
         panel.plot([], [], linestyle="none", label=title, markersize=4, **look)
-    canvas.name_rows(panel, [canvas.label(run, titles - 0.15) for run, _ in kept])
+    figure_style.name_rows(panel, [figure_style.label(run, titles - 0.15) for run, _ in kept])
     panel.set_xlabel("condition number of a group's decoder rows (line: median)")
     panel.grid(visible=False, axis="y")
-    canvas.legend(figure, panel, columns=3)
-    return canvas.save(
+    figure_style.legend(figure, panel, columns=3)
+    return figure_style.save(
         figure,
         path,
         "the condition number of each group's decoder rows, the largest over the smallest singular value, over live "
         "latents: in groups that fire together on held-out activations, formed alike for every run; in the groups that "
         f"training ended with, where it had some; and in random ones of the same sizes. {'; '.join(told)}."
-        + canvas.missing([run for run, _ in kept], runs, "has no measured groups"),
+        + figure_style.missing([run for run, _ in kept], runs, "has no measured groups"),
     )
 
 
 # The cosines of the decoder
 
 
-def draw_cosines(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs: Sequence[Run]) -> canvas.Figure:
+def draw_cosines(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs: Sequence[Run]) -> figure_style.Figure:
     """Two histograms, a line for each run: of all pairs of live latents, and of each latent's largest cosine."""
-    figure, ((left, right),) = canvas.panels(1, 2, height=2.2, named=len(kept))
+    figure, ((left, right),) = figure_style.panels(1, 2, height=2.2, named=len(kept))
     for panel, name in ((left, "pairs"), (right, "largest")):
         for run, content in kept:
             draw_histogram(panel, run, content["cosines"][name])
@@ -191,18 +193,19 @@ def draw_cosines(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs: S
     left.set_ylim(bottom=RAREST)
     left.yaxis.set_major_formatter("{x:g}")
     right.set(xlabel="largest |cosine| with another row", ylabel="share of the latents")
-    canvas.legend(figure, left)
+    figure_style.legend(figure, left)
     told = []
     for run, _ in kept:
         assert run.info
         figures = (f"{word} {value_of(run, f'decoder_cosine_{word}'):.4f}" for word in ("mean", "largest", "max"))
         told.append(f"run {run.number}: {', '.join(figures)}")
-    return canvas.save(
+    return figure_style.save(
         figure,
         path,
         f"how the |cosines| of live latents' decoder rows spread, in bins of {1 / BINS:g}: over all pairs "
         "(logarithmic), and of each latent the largest with another. Mean over pairs, mean of the largest, and "
-        f"maximum: {'; '.join(told)}." + canvas.missing([run for run, _ in kept], runs, "has no measured decoder"),
+        f"maximum: {'; '.join(told)}."
+        + figure_style.missing([run for run, _ in kept], runs, "has no measured decoder"),
     )
 
 
@@ -212,4 +215,4 @@ def draw_histogram(panel: "Axes", run: Run, shares: Sequence[float]) -> None:
     y = [share for share in shares if share > 0]
     apart = max(1, len(x) // 4)
     marked = (run.number % apart, apart)
-    panel.plot(x, y, label=canvas.label(run), linewidth=1.3, markevery=marked, **canvas.style(run, 4))
+    panel.plot(x, y, label=figure_style.label(run), linewidth=1.3, markevery=marked, **figure_style.style(run, 4))

@@ -17,7 +17,7 @@ from agent.lab.results import Measure
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from agent.lab.evaluation.examination import Examination
+    from agent.lab.evaluation.idea_analysis import Examination
 
 TIERS = range(3)
 MOST_PARTS, LEAST_GAIN = 5, 0.02
@@ -408,7 +408,7 @@ def residuals(pairs: list[Pair]) -> dict[str, float]:
 def causal_tracing(exam: "Examination", traced: list[tuple[Pair, int]]) -> dict[str, float]:
     """Ablate each whole, its parts, and a control, all of them only where the whole fires: a part fires on many other
     tokens, on which nothing is claimed of it."""
-    from agent.lab.evaluation.subject import BenchSAE
+    from agent.lab.evaluation.sae_adapter import BenchSAE
 
     latents, gates, sets = [], [], []
     for pair, latent in traced:

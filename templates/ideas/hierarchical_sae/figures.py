@@ -4,16 +4,16 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from agent import canvas
 from agent.lab.verdicts import MetricsRow
-from agent.study import Run
+from agent.report import figure_style
+from agent.study.runs import Run
 
 TIERS = range(3)  # as in analysis.py
 TIER_COLOURS = ("#000000", "#0072B2", "#56B4E9", "#E69F00")  # dark to light, as tiers have an order
 TIER_HATCHES = ("", "////", "....", "xxxx")  # without their colour they differ by these
 
 
-def draw(directory: Path, runs: Sequence[Run]) -> list[canvas.Figure]:
+def draw(directory: Path, runs: Sequence[Run]) -> list[figure_style.Figure]:
     """training_metrics.png, and tier_activity_comparison.png of the runs that count and have tiers."""
     figures = []
     if trained := [run for run in runs if run.metrics()]:
@@ -23,33 +23,33 @@ def draw(directory: Path, runs: Sequence[Run]) -> list[canvas.Figure]:
     return figures
 
 
-def training_metrics(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> canvas.Figure:
+def training_metrics(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> figure_style.Figure:
     """What training watched, against steps; the lower row has a panel for each tier."""
     from matplotlib.ticker import LogLocator
 
     tiers = [i for i in TIERS if any(f"tier_{i}_l0" in row.own for run in shown for row in run.metrics())]
     curves = {"L2 (mse per dimension)": "mse", "sparsity (L0)": "l0", "total loss": "loss"}
     lower = {f"active latents of tier {i}": f"tier_{i}_l0" for i in tiers}
-    figure, rows = canvas.panels(2 if tiers else 1, 3, height=1.6, named=len(shown))
+    figure, rows = figure_style.panels(2 if tiers else 1, 3, height=1.6, named=len(shown))
     panels = dict(zip([*curves, *lower], [panel for row in rows for panel in row], strict=False))
     for panel in [panel for row in rows for panel in row][len(panels) :]:
         panel.remove()
     told = []
     for run in shown:
-        history, name = run.metrics(), canvas.label(run)
+        history, name = run.metrics(), figure_style.label(run)
         apart = max(1, len(history) // 5)  # between two markers; those of two runs seldom meet
         marked = {"markevery": (3 * run.number % apart, apart), "linewidth": 1.2}
         for title, panel in panels.items():
             values = [watched(row, (curves | lower)[title]) for row in history]
             if title in curves or not all(map(math.isnan, values)):
-                panel.plot([row.step for row in history], values, label=name, **marked, **canvas.style(run, 3))
+                panel.plot([row.step for row in history], values, label=name, **marked, **figure_style.style(run, 3))
         last = [f"L2 {watched(history[-1], 'mse'):.4f}, L0 {watched(history[-1], 'l0'):.2f}"]
         last += [f"total loss {watched(history[-1], 'loss'):.4f}"]
         if tiers and f"tier_{tiers[0]}_l0" in history[-1].own:
             last += [f"active by tier {_tell((watched(history[-1], f'tier_{i}_l0') for i in tiers), 2)}"]
         if tiers and f"tier_{tiers[0]}_size" in history[-1].own:
             last += [f"latents by tier {_tell((watched(history[-1], f'tier_{i}_size') for i in tiers), 0)}"]
-        told.append(f"run {run.number} after {history[-1].step:,} steps{canvas.remark(run)}: {', '.join(last)}")
+        told.append(f"run {run.number} after {history[-1].step:,} steps{figure_style.remark(run)}: {', '.join(last)}")
     for title, panel in panels.items():
         panel.set(xlabel="steps", ylabel=title)
         panel.locator_params(axis="x", nbins=4)
@@ -62,14 +62,14 @@ def training_metrics(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> c
             panel.yaxis.set_major_locator(LogLocator(subs=subs))
         else:
             panel.set_ylim(0, 1.05 * panel.get_ylim()[1])
-    canvas.legend(figure, rows[0][0])
+    figure_style.legend(figure, rows[0][0])
     below = "; below, of the runs with tiers, the active latents of each tier on a token" if tiers else ""
-    return canvas.save(
+    return figure_style.save(
         figure,
         path,
         "what training recorded on its own batches, against steps: the mean squared error, L0 and the total loss, "
         f"which has terms that not every run has; error and loss are logarithmic{below}. Last: {'; '.join(told)}."
-        + canvas.missing(shown, runs, "left no training history"),
+        + figure_style.missing(shown, runs, "left no training history"),
     )
 
 
@@ -79,7 +79,7 @@ def watched(row: MetricsRow, name: str) -> float:
     return math.nan if value is None else value
 
 
-def tier_activity(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> canvas.Figure:
+def tier_activity(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> figure_style.Figure:
     """How the latents, the firings and the live latents spread over the tiers, and what of a tier the one below
     composes."""
     found = [(run, run.info.analysis) for run in shown if run.info]
@@ -98,37 +98,37 @@ def tier_activity(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> canv
         if any(analysis.get(name) is not None for name in names for _, analysis in found)
     }
     left, above, height, below, thickness = 2.75, 0.28, 0.36 * len(found) + 0.05, 0.5, 0.8 / len(tiers)
-    rows, cell = math.ceil(len(columns) / 3), (canvas.WIDTH - left) / 3
-    figure = canvas.page(rows * (above + height + below) + 0.25)
+    rows, cell = math.ceil(len(columns) / 3), (figure_style.WIDTH - left) / 3
+    figure = figure_style.page(rows * (above + height + below) + 0.25)
     for place, ((title, axis), names) in enumerate(columns.items()):
         row, column = divmod(place, 3)
         top = above + row * (above + height + below)
-        panel = canvas.add_panel(figure, left + column * cell, top, cell - 0.25, height)
+        panel = figure_style.add_panel(figure, left + column * cell, top, cell - 0.25, height)
         for i, name in enumerate(names):
             values = [math.nan if (value := analysis.get(name)) is None else value for _, analysis in found]
             places = [line + (i - (len(tiers) - 1) / 2) * thickness for line in range(len(found))]
             look = {"color": TIER_COLOURS[i % 4], "hatch": TIER_HATCHES[i % 4], "edgecolor": "white", "linewidth": 0}
             panel.barh(places, values, thickness, label=f"tier {i}{' (lowest)' if i == 0 else ''}", **look)
-        canvas.name_rows(panel, [canvas.label(run, left - 0.15) if column == 0 else "" for run, _ in found])
-        panel.axvline(0, color=canvas.GREY, linewidth=1)
+        figure_style.name_rows(panel, [figure_style.label(run, left - 0.15) if column == 0 else "" for run, _ in found])
+        panel.axvline(0, color=figure_style.GREY, linewidth=1)
         panel.grid(visible=False, axis="y")
         panel.set_title(title, loc="left")
         panel.set_xlabel(axis)
         panel.locator_params(axis="x", nbins=3)
-    canvas.legend(figure, figure.axes[0], columns=len(tiers))
+    figure_style.legend(figure, figure.axes[0], columns=len(tiers))
     told = []
     for run, analysis in found:
         values = [_tell(analysis.get(name) for name in names if name) for names in columns.values()]
         said = ", ".join(f"{title} {value}" for (title, _), value in zip(columns, values, strict=True))
         told.append(f"run {run.number}: {said}{strongest_pattern(run)}")
-    return canvas.save(
+    return figure_style.save(
         figure,
         path,
         "the tiers of each run that has them, lowest first: how the latents and the active latents spread over them, "
         "and the fraction of a tier's latents that are alive; of the tiers but the lowest, what the one below says of "
         "them: the R² of the learned composition map, the share of the activity that parts predict, and the normalised "
         f"mutual information with the strongest part, each but R² above its shuffled control. {'; '.join(told)}."
-        + canvas.missing(shown, runs, "has no measured tiers"),
+        + figure_style.missing(shown, runs, "has no measured tiers"),
     )
 
 

@@ -7,7 +7,7 @@ from agent.lab import results
 from agent.lab.results import Measure
 
 if TYPE_CHECKING:
-    from agent.lab.evaluation.examination import Examination
+    from agent.lab.evaluation.idea_analysis import Examination
 
 DRAWS = 8  # random orders of the latents, beside their own
 MOST = 5  # prefixes that are measured
@@ -118,8 +118,8 @@ def _parents(exam: "Examination", groups: Sequence[tuple[int, int]]) -> dict[str
     import torch
     import torch.nn.functional as F
 
-    from agent.lab.evaluation.families.synthetic import MATCHED, descendants
-    from agent.lab.evaluation.world import Drawn, WorldEvaluator
+    from agent.lab.evaluation.ground_truth import MATCHED, descendants
+    from agent.lab.evaluation.world_evaluator import Drawn, WorldEvaluator
 
     assert isinstance(exam.evaluator, WorldEvaluator)
     assert isinstance(exam.held_out, Drawn)

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent import canvas
-from agent.study import Run
+from agent.report import figure_style
+from agent.study.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ COLOURS = ("#000000", "#0072B2", "#56B4E9", "#E69F00", "#D55E00")  # dark to lig
 HATCHES = ("", "////", "....", "xxxx", "----")  # without their colour they differ by these
 
 
-def draw(directory: Path, runs: Sequence[Run]) -> list[canvas.Figure]:
+def draw(directory: Path, runs: Sequence[Run]) -> list[figure_style.Figure]:
     """Of the runs that count and have prefixes: how each prefix rebuilds alone (prefix_reconstruction.png), how the
     latents spread over what each adds (prefix_activity.png) and how that came about in training (prefix_training.png);
     on a world also what parents stand in the first (prefix_parents.png)."""
@@ -33,37 +33,37 @@ def draw(directory: Path, runs: Sequence[Run]) -> list[canvas.Figure]:
     return figures
 
 
-def _reconstruction_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run]) -> canvas.Figure:
+def _reconstruction_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run]) -> figure_style.Figure:
     columns = {"EV of the prefix alone": "explained_variance", "EV of random latents": "random_explained_variance"}
-    figure, (axes,) = canvas.panels(1, len(columns), height=2.4, named=len(shown))
+    figure, (axes,) = figure_style.panels(1, len(columns), height=2.4, named=len(shown))
     axes[1].sharey(axes[0])
     told = []
     for run in shown:
-        ends, name = run.kept("prefixes.json").get("ends", []), canvas.label(run)
+        ends, name = run.kept("prefixes.json").get("ends", []), figure_style.label(run)
         values = {kind: _values(run, f"prefix_{{}}_{kind}", len(ends)) for kind in columns.values()}
         values["random_explained_variance"][-1:] = values["explained_variance"][-1:]  # all latents are all latents
         for panel, kind in zip(axes, columns.values(), strict=True):
-            panel.plot(ends, values[kind], label=name, linewidth=1.2, alpha=0.85, **canvas.style(run, 5))
+            panel.plot(ends, values[kind], label=name, linewidth=1.2, alpha=0.85, **figure_style.style(run, 5))
         pairs = zip(ends, *values.values(), strict=True)
         said = [f"{end} latents {own:.3f} ({drawn:.3f})" for end, own, drawn in pairs]
         told.append(f"run {run.number}: {', '.join(said)}")
     for panel, title in zip(axes, columns, strict=True):
-        panel.axhline(0, color=canvas.GREY, linewidth=1)
+        panel.axhline(0, color=figure_style.GREY, linewidth=1)
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_formatter("{x:g}")
         panel.set(xlabel="latents", ylabel=title)
-    canvas.legend(figure, axes[0])
-    return canvas.save(
+    figure_style.legend(figure, axes[0])
+    return figure_style.save(
         figure,
         directory / "prefix_reconstruction.png",
         "explained variance (EV) against the number of latents (logarithmic), on the left of each prefix alone, on the "
         f"right of as many latents drawn at random from the same SAE, mean of {DRAWS} draws; the last prefix is the "
         "whole SAE, and below 0 the mean activation would do better. Each prefix, with the random latents in brackets: "
-        f"{'; '.join(told)}.{canvas.missing(shown, runs, 'has no measured prefixes')}",
+        f"{'; '.join(told)}.{figure_style.missing(shown, runs, 'has no measured prefixes')}",
     )
 
 
-def _activity_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run]) -> canvas.Figure:
+def _activity_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run]) -> figure_style.Figure:
     counts = [sum(name.endswith("_l0_share") for name in _figures(run)) for run in shown]
     counted = range(max(counts))
     columns = {  # what a panel shows, its axis, and the measure of each prefix
@@ -79,28 +79,28 @@ def _activity_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run])
             look = {"color": COLOURS[i], "hatch": HATCHES[i], "edgecolor": "white", "linewidth": 0}
             name = f"prefix {i}{'' if i else ' (smallest)'}"
             panel.barh(rows, [each[i] for each in values], thickness, label=name, **look)
-        panel.axvline(0, color=canvas.GREY, linewidth=1)
+        panel.axvline(0, color=figure_style.GREY, linewidth=1)
         panel.set_title(title, loc="left")
         panel.set_xlabel(axis)
-    canvas.legend(figure, axes[0], columns=len(counted))
+    figure_style.legend(figure, axes[0], columns=len(counted))
     told = []
     for run in shown:
         said = [f"{title} {_tell(_values(run, name, len(counted)))}" for (title, _), name in columns.items()]
         told.append(f"run {run.number}: {', '.join(said)}")
-    return canvas.save(
+    return figure_style.save(
         figure,
         directory / "prefix_activity.png",
         "the latents that each prefix adds to the one before it, smallest prefix first: the share of the active "
         f"latents that they are, and the fraction of them that are alive. {'; '.join(told)}."
-        + canvas.missing(shown, runs, "has no measured prefixes"),
+        + figure_style.missing(shown, runs, "has no measured prefixes"),
     )
 
 
-def _training_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run]) -> canvas.Figure:
-    figure, (axes,) = canvas.panels(1, 2, height=2.0, named=len(shown))
+def _training_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run]) -> figure_style.Figure:
+    figure, (axes,) = figure_style.panels(1, 2, height=2.0, named=len(shown))
     told = []
     for run in shown:
-        rows, label = run.metrics(), canvas.label(run)
+        rows, label = run.metrics(), figure_style.label(run)
         ends = [name for name in rows[0].own if name.startswith("prefix_")]
         apart = max(1, len(rows) // 5)
         last = []
@@ -108,23 +108,23 @@ def _training_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run])
             shares = [math.nan if (share := row.own.get(name)) is None else share for row in rows]
             marked = (3 * run.number % apart, apart)
             x = [row.tokens / 1e6 for row in rows]
-            panel.plot(x, shares, label=label, linewidth=1.4, markevery=marked, **canvas.style(run, 3.5))
+            panel.plot(x, shares, label=label, linewidth=1.4, markevery=marked, **figure_style.style(run, 3.5))
             last.append(shares[-1])
-        told.append(f"run {run.number}: {last[0]:.3f} and {last[1]:.3f}{canvas.remark(run)}")
+        told.append(f"run {run.number}: {last[0]:.3f} and {last[1]:.3f}{figure_style.remark(run)}")
     for panel, title in zip(axes, ("L0 share, smallest prefix", "L0 share, added by the largest"), strict=True):
         panel.set(xlabel="tokens (millions)", ylabel=title)
         panel.set_ylim(bottom=0)
-    canvas.legend(figure, axes[0])
-    return canvas.save(
+    figure_style.legend(figure, axes[0])
+    return figure_style.save(
         figure,
         directory / "prefix_training.png",
         "the share of L0, the active latents, that lies in the smallest prefix, and that the largest adds to the one "
         "before it, against training tokens, as the training recorded them on its own batches. At the end of training, "
-        f"{'; '.join(told)}.{canvas.missing(shown, runs, 'left no history of its prefixes')}",
+        f"{'; '.join(told)}.{figure_style.missing(shown, runs, 'left no history of its prefixes')}",
     )
 
 
-def _parents_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run]) -> canvas.Figure:
+def _parents_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run]) -> figure_style.Figure:
     marks = {
         "parents_in_first": ("parents in the first prefix", "o", "#0072B2"),
         "parents_in_first_by_chance": ("expected by chance", "|", "#000000"),
@@ -141,27 +141,27 @@ def _parents_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run]) 
         panel.plot(x, range(len(shown)), marker, label=said, **look)
     panel.set_xlim(left=0)
     panel.set_xlabel("fraction of the parents that have a latent")
-    canvas.legend(figure, panel, columns=3)
+    figure_style.legend(figure, panel, columns=3)
     told = []
     for run in shown:
         learned, first, chance, by_rate = (_figures(run)[name] for name in ("parents_learned", *marks))
         told.append(f"run {run.number}: {first:.3f}, {chance:.3f} and {by_rate:.3f} ({learned:.3f} have a latent)")
-    return canvas.save(
+    return figure_style.save(
         figure,
         directory / "prefix_parents.png",
         "of the world's parent features that have a latent, the fraction that has it in the first prefix, beside what "
         "chance gives and what a prefix of the most frequent features would give. "
-        f"{'; '.join(told)}.{canvas.missing(shown, runs, 'has no parents measured in a first prefix')}",
+        f"{'; '.join(told)}.{figure_style.missing(shown, runs, 'has no parents measured in a first prefix')}",
     )
 
 
 def _rows(shown: Sequence[Run], columns: int, height: float) -> "tuple[MatplotlibFigure, list[Axes]]":
     """Panels beside each other with a row for each run, named on the left."""
     titles, above = 2.75, 0.28
-    figure, cell = canvas.page(above + height + 0.75), (canvas.WIDTH - titles) / columns
-    axes = [canvas.add_panel(figure, titles + i * cell, above, cell - 0.25, height) for i in range(columns)]
+    figure, cell = figure_style.page(above + height + 0.75), (figure_style.WIDTH - titles) / columns
+    axes = [figure_style.add_panel(figure, titles + i * cell, above, cell - 0.25, height) for i in range(columns)]
     for i, panel in enumerate(axes):
-        canvas.name_rows(panel, [canvas.label(run, titles - 0.15) if i == 0 else "" for run in shown])
+        figure_style.name_rows(panel, [figure_style.label(run, titles - 0.15) if i == 0 else "" for run in shown])
         panel.grid(visible=False, axis="y")
         panel.locator_params(axis="x", nbins=4)
     return figure, axes

@@ -17,7 +17,7 @@ from agent.lab.results import Measure
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from agent.lab.evaluation.examination import Examination
+    from agent.lab.evaluation.idea_analysis import Examination
 
 SWAPS = (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5)  # ranks, by how often latents fire, from a latent to the one in its place
 SPECIALIZATION_BATCHES = 4

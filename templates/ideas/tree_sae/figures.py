@@ -6,13 +6,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from agent import canvas
-from agent.study import Run
+from agent.report import figure_style
+from agent.study.runs import Run
 
 TOKENS_OF_A_TREE, KEPT = 6, "tree.json"  # as in analysis.py
 
 
-def draw(directory: Path, runs: Sequence[Run]) -> list[canvas.Figure]:
+def draw(directory: Path, runs: Sequence[Run]) -> list[figure_style.Figure]:
     """training_progression.png, feature_paths.png, level_activations.png."""
     grown = [(run, run.kept(KEPT)) for run in runs if run.counts]
     grown = [(run, kept) for run, kept in grown if kept.get("nodes")]
@@ -33,19 +33,19 @@ CURVES = (  # rows of panels: what is drawn, and its axis
 )
 
 
-def _training_progression(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> canvas.Figure:
-    figure, axes = canvas.panels(len(CURVES), 3, height=1.45, named=len(shown))
+def _training_progression(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> figure_style.Figure:
+    figure, axes = figure_style.panels(len(CURVES), 3, height=1.45, named=len(shown))
     told = []
     for run in shown:
-        rows, name = run.metrics(), canvas.label(run)
+        rows, name = run.metrics(), figure_style.label(run)
         x, apart, last = [row.tokens / 1e6 for row in rows], max(1, len(rows) // 5), {}
         for panel, (curve, _) in zip(chain(*axes), chain(*CURVES), strict=True):
             values = [row.mse if curve == "mse" else row.own.get(curve) for row in rows]
             y = [math.nan if value is None else value for value in values]
             marked = (3 * run.number % apart, apart)
-            panel.plot(x, y, label=name, linewidth=1.3, markevery=marked, **canvas.style(run, 3.2))
+            panel.plot(x, y, label=name, linewidth=1.3, markevery=marked, **figure_style.style(run, 3.2))
             last[curve] = y[-1]
-        told.append(f"run {run.number}{canvas.remark(run)}: {_ends(last)}")
+        told.append(f"run {run.number}{figure_style.remark(run)}: {_ends(last)}")
     for panel, (curve, title) in zip(chain(*axes), chain(*CURVES), strict=True):
         panel.set(xlabel="tokens (millions)", ylabel=title)
         if curve == "mse":
@@ -55,14 +55,14 @@ def _training_progression(path: Path, shown: Sequence[Run], runs: Sequence[Run])
         else:
             low, high = panel.get_ylim()
             panel.set_ylim(min(low, 0.97 * low), max(high, 1.03 * high))  # a constant is a line in the middle
-    canvas.legend(figure, axes[0][0])
-    return canvas.save(
+    figure_style.legend(figure, axes[0][0])
+    return figure_style.save(
         figure,
         path,
         "the training as it recorded itself, on its batches, against tokens: the squared error of all runs "
         "(logarithmic); of those with a tree, the consistency loss between parents and children, which is measured "
         "also where it is not trained on, the share of the edges that are open, and each level's L0 and number of "
-        f"latents. At the end, {'; '.join(told)}." + canvas.missing(shown, runs, "left no training history"),
+        f"latents. At the end, {'; '.join(told)}." + figure_style.missing(shown, runs, "left no training history"),
     )
 
 
@@ -100,12 +100,12 @@ def _places(nodes: "list[dict[str, Any]]") -> "dict[int, float]":
     return place
 
 
-def _feature_paths(path: Path, grown: "list[tuple[Run, dict[str, Any]]]", runs: Sequence[Run]) -> canvas.Figure:
+def _feature_paths(path: Path, grown: "list[tuple[Run, dict[str, Any]]]", runs: Sequence[Run]) -> figure_style.Figure:
     height, above, between = 1.35, 0.3, 0.42
-    figure = canvas.page(len(grown) * (height + between) + 0.1)
+    figure = figure_style.page(len(grown) * (height + between) + 0.1)
     told = []
     for i, (run, kept) in enumerate(grown):
-        panel = canvas.add_panel(figure, 0.6, above + i * (height + between), canvas.WIDTH - 0.7, height)
+        panel = figure_style.add_panel(figure, 0.6, above + i * (height + between), figure_style.WIDTH - 0.7, height)
         nodes, place = kept["nodes"], _places(kept["nodes"])
         at = {node["latent"]: (place[node["latent"]], node["level"]) for node in nodes}
         edges = [node for node in nodes if node["parent"] in at]
@@ -114,7 +114,7 @@ def _feature_paths(path: Path, grown: "list[tuple[Run, dict[str, Any]]]", runs: 
         for node in edges:
             (x, y), (up_x, up_y) = at[node["latent"]], at[node["parent"]]
             width = 0.3 + 4 * node["edge"] / thickest
-            panel.plot([x, up_x], [y, up_y], color=canvas.GREY, linewidth=width, solid_capstyle="round", zorder=1)
+            panel.plot([x, up_x], [y, up_y], color=figure_style.GREY, linewidth=width, solid_capstyle="round", zorder=1)
         for node in nodes:
             x, y = at[node["latent"]]
             size = 4 + 90 * node["activation"] / largest
@@ -127,52 +127,54 @@ def _feature_paths(path: Path, grown: "list[tuple[Run, dict[str, Any]]]", runs: 
         panel.tick_params(axis="y", length=0)
         panel.grid(visible=False)
         panel.spines[:].set_visible(False)
-        panel.set_title(canvas.label(run, canvas.WIDTH - 0.9), loc="left")
+        panel.set_title(figure_style.label(run, figure_style.WIDTH - 0.9), loc="left")
         what = "attribution" if kept["attributed"] else "activation carried"
         told.append(
             f"run {run.number}: {len(nodes)} latents in {nodes[-1]['tree'] + 1} trees, the thickest edge's {what} "
             f"{thickest:.2g} a token, {kept['closed']} of {kept['edges']} edges pruned"
         )
-    return canvas.save(
+    return figure_style.save(
         figure,
         path,
         "of each run with a tree, the trees whose paths carry most: circles are latents, by number, their area the "
         "mean activation beside the run's largest; lines are paths, their thickness the part of the parent's "
         "attribution (the change of the loss without it, to first order) that came along them, or, where there is no "
         f"language model, the activation they carry. Pruned paths are not there. {'; '.join(told)}."
-        + canvas.missing([run for run, _ in grown], runs, "has no measured tree with an open path"),
+        + figure_style.missing([run for run, _ in grown], runs, "has no measured tree with an open path"),
     )
 
 
-def _level_activations(path: Path, grown: "list[tuple[Run, dict[str, Any]]]", runs: Sequence[Run]) -> canvas.Figure:
+def _level_activations(
+    path: Path, grown: "list[tuple[Run, dict[str, Any]]]", runs: Sequence[Run]
+) -> figure_style.Figure:
     height, above, between, room, columns = 2.0, 0.3, 0.62, 0.1, min(len(grown), 2)
-    figure = canvas.page(-(-len(grown) // columns) * (height + between))
-    told, width = [], canvas.WIDTH / columns - 0.65
+    figure = figure_style.page(-(-len(grown) // columns) * (height + between))
+    told, width = [], figure_style.WIDTH / columns - 0.65
     for i, (run, kept) in enumerate(grown):
-        top, left = above + i // columns * (height + between), 0.55 + i % columns * canvas.WIDTH / columns
+        top, left = above + i // columns * (height + between), 0.55 + i % columns * figure_style.WIDTH / columns
         rows = [[v for v, n in zip(kept["values"], kept["nodes"], strict=True) if n["level"] == at] for at in (2, 1, 0)]
         present = [(level, part) for level, part in zip((2, 1, 0), rows, strict=True) if part]
         unit = (height - room * (len(present) - 1)) / sum(len(part) for _, part in present)
         panel = None
         for level, part in present:
-            panel = canvas.add_panel(figure, left, top, width, unit * len(part))
+            panel = figure_style.add_panel(figure, left, top, width, unit * len(part))
             panel.imshow(part, cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
             panel.set(xticks=[], yticks=[], ylabel={2: "top", 1: "level 1", 0: "leaves"}[level])
             panel.grid(visible=False)
             panel.spines[:].set_visible(True)
             if level == present[0][0]:
-                panel.set_title(canvas.label(run, width), loc="left")
+                panel.set_title(figure_style.label(run, width), loc="left")
             top += unit * len(part) + room
         assert panel is not None
         panel.set_xlabel(f"samples, {TOKENS_OF_A_TREE} for each tree", labelpad=2)
         mean = {level: sum(map(sum, part)) / sum(map(len, part)) for level, part in present}
         said = ", ".join(f"level {level} {len(part)} latents, mean {mean[level]:.2f}" for level, part in present)
         told.append(f"run {run.number}: {len(kept['samples'])} samples, {said}")
-    return canvas.save(
+    return figure_style.save(
         figure,
         path,
         "activations of the latents in feature_paths.png, in its order, on the tokens that move their trees most: a "
         "row for each latent, white 0, black its largest on the evaluation text, a panel for each level, the top "
         f"first; the samples of one tree stand together. {'; '.join(told)}."
-        + canvas.missing([run for run, _ in grown], runs, "has no measured tree with an open path"),
+        + figure_style.missing([run for run, _ in grown], runs, "has no measured tree with an open path"),
     )

@@ -1,86 +1,15 @@
-"""The evaluation families: what each needs, and how it scores an SAE.
-
-Each is a module of this package that is a `Family`. What it needs is asked before any time is spent, by `agent doctor`
-and by every study, so `lacks` must know all of it from a `Place`, in a second, without loading a model.
-"""
+"""The evaluation families, one file each; `catalogue` lists them."""
 
 import importlib
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pydantic import BaseModel
-
-from agent.lab.errors import UserError, nearest
-from agent.lab.evaluation.requests import QUICK
+from agent.lab.evaluation.catalogue import Lack, Place
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
-    from agent.lab.evaluation.subject import BenchSAE
+    from agent.lab.evaluation.sae_adapter import BenchSAE
     from agent.lab.results import Scored
-
-# Core comes first: the others are not asked of an SAE whose outputs are not finite.
-NAMES = (
-    "core",
-    "sparse_probing_sae_probes",
-    "sparse_probing",
-    "tpp",
-    "absorption",
-    "scr",
-    "forgetting",
-    "meta_structure",
-    "autointerp",
-    "unlearning",
-    "ravel",
-    "synthetic",
-)
-TIERS = {
-    "quick": QUICK,
-    "standard": ("core", "sparse_probing_sae_probes", "sparse_probing", "tpp", "absorption"),
-    "full": NAMES,
-}
-
-
-@dataclass(frozen=True)
-class Lack:
-    """A precondition that is not met."""
-
-    why: str  # "the model cannot spell: 3 of 26 letters ..."
-    do: str  # "use a larger model"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where an evaluation would run, as far as that is known without loading a model."""
-
-    model: str  # its name, as the user gave it
-    hook_name: str
-    world: bool  # a synthetic world: no text, no tokenizer, the truth is known
-    config: Mapping[str, Any]  # the model's config.json; empty for a world, and for a hub model that is not stored
-    tokenizer: Callable[[], Any]  # loads it (a transformers tokenizer); None for a world
-    folder: Path  # where evaluation artefacts of this model and hook are cached
-    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
-
-
-class Checked(BaseModel):
-    """A family, and what it lacks somewhere."""
-
-    name: str
-    says: str
-    lacks: list[Lack]
-
-
-class Report(BaseModel):
-    """What can be evaluated at a place. Written by agent.lab.evaluation.doctor."""
-
-    model: str
-    hook_name: str
-    machine: dict[str, str]  # what there is of it -> how it stands
-    families: list[Checked]
-    unsuited: list[str]  # of the tier, what cannot be asked of this kind of model
-    why_unsuited: str
 
 
 class Family(Protocol):
@@ -101,36 +30,6 @@ class Family(Protocol):
         ...
 
 
-def suits(name: str, world: bool) -> bool:
-    """Whether a family can be asked of this kind of model at all: a world has no text, a language model no truth."""
-    return name in ("core", "meta_structure", "synthetic") if world else name != "synthetic"
-
-
-def unsuited(world: bool) -> Lack:
-    """What this kind of model lacks for the families that do not suit it."""
-    if world:
-        return Lack("a synthetic world has no text and no language model", "use --evals synthetic")
-    return Lack("the true features of a language model are not known", "use --model synth2k")
-
-
 def load(name: str) -> Family:
     """A family by name."""
-    return importlib.import_module(f"{__name__}.{name}")  # type: ignore[return-value]
-
-
-def chosen(text: str, *more: str) -> tuple[str, ...]:
-    """The families that `--evals` names: a tier, or names with commas between them; core always, and `more`.
-
-    Raises UserError.
-    """
-    asked = set(TIERS[text]) if text in TIERS else named(text)
-    return tuple(name for name in NAMES if name in {"core", *asked, *more})
-
-
-def named(text: str) -> set[str]:
-    """The families that `--evals` names one by one: none where it names a tier. Raises UserError."""
-    asked = set() if text in TIERS else {name.strip() for name in text.split(",")}
-    for name in asked:
-        if name not in NAMES:
-            raise UserError(f"unknown evaluation {name!r}: {nearest(name, [*TIERS, *NAMES])}")
-    return asked
+    return importlib.import_module(f"agent.lab.evaluation.families.{name}")  # type: ignore[return-value]

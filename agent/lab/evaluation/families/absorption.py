@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from agent.lab.evaluation import preconditions, spelling, stock
-from agent.lab.evaluation.core import EvaluationError
-from agent.lab.evaluation.families import Lack, Place
+from agent.lab.evaluation import requirements
+from agent.lab.evaluation.bench import patching, spelling
+from agent.lab.evaluation.bench.core import EvaluationError
+from agent.lab.evaluation.catalogue import Lack, Place
 from agent.lab.progress import say
 from agent.lab.results import Scored
 
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+    from agent.lab.evaluation.bench.spelling import Spelling
     from agent.lab.evaluation.evaluator import Evaluator
-    from agent.lab.evaluation.spelling import Spelling
-    from agent.lab.evaluation.subject import BenchSAE
+    from agent.lab.evaluation.sae_adapter import BenchSAE
 
 SAYS = "letters whose latent falls silent where a more specific latent carries the letter"
 
@@ -45,13 +46,13 @@ METRICS = tuple(
 
 def lacks(place: Place) -> list[Lack]:
     """What is missing. Whether the model can spell is measured, in another process, where it is not known yet."""
-    if unmet := preconditions.language_model(place):
+    if unmet := requirements.language_model(place):
         return unmet
     tokenizer = place.tokenizer()
     missing = _unfit(place.hook_name, tokenizer, place.config.get("max_position_embeddings"))
     if not (found := spelling.known(place.folder)):
-        needed = spelling.space(len(spelling.words(tokenizer)), preconditions.width(place.config))
-        missing += preconditions.disk(place, needed / 1e6)
+        needed = spelling.space(len(spelling.words(tokenizer)), requirements.width(place.config))
+        missing += requirements.disk(place, needed / 1e6)
     return missing or _unable(found or _measured(place))
 
 
@@ -103,7 +104,7 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
     for lack in _unable(made):
         raise EvaluationError(lack.why)
     speller = made.speller(model, evaluator.hook_name)
-    sae = stock.UnitNorm(sae)
+    sae = patching.UnitNorm(sae)
     fired = (sae.encode(made.test_activations(speller).to(sae.device)) != 0).any(0)
     if not fired.any():
         return _dead("no latent fires on any of the words")
@@ -129,15 +130,15 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
             probes_dir=made.probes,
         )
         lent = {
-            "HookedTransformer": stock.Lent(speller),
+            "HookedTransformer": patching.Lent(speller),
             "run_k_sparse_probing_experiment": k_sparse,
             "run_feature_absortion_experiment": absorbed,
         }
         measures = patch.object(k_sparse_probing, "metrics", spelling.Measures)
-        with measures, stock.lending(main, Path(scratch), spelling.SEED, **lent):
+        with measures, patching.lending(main, Path(scratch), spelling.SEED, **lent):
             main.run_eval(config, [(name, sae)], str(sae.device), str(out.absolute()))  # type: ignore[list-item]
     speller.keep()
-    return _scored(stock.answer(out, name), tables[0], fired)
+    return _scored(patching.answer(out, name), tables[0], fired)
 
 
 def _scored(found: dict[str, Any], table: "pd.DataFrame", fired: "Tensor") -> Scored:
@@ -164,7 +165,7 @@ def _scored(found: dict[str, Any], table: "pd.DataFrame", fired: "Tensor") -> Sc
             f"undertrained for this: the latents chosen for the letters find them with a mean F1 of {split_f1:.2f}, "
             f"the model's own probes with {probe_f1:.2f}; where an SAE has no latent for a letter, none is absorbed"
         )
-    return Scored(metrics=stock.metrics(found), details=details, remark=remark)
+    return Scored(metrics=patching.metrics(found), details=details, remark=remark)
 
 
 def _dead(why: str) -> Scored:

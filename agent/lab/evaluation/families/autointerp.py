@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from agent.lab import activations
-from agent.lab.evaluation import stock
-from agent.lab.evaluation.core import BATCH_WINDOWS, EvaluationError
-from agent.lab.evaluation.families import Lack, Place
-from agent.lab.evaluation.judge import Judge, JudgeError
+from agent.lab.evaluation.bench import patching
+from agent.lab.evaluation.bench.core import BATCH_WINDOWS, EvaluationError
+from agent.lab.evaluation.bench.judge import Judge, JudgeError
+from agent.lab.evaluation.catalogue import Lack, Place
 from agent.lab.results import Scored
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
     from agent.lab.evaluation.evaluator import Evaluator, HeldOut
-    from agent.lab.evaluation.subject import BenchSAE
+    from agent.lab.evaluation.sae_adapter import BenchSAE
 
 SAYS = "how well a language model that has seen where a latent fires can tell where else it does"
 
@@ -74,10 +74,10 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
         stored = Path(scratch, "artifacts", "autointerp", tokens)
         stored.parent.mkdir(parents=True)
         torch.save(text.ids, stored)
-        with stock.lending(main, Path(scratch), SEED, HookedTransformer=stock.Lent(text), AutoInterp=Judged):
+        with patching.lending(main, Path(scratch), SEED, HookedTransformer=patching.Lent(text), AutoInterp=Judged):
             device, saes = str(sae.device), [(name, sae)]
             main.run_eval(config, saes, device, judge.key, str(out.absolute()))  # type: ignore[arg-type]
-    found = stock.answer(out, name)
+    found = patching.answer(out, name)
     if judge.failed:  # and the answer is of what came before
         raise judge.failed
     return _scored(found, len(chosen), config.n_ex_for_scoring, judge.model)
@@ -143,7 +143,7 @@ def _scored(found: dict[str, Any], asked: int, shown: int, judge: str) -> Scored
     floor = statistics.mean(none.values())
     unread = f"; its answer on {asked - len(answers)} of them is no list of numbers" * (len(answers) < asked)
     return Scored(
-        metrics=stock.metrics(found) | {"always_none_score": floor},
+        metrics=patching.metrics(found) | {"always_none_score": floor},
         details={
             f"latent {latent}": {"score": answers[latent]["score"], "always_none": none[latent]}
             for latent in sorted(answers, key=int)

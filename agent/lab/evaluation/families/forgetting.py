@@ -25,12 +25,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from agent.lab import activations, models, results, text, tokens
-from agent.lab.evaluation import ablation, preconditions
+from agent.lab import activations, files, models, text, tokens
+from agent.lab.evaluation import ablation, requirements
 from agent.lab.evaluation.ablation import BATCH_WINDOWS, Windows, losses
-from agent.lab.evaluation.families import Lack, Place
-from agent.lab.evaluation.subject import BenchSAE
-from agent.lab.locks import waiting_lock
+from agent.lab.evaluation.catalogue import Lack, Place
+from agent.lab.evaluation.sae_adapter import BenchSAE
+from agent.lab.files import waiting_lock
 from agent.lab.results import Number, Scored
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Sweep:
 
 def lacks(place: Place) -> list[Lack]:
     positions = 2 * (CHOOSING + 2 * SCORED) * models.MAX_CONTEXT
-    return preconditions.language_model(place, 4 * positions * preconditions.width(place.config) / 1e6)
+    return requirements.language_model(place, 4 * positions * requirements.width(place.config) / 1e6)
 
 
 @torch.no_grad()
@@ -84,7 +84,7 @@ def score(evaluator: "Evaluator", sae: BenchSAE, out: Path, name: str) -> Scored
     k = max(1, min(round(found.l0), sae.cfg.d_sae))
     floor = evaluator.stored(f"{MADE_AS}-random-{sae.cfg.d_sae}-{k}", lambda _: untrained(evaluator, sae.cfg.d_sae, k))
     about = {"latents": found.latents, "added": found.added}
-    results.write_whole(out / f"{name}_forgetting.json", json.dumps(about, indent=2))
+    files.write_atomically(out / f"{name}_forgetting.json", json.dumps(about, indent=2))
     return Scored(
         metrics={"forgetting_score": found.score, "random_forgetting_score": floor["score"]},
         details=found.added,
@@ -217,4 +217,4 @@ def read_text(evaluator: "Evaluator", datasets: tuple[str, ...]) -> dict[str, Te
         activations.run_to_hook(model, batch, hook_name)[activations.ordinary(model, batch)]
         for batch in choosing.split(BATCH_WINDOWS)
     ]
-    return {"choosing": torch.cat(rows)} | vars(ablation.read(evaluator, ids))
+    return {"choosing": torch.cat(rows)} | vars(ablation.read(model, hook_name, ids))

@@ -7,13 +7,13 @@ length 1 (see stock.UnitNorm). Two SAEs are compared at the same width: the smal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.lab.evaluation import stock
-from agent.lab.evaluation.families import Lack, Place
+from agent.lab.evaluation.bench import patching
+from agent.lab.evaluation.catalogue import Lack, Place
 from agent.lab.results import Scored
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
-    from agent.lab.evaluation.subject import BenchSAE
+    from agent.lab.evaluation.sae_adapter import BenchSAE
 
 SAYS = "how much of the decoder an SAE of a quarter of its width explains"
 
@@ -30,9 +30,9 @@ def score(_: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
     from sae_bench.evals.meta_structure import main
     from sae_bench.evals.meta_structure.eval_config import MetaStructureEvalConfig
 
-    config, sae = MetaStructureEvalConfig(random_seed=SEED), stock.UnitNorm(sae)
-    with stock.lending(main, out, SEED):
+    config, sae = MetaStructureEvalConfig(random_seed=SEED), patching.UnitNorm(sae)
+    with patching.lending(main, out, SEED):
         main.run_eval(config, [(name, sae)], str(sae.device), str(out.absolute()))  # type: ignore[list-item]
-    metrics = stock.metrics(stock.answer(out, name))
+    metrics = patching.metrics(patching.answer(out, name))
     del metrics["train_time_seconds"]  # says nothing of the SAE, and differs from time to time
     return Scored(metrics=metrics)

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.lab import cache
-from agent.lab.evaluation import preconditions, stock
-from agent.lab.evaluation.core import EvaluationError
-from agent.lab.evaluation.families import Lack, Place
+from agent.lab.evaluation import requirements
+from agent.lab.evaluation.bench import patching
+from agent.lab.evaluation.bench.core import EvaluationError
+from agent.lab.evaluation.catalogue import Lack, Place
 from agent.lab.results import Scored
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
-    from agent.lab.evaluation.subject import BenchSAE
+    from agent.lab.evaluation.sae_adapter import BenchSAE
 
 SAYS = "whether latents change one attribute of an entity and leave its others alone"
 
@@ -36,7 +37,7 @@ def lacks(place: Place) -> list[Lack]:
     if why := _other(place.model):
         missing.append(Lack(why, f"use {MODELS[1]}"))
     else:
-        missing += preconditions.stored(place)
+        missing += requirements.stored(place)
     if not place.hook_name.endswith("hook_resid_post"):
         why = f"SAE-Bench changes the residual stream behind a layer, not {place.hook_name}"
         missing.append(Lack(why, "use a hook like blocks.1.hook_resid_post"))
@@ -46,7 +47,7 @@ def lacks(place: Place) -> list[Lack]:
         missing.append(
             Lack(f"{len(absent)} of its {len(FILES)} files of prompts are not in {prompts()}", f"run {fetch}")
         )
-    return missing + preconditions.disk(place, MEGABYTES)
+    return missing + requirements.disk(place, MEGABYTES)
 
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
@@ -60,7 +61,7 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
 
     if why := _other(evaluator.model_name):
         raise EvaluationError(why)
-    model, sae = evaluator.model_name.rpartition("/")[2], stock.UnitNorm(sae)
+    model, sae = evaluator.model_name.rpartition("/")[2], patching.UnitNorm(sae)
     with tempfile.TemporaryDirectory(dir=evaluator.folder) as scratch:
         Path(scratch, "base").symlink_to(prompts(), target_is_directory=True)
         config = RAVELEvalConfig(
@@ -70,10 +71,12 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
             llm_dtype=LLM_NAME_TO_DTYPE[model],
             artifact_dir=scratch,
         )
-        with stock.lending(main, Path(scratch), SEED):
+        with patching.lending(main, Path(scratch), SEED):
             saes, device = [(name, sae)], str(sae.device)
             main.run_eval(config, saes, device, str(out.absolute()), artifacts_path=scratch)  # type: ignore[arg-type]
-    return Scored(metrics=stock.metrics(stock.answer(out, name)), remark="this path was never run in this project")
+    return Scored(
+        metrics=patching.metrics(patching.answer(out, name)), remark="this path was never run in this project"
+    )
 
 
 def _other(model: str) -> str:

@@ -15,24 +15,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.lab import models
-from agent.lab.evaluation import labelled, perturbing
-from agent.lab.evaluation.families import Lack, Place
+from agent.lab.evaluation.bench import labelled_datasets, probe_ablation
+from agent.lab.evaluation.catalogue import Lack, Place
 from agent.lab.results import Scored
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
-    from agent.lab.evaluation.subject import BenchSAE
+    from agent.lab.evaluation.sae_adapter import BenchSAE
 
 SAYS = "whether a probe is freed of a confound by ablating a few latents"
 
 
 def lacks(place: Place) -> list[Lack]:
-    used = [each for confounded in labelled.CONFOUNDED.values() for each in confounded.kinds.values()]
-    each = sum(perturbing.SIZES[True]) // 2 + 2
-    return labelled.lacks(place, used, each)
+    used = [each for confounded in labelled_datasets.CONFOUNDED.values() for each in confounded.kinds.values()]
+    each = sum(probe_ablation.SIZES[True]) // 2 + 2
+    return labelled_datasets.lacks(place, used, each)
 
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
     """SAE-Bench's scr_metric_threshold_N, and scr_dir1 and scr_dir2 for either direction, for N latents ablated."""
-    asked = perturbing.config(sae.cfg.model_name, True, models.context_size(evaluator.model), models.compute().dtype)
-    return perturbing.score(evaluator, sae, out, name, asked)
+    asked = probe_ablation.config(
+        sae.cfg.model_name, True, models.context_size(evaluator.model), models.compute().dtype
+    )
+    return probe_ablation.score(evaluator, sae, out, name, asked)

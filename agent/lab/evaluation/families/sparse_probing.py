@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from agent.lab import models
-from agent.lab.evaluation import labelled, prompts, stock
-from agent.lab.evaluation.families import Lack, Place
+from agent.lab.evaluation.bench import labelled_datasets, patching, prompt_activations
+from agent.lab.evaluation.catalogue import Lack, Place
 from agent.lab.results import Scored
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
-    from agent.lab.evaluation.subject import BenchSAE
+    from agent.lab.evaluation.sae_adapter import BenchSAE
 
 SAYS = "how well a few latents tell two classes of text apart, averaged over a prompt"
 
@@ -25,7 +25,7 @@ TRAIN, TEST = 600, 300  # prompts of both classes together
 
 
 def lacks(place: Place) -> list[Lack]:
-    return labelled.lacks(place, list(labelled.TWO_WAY.values()), (TRAIN + TEST) // 2)
+    return labelled_datasets.lacks(place, list(labelled_datasets.TWO_WAY.values()), (TRAIN + TEST) // 2)
 
 
 def config(model: str, context: int, dtype: torch.dtype) -> Any:
@@ -33,11 +33,11 @@ def config(model: str, context: int, dtype: torch.dtype) -> Any:
     from sae_bench.evals.sparse_probing.eval_config import SparseProbingEvalConfig
 
     return SparseProbingEvalConfig(
-        random_seed=prompts.SEED,
-        dataset_names=list(labelled.TWO_WAY),
+        random_seed=prompt_activations.SEED,
+        dataset_names=list(labelled_datasets.TWO_WAY),
         probe_train_set_size=TRAIN,
         probe_test_set_size=TEST,
-        context_length=min(labelled.CONTEXT, context),
+        context_length=min(labelled_datasets.CONTEXT, context),
         llm_batch_size=64,
         llm_dtype=str(dtype).removeprefix("torch."),
         model_name=model,
@@ -48,7 +48,7 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
     """SAE-Bench's sae_top_N_test_accuracy for N latents, sae_test_accuracy for all, llm_... for the model's own
     activations. Raises EvaluationError."""
     asked = config(sae.cfg.model_name, models.context_size(evaluator.model), models.compute().dtype)
-    return run(evaluator, stock.UnitNorm(sae), out, name, asked)
+    return run(evaluator, patching.UnitNorm(sae), out, name, asked)
 
 
 def run(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str, asked: Any) -> Scored:
@@ -56,18 +56,18 @@ def run(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str, asked: An
     from sae_bench.evals.sparse_probing import main
 
     def single_dataset(dataset: str, config: Any, sae: "BenchSAE", *_: object) -> tuple[dict[str, float], Any]:
-        by_class = accuracies(prompts.made(evaluator, main, dataset, config), sae, config.k_values)
+        by_class = accuracies(prompt_activations.made(evaluator, main, dataset, config), sae, config.k_values)
         return {name: sum(each.values()) / len(each) for name, each in by_class.items()}, by_class
 
     for dataset in asked.dataset_names:  # before SAE-Bench sets the seed for this SAE
-        prompts.made(evaluator, main, dataset, asked)
-    with prompts.lent(evaluator, main, single_dataset):
+        prompt_activations.made(evaluator, main, dataset, asked)
+    with prompt_activations.lent(evaluator, main, single_dataset):
         main.run_eval(asked, [(name, sae)], str(sae.device), str(out.absolute()), artifacts_path="unused")  # type: ignore[list-item]
-    metrics, details = prompts.figures(stock.answer(out, name))
+    metrics, details = prompt_activations.figures(patching.answer(out, name))
     return Scored(metrics={name: value for name, value in metrics.items() if value is not None}, details=details)
 
 
-def accuracies(made: prompts.Made, sae: "BenchSAE", ks: list[int]) -> dict[str, dict[str, float]]:
+def accuracies(made: prompt_activations.Made, sae: "BenchSAE", ks: list[int]) -> dict[str, dict[str, float]]:
     """Test accuracy by class of every probe that SAE-Bench trains, in its order."""
     from sae_bench.evals.sparse_probing.probe_training import train_probe_on_activations
 

@@ -1,7 +1,8 @@
 """SAE-Bench `sparse_probing_sae_probes`: evaluation/probing.py scores it."""
 
-from agent.lab.evaluation import preconditions, probing
-from agent.lab.evaluation.families import Lack, Place
+from agent.lab.evaluation import requirements
+from agent.lab.evaluation.bench import probing
+from agent.lab.evaluation.catalogue import Lack, Place
 
 SAYS = "whether a few latents tell classes of short texts apart, as sae-probes has it"
 
@@ -10,5 +11,5 @@ PROMPTS = 11_124  # of the datasets together
 
 def lacks(place: Place) -> list[Lack]:
     made = all((place.folder / "probing" / f"{dataset}.made").exists() for dataset in probing.DATASETS)
-    widest = 4 * preconditions.width(place.config)  # of an MLP
-    return preconditions.language_model(place, 1 if made else 4 * PROMPTS * widest / 1e6)
+    widest = 4 * requirements.width(place.config)  # of an MLP
+    return requirements.language_model(place, 1 if made else 4 * PROMPTS * widest / 1e6)

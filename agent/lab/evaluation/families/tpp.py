@@ -10,24 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.lab import models
-from agent.lab.evaluation import labelled, perturbing
-from agent.lab.evaluation.families import Lack, Place
+from agent.lab.evaluation.bench import labelled_datasets, probe_ablation
+from agent.lab.evaluation.catalogue import Lack, Place
 from agent.lab.results import Scored
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
-    from agent.lab.evaluation.subject import BenchSAE
+    from agent.lab.evaluation.sae_adapter import BenchSAE
 
 SAYS = "whether ablating the latents of one class leaves the others alone"
 
 
 def lacks(place: Place) -> list[Lack]:
-    used = list(labelled.MANY_WAY.values())
-    each = sum(perturbing.SIZES[False]) // 2
-    return labelled.lacks(place, used, each)
+    used = list(labelled_datasets.MANY_WAY.values())
+    each = sum(probe_ablation.SIZES[False]) // 2
+    return labelled_datasets.lacks(place, used, each)
 
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
     """SAE-Bench's tpp_threshold_N_total_metric, ..._intended_diff_only and ..._unintended_diff_only, for N latents."""
-    asked = perturbing.config(sae.cfg.model_name, False, models.context_size(evaluator.model), models.compute().dtype)
-    return perturbing.score(evaluator, sae, out, name, asked)
+    asked = probe_ablation.config(
+        sae.cfg.model_name, False, models.context_size(evaluator.model), models.compute().dtype
+    )
+    return probe_ablation.score(evaluator, sae, out, name, asked)

@@ -11,14 +11,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.lab.evaluation import preconditions, stock
-from agent.lab.evaluation.core import EvaluationError
-from agent.lab.evaluation.families import Lack, Place
+from agent.lab.evaluation import requirements
+from agent.lab.evaluation.bench import patching
+from agent.lab.evaluation.bench.core import EvaluationError
+from agent.lab.evaluation.catalogue import Lack, Place
 from agent.lab.results import Scored
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
-    from agent.lab.evaluation.subject import BenchSAE
+    from agent.lab.evaluation.sae_adapter import BenchSAE
 
 SAYS = "what is unlearnt of hazardous biology, and of nothing else, by clamping the latents that stand for it"
 
@@ -42,7 +43,7 @@ def lacks(place: Place) -> list[Lack]:
     if why := _other(place.model):
         missing.append(Lack(why, f"use {MODELS[0]}, or the family forgetting"))
     else:
-        missing += preconditions.stored(place)
+        missing += requirements.stored(place)
     corpus = site_packages() / CORPUS
     if said := unreadable(corpus):
         missing.append(Lack(f"the corpus to forget {said}", f"ask for it ({REQUEST}) and put it at {corpus}"))
@@ -50,7 +51,7 @@ def lacks(place: Place) -> list[Lack]:
         if said := _unstored(dataset, part):
             fetch = f'python -c "from datasets import load_dataset as get; get({dataset!r}, {part!r})"'
             missing.append(Lack(f"{dataset} ({part}) is not stored on this machine: {said}", f"run {fetch}"))
-    return missing + preconditions.disk(place, MEGABYTES)
+    return missing + requirements.disk(place, MEGABYTES)
 
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
@@ -64,17 +65,19 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
 
     if why := _other(evaluator.model_name):
         raise EvaluationError(why)
-    model, sae = evaluator.model_name.rpartition("/")[2], stock.UnitNorm(sae)
+    model, sae = evaluator.model_name.rpartition("/")[2], patching.UnitNorm(sae)
     config = UnlearningEvalConfig(
         model_name=model,
         random_seed=SEED,
         llm_batch_size=LLM_NAME_TO_BATCH_SIZE[model] // 8,  # its own main divides: the texts are 8 times as long
         llm_dtype=LLM_NAME_TO_DTYPE[model],
     )
-    with tempfile.TemporaryDirectory(dir=evaluator.folder) as scratch, stock.lending(main, site_packages(), SEED):
+    with tempfile.TemporaryDirectory(dir=evaluator.folder) as scratch, patching.lending(main, site_packages(), SEED):
         saes, device = [(name, sae)], str(sae.device)
         main.run_eval(config, saes, device, str(out.absolute()), artifacts_path=scratch)  # type: ignore[arg-type]
-    return Scored(metrics=stock.metrics(stock.answer(out, name)), remark="this path was never run in this project")
+    return Scored(
+        metrics=patching.metrics(patching.answer(out, name)), remark="this path was never run in this project"
+    )
 
 
 def _other(model: str) -> str:

@@ -1,1 +1,0 @@
-"""What agent.audit is made of: notes read, sentences taken for claims, claims held against figures."""

@@ -1,0 +1,35 @@
+"""`agent doctor`: which evaluations can run here, and what is missing for the others."""
+
+import tempfile
+from pathlib import Path
+
+from agent import ROOT, ideas
+from agent.display.console import make_console, print_table
+from agent.lab.evaluation.catalogue import Report
+from agent.running import workers
+
+
+def show(fixed: ideas.Fixed, evals: str) -> int:
+    """Print what the lab finds of a model and hook.
+
+    Returns 0 where all that was asked for can run, 1 where not, 2 for a user's mistake.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "report.json"
+        if code := workers.examine(ROOT, fixed.model, fixed.hook_name, evals, out):
+            return 2 if code == 2 else 1
+        report = Report.model_validate_json(out.read_bytes())
+    console = make_console(width=200)
+    console.print(f"{report.model}, {report.hook_name}")
+    for name, state in report.machine.items():
+        console.print(f"{name}: {state}", soft_wrap=True)
+    if report.unsuited:
+        console.print(f"left out, as {report.why_unsuited}: {', '.join(report.unsuited)}", soft_wrap=True)
+    console.print()
+    rows = [
+        (family.name, "no" if family.lacks else "yes", *row)
+        for family in report.families
+        for row in ([(lack.why, lack.do) for lack in family.lacks] or [(family.says, "")])
+    ]
+    print_table(console, ("evaluation", "runs", "what it measures, or why it does not run", "what to do"), rows)
+    return 1 if any(family.lacks for family in report.families) else 0

@@ -1,0 +1,370 @@
+"""A trained SAE on disk: saved, checked, loaded. Hostile until checked; reading it runs nothing that it holds.
+
+A checkpoint is a folder of three files: header.json, encode.json (the encoder, see agent.lab.graph) and
+tensors.safetensors (the decoder, W_enc and b_enc where the encoder has them, and whatever encode.json refers to).
+There is no torch.export archive and no pickle: loading either has run planted code.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor
+
+from agent.lab.checkpoint import files, sae_lens
+from agent.lab.checkpoint.files import DTYPES, ENCODE, HEADER, TENSORS, CheckpointError, one_line
+from agent.lab.checkpoint.graph import Graph, GraphError, parse
+from agent.lab.checkpoint.trace import trace
+from agent.lab.results import Training
+
+FORMAT_VERSION = 1
+MAX_D_SAE = 2**20
+ROWS_AT_ONCE = 16_384  # bounds what the encoder's intermediate values take
+_EXTRA_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+
+__all__ = ["Checkpoint", "CheckpointError", "Header", "check_behaviour", "content_hash", "load", "read_header", "save"]
+
+
+class Header(BaseModel):
+    """What the tensors mean."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    format_version: int = FORMAT_VERSION
+    model: str
+    hook_name: str
+    layer: int
+    d_in: int = Field(gt=0)
+    d_sae: int = Field(gt=0, le=MAX_D_SAE)
+    scale: float = Field(gt=0)  # the model's activations were multiplied by this before encode saw them
+    groups: dict[str, tuple[int, int]] = {}  # latents [start, end) of a tier or other group
+    extra: list[str] = []  # names of the tensors an analysis needs
+    training: Training
+    moved: bool  # a parameter moved during training
+    architecture: str | None = None  # one of sae_lens_format.ARCHITECTURES, or None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Header":
+        for name, (start, end) in self.groups.items():
+            if not 0 <= start < end <= self.d_sae:
+                raise ValueError(f"group {name} is [{start}, {end}), not a range of the {self.d_sae} latents")
+        for name in self.extra:
+            if not _EXTRA_NAME.fullmatch(name):
+                raise ValueError(f"extra tensor {name[:60]!r}: a name is of letters, digits, and _ . -")
+        if (self.training.d_in, self.training.d_sae) != (self.d_in, self.d_sae):
+            raise ValueError("d_in and d_sae differ from those of training")
+        return self
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded SAE. Its tensors are as trained, on scaled activations; encode and decode undo the scaling."""
+
+    header: Header
+    graph: Graph
+    tensors: dict[str, Tensor]
+    device: torch.device
+
+    @property
+    def W_dec(self) -> Tensor:
+        """[d_sae, d_in], as trained: divide by header.scale for the model's own units."""
+        return self.tensors["W_dec"]
+
+    @property
+    def b_dec(self) -> Tensor:
+        """[d_in], as trained: divide by header.scale for the model's own units."""
+        return self.tensors["b_dec"]
+
+    @property
+    def W_enc(self) -> Tensor | None:
+        """[d_in, d_sae], as trained: multiply by header.scale for the model's own units. None if not affine."""
+        return self.tensors.get("W_enc")
+
+    @property
+    def b_enc(self) -> Tensor | None:
+        """[d_sae], or None."""
+        return self.tensors.get("b_enc")
+
+    @property
+    def threshold(self) -> Tensor | None:
+        """[d_sae], the pre-activation a latent must exceed; or None."""
+        return self.tensors.get("threshold")
+
+    @property
+    def extra(self) -> dict[str, Tensor]:
+        return {name: self.tensors[f"extra.{name}"] for name in self.header.extra}
+
+    @property
+    def non_finite(self) -> bool:
+        """Whether a parameter of the encoder or the decoder is NaN or infinite."""
+        return any(not _finite(tensor) for name, tensor in self.tensors.items() if not name.startswith("extra."))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents [..., d_sae], float32, of the model's own (unscaled) activations [..., d_in]."""
+        rows = x.to(self.device, torch.float32).reshape(-1, self.header.d_in) * self.header.scale
+        return self._encode_scaled(rows).reshape(*x.shape[:-1], self.header.d_sae)
+
+    def _encode_scaled(self, rows: Tensor) -> Tensor:
+        if not len(rows):
+            return rows.new_zeros(0, self.header.d_sae)
+        parts = [self._encode_part(part) for part in rows.split(ROWS_AT_ONCE)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _encode_part(self, rows: Tensor) -> Tensor:
+        latents = self.graph(rows, self.tensors)
+        if not isinstance(latents, Tensor) or latents.shape != (len(rows), self.header.d_sae):
+            raise GraphError(f"the graph gives {_kind(latents)} where [{len(rows)}, {self.header.d_sae}] belongs")
+        return latents
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Reconstruction [..., d_in] of the model's own activations from latents [..., d_sae]."""
+        return (latents.to(self.device, torch.float32) @ self.W_dec + self.b_dec) / self.header.scale
+
+    def encoder_matrix(self, x: Tensor) -> Tensor:
+        """A stand-in [d_in, d_sae] for W_enc where the encoder has none: its Jacobian. Scaled, as W_enc would be.
+
+        x is one scaled activation [d_in], such as the mean of the data, or several [n, d_in]. A latent has no slope
+        where it does not fire, so its column is the mean over the points at which it fires, and zero if it fires at
+        none: at the mean alone most latents of a sparse encoder are silent.
+        """
+        total = torch.zeros(self.header.d_in, self.header.d_sae, device=self.device)
+        fired = torch.zeros(self.header.d_sae, device=self.device)
+        directions = torch.eye(self.header.d_in, device=self.device)
+        for point in x.to(self.device, torch.float32).reshape(-1, self.header.d_in):
+            # Rows encode independently, so one forward-mode pass over d_in copies gives every partial derivative.
+            copies = point.expand_as(directions).contiguous()
+            latents, slopes, *_ = torch.func.jvp(self._encode_scaled, (copies,), (directions,))
+            total += slopes
+            fired += latents[0] != 0
+        return total / fired.clamp(min=1)
+
+
+def save(
+    folder: Path,
+    encode: Callable[[Tensor], Tensor],
+    W_dec: Tensor,
+    b_dec: Tensor,
+    header: Header,
+    *,
+    W_enc: Tensor | None = None,
+    b_enc: Tensor | None = None,
+    threshold: Tensor | None = None,
+    extra: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Save an SAE as `folder`, whole or not at all; for a standard architecture also as ../sae_lens.
+
+    encode: a module, method or function from scaled activations [batch, d_in] to latents [batch, d_sae], for any
+    batch size, on the device of W_dec. W_dec [d_sae, d_in], b_dec [d_in], W_enc [d_in, d_sae], b_enc [d_sae],
+    threshold [d_sae] or a scalar: the pre-activation that a latent must exceed.
+    Raises CheckpointError when shapes are wrong, encode cannot be exported, or the graph does not do what encode does.
+    """
+    destinations = [folder, folder.parent / "sae_lens"] if header.architecture else [folder]
+    for destination in destinations:
+        if os.path.lexists(destination):
+            raise CheckpointError(f"{destination} exists and is not overwritten; save to another place")
+    header = _checked_header(header, extra or {})
+    named = _named_tensors(header, W_dec, b_dec, W_enc, b_enc, threshold)
+    sample = _sample(named).to(W_dec.device)
+    try:
+        expected = _eager(encode, sample, header)
+        document, traced = trace(encode, sample[: len(sample) // 2], named)
+        tensors = named | {name: _stored(name, tensor) for name, tensor in traced.items()}
+        graph = parse(document, tensors)
+        # On the device of encode: elsewhere the last bits differ.
+        if not _agree(graph(sample, {name: t.to(sample.device) for name, t in tensors.items()}), expected):
+            raise GraphError("the exported graph and encode differ on the same input: encode is random or keeps state")
+        standard = {}
+        if header.architecture:
+            standard = sae_lens.files(header, named, sample.cpu(), graph(sample.cpu(), tensors))
+    except GraphError as error:
+        raise CheckpointError(f"cannot save {folder}: {error}") from error
+    tensors |= {f"extra.{name}": _stored(name, tensor) for name, tensor in (extra or {}).items()}
+    parts = {HEADER: header.model_dump_json(indent=2) + "\n", ENCODE: _encode_json(document), TENSORS: tensors}
+    for destination, content in zip(destinations, (parts, standard), strict=False):
+        files.write(destination, content)
+
+
+def load(folder: Path, device: str | torch.device = "cpu") -> Checkpoint:
+    """Check a checkpoint and load it. Raises CheckpointError. Follow it with check_behaviour on real activations."""
+    device = torch.device(device)
+    with files.reading(folder) as contents:
+        header = _parse_header(contents[HEADER])
+        tensors = files.as_tensors(contents[TENSORS])
+        _check_shapes(header, tensors)
+        graph = parse(files.as_json(contents[ENCODE], ENCODE), tensors)
+        if unexpected := set(tensors) ^ (_declared_names(header, tensors) | graph.tensor_names):
+            raise GraphError(f"{TENSORS} lacks, or holds without need, {min(unexpected)[:60]!r}")
+        checkpoint = Checkpoint(header, graph, {name: t.to(device) for name, t in tensors.items()}, device)
+        latents = _run(checkpoint, torch.zeros(3, header.d_in))
+        if latents.dtype != torch.float32:
+            raise GraphError(f"encode returns {latents.dtype}, not float32")
+    return checkpoint
+
+
+def read_header(folder: Path) -> Header:
+    """The header alone, of a folder with the right members. Raises CheckpointError."""
+    with files.reading(folder, [HEADER]) as contents:
+        return _parse_header(contents[HEADER])
+
+
+def check_behaviour(checkpoint: Checkpoint, x: Tensor) -> None:
+    """Check that rows of x [n, d_in], the model's own activations, encode alike alone, in other batches, and twice.
+
+    The last bits of a matrix product change with the batch size and can carry a latent over its threshold, so a
+    few entries may differ. A few hundred rows are enough. Raises CheckpointError; ValueError for fewer than 16 rows.
+    """
+    rows = len(x)
+    if rows < 16 or x.shape[1:] != (checkpoint.header.d_in,):
+        raise ValueError(f"x is {list(x.shape)}; at least 16 rows of width {checkpoint.header.d_in} are needed")
+    whole = _run(checkpoint, x)
+    if not checkpoint.non_finite and _finite(x) and not _finite(whole):
+        raise CheckpointError("bad checkpoint: latents are not finite though every parameter is")
+    if bool((whole == whole[0]).all()) and bool(whole.any()):
+        raise CheckpointError("bad checkpoint: encode gives every input the same latents")
+    if not _agree(_run(checkpoint, x), whole):
+        raise CheckpointError("bad checkpoint: encode gives the same input other latents the second time")
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(0)).to(x.device)
+    others = torch.cat([_run(checkpoint, x[part]) for part in order.split(max(3, rows // 7))])
+    alone = torch.cat([_run(checkpoint, x[i : i + 1]) for i in range(16)])
+    if not _agree(others, whole[order.to(whole.device)]) or not _agree(alone, whole[:16]):
+        raise CheckpointError(
+            "bad checkpoint: a row's latents depend on the other rows of its batch; "
+            "in evaluation use a threshold in place of a top-k over the batch"
+        )
+
+
+def content_hash(folder: Path) -> str:
+    """sha256 of the encoder and all tensors: equal for checkpoints that compute the same. Raises CheckpointError."""
+    digest = hashlib.sha256()
+    with files.reading(folder, [ENCODE, TENSORS]) as contents:
+        for content in contents.values():
+            digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def _checked_header(header: Header, extra: Mapping[str, Tensor]) -> Header:
+    header = header.model_copy(update={"extra": sorted(extra)})
+    try:
+        return Header.model_validate_json(header.model_dump_json())
+    except ValueError as error:  # pydantic's own errors, and settings that are no JSON
+        raise CheckpointError(f"the checkpoint's header is wrong: {one_line(error)}") from None
+
+
+def _named_tensors(header: Header, *tensors: Tensor | None) -> dict[str, Tensor]:
+    names = ("W_dec", "b_dec", "W_enc", "b_enc", "threshold")
+    named = {name: _stored(name, t) for name, t in zip(names, tensors, strict=True) if t is not None}
+    if "threshold" in named and named["threshold"].numel() == 1:
+        named["threshold"] = named["threshold"].reshape(1).expand(header.d_sae).contiguous()
+    try:
+        _check_shapes(header, named)
+    except GraphError as error:
+        raise CheckpointError(f"cannot save the checkpoint: {error}") from None
+    return named
+
+
+def _stored(name: str, tensor: Tensor) -> Tensor:
+    stored = tensor.detach().cpu()
+    stored = (stored.float() if stored.is_floating_point() else stored).clone(memory_format=torch.contiguous_format)
+    if stored.dtype not in DTYPES:
+        raise CheckpointError(f"tensor {name} is {stored.dtype}; a checkpoint holds float32, integers and bool")
+    return stored
+
+
+def _sample(named: Mapping[str, Tensor]) -> Tensor:
+    """Scaled activations [129, d_in] on which encoder and graph are compared: noise, and rows that wake latents."""
+    W_dec, b_dec = named["W_dec"], named["b_dec"]
+    generator = torch.Generator().manual_seed(0)  # the caller's random state is left alone
+    directions = [W_dec, named["W_enc"].T] if "W_enc" in named else [W_dec]
+    rows = [torch.randn(33, len(b_dec), generator=generator)]
+    for matrix in directions:
+        chosen = matrix[torch.randint(len(matrix), (96 // len(directions),), generator=generator)]
+        chosen = torch.nn.functional.normalize(chosen.nan_to_num(0, 0, 0), dim=1)
+        rows.append(b_dec.nan_to_num(0, 0, 0) + 2 * math.sqrt(len(b_dec)) * chosen)  # twice the mean norm
+    return torch.cat(rows)
+
+
+def _eager(encode: Callable[[Tensor], Tensor], sample: Tensor, header: Header) -> Tensor:
+    with torch.no_grad():
+        latents = encode(sample.clone())
+    wanted = [len(sample), header.d_sae]
+    if not isinstance(latents, Tensor) or list(latents.shape) != wanted or latents.dtype != torch.float32:
+        raise GraphError(f"encode turned {_kind(sample)} into {_kind(latents)}; expected torch.float32 {wanted}")
+    return latents.cpu()
+
+
+def _encode_json(document: dict[str, Any]) -> str:
+    nodes = ",\n".join(json.dumps(node, allow_nan=False) for node in document["nodes"])
+    return f'{{"nodes": [\n{nodes}\n],\n"output": {json.dumps(document["output"])}}}\n'
+
+
+def _parse_header(content: bytes) -> Header:
+    data = files.as_json(content, HEADER)
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if version != FORMAT_VERSION:
+        raise GraphError(
+            f"its format is version {str(version)[:20]} and this program reads version {FORMAT_VERSION}; "
+            "evaluate it with the program that wrote it, or train again"
+        )
+    try:
+        return Header.model_validate_json(content)
+    except ValidationError as error:
+        raise GraphError(f"{HEADER}: {one_line(error)}") from None
+
+
+def _check_shapes(header: Header, tensors: Mapping[str, Tensor]) -> None:
+    d_in, d_sae = header.d_in, header.d_sae
+    for name, wanted in {
+        "W_dec": (d_sae, d_in),
+        "b_dec": (d_in,),
+        "W_enc": (d_in, d_sae),
+        "b_enc": (d_sae,),
+        "threshold": (d_sae,),
+    }.items():
+        if name not in tensors:
+            if name in ("W_dec", "b_dec"):
+                raise GraphError(f"there is no {name}")
+            continue
+        shape, dtype = tuple(tensors[name].shape), tensors[name].dtype
+        if shape != wanted and shape == wanted[::-1]:
+            raise GraphError(f"{name} is transposed: it is {list(shape)} and must be {list(wanted)}; give {name}.T")
+        if shape != wanted or dtype != torch.float32:
+            raise GraphError(f"{name} is {dtype} {list(shape)} and must be torch.float32 {list(wanted)}")
+
+
+def _declared_names(header: Header, tensors: Mapping[str, Tensor]) -> set[str]:
+    optional = {"W_enc", "b_enc", "threshold"} & set(tensors)
+    return {"W_dec", "b_dec"} | optional | {f"extra.{name}" for name in header.extra}
+
+
+def _run(checkpoint: Checkpoint, x: Tensor) -> Tensor:
+    try:
+        with torch.no_grad():
+            return checkpoint.encode(x)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError, AttributeError) as error:
+        raise CheckpointError(f"bad checkpoint: its encoder fails on {list(x.shape)}: {one_line(error)}") from None
+
+
+def _kind(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())
+
+
+def _agree(a: Tensor, b: Tensor) -> bool:
+    """Whether two encodings of the same rows are one but for a few latents carried over their threshold."""
+    if a.shape != b.shape:
+        return False
+    close = (a == b) | ((a - b).abs() <= 1e-3 * (1 + a.abs())) | (a.isnan() & b.isnan())
+    return int((~close).sum()) <= 4 + 1e-3 * int((b != 0).sum())

@@ -1,0 +1,145 @@
+"""From an encoder in Python to the document that agent.lab.graph checks and interprets."""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export.graph_signature import InputKind, OutputKind
+
+from agent.lab.checkpoint.graph import INPUT, OPERATORS, PYTHON_NAMES, PYTHON_OPERATORS, GraphError
+
+_HINTS = {
+    "aten._local_scalar_dense.default": "use the tensor itself in place of .item()",
+    "aten.nonzero.default": "use torch.where or a multiplication in place of a list of indices",
+}
+
+
+def trace(
+    encode: Callable[[Tensor], Tensor], sample: Tensor, named: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Export encode on a sample [batch, d_in] as a document, and the tensors it reads that `named` does not hold.
+
+    A tensor equal to one of `named` refers to that one; the others are called encode.0, encode.1, ... Names carry
+    nothing of the program that was traced, so equal encoders give equal documents.
+    Raises GraphError when encode cannot be exported, is random, or changes a tensor it should only read.
+    """
+    program = _export(encode, sample)
+    outputs = program.graph_signature.output_specs
+    if mutated := [spec.target or INPUT for spec in outputs if spec.kind != OutputKind.USER_OUTPUT]:
+        raise GraphError(f"encode changes {', '.join(map(str, mutated))} in place; it may only read")
+    if len(outputs) != 1:
+        raise GraphError(f"encode returns {len(outputs)} values; it must return the latents [batch, d_sae] alone")
+    writer = _Writer(program, named)
+    return writer.document(), writer.tensors
+
+
+class _Encode(nn.Module):
+    """Shows torch.export the module a method belongs to, so that its parameters are found."""
+
+    def __init__(self, encode: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        owner = getattr(encode, "__self__", None)
+        if isinstance(owner, nn.Module):
+            self.owner = owner
+        self._encode = encode
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._encode(x)
+
+
+def _export(encode: Callable[[Tensor], Tensor], sample: Tensor) -> torch.export.ExportedProgram:
+    module = encode if isinstance(encode, nn.Module) else _Encode(encode)
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(module, (sample,), dynamic_shapes=({0: batch},), strict=False)
+            return program.run_decompositions()  # to the core operators: linear becomes addmm
+    except Exception as error:  # encode is a researcher's code: it may raise anything
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise GraphError(
+            f"encode cannot be exported ({type(error).__name__}: {reason}); it must be made of tensor operations "
+            "alone, for any batch size: no .item(), no branch on values, no numpy"
+        ) from error
+
+
+class _Writer:
+    """Writes an exported program as a document; only what the output needs is written."""
+
+    def __init__(self, program: torch.export.ExportedProgram, named: Mapping[str, Tensor]) -> None:
+        self.program, self.named = program, named
+        self.tensors: dict[str, Tensor] = {}
+        self.refs: dict[str, dict[str, str]] = {}  # name in the exported graph -> reference in the document
+        self.targets = {spec.arg.name: spec for spec in program.graph_signature.input_specs}  # pyright: ignore
+
+    def document(self) -> dict[str, Any]:
+        nodes = []
+        for node in self._needed():
+            if node.op == "placeholder":
+                self.refs[node.name] = self._input(node.name)
+                continue
+            op = self._operator(node)
+            name = f"{op.split('.')[1].strip('_')}_{len(nodes)}"
+            # Strided, unpinned tensors are the only ones there are here.
+            kwargs = {k: self._argument(v) for k, v in node.kwargs.items() if k not in ("layout", "pin_memory")}
+            nodes.append({"name": name, "op": op, "args": self._argument(node.args), "kwargs": kwargs})
+            self.refs[node.name] = {"node": name}
+        output = self.refs[self._output().name]
+        if "node" not in output:
+            raise GraphError("the output does not depend on the input")
+        return {"nodes": nodes, "output": output["node"]}
+
+    def _output(self) -> torch.fx.Node:
+        output = self.program.graph.output_node().args[0][0]  # pyright: ignore
+        if not isinstance(output, torch.fx.Node):
+            raise GraphError("encode does not return a tensor")
+        return output
+
+    def _needed(self) -> list[torch.fx.Node]:
+        needed = {self._output()}
+        for node in reversed(self.program.graph.nodes):
+            if node in needed:
+                needed.update(node.all_input_nodes)
+        return [node for node in self.program.graph.nodes if node in needed]
+
+    def _operator(self, node: torch.fx.Node) -> str:
+        target: Any = node.target
+        name = PYTHON_NAMES.get(target) or str(target)
+        if name in OPERATORS or name in PYTHON_OPERATORS:
+            return name
+        if torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()):
+            raise GraphError(f"encode is random ({name}): call .eval() before saving, and keep noise to training")
+        hint = _HINTS.get(name, "OPERATORS in agent/lab/graph.py lists what it may")
+        raise GraphError(f"encode uses {name}, which a checkpoint may not hold: {hint}")
+
+    def _input(self, name: str) -> dict[str, str]:
+        spec = self.targets[name]
+        if spec.kind == InputKind.USER_INPUT:
+            return {"node": INPUT}
+        tensor = self.program.state_dict.get(spec.target or "", self.program.constants.get(spec.target or ""))
+        if not isinstance(tensor, Tensor):
+            raise GraphError(f"encode reads {spec.target}, which is not a tensor")
+        tensor = tensor.detach().cpu()
+        for known, value in self.named.items():
+            if value.dtype == tensor.dtype and torch.equal(value, tensor):
+                return {"tensor": known}
+        key = f"encode.{len(self.tensors)}"
+        self.tensors[key] = tensor
+        return {"tensor": key}
+
+    def _argument(self, value: Any) -> Any:
+        if isinstance(value, torch.fx.Node):
+            return self.refs[value.name]
+        if isinstance(value, list | tuple):
+            return [self._argument(item) for item in value]
+        if isinstance(value, torch.dtype | torch.memory_format):
+            kind = "dtype" if isinstance(value, torch.dtype) else "memory_format"
+            return {kind: str(value).removeprefix("torch.")}
+        if isinstance(value, torch.device):
+            return {"device": "here"}
+        if isinstance(value, float) and not math.isfinite(value):
+            return {"float": str(value)}
+        return {"mode": value} if isinstance(value, str) else value

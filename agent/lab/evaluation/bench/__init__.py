@@ -1,0 +1,1 @@
+"""Our side of SAE-Bench: all that patches it or caches for it."""

@@ -1,0 +1,149 @@
+"""What SAE-Bench is given: a checkpoint, or a random untrained SAE, in the shape of its custom SAEs."""
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from agent.lab import models
+from agent.lab.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from sae_bench.custom_saes.custom_sae_config import CustomSAEConfig
+
+
+class BenchSAE(ABC):
+    """The attributes that SAE-Bench reads of an SAE. `encode` and `decode` work on the model's own activations."""
+
+    def __init__(self, cfg: "CustomSAEConfig", W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor) -> None:
+        self.cfg = cfg
+        self.W_enc, self.b_enc, self.W_dec, self.b_dec = W_enc, b_enc, W_dec, b_dec
+        self.device, self.dtype = W_dec.device, W_dec.dtype
+
+    def to(self, *_: object, **__: object) -> Self:
+        """Stays where it is: evaluated in float32 on the chosen device."""
+        return self
+
+    def eval(self) -> Self:
+        """Is always in evaluation mode."""
+        return self
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """Activations `[..., d_in]` -> latents `[..., d_sae]`."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents `[..., d_sae]` -> activations `[..., d_in]`."""
+        return latents @ self.W_dec + self.b_dec
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(self.encode(x))
+
+    __call__ = forward
+
+
+class CheckpointSAE(BenchSAE):
+    """A checked checkpoint; the header's scaling is folded into the weights shown. `sample [n, d_in]`: activations."""
+
+    def __init__(self, cfg: "CustomSAEConfig", checkpoint: Checkpoint, sample: Tensor) -> None:
+        self.checkpoint = checkpoint
+        scale = checkpoint.header.scale
+        W_enc, b_enc = checkpoint.W_enc, checkpoint.b_enc
+        if W_enc is None or b_enc is None:  # not affine: its mean Jacobian stands in for the few figures that read it
+            W_enc, b_enc = checkpoint.encoder_matrix(sample * scale), torch.zeros(cfg.d_sae)
+        device = sample.device
+        super().__init__(
+            cfg,
+            (W_enc * scale).to(device),
+            b_enc.to(device),
+            (checkpoint.W_dec / scale).to(device),
+            (checkpoint.b_dec / scale).to(device),
+        )
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.checkpoint.encode(x.float())
+
+
+class PartSAE(BenchSAE):
+    """The latents [start, end) of an SAE, as if there were no others."""
+
+    def __init__(self, whole: BenchSAE, start: int, end: int) -> None:
+        cfg = copy.copy(whole.cfg)
+        cfg.d_sae = end - start
+        of_part = slice(start, end)
+        super().__init__(cfg, whole.W_enc[:, of_part], whole.b_enc[of_part], whole.W_dec[of_part], whole.b_dec)
+        self.whole, self.of_part = whole, of_part
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.whole.encode(x)[..., self.of_part]
+
+
+def bench_config(model: str, hook_name: str, d_in: int, d_sae: int, context: int) -> "CustomSAEConfig":
+    """SAE-Bench's description of an SAE, with the fields that its evaluations read."""
+    import sae_bench.sae_bench_utils.general_utils as general_utils
+    from sae_bench.custom_saes.custom_sae_config import CustomSAEConfig
+
+    cfg = CustomSAEConfig(
+        model_name=model,
+        d_in=d_in,
+        d_sae=d_sae,
+        hook_layer=models.layer_of(hook_name),
+        hook_name=hook_name,
+        context_size=context,
+        architecture="custom",
+        dtype="float32",
+        device=models.compute().device,
+        prepend_bos=True,
+    )
+    general_utils._standardize_sae_cfg(cfg)
+    return cfg
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Sums over the evaluation text from which exact, batch-independent figures follow."""
+
+    tokens: int
+    squared_error: float
+    squared_deviation: float  # about the mean activation
+    fired: Tensor  # [d_sae], tokens on which each latent fired
+
+    @property
+    def explained_variance_centered(self) -> float:
+        """1 - sum ||x - x_hat||^2 / sum ||x - mean||^2, as sae_lens.evals.ExplainedVarianceCalculator has it."""
+        return 1 - self.squared_error / self.squared_deviation
+
+    @property
+    def l0(self) -> float:
+        return self.fired.sum().item() / self.tokens
+
+
+class Counted:
+    """Usage, summed up batch by batch. `mean [d_in]`: of the activations."""
+
+    def __init__(self, d_sae: int, mean: Tensor) -> None:
+        self.mean, self.tokens, self.error, self.deviation = mean, 0, 0.0, 0.0
+        self.fired = torch.zeros(d_sae, dtype=torch.float64)
+
+    def add(self, x: Tensor, latents: Tensor, rebuilt: Tensor) -> None:
+        """Activations `[tokens, d_in]`, their latents `[tokens, d_sae]` and reconstruction `[tokens, d_in]`."""
+        self.tokens += len(x)
+        self.error += (x - rebuilt).double().pow(2).sum().item()
+        self.deviation += (x - self.mean).double().pow(2).sum().item()
+        self.fired += (latents != 0).sum(0).double().cpu()
+
+    def usage(self) -> Usage:
+        return Usage(self.tokens, self.error, self.deviation, self.fired)
+
+
+@torch.no_grad()
+def measure_usage(sae: BenchSAE, activations: Tensor, mean: Tensor, batch: int = 4096) -> Usage:
+    """Encode and decode the evaluation text's activations `[tokens, d_in]`."""
+    counted = Counted(sae.cfg.d_sae, mean)
+    for x in activations.split(batch):
+        latents = sae.encode(x)
+        counted.add(x, latents, sae.decode(latents))
+    return counted.usage()

@@ -1,0 +1,58 @@
+"""The evaluator of a synthetic world: its samples where a language model has text, the truth where it has a loss."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from agent.lab import models, worlds
+from agent.lab.evaluation import ground_truth
+from agent.lab.evaluation.bench import core
+from agent.lab.evaluation.evaluator import Evaluator, HeldOut
+from agent.lab.evaluation.requests import Split
+from agent.lab.evaluation.sae_adapter import BenchSAE, Usage, measure_usage
+from agent.lab.results import Core, Number
+
+
+@dataclass(frozen=True)
+class Drawn(HeldOut):
+    """Held-out samples; `ids [windows, MAX_CONTEXT]` are their row numbers."""
+
+    features: list[Tensor]  # batches [batch, num_features], sparse: what made each sample
+
+
+class WorldEvaluator(Evaluator):
+    """Scores runs on one world. There is no text and no loss; what needs them has no figures."""
+
+    def open(self) -> None:
+        worlds.check_hook(self.model_name, self.hook_name)
+        self.world = worlds.load(self.model_name, models.compute().device)
+
+    @property
+    def context(self) -> int:
+        return models.MAX_CONTEXT
+
+    def held_out(self, split: Split, windows: int | None = None) -> Drawn:
+        """The samples of a split, or the first of them."""
+        windows = windows or core.BATCH_WINDOWS * core.VARIANCE_BATCHES
+        if (split, windows) not in self._held_out:
+            ids = torch.arange(windows * models.MAX_CONTEXT).view(windows, -1)
+            rows, features = zip(*worlds.samples(self.world, ids.numel(), split), strict=True)
+            drawn = torch.cat(rows)
+            self._held_out[split, windows] = Drawn(ids, drawn, drawn.mean(0), [each.to_sparse() for each in features])
+        found = self._held_out[split, windows]
+        assert isinstance(found, Drawn)
+        return found
+
+    def core(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> tuple[Core, Usage]:  # noqa: ARG002
+        """SAE-Bench core's figures of sparsity and reconstruction."""
+        usage = measure_usage(sae, held_out.activations, held_out.mean)
+        return core.run_core_on_rows(sae, held_out.activations, held_out.ids, usage), usage
+
+    def beside_core(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> dict[str, Number]:  # noqa: ARG002
+        return self.truth(sae, held_out)
+
+    def truth(self, sae: BenchSAE, held_out: HeldOut) -> dict[str, Number]:
+        assert isinstance(held_out, Drawn)
+        return ground_truth.measure(self.world, sae, held_out.features)[0].metrics

@@ -1,0 +1,59 @@
+"""Replay the answers of a transcript; no network."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.llm.client import WINDOW, Limits, LLMError, Spent, _cleaned, _outcome, _spent
+from agent.llm.transcript import Exchange, Message, outcomes, read
+
+
+class Replay:
+    """The answers of a transcript in their order, and its failures; no network."""
+
+    def __init__(self, transcript: Path) -> None:
+        """Raises BadTranscript."""
+        self._path = transcript
+        self._exchanges = read(transcript)
+        self._outcomes = outcomes(self._exchanges)
+        self._next: int | None = None  # known with the first question, as a study that is resumed begins further on
+
+    @property
+    def window(self) -> int:
+        return self._exchanges[0].window if self._exchanges else WINDOW
+
+    @property
+    def spent(self) -> Spent:
+        """What had been spent when the recorded conversation was here."""
+        last = self._outcomes[self._next - 1].seq if self._next else -1
+        return _spent([exchange for exchange in self._exchanges if exchange.seq <= last], Limits())
+
+    def ask(self, messages: Sequence[Message], purpose: str) -> str:
+        """The recorded answer. Raises LLMError: the recorded one, or where another question was asked."""
+        messages = _cleaned(messages)
+        if self._next is None:
+            same = (place for place, exchange in enumerate(self._outcomes) if exchange.asks(purpose, messages))
+            self._next = next(same, 0)
+        last = self._outcomes[self._next - 1] if self._next else None
+        if last and not last.answered and last.asks(purpose, messages):
+            return _outcome(last)  # asked again and again, which nobody answered: its repetitions are not in outcomes
+        if self._next == len(self._outcomes):
+            raise LLMError("replay", f"{self._path} ends here: {purpose} was asked after its last exchange")
+        exchange = self._outcomes[self._next]
+        if not exchange.asks(purpose, messages):
+            raise LLMError("replay", f"{self._path} line {exchange.seq + 1} {_difference(exchange, messages, purpose)}")
+        self._next += 1
+        return _outcome(exchange)
+
+
+def _difference(exchange: Exchange, messages: Sequence[Message], purpose: str) -> str:
+    """Where a question is not the one that was recorded."""
+    if exchange.purpose != purpose:
+        return f"holds another conversation: {exchange.purpose} was asked for there, and {purpose} here"
+    pairs = itertools.zip_longest(exchange.messages, messages, fillvalue={"role": "none", "content": ""})
+    number, (then, now) = next((number, pair) for number, pair in enumerate(pairs, 1) if pair[0] != pair[1])
+    if then["role"] != now["role"]:
+        return f"holds another {purpose}: message {number} is of {then['role']} there, and of {now['role']} here"
+    lines = itertools.zip_longest(then["content"].split("\n"), now["content"].split("\n"), fillvalue="(nothing)")
+    at, (old, new) = next((at, pair) for at, pair in enumerate(lines, 1) if pair[0] != pair[1])
+    return f"holds another {purpose}: message {number} line {at} is {old[:200]!r} there, and {new[:200]!r} here"

@@ -1,0 +1,1 @@
+"""What a researcher reads: notes, plots and checked prose."""

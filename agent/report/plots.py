@@ -1,0 +1,327 @@
+"""The figures of a study's notes, each with a description taken from the data it shows."""
+
+import math
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent.comparison.judgement import Judgement
+from agent.comparison.matching import ALPHA, levels, own_level, seed_noise
+from agent.display.formatting import format_value
+from agent.lab.metrics import HEADLINE, METRICS
+from agent.lab.results import Comparison
+from agent.report import figure_style
+from agent.report.figure_style import Figure
+from agent.study.records import Baseline
+from agent.study.runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PER_ROW = 4  # secondary metrics side by side
+NEAR = 0.1  # share of L0 that is shown to either side of the runs
+CURVES = (("loss", "training loss"), ("l0", "L0 (latents per token)"), ("alive_fraction", "alive fraction"))
+DRAWN = ("training_curves.png", "l0_front.png", "comparison.png")  # of every study; the others are an idea's own
+SCORES = ("explained_variance_centered", "ce_loss_score", "f1", "uniqueness")  # against L0, where they were measured
+
+
+Draw = Callable[[Path, Sequence[Run]], list[Figure]]  # `draw` of an idea's figures.py: writes into the directory
+
+
+def write(
+    directory: Path,
+    runs: Sequence[Run],
+    baselines: Sequence[Baseline],
+    judgements: Mapping[int, Judgement],
+    primary: str,
+    smallest_effect: float,
+    draw: Draw | None,
+) -> list[Figure]:
+    """Write the figures there is data for, as PNG; last the idea's own."""
+    import matplotlib
+
+    trained = [run for run in runs if run.metrics()]
+    scored = [run for run in runs if run.counts and run.info and run.info.metric("l0") is not None]
+    compared = [(run, run.info.comparison) for run in runs if run.counts and run.info and run.info.comparison]
+    figures = []
+    curves, front, differences = (directory / name for name in DRAWN)
+    with matplotlib.rc_context(figure_style.STYLE):
+        if trained:
+            figures.append(_training_curves(curves, trained, runs))
+        if scored:
+            figures.append(_l0_front(front, scored, runs, baselines))
+        if any(comparison.metrics for _, comparison in compared):
+            figures.append(_comparison(differences, compared, judgements, primary, smallest_effect))
+        return figures + (_own(draw, directory, runs) if draw else [])
+
+
+def _own(draw: Draw, directory: Path, runs: Sequence[Run]) -> list[Figure]:
+    try:
+        return draw(directory, runs)
+    except Exception as error:  # an idea's code may raise anything, and the notes are to be written all the same
+        place = traceback.extract_tb(error.__traceback__)[:2][-1]
+        why = f"{type(error).__name__}: {error} ({place.filename} line {place.lineno})"
+        return [Figure("the idea's own figures", f"they could not be drawn: {why}.")]
+
+
+def _training_curves(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> Figure:
+    from matplotlib.ticker import LogLocator
+
+    figure, (axes,) = figure_style.panels(1, len(CURVES), height=2.0, named=len(shown))
+    for panel, (_, title) in zip(axes, CURVES, strict=True):
+        panel.set(xlabel="tokens (millions)", ylabel=title)
+    axes[0].set_yscale("log")
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set_minor_formatter("")
+    axes[2].set_ylim(-0.02, 1.04)
+    told = []
+    for run in shown:
+        rows, name = run.metrics(), figure_style.label(run)
+        apart = max(1, len(rows) // 5)  # between two markers; those of two runs seldom meet
+        for panel, (curve, _) in zip(axes, CURVES, strict=True):
+            x = [row.tokens / 1e6 for row in rows]
+            y = [math.nan if getattr(row, curve) is None else getattr(row, curve) for row in rows]
+            marked = (3 * run.number % apart, apart)
+            panel.plot(x, y, label=name, linewidth=1.4, markevery=marked, **figure_style.style(run, 3.5))
+        told.append(f"run {run.number} to {rows[-1].tokens:,} tokens{figure_style.remark(run)}")
+    low, high = axes[0].get_ylim()
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+    low, high = axes[1].get_ylim()
+    middle = (low + high) / 2
+    axes[1].set_ylim(min(low, 0.9 * middle), max(high, 1.1 * middle))  # else rounding of a constant L0 fills the panel
+    figure_style.legend(figure, axes[0])
+    lacking = figure_style.missing(shown, runs, "left no training history")
+    return figure_style.save(
+        figure,
+        path,
+        "training loss (logarithmic), L0 and alive fraction against training tokens, as the training itself recorded "
+        f"them on its training batches: {'; '.join(told)}. The loss is each experiment's own: where a run adds terms "
+        f"to it, its height does not compare with another run's.{lacking}",
+    )
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """A metric of the baseline at its levels, in the order of L0, and the noise about it."""
+
+    l0: list[float]
+    values: list[float]
+    half_width: float | None  # of the interval that a new training falls into, 95%; None: the noise was not measured
+
+    def fine(self) -> tuple[Any, Any]:
+        """Points close together: between two levels the baseline is read linearly in log L0."""
+        import numpy as np
+
+        l0 = np.geomspace(self.l0[0], self.l0[-1], 300)
+        return l0, np.interp(np.log(l0), np.log(self.l0), self.values)
+
+
+def _curve(name: str, baselines: Sequence[Baseline]) -> _Curve | None:
+    known = [(level.l0, values) for level in levels(baselines) if (values := level.values(name))]
+    if not known:
+        return None
+    noise, seeds = seed_noise(name, baselines), len(own_level(baselines).baselines)
+    half_width = None
+    if noise is not None:
+        from scipy.special import stdtrit  # here because the driver starts sooner without it
+
+        half_width = float(stdtrit(seeds - 1, 1 - ALPHA / 2)) * noise * math.sqrt(1 + 1 / seeds)
+    return _Curve([l0 for l0, _ in known], [sum(values) / len(values) for _, values in known], half_width)
+
+
+def _l0_front(path: Path, shown: Sequence[Run], runs: Sequence[Run], baselines: Sequence[Baseline]) -> Figure:
+    scores = [name for name in SCORES if any(math.isfinite(_value(run, name)) for run in shown)]
+    curves = {name: _curve(name, baselines) for name in scores}
+    l0s, labels = [_value(run, "l0") for run in shown], [figure_style.label(run) for run in shown]
+    near = ((1 - NEAR) * min(l0s), (1 + NEAR) * max(l0s))
+    reach = [l0 for curve in curves.values() if curve for l0 in curve.l0]
+    enlarged = bool(reach) and (min(reach) < near[0] or max(reach) > near[1])
+    figure, rows = figure_style.panels(
+        2 if enlarged else 1, len(scores), height=2.2, named=len(shown) + (3 if reach else 0)
+    )
+    for axes in rows:
+        for panel, name in zip(axes, scores, strict=True):
+            panel.set(xlabel="L0 (latents per token)", ylabel=f"{METRICS[name].title} (better →)")
+            if curve := curves[name]:
+                _draw_curve(panel, curve)
+            for run, said in zip(shown, labels, strict=True):
+                point = {**figure_style.style(run, 6), "linestyle": "none"}
+                panel.plot([_value(run, "l0")], [_value(run, name)], label=said, alpha=0.85, **point)
+            panel.margins(0.08)
+    for i, name in enumerate(scores):
+        _enlarge(rows[-1][i], name, near, [_value(run, name) for run in shown], curves[name])
+        if enlarged:
+            rows[-1][i].set_title("the rectangle, enlarged", fontsize=8, color=figure_style.GREY, loc="left")
+            _outline(rows[0][i], rows[-1][i])
+    figure_style.legend(figure, rows[0][0])
+    told = []
+    for run in shown:
+        values = [f"{METRICS[name].title} {format_value(name, _value(run, name))}" for name in ("l0", *scores)]
+        told.append(f"run {run.number}: {', '.join(values)}")
+    lower = f" The lower row enlarges L0 {near[0]:.1f} to {near[1]:.1f}." if enlarged else ""
+    return figure_style.save(
+        figure,
+        path,
+        f"{figure_style.listed([METRICS[name].title for name in scores])} against L0, one point for each run that "
+        f"counts, one seed each. {_tell_curves(curves, baselines)}{lower} {'; '.join(told)}."
+        f"{figure_style.missing(shown, runs, 'has no result')}",
+    )
+
+
+def _draw_curve(panel: "Axes", curve: _Curve) -> None:
+    l0, values = curve.fine()
+    if len(curve.l0) > 1:
+        panel.plot(l0, values, color=figure_style.GREY, linewidth=1.2, label="the baseline")
+        if curve.half_width:
+            band = {
+                "color": figure_style.GREY,
+                "alpha": 0.3,
+                "linewidth": 0,
+                "label": "where 95% of its trainings fall",
+            }
+            panel.fill_between(l0, values - curve.half_width, values + curve.half_width, **band)
+    own = {"color": figure_style.GREY, "markersize": 4, "markerfacecolor": "white", "label": "the baseline's levels"}
+    panel.plot(curve.l0, curve.values, "o", **own)
+
+
+def _enlarge(panel: "Axes", name: str, near: tuple[float, float], values: list[float], curve: _Curve | None) -> None:
+    """Show the runs, and what the curve has in their neighbourhood; at least what a difference is worth noticing."""
+    shown = [value for value in values if math.isfinite(value)]
+    if curve:
+        l0, heights = curve.fine()
+        inside = heights[(l0 >= near[0]) & (l0 <= near[1])]
+        half_width = curve.half_width or 0.0
+        shown += [*(inside - half_width), *(inside + half_width)]
+    panel.set_xlim(near)
+    if shown:
+        middle, half = (min(shown) + max(shown)) / 2, max(0.6 * (max(shown) - min(shown)), METRICS[name].worth)
+        panel.set_ylim(middle - half, middle + half)
+
+
+def _outline(whole: "Axes", part: "Axes") -> None:
+    from matplotlib.patches import Rectangle
+
+    (left, right), (low, high) = part.get_xlim(), part.get_ylim()
+    whole.add_patch(
+        Rectangle((left, low), right - left, high - low, fill=False, edgecolor=figure_style.GREY, linestyle=":")
+    )
+
+
+def _tell_curves(curves: Mapping[str, _Curve | None], baselines: Sequence[Baseline]) -> str:
+    drawn = {METRICS[name].title: curve for name, curve in curves.items() if curve}
+    if not drawn:
+        return "The baseline's curve was not measured, nor the noise."
+    known, own = levels(baselines), own_level(baselines)
+    levelled = ", ".join(f"{level.l0:.1f} (K {level.k:g})" for level in known)
+    widths = ", ".join(f"{title} ±{curve.half_width:.4f}" for title, curve in drawn.items() if curve.half_width)
+    noise = (
+        f"95% of its single trainings fall within {widths} of it, by {len(own.baselines)} seeds at K {own.k:g}"
+        if widths
+        else "the noise between seeds was not measured"
+    )
+    if len(known) == 1:
+        return f"The baseline was measured at L0 {levelled} alone and so has no line; {noise}."
+    said = f"The line is the baseline, read linearly in log L0 between its levels at L0 {levelled}"
+    return f"{said}; {noise}{', which is the band' if widths else ', so it has no band'}."
+
+
+def _comparison(
+    path: Path,
+    compared: Sequence[tuple[Run, Comparison]],
+    judgements: Mapping[int, Judgement],
+    primary: str,
+    smallest_effect: float,
+) -> Figure:
+    shown = [(run, comparison) for run, comparison in compared if comparison.metrics]
+    names = [name for name in HEADLINE[1:] if any(name in comparison.metrics for _, comparison in shown)]
+    first, *others = sorted(names, key=lambda name: name != primary)
+    titles, verdicts, above, below, high, low = 2.75, 1.0, 0.28, 0.56, 0.2 * len(shown) + 0.1, 0.15 * len(shown) + 0.1
+    rows = math.ceil(len(others) / PER_ROW)
+    figure = figure_style.page(above + high + below + rows * (above + low + below) + 0.05)
+    main = figure_style.add_panel(figure, titles, above, figure_style.WIDTH - titles - verdicts, high)
+    _differences(main, first, shown, "difference from the baseline at the run's own L0")
+    figure_style.name_rows(main, [figure_style.label(run, titles - 0.15) for run, _ in shown])
+    main.set_title(METRICS[first].title + (" (primary metric)" if first == primary else ""), loc="left", weight="bold")
+    if first == primary:
+        main.set_xlabel(main.get_xlabel() + "   (dotted: the smallest effect worth having)")
+        for effect in (-smallest_effect, smallest_effect):
+            main.axvline(effect, color=figure_style.GREY, linestyle=":", linewidth=1.2)
+        _verdict(main, "verdict", (1, 6), "axes fraction", weight="bold")
+        for row, (run, _) in enumerate(shown):
+            if judged := judgements.get(run.number):
+                _verdict(main, judged.outcome, (row, 0), main.get_yaxis_transform(), va="center_baseline", fontsize=8)
+    columns = math.ceil(len(others) / max(1, rows))
+    for i, name in enumerate(others):
+        (row, column), cell = divmod(i, columns), (figure_style.WIDTH - 0.6) / columns
+        top = above + high + below + row * (above + low + below) + above
+        panel = figure_style.add_panel(figure, 0.6 + column * cell, top, cell - 0.4, low)
+        _differences(panel, name, shown, "difference")
+        figure_style.name_rows(panel, [f"run {run.number}" if column == 0 else "" for run, _ in shown])
+        panel.set_title(METRICS[name].title, loc="left")
+        panel.locator_params(axis="x", nbins=3)
+        panel.tick_params(axis="x", labelsize=7)
+    return figure_style.save(
+        figure, path, _tell_comparison(compared, [first, *others], judgements, primary, smallest_effect)
+    )
+
+
+def _verdict(panel: "Axes", text: str, place: tuple[float, float], coordinates: Any, **style: Any) -> None:
+    """Text to the right of a panel, at a height and points above it."""
+    height, points = place
+    panel.annotate(text, (1.04, height), (0, points), coordinates, "offset points", annotation_clip=False, **style)
+
+
+def _differences(panel: "Axes", name: str, shown: Sequence[tuple[Run, Comparison]], axis: str) -> None:
+    """A row for each run: the difference of a metric and its interval."""
+    metric = METRICS[name]
+    panel.axvline(0, color=figure_style.GREY, linewidth=1)
+    for row, (run, comparison) in enumerate(shown):
+        if each := comparison.metrics.get(name):
+            mark = {**figure_style.style(run, 4), "elinewidth": 1.2, "capsize": 2.5}
+            panel.errorbar([each.difference], [row], xerr=[each.half_width], **mark)
+    panel.margins(x=0.08)
+    better = {"higher": "better →", "lower": "← better", "none": ""}[metric.better]
+    side = better if metric.decides else "never decides"
+    panel.set_xlabel(f"{axis}{f' ({metric.unit})' if metric.unit else ''}\n{side}")
+
+
+def _tell_comparison(
+    compared: Sequence[tuple[Run, Comparison]],
+    names: Sequence[str],
+    judgements: Mapping[int, Judgement],
+    primary: str,
+    smallest_effect: float,
+) -> str:
+    told, absent = [], []
+    for run, comparison in compared:
+        if comparison.not_comparable:
+            absent.append(f"run {run.number} is not comparable, {comparison.not_comparable}")
+            continue
+        judgement = judgements.get(run.number)
+        verdict = f" ({judgement.outcome} on {METRICS[primary].title})" if judgement else ""
+        differences = []
+        for name in names:
+            if each := comparison.metrics.get(name):
+                difference = format_value(name, each.difference, sign="+")
+                differences.append(f"{METRICS[name].title} {difference} ± {format_value(name, each.half_width)}")
+            else:
+                absent.append(f"{METRICS[name].title} of run {run.number}, which was not measured on both sides")
+        told.append(f"run {run.number}{verdict}: {', '.join(differences)}")
+    unit = f" {METRICS[primary].unit}" if METRICS[primary].unit else ""
+    judged = (
+        f"The verdicts are on {METRICS[primary].title} and corrected for the number of runs, as the intervals are not; "
+        f"the dotted lines are the smallest effect worth having, {smallest_effect:g}{unit} to either side."
+        if names[0] == primary
+        else f"{METRICS[primary].title}, the primary metric, is not shown: it was not measured on both sides."
+    )
+    return (
+        "each run's difference from the baseline at the run's own L0, with its 95% interval; the line at 0 is the "
+        f"baseline. {judged} {'; '.join(told)}.{' Not shown: ' + '; '.join(absent) + '.' if absent else ''}"
+    )
+
+
+def _value(run: Run, name: str) -> float:
+    value = run.info.metric(name) if run.info else None
+    return math.nan if value is None else value

@@ -1,0 +1,1 @@
+"""Processes and machines: what runs an experiment or the evaluator, under which limits."""

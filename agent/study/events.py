@@ -1,0 +1,233 @@
+"""What happens in a study: the events of its ledger."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agent.ideas import Fixed
+from agent.lab.results import Comparison, Expectation
+from agent.lab.verdicts import Verdict
+from agent.study.records import Baseline, PlannedRun, Proposal
+
+
+class _Event(BaseModel):
+    """What happened. The ledger fills in the number and the time (UTC) when it records the event."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seq: int = 0
+    time: datetime = datetime.min.replace(tzinfo=UTC)
+    elapsed: float = 0.0  # seconds since this driver opened the ledger, of a clock that stops while the machine sleeps
+
+
+class LanguageModel(BaseModel):
+    """Where proposals come from, if not from the idea's plan, and what it may cost."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    max_tokens: int | None = None
+    max_cost: float | None = None  # dollars
+    prices: tuple[float, float] | None = None  # dollars per million tokens of input and of output
+    window: int | None = None  # tokens; None: as known of the model
+    replay: Path | None = None  # the transcript whose answers are given again
+
+
+class StudyStarted(_Event):
+    event: Literal["study_started"] = "study_started"
+    idea: str
+    title: str
+    description: str
+    hypothesis: str
+    primary_metric: str
+    smallest_effect: float
+    fixed: Fixed
+    evals: tuple[str, ...]  # the families that every run is evaluated by
+    left_out: dict[str, str] = {}  # families of the tier asked for that cannot run here -> why
+    ground: str  # what figures depend on beside the experiment: the lab, the model, versions, the device
+    device: str | None = None  # None: the GPU when there is one
+    max_runs: int
+    max_hours: float | None = None
+    run_timeout: float | None = None  # seconds for a training, and for an evaluation; None: from the baseline's
+    language_model: LanguageModel | None = None  # None: the idea's own plan
+    approve: bool = False  # ask a person before each run
+
+
+class StudyResumed(_Event):
+    event: Literal["study_resumed"] = "study_resumed"
+    pid: int
+    host: str
+
+
+class SentinelsScored(_Event):
+    """The evaluator was tried on SAEs whose scores are known beforehand."""
+
+    event: Literal["sentinels_scored"] = "sentinels_scored"
+    expectations: list[Expectation]
+
+
+class BaselineMeasured(_Event):
+    """One more baseline with another K or seed, trained now or found in the cache."""
+
+    event: Literal["baseline_measured"] = "baseline_measured"
+    baseline: Baseline  # without figures where the verdict is not ok
+    verdict: Verdict
+    seconds: float
+
+
+class ProposalMade(_Event):
+    """For the next run, or for the next attempt at a run that failed."""
+
+    event: Literal["proposal_made"] = "proposal_made"
+    run: int
+    proposal: Proposal
+
+
+class HandRunAdded(_Event):
+    """A researcher's own run, trained by hand, which the study takes in."""
+
+    event: Literal["hand_run_added"] = "hand_run_added"
+    run: int
+    proposal: Proposal
+    pid: int
+    host: str
+
+
+class PlanMade(_Event):
+    """A language model's plan, made before the first run and revised after each."""
+
+    event: Literal["plan_made"] = "plan_made"
+    after_run: int
+    runs: list[PlannedRun]  # none: the model said that all is done
+
+
+class AnswerSentBack(_Event):
+    """An answer of a language model that was not taken, with what the model is told of it."""
+
+    event: Literal["answer_sent_back"] = "answer_sent_back"
+    purpose: Literal["plan", "proposal", "description"]
+    answer: str
+    why: str
+    prose: bool = False  # it had the right form, and sentences that claimed what only results may say
+
+
+class RunDescribed(_Event):
+    """What a language model wrote of a run when its result was known, with placeholders for every figure."""
+
+    event: Literal["run_described"] = "run_described"
+    run: int
+    text: str
+
+
+class PreflightFailed(_Event):
+    event: Literal["preflight_failed"] = "preflight_failed"
+    run: int
+    attempt: int
+    verdict: Verdict
+    seconds: float
+
+
+class RunReserved(_Event):
+    event: Literal["run_reserved"] = "run_reserved"
+    run: int
+
+
+class AttemptStarted(_Event):
+    event: Literal["attempt_started"] = "attempt_started"
+    run: int
+    attempt: int
+
+
+class AttemptEnded(_Event):
+    event: Literal["attempt_ended"] = "attempt_ended"
+    run: int
+    attempt: int
+    verdict: Verdict | None  # None: trained to its end, and awaits the evaluation
+    seconds: float
+
+
+class AttemptCutShort(_Event):
+    """The driver ended before the attempt did: the run is tried again while it has attempts left."""
+
+    event: Literal["attempt_cut_short"] = "attempt_cut_short"
+    run: int
+    attempt: int
+    verdict: Verdict
+
+
+class EvaluationEnded(_Event):
+    event: Literal["evaluation_ended"] = "evaluation_ended"
+    run: int
+    attempt: int
+    verdict: Verdict
+    seconds: float
+
+
+class ReplicateEnded(_Event):
+    """A fresh seed of a run that looked better than the baseline."""
+
+    event: Literal["replicate_ended"] = "replicate_ended"
+    run: int
+    seed: int
+    comparison: Comparison
+    seconds: float
+
+
+class ScoredOnTest(_Event):
+    """A run's figures on the text that no choice was made on."""
+
+    event: Literal["test_scored"] = "test_scored"
+    run: int
+    figures: dict[str, float | None]
+    why_not: str = ""  # why there are none
+
+
+class RunCommitted(_Event):
+    event: Literal["run_committed"] = "run_committed"
+    run: int
+    verdict: Verdict
+
+
+class NotesWritten(_Event):
+    event: Literal["notes_written"] = "notes_written"
+    after_run: int
+
+
+class StudyInterrupted(_Event):
+    event: Literal["study_interrupted"] = "study_interrupted"
+    why: str = ""  # empty: by a person
+
+
+class StudyEnded(_Event):
+    event: Literal["study_ended"] = "study_ended"
+    why: str
+
+
+Remark = PlanMade | AnswerSentBack | RunDescribed  # what a proposer has recorded beside its proposals
+
+Event = Annotated[
+    StudyStarted
+    | StudyResumed
+    | SentinelsScored
+    | BaselineMeasured
+    | PlanMade
+    | AnswerSentBack
+    | ProposalMade
+    | HandRunAdded
+    | PreflightFailed
+    | RunReserved
+    | AttemptStarted
+    | AttemptEnded
+    | AttemptCutShort
+    | EvaluationEnded
+    | RunCommitted
+    | RunDescribed
+    | ReplicateEnded
+    | ScoredOnTest
+    | NotesWritten
+    | StudyInterrupted
+    | StudyEnded,
+    Field(discriminator="event"),
+]

@@ -1,0 +1,37 @@
+"""A run that a researcher made in a study's directory, on its way into the study."""
+
+import os
+import socket
+
+from agent.lab.errors import UserError
+from agent.study.events import HandRunAdded
+from agent.study.records import Proposal
+from agent.study.state import State
+from agent.study.workspace import Study
+
+
+def added(study: Study, state: State, name: str, message: str) -> HandRunAdded:
+    """The event that takes a run made by hand into a study. Raises UserError."""
+    number, directory = len(state.runs), study.directory / name
+    if number == 0:
+        raise UserError(f"{study.name} has no baseline yet: agent resume makes it")
+    if state.runs[-1].stage != "done":
+        raise UserError(f"{study.name} is in the middle of run {number - 1}: agent resume finishes it")
+    if name != f"run_{number}":
+        raise UserError(f"the next run of {study.name} is run_{number}, not {name}: rename its directory")
+    if not (directory / "experiment.py").is_file() or not (directory / "checkpoint").is_dir():
+        raise UserError(
+            f"{directory} holds no finished run: python experiment.py --out_dir={name}, in {study.directory}"
+        )
+    title, _, rest = message.strip().partition("\n")
+    if not title:
+        raise UserError("--message is empty: say what was tried, for the notes")
+    proposal = Proposal(
+        name=f"by_hand_{number}",
+        title=title,
+        description=rest.strip() or title,
+        why="Made by hand.",
+        predictions={},
+        source=(directory / "experiment.py").read_text(),
+    )
+    return HandRunAdded(run=number, proposal=proposal, pid=os.getpid(), host=socket.gethostname())

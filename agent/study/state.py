@@ -1,0 +1,196 @@
+"""What a study's events add up to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from agent.lab.results import Comparison, Expectation
+from agent.lab.verdicts import Verdict
+from agent.study.attempts import ATTEMPTS
+from agent.study.events import (
+    AnswerSentBack,
+    AttemptCutShort,
+    AttemptEnded,
+    AttemptStarted,
+    BaselineMeasured,
+    EvaluationEnded,
+    Event,
+    HandRunAdded,
+    NotesWritten,
+    PlanMade,
+    PreflightFailed,
+    ProposalMade,
+    ReplicateEnded,
+    RunCommitted,
+    RunDescribed,
+    RunReserved,
+    ScoredOnTest,
+    SentinelsScored,
+    StudyEnded,
+    StudyInterrupted,
+    StudyResumed,
+    StudyStarted,
+)
+from agent.study.records import Baseline, Proposal
+
+RunEvent = (
+    ProposalMade
+    | PreflightFailed
+    | RunReserved
+    | AttemptStarted
+    | AttemptEnded
+    | AttemptCutShort
+    | EvaluationEnded
+    | RunCommitted
+)
+
+
+Stage = Literal["proposed", "reserved", "training", "evaluating", "judged", "done"]
+
+
+@dataclass(frozen=True)
+class FailedAttempt:
+    """A try at a run that was followed by another."""
+
+    proposal: Proposal
+    verdict: Verdict
+
+
+@dataclass
+class RunState:
+    """How far a run has come. Run 0 is the baseline."""
+
+    number: int
+    proposal: Proposal  # of the newest attempt
+    by_hand: bool = False  # a researcher's own, outside the budget
+    stage: Stage = "proposed"
+    reserved: bool = False
+    attempt: int = 0  # the newest one
+    failed_attempts: dict[int, FailedAttempt] = field(default_factory=dict)  # those before it
+    verdict: Verdict | None = None
+    described: str | None = None  # by a language model, once its result was known; with placeholders
+    seconds: float = 0.0  # of work on it, all attempts together
+    training_seconds: float = 0.0  # of the newest attempt
+    evaluation_seconds: float = 0.0
+
+
+@dataclass
+class State:
+    """What a study's events add up to."""
+
+    started: StudyStarted | None = None
+    sentinels: list[Expectation] | None = None
+    baselines: list[Baseline] = field(default_factory=list)
+    baselines_tried: dict[tuple[float, int], Verdict] = field(default_factory=dict)  # by K and seed
+    plan: PlanMade | None = None  # a language model's, as it was revised last
+    sent_back: list[AnswerSentBack] = field(default_factory=list)  # since its last answer that was taken
+    runs: list[RunState] = field(default_factory=list)
+    replicates: dict[int, dict[int, Comparison]] = field(default_factory=dict)  # run -> seed -> its comparison
+    tested: dict[int, ScoredOnTest] = field(default_factory=dict)  # by run
+    interrupted: datetime | None = None  # when, if nobody has resumed it
+    interrupted_by: str = ""  # empty: a person
+    ended: str | None = None  # what ended the study
+    noted: bool = False  # whether the notes say all of this
+    last_time: datetime | None = None
+    seconds: float = 0.0  # of work on the study, up to its last event
+    seconds_before: float = 0.0  # what of them was spent by earlier drivers
+
+    @property
+    def finished(self) -> bool:
+        """Whether the study ended by itself, and its notes say so."""
+        return self.ended is not None and self.noted
+
+    @property
+    def runs_used(self) -> int:
+        """Runs reserved out of the budget; the baseline and runs by hand are not counted."""
+        return sum(run.number > 0 and run.reserved for run in self.runs)
+
+    @property
+    def broken(self) -> list[Expectation]:
+        """What the evaluation should have shown of the sentinels and did not."""
+        return [expectation for expectation in self.sentinels or [] if not expectation.held]
+
+
+def derive(events: Sequence[Event]) -> State:
+    """The state of a study."""
+    state = State()
+    for event in events:
+        _account(state, event)
+        _apply(state, event)
+    return state
+
+
+def _account(state: State, event: Event) -> None:
+    if isinstance(event, StudyResumed | HandRunAdded):
+        state.seconds_before = state.seconds
+    before, state.seconds = state.seconds, state.seconds_before + event.elapsed
+    if isinstance(event, RunEvent | NotesWritten) and state.runs:
+        state.runs[-1].seconds += state.seconds - before
+    state.last_time = event.time
+    state.noted = isinstance(event, NotesWritten)
+    if isinstance(event, PlanMade | ProposalMade | RunDescribed):
+        state.sent_back = []
+
+
+def _apply(state: State, event: Event) -> None:
+    match event:
+        case StudyStarted():
+            state.started = event
+        case StudyInterrupted(why=why):
+            state.interrupted, state.interrupted_by = event.time, why
+        case StudyResumed():
+            state.interrupted, state.ended = None, None
+        case StudyEnded(why=why):
+            state.ended = why
+        case SentinelsScored(expectations=expectations):
+            state.sentinels = expectations
+        case BaselineMeasured(baseline=baseline, verdict=verdict):
+            state.baselines_tried[baseline.k, baseline.seed] = verdict
+            if verdict.ok:
+                state.baselines.append(baseline)
+        case PlanMade():
+            state.plan = event
+        case AnswerSentBack():
+            state.sent_back.append(event)
+        case RunDescribed(run=number, text=text):
+            state.runs[number].described = text
+        case ProposalMade(run=number, proposal=proposal) if number == len(state.runs):
+            state.runs.append(RunState(number, proposal))
+        case HandRunAdded(run=number, proposal=proposal):
+            state.ended = None  # until the run is through
+            state.runs.append(RunState(number, proposal, by_hand=True, stage="evaluating", attempt=1))
+        case ReplicateEnded(run=number, seed=seed, comparison=comparison):
+            state.replicates.setdefault(number, {})[seed] = comparison
+        case ScoredOnTest(run=number):
+            state.tested[number] = event
+        case NotesWritten():
+            pass
+        case _:
+            _advance(state.runs[event.run], event)
+
+
+def _advance(run: RunState, event: RunEvent) -> None:
+    match event:
+        case ProposalMade(proposal=proposal):
+            assert run.verdict
+            run.failed_attempts[run.attempt] = FailedAttempt(run.proposal, run.verdict)
+            run.proposal, run.stage, run.verdict = proposal, "proposed", None
+        case PreflightFailed(attempt=attempt, verdict=verdict):
+            run.stage, run.attempt, run.verdict = "judged", attempt, verdict
+        case RunReserved():
+            run.stage, run.reserved = "reserved", True
+        case AttemptStarted(attempt=attempt):
+            run.stage, run.attempt = "training", attempt
+        case AttemptEnded(verdict=verdict, seconds=seconds):
+            run.stage = "judged" if verdict else "evaluating"
+            run.verdict, run.training_seconds = verdict, seconds
+        case AttemptCutShort(attempt=attempt, verdict=verdict) if attempt < ATTEMPTS:
+            run.stage, run.failed_attempts[attempt] = "reserved", FailedAttempt(run.proposal, verdict)
+        case AttemptCutShort(verdict=verdict):
+            run.stage, run.verdict = "judged", verdict
+        case EvaluationEnded(verdict=verdict, seconds=seconds):
+            run.stage, run.verdict, run.evaluation_seconds = "judged", verdict, seconds
+        case RunCommitted(verdict=verdict):
+            run.stage, run.verdict = "done", verdict
+            run.reserved |= not run.by_hand  # also where no attempt came past preflight

@@ -1,0 +1,102 @@
+"""What tests build studies, runs and results from."""
+
+import math
+from pathlib import Path
+
+from agent.ideas import Fixed
+from agent.lab.evaluation.requests import QUICK
+from agent.lab.results import Core, FinalInfo, Latents, Probing
+from agent.lab.verdicts import MetricsRow, Verdict
+from agent.study.events import Event, ProposalMade, RunCommitted, RunReserved, StudyStarted
+from agent.study.records import Proposal
+from agent.study.runs import Run
+from agent.study.state import RunState
+
+BASELINE = Proposal(name="baseline", title="Baseline", description="d", why="w", predictions={}, source="")
+
+
+CHANGE = BASELINE.model_copy(
+    update={"name": "c", "title": "A change", "predictions": {"ce_loss_score": "up", "l0": "same"}}
+)
+
+
+STARTED = StudyStarted(
+    idea="mine",
+    title="My idea",
+    description="What it is.",
+    hypothesis="It helps.",
+    primary_metric="ce_loss_score",
+    smallest_effect=0.005,
+    fixed=Fixed(),
+    evals=QUICK,
+    ground="0123",
+    max_runs=1,
+    run_timeout=60,
+)
+
+
+OK = Verdict(name="ok", evidence="sound")
+
+
+FIRST: list[Event] = [STARTED, ProposalMade(run=0, proposal=BASELINE), RunReserved(run=0)]
+
+
+SECOND: list[Event] = [
+    *FIRST,
+    RunCommitted(run=0, verdict=OK),
+    ProposalMade(run=1, proposal=CHANGE),
+    RunReserved(run=1),
+]
+
+
+def scored(l0: float | None, score: float | None) -> FinalInfo:
+    core = dict.fromkeys(Core.model_fields, 0.8) | {"l0": l0, "ce_loss_score": score, "tokens": 10}
+    return FinalInfo(verdict=OK, core=Core.model_validate(core))
+
+
+PROPOSAL = Proposal(
+    name="p", title="A change", description="d", why="w", predictions={"l0": "same"}, source="print()\n"
+)
+
+
+def measured(l0: float, ev: float, score: float, alive: float, auc: float) -> FinalInfo:
+    core = dict.fromkeys(Core.model_fields, 0.5) | {
+        "l0": l0,
+        "explained_variance_centered": ev,
+        "ce_loss_score": score,
+        "loss_added": 5 * (1 - score),
+        "tokens": 10,
+    }
+    return FinalInfo(
+        verdict=Verdict(name="ok", evidence="as measured"),
+        core=Core.model_validate(core),
+        latents=Latents.model_validate(dict.fromkeys(Latents.model_fields, 1.0) | {"alive_fraction": alive}),
+        probing=Probing(auc={5: auc}, accuracy={}, random_auc={}, llm_auc=0.8, llm_accuracy=0.8, datasets=[]),
+    )
+
+
+def history(directory: Path, final: FinalInfo, loss: float = 40.0, tiered: bool = False) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    l0, alive = final.metric("l0"), final.metric("alive_fraction")
+    assert alive is not None
+    rows = [
+        MetricsRow(
+            step=10 * i,
+            tokens=15_000 * i,
+            loss=loss / i**0.5,
+            l0=l0,
+            mse=1.0,
+            alive_fraction=alive + (1 - alive) * math.exp(-i / 30),
+            learning_rate=1e-3,
+            grad_norm=1.0,
+            seconds=float(i),
+            own={f"tier_{tier}_l0": 8.0 / (tier + 1) - i / 100 for tier in range(3)} if tiered else {},
+        )
+        for i in range(1, 101)
+    ]
+    (directory / "metrics.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
+
+
+def run(directory: Path, number: int, title: str, info: FinalInfo | None) -> Run:
+    proposal = Proposal(name="p", title=title, description="d", why="w", predictions={}, source="")
+    return Run(RunState(number=number, proposal=proposal, stage="done"), directory / f"run_{number}", info)

@@ -1,0 +1,34 @@
+"""What a comparison needs is made within the study's budgets."""
+
+from pathlib import Path
+
+import pytest
+from builders import OK, SECOND, STARTED
+
+from agent.comparison.baselines import Baselines
+from agent.comparison.referee import Referee
+from agent.display.live import PlainDisplay
+from agent.running.workers import Workers
+from agent.study.events import AttemptEnded, AttemptStarted, EvaluationEnded, Event, RunCommitted
+from agent.study.ledger import Ledger
+from agent.study.workspace import Study
+
+
+@pytest.mark.usefixtures("cache_dir")
+def test_sentinels_that_the_hours_do_not_allow_are_not_tried(tmp_path: Path):
+    study, started = Study(tmp_path / "study", tmp_path / "notes"), STARTED.model_copy(update={"max_hours": 0.001})
+    study.directory.mkdir()
+    baseline: list[Event] = [
+        *(started, *SECOND[1:3]),
+        AttemptStarted(run=0, attempt=1),
+        AttemptEnded(run=0, attempt=1, verdict=None, seconds=3),
+        EvaluationEnded(run=0, attempt=1, verdict=OK, seconds=1),
+        RunCommitted(run=0, verdict=OK),
+    ]
+    ledger = Ledger(study.ledger)
+    for event in baseline:
+        ledger.append(event)
+    with Workers(study, started, PlainDisplay()) as workers:
+        why = Referee(study, ledger, Baselines(study, started, workers), workers).prepare()
+    assert (why or "").startswith("the budget of 0.001 hours does not allow another run: ")
+    assert ledger.state.sentinels is None

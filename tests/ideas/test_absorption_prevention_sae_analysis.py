@@ -1,0 +1,269 @@
+"""The measures and figures of absorption_prevention_sae: right on what is made by hand, legible, and true in words."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from builders import measured, run
+from figure_checks import overlapping
+from safetensors.numpy import save_file
+from small_lab import examination, load
+from small_sae import header
+
+from agent import TEMPLATES
+from agent.lab import checkpoint
+from agent.lab.evaluation import idea_analysis
+from agent.lab.results import FinalInfo, Probe, Probing, Scored
+from agent.lab.verdicts import Verdict
+from agent.report import figure_style
+from agent.study.runs import Run
+
+PATH = TEMPLATES / "ideas/absorption_prevention_sae/analysis.py"
+NAMES = ["metrics_comparison.png", "absorption_rates.png", "probing_accuracy.png"]
+TITLES = (
+    "Baseline",
+    "A dense start",
+    "Resampling with windows of their own",
+    "Merging",
+    "Everything",
+    "No dense start",
+)
+
+
+@pytest.fixture(scope="module")
+def drawing() -> Any:
+    return load(TEMPLATES / "ideas/absorption_prevention_sae/figures.py")
+
+
+def figures(folder: Path, rows: list[list[float]], **extra: torch.Tensor) -> tuple[dict[str, float | None], Path]:
+    """The measures of an SAE with these decoder rows, whose latents are its inputs; the last of which is always 0."""
+    W_dec = torch.tensor(rows)
+    n = len(W_dec)
+    training = header().training.model_copy(update={"d_in": n, "d_sae": n})
+    made = header(d_in=n, d_sae=n, scale=1.0, training=training)
+    checkpoint.save(folder / "checkpoint", lambda x: x.relu(), W_dec, torch.zeros(n), made, extra=extra)
+    x = torch.rand(5000, n) + 0.1
+    x[:, -1] = 0.0
+    return dict(idea_analysis.measure(PATH, examination(folder / "checkpoint", x, folder / "out"))), folder / "out"
+
+
+ROWS = [
+    [1.0, 0.0, 0.0, 0.0, 0.0],
+    [0.95, 0.3122499, 0.0, 0.0, 0.0],  # a duplicate of the first: their cosine is 0.95
+    [0.0, 0.0, 1.0, 0.0, 0.0],
+    [0.0, 0.0, 0.6, 0.8, 0.0],
+    [0.0, 0.0, 0.0, 1.0, 0.0],  # never fires; its cosine of 0.8 with the one before does not count
+]
+
+
+def test_the_figures_are_right(tmp_path: Path):
+    found, out = figures(tmp_path, ROWS, merged=torch.tensor(3.0), resampled=torch.tensor(7.0))
+    random = found.pop("nearest_cosine_random")
+    assert found == pytest.approx(
+        {
+            "dead_fraction": 1 / 5,
+            "duplicate_pairs": 1,
+            "nearest_cosine": (0.95 + 0.95 + 0.6 + 0.6) / 4,
+            "duplicates_merged": 3,
+            "latents_resampled": 7,
+        },
+        rel=1e-5,
+    )
+    assert random is not None
+    assert -1 < random < 1
+    assert json.loads((out / "alive.json").read_text()) == {"alive": [0, 1, 2, 3]}
+
+
+def test_the_baseline_has_the_figures_that_make_sense_on_it(tmp_path: Path):
+    found, _ = figures(tmp_path, ROWS)
+    assert set(found) == {"dead_fraction", "duplicate_pairs", "nearest_cosine", "nearest_cosine_random"}
+
+
+# Stability
+
+
+def test_the_same_features_in_another_order_and_size_are_found_again(drawing: Any):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((40, 64))
+    found, shuffled = drawing.matched_cosine(rows, 3 * rows[rng.permutation(40)])
+    assert found == pytest.approx(1)
+    assert shuffled < 0.5
+
+
+def test_each_partner_is_taken_once(drawing: Any):
+    """Two rows like one of the other's: the second has to take what is left."""
+    a, b = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert drawing.matched_cosine(a, b)[0] == pytest.approx(0.5)
+
+
+def test_unrelated_features_are_found_as_often_as_shuffled_ones(drawing: Any):
+    rng = np.random.default_rng(0)
+    found, shuffled = drawing.matched_cosine(rng.standard_normal((60, 32)), rng.standard_normal((50, 32)))
+    assert found == pytest.approx(shuffled, abs=0.05)
+
+
+# Figures
+
+
+def test_duplicates_are_what_was_measured_as_duplicates(drawing: Any):
+    assert load(PATH).DUPLICATE == drawing.DUPLICATE
+
+
+def world(number: int) -> FinalInfo:
+    metrics = {"f1": 0.6 + 0.02 * number, "precision": 0.6, "recall": 0.9 - 0.01 * number}
+    scored = Scored(metrics={**metrics, "absorption": 0.03 - 0.003 * number, "absorption_parents": 10.0})
+    info = measured(8.0, 0.8, 0.9, 0.99, 0.5).model_copy(update={"probing": None, "evaluations": {"synthetic": scored}})
+    return info.model_copy(update={"analysis": own(number)})
+
+
+def language(number: int) -> FinalInfo:
+    datasets = [
+        Probe(
+            dataset=f"d{i}",
+            auc={5: 0.7},
+            accuracy={1: 0.6 + 0.01 * i, 5: 0.7 + 0.01 * i},
+            random_auc={5: 0.5},
+            llm_auc=0.9,
+            llm_accuracy=0.9,
+        )
+        for i in range(5)
+    ]
+    probing = Probing(
+        auc={5: 0.7},
+        accuracy={1: 0.62, 5: 0.72 + 0.01 * number},
+        random_auc={5: 0.5},
+        llm_auc=0.9,
+        llm_accuracy=0.9,
+        datasets=datasets,
+    )
+    info = measured(16.0, 0.84 + 0.001 * number, 0.96, 0.98, 0.7)
+    return info.model_copy(update={"probing": probing, "analysis": own(number)})
+
+
+def own(number: int) -> dict[str, float | None]:
+    found = {
+        "dead_fraction": 0.01 * number,
+        "duplicate_pairs": float(number % 3),
+        "nearest_cosine": 0.3 - 0.01 * number,
+    }
+    counted = {"duplicates_merged": 2.0 * number, "latents_resampled": 5.0 * number} if number else {}
+    return {**found, "nearest_cosine_random": 0.27, **counted}
+
+
+def decoder(directory: Path, rows: np.ndarray) -> None:
+    (directory / "checkpoint").mkdir(parents=True)
+    save_file({"W_dec": rows.astype(np.float32)}, directory / "checkpoint/tensors.safetensors")
+
+
+def study(directory: Path, made: Any, count: int) -> list[Run]:
+    return [run(directory, number, TITLES[number % len(TITLES)], made(number)) for number in range(count)]
+
+
+def draw(drawing: Any, directory: Path, runs: list[Run]) -> dict[str, figure_style.Figure]:
+    with matplotlib.rc_context(figure_style.STYLE):
+        return {figure.name: figure for figure in drawing.draw(directory, runs)}
+
+
+def test_on_a_world_the_figures_tell_true_absorption_and_each_parents(drawing: Any, tmp_path: Path):
+    runs = study(tmp_path, world, 6)
+    record = {"absorption": {"rate": 0.02, "parents": {"4": {"absorbed": 0.64}, "7": {"absorbed": 0.05}}}}
+    synthetic = runs[1].directory / "eval/synthetic"
+    synthetic.mkdir(parents=True)
+    (synthetic / "sae_synthetic.json").write_text(json.dumps(record))
+    written = draw(drawing, tmp_path, runs)
+    assert list(written) == NAMES
+    for name, figure in written.items():
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+        assert overlapping(figure) == [], name
+    rates = written["absorption_rates.png"].description
+    assert "true absorption: run 0 0.0300, run 1 0.0270" in rates
+    assert "each parent feature, highest marked: run 0 not measured, run 1 0.64" in rates
+    assert "run 1: 1 above 0.1" in rates
+    assert "no probing" in written["probing_accuracy.png"].description
+    assert "F1: run 0 0.600, run 1 0.620" in written["probing_accuracy.png"].description
+    comparison = written["metrics_comparison.png"].description
+    assert "duplicates merged: run 0 not measured (grey 0), run 1 2 (grey 1)" in comparison
+    assert "No run has another seed" in comparison
+
+
+def test_on_a_language_model_absorption_that_was_not_measured_is_said(drawing: Any, tmp_path: Path):
+    written = draw(drawing, tmp_path, study(tmp_path, language, 3))
+    for name, figure in written.items():
+        assert overlapping(figure) == [], name
+    assert "absorption itself was not measured" in written["absorption_rates.png"].description
+    assert "nearest decoder cosine: run 0 0.300 (grey 0.270)" in written["absorption_rates.png"].description
+    assert "Absorption was not measured" in written["metrics_comparison.png"].description
+    assert "top 5 latents: run 0 0.720 (grey 0.900), run 1 0.730" in written["probing_accuracy.png"].description
+
+
+def test_where_a_model_can_spell_it_is_sae_benchs_absorption(drawing: Any, tmp_path: Path):
+    details: dict[str, dict[str, float | None]] = {
+        "a": {"mean_absorption_fraction": 0.4},
+        "b": {"mean_absorption_fraction": 0.05},
+    }
+    runs = study(tmp_path, language, 2)
+    assert runs[1].info
+    scored = Scored(metrics={"mean_absorption_fraction_score": 0.225}, details=details)
+    runs[1].info.evaluations["absorption"] = scored
+    said = draw(drawing, tmp_path, runs)["absorption_rates.png"].description
+    assert "absorption: run 0 not measured, run 1 0.2250" in said
+    assert "run 0: 0, run 1: 2" in said
+
+
+def test_stability_is_reported_for_runs_with_other_seeds(drawing: Any, tmp_path: Path):
+    runs = study(tmp_path, world, 3)
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((20, 32))
+    decoder(runs[1].directory, rows)
+    for seed in (1000, 1001):
+        decoder(tmp_path / f"run_1_seed_{seed}", rows[::-1].copy())
+    said = draw(drawing, tmp_path, runs)["metrics_comparison.png"].description
+    assert "features found again: run 0 not measured, run 1 1.000 (grey 0." in said
+    assert "run 1 with 2" in said
+    assert "the runs without a figure have no other seed" in said
+
+
+def test_only_latents_that_fire_have_to_be_found_again(drawing: Any, tmp_path: Path):
+    runs = study(tmp_path, world, 2)
+    rows = np.random.default_rng(0).standard_normal((20, 32))
+    other = rows.copy()
+    other[10:] = np.random.default_rng(1).standard_normal((10, 32))
+    decoder(runs[1].directory, rows)
+    decoder(tmp_path / "run_1_seed_1000", other)
+    assert drawing.stability(runs[1])[0] < 0.8
+    kept = runs[1].directory / "eval/analysis"
+    kept.mkdir(parents=True)
+    (kept / "alive.json").write_text(json.dumps({"alive": list(range(10))}))
+    assert drawing.stability(runs[1])[0] == pytest.approx(1)
+
+
+def test_the_baselines_other_seeds_are_the_ones_that_its_noise_comes_from(drawing: Any, tmp_path: Path):
+    info = world(0).model_copy(
+        update={"training": header().training.model_copy(update={"seed": 0, "settings": {"K": 8}})}
+    )
+    baseline = run(tmp_path, 0, "Baseline", info)
+    rows = np.random.default_rng(0).standard_normal((20, 32))
+    decoder(baseline.directory, rows)
+    assert drawing.stability(baseline) is None
+    for name in ("baseline_k8_seed1", "baseline_k8_seed2", "baseline_k8_seed0", "baseline_k8.5_seed1"):
+        decoder(tmp_path / name, rows)
+    found, _, seeds = drawing.stability(baseline)
+    assert (found, seeds) == (pytest.approx(1), 2)
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_the_figures_fit_few_and_many_runs_and_name_those_that_failed(drawing: Any, tmp_path: Path, count: int):
+    failed = FinalInfo(verdict=Verdict(name="timed_out", evidence="60 s"))
+    for made in (world, language):
+        runs = [*study(tmp_path, made, count), run(tmp_path, count, "Died", failed)]
+        for name, figure in draw(drawing, tmp_path, runs).items():
+            assert overlapping(figure) == [], name
+            assert f"Not shown: run {count} has no result (timed_out)." in figure.description
+
+
+def test_nothing_is_drawn_of_nothing(drawing: Any, tmp_path: Path):
+    assert draw(drawing, tmp_path, [run(tmp_path, 0, "Baseline", None)]) == {}

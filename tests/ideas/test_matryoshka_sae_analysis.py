@@ -1,0 +1,214 @@
+"""What matryoshka_sae measures of its prefixes: right on checkpoints made by hand, and drawn."""
+
+import json
+import math
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from builders import run
+from figure_checks import overlapping
+from matplotlib.figure import Figure as MatplotlibFigure
+from small_lab import CONTEXT, load
+from small_sae import header
+
+from agent import TEMPLATES
+from agent.lab import checkpoint, worlds
+from agent.lab.evaluation import ground_truth
+from agent.lab.evaluation.evaluator import HeldOut
+from agent.lab.evaluation.idea_analysis import Examination
+from agent.lab.evaluation.sae_adapter import CheckpointSAE, bench_config
+from agent.lab.evaluation.world_evaluator import WorldEvaluator
+from agent.lab.results import FinalInfo
+from agent.lab.verdicts import MetricsRow, Verdict
+from agent.report import figure_style
+from agent.study.runs import Run
+
+SIZES = [4.0, 3.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0]  # of what the latents by hand stand for; its variance is the square
+GROUPS = {"prefix_0": (0, 1), "prefix_1": (1, 3), "prefix_2": (3, 8)}
+
+
+@pytest.fixture(scope="module")
+def analysis() -> ModuleType:
+    return load(TEMPLATES / "ideas/matryoshka_sae/analysis.py")
+
+
+@pytest.fixture(scope="module")
+def drawing() -> ModuleType:
+    return load(TEMPLATES / "ideas/matryoshka_sae/figures.py")
+
+
+def examined(folder: Path, evaluator: Any, held_out: HeldOut, W_dec: torch.Tensor, groups: Any, scale: float = 1.0):
+    """An SAE whose latents are what lies along its decoder's rows, where that is positive, as it would be examined."""
+    d_sae, d_in = W_dec.shape
+    training = header().training.model_copy(update={"d_in": d_in, "d_sae": d_sae})
+    made = header(d_in=d_in, d_sae=d_sae, scale=scale, groups=groups, training=training)
+    checkpoint.save(folder / "checkpoint", lambda x: (x @ W_dec.T).relu(), W_dec, torch.zeros(d_in), made)
+    cfg = bench_config("small", made.hook_name, d_in, d_sae, CONTEXT)
+    sae = CheckpointSAE(cfg, checkpoint.load(folder / "checkpoint"), held_out.activations[:16])
+    return Examination(evaluator, sae, held_out, folder)
+
+
+def by_hand(folder: Path, groups: Any = GROUPS) -> Examination:
+    """On activations along one axis at a time, each as often, and the first latent's twice: nothing is left over."""
+    rows = torch.cat([torch.diag(torch.tensor(SIZES)), torch.zeros(1, 8)])
+    rows[-1, 0] = SIZES[0]
+    rows = rows.repeat(1000, 1)
+    held_out = HeldOut(torch.empty(0), rows, rows.mean(0))
+    return examined(folder, SimpleNamespace(model_name="tiny-lm"), held_out, torch.eye(8), groups, scale=0.5)
+
+
+# The measures
+
+
+def test_a_prefix_explains_what_its_own_latents_do(analysis: ModuleType, tmp_path: Path):
+    exam = by_hand(tmp_path)
+    figures = analysis.measure(exam)
+    deviation = (exam.activations - exam.held_out.mean).pow(2).sum().item() / 1000
+    whole = 2 * 16 + 9 + 4 + 4 + 4
+    for i, kept in enumerate((2 * 16, 2 * 16 + 9 + 4, whole)):
+        assert figures[f"prefix_{i}_explained_variance"] == pytest.approx(1 - (whole - kept) / deviation, abs=1e-5)
+    assert json.loads((tmp_path / "prefixes.json").read_text()) == {"ends": [1, 3, 8]}
+
+
+def test_random_latents_explain_less_than_the_largest(analysis: ModuleType, tmp_path: Path):
+    """As many, so on average their share of all that is left without any."""
+    exam = by_hand(tmp_path)
+    figures = analysis.measure(exam)
+    deviation, whole = (exam.activations - exam.held_out.mean).pow(2).sum().item() / 1000, 53
+    for i, share in enumerate((1 / 8, 3 / 8)):
+        drawn, least = figures[f"prefix_{i}_random_explained_variance"], 1 - whole / deviation
+        assert least < drawn < figures[f"prefix_{i}_explained_variance"]
+        assert drawn == pytest.approx(1 - whole * (1 - share) / deviation, abs=0.2)
+    assert "prefix_2_random_explained_variance" not in figures
+
+
+def test_use_is_of_what_each_prefix_adds(analysis: ModuleType, tmp_path: Path):
+    figures = analysis.measure(by_hand(tmp_path, {"prefix_0": (0, 1), "prefix_1": (1, 8)}))
+    assert figures["prefix_0_l0_share"] == pytest.approx(2 / 9)
+    assert figures["prefix_1_l0_share"] == pytest.approx(7 / 9)
+    assert figures["prefix_1_alive_fraction"] == 1
+
+
+def test_an_sae_without_prefixes_has_no_figures_of_them(analysis: ModuleType, tmp_path: Path):
+    assert analysis.measure(by_hand(tmp_path, {"tier_0": (0, 8)})) == {}
+    assert not (tmp_path / "prefixes.json").exists()
+
+
+@pytest.fixture(scope="module")
+def evaluator(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> WorldEvaluator:  # noqa: ARG001
+    directory = tmp_path_factory.mktemp("worlds") / "small world"
+    worlds.build(worlds.config(64, 24, 4)).save(directory)
+    return WorldEvaluator(str(directory), "activations")
+
+
+def on_world(folder: Path, evaluator: WorldEvaluator, features: list[int], groups: Any) -> Examination:
+    """An SAE with the directions of these features, in this order."""
+    directions = F.normalize(evaluator.world.feature_dict.feature_vectors, dim=1)
+    return examined(folder, evaluator, evaluator.held_out("dev", 16), directions[features], groups)
+
+
+def test_parents_are_found_in_the_first_prefix(analysis: ModuleType, evaluator: WorldEvaluator, tmp_path: Path):
+    """Half of the parents have a latent, and two of them in the first prefix, with two features that have no parts."""
+    parents = sorted(ground_truth.descendants(evaluator.world))
+    others = [feature for feature in range(64) if feature not in parents]
+    half = len(parents) // 2
+    features = [*parents[:2], *others[:2], *parents[2:half], *others[2:8]]
+    groups = {"prefix_0": (0, 4), "prefix_1": (4, len(features))}
+    figures = analysis.measure(on_world(tmp_path, evaluator, features, groups))
+    assert figures["parents_learned"] == pytest.approx(half / len(parents))
+    assert figures["parents_in_first"] == pytest.approx(2 / half)
+    assert figures["parents_in_first_by_chance"] == pytest.approx(4 / len(features))
+    assert 0 <= figures["parents_in_first_by_rate"] <= 4 / half
+
+
+def test_an_order_by_firing_rate_is_known_for_what_it_is(
+    analysis: ModuleType, evaluator: WorldEvaluator, tmp_path: Path
+):
+    """The most frequent features first: beyond chance, since parents are frequent, and no more than the rate says."""
+    present = torch.stack([(batch.to_dense() > 0).sum(0) for batch in evaluator.held_out("dev", 16).features]).sum(0)
+    features = present.argsort(descending=True)[:32].tolist()
+    groups = {"prefix_0": (0, 4), "prefix_1": (4, 32)}
+    figures = analysis.measure(on_world(tmp_path, evaluator, features, groups))
+    assert figures["parents_in_first"] == figures["parents_in_first_by_rate"]
+    assert figures["parents_in_first"] > figures["parents_in_first_by_chance"]
+
+
+def test_of_a_baseline_the_parents_that_it_learned_are_known(
+    analysis: ModuleType, evaluator: WorldEvaluator, tmp_path: Path
+):
+    parents = sorted(ground_truth.descendants(evaluator.world))
+    assert analysis.measure(on_world(tmp_path, evaluator, parents, {})) == {"parents_learned": 1.0}
+
+
+# The figures
+
+
+def test_as_many_draws_are_told_as_are_taken(analysis: ModuleType, drawing: ModuleType):
+    assert drawing.DRAWS == analysis.DRAWS
+    assert len(drawing.COLOURS) == len(drawing.HATCHES) == analysis.MOST
+
+
+def figures_of(number: int, prefixes: int, world: bool) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for i in range(prefixes):
+        found[f"prefix_{i}_explained_variance"] = 0.8 - 0.3 / (i + 1) - 0.01 * number
+        found[f"prefix_{i}_l0_share"] = 1 / prefixes
+        found[f"prefix_{i}_alive_fraction"] = 1 - 0.02 * number * i
+        if i < prefixes - 1:
+            found[f"prefix_{i}_random_explained_variance"] = 0.1 * i - 0.02 * number
+    parents = {"parents_learned": 0.9, "parents_in_first": 0.2, "parents_in_first_by_chance": 0.12}
+    return found | (parents | {"parents_in_first_by_rate": 0.21} if world else {})
+
+
+def study(directory: Path, count: int, world: bool) -> list[Run]:
+    """Run 0, a run that failed, and others with three prefixes or five."""
+    runs = [run(directory, 0, "Baseline", FinalInfo(verdict=Verdict(name="ok", evidence="")))]
+    runs.append(run(directory, 1, "A loss that exploded", FinalInfo(verdict=Verdict(name="nan", evidence=""))))
+    for number in range(2, count + 2):
+        prefixes = 5 if number == 4 else 3
+        found = figures_of(number, prefixes, world)
+        info = FinalInfo(verdict=Verdict(name="ok", evidence=""), analysis=found)
+        added = run(directory, number, f"Prefixes of a length that is told at length in title {number}", info)
+        folder = added.directory / "eval/analysis"
+        folder.mkdir(parents=True)
+        (folder / "prefixes.json").write_text(json.dumps({"ends": [1024 >> i for i in range(prefixes)][::-1]}))
+        rows = [history(step, prefixes, number) for step in range(1, 51)]
+        (added.directory / "metrics.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
+        runs.append(added)
+    return runs
+
+
+def history(step: int, prefixes: int, number: int) -> MetricsRow:
+    first = 0.3 + 0.02 * number + 0.2 * (1 - math.exp(-step / 20))
+    own = {f"prefix_{i}_l0_share": first if i == 0 else (1 - first) / (prefixes - 1) for i in range(prefixes)}
+    known = {"l0": 16.0, "mse": 0.5, "alive_fraction": 1.0, "learning_rate": 1e-3, "grad_norm": 1.0, "seconds": 1.0}
+    return MetricsRow(step=step, tokens=20_000 * step, loss=1.0, own=own, **known)
+
+
+@pytest.mark.parametrize(("count", "world"), [(1, True), (5, False), (8, True)])
+def test_the_figures_say_what_they_show_and_overlap_nothing(
+    drawing: ModuleType, tmp_path: Path, count: int, world: bool
+):
+    import matplotlib
+
+    with matplotlib.rc_context(figure_style.STYLE):
+        drawn = {figure.name: figure for figure in drawing.draw(tmp_path, study(tmp_path, count, world))}
+    names = ["prefix_reconstruction.png", "prefix_activity.png", "prefix_training.png", "prefix_parents.png"]
+    assert list(drawn) == names[: 4 if world else 3]
+    for name, figure in drawn.items():
+        assert (tmp_path / name).stat().st_size > 5000
+        assert isinstance(figure.drawing, MatplotlibFigure)
+        assert overlapping(figure) == []
+        assert "Not shown: run 0" in figure.description
+        assert "run 1" in figure.description
+        assert "(nan)" in figure.description
+    assert "256 latents 0.480 (-0.040)" in drawn[names[0]].description
+    assert "run 2: share of L0 0.333 / 0.333 / 0.333" in drawn[names[1]].description
+
+
+def test_nothing_is_drawn_where_no_run_has_prefixes(drawing: ModuleType, tmp_path: Path):
+    assert drawing.draw(tmp_path, study(tmp_path, 0, False)) == []

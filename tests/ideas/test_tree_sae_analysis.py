@@ -1,0 +1,280 @@
+"""The measures of tree_sae are right on a tree made by hand, and its figures show what was measured."""
+
+import json
+import runpy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pytest
+import torch
+from builders import history, measured, run
+from figure_checks import overlapping
+from small_lab import examination
+from small_sae import header
+
+from agent import TEMPLATES
+from agent.lab import checkpoint
+from agent.lab.evaluation import idea_analysis
+from agent.lab.evaluation.evaluator import Evaluator
+from agent.lab.evaluation.idea_analysis import Examination
+from agent.lab.verdicts import Verdict
+from agent.report import figure_style
+from agent.study.runs import Run
+
+ANALYSIS = TEMPLATES / "ideas/tree_sae/analysis.py"
+FIGURES = TEMPLATES / "ideas/tree_sae/figures.py"
+GROUPS = {"level_0": (0, 4), "level_1": (4, 6), "level_2": (6, 7)}
+PARENT = [4, 4, 5, 5, 6, 6, -1]
+# The seven latents on eight kinds of tokens, each equally often. Child 3's path to parent 5 was pruned.
+TOKENS = [
+    [1.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0],
+    [1.0, 3.0, 0.0, 0.0, 2.0, 0.0, 4.0],
+    [0.0, 3.0, 0.0, 0.0, 2.0, 0.0, 0.0],
+    [0.0, 3.0, 0.0, 0.0, 0.0, 2.0, 0.0],
+    [0.0, 0.0, 1.0, 0.0, 0.0, 2.0, 4.0],
+    [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0],
+    [0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0],
+    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+]
+
+
+def by_hand(folder: Path, groups: dict[str, tuple[int, int]] = GROUPS, **extra: torch.Tensor) -> Examination:
+    """An SAE whose latents are its seven scaled inputs, of a world."""
+    is_open = torch.tensor([True, True, True, False, True, True, False])
+    tree = {"parent": torch.tensor(PARENT), "projections": 0.5 * is_open, "open": is_open} | extra
+    training = header().training.model_copy(update={"d_in": 7, "d_sae": 7})
+    made = header(d_in=7, d_sae=7, scale=0.5, groups=groups, training=training)
+    checkpoint.save(folder, lambda x: x.relu(), torch.eye(7), torch.zeros(7), made, extra=tree if groups else {})
+    return examination(folder, torch.tensor(TOKENS * 1000) / 0.5, folder.parent / "examined")
+
+
+@pytest.fixture(scope="module")
+def examined(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, float], dict[str, Any]]:
+    """The figures, and what was kept for the pictures."""
+    directory = tmp_path_factory.mktemp("tree")
+    figures = idea_analysis.measure(ANALYSIS, by_hand(directory / "checkpoint"))
+    return figures, json.loads((directory / "examined/tree.json").read_text())
+
+
+def test_the_levels_are_counted(examined: tuple[dict[str, float], Any]):
+    figures, _ = examined
+    assert [figures[f"level_{i}_size"] for i in range(3)] == pytest.approx([4 / 7, 2 / 7, 1 / 7])
+    assert [figures[f"level_{i}_l0"] for i in range(3)] == pytest.approx([8 / 8, 6 / 8, 2 / 8])
+    assert [figures[f"level_{i}_alive_fraction"] for i in range(3)] == [1, 1, 1]
+    assert figures["open_edges"] == pytest.approx(5 / 6)
+    assert "path_attribution" not in figures  # a world has no loss
+
+
+def test_coverage_counts_all_edges_and_is_held_against_swapped_parents(examined: tuple[dict[str, float], Any]):
+    """Children 0 to 3 fire 2, 3, 2, 1 times, with their parents 2, 2, 1, 1 times, with the other one 0, 1, 0, 0; those
+    of level 1 fire 3 times each, with the one parent they have 1 time each, and it cannot be swapped."""
+    figures, _ = examined
+    assert figures["parent_coverage"] == pytest.approx(8 / 14)
+    assert figures["parent_coverage_swapped"] == pytest.approx(1 / 8)
+    assert figures["hierarchical_consistency"] == pytest.approx(8 / 14 - 1 / 8)
+
+
+def test_pruning_does_not_change_the_consistency_of_a_tree(examined: tuple[dict[str, float], Any], tmp_path: Path):
+    figures, _ = examined
+    below_top = torch.arange(7) < 6
+    for name, is_open in (("all open", below_top), ("closed", below_top & (torch.arange(7) == 1))):
+        found = idea_analysis.measure(ANALYSIS, by_hand(tmp_path / name / "a", projections=0.5 * is_open, open=is_open))
+        assert found["open_edges"] != figures["open_edges"]
+        for each in ("parent_coverage", "parent_coverage_swapped", "hierarchical_consistency"):
+            assert found[each] == pytest.approx(figures[each])
+
+
+def test_reuse_and_specialization_are_of_what_the_paths_carry(examined: tuple[dict[str, float], Any]):
+    """Parent 4 is sent 2 * 0.5 by child 0 and 6 * 0.5 by child 1, one alone on two tokens of three; parent 6 is sent 2
+    by each of its two, one at a time."""
+    figures, _ = examined
+    entropy = -(0.25 * torch.tensor(0.25).log() + 0.75 * torch.tensor(0.75).log()).item()
+    assert figures["feature_reuse"] == pytest.approx((torch.tensor(entropy).exp().item() + 2) / 2)
+    assert figures["path_specialization"] == pytest.approx((1 + 0.75 + 1 + 1 + 1) / 5)
+
+
+def test_the_picture_holds_the_open_paths_and_the_tokens_that_move_them(examined: tuple[dict[str, float], Any]):
+    _, kept = examined
+    nodes = {node["latent"]: node for node in kept["nodes"]}
+    assert set(nodes) == {6, 4, 5, 0, 1, 2}  # child 3's only path is pruned
+    assert (kept["closed"], kept["edges"]) == (1, 6)
+    assert nodes[1]["edge"] == pytest.approx(0.5 * 6 / 8)
+    assert nodes[4]["activation"] == pytest.approx(6 / 8)
+    assert len(kept["values"]) == len(nodes)
+    assert len(kept["values"][0]) == len(kept["samples"])
+    trees = {node["tree"] for node in kept["nodes"]}
+    assert len(kept["samples"]) == len(trees) * runpy.run_path(str(FIGURES))["TOKENS_OF_A_TREE"]
+    assert max(map(max, kept["values"])) == 1
+
+
+def test_what_fires_about_as_often_takes_the_place():
+    swapped = runpy.run_path(str(ANALYSIS))["swapped"]
+    fired = torch.randperm(100, generator=torch.Generator().manual_seed(0)).double()
+    draws = [fired[other] - fired for other in swapped(fired)]
+    assert len(draws) == 10
+    for difference in draws:
+        assert difference.abs().max() <= 5
+        assert difference.abs().min() >= 1
+    assert list(swapped(torch.ones(1))) == []
+
+
+def test_an_sae_without_a_tree_has_no_figures(tmp_path: Path):
+    assert idea_analysis.measure(ANALYSIS, by_hand(tmp_path / "a", {})) == {}
+    assert idea_analysis.measure(ANALYSIS, by_hand(tmp_path / "b", {"level_0": (0, 7)})) == {}
+
+
+def test_a_tree_with_every_path_pruned_has_no_picture(tmp_path: Path):
+    exam = by_hand(tmp_path / "a", projections=torch.zeros(7), open=torch.zeros(7, dtype=torch.bool))
+    figures = idea_analysis.measure(ANALYSIS, exam)
+    assert figures["open_edges"] == 0
+    assert figures["feature_reuse"] != figures["feature_reuse"]  # there is none
+    assert json.loads((exam.out / "tree.json").read_text())["nodes"] == []
+
+
+# Where there is a language model
+
+LEVELS = {"level_0": (0, 6), "level_1": (6, 10), "level_2": (10, 12)}
+PARENTS = [6, 7, 8, 9, 6, 7, 10, 11, 10, 11, -1, -1]
+
+
+class Probed(Evaluator):
+    """The evaluator with quick probes: the accuracy of an SAE is a hundredth of the first latent it has, plus two
+    thousandths of how many it has; it has one direction each."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        vars(self).update(vars(evaluator))
+
+    def probe(self, sae: Any, out: Path, name: str) -> Any:  # noqa: ARG002
+        first, count = sae.W_dec[0].abs().argmax().item(), sae.encode(sae.W_dec).shape[1]
+        return {task: {1: {}, 5: {"test_accuracy": (5 * first + count) / 500 + task}} for task in (-0.1, 0.1)}, {}
+
+
+@pytest.fixture(scope="module")
+def modelled(evaluator: Evaluator, tmp_path_factory: pytest.TempPathFactory) -> tuple[Examination, dict[str, float]]:
+    """A tree on the small model, whose latents are its first twelve activations and have directions of their own; the
+    sixth is made of 0 and 4, its children; 3's path is pruned. And what was measured of it."""
+    folder, d_in = tmp_path_factory.mktemp("modelled"), evaluator.held_out("dev").activations.shape[1]
+    is_open = torch.tensor([i not in (3, 10, 11) for i in range(12)])
+    extra = {"parent": torch.tensor(PARENTS), "projections": torch.linspace(0.2, 0.9, 12) * is_open, "open": is_open}
+    training = header().training.model_copy(update={"d_in": d_in, "d_sae": 12})
+    made = header(d_in=d_in, d_sae=12, scale=1.0, groups=LEVELS, training=training, hook_name=evaluator.hook_name)
+
+    def encode(x: torch.Tensor) -> torch.Tensor:
+        own = x[:, :12].relu()
+        return torch.cat([own[:, :6], 0.2 * own[:, :1] + 0.5 * own[:, 4:5], own[:, 7:]], 1)
+
+    checkpoint.save(folder / "checkpoint", encode, torch.eye(d_in)[:12], torch.zeros(d_in), made, extra=extra)
+    rows = evaluator.held_out("dev").activations[:2000]
+    exam = examination(folder / "checkpoint", rows, folder / "out", Probed(evaluator))
+    exam = replace(exam, held_out=replace(exam.held_out, ids=exam.held_out.ids[:4]))
+    return exam, idea_analysis.measure(ANALYSIS, exam)
+
+
+def test_each_level_is_probed_by_itself(modelled: tuple[Examination, dict[str, float]]):
+    _, figures = modelled
+    found = [figures[f"level_{i}_probing_accuracy"] for i in range(3)]
+    assert found == pytest.approx([(0 + 6) / 500, (30 + 4) / 500, (50 + 2) / 500])
+
+
+def test_path_attribution_is_the_part_of_the_attribution_that_comes_along_paths(
+    modelled: tuple[Examination, dict[str, float]],
+):
+    """By its formula, token by token and parent by parent; where children's sums arrive at other parents, those of
+    the next rank by how often they fire, one up and one down, the last's neighbour being the one before."""
+    exam, figures = modelled
+    tree = exam.checkpoint.extra
+    fired = torch.cat(list(exam.latents())).count_nonzero(0)
+    x, gradient = exam.loss_gradient()
+    latents = exam.sae.encode(x).double()
+    effect = (latents * (gradient @ exam.sae.W_dec.T)).abs()
+    sent = latents * tree["projections"]
+    own, other, whole = 0.0, [], 0.0
+    for start, end in ((6, 10), (10, 12)):
+        order = sorted(range(start, end), key=lambda i: fired[i].item())
+        sums = {p: sum(sent[:, c] for c in range(12) if PARENTS[c] == p) for p in range(start, end)}
+        swaps = []
+        for by in (-1, 1):
+            places = [i + by if 0 <= i + by < len(order) else i - by for i in range(len(order))]
+            swaps.append({order[i]: order[place] for i, place in enumerate(places)})
+
+        def along(arrives: dict[int, int], sums: dict[int, Any] = sums) -> float:
+            parts = [effect[:, p] * (sums[q] / latents[:, p]).clamp(max=1) for p, q in arrives.items()]
+            return sum(part[latents[:, p] > 0].sum().item() for part, p in zip(parts, arrives, strict=True))
+
+        own += along({p: p for p in range(start, end)})
+        whole += effect[:, start:end].sum().item()
+        other += [(along(swap), effect[:, start:end].sum().item()) for swap in swaps]
+    assert figures["path_attribution"] == pytest.approx(own / whole, rel=1e-4)
+    assert figures["path_attribution_swapped"] == pytest.approx(
+        sum(part for part, _ in other) / sum(part for _, part in other), rel=1e-4
+    )
+    assert figures["path_attribution_swapped"] < 0.95 * figures["path_attribution"]
+
+
+def test_an_edge_is_as_thick_as_what_comes_along_it(modelled: tuple[Examination, dict[str, float]]):
+    """Latent 6 has two children, 0 and 4, each with its part of what the two sent."""
+    exam, _ = modelled
+    kept = json.loads((exam.out / "tree.json").read_text())
+    edges = {node["latent"]: node["edge"] for node in kept["nodes"]}
+    assert kept["attributed"]
+    assert 3 not in edges
+    x, gradient = exam.loss_gradient()
+    latents = exam.sae.encode(x).double()
+    parent = (latents[:, 6] * gradient[:, 6]).abs()
+    weights = exam.checkpoint.extra["projections"]
+    for child in (0, 4):
+        sums = weights[0] * latents[:, 0] + weights[4] * latents[:, 4]
+        came = (parent * weights[child] * latents[:, child] / torch.maximum(sums, latents[:, 6])).nan_to_num()
+        assert edges[child] == pytest.approx(came.mean().item(), rel=1e-4)
+        assert edges[child] > 0
+
+
+# Figures
+
+
+def study(directory: Path, kept: dict[str, Any], count: int) -> list[Run]:
+    """Run 0, trees, and last a tree that failed."""
+    runs = []
+    for number in range(count):
+        info = measured(16.0, 0.84, 0.96, 0.98, 0.67)
+        history(directory / f"run_{number}", info)
+        if number:
+            path = directory / f"run_{number}/metrics.jsonl"
+            own = {"consistency": 1.0 / number, "open_edges": 0.9}
+            own |= {f"level_{i}_{of}": 10.0 - i for i in range(3) for of in ("l0", "size")}
+            rows = [json.loads(line) | {"own": own} for line in path.read_text().splitlines()]
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            folder = directory / f"run_{number}/eval/analysis"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "tree.json").write_text(json.dumps(kept))
+        if number and number == count - 1:
+            info = info.model_copy(update={"verdict": Verdict(name="degenerate", evidence="dead")})
+        runs.append(run(directory, number, "A tree with all there is to it" if number else "Baseline", info))
+    return runs
+
+
+def drawn(directory: Path, runs: list[Run]) -> dict[str, figure_style.Figure]:
+    with matplotlib.rc_context(figure_style.STYLE):
+        return {figure.name: figure for figure in runpy.run_path(str(FIGURES))["draw"](directory, runs)}
+
+
+@pytest.mark.parametrize("count", [3, 9])
+def test_the_figures_are_drawn_and_say_what_they_show(tmp_path: Path, examined: tuple[Any, dict[str, Any]], count: int):
+    figures = drawn(tmp_path, study(tmp_path, examined[1], count))
+    assert list(figures) == ["training_progression.png", "feature_paths.png", "level_activations.png"]
+    for name in figures:
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    paths = figures["feature_paths.png"].description
+    assert "run 1: 6 latents in 1 trees, the thickest edge's activation carried 0.38 a token, 1 of 6 edges" in paths
+    assert "run 0 has no measured tree" in paths
+    assert f"run {count - 1} has no measured tree with an open path (degenerate)" in paths
+    progression = figures["training_progression.png"].description
+    assert "run 0: mean squared error 1.0000, no tree" in progression
+    assert "run 1: mean squared error 1.0000, consistency loss 1.000, 90.0% of the edges open" in progression
+    assert overlapping(figures["training_progression.png"]) == []
+
+
+def test_the_baseline_alone_has_no_figures(tmp_path: Path):
+    assert drawn(tmp_path, study(tmp_path, {}, 1)) == {}

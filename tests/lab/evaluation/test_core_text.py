@@ -1,0 +1,123 @@
+"""Core with the model's part remembered: the same figures as SAE-Bench's own, whatever the hook."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_lab import K
+
+from agent.lab import activations, models, tokens
+from agent.lab.evaluation.bench import core
+from agent.lab.evaluation.bench.core_text import CoreText, TokenStore
+from agent.lab.evaluation.evaluator import Evaluator
+from agent.lab.evaluation.random_floor import RandomSAE
+from agent.lab.evaluation.sae_adapter import bench_config
+
+D_SAE = 64
+HOOKS = {
+    "blocks.0.hook_resid_pre": 32,
+    "blocks.0.hook_attn_out": 32,
+    "blocks.1.hook_resid_mid": 32,
+    "blocks.0.mlp.hook_post": 128,
+    "blocks.0.hook_resid_post": 32,
+    "blocks.1.hook_resid_post": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def ids(evaluator: Evaluator) -> torch.Tensor:
+    """Two batches of windows."""
+    return evaluator.held_out("dev", 2 * core.BATCH_WINDOWS).ids
+
+
+def text_on(model: Any, ids: torch.Tensor, hook_name: str) -> CoreText:
+    mean = activations.run_to_hook(model, ids, hook_name).flatten(0, 1).float().mean(0)
+    return CoreText(model, ids, hook_name, mean)
+
+
+def random_sae(text: CoreText, seed: int = 0) -> RandomSAE:
+    context = models.context_size(text.model)
+    return RandomSAE(bench_config("small", text.hook_name, len(text.mean), D_SAE, context), K, text.mean, seed)
+
+
+def stock(sae: RandomSAE, model: Any, ids: torch.Tensor) -> dict[str, float]:
+    """SAE-Bench core, given the model itself."""
+    from sae_bench.evals.core import main
+    from sae_bench.evals.core.eval_config import CoreEvalConfig
+
+    config = CoreEvalConfig(
+        batch_size_prompts=core.BATCH_WINDOWS,
+        n_eval_reconstruction_batches=2,
+        n_eval_sparsity_variance_batches=2,
+        exclude_special_tokens_from_reconstruction=True,
+        compute_kl=True,
+        compute_ce_loss=True,
+        compute_l2_norms=True,
+        compute_sparsity_metrics=True,
+        compute_variance_metrics=True,
+    )
+    special: Any = tokens.special_ids(model)
+    metrics, _ = main.run_evals(sae, TokenStore(ids), model, config, {}, ignore_tokens=special)  # type: ignore[arg-type]
+    return {name: value for group in metrics.values() for name, value in group.items()}
+
+
+def ours(sae: RandomSAE, text: CoreText, out: Path) -> dict[str, Any]:
+    scores, _ = core.run_core(sae, text, out, "sae")
+    found = scores.model_dump()
+    return found | {"mse": found["mse_sae_bench"]}
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, float]) -> None:
+    shared = set(found) & set(expected)
+    assert len(shared) >= 13
+    for name in shared:
+        assert found[name] == pytest.approx(expected[name], rel=1e-6, abs=1e-7), name
+
+
+@pytest.mark.parametrize("hook_name", HOOKS)
+def test_core_equals_sae_bench_at_every_hook(evaluator: Evaluator, ids: torch.Tensor, hook_name: str, tmp_path: Path):
+    text = text_on(evaluator.model, ids, hook_name)
+    assert len(text.mean) == HOOKS[hook_name]
+    for seed in (0, 1):  # what was remembered for the first is right for the second
+        sae = random_sae(text, seed)
+        assert_same(ours(sae, text, tmp_path), stock(sae, evaluator.model, ids))
+
+
+def test_core_equals_sae_bench_in_bfloat16(evaluator: Evaluator, ids: torch.Tensor, tmp_path: Path):
+    """As on a GPU: activations and logits are rounded alike on both sides, and the SAE works in float32."""
+    low = copy.deepcopy(evaluator.model).to(torch.bfloat16)
+    text = text_on(low, ids, "blocks.0.hook_resid_post")
+    assert text.hidden.dtype == torch.bfloat16
+    assert_same(ours(random_sae(text), text, tmp_path), stock(random_sae(text), low, ids))
+
+
+def test_logits_too_large_to_keep_are_run_again(evaluator: Evaluator, ids: torch.Tensor, tmp_path: Path):
+    text = text_on(evaluator.model, ids, "blocks.0.hook_resid_post")
+    assert text.keeps_logits
+    kept = ours(random_sae(text), text, tmp_path)
+    text.batches = [replace(batch, logits=None) for batch in text.batches]
+    assert ours(random_sae(text), text, tmp_path) == kept
+
+
+def test_a_later_sae_runs_no_layer_below_the_hook(evaluator: Evaluator, ids: torch.Tensor, tmp_path: Path):
+    text, run = text_on(evaluator.model, ids, "blocks.0.hook_resid_post"), []
+    blocks = evaluator.model.blocks
+    watched = [block.register_forward_hook(lambda *_, i=i: run.append(i)) for i, block in enumerate(blocks)]
+    ours(random_sae(text), text, tmp_path)
+    for handle in watched:
+        handle.remove()
+    assert run == [1, 1]  # once for each batch
+
+
+def test_usage_counted_on_the_way_is_that_of_the_activations(evaluator: Evaluator, ids: torch.Tensor, tmp_path: Path):
+    text = text_on(evaluator.model, ids, "blocks.1.hook_resid_post")
+    sae = random_sae(text)
+    _, usage = core.run_core(sae, text, tmp_path, "sae")
+    x = text.hidden[text.ordinary]
+    latents = sae.encode(x)
+    assert usage.tokens == len(x)
+    assert usage.squared_error == pytest.approx((x - sae.decode(latents)).double().pow(2).sum().item(), rel=1e-6)
+    assert torch.equal(usage.fired, (latents != 0).sum(0).double())

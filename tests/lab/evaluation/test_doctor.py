@@ -1,0 +1,135 @@
+"""What an evaluation lacks is known before any time is spent."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_lab import HOOK, TOKENS, one_line, run
+
+from agent.lab import text
+from agent.lab.errors import UserError
+from agent.lab.evaluation import doctor, families
+from agent.lab.evaluation.catalogue import Place
+
+
+@pytest.fixture(scope="module")
+def here(small_model: Path) -> Place:
+    return doctor.place(str(small_model), HOOK)
+
+
+def lacks(place: Place, name: str = "core") -> list[str]:
+    return [f"{lack.why}: {lack.do}" for lack in families.load(name).lacks(place)]
+
+
+def test_a_small_model_lacks_nothing_that_is_quick(here: Place):
+    assert doctor.settle(here, "quick") == (("core", "sparse_probing_sae_probes"), {})
+    assert lacks(here, "forgetting") == []
+    assert len(here.tokenizer()) == 512
+
+
+@pytest.mark.parametrize(
+    ("hook", "said"),
+    [
+        ("blocks.2.hook_resid_post", "the model has no hook blocks.2.hook_resid_post: its layers are 0 to 1"),
+        ("blocks.0.attn.hook_pattern", "blocks.0.attn.hook_pattern gives no vector a token: use one like blocks.1."),
+    ],
+)
+def test_a_hook_that_is_not_there(here: Place, hook: str, said: str):
+    (found,) = lacks(replace(here, hook_name=hook))
+    assert found.startswith(said)
+
+
+def test_a_world_has_no_text(here: Place):
+    world = replace(here, world=True, hook_name="activations")
+    everything = ("core", "meta_structure", "synthetic")  # sparsity and reconstruction are measured there too
+    assert doctor.settle(world, "full") == (everything, {})
+    assert doctor.settle(world, "standard") == (("core", "synthetic"), {})
+    for name in ("sparse_probing_sae_probes", "forgetting", "absorption"):
+        said = f"{name} cannot run: a synthetic world has no text and no language model: use --evals synthetic"
+        with pytest.raises(UserError, match=said):
+            doctor.settle(world, f"core,{name}")
+    with pytest.raises(UserError, match="the true features of a language model are not known"):
+        doctor.settle(here, "synthetic")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="a file system without room, on Linux alone")
+def test_a_full_disk(here: Place):
+    (found,) = lacks(replace(here, folder=Path("/proc/sae-agent/evaluation")))
+    assert found.startswith("50 MB are needed and 0 MB are free in ")
+    assert found.endswith("free some space or point SAE_AGENT_CACHE at another disk")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_a_dataset_that_is_not_as_it_was_packaged(tmp_path: Path, damage: str):
+    package = text.data_dir().parent.parent
+    copied = tmp_path / package.name
+    shutil.copytree(
+        package, copied, symlinks=True, copy_function=lambda source, target: Path(target).symlink_to(source)
+    )
+    (metadata,) = package.parent.glob("sae_probes-*.dist-info")
+    shutil.copytree(metadata, tmp_path / metadata.name)
+    dataset = copied / "data/cleaned_data/96_spam_is.csv.zst"
+    whole = dataset.read_bytes()
+    dataset.unlink()
+    if damage == "truncated":
+        dataset.write_bytes(whole[:1000])
+    ended = run("-P", "-c", "from agent.lab import text; text.check()", PYTHONPATH=f"{tmp_path}:{Path.cwd()}")
+    assert f"{dataset} is not as it was packaged: pip install --force-reinstall sae-probes" in ended.stderr
+
+
+def test_a_hub_model_that_is_not_here():
+    (found,) = lacks(doctor.place("gpt2", HOOK))
+    assert found.startswith("gpt2 is not stored on this machine and the hub cannot be reached")
+
+
+def test_of_a_tier_what_cannot_run_is_left_out_and_what_is_named_is_refused(here: Place):
+    evals, left_out = doctor.settle(here, "full", "core")
+    assert evals[0] == "core"
+    assert "forgetting" in evals
+    assert left_out["ravel"]
+    assert not set(evals) & set(left_out)
+    with pytest.raises(UserError, match=r"^ravel cannot run: "):
+        doctor.settle(here, "forgetting,ravel", "core")
+    with pytest.raises(UserError, match=r"^ravel cannot run: "):
+        doctor.settle(here, "quick", "ravel")
+    beyond = replace(here, hook_name="blocks.2.hook_resid_post")
+    with pytest.raises(UserError, match=r"^core, forgetting cannot run: the model has no hook"):
+        doctor.settle(beyond, "forgetting", "core")
+
+
+def test_before_a_harvest_it_is_said_what_cannot_run(small_model: Path, harvest: Any, tmp_path: Path):  # noqa: ARG001
+    found = tmp_path / "found.json"
+    command = ("-P", "-m", "agent.lab.prepare", "--model", small_model, "--tokens", str(TOKENS), "--ground", found)
+    ended = run(*command, "--hook_name", HOOK, "--evals", "full")
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(found.read_text())
+    assert told["left_out"]["ravel"]
+    assert "synthetic" not in told["left_out"]  # it suits no language model, and nobody asked for it by name
+    for name, why in told["left_out"].items():
+        assert f"left out of full: {name}: {why}\n" in ended.stdout
+    assert ended.stdout.index("left out") < ended.stdout.index("activations:")
+    refused = run(*command, "--hook_name", "blocks.0.hook_resid_post", "--evals", "ravel")
+    assert refused.returncode == 2
+    assert one_line(refused.stderr).startswith("error: ravel cannot run: ")
+
+
+def test_agent_doctor_prints_a_table_and_exits_by_it(cache_dir: Path):  # noqa: ARG001
+    sound = run("-m", "agent", "doctor", "--evals", "sparse_probing_sae_probes,forgetting")
+    assert sound.returncode == 0, sound.stderr
+    rows = [line.split()[:2] for line in sound.stdout.splitlines()]
+    for name in ("core", "sparse_probing_sae_probes", "forgetting"):
+        assert [name, "yes"] in rows
+    assert "text: 155 datasets, whole" in sound.stdout
+    world = run("-m", "agent", "doctor", "--model", "synth2k")
+    assert world.returncode == 0, world.stderr  # what has no meaning on a world is no lack
+    rows = [line.split()[:2] for line in world.stdout.splitlines()]
+    assert [row[0] for row in rows if row[1:] == ["yes"]] == ["core", "meta_structure", "synthetic"]
+    assert (
+        "left out, as a synthetic world has no text and no language model: sparse_probing_sae_probes, " in world.stdout
+    )
+    unsound = run("-m", "agent", "doctor", "--evals", "quick", "--hook", "blocks.4.hook_resid_post")
+    assert unsound.returncode == 1
+    assert "its layers are 0 to 3" in unsound.stdout

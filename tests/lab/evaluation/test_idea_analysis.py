@@ -1,0 +1,95 @@
+"""What an idea's analysis may ask of the evaluator: parts of an SAE, ablations, gradients."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_lab import D_SAE, HOOK, K
+
+from agent.lab import activations, results
+from agent.lab.evaluation import ablation
+from agent.lab.evaluation.evaluator import Evaluator
+from agent.lab.evaluation.idea_analysis import Examination
+from agent.lab.evaluation.sae_adapter import BenchSAE, PartSAE
+from agent.study.runs import Run
+
+
+@pytest.fixture(scope="module")
+def sae(evaluator: Evaluator) -> BenchSAE:
+    return evaluator.random(D_SAE, K)
+
+
+@pytest.fixture(scope="module")
+def windows(evaluator: Evaluator) -> ablation.Windows:
+    return ablation.read(evaluator.model, HOOK, evaluator.held_out("dev").ids[:6])
+
+
+def test_a_part_of_an_sae_holds_its_latents_and_no_others(evaluator: Evaluator, sae: BenchSAE):
+    x = evaluator.held_out("dev").activations[:100]
+    lower, upper = PartSAE(sae, 0, 48), PartSAE(sae, 48, D_SAE)
+    assert (lower.cfg.d_sae, upper.cfg.d_sae, sae.cfg.d_sae) == (48, D_SAE - 48, D_SAE)
+    torch.testing.assert_close(torch.cat([lower.encode(x), upper.encode(x)], 1), sae.encode(x))
+    torch.testing.assert_close(lower(x) + upper(x) - sae.b_dec, sae(x))
+
+
+def test_ablating_is_what_the_whole_model_does_without_the_latents(
+    evaluator: Evaluator, sae: BenchSAE, windows: ablation.Windows
+):
+    model, latents = evaluator.model, [3, 5, 8, 13, 21]
+
+    def without(x: torch.Tensor, hook: object) -> torch.Tensor:  # noqa: ARG001
+        return x - sae.encode(x)[..., latents] @ sae.W_dec[latents]
+
+    here = activations.ordinary(model, windows.ids)[:, :-1]
+    own = model(windows.ids).log_softmax(-1)[:, :-1][here]
+    changed = model.run_with_hooks(windows.ids, fwd_hooks=[(HOOK, without)]).log_softmax(-1)[:, :-1][here]
+    answers = windows.ids[:, 1:][here][:, None]
+    effects = ablation.ablate(evaluator.model, HOOK, windows, sae, [latents])
+    assert effects.loss_added[0] == pytest.approx((own - changed).gather(1, answers).mean().item(), rel=1e-3)
+    assert effects.kl[0] == pytest.approx((own.exp() * (own - changed)).sum(1).mean().item(), rel=1e-3)
+    assert effects.kl[0] > 1e-4
+
+
+def test_ablations_are_compared_by_what_they_change(evaluator: Evaluator, sae: BenchSAE, windows: ablation.Windows):
+    effects = ablation.ablate(evaluator.model, HOOK, windows, sae, [[3, 5], [5, 3], [], [8]])
+    assert effects.cosine[0, 1].item() == pytest.approx(1)
+    assert effects.loss_added[0] == pytest.approx(effects.loss_added[1], abs=1e-6)
+    assert effects.loss_added[2] == effects.kl[2] == effects.cosine[0, 2] == effects.cosine[2, 2] == 0
+    assert effects.cosine[3, 3].item() == pytest.approx(1)
+    assert abs(effects.cosine[0, 3].item()) < 0.999
+
+
+def test_the_gradient_foretells_a_small_ablation(evaluator: Evaluator, sae: BenchSAE, windows: ablation.Windows):
+    rows, gradient = ablation.loss_gradient(evaluator.model, HOOK, windows)
+    latents = sae.encode(rows)
+    foretold = -(latents * (gradient @ sae.W_dec.T)).sum(0)
+    chosen = foretold.abs().topk(8).indices.tolist()
+    share = 1e-2
+    sae_of_little = replace_decoder(sae, share * sae.W_dec)
+    done = [ablation.ablate(evaluator.model, HOOK, windows, sae_of_little, [[i]]).loss_added[0] for i in chosen]
+    expected = share * foretold[chosen] / windows.count
+    torch.testing.assert_close(torch.tensor(done), expected, rtol=0.05, atol=2e-6)
+
+
+def replace_decoder(sae: BenchSAE, W_dec: torch.Tensor) -> BenchSAE:
+    part = PartSAE(sae, 0, len(sae.W_dec))
+    part.W_dec = W_dec
+    return part
+
+
+def test_parts_are_probed_one_after_the_other(evaluator: Evaluator, sae: BenchSAE, tmp_path: Path):
+    exam = Examination(evaluator, sae, evaluator.held_out("dev"), tmp_path)  # type: ignore[arg-type]
+    found = [exam.probing_accuracy(exam.part(*of), f"part_{of[0]}") for of in ((0, 4), (4, D_SAE))]
+    assert 0.5 < found[0] < found[1] < 1
+
+
+def test_what_a_measure_keeps_is_there_for_its_figures(tmp_path: Path):
+    folder = tmp_path / "eval/analysis"
+    folder.mkdir(parents=True)
+    results.keep(folder, "parts.json", {"rows": [1.0, float("nan")]})
+    run = Run(state=None, directory=tmp_path, info=None)  # type: ignore[arg-type]
+    assert run.kept("parts.json") == {"rows": [1.0, None]}
+    assert run.kept("other.json") == {}
+    (folder / "parts.json").write_text("{")
+    with pytest.raises(results.BadResults, match=r"parts\.json is damaged"):
+        run.kept("parts.json")

@@ -1,0 +1,540 @@
+"""The language model's client against a scripted server: failures, limits, secrets, the transcript and its replay."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+from scripted_server import CANARY, Request, ScriptedServer, Step, answer, completion, error
+
+from agent.lab.errors import UserError
+from agent.llm import transcript
+from agent.llm.client import Asker, Client, Limits, LLMError
+from agent.llm.redact import REMOVED, redact
+from agent.llm.replay import Replay
+from agent.llm.transcript import BadTranscript
+
+HELLO = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello?"}]
+
+
+class Talk:
+    """A client, its server and where the transcript lies."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.path, self.patch, self.waited = folder / "transcript.jsonl", patch, list[float]()
+
+    def client(self, server: ScriptedServer, limits: Limits | None = None, timeout: float = 5) -> Client:
+        for name, value in server.environment.items():
+            self.patch.setenv(name, value)
+        return Client("m", self.path, limits or Limits(), timeout=timeout, sleep=self.waited.append)
+
+    def fails(self, *script: Step, timeout: float = 5) -> LLMError:
+        """The error that a question ends with; all of the script must have been needed for it."""
+        with ScriptedServer(*script) as server:
+            client = self.client(server, timeout=timeout)
+            with pytest.raises(LLMError) as caught:
+                client.ask(HELLO, "greeting")
+            assert len(server.requests) == len(script)
+        return caught.value
+
+    @property
+    def lines(self) -> list[dict]:
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+
+@pytest.fixture
+def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Talk:
+    return Talk(tmp_path, monkeypatch)
+
+
+def test_a_question_gets_its_answer_and_both_are_recorded(talk: Talk):
+    with ScriptedServer(answer("Hi.", tokens=(11, 3))) as server:
+        client = talk.client(server, Limits(prices=(2.0, 10.0)))
+        assert client.ask(HELLO, "greeting") == "Hi."
+    (request,) = server.requests
+    assert request.body["messages"] == HELLO
+    assert request.body["model"] == "m"
+    (line,) = talk.lines
+    assert (line["seq"], line["purpose"], line["model"], line["messages"]) == (0, "greeting", "m", HELLO)
+    assert line["answer"] == "Hi."
+    assert line["usage"] == {"tokens_in": 11, "tokens_out": 3, "estimated": False}
+    assert line["cost"] == pytest.approx(52e-6)
+    assert (client.spent.calls, client.spent.tokens, client.spent.cost) == (1, 14, pytest.approx(52e-6))
+
+
+# --- what may help is tried again ---
+
+
+def date(seconds: float) -> str:
+    return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("step", "waits"),
+    [
+        (error(429, Retry_After="7"), [7]),
+        (error(429, Retry_After="0.5"), [0.5]),
+        (error(429), [1]),
+        (error(429, Retry_After="soon"), [1]),
+        (error(503, Retry_After="30"), [30]),
+        (error(500), [1]),
+        (Step(b"<html>bad gateway</html>", 502), [1]),
+        (Step(b"{}", drop=0), [1]),
+        (Step(b"{}", drop=1), [1]),
+    ],
+)
+def test_a_passing_failure_is_waited_out(talk: Talk, step: Step, waits: list[float]):
+    with ScriptedServer(step, "Hi.") as server:
+        assert talk.client(server).ask(HELLO, "greeting") == "Hi."
+    assert talk.waited == waits
+    assert len(server.requests) == 2
+    assert [line.get("answer") for line in talk.lines] == [None, "Hi."]
+
+
+def test_a_date_to_wait_for_is_obeyed(talk: Talk):
+    with ScriptedServer(error(429, Retry_After=date(90)), "Hi.") as server:
+        talk.client(server).ask(HELLO, "greeting")
+    assert 85 < talk.waited[0] <= 90
+
+
+def test_a_failure_that_stays_ends_after_five_tries_with_longer_waits(talk: Talk):
+    failed = talk.fails(*[error(500, "out of order")] * 5)
+    assert (failed.kind, talk.waited) == ("connection", [1, 4, 16, 60])
+    assert "status 500" in str(failed)
+    assert "out of order" in str(failed)
+
+
+def test_a_slow_answer_is_given_up_and_counted(talk: Talk):
+    with ScriptedServer(Step(b"{}", delay=0.6), "Hi.") as server:
+        client = talk.client(server, timeout=0.2)
+        assert client.ask(HELLO, "greeting") == "Hi."
+    assert talk.lines[0]["error"]["kind"] == "timeout"
+    assert talk.lines[0]["usage"]["tokens_out"] == server.requests[0].body["max_tokens"]
+
+
+def test_an_answer_that_trickles_in_for_ever_is_given_up(talk: Talk):
+    with ScriptedServer(Step(b" " * 1000, drip=0.05), "Hi.") as server:
+        start = time.monotonic()
+        assert talk.client(server, timeout=0.3).ask(HELLO, "greeting") == "Hi."
+    assert time.monotonic() - start < 2
+
+
+def test_a_server_that_is_not_there(talk: Talk):
+    with ScriptedServer() as server:
+        client = talk.client(server)
+    with pytest.raises(LLMError, match="Connection refused: see to the network and OPENAI_BASE_URL") as caught:
+        client.ask(HELLO, "greeting")
+    assert caught.value.kind == "connection"
+    assert client.spent.tokens == 0
+
+
+# --- what would not help ends at once ---
+
+
+@pytest.mark.parametrize(
+    ("step", "kind", "said"),
+    [
+        (error(429, Retry_After="3600"), "quota", "asks to wait 3,600 s"),
+        (error(429, "No quota.", "insufficient_quota"), "quota", "No quota.: add to its credit or raise its limit"),
+        (error(402, "Pay first."), "quota", "Pay first.: add to its credit"),
+        (error(401, f"Wrong key: {CANARY[:6]}*****"), "auth", "does not accept OPENAI_API_KEY (status 401)"),
+        (error(403), "auth", "does not accept OPENAI_API_KEY (status 403)"),
+        (error(404, "No model m."), "request", "(status 404): No model m.: see to --llm m"),
+        (error(400, "Too long.", "context_length_exceeded"), "request", "Too long."),
+        (error(400, "Violence.", "content_filter"), "refused", "a content filter refused the prompt: Violence."),
+        (Step(b'{"choices": [{'), "malformed", "no completion: '{\"choices\": [{'"),
+        (Step(b"<html>Log in</html>"), "malformed", "'<html>Log in</html>': does OPENAI_BASE_URL end in /v1?"),
+        (Step(b'["a", "list"]'), "malformed", "no completion"),
+        (Step(b'{"choices": null}'), "malformed", "no completion"),
+        (Step(b'{"error": {"message": "upstream"}}'), "malformed", "upstream"),
+        (Step(b"[" * 100_000), "malformed", "no completion"),
+        (Step(b""), "malformed", "no completion"),
+        (completion(choices=[]), "malformed", "answered with no choice"),
+        (completion(choices=[{"message": {"content": [{"text": "Hi."}]}}]), "malformed", "no completion"),
+        (answer("Once upon", "length"), "truncated", "cut off after 20 tokens"),
+        (answer(None, "length"), "truncated", "cut off after 20 tokens"),
+        (answer(None, refusal="I cannot."), "refused", "the model refused: I cannot."),
+        (answer("Hi", "content_filter"), "refused", "a content filter withheld the answer"),
+        (answer(""), "malformed", "the answer is empty"),
+        (answer(" \n"), "malformed", "the answer is empty"),
+        (answer(None, "tool_calls"), "malformed", "the answer is empty"),
+    ],
+)
+def test_a_failure_is_one_error_that_says_what_to_do(talk: Talk, step: Step, kind: str, said: str):
+    failed = talk.fails(step)
+    assert failed.kind == kind
+    assert said in str(failed)
+    assert failed.answered == (kind in ("refused", "malformed", "truncated"))
+    assert not talk.waited
+    (line,) = talk.lines
+    assert line["error"] == {"kind": kind, "said": str(failed)}
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "http://[x", "http://h:port/", "file:///etc", "x"])
+def test_a_base_url_that_is_none_is_named(talk: Talk, url: str):
+    with ScriptedServer() as server:
+        client = talk.client(server)
+    talk.patch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(LLMError, match="OPENAI_BASE_URL"):
+        client.ask(HELLO, "greeting")
+
+
+@pytest.mark.parametrize("key", ["", f"{CANARY}\n", f"{CANARY}é", f"{CANARY} {CANARY}"])
+def test_a_key_that_is_none_is_refused_before_anything_starts(talk: Talk, key: str):
+    talk.patch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(LLMError, match="OPENAI_API_KEY") as caught:
+        Client("m", talk.path, Limits())
+    assert caught.value.kind == "auth"
+    assert CANARY not in str(caught.value)
+
+
+def test_a_model_with_another_name_for_the_limit_is_asked_by_it(talk: Talk):
+    said = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+    with ScriptedServer(error(400, said), "Hi.", "Ho.") as server:
+        client = talk.client(server)
+        assert [client.ask(HELLO, "greeting"), client.ask(HELLO, "again")] == ["Hi.", "Ho."]
+    assert [list(request.body)[-1] for request in server.requests] == ["max_tokens"] + 2 * ["max_completion_tokens"]
+
+
+# --- limits ---
+
+
+def test_tokens_are_counted_whatever_came_of_the_answer(talk: Talk):
+    steps = [
+        answer("x", "length"),
+        completion(choices=[]),
+        Step(b'{"usage": {"prompt_tokens": 7, "completion_tokens": 1}}'),
+    ]
+    with ScriptedServer(*steps, answer("Hi.", tokens=None)) as server:
+        client = talk.client(server)
+        for _ in steps:
+            with pytest.raises(LLMError):
+                client.ask(HELLO, "greeting")
+        client.ask(HELLO, "greeting")
+    assert [line["usage"]["estimated"] for line in talk.lines] == [False, False, False, True]
+    assert client.spent.tokens_in == 100 + 100 + 7 + talk.lines[3]["usage"]["tokens_in"]
+    assert talk.lines[3]["usage"]["tokens_in"] >= len("Be brief.Hello?") / 3
+    assert client.spent.cost is None
+
+
+def test_an_answer_may_have_no_more_tokens_than_are_left(talk: Talk):
+    with ScriptedServer(answer("Hi.", tokens=(200, 300)), "Hi.") as server:
+        client = talk.client(server, Limits(max_tokens=2000))
+        client.ask(HELLO, "greeting")
+        client.ask(HELLO, "again")
+    first, second = (request.body["max_tokens"] for request in server.requests)
+    assert 1900 < first < 2000
+    assert second == first - 500
+
+
+def test_an_answer_may_cost_no_more_than_is_left(talk: Talk):
+    with ScriptedServer("Hi.") as server:
+        talk.client(server, Limits(max_cost=0.01, prices=(1.0, 10.0))).ask(HELLO, "greeting")
+    assert 990 < server.requests[0].body["max_tokens"] < 1000  # a thousand tokens' worth, less the prompt
+
+
+def talkative(request: Request) -> Step:
+    """The longest answer that the request allows, up to 700 tokens."""
+    return answer("Hi.", tokens=(len(request.said) // 4, min(request.body["max_tokens"], 700)))
+
+
+@pytest.mark.parametrize("limits", [Limits(max_tokens=5000), Limits(max_cost=0.05, prices=(2.0, 10.0))])
+def test_a_conversation_ends_within_its_limits(talk: Talk, limits: Limits):
+    with ScriptedServer(*[talkative] * 20) as server:
+        client = talk.client(server, limits)
+        told = [tell(client, f"greeting {count}") for count in range(20)]
+    assert told[0] == "Hi."
+    assert told[-1].startswith("budget: ")
+    spent, most = (
+        client.spent,
+        5000 + 100 * bool(limits.prices),
+    )  # of a dollar's worth, some tokens are the cheaper ones
+    assert 4700 < spent.tokens <= most
+    assert limits.max_cost is None or (spent.cost and 0.047 < spent.cost <= 0.05)
+
+
+def test_a_call_that_must_exceed_the_tokens_is_not_made(talk: Talk):
+    with ScriptedServer() as server:
+        client = talk.client(server, Limits(max_tokens=1000))
+        with pytest.raises(LLMError, match="a larger --max-llm-tokens or --max-cost") as caught:
+            client.ask([{"role": "user", "content": "word " * 1000}], "greeting")
+    assert caught.value.kind == "budget"
+    assert not server.requests
+
+
+@pytest.mark.parametrize("limits", [Limits(max_tokens=1500), Limits(max_cost=0.015, prices=(10.0, 10.0))])
+def test_what_was_spent_holds_for_the_next_driver(talk: Talk, limits: Limits):
+    with ScriptedServer(answer("Hi.", tokens=(1000, 400))) as server:
+        talk.client(server, limits).ask(HELLO, "greeting")
+        client = talk.client(server, limits)
+        with pytest.raises(LLMError, match="1,400 tokens") as caught:
+            client.ask(HELLO, "another")
+    assert caught.value.kind == "budget"
+    assert len(server.requests) == 1
+
+
+def test_an_answer_that_the_budget_cut_off_is_no_fault_of_the_model(talk: Talk):
+    with ScriptedServer(answer("Once upon", "length")) as server:
+        client = talk.client(server, Limits(max_tokens=1000))
+        with pytest.raises(LLMError, match="cut off after 20 tokens, as no more were left: begin a study") as caught:
+            client.ask(HELLO, "greeting")
+    assert caught.value.kind == "budget"
+
+
+def test_a_cost_that_cannot_be_known_is_not_limited():
+    with pytest.raises(UserError, match="give --price-in and --price-out, in dollars per million tokens"):
+        Limits(max_cost=1.0)
+
+
+@pytest.mark.parametrize("dollars", [-1.0, float("nan"), float("inf")])
+def test_dollars_that_are_none_are_refused(dollars: float):
+    for limits in ({"max_cost": dollars, "prices": (1.0, 1.0)}, {"prices": (1.0, dollars)}):
+        with pytest.raises(UserError, match="are dollars: give numbers from 0 on"):
+            Limits(**limits)
+
+
+def test_what_costs_nothing_is_not_limited_by_its_cost(talk: Talk):
+    with ScriptedServer("Hi.") as server:
+        talk.client(server, Limits(max_cost=0.0, prices=(0.0, 0.0))).ask(HELLO, "greeting")
+    assert server.requests[0].body["max_tokens"] == 16_384
+
+
+def test_a_prompt_beyond_the_window_is_not_sent(talk: Talk):
+    with ScriptedServer() as server:
+        client = talk.client(server)
+        client.window = 1000
+        with pytest.raises(LLMError, match=r"the model's window of 1,000: .* --llm-window"):
+            client.ask([{"role": "user", "content": "word " * 1000}], "greeting")
+
+
+# --- secrets ---
+
+
+def echo(request: Request) -> Step:
+    return answer(f"You sent {dict(request.headers)} and {request.said}")
+
+
+def test_the_key_is_found_nowhere_even_where_the_server_echoes_it(talk: Talk):
+    talk.patch.setenv("OTHER_TOKEN", "hush-hush/hush")
+    loud = f"key {CANARY}, hush-hush/hush and hush-hush%2Fhush"
+    steps = [Step(loud.encode()), answer(None, refusal=loud), answer(loud, "length")]
+    for step in (*steps, error(404, loud), error(429, loud, "insufficient_quota"), error(429, loud, Retry_After="1e9")):
+        with ScriptedServer(step) as server:
+            client = talk.client(server)
+            with pytest.raises(LLMError) as caught:
+                client.ask([{"role": "user", "content": loud}], "greeting")
+        assert CANARY not in str(caught.value) + repr(caught.value)
+    with ScriptedServer(echo) as server:
+        answered = talk.client(server).ask([{"role": "user", "content": loud}], "echo")
+        assert server.requests[0].headers["authorization"] == f"Bearer {CANARY}"
+        assert server.requests[0].said == f"key {REMOVED}, {REMOVED} and {REMOVED}"
+    assert f"Bearer {REMOVED}" in answered
+    assert answered == talk.lines[-1]["answer"]
+    for secret in (CANARY, "hush"):
+        assert secret not in answered + talk.path.read_text()
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["sk-proj-0123456789abcdefghij", "sk-abc1*********wxyz", "hf_" + "a1" * 15, "ghp_" + "b2" * 18, "AKIA" + "C3" * 8],
+)
+def test_what_has_the_shape_of_a_key_is_removed(secret: str):
+    assert redact(f"'{secret}'.") == f"'{REMOVED}'."
+    assert redact("https://me:" + "pass@host/path") == f"https://{REMOVED}@host/path"
+
+
+def test_plain_text_stays_as_it_is():
+    text = "task-specific risk-free sk-learn-like-things key=K, threshold 1e-3, https://host:80/a@b, BATCH = 1024"
+    assert redact(text) == text
+
+
+# --- the transcript ---
+
+
+def test_a_torn_last_line_is_dropped(talk: Talk):
+    with ScriptedServer("Hi.", "Ho.") as server:
+        talk.client(server).ask(HELLO, "greeting")
+        whole = talk.path.read_bytes()
+        talk.path.write_bytes(whole + whole[:40])
+        client = talk.client(server)
+        assert client.spent.calls == 1
+        client.ask(HELLO, "another")
+    assert [line["answer"] for line in talk.lines] == ["Hi.", "Ho."]
+
+
+@pytest.mark.parametrize(
+    "change", [Path.unlink, lambda path: path.write_text("{}\n"), lambda path: path.write_bytes(2 * path.read_bytes())]
+)
+def test_what_an_experiment_does_to_the_transcript_is_undone(talk: Talk, change: Callable[[Path], object]):
+    with ScriptedServer("Hi.", "Ho.") as server:
+        client = talk.client(server)
+        client.ask(HELLO, "greeting")
+        change(talk.path)
+        client.ask(HELLO, "another")
+        assert talk.client(server).spent.calls == 2
+    assert [line["answer"] for line in talk.lines] == ["Hi.", "Ho."]
+
+
+def test_a_link_in_the_place_of_the_transcript_is_not_written_through(talk: Talk, tmp_path: Path):
+    with ScriptedServer("Hi.", "Ho.") as server:
+        client = talk.client(server)
+        client.ask(HELLO, "greeting")
+        elsewhere = talk.path.rename(tmp_path / "elsewhere")
+        talk.path.symlink_to(elsewhere)
+        client.ask(HELLO, "another")
+    assert [len(path.read_text().splitlines()) for path in (elsewhere, talk.path)] == [1, 2]
+
+
+def test_other_damage_is_named_by_its_line(talk: Talk):
+    with ScriptedServer("Hi.", "Ho.") as server:
+        client = talk.client(server)
+        client.ask(HELLO, "greeting")
+        client.ask(HELLO, "another")
+        talk.path.write_text(talk.path.read_text().replace('"answer":"Ho."', '"answer":3'))
+        with pytest.raises(BadTranscript, match=r"transcript.jsonl line 2 is no exchange: answer "):
+            talk.client(server)
+    with pytest.raises(BadTranscript, match="No such file"):
+        Replay(talk.path.with_name("other.jsonl"))
+
+
+def test_half_a_character_does_no_harm(talk: Talk):
+    """As a command line holds where it is not UTF-8."""
+    messages = [{"role": "user", "content": "Hi \udcff."}]
+    with ScriptedServer("Ho.") as server:
+        assert talk.client(server).ask(messages, "greeting") == "Ho."
+        assert server.requests[0].said == "Hi ?."
+    assert Replay(talk.path).ask(messages, "greeting") == "Ho."
+
+
+def test_what_a_killed_driver_was_answered_is_not_asked_again(talk: Talk):
+    with ScriptedServer("one", "two", answer("x", "length"), "four") as server:
+        first = talk.client(server)
+        assert [first.ask(HELLO, purpose) for purpose in ("a", "b")] == ["one", "two"]
+        with pytest.raises(LLMError):
+            first.ask(HELLO, "c")
+        second = talk.client(server)
+        assert second.ask(HELLO, "b") == "two"
+        with pytest.raises(LLMError, match="cut off"):
+            second.ask(HELLO, "c")
+        assert second.ask(HELLO, "d") == "four"
+        assert len(server.requests) == 4
+        assert second.spent.calls == 4
+
+
+def test_a_driver_that_is_killed_while_it_asks_leaves_what_it_was_answered(talk: Talk):
+    code = f"""
+from pathlib import Path
+from agent.llm.client import Client, Limits
+client = Client("m", Path({str(talk.path)!r}), Limits())
+for purpose in ("a", "b"):
+    client.ask({HELLO!r}, purpose)
+"""
+    with ScriptedServer("one", replace(answer("never read"), delay=2), "two") as server:
+        driver = subprocess.Popen([sys.executable, "-c", code], env=os.environ | server.environment)
+        while len(server.requests) < 2:
+            time.sleep(0.02)
+        driver.kill()
+        driver.wait()
+        client = talk.client(server)
+        assert [client.ask(HELLO, purpose) for purpose in ("a", "b")] == ["one", "two"]
+        assert len(server.requests) == 3
+    replay = Replay(talk.path)
+    assert [replay.ask(HELLO, purpose) for purpose in ("a", "b")] == ["one", "two"]
+
+
+def test_a_question_asked_twice_by_one_driver_is_asked_twice(talk: Talk):
+    with ScriptedServer("one", "two") as server:
+        client = talk.client(server)
+        assert [client.ask(HELLO, "a"), client.ask(HELLO, "a")] == ["one", "two"]
+
+
+# --- replay ---
+
+
+def spoken(talk: Talk) -> list[str]:
+    """What an asker is told in a conversation in which much goes wrong, and what was asked again by another driver."""
+    script = [error(500), "one", answer("tw", "length"), error(401), "three", Step(b"{}", drop=0), "four"]
+    with ScriptedServer(*script) as server:
+        first = talk.client(server)
+        told = [tell(first, "a"), tell(first, "b")]
+        with pytest.raises(LLMError):
+            first.ask(HELLO, "c")
+        second = talk.client(server)
+        told += [tell(second, "c"), tell(second, "c")]
+        assert len(server.requests) == len(script)
+    return told
+
+
+def tell(asker: Asker, purpose: str) -> str:
+    try:
+        return asker.ask(HELLO, purpose)
+    except LLMError as failed:
+        return f"{failed.kind}: {failed}"
+
+
+def test_a_replay_tells_the_same_in_the_same_order(talk: Talk):
+    told = spoken(talk)
+    talk.patch.delenv("OPENAI_API_KEY")
+    replay = Replay(talk.path)
+    assert [tell(replay, purpose) for purpose in "abcc"] == told
+    assert replay.spent.calls == len(transcript.read(talk.path)) == 7
+    assert replay.window == 128_000
+    with pytest.raises(LLMError, match="ends here: d was asked after its last exchange") as caught:
+        replay.ask(HELLO, "d")
+    assert caught.value.kind == "replay"
+
+
+def test_a_replay_begins_where_a_resumed_study_does(talk: Talk):
+    told = spoken(talk)
+    replay = Replay(talk.path)
+    assert replay.spent.calls == 0
+    assert [tell(replay, purpose) for purpose in "bcc"] == told[1:]
+
+
+def test_a_question_that_the_budget_forbids_may_be_repeated_in_a_replay(talk: Talk):
+    with ScriptedServer("one", answer("two", tokens=(900, 20))) as server:
+        client = talk.client(server, Limits(max_tokens=1300))
+        told = [tell(client, purpose) for purpose in "abccd"]
+    assert [line.split(":")[0] for line in told] == ["one", "two", "budget", "budget", "budget"]
+    replay = Replay(talk.path)
+    assert [tell(replay, purpose) for purpose in "abccd"] == told
+
+
+def test_a_failure_that_ended_the_conversation_ends_its_replay(talk: Talk):
+    failed = talk.fails(error(401))
+    assert tell(Replay(talk.path), "greeting") == f"auth: {failed}"
+
+
+@pytest.mark.parametrize(
+    ("messages", "purpose", "said"),
+    [
+        (HELLO, "b", "line 1 holds another conversation: a was asked for there, and b here"),
+        (HELLO[:1], "a", "line 1 holds another a: message 2 is of user there, and of none here"),
+        (
+            [HELLO[0], {"role": "user", "content": "Hello!"}],
+            "a",
+            "line 1 holds another a: message 2 line 1 is 'Hello?' there, and 'Hello!' here",
+        ),
+        (
+            [{"role": "system", "content": "Be brief.\nBe kind."}, HELLO[1]],
+            "a",
+            "message 1 line 2 is '(nothing)' there, and 'Be kind.' here",
+        ),
+        ([{"role": "user", "content": "Be brief."}, HELLO[1]], "a", "message 1 is of system there, and of user here"),
+        ([HELLO[0] | {"content": "Be brief.\n"}, HELLO[1]], "a", "message 1 line 2 is '(nothing)' there, and '' here"),
+    ],
+)
+def test_another_conversation_is_refused_where_it_differs(talk: Talk, messages: list, purpose: str, said: str):
+    with ScriptedServer("one") as server:
+        talk.client(server).ask(HELLO, "a")
+    with pytest.raises(LLMError) as caught:
+        Replay(talk.path).ask(messages, purpose)
+    assert caught.value.kind == "replay"
+    assert said in str(caught.value)

@@ -1,0 +1,71 @@
+"""The template proposer: which step of a plan comes next, given how the earlier ones came out."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.ideas import Fixed, Idea
+from agent.proposers.template import TemplateProposer
+from agent.study.state import RunState, State
+
+FREE = {"title": "t", "description": "d", "why": "w", "predictions": {"l0": "same"}}
+
+
+def step(name: str, needs: str | None = None, came_out: str = "down", metric: str = "ce_loss_score") -> dict[str, Any]:
+    when = {"when": {"step": needs, "metric": metric, "came_out": came_out}} if needs else {}
+    return FREE | {"name": name, "title": name.title(), **when}
+
+
+@pytest.fixture
+def proposer(tmp_path: Path) -> TemplateProposer:
+    """`weaker` only where `first` cost something, `weakest` only where `weaker` did, `other` always."""
+    (tmp_path / "ideas/mine").mkdir(parents=True)
+    (tmp_path / "ideas/mine/experiment.py.j2").touch()
+    plan = [step("first"), step("weaker", "first"), step("weakest", "weaker"), step("other")]
+    fields = {"title": "t", "description": "d", "hypothesis": "h", "smallest_effect": 0.1, "plan": plan}
+    idea = Idea.model_validate(fields | {"folder": tmp_path / "ideas/mine"})
+    return TemplateProposer(idea, Fixed(), tmp_path)
+
+
+def after(proposer: TemplateProposer, results: dict[str, Any], running: str | None = None):
+    """What is proposed and what is passed over, once the named steps have run; None: without a result."""
+    proposals = {proposal.name: proposal for proposal in proposer.plan}
+    state = State(runs=[RunState(i, proposals[name], stage="done") for i, name in enumerate(results, 1)])
+    if running:
+        state.runs.append(RunState(len(state.runs) + 1, proposals[running], stage="training"))
+
+    def came_out(name: str, metric: str):
+        return results.get(name) if metric == "ce_loss_score" else None
+
+    proposed = proposer.propose(state, came_out)
+    return None if isinstance(proposed, str) else proposed.name, proposer.skipped(state, came_out)
+
+
+def test_a_condition_is_open_until_its_step_was_tried(proposer: TemplateProposer):
+    assert after(proposer, {}) == ("first", [])
+    assert after(proposer, {}, running="first")[1] == []
+
+
+def test_a_step_whose_condition_holds_is_proposed(proposer: TemplateProposer):
+    assert after(proposer, {"first": "down"}) == ("weaker", [])
+    assert after(proposer, {"first": "down", "weaker": "down"}) == ("weakest", [])
+    assert after(proposer, {"first": "down", "weaker": "down", "weakest": "up", "other": None}) == (None, [])
+
+
+def test_a_step_whose_condition_does_not_hold_is_passed_over_with_all_that_need_it(proposer: TemplateProposer):
+    proposed, skipped = after(proposer, {"first": "same"})
+    assert proposed == "other"
+    assert skipped == [
+        (
+            "Weaker",
+            "for when the CE-loss score of 'First' went down; it stayed within the noise of the baseline's",
+        ),
+        ("Weakest", "it needs a comparison of 'Weaker' with the baseline, and that was not tried"),
+    ]
+
+
+def test_a_step_that_failed_decides_nothing(proposer: TemplateProposer):
+    proposed, skipped = after(proposer, {"first": "down", "weaker": None})
+    assert proposed == "other"
+    assert skipped == [("Weakest", "it needs a comparison of 'Weaker' with the baseline, and there is none")]

@@ -1,0 +1,288 @@
+"""Figures say what their data say, in print and without colour, and nothing in them overlaps."""
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builders import history, measured, run
+from figure_checks import overlapping
+
+from agent import TEMPLATES
+from agent.comparison.judgement import judge
+from agent.comparison.matching import compare, figures
+from agent.lab.results import FinalInfo, Scored
+from agent.lab.verdicts import Verdict
+from agent.report import plots
+from agent.study.records import Baseline
+from agent.study.runs import Run
+
+TITLES = (
+    "Baseline",
+    "Three tiers with a composition loss",
+    "Learned tier importance weights",
+    "Curriculum over tiers",
+    "Ablation: no composition loss",
+    "Ablation: tiers that grow",
+)
+# L0, explained variance, CE-loss score, alive fraction, probing AUC: as a study of hierarchical_sae came out
+MEASURED = (
+    (16.29, 0.8445, 0.9623, 0.981, 0.671),
+    (16.27, 0.8418, 0.9607, 0.979, 0.674),
+    (16.25, 0.8386, 0.9589, 0.975, 0.668),
+    (16.17, 0.7928, 0.9437, 0.702, 0.672),
+    (16.25, 0.8079, 0.9499, 0.744, 0.665),
+    (16.15, 0.7825, 0.9380, 0.653, 0.660),
+)
+PRIMARY, SMALLEST_EFFECT = "ce_loss_score", 0.005
+
+
+def baseline(k: int, seed: int = 0) -> Baseline:
+    """K 16 is a little above L0 16; five seeds of it spread by 0.0005 of explained variance."""
+    l0, noise = 1.018 * k, (0.0, 0.7, -1.2, 1.1, -0.6)[seed]
+    doublings = math.log2(k / 16)
+    ev, score = 0.8445 + 0.05 * doublings, 0.9623 + 0.011 * doublings
+    info = measured(l0, ev + 0.0005 * noise, score + 0.0003 * noise, 0.98 + 0.002 * noise, 0.671 + 0.004 * noise)
+    return Baseline(k=k, seed=seed, figures=figures(info))
+
+
+BASELINES = [baseline(k) for k in (8, 11, 15, 17, 23, 32)] + [baseline(16, seed) for seed in range(5)]
+
+
+def study(directory: Path, count: int = 6, baselines: Sequence[Baseline] = BASELINES) -> list[Run]:
+    """Run 0, then as many variants as wanted, each beside the baseline and with its tiers measured."""
+    runs = []
+    for number in range(count):
+        l0, *rest = MEASURED[number % len(MEASURED)]
+        info = measured(l0 + 0.01 * (number // 6), *rest)
+        history(directory / f"run_{number}", info, 40 + 2 * number, tiered=number > 0)
+        if number:
+            comparison = compare(info, baselines) if baselines else None
+            info = info.model_copy(update={"comparison": comparison, "analysis": tiers(number)})
+        runs.append(run(directory, number, TITLES[number % len(TITLES)], info))
+    return runs
+
+
+def tiers(number: int) -> dict[str, float | None]:
+    shares, alive = (0.55, 0.30, 0.15), (0.99, 0.9 - 0.05 * number % 0.5, 0.8 - 0.13 * number % 0.7)
+    return {
+        **{f"tier_{i}_l0_share": share for i, share in enumerate(shares)},
+        **{f"tier_{i}_alive_fraction": fraction for i, fraction in enumerate(alive)},
+        **{f"composition_{i}_r2": 0.31 - 0.05 * number * i for i in range(2)},
+        **{f"composition_{i}_coverage": 0.1 * (i + 1) for i in range(2)},
+        **{f"composition_{i}_nmi": 0.05 * (i + 1) for i in range(2)},
+    }
+
+
+def idea_draw() -> plots.Draw:
+    path = TEMPLATES / "ideas/hierarchical_sae/figures.py"
+    spec = importlib.util.spec_from_file_location("figures", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.draw
+
+
+def write(directory: Path, runs: list[Run], baselines: Sequence[Baseline] = BASELINES) -> dict[str, plots.Figure]:
+    comparisons = {run.number: run.info.comparison for run in runs if run.info and run.info.comparison}
+    judgements = judge(comparisons, PRIMARY, SMALLEST_EFFECT, {})
+    written = plots.write(directory, runs, baselines, judgements, PRIMARY, SMALLEST_EFFECT, idea_draw())
+    return {figure.name: figure for figure in written}
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, plots.Figure]]:
+    directory = tmp_path_factory.mktemp("six runs")
+    return directory, write(directory, study(directory))
+
+
+def test_the_figures_of_a_study(six: tuple[Path, dict[str, plots.Figure]]):
+    directory, written = six
+    own = ["training_metrics.png", "tier_activity_comparison.png"]
+    assert list(written) == ["training_curves.png", "l0_front.png", "comparison.png", *own]
+    for name in written:
+        assert (directory / name).read_bytes().startswith(b"\x89PNG")
+    assert not list(directory.glob("*.tmp"))
+
+
+def test_descriptions_give_the_figures_that_are_shown(six: tuple[Path, dict[str, plots.Figure]]):
+    _, written = six
+    front, comparison = written["l0_front.png"].description, written["comparison.png"].description
+    assert "run 3: L0 16.17, explained variance 0.7928, CE-loss score 0.9437" in front
+    assert "L0 8.1 (K 8), 11.2 (K 11), 15.3 (K 15), 16.3 (K 16), 17.3 (K 17), 23.4 (K 23), 32.6 (K 32)" in front
+    assert "by 5 seeds at K 16, which is the band" in front
+    assert "run 3 (worse on CE-loss score): CE-loss score -0.0185 ± 0.0008" in comparison
+    assert "0.005 to either side" in comparison
+    assert "Not shown" not in comparison
+    tiers = written["tier_activity_comparison.png"].description
+    assert "run 1: share of L0 0.550 / 0.300 / 0.150, alive fraction 0.990 / 0.850 / 0.670, composition R²" in tiers
+    assert "Not shown: run 0 has no measured tiers." in tiers
+
+
+def test_the_band_is_as_wide_as_what_a_new_seed_of_the_baseline_is_judged_by(tmp_path: Path):
+    """A run at the reseeded level is judged by the same interval: t(n-1) s sqrt(1 + 1/n)."""
+    info = measured(16 * 1.018, 0.8445, 0.9623, 0.98, 0.671)
+    half_widths = {name: each.half_width for name, each in compare(info, BASELINES).metrics.items()}
+    said = write(tmp_path, [run(tmp_path, 0, "Baseline", info)])["l0_front.png"].description
+    assert f"explained variance ±{half_widths['explained_variance_centered']:.4f}" in said
+    assert f"CE-loss score ±{half_widths['ce_loss_score']:.4f}" in said
+
+
+@pytest.fixture(scope="module")
+def thirteen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, plots.Figure]:
+    directory = tmp_path_factory.mktemp("thirteen runs")
+    return write(directory, study(directory, 13))
+
+
+def test_nothing_overlaps(tmp_path: Path, thirteen: dict[str, plots.Figure]):
+    for written in (write(tmp_path, study(tmp_path, 2)), thirteen):
+        for name, figure in written.items():
+            assert overlapping(figure) == [], name
+
+
+def test_twelve_metrics_stand_in_rows_and_overlap_nothing(tmp_path: Path):
+    scores = {
+        "sparse_probing": "sae_top_5_test_accuracy",
+        "absorption": "mean_absorption_fraction_score",
+        "scr": "scr_metric_threshold_20",
+        "tpp": "tpp_threshold_20_total_metric",
+        "forgetting": "forgetting_score",
+        "autointerp": "autointerp_score",
+        "meta_structure": "decoder_fraction_variance_explained",
+    }
+
+    names = ("sparse_probing_5", "absorption", "scr", "tpp", "forgetting", "autointerp", "meta_structure")
+    wide = [
+        each.model_copy(update={"figures": each.figures | dict.fromkeys(names, 0.1 + 0.01 * each.seed)})
+        for each in BASELINES
+    ]
+    runs = study(tmp_path, 3)
+    for number in (1, 2):
+        assert runs[number].info
+        found = {family: Scored(metrics={name: 0.1 + 0.02 * number}) for family, name in scores.items()}
+        info = runs[number].info.model_copy(update={"evaluations": found})
+        runs[number] = replace(runs[number], info=info.model_copy(update={"comparison": compare(info, wide)}))
+    figure = write(tmp_path, runs, wide)["comparison.png"]
+    assert figure.drawing
+    panels = {panel.get_title("left"): panel for panel in figure.drawing.axes}
+    assert len(panels) == 12
+    assert len({round(panel.get_position().y0, 3) for panel in panels.values()}) == 4
+    assert panels["SCR, top 20"].get_xlabel() == "difference\nnever decides"
+    assert overlapping(figure) == []
+
+
+def test_a_title_of_any_kind_fits(tmp_path: Path):
+    runs = []
+    for each in study(tmp_path, 3):
+        title = "WIDE $\\frac TITLE\n" + "OF MANY WORDS " * 9
+        runs.append(run(tmp_path, each.number, title, each.info))
+    runs.append(run(tmp_path, 3, title, FinalInfo(verdict=Verdict(name="out_of_memory", evidence="9 GiB"))))
+    history(runs[3].directory, measured(*MEASURED[3]))
+    written = write(tmp_path, runs)
+    for name, figure in written.items():
+        assert overlapping(figure) == [], name
+    drawing = written["training_curves.png"].drawing
+    assert drawing
+    said = [text.get_text() for text in drawing.legends[0].get_texts()]
+    assert said[1].startswith("run 1: WIDE $\\frac TITLE OF")
+    assert said[3].endswith("… (out_of_memory)")
+
+
+def test_a_diverging_loss_keeps_its_axis_legible(tmp_path: Path):
+    runs = study(tmp_path, 2)
+    history(runs[1].directory, measured(*MEASURED[1]), loss=1e12)
+    assert overlapping(write(tmp_path, runs)["training_curves.png"]) == []
+
+
+def test_runs_differ_without_their_colour(thirteen: dict[str, plots.Figure]):
+    for name in ("training_curves.png", "l0_front.png"):
+        drawing = thirteen[name].drawing
+        assert drawing
+        lines = [line for line in drawing.axes[0].lines if str(line.get_label()).startswith("run ")]
+        assert len({(line.get_marker(), line.get_fillstyle()) for line in lines}) == 13, name
+
+
+def test_before_there_are_baselines(tmp_path: Path):
+    written = write(tmp_path, study(tmp_path, 2, []), [])
+    own = ["training_metrics.png", "tier_activity_comparison.png"]
+    assert list(written) == ["training_curves.png", "l0_front.png", *own]
+    assert "The baseline's curve was not measured, nor the noise." in written["l0_front.png"].description
+    assert overlapping(written["l0_front.png"]) == []
+
+
+def test_baselines_of_one_seed_or_one_k_have_no_band(tmp_path: Path):
+    runs = study(tmp_path, 1)
+    one_seed = write(tmp_path, runs, [baseline(8), baseline(16), baseline(32)])["l0_front.png"].description
+    assert "the noise between seeds was not measured, so it has no band" in one_seed
+    one_k = write(tmp_path, runs, [baseline(16, seed) for seed in range(5)])["l0_front.png"].description
+    assert "measured at L0 16.3 (K 16) alone and so has no line; 95% of its single trainings fall within" in one_k
+
+
+def test_what_is_not_shown_is_said(tmp_path: Path):
+    runs = study(tmp_path, 5)
+    assert runs[2].info
+    far = measured(60.0, 0.93, 0.99, 0.9, 0.7)
+    runs[1] = run(tmp_path, 1, "Far", far.model_copy(update={"comparison": compare(far, BASELINES)}))
+    unprobed = measured(*MEASURED[2]).model_copy(update={"probing": None})
+    runs[2] = run(tmp_path, 2, "Unprobed", unprobed.model_copy(update={"comparison": compare(unprobed, BASELINES)}))
+    runs[3] = run(tmp_path, 3, "Died", FinalInfo(verdict=Verdict(name="timed_out", evidence="60 s")))
+    runs[4] = run(tmp_path, 4, "Goes on", None)
+    (tmp_path / "run_4" / "metrics.jsonl").unlink()
+    written = write(tmp_path, runs)
+    assert "Not shown: run 4 left no training history." in written["training_curves.png"].description
+    assert "run 3 has no result (timed_out); run 4 has no result." in written["l0_front.png"].description
+    comparison = written["comparison.png"].description
+    assert "run 1 is not comparable, no baselines on both sides of L0 60.00 within 10% of it" in comparison
+    assert "AUC, top 5 latents" not in comparison
+    assert "run 3" not in comparison
+    assert "tier_activity_comparison.png" not in written
+    assert overlapping(written["comparison.png"]) == []
+
+
+def test_nothing_is_drawn_of_nothing(tmp_path: Path):
+    runs = [run(tmp_path, 0, "Baseline", None)]
+    assert write(tmp_path, runs, []) == {}
+
+
+def test_an_idea_whose_figures_cannot_be_drawn_is_told_why(tmp_path: Path):
+    def draw(directory: Path, runs: Sequence[Run]) -> list[plots.Figure]:
+        raise KeyError(f"{directory.name}, {len(runs)} runs")
+
+    *_, last = plots.write(tmp_path, study(tmp_path, 1), BASELINES, {}, PRIMARY, SMALLEST_EFFECT, draw)
+    assert last.name == "the idea's own figures"
+    assert f"could not be drawn: KeyError: '{tmp_path.name}, 1 runs' ({__file__} line" in last.description
+
+
+def test_a_primary_metric_that_cannot_be_shown_is_said(tmp_path: Path):
+    *_, figure = plots.write(tmp_path, study(tmp_path, 2), BASELINES, {}, "kl_div_score", 0.01, None)
+    assert "KL score, the primary metric, is not shown" in figure.description
+    assert "dotted" not in figure.description
+
+
+def test_a_metric_that_is_better_when_lower_is_marked_so(six: tuple[Path, dict[str, plots.Figure]]):
+    drawing = six[1]["comparison.png"].drawing
+    assert drawing
+    labels = {panel.get_title("left"): panel.get_xlabel() for panel in drawing.axes}
+    assert labels["loss added"] == "difference (nats/token)\n← better"
+    assert labels["explained variance"] == "difference\nbetter →"
+    assert "better →" in labels["CE-loss score (primary metric)"]
+
+
+def test_each_run_has_its_verdict_beside_its_row(six: tuple[Path, dict[str, plots.Figure]]):
+    drawing = six[1]["comparison.png"].drawing
+    assert drawing
+    main = drawing.axes[0]
+    assert [text.get_text() for text in main.texts] == [
+        "verdict",
+        "negligible",
+        "negligible",
+        "worse",
+        "worse",
+        "worse",
+    ]
+    rows = [text.get_window_extent().y0 for text in main.texts]
+    labels = [text.get_window_extent().y0 for text in main.get_yticklabels()]
+    assert rows[1:] == pytest.approx(labels, abs=5)

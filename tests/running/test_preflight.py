@@ -1,0 +1,196 @@
+"""Preflight: the shipped experiments pass, and each thing that is known to be wrong is found and said in one line."""
+
+import time
+
+import pytest
+
+from agent import ideas
+from agent.ideas import Fixed
+from agent.running import preflight
+
+FIXED = Fixed()
+BASELINE = ideas.render_baseline(FIXED)
+SHIPPED = {"the baseline": BASELINE} | {
+    f"{name}, {step.name}": ideas.render_step(ideas.load(name), step, FIXED)
+    for name in ideas.names()
+    for step in ideas.load(name).plan
+}
+
+
+def edited(old: str, new: str) -> str:
+    assert BASELINE.count(old) == 1, f"the baseline has {old!r} {BASELINE.count(old)} times"
+    return BASELINE.replace(old, new)
+
+
+def said(source: str) -> str:
+    """The evidence of a preflight that failed."""
+    verdict = preflight.check(source, FIXED, {})
+    assert verdict, "nothing was found"
+    assert verdict.name == "preflight"
+    assert "\n" not in verdict.evidence
+    return verdict.evidence
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_is_shipped_passes(name: str):
+    others = {other: source for other, source in SHIPPED.items() if other != name}
+    assert preflight.check(SHIPPED[name], FIXED, others) is None
+
+
+CALL_OF_STREAM = "data = stream(MODEL, HOOK_NAME, tokens=TOKENS, batch=BATCH, seed=SEED)"
+MAIN = 'if __name__ == "__main__":\n    run(main)'
+STEP = "        guard.step(\n"
+MISTAKES = {
+    "does not parse": ("    loss.backward()", "    loss.backward(", "line 114: loss.backward(: '(' was never closed"),
+    "wrong indentation": ("    def decode(", "   def decode(", "unindent does not match"),
+    "a null byte": ("K = 16", "K = 16\0", "null bytes"),
+    "stream not imported": (
+        "from agent.lab.activations import stream\n",
+        "",
+        "`from agent.lab.activations import stream` is",
+    ),
+    "run not imported": ("from agent.lab.run import run\n", "", "the line `from agent.lab.run import run` is lost"),
+    "finish not imported": (
+        ", constants, finish",
+        ", constants",
+        "import TrainingGuard, constants, finish` is lost: finish",
+    ),
+    "finish imported under another name": (
+        "constants, finish",
+        "constants, finish as done",
+        "finish of agent.lab.train",
+    ),
+    "a finish of its own": (
+        "def learning_rate(",
+        "def finish(",
+        "def finish(progress: float) -> float:: finish is the lab",
+    ),
+    "no stream": (CALL_OF_STREAM, "data = []", f"the line `{CALL_OF_STREAM}` is lost"),
+    "no guard": (
+        "    guard = TrainingGuard(",
+        "    other = dict(",
+        "the line `guard = TrainingGuard(out_dir, sae, data",
+    ),
+    "constants not recorded": (
+        "settings=constants(globals())",
+        "settings={}",
+        "settings=constants(globals()))` is lost",
+    ),
+    "no step of the guard": (STEP, "        print(\n", "the line `guard.step(` is lost"),
+    "no loop": ("    for step, x in enumerate(data):", "    if step := 1:", "inside the training loop"),
+    "no finish": ("    finish(\n", "    print(\n", "the line `finish(` is lost"),
+    "no main": (MAIN, "", 'the line `if __name__ == "__main__": run(main)` is lost'),
+    "another main": ("    run(main)", "    main()", "run(main)` is lost"),
+    "another model": ('MODEL = "tiny-lm"', 'MODEL = "gpt2"', "MODEL is 'gpt2'; it is fixed in this study at tiny-lm"),
+    "another width": ("D_SAE = 1024", "D_SAE = 512", "line 23: D_SAE is 512; it is fixed in this study at 1024"),
+    "more tokens": ("TOKENS = 1_500_000", "TOKENS = 2 * 1_500_000", "TOKENS is 2 * 1500000; it is fixed in this study"),
+    "no hook": ("HOOK_NAME = ", "HOOK = ", "HOOK_NAME is not assigned at the top of the module"),
+    "tokens set again": (
+        "    torch.manual_seed(SEED)",
+        "    global TOKENS\n    TOKENS = 9",
+        "TOKENS = 9: TOKENS is assigned",
+    ),
+    "no seed": ("SEED = 0", "seed = 0", "put the line `SEED = 0` back"),
+    "os": (
+        "import torch\n",
+        "import os\n\nimport torch\n",
+        "import os: an experiment does not import os; it may import",
+    ),
+    "inside a function": ("    torch.manual_seed(SEED)", "    import subprocess", "does not import subprocess"),
+    "more of the lab": (
+        "import stream\n",
+        "import stream\nfrom agent.lab import cache\n",
+        "does not import agent.lab;",
+    ),
+    "the shards": (
+        "import stream\n",
+        "import stream\nfrom agent.lab.activations import Stream\n",
+        "does not import agent.lab.activations.Stream;",
+    ),
+    "a whole module of the lab": (
+        "import stream\n",
+        "import stream\nimport agent.lab.training\n",
+        "does not import agent.lab.training;",
+    ),
+    "the driver": ("import stream\n", "import stream\nimport agent.ledger\n", "does not import agent.ledger;"),
+    "a sibling": ("import stream\n", "import stream\nfrom . import other\n", "does not import .;"),
+    "text that runs": ("    torch.manual_seed(SEED)", '    eval("1")', "an experiment does not call eval"),
+    "undefined name": (
+        "mse + AUX_COEFFICIENT *",
+        "mse + AUX_COEF *",
+        "line 88: return mse + AUX_COEF * auxiliary, latents",
+    ),
+    "undefined in an f-string": ("    torch.manual_seed(SEED)", '    print(f"{sede}")', "Undefined name `sede`"),
+    "return at the top": ("K = 16", "return 16", "`return` statement outside of a function"),
+    "repeated argument": ("lr=LEARNING_RATE,", "lr=1e-3, lr=LEARNING_RATE,", "lr"),
+    "literals compared by is": ("if len(dead) == 0:", "if len(dead) is 0:", "Use `==` to compare"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_found(mistake: str):
+    old, new, words = MISTAKES[mistake]
+    assert words in said(edited(old, new))
+
+
+def test_only_the_first_findings_of_the_linter_are_told():
+    evidence = said(edited("    return LEARNING_RATE *", "    return a * b * c * d * e *"))
+    assert [f"`{name}`" in evidence for name in "abcde"] == [True, True, True, False, False]
+    assert evidence.endswith("and 2 more")
+
+
+def test_an_expression_without_end_is_told():
+    assert "cannot be parsed" in said(BASELINE + "x = " + "-" * 100_000 + "1\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("            loss=loss,\n", "            loss=mse,\n"),
+        ("        threshold=sae.threshold.expand(D_SAE),\n", '        groups={"all": (0, D_SAE)},\n'),
+        ("    for step, x in enumerate(data):", "    step = -1\n    for x in data:\n        step += 1"),
+        ("D_SAE = 1024", "D_SAE: int = 1_024"),
+        (
+            "import torch\n",
+            "import math\nfrom dataclasses import dataclass\n\nimport torch\nimport torch.optim.lr_scheduler\n",
+        ),
+        ("        loss.backward()", "        sae.eval()\n        unused = 3\n        loss.backward()"),
+        ("    sae.W_dec.copy_(", '    r"""No docstring."""\n    "\\|"\n    sae.W_dec.copy_('),
+    ],
+)
+def test_an_edit_of_the_training_passes(old: str, new: str):
+    assert preflight.check(edited(old, new), FIXED, {"run 0": BASELINE}) is None
+
+
+def test_shapes_are_no_undefined_names():
+    shaped = edited(
+        "def learning_rate(",
+        'def shaped(x: Float[Tensor, "rows"]) -> Float[Tensor, "rows d_in"]: ...\ndef learning_rate(',
+    )
+    assert (
+        preflight.check(shaped.replace("import torch\n", "import torch\nfrom jaxtyping import Float\n", 1), FIXED, {})
+        is None
+    )
+
+
+def test_code_that_ran_before_has_no_effect():
+    commented = edited("K = 16  #", "K = (16)  # as before:").replace(
+        '"""Rises, stays, falls', '"""Goes up, stays, falls'
+    )
+    verdict = preflight.check(commented, FIXED, {"run 1": "def broken(", "run 2, attempt 1": BASELINE})
+    assert verdict
+    assert verdict.name == "no_effect"
+    assert verdict.evidence.startswith("the same code as run 2, attempt 1: ")
+    assert preflight.check(edited("K = 16", "K = 17"), FIXED, {"run 2": BASELINE}) is None
+
+
+def test_what_is_quoted_stands_in_the_baseline():
+    for line in (*preflight.LAB_IMPORTS, preflight.STREAM, preflight.GUARD, preflight.GUARD_STEP, preflight.FINISH):
+        assert line in BASELINE
+    assert "\n".join(preflight.MAIN.split(": ")) in BASELINE.replace(":\n    ", "\n")
+
+
+def test_it_takes_no_time():
+    start = time.monotonic()
+    assert preflight.check(edited("K = 16", "K = 17"), FIXED, SHIPPED) is None
+    assert time.monotonic() - start < 0.3

@@ -1,0 +1,64 @@
+"""Budgets follow from the ledger: what is spent, and how long the next process may take."""
+
+from itertools import chain
+
+import pytest
+from builders import OK, PROPOSAL, STARTED
+
+from agent.study import budget
+from agent.study.events import (
+    AttemptEnded,
+    AttemptStarted,
+    EvaluationEnded,
+    Event,
+    ProposalMade,
+    RunCommitted,
+    RunReserved,
+)
+from agent.study.state import State, derive
+
+
+def run(number: int, training: float, evaluation: float) -> list[Event]:
+    return [
+        ProposalMade(run=number, proposal=PROPOSAL),
+        RunReserved(run=number),
+        AttemptStarted(run=number, attempt=1),
+        AttemptEnded(run=number, attempt=1, verdict=None, seconds=training),
+        EvaluationEnded(run=number, attempt=1, verdict=OK, seconds=evaluation),
+        RunCommitted(run=number, verdict=OK),
+    ]
+
+
+def study(*runs: list[Event], **limits: object) -> State:
+    return derive([STARTED.model_copy(update={"run_timeout": None, **limits}), *chain(*runs)])
+
+
+def test_the_baseline_costs_no_run_and_a_reserved_run_does():
+    assert budget.spent(study(run(0, 1, 1)), 10) is None
+    reserved = [ProposalMade(run=1, proposal=PROPOSAL), RunReserved(run=1)]
+    assert budget.spent(study(run(0, 1, 1), reserved), 10) == "the budget of 1 run is spent"
+
+
+def test_no_run_starts_that_would_exceed_the_hours():
+    state = study(run(0, 900, 100), max_runs=9, max_hours=1)
+    assert budget.spent(state, 2600) is None
+    assert budget.spent(state, 2610) == (
+        "the budget of 1 hours does not allow another run: 0.725 are spent, and the longest run took 0.278"
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "evaluating", "seconds"),
+    [
+        (study(run(0, 100, 20)[:3]), False, 3600),
+        (study(run(0, 100, 20)), False, 500),
+        (study(run(0, 100, 20)), True, 300),
+        (study(run(0, 100, 20)[:4], evals=("core", "tpp")), True, 2 * 3600),
+        (study(run(0, 100, 20), run_timeout=7), False, 7),
+        (study(run(0, 100, 20), max_hours=0.5), False, 500),
+        (study(run(0, 100, 20), max_hours=0.1), False, 160),
+        (study(run(0, 100, 20), max_hours=0.01), False, 1),
+    ],
+)
+def test_the_time_a_process_may_take(state: State, evaluating: bool, seconds: float):
+    assert budget.timeout(state, 200, evaluating) == pytest.approx(seconds)
