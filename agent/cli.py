@@ -72,7 +72,7 @@ def run(
         raise UserError(f"--max-hours {max_hours:g}: give a number of hours above 0")
     plan = ideas.load(idea)
     if evals:
-        catalogue.chosen(evals)  # refused at once where it names none
+        catalogue.parse_evals(evals)  # refused at once where it names none
     given = {"model": _absolute(model), "hook_name": hook, "evals": evals}
     fixed = plan.fixed.but(**{name: value for name, value in given.items() if value})
     prices = select.prices(price_in, price_out)
@@ -169,7 +169,7 @@ def doctor(
     from agent.ideas import Fixed
     from agent.lab.evaluation import catalogue
 
-    catalogue.chosen(evals)  # refused at once where it names none
+    catalogue.parse_evals(evals)  # refused at once where it names none
     given = {"model": _absolute(model), "hook_name": hook}
     raise typer.Exit(doctor.show(Fixed.model_validate({name: value for name, value in given.items() if value}), evals))
 

@@ -46,7 +46,7 @@ class Fixed(Strict):
     @classmethod
     def _known(cls, evals: str) -> str:
         try:
-            catalogue.chosen(evals)
+            catalogue.parse_evals(evals)
         except UserError as error:
             raise ValueError(str(error)) from None
         return evals

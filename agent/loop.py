@@ -35,7 +35,7 @@ SMOKE_SECONDS = 120.0  # of which a good one takes some 15, most of it imports
 
 
 @dataclass(frozen=True)
-class Ending:
+class StudyResult:
     """Why a study ended, and the exit code that says it."""
 
     why: str
@@ -79,7 +79,7 @@ class Loop:
         self.referee = Referee(study, ledger, self.baselines, workers)
         self.lab = lab_hash()
 
-    def run(self) -> Ending:
+    def run(self) -> StudyResult:
         """Carry the study on to its end, or to an interruption."""
         try:
             why = self.explore()
@@ -90,7 +90,7 @@ class Loop:
             if error.kind != "replay":
                 return self.interrupt(str(error))
             self.end(str(error))  # resumed, it would come to the same question
-            return Ending(str(error), 1)
+            return StudyResult(str(error), 1)
         ending = self.ending(why)
         self.end(ending.why)
         return ending
@@ -129,7 +129,7 @@ class Loop:
             self.display.say(remark_line(found))
         return found
 
-    def take_in(self, event: events.HandRunAdded) -> Ending:
+    def take_in(self, event: events.HandRunAdded) -> StudyResult:
         """A researcher's own run, like any other from its evaluation on. A study that had ended ends again after it."""
         why = self.ledger.state.ended
         self.ledger.append(event)
@@ -141,7 +141,7 @@ class Loop:
             return self.interrupt()
         if why:
             self.end(why)
-        return Ending(f"run {event.run} is taken in", 0)
+        return StudyResult(f"run {event.run} is taken in", 0)
 
     def conclude(self) -> None:
         """What is left to do when nothing more is tried; nothing that a changed lab would measure otherwise."""
@@ -152,11 +152,11 @@ class Loop:
         self.ledger.append(events.StudyEnded(why=why))
         self.write_notes()
 
-    def ending(self, why: str) -> Ending:
+    def ending(self, why: str) -> StudyResult:
         baseline, *others = [run.verdict for run in self.ledger.state.runs]
         if any(verdict and verdict.ok for verdict in others):
-            return Ending(why, 0)
-        return Ending(f"{why}; no run but the baseline counts" if baseline and baseline.ok else why, 1)
+            return StudyResult(why, 0)
+        return StudyResult(f"{why}; no run but the baseline counts" if baseline and baseline.ok else why, 1)
 
     def carry_out(self, run: int) -> None:
         """One run, from the stage it has reached to its notes. Each step brings it to another stage."""
@@ -288,7 +288,7 @@ class Loop:
         results.write(self.study.run_dir(run), FinalInfo(verdict=killed))
         self.ledger.append(events.AttemptCutShort(run=run, attempt=state.attempt, verdict=killed))
 
-    def interrupt(self, why: str = "") -> Ending:
+    def interrupt(self, why: str = "") -> StudyResult:
         """Leave the study so that it can be resumed, with notes that say so. Empty: by a person."""
         try:
             self.ledger.reload()
@@ -300,8 +300,8 @@ class Loop:
         self.ledger.append(events.StudyInterrupted(why=why))
         self.write_notes()
         if why:
-            return Ending(f"interrupted: {why}; agent resume continues", 1)
-        return Ending("interrupted; agent resume continues", 130)
+            return StudyResult(f"interrupted: {why}; agent resume continues", 1)
+        return StudyResult("interrupted; agent resume continues", 130)
 
     def evaluate(self, run: int) -> None:
         """Have what training left scored."""

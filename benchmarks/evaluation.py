@@ -132,7 +132,7 @@ class Stock:
     def _run(self, main: ModuleType, config: Any, sae: BenchSAE, name: str, **more: Any) -> Figures:
         with tempfile.TemporaryDirectory(dir=self.folder) as out, ExitStack() as stack:
             loads = {"HookedTransformer": Loads} if hasattr(main, "HookedTransformer") else {}
-            stack.enter_context(patching.lending(main, Path(out), 42, **loads))
+            stack.enter_context(patching.isolated_sae_bench(main, Path(out), 42, **loads))
             main.run_eval(config, [(name, sae)], str(sae.device), out, **more)
             return written(Path(out), name)
 
@@ -164,8 +164,8 @@ class Row:
     metric: str = ""  # that differs most
 
     def show(self) -> str:
-        if self.why:
-            return f"| {self.family} | {self.why} ||||||"
+        if self.reason:
+            return f"| {self.family} | {self.reason} ||||||"
         seconds = [*self.stock, *self.ours, self.stock[1] / self.ours[1]]
         figures = " | ".join(f"{each:.1f}" for each in seconds)
         return f"| {self.family} | {figures} | {self.difference:.1e} ({self.metric}) |"
@@ -233,9 +233,9 @@ def main() -> None:
         }
         (scratch / "stock").mkdir()
         theirs = Stock(evaluator, scratch / "stock")
-        for checked in doctor.check(doctor.place(MODEL, HOOK_NAME), catalogue.chosen(args.evals)):
-            if checked.lacks:
-                rows.append(Row(checked.name, why=checked.lacks[0].why))
+        for checked in doctor.check(doctor.eval_target(MODEL, HOOK_NAME), catalogue.parse_evals(args.evals)):
+            if checked.unmet_requirements:
+                rows.append(Row(checked.name, why=checked.unmet_requirements[0].reason))
             elif not hasattr(theirs, checked.name):
                 rows.append(Row(checked.name, why="SAE-Bench has no counterpart"))
             else:
@@ -247,7 +247,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
         print(row.show())
-    run = [row for row in rows if not row.why]
+    run = [row for row in rows if not row.reason]
     sums = [sum(getattr(row, side)[index] for row in run) for side in ("stock", "ours") for index in (0, 1)]
     ratio = sums[1] / sums[3]
     figures = " | ".join(f"{each:.1f}" for each in (*sums, ratio))

@@ -28,11 +28,11 @@ from training import train
 from agent import TEMPLATES, ideas
 from agent.comparison import judgement, matching
 from agent.comparison.baselines import Baselines
-from agent.comparison.matching import figures
+from agent.comparison.matching import all_metrics
 from agent.lab import results
 from agent.lab.defaults import is_world
 from agent.lab.evaluation import scoring
-from agent.lab.evaluation.catalogue import chosen, suits
+from agent.lab.evaluation.catalogue import parse_evals, suits
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.idea_analysis import ROWS
 from agent.lab.evaluation.requests import Score
@@ -70,7 +70,7 @@ class Scorer:
         fixed, self.out = started.fixed, out
         world = is_world(fixed.model)
         self.evaluator = (WorldEvaluator if world else Evaluator)(fixed.model, fixed.hook_name)
-        self.evals = tuple(family for family in chosen(evals) if suits(family, world))
+        self.evals = tuple(family for family in parse_evals(evals) if suits(family, world))
 
     def score(self, run_dir: Path, name: str, analysis: Path | None = None) -> FinalInfo:
         """All families, with what the test text says in the place of what the development text says."""
@@ -151,7 +151,7 @@ def beside_baseline(
     infos = [scorer.score(path, name, analysis) for name, path in paths]
     compared = [matching.compare(info, baselines) for info in infos]
     names = [name for name in headline(infos) if all(name in each.metrics for each in compared)]
-    differences = {name: judgement.together([each.metrics[name] for each in compared]) for name in names}
+    differences = {name: judgement.pool_fresh_seeds([each.metrics[name] for each in compared]) for name in names}
     title = study.runs(own)[number].state.proposal.title
     return Trained(own.started.idea, title, infos, differences, stability(scorer, [path for _, path in paths]))
 
@@ -167,7 +167,7 @@ def scored_baselines(
         run_dir = stored.stored(k, seed)
         assert run_dir, f"the baseline with K {k:g}, seed {seed} is no longer in the cache"
         info = scorer.score(run_dir, f"baseline_k{k:g}_seed{seed}")
-        found.append(Baseline(k=k, seed=seed, figures=figures(info)))
+        found.append(Baseline(k=k, seed=seed, figures=all_metrics(info)))
         if k == stored.k:
             own.append(run_dir)
     return found, stability(scorer, own)
@@ -177,11 +177,11 @@ def tell(
     baselines: Sequence[Baseline], stable: tuple[float, float], trained: Sequence[Trained], model: str, seeds: int
 ) -> None:
     """Print both tables; `stable` is the baselines' stability."""
-    own = matching.own_level(baselines)
+    own = matching.reseeded_level(baselines)
     metrics = [name for name in headline([info for each in trained for info in each.infos]) if own.values(name)]
     cells: dict[str, list[str]] = {}
     for name in metrics:
-        mean, deviation = matching.spread(own.values(name) or [])
+        mean, deviation = matching.mean_and_deviation(own.values(name) or [])
         digits = METRICS[name].digits
         compared = [each.differences.get(name) for each in trained]
         told = [shown(name, found.difference, found.half_width) if found else "" for found in compared]

@@ -72,7 +72,7 @@ def main() -> None:
     for (k, seed), run_dir in zip(wanted, run_dirs, strict=True):
         info = results.read(run_dir)
         assert info.verdict.ok, (k, seed, info.verdict)
-        table.append({"k": k, "seed": seed, "figures": matching.figures(info), "floor": floor(info)})
+        table.append({"k": k, "seed": seed, "figures": matching.all_metrics(info), "floor": floor(info)})
     TABLE.write_text(json.dumps(table, indent=1) + "\n")
 
 

@@ -27,9 +27,9 @@ def show(fixed: ideas.Fixed, evals: str) -> int:
         console.print(f"left out, as {report.why_unsuited}: {', '.join(report.unsuited)}", soft_wrap=True)
     console.print()
     rows = [
-        (family.name, "no" if family.lacks else "yes", *row)
+        (family.name, "no" if family.unmet_requirements else "yes", *row)
         for family in report.families
-        for row in ([(lack.why, lack.do) for lack in family.lacks] or [(family.says, "")])
+        for row in ([(lack.reason, lack.remedy) for lack in family.unmet_requirements] or [(family.summary, "")])
     ]
     print_table(console, ("evaluation", "runs", "what it measures, or why it does not run", "what to do"), rows)
-    return 1 if any(family.lacks for family in report.families) else 0
+    return 1 if any(family.unmet_requirements for family in report.families) else 0

@@ -17,7 +17,7 @@ from agent.commands.ideas import print_idea
 from agent.ideas import BadIdea, Fixed, Idea
 from agent.lab.defaults import is_world
 from agent.lab.errors import UserError
-from agent.lab.evaluation.catalogue import chosen, measurable
+from agent.lab.evaluation.catalogue import measurable, parse_evals
 from agent.lab.files import write_atomically
 from agent.lab.metrics import HEADLINE, METRICS, family_of
 from agent.llm.client import Asker, Client, Limits
@@ -120,7 +120,7 @@ def _prompt(sentence: str, there: Iterable[Idea], templates: Path) -> str:
 def _measured() -> list[str]:
     """The headline metrics that every study measures, if nothing else is asked for."""
     fixed = Fixed()
-    families = chosen(fixed.evals)
+    families = parse_evals(fixed.evals)
     world = is_world(fixed.model)
     return [name for name in HEADLINE if family_of(name) in families and measurable(name, world)]
 

@@ -19,7 +19,7 @@ from agent.ideas import Fixed, Idea
 from agent.lab import cache
 from agent.lab.errors import UserError
 from agent.lab.metrics import family_of
-from agent.loop import Ending, Loop
+from agent.loop import Loop, StudyResult
 from agent.proposers import Proposer, select
 from agent.report import idea_analysis
 from agent.report.idea_analysis import Analysis
@@ -124,7 +124,7 @@ def _loop(study: Study, first: Event | None, own: Analysis, proposer: Proposer) 
         yield Loop(study, ledger, own, proposer, workers)
 
 
-def _end(study: Study, ending: Ending) -> None:
+def _end(study: Study, ending: StudyResult) -> None:
     if spent := select.spent(study):
         print(spent)
     print(f"{ending.why}; notes: {study.notes / 'notes.txt'}")

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.comparison.matching import figures, grain
+from agent.comparison.matching import all_metrics, k_step
 from agent.ideas import Fixed, render_baseline
 from agent.lab import cache, defaults, results
 from agent.lab.evaluation.catalogue import NAMES
@@ -27,7 +27,7 @@ SEEDS = 5  # behind the noise, the study's own seed among them
 def wanted(fixed: Fixed) -> list[tuple[float, int]]:
     """K and seed of every baseline a study needs whatever comes out: first what verdicts need, then the picture."""
     k = defaults.of(fixed.model).k
-    near = grain(k)
+    near = k_step(k)
     neighbours = [(k - near, fixed.seed), (k + near, fixed.seed)]  # between which runs at the baseline's L0 are read
     seeds = [(k, fixed.seed + number) for number in range(SEEDS)]
     curve = [(other, fixed.seed) for other in (k / 2, 2 * k) if other <= fixed.d_sae // 8]
@@ -81,7 +81,7 @@ class Baselines:
                 info = self.train(source, seed, run_dir, label, training_seconds, evaluation_seconds)
             if info.verdict.ok:
                 self.store(run_dir, k, seed)
-        asked = {name: value for name, value in figures(info).items() if family_of(name) in self.started.evals}
+        asked = {name: value for name, value in all_metrics(info).items() if family_of(name) in self.started.evals}
         return BaselineMeasured(
             baseline=Baseline(k=k, seed=seed, figures=asked if info.verdict.ok else {}),
             verdict=info.verdict,

@@ -23,7 +23,7 @@ Outcome = Literal[
 ]
 
 
-Held = Literal["held", "failed", "within noise", "not measured"]
+PredictionOutcome = Literal["held", "failed", "within noise", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Judgement:
     """What may be said of a run's primary metric, and the figures that say it."""
 
     outcome: Outcome
-    visible: float | None = None  # the smallest difference that could have been seen
+    smallest_detectable: float | None = None  # the smallest difference that could have been seen
     p: float | None = None  # after Holm's correction
     confirmation: Compared | None = None  # the mean of the fresh seeds
 
@@ -53,22 +53,22 @@ def judge(
     judged = {run: Judgement("not comparable") for run in comparisons}
     for run, each in compared.items():
         outcome, confirmation = _seen(primary, each, corrected[run], smallest_effect), None
-        if outcome == "unconfirmed" and hollow(primary, comparisons[run]):
+        if outcome == "unconfirmed" and companion_metric_worsened(primary, comparisons[run]):
             outcome = "not better"
         seeds = fresh.get(run, ())
         if outcome == "unconfirmed" and len(seeds) >= FRESH_SEEDS:
             outcome = "not confirmed"
             if all(primary in seed.metrics for seed in seeds):
-                confirmation = together([seed.metrics[primary] for seed in seeds])
+                confirmation = pool_fresh_seeds([seed.metrics[primary] for seed in seeds])
                 if _seen(primary, confirmation, confirmation.p, smallest_effect) == "unconfirmed":
                     outcome = "better"
-        judged[run] = Judgement(outcome, smallest_visible(each, len(compared)), corrected[run], confirmation)
+        judged[run] = Judgement(outcome, smallest_detectable(each, len(compared)), corrected[run], confirmation)
     return judged
 
 
 def _seen(primary: str, compared: Compared, p: float, smallest_effect: float) -> Outcome:
     """What one difference says by itself: at best `unconfirmed`."""
-    gain = gained(primary, compared)
+    gain = improvement(primary, compared)
     if p > ALPHA:
         return "within noise"
     if abs(gain) < smallest_effect:
@@ -76,12 +76,12 @@ def _seen(primary: str, compared: Compared, p: float, smallest_effect: float) ->
     return "unconfirmed" if gain > 0 else "worse"
 
 
-def hollow(primary: str, found: Comparison) -> bool:
+def companion_metric_worsened(primary: str, found: Comparison) -> bool:
     """Whether the metric that a metric must be read beside is visibly worse: copies of one feature raise F1."""
-    compared = found.metrics.get(METRICS[primary].beside)
-    if compared is None or came_out(compared) == "same":
+    compared = found.metrics.get(METRICS[primary].companion)
+    if compared is None or observed_direction(compared) == "same":
         return False
-    return gained(METRICS[primary].beside, compared) <= -METRICS[METRICS[primary].beside].worth
+    return improvement(METRICS[primary].companion, compared) <= -METRICS[METRICS[primary].companion].worth
 
 
 def holm(p_values: Mapping[int, float]) -> dict[int, float]:
@@ -94,19 +94,19 @@ def holm(p_values: Mapping[int, float]) -> dict[int, float]:
     return corrected
 
 
-def smallest_visible(compared: Compared, runs: int) -> float:
+def smallest_detectable(compared: Compared, runs: int) -> float:
     """The difference that would have been seen whatever came out of the study's other runs."""
     from scipy.special import stdtrit
 
     return float(stdtrit(compared.df, 1 - ALPHA / 2 / runs)) * compared.standard_error
 
 
-def gained(metric: str, compared: Compared) -> float:
+def improvement(metric: str, compared: Compared) -> float:
     """The difference, positive where it is one for the better."""
     return -compared.difference if METRICS[metric].better == "lower" else compared.difference
 
 
-def together(again: Sequence[Compared]) -> Compared:
+def pool_fresh_seeds(again: Sequence[Compared]) -> Compared:
     """The mean of fresh seeds beside the mean of their references; the wider of the two spreads is their noise.
 
     The references rest on the same baselines, so their error does not shrink with the number of seeds.
@@ -118,19 +118,19 @@ def together(again: Sequence[Compared]) -> Compared:
     return _tested(value, reference, noise, math.sqrt(noise**2 / n + shared), df)
 
 
-def came_out(compared: Compared) -> Direction:
+def observed_direction(compared: Compared) -> Direction:
     """Which way a metric went; `same` where the difference is within the noise."""
     if abs(compared.difference) <= compared.half_width:
         return "same"
     return "up" if compared.difference > 0 else "down"
 
 
-def held(name: str, predicted: Direction, compared: Compared | None) -> Held:
+def prediction_outcome(name: str, predicted: Direction, compared: Compared | None) -> PredictionOutcome:
     """How a prediction came out. `same` holds where a difference was seen that is too small to matter, or where even
     the end of the interval would be."""
     if compared is None:
         return "not measured"
-    way, size = came_out(compared), abs(compared.difference)
+    way, size = observed_direction(compared), abs(compared.difference)
     if predicted == "same":
         worth = SAME_L0 * compared.reference if name == "l0" else METRICS[name].worth
         if way == "same":

@@ -44,7 +44,7 @@ class Level:
         return values if len(values) == len(self.baselines) else None
 
 
-def figures(info: FinalInfo) -> dict[str, float | None]:
+def all_metrics(info: FinalInfo) -> dict[str, float | None]:
     """Every metric of a run."""
     return {name: info.metric(name) for name in METRICS}
 
@@ -56,12 +56,12 @@ def levels(baselines: Sequence[Baseline]) -> list[Level]:
     return sorted(found, key=lambda level: level.log_l0)
 
 
-def own_level(baselines: Sequence[Baseline]) -> Level:
+def reseeded_level(baselines: Sequence[Baseline]) -> Level:
     """The level that was reseeded, at the baseline's own K."""
     return max(levels(baselines), key=lambda level: len(level.baselines))
 
 
-def enclosing(l0: float, baselines: Sequence[Baseline]) -> tuple[Level, Level] | None:
+def bracketing_levels(l0: float, baselines: Sequence[Baseline]) -> tuple[Level, Level] | None:
     """The nearest levels at or below and at or above an L0, each within MATCH of it."""
     near = [level for level in levels(baselines) if abs(level.l0 / l0 - 1) <= MATCH]
     below = [level for level in near if level.log_l0 <= math.log(l0)]
@@ -69,7 +69,7 @@ def enclosing(l0: float, baselines: Sequence[Baseline]) -> tuple[Level, Level] |
     return (below[-1], above[0]) if below and above else None
 
 
-def grain(k: float) -> float:
+def k_step(k: float) -> float:
     """What lies between two neighbouring K of baselines: 1, and below 16 a power of 1/2, at most a sixteenth of K.
 
     BatchTopK keeps the K * batch largest of a batch, so K need not be whole. At small L0 whole ones would lie further
@@ -83,13 +83,13 @@ def missing_k(l0: float, baselines: Sequence[Baseline]) -> float | None:
 
     Never a K that is there already, and none beyond twice the L0 either way, so asking and training comes to an end.
     """
-    if enclosing(l0, baselines):
+    if bracketing_levels(l0, baselines):
         return None
     known = levels(baselines)
     taken = {level.k for level in known}
     nearest = min(known, key=lambda level: abs(level.log_l0 - math.log(l0)))
     per_k = nearest.l0 / nearest.k
-    fine = grain(l0 / per_k)
+    fine = k_step(l0 / per_k)
     k = round(l0 / per_k / fine) * fine
     step = fine * max(1, round(k * MATCH / 3 / fine))  # well beyond the noise of an L0
     while k in taken:  # one side is there: over to the other
@@ -101,18 +101,18 @@ def missing_k(l0: float, baselines: Sequence[Baseline]) -> float | None:
 def compare(info: FinalInfo, baselines: Sequence[Baseline]) -> Comparison:
     """Every headline metric of a run beside the baseline's at the run's L0; L0 itself beside that of the baseline."""
     if not baselines:
-        return uncompared(UNKNOWN_NOISE)
+        return not_comparable(UNKNOWN_NOISE)
     l0 = info.metric("l0")
-    known, own = levels(baselines), own_level(baselines)
+    known, own = levels(baselines), reseeded_level(baselines)
     seeds = len(own.baselines)
 
     if l0 is None:
-        return uncompared("its L0 was not measured", seeds)
+        return not_comparable("its L0 was not measured", seeds)
     if seeds < 2:
-        return uncompared(UNKNOWN_NOISE, seeds)
-    pair = enclosing(l0, baselines)
+        return not_comparable(UNKNOWN_NOISE, seeds)
+    pair = bracketing_levels(l0, baselines)
     if pair is None:
-        return uncompared(f"no baselines on both sides of L0 {l0:.2f} within {MATCH:.0%} of it", seeds)
+        return not_comparable(f"no baselines on both sides of L0 {l0:.2f} within {MATCH:.0%} of it", seeds)
     metrics = {}
     for name in HEADLINE:
         value, noise = info.metric(name), _noise(name, own, known)
@@ -123,7 +123,7 @@ def compare(info: FinalInfo, baselines: Sequence[Baseline]) -> Comparison:
     return Comparison(levels=[level.k for level in pair], seeds=seeds, metrics=metrics)
 
 
-def uncompared(why: str, seeds: int = 0) -> Comparison:
+def not_comparable(why: str, seeds: int = 0) -> Comparison:
     """Of a run beside which no baseline can be put."""
     return Comparison(levels=[], seeds=seeds, metrics={}, not_comparable=why)
 
@@ -178,11 +178,11 @@ def _slope(name: str, own: Level, known: Sequence[Level]) -> float:
 
 def seed_noise(name: str, baselines: Sequence[Baseline]) -> float | None:
     """Standard deviation of one training; None without a second seed, or where a reseeded baseline lacks the metric."""
-    own = own_level(baselines)
+    own = reseeded_level(baselines)
     return _noise(name, own, levels(baselines)) if len(own.baselines) > 1 else None
 
 
-def spread(values: Sequence[float]) -> tuple[float, float]:
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation of at least two values."""
     return _mean(values), _spread(values)
 

@@ -6,7 +6,7 @@ import time
 from agent.comparison import judgement, matching
 from agent.comparison.baselines import Baselines, wanted
 from agent.comparison.judgement import FRESH_SEEDS, judgements
-from agent.comparison.matching import figures
+from agent.comparison.matching import all_metrics
 from agent.ideas import Direction
 from agent.lab import results
 from agent.lab.errors import UserError
@@ -101,7 +101,7 @@ class Referee:
         for run in self.runs:
             if run.state.proposal.name == step and run.counts and run.info and run.info.comparison:
                 compared = run.info.comparison.metrics.get(metric)
-                return judgement.came_out(compared) if compared else None
+                return judgement.observed_direction(compared) if compared else None
         return None
 
     @property
@@ -129,7 +129,7 @@ class Referee:
         def gain(run: Run) -> float:
             assert run.info
             assert run.info.comparison
-            return judgement.gained(primary, run.info.comparison.metrics[primary])
+            return judgement.improvement(primary, run.info.comparison.metrics[primary])
 
         found = [run for run in self.runs if run.number in judged and judged[run.number].outcome == outcome]
         return sorted(found, key=gain, reverse=True)
@@ -147,9 +147,9 @@ class Referee:
         if info.verdict.name in NOT_THE_RUNS:
             return False
         if not info.verdict.ok:
-            compared = matching.uncompared(f"{info.verdict.name}: {info.verdict.evidence}")
+            compared = matching.not_comparable(f"{info.verdict.name}: {info.verdict.evidence}")
         elif info.environment["checkpoint"] == run.info.environment["checkpoint"]:
-            compared = matching.uncompared("its checkpoint equals the run's own: the seed changes nothing")
+            compared = matching.not_comparable("its checkpoint equals the run's own: the seed changes nothing")
         else:
             compared = self.compare(info)
         self.ledger.append(
@@ -165,5 +165,7 @@ class Referee:
         label = f"run {run.number} on the test text"
         failure = self.workers.evaluate(request, label=label, timeout=self.seconds(evaluating=True))
         info = FinalInfo(verdict=failure) if failure else results.read(run.directory, request.out)
-        scored, why = (figures(info), "") if info.verdict.ok else ({}, f"{info.verdict.name}: {info.verdict.evidence}")
+        scored, why = (
+            (all_metrics(info), "") if info.verdict.ok else ({}, f"{info.verdict.name}: {info.verdict.evidence}")
+        )
         self.ledger.append(events.ScoredOnTest(run=run.number, figures=scored, why_not=why))

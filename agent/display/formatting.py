@@ -21,9 +21,9 @@ def format_difference(name: str, compared: Compared) -> str:
     return f"{format_value(name, compared.difference, sign='+')} ± {format_value(name, compared.half_width)}"
 
 
-def beside(name: str, comparison: Comparison) -> str:
+def companion_difference(name: str, comparison: Comparison) -> str:
     """The difference of the metric without which this one's would mislead, in brackets; empty where there is none."""
-    other = METRICS[name].beside
+    other = METRICS[name].companion
     compared = comparison.metrics.get(other)
     return f" ({METRICS[other].title} {format_difference(other, compared)})" if compared else ""
 
@@ -33,7 +33,7 @@ def comparison_line(info: FinalInfo, primary: str) -> str:
     if info.comparison is None:
         return ""
     if compared := info.comparison.metrics.get(primary):
-        difference = format_difference(primary, compared) + beside(primary, info.comparison)
+        difference = format_difference(primary, compared) + companion_difference(primary, info.comparison)
         return f"{METRICS[primary].title} {difference} from the baseline at this L0"
     return f"not comparable: {info.comparison.not_comparable or 'not measured on both sides'}"
 

@@ -75,7 +75,7 @@ class Key:
 
 
 @dataclass
-class Meter:
+class TokenBudget:
     """Counts the tokens that an experiment was served, and ends where they reach the budget."""
 
     budget: int = sys.maxsize
@@ -91,9 +91,9 @@ class Stream:
     `total` tokens or where the meter ends. The last batch may be shorter."""
 
     def __init__(
-        self, folder: Path, manifest: Manifest, total: int, batch: int, seed: int, meter: Meter | None = None
+        self, folder: Path, manifest: Manifest, total: int, batch: int, seed: int, meter: TokenBudget | None = None
     ) -> None:
-        self.meter = meter or Meter()
+        self.meter = meter or TokenBudget()
         self.manifest, self.batch, self.seed = manifest, batch, seed
         self.total = total = min(total, self.meter.left)
         self.device = torch.device(models.compute().device)
@@ -160,9 +160,9 @@ def stream(model: str, hook_name: str, *, tokens: int, batch: int, seed: int) ->
 
 
 @functools.cache
-def _process_meter(budget: int) -> Meter:
+def _process_meter(budget: int) -> TokenBudget:
     """One meter for the whole process: to read the data again is to read more of it."""
-    return Meter(budget)
+    return TokenBudget(budget)
 
 
 def ensure(model: str, hook_name: str, tokens: int) -> tuple[Path, Manifest]:

@@ -26,7 +26,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def ground(model: str) -> dict[str, Any]:
+def fingerprint(model: str) -> dict[str, Any]:
     """`parts`, and `ground`, a hash of them: figures of two runs compare where these are equal."""
     parts = {"model": models.identity(model), "lab": lab_hash(), **environment()}
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -28,7 +28,7 @@ class Metric(BaseModel):
     ]
     digits: int = 4
     worth: float = 0.0  # the smallest difference worth noticing
-    beside: str = ""  # a metric without which this one would mislead, shown wherever this is
+    companion: str = ""  # a metric without which this one would mislead, shown wherever this is
     decides: bool = True  # False: known to be unreliable; shown, and never a primary metric
 
 
@@ -165,7 +165,7 @@ METRICS: dict[str, Metric] = {
         group="ground truth",
         better="higher",
         worth=0.01,
-        beside="uniqueness",  # copies of one feature have a high F1
+        companion="uniqueness",  # copies of one feature have a high F1
     ),
     "uniqueness": Metric(
         path="evaluations.synthetic.metrics.uniqueness",

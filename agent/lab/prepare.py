@@ -23,13 +23,15 @@ def main() -> None:
     args = parser.parse_args()
     with one_line("nothing half-harvested is kept"):
         models.identity(args.model)  # fetches a hub model, so that it can be looked at
-        evals, left_out = doctor.settle(doctor.place(args.model, args.hook_name), args.evals, args.needed)
+        evals, left_out = doctor.resolve_families(
+            doctor.eval_target(args.model, args.hook_name), args.evals, args.needed
+        )
         for name, why in left_out.items():
             print(f"left out of {args.evals}: {name}: {why}", flush=True)
         folder, manifest = activations.ensure(args.model, args.hook_name, args.tokens)
         print(f"activations: {manifest.rows:,} of {manifest.hook_name} in {folder}")
         if args.ground:
-            found = fingerprint.ground(args.model) | {"evals": evals, "left_out": left_out}
+            found = fingerprint.fingerprint(args.model) | {"evals": evals, "left_out": left_out}
             files.write_atomically(args.ground, json.dumps(found, indent=2) + "\n")
 
 

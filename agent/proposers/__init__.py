@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from agent.study.state import State
 
 # A step's name and a headline metric -> how its run came out against the baseline; None while it has no result.
-CameOut = Callable[[str, str], Direction | None]
+ObservedDirection = Callable[[str, str], Direction | None]
 
 
 class Proposer(Protocol):
@@ -20,7 +20,7 @@ class Proposer(Protocol):
     What a proposer has to remember is an event: it returns one, the ledger records it, and it is asked again.
     """
 
-    def propose(self, state: "State", came_out: CameOut) -> "Proposal | Remark | str":
+    def propose(self, state: "State", came_out: ObservedDirection) -> "Proposal | Remark | str":
         """The next proposal, given all that happened so far; or something to record before it is asked again; or why
         there is nothing left to try."""
         ...
@@ -29,6 +29,6 @@ class Proposer(Protocol):
         """What is to be recorded as the description of a run whose result is known; None when nothing is missing."""
         ...
 
-    def skipped(self, state: "State", came_out: CameOut) -> list[tuple[str, str]]:
+    def skipped(self, state: "State", came_out: ObservedDirection) -> list[tuple[str, str]]:
         """The titles of what is passed over as things stand, and why."""
         ...

@@ -10,7 +10,7 @@ from agent.comparison.judgement import judgements
 from agent.ideas import Idea
 from agent.llm.client import Asker, LLMError
 from agent.llm.transcript import Message
-from agent.proposers import CameOut, answers, edits
+from agent.proposers import ObservedDirection, answers, edits
 from agent.proposers.answers import BadAnswer
 from agent.proposers.edits import EditError
 from agent.proposers.prompts import Prompts, fenced
@@ -35,7 +35,7 @@ class LLMProposer:
         self.study, self.asker = study, asker
         self.prompts = Prompts(study, idea, asker.window)
 
-    def propose(self, state: State, came_out: CameOut) -> Proposal | Remark | str:  # noqa: ARG002
+    def propose(self, state: State, came_out: ObservedDirection) -> Proposal | Remark | str:  # noqa: ARG002
         """Asks at most once: for a plan where a result has come since the last one, else for the plan's next run, or
         for another attempt at it. Raises LLMError where nobody answers."""
         newest, plan = state.runs[-1], state.plan
@@ -58,7 +58,7 @@ class LLMProposer:
         except BudgetSpent:
             return None
 
-    def skipped(self, state: State, came_out: CameOut) -> list[tuple[str, str]]:  # noqa: ARG002
+    def skipped(self, state: State, came_out: ObservedDirection) -> list[tuple[str, str]]:  # noqa: ARG002
         return still_planned(state)
 
     def _plan(self, state: State) -> Remark | str:
@@ -159,13 +159,13 @@ class LLMProposer:
 class Silent:
     """In the place of a language model where nothing is asked, as when a run by hand is taken in."""
 
-    def propose(self, state: State, came_out: CameOut) -> str:  # noqa: ARG002
+    def propose(self, state: State, came_out: ObservedDirection) -> str:  # noqa: ARG002
         return "nothing was asked"
 
     def describe(self, state: State, run: int) -> None:
         pass
 
-    def skipped(self, state: State, came_out: CameOut) -> list[tuple[str, str]]:  # noqa: ARG002
+    def skipped(self, state: State, came_out: ObservedDirection) -> list[tuple[str, str]]:  # noqa: ARG002
         return still_planned(state)
 
 

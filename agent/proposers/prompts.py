@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import ROOT, TEMPLATES
-from agent.comparison.judgement import came_out, judgements
+from agent.comparison.judgement import judgements, observed_direction
 from agent.display.formatting import format_difference, format_value
 from agent.ideas import Idea, strict_templates
 from agent.lab.metrics import METRICS
@@ -216,7 +216,7 @@ def _row(run: Run, facts: Facts) -> list[str]:
         cell = format_value(name, run.info.metric(name)) if run.counts else "-"
         if run.counts and name in compared:
             cell += f" ({format_difference(name, compared[name])}"
-            cell += ", noise)" if came_out(compared[name]) == "same" else ")"
+            cell += ", noise)" if observed_direction(compared[name]) == "same" else ")"
         cells.append(cell)
     title = run.state.proposal.title.replace("|", "/")
     return [str(run.number), title, verdict, *cells]

@@ -6,7 +6,7 @@ from pathlib import Path
 from agent import TEMPLATES
 from agent.ideas import BadIdea, Fixed, Idea, When, render_baseline, render_step
 from agent.lab.metrics import METRICS
-from agent.proposers import CameOut
+from agent.proposers import ObservedDirection
 from agent.study.records import Proposal
 from agent.study.state import State
 
@@ -47,7 +47,7 @@ class TemplateProposer:
             for step in idea.plan
         ]
 
-    def propose(self, state: State, came_out: CameOut) -> Proposal | str:
+    def propose(self, state: State, came_out: ObservedDirection) -> Proposal | str:
         done = tried(state)
         passed_over = self._passed_over(done, came_out)
         left = (proposal for proposal in self.plan if proposal.name not in done | passed_over.keys())
@@ -56,13 +56,13 @@ class TemplateProposer:
     def describe(self, state: State, run: int) -> None:
         """Nothing: the plan's own descriptions say it all."""
 
-    def skipped(self, state: State, came_out: CameOut) -> list[tuple[str, str]]:
+    def skipped(self, state: State, came_out: ObservedDirection) -> list[tuple[str, str]]:
         """The titles of the steps that are passed over as things stand, and why."""
         running = {run.proposal.name for run in state.runs if run.stage != "done"}
         passed_over = self._passed_over(tried(state) - running, came_out)
         return [(self.steps[name].title, why) for name, why in passed_over.items() if name not in tried(state)]
 
-    def _passed_over(self, done: set[str], came_out: CameOut) -> dict[str, str]:
+    def _passed_over(self, done: set[str], came_out: ObservedDirection) -> dict[str, str]:
         """The steps whose condition does not hold and will not, and why. `done`: the steps that were tried."""
         passed_over: dict[str, str] = {}
         for step in self.steps.values():
@@ -70,7 +70,9 @@ class TemplateProposer:
                 passed_over[step.name] = why
         return passed_over
 
-    def _why_not(self, when: When, done: set[str], passed_over: Container[str], came_out: CameOut) -> str | None:
+    def _why_not(
+        self, when: When, done: set[str], passed_over: Container[str], came_out: ObservedDirection
+    ) -> str | None:
         """Why a condition does not hold; None where it does, or may yet."""
         metric, title = METRICS[when.metric].title, self.steps[when.step].title
         came = came_out(when.step, when.metric)

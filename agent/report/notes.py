@@ -9,7 +9,7 @@ from typing import Any
 from agent import TEMPLATES
 from agent.comparison import judgement, matching
 from agent.comparison.judgement import Judgement, Outcome, judgements
-from agent.display.formatting import beside, format_difference, format_value, remarks
+from agent.display.formatting import companion_difference, format_difference, format_value, remarks
 from agent.ideas import strict_templates
 from agent.lab.defaults import is_world
 from agent.lab.metrics import HEADLINE, METRICS
@@ -132,14 +132,14 @@ def describe_ground(state: State) -> list[str]:
         for (k, seed), verdict in state.baselines_tried.items()
         if not verdict.ok
     ]
-    own = matching.own_level(state.baselines) if state.baselines else None
+    own = matching.reseeded_level(state.baselines) if state.baselines else None
     if own is None or len(own.baselines) < 2:
         return [*said, "The noise between seeds was not measured, so no difference below is a finding."]
     spreads = []
     for name in HEADLINE:
         values = own.values(name)
         if values and len(values) > 1:
-            mean, deviation = matching.spread(values)
+            mean, deviation = matching.mean_and_deviation(values)
             spreads.append(f"{METRICS[name].title} {format_value(name, mean)} ± {deviation:.2g}")
     ks = ", ".join(f"{level.k:g}" for level in matching.levels(state.baselines))
     return [
@@ -209,7 +209,7 @@ def _judged(run: Run, state: State, judged: Judgement | None) -> str:
     compared, name = found.metrics[state.started.primary_metric], state.started.primary_metric
     unit = f" {metric.unit}" if metric.unit else ""
     differs = (
-        f"{metric.title} differs by {format_difference(name, compared)}{unit}{beside(name, found)} from the baseline "
+        f"{metric.title} differs by {format_difference(name, compared)}{unit}{companion_difference(name, found)} from the baseline "
         f"at L0 {format_value('l0', run.info.metric('l0'))} (p {judged.p:.2g} after Holm's correction)"
     )
     worth = f"the smallest difference worth having, {state.started.smallest_effect:g}{unit}"
@@ -222,13 +222,13 @@ def _judged(run: Run, state: State, judged: Judgement | None) -> str:
         case "not confirmed":
             return f"Not confirmed: {differs}, but {fresh}."
         case "not better":
-            return f"Not better: {differs}, while {METRICS[metric.beside].title} is worse."
+            return f"Not better: {differs}, while {METRICS[metric.companion].title} is worse."
         case "worse":
             return f"Worse: {differs}."
         case "negligible":
             return f"Too small to matter: {differs}, less than {worth}."
         case _:
-            seen = format_value(name, judged.visible)
+            seen = format_value(name, judged.smallest_detectable)
             return f"Within noise: {differs}; a difference of {seen}{unit} could have been seen."
 
 
@@ -256,12 +256,16 @@ def _compared(name: str, compared: Compared | None, predicted: Any, judged: Outc
         said += (
             f"{format_value(name, compared.value)}{unit}, baseline{own} {format_value(name, compared.reference)}, "
             f"difference {format_difference(name, compared)}"
-            + (" (within noise)" if judged == "within noise" or judgement.came_out(compared) == "same" else "")
+            + (
+                " (within noise)"
+                if judged == "within noise" or judgement.observed_direction(compared) == "same"
+                else ""
+            )
         )
     else:
         said += "not measured on both sides"
     if predicted:
-        came_out = judgement.held(name, predicted, compared)
+        came_out = judgement.prediction_outcome(name, predicted, compared)
         if judged in ("within noise", "unconfirmed", "not confirmed") and (predicted, came_out) != ("same", "held"):
             came_out = judged
         said += f"; predicted {predicted}: {came_out}"

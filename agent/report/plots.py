@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.comparison.judgement import Judgement
-from agent.comparison.matching import ALPHA, levels, own_level, seed_noise
+from agent.comparison.matching import ALPHA, levels, reseeded_level, seed_noise
 from agent.display.formatting import format_value
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Comparison
@@ -122,7 +122,7 @@ def _curve(name: str, baselines: Sequence[Baseline]) -> _Curve | None:
     known = [(level.l0, values) for level in levels(baselines) if (values := level.values(name))]
     if not known:
         return None
-    noise, seeds = seed_noise(name, baselines), len(own_level(baselines).baselines)
+    noise, seeds = seed_noise(name, baselines), len(reseeded_level(baselines).baselines)
     half_width = None
     if noise is not None:
         from scipy.special import stdtrit  # here because the driver starts sooner without it
@@ -213,7 +213,7 @@ def _tell_curves(curves: Mapping[str, _Curve | None], baselines: Sequence[Baseli
     drawn = {METRICS[name].title: curve for name, curve in curves.items() if curve}
     if not drawn:
         return "The baseline's curve was not measured, nor the noise."
-    known, own = levels(baselines), own_level(baselines)
+    known, own = levels(baselines), reseeded_level(baselines)
     levelled = ", ".join(f"{level.l0:.1f} (K {level.k:g})" for level in known)
     widths = ", ".join(f"{title} ±{curve.half_width:.4f}" for title, curve in drawn.items() if curve.half_width)
     noise = (

@@ -113,7 +113,7 @@ class Facts:
         there = "the baseline as it was trained" if name == "l0" else "the baseline at the same L0"
         outcome = self.judged[number].outcome if name == self.primary and number in self.judged else None
         difference = format_difference(name, compared)
-        if outcome == "within noise" or (outcome is None and judgement.came_out(compared) == "same"):
+        if outcome == "within noise" or (outcome is None and judgement.observed_direction(compared) == "same"):
             return f"is within noise of {there} (difference {difference})"
         return f"differs by {difference} from {there}" + (f" ({SAID[outcome]})" if outcome in SAID else "")
 

@@ -38,7 +38,7 @@ OUT_OF_MEMORY = ("out of memory", "outofmemoryerror", "memoryerror", "cannot all
 
 
 @dataclass(frozen=True)
-class Ended:
+class ProcessResult:
     """How a child process ended."""
 
     code: int  # negative: the signal that killed it
@@ -139,7 +139,7 @@ def run(
     stderr: Path | None = None,
     timeout: float | None = None,
     watch: Sequence[Watchdog] = (),
-) -> Ended:
+) -> ProcessResult:
     """Run a command until it ends, a watchdog gives a verdict or `timeout` seconds have passed."""
     start = time.monotonic()
     child = Child(command, cwd=cwd, env=env, stdout=stdout, stderr=stderr)
@@ -148,10 +148,10 @@ def run(
         stopped = child.wait(timeout=timeout, watch=watch)
     finally:
         code = child.end()
-    return Ended(code, time.monotonic() - start, stopped)
+    return ProcessResult(code, time.monotonic() - start, stopped)
 
 
-def verdict_of_end(ended: Ended, stderr: Path) -> Verdict | None:
+def verdict_of_end(ended: ProcessResult, stderr: Path) -> Verdict | None:
     """Why the process failed, or None when it ended well by itself."""
     if ended.stopped or ended.code == 0:
         return ended.stopped

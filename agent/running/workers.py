@@ -114,7 +114,7 @@ class Workers:
         stopped = self._evaluator.wait(until=answer.exists, timeout=timeout, watch=watch)
         if stopped is None and answer.exists():
             return None
-        ended = process.Ended(self._end_evaluator(), 0.0, stopped)
+        ended = process.ProcessResult(self._end_evaluator(), 0.0, stopped)
         failure = process.verdict_of_end(ended, said)
         return self._shortened(
             Verdict(name="not_evaluated", evidence=failure.evidence if failure else "no answer came")

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.comparison.baselines import wanted
-from agent.comparison.judgement import held, holm, judge, smallest_visible
-from agent.comparison.matching import compare, enclosing, figures, levels, missing_k, own_level
+from agent.comparison.judgement import holm, judge, prediction_outcome, smallest_detectable
+from agent.comparison.matching import all_metrics, bracketing_levels, compare, levels, missing_k, reseeded_level
 from agent.ideas import Fixed, render_baseline
 from agent.lab.results import Compared, Comparison, Core, FinalInfo, Latents, Probing, Scored
 from agent.lab.verdicts import Verdict
@@ -52,7 +52,7 @@ def measured(l0: float | None = 16.0, **values: float | None) -> FinalInfo:
 
 def baseline(k: float, seed: int = 0, *, l0: float | None = None, error: float = 0.0, **values: float) -> Baseline:
     l0 = l0 or 1.02 * k
-    return Baseline(k=k, seed=seed, figures=figures(measured(l0, **{SCORE: on_curve(l0) + error} | values)))
+    return Baseline(k=k, seed=seed, figures=all_metrics(measured(l0, **{SCORE: on_curve(l0) + error} | values)))
 
 
 def seeds(errors: Sequence[float] = STEADY, k: int = 16, **values: float) -> list[Baseline]:
@@ -177,8 +177,8 @@ def test_why_a_run_cannot_be_compared(info: FinalInfo, known: list[Baseline], wh
 
 def test_a_baseline_further_than_a_tenth_says_nothing():
     far = [*seeds(), baseline(19, l0=19.0)]
-    assert enclosing(17.5, far)
-    assert enclosing(17.2, far) is None
+    assert bracketing_levels(17.5, far)
+    assert bracketing_levels(17.2, far) is None
 
 
 # --- the baseline to train next
@@ -211,7 +211,7 @@ def test_asking_for_baselines_encloses_what_can_be(l0: float, per_k: float, seed
     known = [Baseline(k=16, seed=0, figures={"l0": per_k * 16})]
     while (k := missing_k(l0, known)) is not None:
         known.append(Baseline(k=k, seed=0, figures={"l0": per_k * k * math.exp(draw.gauss(0, 0.003))}))
-    assert enclosing(l0, known)
+    assert bracketing_levels(l0, known)
     assert len(known) <= 5  # of them one or two for what the noise of L0 put on the wrong side
 
 
@@ -253,8 +253,8 @@ def test_more_runs_ask_for_more():
     assert outcome(alone, smallest=0.001) == "unconfirmed"
     assert outcome(alone, others=9, smallest=0.001) == "within noise"
     compared = alone.metrics[SCORE]
-    assert smallest_visible(compared, 1) == pytest.approx(compared.half_width)
-    assert smallest_visible(compared, 1) < 0.004 < smallest_visible(compared, 10)
+    assert smallest_detectable(compared, 1) == pytest.approx(compared.half_width)
+    assert smallest_detectable(compared, 1) < 0.004 < smallest_detectable(compared, 10)
 
 
 def test_what_is_visible_and_too_small_to_matter_is_negligible():
@@ -326,7 +326,7 @@ def test_copies_of_one_feature_are_no_better_f1(uniqueness: float, said: str):
 
 
 def test_the_reseeded_level_gives_the_noise():
-    assert own_level(BASELINES).k == 16
+    assert reseeded_level(BASELINES).k == 16
     assert [level.k for level in levels(BASELINES)] == [15, 16, 17]
 
 
@@ -360,7 +360,11 @@ UP, DOWN, SMALL, HIDDEN = (
     ],
 )
 def test_how_a_prediction_came_out(compared: Compared | None, up: str, down: str, same: str):
-    assert (held(SCORE, "up", compared), held(SCORE, "down", compared), held(SCORE, "same", compared)) == (
+    assert (
+        prediction_outcome(SCORE, "up", compared),
+        prediction_outcome(SCORE, "down", compared),
+        prediction_outcome(SCORE, "same", compared),
+    ) == (
         up,
         down,
         same,
@@ -369,9 +373,9 @@ def test_how_a_prediction_came_out(compared: Compared | None, up: str, down: str
 
 def test_an_l0_is_the_same_within_a_twentieth():
     compared = run_at(17.0).metrics["l0"]
-    assert held("l0", "same", compared) == "held"
-    assert held("l0", "up", compared) == "held"
-    assert held("l0", "same", run_at(17.2).metrics["l0"]) == "failed"
+    assert prediction_outcome("l0", "same", compared) == "held"
+    assert prediction_outcome("l0", "up", compared) == "held"
+    assert prediction_outcome("l0", "same", run_at(17.2).metrics["l0"]) == "failed"
 
 
 # --- how often it errs: the benchmark on made-up trainings

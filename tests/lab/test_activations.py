@@ -216,13 +216,13 @@ def test_the_ground_changes_with_the_model_and_with_nothing_else(small_model: Pa
     assert ended.returncode == 0, ended.stderr
     one = json.loads((tmp_path / "ground.json").read_text())
     copy = shutil.copytree(small_model, tmp_path / "a copy")
-    assert {name: one[name] for name in ("ground", "parts")} == fingerprint.ground(str(copy))
+    assert {name: one[name] for name in ("ground", "parts")} == fingerprint.fingerprint(str(copy))
     assert one["evals"] == ["core", "sparse_probing_sae_probes"]
     assert len(one["ground"]) == 16
     assert one["parts"]["lab"] == lab_hash()
     assert one["parts"]["model"] == models.identity(str(small_model))
     (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
-    changed = fingerprint.ground(str(copy))
+    changed = fingerprint.fingerprint(str(copy))
     assert changed["ground"] != one["ground"]
     assert {name for name, part in changed["parts"].items() if part != one["parts"][name]} == {"model"}
 

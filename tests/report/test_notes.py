@@ -8,7 +8,7 @@ from builders import CHANGE, FIRST, OK, SECOND, STARTED, scored
 
 from agent.comparison import matching
 from agent.comparison.judgement import judgements
-from agent.comparison.matching import figures
+from agent.comparison.matching import all_metrics
 from agent.lab.results import Expectation, FinalInfo
 from agent.lab.verdicts import Verdict
 from agent.report import notes
@@ -35,7 +35,7 @@ from agent.study.workspace import Study
 
 def measured(k: int, seed: int, score: float) -> BaselineMeasured:
     """A baseline with L0 equal to its K; CE-loss score 0.01 higher for one more."""
-    baseline = Baseline(k=k, seed=seed, figures=figures(scored(k, score + 0.01 * (k - 16))))
+    baseline = Baseline(k=k, seed=seed, figures=all_metrics(scored(k, score + 0.01 * (k - 16))))
     return BaselineMeasured(baseline=baseline, verdict=OK, seconds=1)
 
 

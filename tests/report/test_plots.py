@@ -12,7 +12,7 @@ from figure_checks import overlapping
 
 from agent import TEMPLATES
 from agent.comparison.judgement import judge
-from agent.comparison.matching import compare, figures
+from agent.comparison.matching import all_metrics, compare
 from agent.lab.results import FinalInfo, Scored
 from agent.lab.verdicts import Verdict
 from agent.report import plots
@@ -45,7 +45,7 @@ def baseline(k: int, seed: int = 0) -> Baseline:
     doublings = math.log2(k / 16)
     ev, score = 0.8445 + 0.05 * doublings, 0.9623 + 0.011 * doublings
     info = measured(l0, ev + 0.0005 * noise, score + 0.0003 * noise, 0.98 + 0.002 * noise, 0.671 + 0.004 * noise)
-    return Baseline(k=k, seed=seed, figures=figures(info))
+    return Baseline(k=k, seed=seed, figures=all_metrics(info))
 
 
 BASELINES = [baseline(k) for k in (8, 11, 15, 17, 23, 32)] + [baseline(16, seed) for seed in range(5)]

@@ -10,7 +10,7 @@ import pytest
 
 from agent.lab.verdicts import Verdict
 from agent.running import process
-from agent.running.process import Ended
+from agent.running.process import ProcessResult
 
 
 def run_python(code: str, directory: Path, **limits):
@@ -88,7 +88,7 @@ def test_no_file_grows_beyond_the_limit(tmp_path: Path):
 
 
 def test_a_good_end_gives_no_verdict(tmp_path: Path):
-    assert process.verdict_of_end(Ended(code=0, seconds=1, stopped=None), tmp_path / "none.log") is None
+    assert process.verdict_of_end(ProcessResult(code=0, seconds=1, stopped=None), tmp_path / "none.log") is None
 
 
 def test_only_trusted_code_sees_the_keys_of_the_hub_and_of_a_judge_and_none_sees_others(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.running import process, process_tree
-from agent.running.process import Ended
+from agent.running.process import ProcessResult
 from agent.running.watchdogs import GIB, Disk, DiskFull, LogCap, Memory, Stall, Watchdog, memory_limit, require_disk
 from agent.study import workspace
 
@@ -17,7 +17,7 @@ MIB = 2**20
 HOLD_64_MIB = "import time; held = b'x' * 2**26; time.sleep(60)"
 
 
-def watched(code: str, directory: Path, *watchdogs: Watchdog) -> Ended:
+def watched(code: str, directory: Path, *watchdogs: Watchdog) -> ProcessResult:
     return process.run(
         [sys.executable, "-uc", code],
         cwd=directory,

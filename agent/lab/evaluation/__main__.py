@@ -48,7 +48,7 @@ def main() -> None:
     else:
         run_dirs: list[Path] = [path.absolute() for path in args.run_dirs]
         with one_line(f"evaluate again with python -P -m agent.lab.evaluation {' '.join(map(str, run_dirs))}"):
-            catalogue.chosen(args.evals)  # refused at once where it names none
+            catalogue.parse_evals(args.evals)  # refused at once where it names none
             answer(Score(run_dir=run_dir, evals=_settled(run_dir, args.evals)) for run_dir in run_dirs)
 
 
@@ -100,7 +100,7 @@ def _settled(run_dir: Path, asked: str) -> tuple[str, ...]:
         header = checkpoint.read_header(run_dir / "checkpoint")
     except checkpoint.CheckpointError:
         return requests.QUICK  # its verdict says it all
-    evals, left_out = doctor.settle(doctor.place(header.model, header.hook_name), asked)
+    evals, left_out = doctor.resolve_families(doctor.eval_target(header.model, header.hook_name), asked)
     for name, why in left_out.items():
         say(f"left out of {asked}: {name}: {why}")
     return evals

@@ -1,7 +1,7 @@
 """The evaluation families: what each needs, and how it scores an SAE.
 
 Each is a module of this package that is a `Family`. What it needs is asked before any time is spent, by `agent doctor`
-and by every study, so `lacks` must know all of it from a `Place`, in a second, without loading a model.
+and by every study, so `unmet_requirements` must know all of it from an `EvalTarget`, in a second, without loading a model.
 """
 
 import os
@@ -42,15 +42,15 @@ TIERS = {
 
 
 @dataclass(frozen=True)
-class Lack:
+class UnmetRequirement:
     """A precondition that is not met."""
 
-    why: str  # "the model cannot spell: 3 of 26 letters ..."
-    do: str  # "use a larger model"
+    reason: str  # "the model cannot spell: 3 of 26 letters ..."
+    remedy: str  # "use a larger model"
 
 
 @dataclass(frozen=True)
-class Place:
+class EvalTarget:
     """Where an evaluation would run, as far as that is known without loading a model."""
 
     model: str  # its name, as the user gave it
@@ -62,12 +62,12 @@ class Place:
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
 
-class Checked(BaseModel):
+class CheckedFamily(BaseModel):
     """A family, and what it lacks somewhere."""
 
     name: str
-    says: str
-    lacks: list[Lack]
+    summary: str
+    unmet_requirements: list[UnmetRequirement]
 
 
 class Report(BaseModel):
@@ -76,7 +76,7 @@ class Report(BaseModel):
     model: str
     hook_name: str
     machine: dict[str, str]  # what there is of it -> how it stands
-    families: list[Checked]
+    families: list[CheckedFamily]
     unsuited: list[str]  # of the tier, what cannot be asked of this kind of model
     why_unsuited: str
 
@@ -86,23 +86,23 @@ def suits(name: str, world: bool) -> bool:
     return name in ("core", "meta_structure", "synthetic") if world else name != "synthetic"
 
 
-def unsuited(world: bool) -> Lack:
+def unsuited(world: bool) -> UnmetRequirement:
     """What this kind of model lacks for the families that do not suit it."""
     if world:
-        return Lack("a synthetic world has no text and no language model", "use --evals synthetic")
-    return Lack("the true features of a language model are not known", "use --model synth2k")
+        return UnmetRequirement("a synthetic world has no text and no language model", "use --evals synthetic")
+    return UnmetRequirement("the true features of a language model are not known", "use --model synth2k")
 
 
-def chosen(text: str, *more: str) -> tuple[str, ...]:
+def parse_evals(text: str, *more: str) -> tuple[str, ...]:
     """The families that `--evals` names: a tier, or names with commas between them; core always, and `more`.
 
     Raises UserError.
     """
-    asked = set(TIERS[text]) if text in TIERS else named(text)
+    asked = set(TIERS[text]) if text in TIERS else named_families(text)
     return tuple(name for name in NAMES if name in {"core", *asked, *more})
 
 
-def named(text: str) -> set[str]:
+def named_families(text: str) -> set[str]:
     """The families that `--evals` names one by one: none where it names a tier. Raises UserError."""
     asked = set() if text in TIERS else {name.strip() for name in text.split(",")}
     for name in asked:

@@ -14,8 +14,8 @@ from agent.lab import cache, files, fingerprint, models, text
 from agent.lab.defaults import is_world
 from agent.lab.errors import UserError
 from agent.lab.evaluation import catalogue, families
-from agent.lab.evaluation.catalogue import Checked, Lack, Place, Report
-from agent.lab.evaluation.evaluator import artefacts
+from agent.lab.evaluation.catalogue import CheckedFamily, EvalTarget, Report, UnmetRequirement
+from agent.lab.evaluation.evaluator import artefact_folder
 from agent.lab.exits import one_line
 
 
@@ -27,20 +27,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
     with one_line("nothing was changed"):
-        here = place(args.model, args.hook_name)
-        names = asked(here, args.evals, demanded(here, args.evals))
+        here = eval_target(args.model, args.hook_name)
+        names = requested_families(here, args.evals, required_families(here, args.evals))
         report = Report(
             model=args.model,
             hook_name=args.hook_name,
             machine=machine(),
             families=check(here, names),
-            unsuited=[name for name in catalogue.chosen(args.evals) if name not in names],
-            why_unsuited=catalogue.unsuited(here.world).why,
+            unsuited=[name for name in catalogue.parse_evals(args.evals) if name not in names],
+            why_unsuited=catalogue.unsuited(here.world).reason,
         )
         files.write_atomically(args.out, report.model_dump_json())
 
 
-def place(model: str, hook_name: str) -> Place:
+def eval_target(model: str, hook_name: str) -> EvalTarget:
     """A model and hook, as far as they are known without loading or fetching. Raises UserError for an unknown model."""
     world = is_world(model)
     directory = None if world else models.stored(model)
@@ -54,43 +54,45 @@ def place(model: str, hook_name: str) -> Place:
             raise UserError(f"the tokenizer of {model} is not stored on this machine")
         return AutoTokenizer.from_pretrained(directory) if directory else None
 
-    folder = artefacts(model, models.identity(model) if directory or world else "not-stored", hook_name)
-    return Place(model, hook_name, world, named.get("text_config", named), tokenizer, folder)
+    folder = artefact_folder(model, models.identity(model) if directory or world else "not-stored", hook_name)
+    return EvalTarget(model, hook_name, world, named.get("text_config", named), tokenizer, folder)
 
 
-def check(here: Place, names: tuple[str, ...]) -> list[Checked]:
+def check(here: EvalTarget, names: tuple[str, ...]) -> list[CheckedFamily]:
     """What each family lacks. One that cannot even tell lacks that."""
     found = []
     for name in names:
         try:
             family = families.load(name)
             suited = catalogue.suits(name, here.world)
-            lacks = family.lacks(here) if suited else [catalogue.unsuited(here.world)]
-            found.append(Checked(name=name, says=family.SAYS, lacks=lacks))
+            unmet = family.unmet_requirements(here) if suited else [catalogue.unsuited(here.world)]
+            found.append(CheckedFamily(name=name, summary=family.SUMMARY, unmet_requirements=unmet))
         except Exception as error:  # a package that is broken, a tokenizer that cannot be read
             why = f"it cannot be checked: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            found.append(Checked(name=name, says="", lacks=[Lack(why, "mend that first")]))
+            found.append(
+                CheckedFamily(name=name, summary="", unmet_requirements=[UnmetRequirement(why, "mend that first")])
+            )
     return found
 
 
-def demanded(here: Place, evals: str, *needed: str) -> set[str]:
+def required_families(here: EvalTarget, evals: str, *needed: str) -> set[str]:
     """The families without which nothing runs: core, on a synthetic world the truth, what is `needed` or named."""
-    return {"core", *needed, *catalogue.named(evals), *(("synthetic",) if here.world else ())}
+    return {"core", *needed, *catalogue.named_families(evals), *(("synthetic",) if here.world else ())}
 
 
-def asked(here: Place, evals: str, demanded: set[str]) -> tuple[str, ...]:
+def requested_families(here: EvalTarget, evals: str, demanded: set[str]) -> tuple[str, ...]:
     """Those, and of a tier what suits this kind of model."""
-    chosen = catalogue.chosen(evals, *demanded)
+    chosen = catalogue.parse_evals(evals, *demanded)
     return tuple(name for name in chosen if name in demanded or catalogue.suits(name, here.world))
 
 
-def settle(here: Place, evals: str, *needed: str) -> tuple[tuple[str, ...], dict[str, str]]:
+def resolve_families(here: EvalTarget, evals: str, *needed: str) -> tuple[tuple[str, ...], dict[str, str]]:
     """The families that run where these are asked for, and those of a tier that cannot run, with the reason.
 
     Raises UserError where one that is demanded cannot run.
     """
-    named = demanded(here, evals, *needed)
-    found = {each.name: each.lacks for each in check(here, asked(here, evals, named))}
+    named = required_families(here, evals, *needed)
+    found = {each.name: each.unmet_requirements for each in check(here, requested_families(here, evals, named))}
     missing = {name: _in_a_line(lacks) for name, lacks in found.items() if lacks}
     refused: dict[str, list[str]] = {}
     for name in named & missing.keys():
@@ -101,9 +103,9 @@ def settle(here: Place, evals: str, *needed: str) -> tuple[tuple[str, ...], dict
     return tuple(name for name in found if name not in missing), missing
 
 
-def _in_a_line(lacks: list[Lack]) -> str:
+def _in_a_line(lacks: list[UnmetRequirement]) -> str:
     first, *others = lacks
-    return f"{first.why}: {first.do}" + f" (and {len(others)} more: see agent doctor)" * bool(others)
+    return f"{first.reason}: {first.remedy}" + f" (and {len(others)} more: see agent doctor)" * bool(others)
 
 
 def machine() -> dict[str, str]:

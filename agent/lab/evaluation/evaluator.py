@@ -49,7 +49,7 @@ class Evaluator:
         self.split: Split = "dev"  # of the request under way
         self.open()
         self.identity = models.identity(model_name)
-        self.folder = artefacts(model_name, self.identity, hook_name)
+        self.folder = artefact_folder(model_name, self.identity, hook_name)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._held_out: dict[tuple[Split, int | None], HeldOut] = {}
         self._core_texts: dict[int, CoreText] = {}
@@ -180,7 +180,7 @@ class Evaluator:
         return HeldOut(ids, torch.cat(rows), torch.cat(rows).mean(0))
 
 
-def artefacts(model_name: str, identity: str, hook_name: str) -> Path:
+def artefact_folder(model_name: str, identity: str, hook_name: str) -> Path:
     """The folder in the cache of what an evaluation makes of a model and hook."""
     key = f"{identity}-{cache.slug(hook_name)}-{models.compute().device[:4]}-v{FORMAT}"
     return cache.root() / "evaluation" / f"{cache.slug(Path(model_name).name)}-{key}"

@@ -3,10 +3,10 @@
 from typing import Any
 
 from agent.lab import cache, models, text
-from agent.lab.evaluation.catalogue import Lack, Place
+from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 
 
-def language_model(place: Place, megabytes: float = 0) -> list[Lack]:
+def language_model(place: EvalTarget, megabytes: float = 0) -> list[UnmetRequirement]:
     """What is missing for an evaluation of a language model on the project's text that writes so much to the cache."""
     return [*stored(place), *_hook(place), *_text(), *disk(place, megabytes)]
 
@@ -16,42 +16,42 @@ def width(config: Any) -> int:
     return next((config[name] for name in ("hidden_size", "n_embd", "d_model") if name in config), 4096)
 
 
-def stored(place: Place) -> list[Lack]:
+def stored(place: EvalTarget) -> list[UnmetRequirement]:
     """What is missing to have the model's files."""
     if place.config or not (refusal := models.hub_refusal()):
         return []
     return [
-        Lack(
+        UnmetRequirement(
             f"{place.model} is not stored on this machine and the hub cannot be reached ({refusal})",
             "use tiny-lm, a local directory, or fetch it where there is a network",
         )
     ]
 
 
-def _hook(place: Place) -> list[Lack]:
+def _hook(place: EvalTarget) -> list[UnmetRequirement]:
     if not models.HOOK.fullmatch(place.hook_name):
-        return [Lack(f"{place.hook_name} gives no vector a token", "use one like blocks.1.hook_resid_post")]
+        return [UnmetRequirement(f"{place.hook_name} gives no vector a token", "use one like blocks.1.hook_resid_post")]
     layers = next((place.config[name] for name in ("num_hidden_layers", "n_layer") if name in place.config), None)
     if layers is None or models.layer_of(place.hook_name) < layers:
         return []
-    return [Lack(f"the model has no hook {place.hook_name}", f"its layers are 0 to {layers - 1}")]
+    return [UnmetRequirement(f"the model has no hook {place.hook_name}", f"its layers are 0 to {layers - 1}")]
 
 
-def _text() -> list[Lack]:
+def _text() -> list[UnmetRequirement]:
     try:
         text.check()
     except text.TextMissing as error:
         why, _, do = str(error).rpartition(": ")
-        return [Lack(why, do)]
+        return [UnmetRequirement(why, do)]
     return []
 
 
-def disk(place: Place, megabytes: float) -> list[Lack]:
+def disk(place: EvalTarget, megabytes: float) -> list[UnmetRequirement]:
     """What is missing to write so much to the cache, and a tenth more."""
     if (free := cache.free_space(place.folder) / 1e6) >= 1.1 * megabytes:
         return []
     return [
-        Lack(
+        UnmetRequirement(
             f"{megabytes:,.0f} MB are needed and {free:,.0f} MB are free in {cache.root()}",
             "free some space or point SAE_AGENT_CACHE at another disk",
         )

@@ -121,7 +121,7 @@ class Usage:
         return self.fired.sum().item() / self.tokens
 
 
-class Counted:
+class UsageAccumulator:
     """Usage, summed up batch by batch. `mean [d_in]`: of the activations."""
 
     def __init__(self, d_sae: int, mean: Tensor) -> None:
@@ -142,7 +142,7 @@ class Counted:
 @torch.no_grad()
 def measure_usage(sae: BenchSAE, activations: Tensor, mean: Tensor, batch: int = 4096) -> Usage:
     """Encode and decode the evaluation text's activations `[tokens, d_in]`."""
-    counted = Counted(sae.cfg.d_sae, mean)
+    counted = UsageAccumulator(sae.cfg.d_sae, mean)
     for x in activations.split(batch):
         latents = sae.encode(x)
         counted.add(x, latents, sae.decode(latents))

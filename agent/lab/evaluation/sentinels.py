@@ -45,7 +45,7 @@ class IdentitySAE(BenchSAE):
 
 
 @dataclass(frozen=True)
-class Tried:
+class SentinelSAEs:
     """What the evaluator is tried on."""
 
     trained: BenchSAE
@@ -61,13 +61,13 @@ def permuted(loaded: Checkpoint) -> Checkpoint:
     return replace(loaded, tensors=loaded.tensors | {"W_dec": loaded.W_dec[order]})
 
 
-def subjects(evaluator: "Evaluator", run_dir: Path) -> Tried:
+def subjects(evaluator: "Evaluator", run_dir: Path) -> SentinelSAEs:
     """The sentinels beside a trained baseline, the random one as sparse as it is. Raises CheckpointError."""
     held_out = evaluator.held_out("dev", WINDOWS)
     loaded = evaluator.load(run_dir, held_out)
     d_sae, d_in = loaded.W_dec.shape
     l0 = (loaded.encode(held_out.activations) != 0).sum(1).float().mean().item()
-    return Tried(
+    return SentinelSAEs(
         trained=evaluator.subject(loaded, held_out),
         permuted=evaluator.subject(permuted(loaded), held_out),
         identity=IdentitySAE(evaluator.config(2 * d_in, d_in), held_out.mean),
@@ -84,7 +84,7 @@ def try_on(evaluator: "Evaluator", run_dir: Path, done: Callable[[str], None]) -
 
 
 def expectations(
-    evaluator: "Evaluator", tried: Tried, out: Path, done: Callable[[str], None] = lambda _: None
+    evaluator: "Evaluator", tried: SentinelSAEs, out: Path, done: Callable[[str], None] = lambda _: None
 ) -> Sentinels:
     """Score the sentinels on the development text and say of each expectation whether it held.
 

@@ -1,5 +1,6 @@
 """An alias of `world_evaluator`, for ideas that were written for an earlier layout."""
 
-from agent.lab.evaluation.world_evaluator import Drawn, WorldEvaluator
+from agent.lab.evaluation.world_evaluator import HeldOutSamples as Drawn
+from agent.lab.evaluation.world_evaluator import WorldEvaluator
 
 __all__ = ["Drawn", "WorldEvaluator"]

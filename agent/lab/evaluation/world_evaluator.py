@@ -16,7 +16,7 @@ from agent.lab.results import Core, Number
 
 
 @dataclass(frozen=True)
-class Drawn(HeldOut):
+class HeldOutSamples(HeldOut):
     """Held-out samples; `ids [windows, MAX_CONTEXT]` are their row numbers."""
 
     features: list[Tensor]  # batches [batch, num_features], sparse: what made each sample
@@ -33,16 +33,18 @@ class WorldEvaluator(Evaluator):
     def context(self) -> int:
         return models.MAX_CONTEXT
 
-    def held_out(self, split: Split, windows: int | None = None) -> Drawn:
+    def held_out(self, split: Split, windows: int | None = None) -> HeldOutSamples:
         """The samples of a split, or the first of them."""
         windows = windows or core.BATCH_WINDOWS * core.VARIANCE_BATCHES
         if (split, windows) not in self._held_out:
             ids = torch.arange(windows * models.MAX_CONTEXT).view(windows, -1)
             rows, features = zip(*worlds.samples(self.world, ids.numel(), split), strict=True)
             drawn = torch.cat(rows)
-            self._held_out[split, windows] = Drawn(ids, drawn, drawn.mean(0), [each.to_sparse() for each in features])
+            self._held_out[split, windows] = HeldOutSamples(
+                ids, drawn, drawn.mean(0), [each.to_sparse() for each in features]
+            )
         found = self._held_out[split, windows]
-        assert isinstance(found, Drawn)
+        assert isinstance(found, HeldOutSamples)
         return found
 
     def core(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> tuple[Core, Usage]:  # noqa: ARG002
@@ -54,5 +56,5 @@ class WorldEvaluator(Evaluator):
         return self.truth(sae, held_out)
 
     def truth(self, sae: BenchSAE, held_out: HeldOut) -> dict[str, Number]:
-        assert isinstance(held_out, Drawn)
+        assert isinstance(held_out, HeldOutSamples)
         return ground_truth.measure(self.world, sae, held_out.features)[0].metrics

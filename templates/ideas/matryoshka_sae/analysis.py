@@ -119,10 +119,10 @@ def _parents(exam: "Examination", groups: Sequence[tuple[int, int]]) -> dict[str
     import torch.nn.functional as F
 
     from agent.lab.evaluation.ground_truth import MATCHED, descendants
-    from agent.lab.evaluation.world_evaluator import Drawn, WorldEvaluator
+    from agent.lab.evaluation.world_evaluator import HeldOutSamples, WorldEvaluator
 
     assert isinstance(exam.evaluator, WorldEvaluator)
-    assert isinstance(exam.held_out, Drawn)
+    assert isinstance(exam.held_out, HeldOutSamples)
     world = exam.evaluator.world
     if world.hierarchy is None:
         return {}

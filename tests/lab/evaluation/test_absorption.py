@@ -12,7 +12,7 @@ from speller import D_MODEL, HOOK, LETTERS, WORDS, Knowing, make_model, make_tok
 
 from agent.lab.evaluation.bench import patching, spelling
 from agent.lab.evaluation.bench.core import EvaluationError
-from agent.lab.evaluation.catalogue import Place
+from agent.lab.evaluation.catalogue import EvalTarget
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.families import absorption
 from agent.lab.evaluation.random_floor import RandomSAE
@@ -45,7 +45,7 @@ def score(speller: Evaluator, sae: BenchSAE, out: Path, name: str = "sae") -> Sc
     return absorption.score(speller, sae, out, name)
 
 
-def place(model: Evaluator, **changes: Any) -> Place:
+def place(model: Evaluator, **changes: Any) -> EvalTarget:
     known = {
         "model": model.model_name,
         "hook_name": model.hook_name,
@@ -54,7 +54,7 @@ def place(model: Evaluator, **changes: Any) -> Place:
         "tokenizer": lambda: model.model.tokenizer,
         "folder": model.folder,
     }
-    return Place(**(known | changes))
+    return EvalTarget(**(known | changes))
 
 
 def sae_bench(speller: Evaluator, sae: BenchSAE, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -76,7 +76,7 @@ def sae_bench(speller: Evaluator, sae: BenchSAE, folder: Path, monkeypatch: pyte
     monkeypatch.setattr(feature_absorption, "get_alpha_tokens", spelling.words)
     monkeypatch.setattr(main, "run_k_sparse_probing_experiment", k_sparse)
     monkeypatch.setattr(main, "run_feature_absortion_experiment", absorbed)
-    monkeypatch.setattr(main, "HookedTransformer", patching.Lent(speller.model))
+    monkeypatch.setattr(main, "HookedTransformer", patching.PreloadedModel(speller.model))
     monkeypatch.chdir(folder)
     random.seed(spelling.SEED)
     torch.manual_seed(spelling.SEED)
@@ -155,14 +155,14 @@ def test_nothing_is_written_beside_sae_bench(speller: Evaluator, tmp_path: Path,
 
 def test_a_model_that_spells_lacks_nothing(speller: Evaluator):
     assert spelling.measure(speller).folder == spelling.kept_in(speller.folder)
-    assert absorption.lacks(place(speller)) == []
+    assert absorption.unmet_requirements(place(speller)) == []
 
 
 def test_a_model_that_cannot_spell_is_refused(tmp_path: Path, cache_dir: Path):  # noqa: ARG001
     mute = Evaluator(str(make_model(tmp_path / "mute", letters="abcdef")), HOOK)
     (mute.folder / "spelling.making").mkdir()  # what a process leaves that was killed while it measured
-    (lack,) = absorption.lacks(place(mute))  # by another process
-    assert "cannot spell: 6 of 26" in lack.why
+    (lack,) = absorption.unmet_requirements(place(mute))  # by another process
+    assert "cannot spell: 6 of 26" in lack.reason
     assert spelling.known(mute.folder)
     with pytest.raises(EvaluationError, match="cannot spell"):
         score(mute, RandomSAE(mute.config(40, D_MODEL), 4, torch.zeros(D_MODEL)), tmp_path / "out")
@@ -170,7 +170,9 @@ def test_a_model_that_cannot_spell_is_refused(tmp_path: Path, cache_dir: Path): 
 
 def test_every_other_precondition_is_known_without_the_model(speller: Evaluator, tmp_path: Path):
     def why(**changes: Any) -> str:
-        return " / ".join(lack.why for lack in absorption.lacks(place(speller, folder=tmp_path / "new", **changes)))
+        return " / ".join(
+            lack.reason for lack in absorption.unmet_requirements(place(speller, folder=tmp_path / "new", **changes))
+        )
 
     assert "blocks.1.mlp.hook_post" in why(hook_name="blocks.1.mlp.hook_post")
     assert "88 tokens, its context 64" in why(config={"max_position_embeddings": 64})

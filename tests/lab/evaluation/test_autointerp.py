@@ -14,7 +14,7 @@ from small_lab import D_SAE, HOOK, K
 from agent.lab.evaluation.bench import patching
 from agent.lab.evaluation.bench.core import EvaluationError
 from agent.lab.evaluation.bench.judge import Judge, JudgeError
-from agent.lab.evaluation.catalogue import Place
+from agent.lab.evaluation.catalogue import EvalTarget
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.families import autointerp
 from agent.lab.results import Scored
@@ -36,8 +36,8 @@ def score(evaluator: Evaluator, out: Path) -> Scored:
     return autointerp.score(evaluator, evaluator.random(D_SAE, K), out, "sae")
 
 
-def place(**environment: str) -> Place:
-    return Place("a-model", HOOK, False, {}, lambda: None, Path(), environment)
+def place(**environment: str) -> EvalTarget:
+    return EvalTarget("a-model", HOOK, False, {}, lambda: None, Path(), environment)
 
 
 def test_the_figures_are_sae_benchs_own(evaluator: Evaluator, endpoint: Endpoint, tmp_path: Path):
@@ -54,7 +54,7 @@ def test_the_figures_are_sae_benchs_own(evaluator: Evaluator, endpoint: Endpoint
     folder.mkdir(parents=True)
     torch.save(ids, folder / f"{config.model_name}_{ids.numel()}_tokens_{ids.shape[1]}_ctx.pt")
     sae: Any = evaluator.random(D_SAE, K)
-    with patching.lending(main, tmp_path, 0, HookedTransformer=patching.Lent(evaluator.model)):
+    with patching.isolated_sae_bench(main, tmp_path, 0, HookedTransformer=patching.PreloadedModel(evaluator.model)):
         theirs = main.run_eval(config, [("sae", sae)], "cpu", KEY, str(tmp_path / "theirs"))["sae_custom_sae"]
     assert {asked["model"] for asked in endpoint.asked} == {"a-local-judge", "gpt-4o-mini"}
     figures = theirs["eval_result_metrics"]["autointerp"]
@@ -131,11 +131,11 @@ def test_the_key_is_in_no_file(evaluator: Evaluator, endpoint: Endpoint, tmp_pat
 
 def test_what_is_missing_is_known_before(endpoint: Endpoint):
     def lack(**environment: str) -> str:
-        (found,) = autointerp.lacks(place(**environment))
-        return f"{found.why} -> {found.do}"
+        (found,) = autointerp.unmet_requirements(place(**environment))
+        return f"{found.reason} -> {found.remedy}"
 
     named = {"OPENAI_BASE_URL": endpoint.url, "OPENAI_API_KEY": KEY}
-    assert autointerp.lacks(place(**named)) == []
+    assert autointerp.unmet_requirements(place(**named)) == []
     assert "OPENAI_API_KEY is not set -> set OPENAI_API_KEY" in lack(OPENAI_BASE_URL=endpoint.url)
     endpoint.script = [Step(401, {"error": {"message": f"wrong key {KEY}"}})]
     assert "answered 401" in (said := lack(**named))

@@ -12,20 +12,20 @@ from small_lab import HOOK, TOKENS, one_line, run
 from agent.lab import text
 from agent.lab.errors import UserError
 from agent.lab.evaluation import doctor, families
-from agent.lab.evaluation.catalogue import Place
+from agent.lab.evaluation.catalogue import EvalTarget
 
 
 @pytest.fixture(scope="module")
-def here(small_model: Path) -> Place:
-    return doctor.place(str(small_model), HOOK)
+def here(small_model: Path) -> EvalTarget:
+    return doctor.eval_target(str(small_model), HOOK)
 
 
-def lacks(place: Place, name: str = "core") -> list[str]:
-    return [f"{lack.why}: {lack.do}" for lack in families.load(name).lacks(place)]
+def lacks(place: EvalTarget, name: str = "core") -> list[str]:
+    return [f"{lack.reason}: {lack.remedy}" for lack in families.load(name).unmet_requirements(place)]
 
 
-def test_a_small_model_lacks_nothing_that_is_quick(here: Place):
-    assert doctor.settle(here, "quick") == (("core", "sparse_probing_sae_probes"), {})
+def test_a_small_model_lacks_nothing_that_is_quick(here: EvalTarget):
+    assert doctor.resolve_families(here, "quick") == (("core", "sparse_probing_sae_probes"), {})
     assert lacks(here, "forgetting") == []
     assert len(here.tokenizer()) == 512
 
@@ -37,26 +37,26 @@ def test_a_small_model_lacks_nothing_that_is_quick(here: Place):
         ("blocks.0.attn.hook_pattern", "blocks.0.attn.hook_pattern gives no vector a token: use one like blocks.1."),
     ],
 )
-def test_a_hook_that_is_not_there(here: Place, hook: str, said: str):
+def test_a_hook_that_is_not_there(here: EvalTarget, hook: str, said: str):
     (found,) = lacks(replace(here, hook_name=hook))
     assert found.startswith(said)
 
 
-def test_a_world_has_no_text(here: Place):
+def test_a_world_has_no_text(here: EvalTarget):
     world = replace(here, world=True, hook_name="activations")
     everything = ("core", "meta_structure", "synthetic")  # sparsity and reconstruction are measured there too
-    assert doctor.settle(world, "full") == (everything, {})
-    assert doctor.settle(world, "standard") == (("core", "synthetic"), {})
+    assert doctor.resolve_families(world, "full") == (everything, {})
+    assert doctor.resolve_families(world, "standard") == (("core", "synthetic"), {})
     for name in ("sparse_probing_sae_probes", "forgetting", "absorption"):
         said = f"{name} cannot run: a synthetic world has no text and no language model: use --evals synthetic"
         with pytest.raises(UserError, match=said):
-            doctor.settle(world, f"core,{name}")
+            doctor.resolve_families(world, f"core,{name}")
     with pytest.raises(UserError, match="the true features of a language model are not known"):
-        doctor.settle(here, "synthetic")
+        doctor.resolve_families(here, "synthetic")
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="a file system without room, on Linux alone")
-def test_a_full_disk(here: Place):
+def test_a_full_disk(here: EvalTarget):
     (found,) = lacks(replace(here, folder=Path("/proc/sae-agent/evaluation")))
     assert found.startswith("50 MB are needed and 0 MB are free in ")
     assert found.endswith("free some space or point SAE_AGENT_CACHE at another disk")
@@ -81,23 +81,23 @@ def test_a_dataset_that_is_not_as_it_was_packaged(tmp_path: Path, damage: str):
 
 
 def test_a_hub_model_that_is_not_here():
-    (found,) = lacks(doctor.place("gpt2", HOOK))
+    (found,) = lacks(doctor.eval_target("gpt2", HOOK))
     assert found.startswith("gpt2 is not stored on this machine and the hub cannot be reached")
 
 
-def test_of_a_tier_what_cannot_run_is_left_out_and_what_is_named_is_refused(here: Place):
-    evals, left_out = doctor.settle(here, "full", "core")
+def test_of_a_tier_what_cannot_run_is_left_out_and_what_is_named_is_refused(here: EvalTarget):
+    evals, left_out = doctor.resolve_families(here, "full", "core")
     assert evals[0] == "core"
     assert "forgetting" in evals
     assert left_out["ravel"]
     assert not set(evals) & set(left_out)
     with pytest.raises(UserError, match=r"^ravel cannot run: "):
-        doctor.settle(here, "forgetting,ravel", "core")
+        doctor.resolve_families(here, "forgetting,ravel", "core")
     with pytest.raises(UserError, match=r"^ravel cannot run: "):
-        doctor.settle(here, "quick", "ravel")
+        doctor.resolve_families(here, "quick", "ravel")
     beyond = replace(here, hook_name="blocks.2.hook_resid_post")
     with pytest.raises(UserError, match=r"^core, forgetting cannot run: the model has no hook"):
-        doctor.settle(beyond, "forgetting", "core")
+        doctor.resolve_families(beyond, "forgetting", "core")
 
 
 def test_before_a_harvest_it_is_said_what_cannot_run(small_model: Path, harvest: Any, tmp_path: Path):  # noqa: ARG001

@@ -16,7 +16,7 @@ from agent.lab import text
 from agent.lab.evaluation.bench import labelled_datasets, patching, probe_ablation
 from agent.lab.evaluation.bench.core import EvaluationError
 from agent.lab.evaluation.bench.labelled_datasets import CONFOUNDED, MANY_WAY, TWO_WAY, Labelled
-from agent.lab.evaluation.catalogue import Place
+from agent.lab.evaluation.catalogue import EvalTarget
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.families import scr, sparse_probing, tpp
 from agent.lab.evaluation.random_floor import RandomSAE
@@ -113,8 +113,8 @@ def test_scores_equal_those_of_sae_bench(
     main, given, config = main_of(family), [("sae", random_sae(evaluator))], asked(family)
     if family != "sparse_probing":
         config = replace(config, n_values=[n for n in config.n_values if n <= D_SAE])
-    lent = patching.Lent(evaluator.model)
-    with labelled_datasets.installed(), patching.lending(main, tmp_path, 0, HookedTransformer=lent):
+    lent = patching.PreloadedModel(evaluator.model)
+    with labelled_datasets.installed(), patching.isolated_sae_bench(main, tmp_path, 0, HookedTransformer=lent):
         for _ in range(2):
             main.run_eval(config, given, "cpu", str(tmp_path), force_rerun=True, artifacts_path="made")
     (file,) = tmp_path.rglob("sae_custom_sae_eval_results.json")
@@ -270,16 +270,16 @@ def test_the_biased_set_ties_the_label_to_the_kind_and_the_test_set_does_not():
 
 
 def test_the_shipped_sizes_fit_the_data(tmp_path: Path):
-    place = Place("tiny-lm", HOOK, False, {"hidden_size": 192, "num_hidden_layers": 4}, lambda: None, tmp_path)
+    place = EvalTarget("tiny-lm", HOOK, False, {"hidden_size": 192, "num_hidden_layers": 4}, lambda: None, tmp_path)
     for family in (sparse_probing, tpp, scr):
-        assert family.lacks(place) == []
+        assert family.unmet_requirements(place) == []
 
 
 def test_what_is_lacking_is_said(tmp_path: Path):
-    place = Place("tiny-lm", HOOK, False, {"hidden_size": 192, "num_hidden_layers": 4}, lambda: None, tmp_path)
+    place = EvalTarget("tiny-lm", HOOK, False, {"hidden_size": 192, "num_hidden_layers": 4}, lambda: None, tmp_path)
     for family in (sparse_probing, tpp, scr):
         vast = replace(place, config={"hidden_size": 10**9, "num_hidden_layers": 4})
-        assert "MB are needed" in family.lacks(vast)[0].why
+        assert "MB are needed" in family.unmet_requirements(vast)[0].reason
     mislabelled = Labelled("105_click_bait", "105_click_bait", {"bait": "1"})
-    (lack,) = labelled_datasets.lacks(place, [mislabelled], 10)
-    assert lack.why == "105_click_bait: 0 prompts are labelled 1 and 10 are needed"
+    (lack,) = labelled_datasets.unmet_requirements(place, [mislabelled], 10)
+    assert lack.reason == "105_click_bait: 0 prompts are labelled 1 and 10 are needed"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_lab import HOOK, K
 
-from agent.lab.evaluation.catalogue import Place
+from agent.lab.evaluation.catalogue import EvalTarget
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.families import meta_structure
 from agent.lab.evaluation.sae_adapter import BenchSAE
@@ -41,4 +41,4 @@ def test_the_figures_are_sae_benchs_own_whatever_the_lengths_of_rows(evaluator: 
 
 
 def test_nothing_is_missing_anywhere(tmp_path: Path):
-    assert meta_structure.lacks(Place("synth2k", HOOK, True, {}, lambda: None, tmp_path, {})) == []
+    assert meta_structure.unmet_requirements(EvalTarget("synth2k", HOOK, True, {}, lambda: None, tmp_path, {})) == []

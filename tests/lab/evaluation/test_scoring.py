@@ -297,7 +297,7 @@ class Leaky(RandomSAE):
         return RandomSAE(self.cfg, self.k + 1, self.b_dec).encode(x)
 
 
-def broken(evaluator: Evaluator, tried: sentinels.Tried, out: Path) -> set[tuple[str, str]]:
+def broken(evaluator: Evaluator, tried: sentinels.SentinelSAEs, out: Path) -> set[tuple[str, str]]:
     found = sentinels.expectations(evaluator, tried, out).expectations
     return {(each.sentinel, each.metric) for each in found if not each.held}
 
@@ -311,7 +311,7 @@ def test_the_sentinels_hold_until_the_evaluation_is_broken(
     assert isinstance(first, CheckpointSAE)
     assert isinstance(second, CheckpointSAE)
     sample = dev(evaluator).activations[:8]
-    wrong = sentinels.Tried(
+    wrong = sentinels.SentinelSAEs(
         trained=first,
         permuted=Undecoded(first.cfg, second.checkpoint, sample),
         identity=ForgetfulIdentity(sound.identity.cfg, sound.identity.b_dec),

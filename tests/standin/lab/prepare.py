@@ -20,10 +20,10 @@ args = parser.parse_args()
 if args.model != "tiny-lm":
     print(f"error: unknown model {args.model!r}: did you mean tiny-lm?", file=sys.stderr)
     sys.exit(2)
-evals, left_out = catalogue.chosen(args.evals, args.needed), {}
+evals, left_out = catalogue.parse_evals(args.evals, args.needed), {}
 for name in set(evals) - {"core", "sparse_probing_sae_probes", "tpp"}:
     left_out[name] = "it has no stand-in: write one"
-if refused := left_out.keys() & (catalogue.named(args.evals) | {args.needed}):
+if refused := left_out.keys() & (catalogue.named_families(args.evals) | {args.needed}):
     print(f"error: {', '.join(refused)} cannot run: it has no stand-in: write one", file=sys.stderr)
     sys.exit(2)
 print("harvesting", flush=True)

@@ -14,7 +14,7 @@ from agent.lab.evaluation.bench.core_text import (
     CoreText,
     TokenStore,
 )
-from agent.lab.evaluation.sae_adapter import BenchSAE, Counted, Usage
+from agent.lab.evaluation.sae_adapter import BenchSAE, Usage, UsageAccumulator
 from agent.lab.results import Core
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ class EvaluationError(RuntimeError):
     """An evaluation that gave no usable answer; the message is the reason."""
 
 
-class Watched:
+class RecordingSAE:
     """An SAE on its way through core: each reconstruction is counted, so that nothing is encoded twice."""
 
     def __init__(self, sae: BenchSAE, text: CoreText) -> None:
-        self.sae, self.text, self.counted = sae, text, Counted(sae.cfg.d_sae, text.mean)
+        self.sae, self.text, self.counted = sae, text, UsageAccumulator(sae.cfg.d_sae, text.mean)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.sae, name)
@@ -73,7 +73,7 @@ def run_core(sae: BenchSAE, text: CoreText, out: Path, name: str) -> tuple[Core,
 
     config = settings(sae.cfg.model_name, text.ids)
     text.reset_input_dataset()
-    watched = Watched(sae, text)
+    watched = RecordingSAE(sae, text)
     with patch.object(core, "get_recons_loss", lambda *_, **__: text.reconstruction_loss(sae)):
         metrics, features = core.run_evals(watched, text, text, config, {}, ignore_tokens=text.special)  # type: ignore[arg-type]
     if not metrics.get("model_performance_preservation"):

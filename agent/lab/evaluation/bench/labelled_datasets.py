@@ -15,7 +15,7 @@ import numpy as np
 
 from agent.lab import text
 from agent.lab.evaluation import requirements
-from agent.lab.evaluation.catalogue import Lack, Place
+from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 
 Texts = dict[str, list[str]]  # class -> prompts
 
@@ -187,7 +187,7 @@ def installed() -> Iterator[None]:
         yield
 
 
-def lacks(place: Place, used: list[Labelled], each: int) -> list[Lack]:
+def unmet_requirements(place: EvalTarget, used: list[Labelled], each: int) -> list[UnmetRequirement]:
     """What an evaluation lacks that needs so many prompts of `each` class, and stores the activations on them."""
     tokens = CONTEXT * each * sum(len(labelled.classes) for labelled in used)
     if missing := requirements.language_model(place, 3 * tokens * requirements.width(place.config) * 4 / 1e6):
@@ -198,4 +198,6 @@ def lacks(place: Place, used: list[Labelled], each: int) -> list[Lack]:
         for name, prompts in texts(labelled).items()
         if len(prompts) < each
     }
-    return [Lack(why, "the labels are those of sae-probes 0.4.2: install it again") for why in sorted(short)]
+    return [
+        UnmetRequirement(why, "the labels are those of sae-probes 0.4.2: install it again") for why in sorted(short)
+    ]

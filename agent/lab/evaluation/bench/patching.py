@@ -37,7 +37,7 @@ class UnitNorm(BenchSAE):
         return self.sae.encode(x) * self.norms
 
 
-class Lent:
+class PreloadedModel:
     """In the place of HookedTransformer in an evaluation: whatever model it asks for, it is given ours."""
 
     def __init__(self, model: Any) -> None:
@@ -48,7 +48,7 @@ class Lent:
 
 
 @contextlib.contextmanager
-def lending(evaluation: ModuleType, folder: Path, seed: int, **parts: Any) -> Iterator[None]:
+def isolated_sae_bench(evaluation: ModuleType, folder: Path, seed: int, **parts: Any) -> Iterator[None]:
     """For the time of a call, `evaluation` (a main.py of SAE-Bench) sees `parts` in place of its own names.
 
     It works in `folder`, since some write to where they stand. It starts from `seed`, and leaves torch's gradients

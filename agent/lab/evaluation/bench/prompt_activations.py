@@ -113,7 +113,10 @@ def _make(
     nothing = Nothing(evaluator.config(1, d_in), d_in, evaluator.model.cfg.dtype)
     if hasattr(config, "n_values"):
         config = replace(config, n_values=[1])
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch, patching.lending(evaluation, Path(scratch), SEED):
+    with (
+        tempfile.TemporaryDirectory(dir=path.parent) as scratch,
+        patching.isolated_sae_bench(evaluation, Path(scratch), SEED),
+    ):
         torch.manual_seed(config.random_seed)
         given = (dataset, config, nothing, evaluator.model, nothing.cfg.hook_layer, evaluator.hook_name)
         # sae_probes leaves the tokenizer of the model cutting prompts from the left.
@@ -167,8 +170,11 @@ def _read(path: Path) -> Made:
 @contextlib.contextmanager
 def lent(evaluator: "Evaluator", evaluation: ModuleType, single_dataset: Any) -> Iterator[None]:
     """SAE-Bench's run_eval, given our model and our work on a single dataset in the place of its own."""
-    parts = {"HookedTransformer": patching.Lent(evaluator.model), "run_eval_single_dataset": single_dataset}
-    with tempfile.TemporaryDirectory() as scratch, patching.lending(evaluation, Path(scratch), SEED, **parts):
+    parts = {"HookedTransformer": patching.PreloadedModel(evaluator.model), "run_eval_single_dataset": single_dataset}
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        patching.isolated_sae_bench(evaluation, Path(scratch), SEED, **parts),
+    ):
         yield
 
 

@@ -147,7 +147,10 @@ def _train(evaluator: "Evaluator", vocabulary: list[str], probes: Path) -> dict[
     from sae_bench.evals.absorption.prompting import first_letter_formatter
 
     model, layer = evaluator.model, models.layer_of(evaluator.hook_name)
-    with bar("spelling", len(vocabulary), "words") as shown, patching.lending(common, evaluator.folder, SEED):
+    with (
+        bar("spelling", len(vocabulary), "words") as shown,
+        patching.isolated_sae_bench(common, evaluator.folder, SEED),
+    ):
         common.create_and_train_probe(
             model=_Counted(model, layer, shown),  # type: ignore[arg-type]
             formatter=first_letter_formatter(),

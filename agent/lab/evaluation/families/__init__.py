@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from agent.lab.evaluation.catalogue import Lack, Place
+from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
@@ -16,9 +16,9 @@ class Family(Protocol):
     """A module of this package. `core` and `sparse_probing_sae_probes`, whose figures have records of their own, are
     scored by the evaluator itself and have no `score`."""
 
-    SAYS: str  # what it measures, in one line
+    SUMMARY: str  # what it measures, in one line
 
-    def lacks(self, place: Place) -> list[Lack]:
+    def unmet_requirements(self, place: EvalTarget) -> list[UnmetRequirement]:
         """What is missing for it to run on a kind of model that suits it; empty where it is runnable."""
         ...
 

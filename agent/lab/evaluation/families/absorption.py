@@ -16,7 +16,7 @@ from unittest.mock import patch
 from agent.lab.evaluation import requirements
 from agent.lab.evaluation.bench import patching, spelling
 from agent.lab.evaluation.bench.core import EvaluationError
-from agent.lab.evaluation.catalogue import Lack, Place
+from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 from agent.lab.progress import say
 from agent.lab.results import Scored
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
     from agent.lab.evaluation.sae_adapter import BenchSAE
 
-SAYS = "letters whose latent falls silent where a more specific latent carries the letter"
+SUMMARY = "letters whose latent falls silent where a more specific latent carries the letter"
 
 ABLE_F1, ABLE_LETTERS = 0.6, 20  # SAE-Bench's: a letter counts above this F1, a model can spell from so many letters
 METRICS = tuple(
@@ -44,7 +44,7 @@ METRICS = tuple(
 )
 
 
-def lacks(place: Place) -> list[Lack]:
+def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
     """What is missing. Whether the model can spell is measured, in another process, where it is not known yet."""
     if unmet := requirements.language_model(place):
         return unmet
@@ -56,21 +56,21 @@ def lacks(place: Place) -> list[Lack]:
     return missing or _unable(found or _measured(place))
 
 
-def _unfit(hook_name: str, tokenizer: Any, context: int | None) -> list[Lack]:
+def _unfit(hook_name: str, tokenizer: Any, context: int | None) -> list[UnmetRequirement]:
     missing = []
     if not hook_name.endswith("hook_resid_post"):
         why = f"SAE-Bench reads the residual stream behind a layer, not {hook_name}"
-        missing.append(Lack(why, "use a hook like blocks.1.hook_resid_post"))
-    return missing + [Lack(*said) for said in spelling.unfit(tokenizer, context)]
+        missing.append(UnmetRequirement(why, "use a hook like blocks.1.hook_resid_post"))
+    return missing + [UnmetRequirement(*said) for said in spelling.unfit(tokenizer, context)]
 
 
-def _unable(found: "Spelling") -> list[Lack]:
+def _unable(found: "Spelling") -> list[UnmetRequirement]:
     able = [letter for letter, f1 in found.letters.items() if f1 > ABLE_F1]
     if len(able) >= ABLE_LETTERS:
         return []
     best = sorted(found.letters.values())[-ABLE_LETTERS]
     return [
-        Lack(
+        UnmetRequirement(
             f"the model cannot spell: {len(able)} of 26 first letters can be read off its activations with an F1 above "
             f"{ABLE_F1}, and {ABLE_LETTERS} are needed (the 20th best: {best:.2f})",
             "use a larger model or a later layer; SAE-Bench advises 2B parameters",
@@ -78,7 +78,7 @@ def _unable(found: "Spelling") -> list[Lack]:
     ]
 
 
-def _measured(place: Place) -> "Spelling":
+def _measured(place: EvalTarget) -> "Spelling":
     """The spelling of a model that no one has measured at this hook, by a process that loads the model."""
     say("absorption: can the model spell? Measured once for a model and hook: 20 s for tiny-lm, longer for larger ones")
     command = [sys.executable, "-P", "-m", "agent.lab.evaluation.spelling", place.model, place.hook_name]
@@ -99,10 +99,10 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
 
     model = evaluator.model
     for lack in _unfit(evaluator.hook_name, model.tokenizer, model.cfg.n_ctx):
-        raise EvaluationError(lack.why)
+        raise EvaluationError(lack.reason)
     made = spelling.measure(evaluator)
     for lack in _unable(made):
-        raise EvaluationError(lack.why)
+        raise EvaluationError(lack.reason)
     speller = made.speller(model, evaluator.hook_name)
     sae = patching.UnitNorm(sae)
     fired = (sae.encode(made.test_activations(speller).to(sae.device)) != 0).any(0)
@@ -130,12 +130,12 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
             probes_dir=made.probes,
         )
         lent = {
-            "HookedTransformer": patching.Lent(speller),
+            "HookedTransformer": patching.PreloadedModel(speller),
             "run_k_sparse_probing_experiment": k_sparse,
             "run_feature_absortion_experiment": absorbed,
         }
         measures = patch.object(k_sparse_probing, "metrics", spelling.Measures)
-        with measures, patching.lending(main, Path(scratch), spelling.SEED, **lent):
+        with measures, patching.isolated_sae_bench(main, Path(scratch), spelling.SEED, **lent):
             main.run_eval(config, [(name, sae)], str(sae.device), str(out.absolute()))  # type: ignore[list-item]
     speller.keep()
     return _scored(patching.answer(out, name), tables[0], fired)

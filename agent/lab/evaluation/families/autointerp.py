@@ -21,7 +21,7 @@ from agent.lab import activations
 from agent.lab.evaluation.bench import patching
 from agent.lab.evaluation.bench.core import BATCH_WINDOWS, EvaluationError
 from agent.lab.evaluation.bench.judge import Judge, JudgeError
-from agent.lab.evaluation.catalogue import Lack, Place
+from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 from agent.lab.results import Scored
 
 if TYPE_CHECKING:
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator, HeldOut
     from agent.lab.evaluation.sae_adapter import BenchSAE
 
-SAYS = "how well a language model that has seen where a latent fires can tell where else it does"
+SUMMARY = "how well a language model that has seen where a latent fires can tell where else it does"
 
 SEED, LATENTS = 42, 20  # SAE-Bench's own number of latents is 1,000
 METRICS = ("autointerp_score", "autointerp_std_dev")
 SECONDS = 5  # for the one question that shows whether the judge is there
 
 
-def lacks(place: Place) -> list[Lack]:
+def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
     """What is missing; a judge that is named is asked for one word."""
     try:
         Judge.chosen(place.environment, timeout=SECONDS).choice([{"role": "user", "content": "Say: yes"}], 5)
     except JudgeError as error:
-        return [Lack(str(error), error.do)]
+        return [UnmetRequirement(str(error), error.do)]
     return []
 
 
@@ -74,7 +74,9 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
         stored = Path(scratch, "artifacts", "autointerp", tokens)
         stored.parent.mkdir(parents=True)
         torch.save(text.ids, stored)
-        with patching.lending(main, Path(scratch), SEED, HookedTransformer=patching.Lent(text), AutoInterp=Judged):
+        with patching.isolated_sae_bench(
+            main, Path(scratch), SEED, HookedTransformer=patching.PreloadedModel(text), AutoInterp=Judged
+        ):
             device, saes = str(sae.device), [(name, sae)]
             main.run_eval(config, saes, device, judge.key, str(out.absolute()))  # type: ignore[arg-type]
     found = patching.answer(out, name)

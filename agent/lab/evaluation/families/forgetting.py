@@ -28,7 +28,7 @@ from torch import Tensor
 from agent.lab import activations, files, models, text, tokens
 from agent.lab.evaluation import ablation, requirements
 from agent.lab.evaluation.ablation import BATCH_WINDOWS, Windows, losses
-from agent.lab.evaluation.catalogue import Lack, Place
+from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 from agent.lab.evaluation.sae_adapter import BenchSAE
 from agent.lab.files import waiting_lock
 from agent.lab.results import Number, Scored
@@ -36,7 +36,7 @@ from agent.lab.results import Number, Scored
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
 
-SAYS = "what clamping a topic's latents costs on that topic (medicine), where the rest costs at most 1% more"
+SUMMARY = "what clamping a topic's latents costs on that topic (medicine), where the rest costs at most 1% more"
 
 FORMAT, SEED = 1, 0  # of what is cached
 FORGET = ("98_cancer_cat", "101_disease_class")
@@ -67,7 +67,7 @@ class Sweep:
     added: dict[str, dict[str, Number]]  # by setting: to the loss on either text
 
 
-def lacks(place: Place) -> list[Lack]:
+def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
     positions = 2 * (CHOOSING + 2 * SCORED) * models.MAX_CONTEXT
     return requirements.language_model(place, 4 * positions * requirements.width(place.config) / 1e6)
 

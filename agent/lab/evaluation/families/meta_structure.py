@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.lab.evaluation.bench import patching
-from agent.lab.evaluation.catalogue import Lack, Place
+from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 from agent.lab.results import Scored
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
     from agent.lab.evaluation.sae_adapter import BenchSAE
 
-SAYS = "how much of the decoder an SAE of a quarter of its width explains"
+SUMMARY = "how much of the decoder an SAE of a quarter of its width explains"
 
 SEED = 42
 
 
-def lacks(_: Place) -> list[Lack]:
+def unmet_requirements(_: EvalTarget) -> list[UnmetRequirement]:
     """Every SAE has a decoder."""
     return []
 
@@ -31,7 +31,7 @@ def score(_: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
     from sae_bench.evals.meta_structure.eval_config import MetaStructureEvalConfig
 
     config, sae = MetaStructureEvalConfig(random_seed=SEED), patching.UnitNorm(sae)
-    with patching.lending(main, out, SEED):
+    with patching.isolated_sae_bench(main, out, SEED):
         main.run_eval(config, [(name, sae)], str(sae.device), str(out.absolute()))  # type: ignore[list-item]
     metrics = patching.metrics(patching.answer(out, name))
     del metrics["train_time_seconds"]  # says nothing of the SAE, and differs from time to time

@@ -12,14 +12,14 @@ from agent.lab import cache
 from agent.lab.evaluation import requirements
 from agent.lab.evaluation.bench import patching
 from agent.lab.evaluation.bench.core import EvaluationError
-from agent.lab.evaluation.catalogue import Lack, Place
+from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 from agent.lab.results import Scored
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
     from agent.lab.evaluation.sae_adapter import BenchSAE
 
-SAYS = "whether latents change one attribute of an entity and leave its others alone"
+SUMMARY = "whether latents change one attribute of an entity and leave its others alone"
 
 SEED, MEGABYTES = 42, 2000
 MODELS = ("gemma-2-2b", "pythia-160m-deduped")  # its LLM_NAME_MAP
@@ -31,21 +31,23 @@ FILES = tuple(
 )
 
 
-def lacks(place: Place) -> list[Lack]:
+def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
     """All that is missing."""
     missing = []
     if why := _other(place.model):
-        missing.append(Lack(why, f"use {MODELS[1]}"))
+        missing.append(UnmetRequirement(why, f"use {MODELS[1]}"))
     else:
         missing += requirements.stored(place)
     if not place.hook_name.endswith("hook_resid_post"):
         why = f"SAE-Bench changes the residual stream behind a layer, not {place.hook_name}"
-        missing.append(Lack(why, "use a hook like blocks.1.hook_resid_post"))
+        missing.append(UnmetRequirement(why, "use a hook like blocks.1.hook_resid_post"))
     if absent := [file for file in FILES if not (prompts() / file).is_file()]:
         asked = f"{REPOSITORY!r}, repo_type='dataset', local_dir={str(prompts())!r}"
         fetch = f'HF_HUB_OFFLINE=0 python -c "from huggingface_hub import snapshot_download as get; get({asked})"'
         missing.append(
-            Lack(f"{len(absent)} of its {len(FILES)} files of prompts are not in {prompts()}", f"run {fetch}")
+            UnmetRequirement(
+                f"{len(absent)} of its {len(FILES)} files of prompts are not in {prompts()}", f"run {fetch}"
+            )
         )
     return missing + requirements.disk(place, MEGABYTES)
 
@@ -71,7 +73,7 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
             llm_dtype=LLM_NAME_TO_DTYPE[model],
             artifact_dir=scratch,
         )
-        with patching.lending(main, Path(scratch), SEED):
+        with patching.isolated_sae_bench(main, Path(scratch), SEED):
             saes, device = [(name, sae)], str(sae.device)
             main.run_eval(config, saes, device, str(out.absolute()), artifacts_path=scratch)  # type: ignore[arg-type]
     return Scored(

@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING
 
 from agent.lab import models
 from agent.lab.evaluation.bench import labelled_datasets, probe_ablation
-from agent.lab.evaluation.catalogue import Lack, Place
+from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 from agent.lab.results import Scored
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
     from agent.lab.evaluation.sae_adapter import BenchSAE
 
-SAYS = "whether a probe is freed of a confound by ablating a few latents"
+SUMMARY = "whether a probe is freed of a confound by ablating a few latents"
 
 
-def lacks(place: Place) -> list[Lack]:
+def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
     used = [each for confounded in labelled_datasets.CONFOUNDED.values() for each in confounded.kinds.values()]
     each = sum(probe_ablation.SIZES[True]) // 2 + 2
-    return labelled_datasets.lacks(place, used, each)
+    return labelled_datasets.unmet_requirements(place, used, each)
 
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:

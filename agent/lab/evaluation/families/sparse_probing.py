@@ -12,20 +12,20 @@ import torch
 
 from agent.lab import models
 from agent.lab.evaluation.bench import labelled_datasets, patching, prompt_activations
-from agent.lab.evaluation.catalogue import Lack, Place
+from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 from agent.lab.results import Scored
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
     from agent.lab.evaluation.sae_adapter import BenchSAE
 
-SAYS = "how well a few latents tell two classes of text apart, averaged over a prompt"
+SUMMARY = "how well a few latents tell two classes of text apart, averaged over a prompt"
 
 TRAIN, TEST = 600, 300  # prompts of both classes together
 
 
-def lacks(place: Place) -> list[Lack]:
-    return labelled_datasets.lacks(place, list(labelled_datasets.TWO_WAY.values()), (TRAIN + TEST) // 2)
+def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
+    return labelled_datasets.unmet_requirements(place, list(labelled_datasets.TWO_WAY.values()), (TRAIN + TEST) // 2)
 
 
 def config(model: str, context: int, dtype: torch.dtype) -> Any:

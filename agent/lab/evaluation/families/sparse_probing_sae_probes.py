@@ -2,14 +2,14 @@
 
 from agent.lab.evaluation import requirements
 from agent.lab.evaluation.bench import probing
-from agent.lab.evaluation.catalogue import Lack, Place
+from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 
-SAYS = "whether a few latents tell classes of short texts apart, as sae-probes has it"
+SUMMARY = "whether a few latents tell classes of short texts apart, as sae-probes has it"
 
 PROMPTS = 11_124  # of the datasets together
 
 
-def lacks(place: Place) -> list[Lack]:
+def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
     made = all((place.folder / "probing" / f"{dataset}.made").exists() for dataset in probing.DATASETS)
     widest = 4 * requirements.width(place.config)  # of an MLP
     return requirements.language_model(place, 1 if made else 4 * PROMPTS * widest / 1e6)

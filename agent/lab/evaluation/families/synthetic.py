@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.lab import worlds
-from agent.lab.evaluation.catalogue import Lack, Place
+from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 from agent.lab.evaluation.ground_truth import MATCHED, descendants, measure
 from agent.lab.evaluation.world_evaluator import WorldEvaluator
 from agent.lab.results import Scored
@@ -17,12 +17,18 @@ if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
     from agent.lab.evaluation.sae_adapter import BenchSAE
 
-__all__ = ["MATCHED", "SAYS", "descendants", "lacks", "score"]  # the first and third for ideas of an earlier layout
+__all__ = [
+    "MATCHED",
+    "SUMMARY",
+    "descendants",
+    "score",
+    "unmet_requirements",
+]  # the first and third for ideas of an earlier layout
 
-SAYS = "F1, MCC, uniqueness and absorption against a world's true features"
+SUMMARY = "F1, MCC, uniqueness and absorption against a world's true features"
 
 
-def lacks(_: Place) -> list[Lack]:
+def unmet_requirements(_: EvalTarget) -> list[UnmetRequirement]:
     """Of every world the truth is known."""
     return []
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 from agent.lab.evaluation import requirements
 from agent.lab.evaluation.bench import patching
 from agent.lab.evaluation.bench.core import EvaluationError
-from agent.lab.evaluation.catalogue import Lack, Place
+from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 from agent.lab.results import Scored
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
     from agent.lab.evaluation.sae_adapter import BenchSAE
 
-SAYS = "what is unlearnt of hazardous biology, and of nothing else, by clamping the latents that stand for it"
+SUMMARY = "what is unlearnt of hazardous biology, and of nothing else, by clamping the latents that stand for it"
 
 SEED, MEGABYTES = 42, 1000
 MODELS = ("gemma-2-2b-it", "gemma-2-9b-it")  # whose prompts it knows
@@ -37,20 +37,24 @@ DATASETS = (
 )
 
 
-def lacks(place: Place) -> list[Lack]:
+def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
     """All that is missing."""
     missing = []
     if why := _other(place.model):
-        missing.append(Lack(why, f"use {MODELS[0]}, or the family forgetting"))
+        missing.append(UnmetRequirement(why, f"use {MODELS[0]}, or the family forgetting"))
     else:
         missing += requirements.stored(place)
     corpus = site_packages() / CORPUS
     if said := unreadable(corpus):
-        missing.append(Lack(f"the corpus to forget {said}", f"ask for it ({REQUEST}) and put it at {corpus}"))
+        missing.append(
+            UnmetRequirement(f"the corpus to forget {said}", f"ask for it ({REQUEST}) and put it at {corpus}")
+        )
     for dataset, part in DATASETS:
         if said := _unstored(dataset, part):
             fetch = f'python -c "from datasets import load_dataset as get; get({dataset!r}, {part!r})"'
-            missing.append(Lack(f"{dataset} ({part}) is not stored on this machine: {said}", f"run {fetch}"))
+            missing.append(
+                UnmetRequirement(f"{dataset} ({part}) is not stored on this machine: {said}", f"run {fetch}")
+            )
     return missing + requirements.disk(place, MEGABYTES)
 
 
@@ -72,7 +76,10 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
         llm_batch_size=LLM_NAME_TO_BATCH_SIZE[model] // 8,  # its own main divides: the texts are 8 times as long
         llm_dtype=LLM_NAME_TO_DTYPE[model],
     )
-    with tempfile.TemporaryDirectory(dir=evaluator.folder) as scratch, patching.lending(main, site_packages(), SEED):
+    with (
+        tempfile.TemporaryDirectory(dir=evaluator.folder) as scratch,
+        patching.isolated_sae_bench(main, site_packages(), SEED),
+    ):
         saes, device = [(name, sae)], str(sae.device)
         main.run_eval(config, saes, device, str(out.absolute()), artifacts_path=scratch)  # type: ignore[arg-type]
     return Scored(
