@@ -164,8 +164,8 @@ class Row:
     metric: str = ""  # that differs most
 
     def show(self) -> str:
-        if self.reason:
-            return f"| {self.family} | {self.reason} ||||||"
+        if self.why:
+            return f"| {self.family} | {self.why} ||||||"
         seconds = [*self.stock, *self.ours, self.stock[1] / self.ours[1]]
         figures = " | ".join(f"{each:.1f}" for each in seconds)
         return f"| {self.family} | {figures} | {self.difference:.1e} ({self.metric}) |"
