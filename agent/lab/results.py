@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from agent.lab.errors import UserError
 from agent.lab.files import write_atomically
@@ -154,10 +154,11 @@ class Sentinels(BaseModel):
 
 
 class Measure(BaseModel):
-    """A figure that an idea's analysis.py computes of a run, as notes and plots name it."""
+    """A metric that an idea's analysis.py computes of a run, as notes and plots name it."""
 
     title: str
-    says: str  # what it is, in one sentence, with the source of the formula where there is one
+    # One sentence, with the source of the formula where there is one. Ideas of before call it `says`.
+    definition: str = Field(validation_alias=AliasChoices("definition", "says"))
     unit: str = ""
     digits: int = 3
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.lab import results
-from agent.lab.results import BadResults, FinalInfo
+from agent.lab.results import BadResults, FinalInfo, Measure
 from agent.lab.verdicts import Verdict
 
 OK = FinalInfo(verdict=Verdict(name="ok", evidence="sound"))
@@ -58,3 +58,10 @@ def test_what_is_no_plain_file_is_damage(tmp_path: Path, plant: Callable, said: 
 def test_results_come_back_as_they_were_written(tmp_path: Path):
     results.write(tmp_path, OK)
     assert results.read(tmp_path) == OK
+
+
+@pytest.mark.parametrize("name", ["definition", "says"])
+def test_an_idea_may_call_the_definition_of_a_measure_by_either_name(name: str):
+    assert (
+        Measure.model_validate({"title": "L0", name: "active latents a token"}).definition == "active latents a token"
+    )

@@ -96,7 +96,7 @@ def analysed(evaluator: Evaluator, run_dir: Path, path: Path, source: str | None
 
 DEFINES = """
 from agent.lab.results import Measure
-MEASURES = {name: Measure(title=name, says=name) for name in ("tokens", "scale", "nothing")}
+MEASURES = {name: Measure(title=name, definition=name) for name in ("tokens", "scale", "nothing")}
 def measure(exam):
     import torch
     return RETURN
