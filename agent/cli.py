@@ -131,18 +131,18 @@ def audit(
 @ideas_app.callback()
 def ideas(context: typer.Context) -> None:
     """List the ideas there are, or show one with its plan."""
-    from agent.commands import ideas
+    from agent.commands import ideas as command
 
     if context.invoked_subcommand is None:
-        ideas.show_all()
+        command.show_all()
 
 
 @ideas_app.command("show")
 def show_idea(name: Annotated[str, typer.Argument(help="An idea: a directory of templates/ideas.")]) -> None:
     """Show an idea with its plan."""
-    from agent.commands import ideas
+    from agent.commands import ideas as command
 
-    ideas.show_one(name)
+    command.show_one(name)
 
 
 @ideas_app.command("new")

@@ -179,7 +179,7 @@ class Loop:
     def check(self, run: int) -> None:
         """Commit the proposal to the story; find what is known wrong with it; if nothing is, reserve the run."""
         state = self.ledger.state.runs[run]
-        self.study.set_aside(run, state.attempt)
+        self.study.archive_attempt(run, state.attempt)
         script, proposal = self.study.directory / "experiment.py", state.proposal
         script.write_text(proposal.source)
         again = f", attempt {state.attempt + 1}" if state.attempt else ""
@@ -253,7 +253,7 @@ class Loop:
         require_disk(self.study.directory)
         state = self.ledger.state.runs[run]
         directory, attempt = self.study.run_dir(run), state.attempt + 1
-        self.study.set_aside(run, state.attempt)
+        self.study.archive_attempt(run, state.attempt)
         self.ledger.append(events.AttemptStarted(run=run, attempt=attempt))
         self.refresh()
         script, start, seed = self.study.directory / "experiment.py", time.monotonic(), self.started.fixed.seed
@@ -273,7 +273,7 @@ class Loop:
     def tampered(self, run: int) -> Verdict | None:
         """What an experiment changed outside its directory; it is as it was again."""
         (self.study.directory / "experiment.py").write_text(self.ledger.state.runs[run].proposal.source)
-        changed = self.study.restore(but=f"run_{run}")
+        changed = self.study.restore_recorded_files(except_for=f"run_{run}")
         if self.ledger.restore():
             changed.append("the ledger")
         if changed:
@@ -321,7 +321,7 @@ class Loop:
 
     def same_checkpoint(self, run: int, info: FinalInfo) -> Run | None:
         content = info.environment["checkpoint"]
-        for other in self.study.runs(self.ledger.state):
+        for other in self.study.load_runs(self.ledger.state):
             if other.info and other.number < run and other.info.environment.get("checkpoint") == content:
                 return other
         return None
@@ -357,7 +357,7 @@ class Loop:
         return proposal if isinstance(proposal, Proposal) else None
 
     def refresh(self) -> None:
-        self.display.table(self.study.runs(self.ledger.state))
+        self.display.table(self.study.load_runs(self.ledger.state))
 
     def write_notes(self) -> None:
         state = self.ledger.state

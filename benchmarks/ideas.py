@@ -42,7 +42,7 @@ from agent.lab.results import Compared, FinalInfo, headline
 from agent.study.events import StudyStarted
 from agent.study.records import Baseline
 from agent.study.state import State
-from agent.study.workspace import Study, find
+from agent.study.workspace import Study, find_study
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,7 +152,7 @@ def beside_baseline(
     compared = [matching.compare(info, baselines) for info in infos]
     names = [name for name in headline(infos) if all(name in each.metrics for each in compared)]
     differences = {name: judgement.pool_fresh_seeds([each.metrics[name] for each in compared]) for name in names}
-    title = study.runs(own)[number].state.proposal.title
+    title = study.load_runs(own)[number].state.proposal.title
     return Trained(own.started.idea, title, infos, differences, stability(scorer, [path for _, path in paths]))
 
 
@@ -213,7 +213,7 @@ def main() -> None:
     given: list[tuple[Study, State, int]] = []
     for each in args.runs:
         path, _, number = each.rpartition(":")
-        found = find(Path(path))
+        found = find_study(Path(path))
         assert found, f"{path} is no study"
         given.append((*found, int(number)))
     study, first, _ = given[0]

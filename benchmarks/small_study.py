@@ -31,7 +31,7 @@ from agent.report import notes
 from agent.study import ledger
 from agent.study.events import Event
 from agent.study.state import State
-from agent.study.workspace import MARK, Study, find
+from agent.study.workspace import STUDY_VARIABLE, Study, find_study
 
 ROOT = Path(__file__).resolve().parent.parent
 IDEA = "hierarchical_sae"
@@ -67,7 +67,7 @@ class Checkout:
     def study(self) -> tuple[Study, State] | None:
         """None until a study has started: what lies there was killed before that."""
         for directory in sorted(self.root.glob("runs/*/"), reverse=True):
-            if (found := find(directory)) and found[1].started:
+            if (found := find_study(directory)) and found[1].started:
                 return found
         return None
 
@@ -209,9 +209,8 @@ def left_running(checkout: Checkout) -> list[str]:
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             environment = process.environ()
-            if environment.get("SAE_AGENT_CACHE") == str(checkout.cache) or environment.get(MARK, "").startswith(
-                f"{checkout.root}{os.sep}"
-            ):
+            study, cache = environment.get(STUDY_VARIABLE, ""), environment.get("SAE_AGENT_CACHE")
+            if cache == str(checkout.cache) or study.startswith(f"{checkout.root}{os.sep}"):
                 left.append(" ".join(process.cmdline()))
     return left
 

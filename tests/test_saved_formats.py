@@ -209,7 +209,7 @@ def test_a_comparison_with_the_baseline():
 
 
 def test_ledger_and_results_agree_on_every_run():
-    runs = Study(LLM_STUDY, LLM_STUDY).runs(state_of(LLM_STUDY))
+    runs = Study(LLM_STUDY, LLM_STUDY).load_runs(state_of(LLM_STUDY))
     assert len(runs) == 4
     assert [run.info and run.info.verdict for run in runs] == [run.state.verdict for run in runs]
 

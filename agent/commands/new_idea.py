@@ -193,7 +193,7 @@ def _at_hand(root: Path) -> Iterator[tuple[str, str, str]]:
         yield f"the idea {idea.name}", idea.title, _told(idea)
     for directory in sorted((root / "runs").glob("*/")):
         try:
-            found = workspace.find(directory)
+            found = workspace.find_study(directory)
         except BadLedger:
             continue
         if found and (started := found[1].started):

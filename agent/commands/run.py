@@ -53,7 +53,7 @@ def start(
         settings = limits | {"language_model": language_model, "approve": approve}
         primary_metric, _ = ideas.goal(idea, fixed.model)
         started = loop.started(idea, fixed, _prepare(fixed, primary_metric, device), device, settings)
-        study = workspace.create(ROOT, idea.name)
+        study = workspace.create_study(ROOT, idea.name)
         chosen = select.of_new_study(study, started, idea)
         with study.lock(), _loop(study, started, own, chosen) as work:
             _end(study, work.run())
@@ -61,7 +61,7 @@ def start(
 
 def resume(path: Path | None) -> None:
     """Continue the study at `path`, or the newest that has not ended."""
-    study, state = workspace.to_resume(ROOT, path)
+    study, state = workspace.find_study_to_resume(ROOT, path)
     if state.finished:
         print(f"{study.name} has ended: {state.ended}; notes: {study.notes / 'notes.txt'}")
         return
@@ -77,8 +77,8 @@ def resume(path: Path | None) -> None:
 
 def note(path: Path, run_name: str, message: str) -> None:
     """Take a run that was made by hand in a study's directory into its notes and plots."""
-    with workspace.to_resume(ROOT, path)[0].lock(), cache.in_use():
-        study, state = workspace.to_resume(ROOT, path)  # as the driver left it that had the lock before
+    with workspace.find_study_to_resume(ROOT, path)[0].lock(), cache.in_use():
+        study, state = workspace.find_study_to_resume(ROOT, path)  # as the driver left it that had the lock before
         event = hand_run.added(study, state, Path(run_name).name, message)
         started, plan = _pick_up(study, state)
         proposer, own = select.of_study(study, started, plan, asking=False), idea_analysis.load(plan)
@@ -100,7 +100,7 @@ def _pick_up(study: Study, state: State) -> tuple[StudyStarted, Idea]:
     assert state.started
     if ended := process_tree.end_orphans(study.directory):
         print(f"ended {ended} process{'es' * (ended > 1)} that the last driver had left running", flush=True)
-    study.unlock_git()
+    study.remove_git_locks()
     fixed = state.started.fixed
     print(f"{state.started.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
     as_it_began = fixed.model_copy(update={"evals": ",".join(state.started.evals)})

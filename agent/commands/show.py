@@ -24,7 +24,7 @@ def show(path: Path) -> None:
     """Print a run or a study. Raises UserError where the path is neither."""
     if not path.is_dir():
         raise UserError(f"{path} is not a directory: give a run's or a study's directory")
-    if found := workspace.find(path):
+    if found := workspace.find_study(path):
         _show_study(*found)
     elif (path / "final_info.json").exists() or (path / "metrics.jsonl").exists():
         _show_run(path, results.read(path))
@@ -44,7 +44,7 @@ def _show_study(shown: workspace.Study, state: workspace.State) -> None:
             f"primary metric: {METRICS[state.started.primary_metric].title}"
         )
         console.print(f"evaluated by {', '.join(state.started.evals)}")
-    runs = shown.runs(state)
+    runs = shown.load_runs(state)
     console.print(study_table(runs))
     for run in runs:
         if run.info:

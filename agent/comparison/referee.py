@@ -106,7 +106,7 @@ class Referee:
 
     @property
     def runs(self) -> list[Run]:
-        return self.study.runs(self.ledger.state)
+        return self.study.load_runs(self.ledger.state)
 
     def conclude(self) -> None:
         """Confirm what looks better than the baseline by fresh seeds, then score the test text once."""

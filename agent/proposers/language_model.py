@@ -152,7 +152,7 @@ class LLMProposer:
 
     def _facts(self, state: State) -> Facts:
         assert state.started
-        runs = self.study.runs(state)
+        runs = self.study.load_runs(state)
         return Facts(runs, judgements(runs, state), state.started.primary_metric)
 
 

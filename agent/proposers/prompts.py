@@ -53,7 +53,7 @@ class Prompts:
         self.environment = strict_templates(templates / "prompts")
 
     def plan(self, state: State) -> list[Message]:
-        counted = [run.number for run in self.study.runs(state) if run.counts]
+        counted = [run.number for run in self.study.load_runs(state) if run.counts]
         source = state.runs[counted[-1]].proposal.source
         return self._fitting("plan.j2", state, plan=state.plan, start=counted[-1], **_quoted(source))
 
@@ -79,7 +79,7 @@ class Prompts:
 
     def _fitting(self, template: str, state: State, **task: Any) -> list[Message]:
         """The longest of the prompts that leaves room for an answer. Raises LLMError where none does."""
-        runs, failed = self.study.runs(state), task.pop("failed", [])
+        runs, failed = self.study.load_runs(state), task.pop("failed", [])
         assert state.started
         begun = sum(not run.by_hand for run in state.runs[1:]) + (task.get("number") == len(runs))
         left, longest = state.started.max_runs - begun, self.window - min(LONGEST_ANSWER, self.window // 4)

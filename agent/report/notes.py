@@ -38,7 +38,7 @@ def write(
     Notes that were changed by hand since they were written are kept beside the new ones.
     """
     study.notes.mkdir(parents=True, exist_ok=True)  # a study may have been moved without them
-    runs = study.runs(state)
+    runs = study.load_runs(state)
     judged = judgements(runs, state) if state.started else {}
     figures = []
     if state.started:

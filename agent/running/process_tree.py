@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from agent.study.workspace import MARK
+from agent.study.workspace import STUDY_VARIABLE
 
 GRACE_SECONDS = 5.0  # between asking a process to end and killing it
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -74,7 +74,7 @@ def _measured(process: psutil.Process, proportional: bool) -> int:
 def _marked(directory: Path) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         try:
-            marked = process.environ().get(MARK) == str(directory)
+            marked = process.environ().get(STUDY_VARIABLE) == str(directory)
         except (psutil.Error, OSError):  # another user's, or ended meanwhile
             continue
         if marked and process.pid != os.getpid():

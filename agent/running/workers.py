@@ -17,7 +17,7 @@ from agent.running import process
 from agent.running.run_files import keep, log
 from agent.running.watchdogs import Disk, LogCap, Memory, Stall, Watchdog, memory_limit
 from agent.study.events import StudyStarted
-from agent.study.workspace import MARK, Study
+from agent.study.workspace import STUDY_VARIABLE, Study
 
 PREPARE = (sys.executable, "-P", "-m", "agent.lab.prepare")
 EXAMINE = (sys.executable, "-P", "-m", "agent.lab.evaluation.doctor")
@@ -55,7 +55,7 @@ class Workers:
 
     def __init__(self, study: Study, started: StudyStarted, display: Display) -> None:
         self.study, self.fixed, self.display = study, started.fixed, display
-        self.settings = device_setting(started.device) | {MARK: str(study.directory)}
+        self.settings = device_setting(started.device) | {STUDY_VARIABLE: str(study.directory)}
         self._evaluator: process.Child | None = None
 
     def __enter__(self) -> Self:

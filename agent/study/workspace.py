@@ -19,7 +19,7 @@ from agent.study import ledger
 from agent.study.runs import Run
 from agent.study.state import State, derive
 
-MARK = "SAE_AGENT_STUDY"  # in the environment of every child: the directory of the study it works for
+STUDY_VARIABLE = "SAE_AGENT_STUDY"  # in the environment of every child: the directory of the study it works for
 IGNORED = """\
 # The story is in git; what is large or only of the moment stays beside it.
 /events.jsonl
@@ -78,7 +78,7 @@ class Study:
         """Where an attempt is kept that was tried again."""
         return self.directory / f"run_{number}_attempt_{attempt}"
 
-    def set_aside(self, number: int, attempt: int) -> None:
+    def archive_attempt(self, number: int, attempt: int) -> None:
         """Make place for another attempt at a run. What the ledger does not know of, the trace of a preflight that was
         killed or a run by hand that was never noted, is kept too."""
         if not os.path.lexists(self.run_dir(number)):
@@ -89,14 +89,14 @@ class Study:
             target = next(path for name in names if not os.path.lexists(path := self.directory / name))
         self.run_dir(number).rename(target)
 
-    def restore(self, but: str) -> list[str]:
-        """The names of recorded files that were changed, which are as they were again; `but` may differ."""
+    def restore_recorded_files(self, except_for: str) -> list[str]:
+        """The names of recorded files that were changed, which are as they were again; `except_for` may differ."""
         from git import Repo
 
         with Repo(self.directory) as repo:
-            repo.git.update_environment(**{MARK: str(self.directory)})
+            repo.git.update_environment(**{STUDY_VARIABLE: str(self.directory)})
             changed = repo.git.diff("HEAD", "--name-only", "-z").split("\0")
-            changed = [name for name in changed if name and Path(name).parts[0] not in (but, "experiment.py")]
+            changed = [name for name in changed if name and Path(name).parts[0] not in (except_for, "experiment.py")]
             for name in changed:
                 path = self.directory / name
                 if path.is_symlink() or path.exists():
@@ -105,7 +105,7 @@ class Study:
                 repo.git.checkout("HEAD", "--", *changed)
         return changed
 
-    def runs(self, state: State) -> list[Run]:
+    def load_runs(self, state: State) -> list[Run]:
         """Raises BadResults where the results of a run that is done cannot be read."""
         directories = [(run, self.run_dir(run.number)) for run in state.runs]
         return [Run(run, where, results.read(where) if run.stage == "done" else None) for run, where in directories]
@@ -127,7 +127,7 @@ class Study:
             file.flush()
             yield
 
-    def unlock_git(self) -> None:
+    def remove_git_locks(self) -> None:
         """Make the repository usable again after a git that was killed."""
         for pattern in GIT_LOCKS:
             for lock in (self.directory / ".git").glob(pattern):
@@ -141,18 +141,18 @@ class Study:
         from git import Repo  # here because it takes a while to import
 
         with Repo(self.directory) as repo:
-            repo.git.update_environment(**{MARK: str(self.directory)})
+            repo.git.update_environment(**{STUDY_VARIABLE: str(self.directory)})
             if repo.head.is_valid() and str(repo.head.commit.message).strip() == message.strip():
                 return
             repo.git.add("--all")
             repo.git.commit("--allow-empty", "--no-verify", "--quiet", "--cleanup=verbatim", "-m", message)
 
 
-def create(root: Path, idea: str) -> Study:
+def create_study(root: Path, idea: str) -> Study:
     """A new study with an empty repository, named by the time and the idea."""
     if shutil.which("git") is None:
         raise UserError("git is not installed: a study is a git repository; install git and run this again")
-    study = _claim(root, idea)
+    study = _claim_directory(root, idea)
     study.notes.mkdir(parents=True)
     from git import Repo
 
@@ -163,7 +163,7 @@ def create(root: Path, idea: str) -> Study:
     return study
 
 
-def _claim(root: Path, idea: str) -> Study:
+def _claim_directory(root: Path, idea: str) -> Study:
     """Two studies started in the same second must not share a name: the later one waits for the next second."""
     while True:
         name = f"{datetime.now():%Y%m%d_%H%M%S}_{idea}"
@@ -176,7 +176,7 @@ def _claim(root: Path, idea: str) -> Study:
             return study
 
 
-def find(path: Path) -> tuple[Study, State] | None:
+def find_study(path: Path) -> tuple[Study, State] | None:
     """The study that a directory under runs/ or notes/ belongs to, and its state. Raises BadLedger."""
     path = path.resolve()
     root = path.parent.parent
@@ -188,15 +188,15 @@ def find(path: Path) -> tuple[Study, State] | None:
     return (study, derive(ledger.read(study.ledger))) if study.ledger.exists() else None
 
 
-def to_resume(root: Path, path: Path | None) -> tuple[Study, State]:
+def find_study_to_resume(root: Path, path: Path | None) -> tuple[Study, State]:
     """The study at `path`, or the newest one that has not ended. Raises UserError or BadLedger."""
     if path:
-        found = find(path)
+        found = find_study(path)
         if found is None or found[1].started is None:
             raise UserError(f"{path} is not a study that has started: give one of {root / 'runs'}")
         return found
     for directory in sorted((root / "runs").glob("*/"), reverse=True):
-        found = find(directory)
+        found = find_study(directory)
         if found and found[1].started and not found[1].finished:
             return found
     raise UserError(f"no study under {root / 'runs'} waits to be resumed; agent run starts one")

@@ -122,7 +122,7 @@ def test_an_idea_that_is_not_approved_is_kept_and_not_written(
     files = [path for path in root.rglob("*") if path.is_file()]
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]
     with pytest.raises(UserError, match="waits to be resumed"):
-        workspace.to_resume(root, None)
+        workspace.find_study_to_resume(root, None)
 
 
 def test_without_a_key_nothing_is_begun(root: Path, monkeypatch: pytest.MonkeyPatch):

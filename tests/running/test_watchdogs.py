@@ -107,7 +107,7 @@ print("the last line")
 def test_what_a_killed_driver_left_is_found_by_its_mark_and_nothing_else_is(tmp_path: Path):
     def left_by(directory: Path) -> int:
         code = "import subprocess; print(subprocess.Popen(['sleep', '63.5'], stdout=2, start_new_session=True).pid)"
-        env = dict(os.environ) | {workspace.MARK: str(directory)}
+        env = dict(os.environ) | {workspace.STUDY_VARIABLE: str(directory)}
         shown = subprocess.run([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True, check=True)
         return int(shown.stdout)
 
