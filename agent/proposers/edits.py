@@ -1,12 +1,12 @@
-"""SEARCH/REPLACE blocks in a language model's answer: read, and applied to a file all or none.
+"""Parse SEARCH/REPLACE blocks in a language model's answer, and apply all of them to a file or none.
 
     <<<<<<< SEARCH
     lines as they stand in the file
     =======
-    what they become
+    the lines that replace them
     >>>>>>> REPLACE
 
-Every block is matched against the file as it was, so the order of the blocks changes nothing.
+Every block is matched against the original file, so the order of the blocks does not matter.
 """
 
 import io
@@ -28,21 +28,21 @@ FILE = re.compile(
     r"[^\w./]*(?:\w+[^\w./]+){0,2}([\w./][\w./-]*\.(?:py|j2|ya?ml|toml|jsonl?|txt|md|sh|cfg|ini))\W*", re.I
 )
 
-ELIDED = re.compile(r"\s*(\.\.\.|…)\s*(#.*)?|\s*#\s*(\.\.\.|…).*")  # `...`, `# ... the rest as before`
+ELISION = re.compile(r"\s*(\.\.\.|…)\s*(#.*)?|\s*#\s*(\.\.\.|…).*")  # `...`, `# ... the rest as before`
 TAB = 4  # columns
 
-RESEMBLES = 0.4  # share of the words searched for, below which lines are no help
+MIN_OVERLAP = 0.4  # share of the words in SEARCH, below which the nearest lines are no help
 CONTEXT = 2  # lines shown around the nearest ones
-MOST_SHOWN = 40
+MAX_SHOWN = 40  # lines
 
 
 class EditError(ValueError):
-    """An answer whose blocks cannot be read or applied. The message is for the model: what is wrong, and what to do."""
+    """An answer whose blocks cannot be parsed or applied. The message is for the model: what is wrong, what to do."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One block: lines of the file and what they become, each line ended by a newline."""
+    """One block: the lines to replace and the lines to put there, each ended by a newline."""
 
     search: str
     replace: str
@@ -50,8 +50,8 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Lines `start` to `stop` (not included), and how many columns deeper the file has them; None: they are equal."""
+class _Match:
+    """Lines `start` to `stop` (exclusive), and how many columns deeper the file indents them; None if identical."""
 
     start: int
     stop: int
@@ -60,7 +60,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Change:
-    """What lines `start` to `stop` become."""
+    """New text for lines `start` to `stop` (exclusive)."""
 
     start: int
     stop: int
@@ -68,7 +68,7 @@ class _Change:
 
 
 def parse(answer: str) -> list[Edit]:
-    """The blocks of an answer in their order; none where it has none. Raises EditError where one is malformed."""
+    """Return the blocks of an answer in their order. Raise EditError if one is malformed."""
     lines, opened, edits = _lines(answer), None, []
     for at, line in enumerate(lines):
         block = f"block {len(edits) + 1} of the answer"
@@ -80,23 +80,23 @@ def parse(answer: str) -> list[Edit]:
             if opened is None:
                 raise EditError(f"{block} ends in line {at + 1} without `<<<<<<< SEARCH` before: {FORM}")
             search, replace = _halves(lines[opened:at], block)
-            edits.append(Edit(_text(search, "\n"), _text(replace, "\n"), _file(lines[:opened])))
+            edits.append(Edit(_text(search, "\n"), _text(replace, "\n"), _file_name(lines[:opened])))
             opened = None
         elif MALFORMED.match(line):
-            raise EditError(f"{block}: line {at + 1}, `{line.strip()}`, is no marker: {FORM}")
+            raise EditError(f"{block}: line {at + 1}, `{line.strip()}`, is not a valid marker: {FORM}")
     if opened is not None:
         raise EditError(f"{block} has no `>>>>>>> REPLACE` before the answer's end: {FORM}")
     return edits
 
 
 def apply(source: str, edits: Sequence[Edit], file: str = "experiment.py") -> str:
-    """The source with every edit made. Line endings, and a missing last one, stay as they are.
+    """Return the source with every edit made. Line endings, and a missing last one, stay as they are.
 
-    Raises EditError, and nothing is applied, where a block names another file, matches no lines of the source or those
-    of several places, changes nothing, or overlaps another block.
+    Raise EditError, and apply nothing, if a block names another file, leaves lines out, matches no lines of the source
+    or more than one place, changes nothing, or overlaps another block.
     """
     if not edits:
-        raise EditError(f"the answer holds no edit: {FORM}")
+        raise EditError(f"the answer contains no edit: {FORM}")
     raw, changes, problems = _raw(source), [], []
     if unended := bool(source) and not _ending(source):
         raw[-1] += _ending(raw[0]) or "\n"
@@ -109,8 +109,8 @@ def apply(source: str, edits: Sequence[Edit], file: str = "experiment.py") -> st
     for (change, number), (other, other_number) in itertools.pairwise(changes):
         if other.start < change.stop:
             one, two = sorted((number, other_number))
-            both = f"both take in line {other.start + 1}: make one block of them, or let them share no line"
-            problems.append(f"blocks {one} and {two} of {len(edits)}: {both}")
+            remedy = "merge them into one block, or let them share no line"
+            problems.append(f"blocks {one} and {two} of {len(edits)}: both contain line {other.start + 1}: {remedy}")
     if problems:
         raise EditError("\n\n".join([*problems, f"{file} is unchanged: no block was applied. Send all blocks again."]))
     parts, at = [], 0
@@ -126,7 +126,7 @@ def apply(source: str, edits: Sequence[Edit], file: str = "experiment.py") -> st
 
 
 def _raw(text: str) -> list[str]:
-    """Lines with their endings; nothing but the three ends of a line that Python knows ends one."""
+    r"""Split into lines with their endings: only \n, \r\n and \r end a line, unlike in `str.splitlines`."""
     return list(io.StringIO(text, newline=""))
 
 
@@ -135,16 +135,16 @@ def _lines(text: str) -> list[str]:
 
 
 def _ending(text: str) -> str:
-    """The ending of the last line; empty where it has none."""
+    """Return the ending of the last line, empty if it has none."""
     return "\r\n" if text.endswith("\r\n") else text[-1:] if text.endswith(("\n", "\r")) else ""
 
 
 def _halves(lines: list[str], block: str) -> tuple[list[str], list[str]]:
-    """What stands between the markers. Of several dividers, the one that looks like the opening marker is meant."""
+    """Split a block at its divider; of several candidates, take the one as long as the opening marker."""
     dividers = [at for at, line in enumerate(lines) if DIVIDE.fullmatch(line)]
     if len(dividers) > 1:
-        like = lines[0].partition("SEARCH")[0].rstrip().replace("<", "=")
-        dividers = [at for at in dividers if lines[at].rstrip() == like] or dividers
+        like_opening = lines[0].partition("SEARCH")[0].rstrip().replace("<", "=")
+        dividers = [at for at in dividers if lines[at].rstrip() == like_opening] or dividers
     if not dividers:
         raise EditError(f"{block} has no `=======` between SEARCH and REPLACE: {FORM}")
     if len(dividers) > 1:
@@ -156,8 +156,8 @@ def _text(lines: list[str], ending: str) -> str:
     return "".join(line + ending for line in lines)
 
 
-def _file(above: list[str]) -> str | None:
-    """The file named in the line above a block, or above or in the line that opens its fence."""
+def _file_name(above: list[str]) -> str | None:
+    """Return the file named in the line above a block, or in or above the line that opens its fence."""
     above = [line for line in above[-4:] if line.strip()]
     for line in above[:-3:-1]:
         if name := FILE.fullmatch(line):
@@ -168,114 +168,79 @@ def _file(above: list[str]) -> str | None:
 
 
 def _change(raw: list[str], edit: Edit, file: str) -> _Change:
-    """Where an edit goes and what it puts there. Raises EditError."""
+    """Find where an edit goes and the text it puts there. Raise EditError if it cannot apply."""
     _check(edit, file)
     lines, search, replace = _lines("".join(raw)), _lines(edit.search), _lines(edit.replace)
-    searched, replaced, keep = [search], [replace], False
-    places = _find(lines, searched)
-    if not places and any(map(_is_elided, search)):
-        searched, replaced, keep = _pieces(search, replace)
-        places = _find(lines, searched)
-    if not places:
-        missing = next((piece for piece in searched if not any(_similar(lines, piece))), search)
-        raise EditError(f"its SEARCH is not in {file}. {_nearest(lines, missing)}")
-    start, stop = places[0].start, places[-1].stop
-    ending = _ending(raw[start])
-    tabs = sum(line.startswith("\t") for line in lines) > sum(line.startswith(" ") for line in lines)
-    text, at = "", start
-    for place, old, new in zip(places, searched, replaced, strict=True):
-        left_out = raw[at : place.start] if keep else []
-        text += "".join(left_out) + _text(_carried(new, old, place.shift, tabs), ending)
-        at = place.stop
-    if text == "".join(raw[start:stop]):
-        raise EditError(f"it leaves {_span(start, stop)} of {file} unchanged: change something, or leave the block out")
-    return _Change(start, stop, text)
+    match = _find(lines, search)
+    if match is None:
+        if elisions := _elisions(search):
+            raise EditError(_no_elision("SEARCH", search, elisions[0]))
+        raise EditError(f"its SEARCH is not in {file}. {_nearest(lines, search)}")
+    use_tabs = sum(line.startswith("\t") for line in lines) > sum(line.startswith(" ") for line in lines)
+    text = _text(_reindented(replace, search, match.shift, use_tabs), _ending(raw[match.start]))
+    if text == "".join(raw[match.start : match.stop]):
+        span = _span(match.start, match.stop)
+        raise EditError(f"it leaves {span} of {file} unchanged: change something, or leave the block out")
+    return _Change(match.start, match.stop, text)
 
 
 def _check(edit: Edit, file: str) -> None:
-    """What is wrong with an edit whatever the file holds. Raises EditError."""
+    """Raise EditError if an edit is wrong whatever the file contains."""
     search, replace = _lines(edit.search), _lines(edit.replace)
     if edit.file is not None and PurePosixPath(edit.file) != PurePosixPath(file):
         raise EditError(f"it names {edit.file}; only {file} may change")
-    if not _holds(search):
-        raise EditError("its SEARCH is empty, so it has no place: quote the line beside the new ones, and repeat it")
+    if not any(map(str.strip, search)):
+        raise EditError("its SEARCH is empty: to insert lines, quote the line next to them and repeat it in REPLACE")
     if search == replace:
         raise EditError("its REPLACE is the same as its SEARCH: change something, or leave the block out")
-    if sum(map(_is_elided, replace)) > sum(map(_is_elided, search)):
-        raise EditError("its REPLACE leaves out lines with `...` that its SEARCH does not leave out: write them all")
+    if added := _elisions(replace)[len(_elisions(search)) :]:
+        raise EditError(_no_elision("REPLACE", replace, added[0]))
 
 
-def _is_elided(line: str) -> bool:
-    return ELIDED.fullmatch(line) is not None
+def _elisions(lines: list[str]) -> list[int]:
+    """Return the indices of lines that look like a stand-in for others; a file may have such a line of its own."""
+    return [at for at, line in enumerate(lines) if ELISION.fullmatch(line)]
 
 
-def _pieces(search: list[str], replace: list[str]) -> tuple[list[list[str]], list[list[str]], bool]:
-    """SEARCH and REPLACE, split at the lines left out, and whether the lines left out stay. Raises EditError."""
-    old, new = _split(search), _split(replace)
-    keep = len(new) == len(old)
-    if not keep and len(new) > 1:
-        raise EditError("its REPLACE has not as many `...` as its SEARCH: keep all the lines left out, or none of them")
-    if keep:
-        for end in (0, -1):
-            if not _holds(old[end]) and not _holds(new[end]):
-                del old[end], new[end]
-    else:
-        new += [[]] * (len(old) - 1)
-    if not old or not all(map(_holds, old)):
-        raise EditError(
-            "its SEARCH does not say where the lines left out begin or end: quote lines on both sides of `...`"
-        )
-    return old, new, keep
+def _no_elision(half: str, lines: list[str], at: int) -> str:
+    remedy = "write all lines, or make a smaller block for each place"
+    return f"line {at + 1} of its {half}, `{lines[at].strip()}`, stands for lines that are left out: {remedy}"
 
 
-def _holds(lines: list[str]) -> bool:
-    """Whether any of the lines is more than blank."""
-    return any(map(str.strip, lines))
-
-
-def _split(lines: list[str]) -> list[list[str]]:
-    pieces = [[]]
-    for line in lines:
-        if _is_elided(line):
-            pieces.append([])
-        else:
-            pieces[-1].append(line)
-    return pieces
-
-
-def _find(lines: list[str], pieces: list[list[str]]) -> list[_Place]:
-    """Where the pieces stand, in order: as they are, else with other white space. Raises EditError on several ways."""
-    for places in (_equal, _similar):
-        ways = sorted(_ways([list(places(lines, piece)) for piece in pieces]), key=lambda way: way[0].start)
-        if len(ways) > 1:
-            spans = [_span(way[0].start, way[-1].stop) for way in ways]
-            shown = "\n".join(_numbered(lines, way[0].start, way[-1].stop) for way in ways)
+def _find(lines: list[str], search: list[str]) -> _Match | None:
+    """Find `search` as it is, else with other white space. Raise EditError if it matches several places."""
+    for find_matches in (_exact_matches, _similar_matches):
+        matches = list(find_matches(lines, search))
+        if len(matches) > 1:
+            first, last = matches[0], matches[-1]
+            spans = f"{_span(first.start, first.stop)} and {_span(last.start, last.stop)}"
+            shown = "\n".join(_numbered(lines, match.start, match.stop) for match in (first, last))
             raise EditError(
-                f"its SEARCH matches more than one place, among them {' and '.join(spans)}:\n{shown}\n"
+                f"its SEARCH matches more than one place, among them {spans}:\n{shown}\n"
                 "Quote more of the lines around the place that is meant."
             )
-        if ways:
-            return ways[0]
-    return []
+        if matches:
+            return matches[0]
+    return None
 
 
-def _equal(lines: list[str], piece: list[str]) -> Iterator[_Place]:
-    for start in range(len(lines) - len(piece) + 1):
-        if lines[start : start + len(piece)] == piece:
-            yield _Place(start, start + len(piece), None)
+def _exact_matches(lines: list[str], search: list[str]) -> Iterator[_Match]:
+    for start in range(len(lines) - len(search) + 1):
+        if lines[start : start + len(search)] == search:
+            yield _Match(start, start + len(search), None)
 
 
-def _similar(lines: list[str], piece: list[str]) -> Iterator[_Place]:
-    """Blank lines and white space inside lines do not count; indentation may differ by the same for all lines."""
-    full = [number for number, line in enumerate(lines) if line.strip()]
-    wanted = [line for line in piece if line.strip()]
-    bare, wanted_bare = [_bare(lines[number]) for number in full], list(map(_bare, wanted))
-    for first in range(len(full) - len(wanted) + 1):
-        found = full[first : first + len(wanted)]
+def _similar_matches(lines: list[str], search: list[str]) -> Iterator[_Match]:
+    """Find matches up to blank lines, white space inside lines, and the same shift of indentation in all lines."""
+    filled = [number for number, line in enumerate(lines) if line.strip()]
+    wanted = [line for line in search if line.strip()]
+    bare, wanted_bare = [_bare(lines[number]) for number in filled], list(map(_bare, wanted))
+    for first in range(len(filled) - len(wanted) + 1):
+        numbers = filled[first : first + len(wanted)]
         if bare[first : first + len(wanted)] == wanted_bare:
-            shifts = {_columns(lines[number]) - _columns(line) for number, line in zip(found, wanted, strict=True)}
+            shifts = {_columns(lines[number]) - _columns(line) for number, line in zip(numbers, wanted, strict=True)}
             if len(shifts) == 1:
-                yield _Place(found[0], found[-1] + 1, shifts.pop())
+                yield _Match(numbers[0], numbers[-1] + 1, shifts.pop())
 
 
 def _bare(line: str) -> str:
@@ -283,57 +248,40 @@ def _bare(line: str) -> str:
 
 
 def _columns(line: str) -> int:
+    """Return the width of a line's indentation."""
     return len(line[: len(line) - len(line.lstrip())].expandtabs(TAB))
 
 
-def _ways(places: list[list[_Place]]) -> list[list[_Place]]:
-    """The first and the last way to choose a place for each piece in order, equally shifted: one where they are one."""
-    ways = []
-    for shift in {place.shift for place in places[0]}:
-        shifted = [[place for place in some if place.shift == shift] for some in places]
-        first, last, after, before = [], [], -1, float("inf")
-        for some in shifted:
-            first += [place for place in some if place.start >= after][:1]
-            after = first[-1].stop if first else after
-        for some in reversed(shifted):
-            last += [place for place in some if place.stop <= before][-1:]
-            before = last[-1].start if last else before
-        if len(first) == len(places):
-            ways += [first] if first == last[::-1] else [first, last[::-1]]
-    return ways
-
-
-def _carried(new: list[str], old: list[str], shift: int | None, tabs: bool) -> list[str]:
-    """REPLACE, indented as the file is, without the blank lines around it that stand around SEARCH as well."""
+def _reindented(new: list[str], old: list[str], shift: int | None, use_tabs: bool) -> list[str]:
+    """Return REPLACE indented as the file is, without the blank lines that surround both it and SEARCH."""
     if shift is None:
         return new
-    before = min(_blank(old), _blank(new))
-    after = min(_blank(old[::-1]), _blank(new[::-1]))
-    carried = []
+    before = min(_leading_blanks(old), _leading_blanks(new))
+    after = min(_leading_blanks(old[::-1]), _leading_blanks(new[::-1]))
+    result = []
     for line in new[before : len(new) - after]:
         columns = max(_columns(line) + shift, 0)
-        indent = "\t" * (columns // TAB) + " " * (columns % TAB) if tabs else " " * columns
-        carried.append(indent + line.lstrip() if line.strip() else line)
-    return carried
+        indent = "\t" * (columns // TAB) + " " * (columns % TAB) if use_tabs else " " * columns
+        result.append(indent + line.lstrip() if line.strip() else line)
+    return result
 
 
-def _blank(lines: list[str]) -> int:
-    """The number of blank lines at the start."""
+def _leading_blanks(lines: list[str]) -> int:
     return len(list(itertools.takewhile(lambda line: not line.strip(), lines)))
 
 
 def _nearest(lines: list[str], search: list[str]) -> str:
-    """The lines that hold most of the words searched for, and what to do."""
-    matcher, wanted = SequenceMatcher(autojunk=False), _words(search[: MOST_SHOWN - 2 * CONTEXT])
+    """Quote the lines that share most words with `search`, and say what to do."""
+    matcher, wanted = SequenceMatcher(autojunk=False), _words(search[: MAX_SHOWN - 2 * CONTEXT])
     matcher.set_seq2(wanted)
-    best, start, height = (0.0, 0.0), 0, min(len(search), MOST_SHOWN - 2 * CONTEXT)
+    best, start, height = (0.0, 0.0), 0, min(len(search), MAX_SHOWN - 2 * CONTEXT)
     for at in range(max(len(lines) - height, 0) + 1):
         words = _words(lines[at : at + height])
         matcher.set_seq1(words)
         half = (len(words) + len(wanted)) / 2  # times the ratio: the number of words in common
-        if matcher.quick_ratio() * half >= best[0] and (found := (matcher.ratio() * half, matcher.ratio())) > best:
-            best, start = found, at
-    if best[0] < RESEMBLES * len(wanted):
+        if matcher.quick_ratio() * half >= best[0] and (score := (matcher.ratio() * half, matcher.ratio())) > best:
+            best, start = score, at
+    if best[0] < MIN_OVERLAP * len(wanted):
         return "Nothing in it resembles these lines: copy lines from the file as it is shown."
     shown = _numbered(lines, max(start - CONTEXT, 0), min(start + height + CONTEXT, len(lines)))
     return f"The nearest lines are\n{shown}\nCopy whole lines as they are, with their indentation, without the numbers."
@@ -344,8 +292,8 @@ def _words(lines: list[str]) -> list[str]:
 
 
 def _numbered(lines: list[str], start: int, stop: int) -> str:
-    shown = [f"{number + 1:5d} | {lines[number]}" for number in range(start, min(stop, start + MOST_SHOWN))]
-    return "\n".join([*shown, f"      and {stop - start - MOST_SHOWN} more"] if stop > start + MOST_SHOWN else shown)
+    shown = [f"{number + 1:5d} | {lines[number]}" for number in range(start, min(stop, start + MAX_SHOWN))]
+    return "\n".join([*shown, f"      and {stop - start - MAX_SHOWN} more"] if stop > start + MAX_SHOWN else shown)
 
 
 def _span(start: int, stop: int) -> str:

@@ -1,4 +1,4 @@
-"""SEARCH/REPLACE blocks: read in every usual form, applied all or none, refused with a reason that helps."""
+"""SEARCH/REPLACE blocks: parsed in every usual form, applied all or none, refused with a message that helps."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -46,13 +46,14 @@ def edit(search: str, replace: str, file: str | None = None) -> Edit:
     return Edit(search, replace, file)
 
 
-def said(source: str, *edits: Edit) -> str:
+def refusal(source: str, *edits: Edit) -> str:
+    """Return the message with which the edits are refused."""
     with pytest.raises(EditError) as error:
         apply(source, edits)
     return str(error.value)
 
 
-def unreadable(answer: str) -> str:
+def parse_error(answer: str) -> str:
     with pytest.raises(EditError) as error:
         parse(answer)
     return str(error.value)
@@ -86,50 +87,50 @@ ONE = block("K = 16\n", "K = 32\n")
         (block("K = 16\n", "K = 32\n", (5, 9, 6)), None),
     ],
 )
-def test_one_block_is_read_in_every_usual_form(answer: str, file: str | None):
+def test_one_block_is_parsed_in_every_usual_form(answer: str, file: str | None):
     assert parse(answer) == [edit("K = 16\n", "K = 32\n", file)]
 
 
-def test_several_blocks_are_read_in_their_order():
+def test_several_blocks_are_parsed_in_their_order():
     answer = f"First\n```\n{ONE}```\nthen\n\n" + block("a\n\tb\n", "") + block("é\n", "\n")
     assert parse(answer) == [edit("K = 16\n", "K = 32\n"), edit("a\n\tb\n", ""), edit("é\n", "\n")]
 
 
 @pytest.mark.parametrize("answer", ["", "ALL_COMPLETED", f"```python\n{BASELINE}```", "A title\n=======\n"])
-def test_an_answer_without_a_block_holds_no_edit(answer: str):
+def test_an_answer_without_a_block_contains_no_edit(answer: str):
     assert parse(answer) == []
-    assert "holds no edit" in said(FILE)
+    assert "contains no edit" in refusal(FILE)
 
 
-def test_a_line_of_the_file_that_looks_like_the_divider_is_told_from_it():
+def test_a_line_of_the_file_that_looks_like_the_divider_is_not_taken_for_it():
     heading = "Title\n=====\n"
     assert parse(block(heading, "Title\n")) == [edit(heading, "Title\n")]
     assert parse(block("Title\n======\n", "=====\n", (9, 9, 5))) == [edit("Title\n======\n", "=====\n")]
     assert parse(block("a\n    =======\n", "b\n")) == [edit("a\n    =======\n", "b\n")]
-    assert "several lines that may be its `=======`" in unreadable(block("Title\n=======\n", "Title\n"))
-    assert "several lines that may be its `=======`" in unreadable(block(heading, "Title\n", (7, 6, 7)))
+    assert "several lines that may be its `=======`" in parse_error(block("Title\n=======\n", "Title\n"))
+    assert "several lines that may be its `=======`" in parse_error(block(heading, "Title\n", (7, 6, 7)))
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("answer", "message"),
     [
         ("<<<<<<< SEARCH\na\n=======\nb\n", "block 1 of the answer has no `>>>>>>> REPLACE` before the answer's end"),
         (f"<<<<<<< SEARCH\na\n=======\nb\n{ONE}", "block 1 of the answer has no `>>>>>>> REPLACE` before the next"),
         (f"{ONE}<<<<<<< SEARCH\na\n>>>>>>> REPLACE\n", "block 2 of the answer has no `=======`"),
         ("text\na\n=======\nb\n>>>>>>> REPLACE\n", "block 1 of the answer ends in line 5 without `<<<<<<< SEARCH`"),
-        ("<<<< SEARCH\na\n====\nb\n>>>> REPLACE\n", "line 1, `<<<< SEARCH`, is no marker"),
-        (f"{ONE}<<<<<<< HEAD\na\n=======\nb\n>>>>>>> mine\n", "line 6, `<<<<<<< HEAD`, is no marker"),
-        ("<<<<<<< SEARCH\na\n=======\nb\n>>>>>>> REPLACE```\n", "line 5, `>>>>>>> REPLACE````, is no marker"),
+        ("<<<< SEARCH\na\n====\nb\n>>>> REPLACE\n", "line 1, `<<<< SEARCH`, is not a valid marker"),
+        (f"{ONE}<<<<<<< HEAD\na\n=======\nb\n>>>>>>> mine\n", "line 6, `<<<<<<< HEAD`, is not a valid marker"),
+        ("<<<<<<< SEARCH\na\n=======\nb\n>>>>>>> REPLACE```\n", "line 5, `>>>>>>> REPLACE````, is not a valid marker"),
     ],
 )
-def test_a_malformed_block_is_told(answer: str, words: str):
-    assert words in unreadable(answer)
+def test_a_malformed_block_is_refused_with_its_place(answer: str, message: str):
+    assert message in parse_error(answer)
 
 
 # apply
 
 
-def test_blocks_apply_to_the_file_as_it_was_in_any_order():
+def test_blocks_apply_to_the_original_file_in_any_order():
     edits = [
         edit("K = 16\n", "K = 32\n"),
         edit("        return pre\n", "        pre = pre * 2\n        return pre\n"),
@@ -154,7 +155,7 @@ def test_blocks_apply_to_the_file_as_it_was_in_any_order():
         lambda text: text.replace("    ", "\u00a0   ").removesuffix("\n"),
     ],
 )
-def test_white_space_does_not_count_and_the_files_indentation_is_carried_over(mangled: Callable[[str], str]):
+def test_white_space_does_not_matter_and_new_lines_are_indented_as_the_file_is(mangled: Callable[[str], str]):
     search = "        out = z @ self.V\n        return out\n"
     replace = "        if self.V:\n            out = z * self.V\n        return out\n"
     edited = apply(FILE, [edit(mangled(search), mangled(replace))])
@@ -169,39 +170,39 @@ def test_a_file_with_tabs_keeps_them():
     assert edited == tabbed.replace("\t\tpre = x @ self.W\n", "\t\tif x:\n\t\t\tpre = x @ self.W\n")
 
 
-def test_equal_lines_go_before_similar_ones():
+def test_identical_lines_are_preferred_to_similar_ones():
     source = "x = 1\ndef f():\n    x = 1\n"
     assert apply(source, [edit("    x = 1\n", "    x = 2\n")]) == "x = 1\ndef f():\n    x = 2\n"
 
 
-def test_indentation_that_differs_from_line_to_line_is_not_guessed_at():
-    assert "is not in experiment.py. The nearest lines are" in said(
+def test_indentation_that_differs_from_line_to_line_is_refused():
+    assert "is not in experiment.py. The nearest lines are" in refusal(
         FILE, edit("for step in range(3):\nloss = step\n", "for step in range(4):\nloss = step\n")
     )
 
 
-def test_elided_lines_stay_where_both_leave_them_out():
-    edited = apply(FILE, [edit("class SAE:\n...\n        return out\n", "class TopK:\n...\n        return out + 1\n")])
-    assert edited == FILE.replace("class SAE:", "class TopK:").replace("return out", "return out + 1")
-    carried = apply(FILE, [edit("for step in range(3):\n  ...\nfinish()\n", "for step in []:\n  ...\nfinish()\n")])
-    assert carried == FILE.replace("range(3)", "[]")
-    ends = apply(FILE, [edit("# ... imports\nK = 16\n...\n", "# ... imports\nK = 32\n...\n")])
-    assert ends == FILE.replace("K = 16", "K = 32")
-
-
-def test_elided_lines_go_where_only_the_search_leaves_them_out():
-    edited = apply(FILE, [edit("    def encode(self, x):\n        # ...\n        return pre\n", "    encode = None\n")])
-    assert edited == FILE.replace(
-        "    def encode(self, x):\n        pre = x @ self.W\n        return pre\n", "    encode = None\n"
-    )
+@pytest.mark.parametrize("dots", ["...", "…", "...  # as before", "# ...", "    # ... the rest as before"])
+def test_lines_left_out_with_dots_are_refused_with_their_place(dots: str):
+    shown, remedy = dots.strip(), "stands for lines that are left out: write all lines, or make a smaller block"
+    for replace in (f"class TopK:\n{dots}\n        return out\n", ""):
+        message = refusal(FILE, edit(f"class SAE:\n{dots}\n        return out\n", replace))
+        assert f"line 2 of its SEARCH, `{shown}`, {remedy}" in message
+    message = refusal(FILE, edit("K = 16\nRATE = 1e-3\n", f"K = 8\nRATE = 1e-3\n{dots}\n"))
+    assert f"line 3 of its REPLACE, `{shown}`, {remedy}" in message
 
 
 def test_an_ellipsis_in_the_file_is_a_line_like_others():
     source = "def f():\n    ...\n\ndef g():\n    ...\n"
     assert apply(source, [edit("def g():\n    ...\n", "def g():\n    pass\n")]) == source[:-8] + "    pass\n"
+    assert apply(source, [edit("def g():\n    ...\n", "def h():\n    ...\n")]) == source.replace("g()", "h()")
+    assert apply("a\n...\n", [edit("...\n", "b\n")]) == "a\nb\n"
+    assert "matches more than one place" in refusal(source, edit("    ...\n", "    pass\n"))
+    assert "line 2 of its SEARCH, `...`, stands for lines" in refusal(
+        source + "    f()\n", edit("g():\n...\nf()\n", "")
+    )
 
 
-def test_line_endings_and_a_missing_last_one_stay():
+def test_line_endings_and_a_missing_last_one_are_kept():
     crlf = FILE.replace("\n", "\r\n")
     assert apply(crlf, [edit("K = 16\n", "K = 8\nL = 9\n")]) == crlf.replace("K = 16", "K = 8\r\nL = 9")
     assert apply("a\nb", [edit("b\n", "b\nc\n")]) == "a\nb\nc"
@@ -212,55 +213,53 @@ def test_line_endings_and_a_missing_last_one_stay():
 
 
 @pytest.mark.parametrize(
-    ("edits", "words"),
+    ("edits", "message"),
     [
         ([edit("K = 17\n", "K = 32\n")], "its SEARCH is not in experiment.py. The nearest lines are\n"),
         ([edit("K = 17\n", "K = 32\n")], "\n    3 | K = 16\n"),
-        ([edit("return out\n...\nloss.step()\n", "")], "\n   20 |         loss.backward()\n"),
+        ([edit("return out\n\nloss.step()\n", "")], "\n   20 |         loss.backward()\n"),
         ([edit("completely = 'other'\n", "")], "Nothing in it resembles these lines"),
         ([edit("\n", "a\n")], "its SEARCH is empty"),
         ([edit("", "a\n")], "its SEARCH is empty"),
         ([edit("K = 16\n", "K = 16\n")], "its REPLACE is the same as its SEARCH"),
         ([edit("K=16\n", "K = 16\n")], "it leaves line 3 of experiment.py unchanged"),
         ([edit("K = 16\n", "", "agent/lab/run.py")], "it names agent/lab/run.py; only experiment.py may change"),
-        ([edit("...\n        return out\n", "        return out\n")], "does not say where the lines left out begin"),
-        ([edit("...\n", "# ...\n")], "does not say where the lines left out begin"),
-        ([edit("K = 16\n", "K = 8\n...  # as before\n")], "leaves out lines with `...` that its SEARCH does not"),
-        ([edit("K = 16\n", "K = 8\n# ... rest as before\n")], "leaves out lines with `...` that its SEARCH does not"),
-        ([edit("K = 16\n...\n...\nfinish()\n", "K = 8\n...\nfinish()\n")], "not as many `...`"),
-        ([edit("K = 16\nRATE = 1e-3\n", "K\n"), edit("RATE = 1e-3\n", "")], "blocks 1 and 2 of 2: both take in line 4"),
-        ([edit("K = 16\n...\n    finish()\n", "K = 8\n"), edit("RATE = 1e-3\n", "")], "blocks 1 and 2 of 2: both"),
+        ([edit("K = 16\nRATE = 1e-3\n", "K\n"), edit("RATE = 1e-3\n", "")], "blocks 1 and 2 of 2: both contain line 4"),
         ([edit("K = 16\n", "K = 8\n"), edit("K = 8\n", "K = 4\n")], "block 2 of 2: its SEARCH is not in"),
     ],
 )  # fmt: skip
-def test_what_cannot_apply_is_told(edits: list[Edit], words: str):
-    assert words in said(FILE, *edits)
+def test_an_edit_that_cannot_apply_is_refused_with_the_reason(edits: list[Edit], message: str):
+    assert message in refusal(FILE, *edits)
 
 
-def test_blocks_that_undo_each_other_are_told():
-    assert "the blocks together leave experiment.py as it is" in said("a\nb\n", edit("a\n", "a\nb\n"), edit("b\n", ""))
+def test_blocks_that_undo_each_other_are_refused():
+    assert "the blocks together leave experiment.py as it is" in refusal(
+        "a\nb\n", edit("a\n", "a\nb\n"), edit("b\n", "")
+    )
 
 
-@pytest.mark.parametrize("search", ["a = 1\n", "a=1\n", "a = 1\n...\nb\n"])
-def test_more_than_one_place_is_told_with_the_lines(search: str):
-    message = said("a = 1\nc\na = 1\nb\n", edit(search, "d\n"))
+@pytest.mark.parametrize("search", ["a = 1\n", "a=1\n"])
+def test_more_than_one_matching_place_is_refused_with_the_lines(search: str):
+    message = refusal("a = 1\nc\na = 1\nb\n", edit(search, "d\n"))
     assert "matches more than one place, among them line" in message
     assert "    1 | a = 1\n" in message
     assert "    3 | a = 1\n" in message
 
 
-def test_a_line_quoted_without_its_comment_is_shown_whole():
-    assert "\n   27 | K = 16  # latents active per token, on average over a batch\n" in said(
+def test_a_line_quoted_without_its_comment_is_shown_in_full():
+    assert "\n   27 | K = 16  # latents active per token, on average over a batch\n" in refusal(
         BASELINE, edit("K = 16", "")
     )
 
 
-def test_places_at_other_depths_are_other_places():
-    assert "more than one place, among them line 1 and line 3" in said("    a = 1\n\n  a = 1\n", edit("a=1\n", "b\n"))
+def test_the_same_lines_at_two_depths_are_two_places():
+    assert "more than one place, among them line 1 and line 3" in refusal(
+        "    a = 1\n\n  a = 1\n", edit("a=1\n", "b\n")
+    )
 
 
-def test_every_block_that_fails_is_told_and_none_is_applied():
-    message = said(FILE, edit("K = 17\n", ""), edit("K = 16\n", "K = 8\n"), edit("RATE = 2\n", ""))
+def test_every_block_that_fails_is_named_and_none_is_applied():
+    message = refusal(FILE, edit("K = 17\n", ""), edit("K = 16\n", "K = 8\n"), edit("RATE = 2\n", ""))
     assert "block 1 of 3: " in message
     assert "block 2 of 3: " not in message
     assert "block 3 of 3: " in message
@@ -303,33 +302,35 @@ def places(lines: list[str], wanted: list[str]) -> int:
 
 @PROPERTY
 @given(st.data(), FILES, ENDING)
-def test_the_file_holds_what_was_asked_for_or_nothing_is_applied(data: st.DataObject, lines: list[str], ending: str):
-    asked = data.draw(changes(lines))
-    edits = [edit(text(lines[start:stop]), text(new)) for start, stop, new in asked]
+def test_the_file_becomes_exactly_what_was_meant_or_nothing_is_applied(
+    data: st.DataObject, lines: list[str], ending: str
+):
+    spans = data.draw(changes(lines))
+    edits = [edit(text(lines[start:stop]), text(new)) for start, stop, new in spans]
     shuffled = data.draw(st.permutations(edits))
-    source, wanted = text(lines, ending), text(meant(lines, asked), ending)
+    source, wanted = text(lines, ending), text(meant(lines, spans), ending)
     can_apply = wanted != source and all(
         any(map(str.strip, lines[start:stop])) and places(lines, lines[start:stop]) == 1 and lines[start:stop] != new
-        for start, stop, new in asked
+        for start, stop, new in spans
     )
     if can_apply:
         assert apply(source, shuffled) == wanted
         if len(lines) > 1 and lines[-1]:
             assert apply(source.removesuffix(ending), shuffled) == wanted.removesuffix(ending)
     else:
-        said(source, *shuffled)
+        refusal(source, *shuffled)
 
 
 @PROPERTY
 @given(st.data(), FILES, ENDING)
-def test_what_is_asked_for_is_what_an_answer_says(data: st.DataObject, lines: list[str], ending: str):
-    asked = [edit(text(lines[start:stop]), text(new)) for start, stop, new in data.draw(changes(lines))]
+def test_blocks_survive_being_written_in_an_answer(data: st.DataObject, lines: list[str], ending: str):
+    edits = [edit(text(lines[start:stop]), text(new)) for start, stop, new in data.draw(changes(lines))]
     lengths = st.tuples(*[st.integers(5, 9)] * 3)
-    blocks = [block(one.search, one.replace, data.draw(lengths)) for one in asked]
+    blocks = [block(one.search, one.replace, data.draw(lengths)) for one in edits]
     fenced = data.draw(st.booleans())
     prose = data.draw(st.lists(st.sampled_from(["", "I change this:", "A title\n=======", "x < y", "```\nnot\n```"])))
     answer = "\n".join(prose + [f"```python\n{one}```" if fenced else one for one in blocks])
-    assert parse(answer.replace("\n", ending)) == asked
+    assert parse(answer.replace("\n", ending)) == edits
 
 
 @st.composite
@@ -364,7 +365,7 @@ def manglings(draw: st.DrawFn, indents: list[int]) -> tuple[Callable[[str], str]
 
 @PROPERTY
 @given(st.data(), programs(), ENDING)
-def test_white_space_in_the_search_changes_nothing(data: st.DataObject, lines: list[str], ending: str):
+def test_white_space_in_search_does_not_change_the_result(data: st.DataObject, lines: list[str], ending: str):
     start, last = sorted(data.draw(st.tuples(*[st.sampled_from(filled(lines))] * 2)))
     stop = last + 1
     new = data.draw(st.lists(CODE, max_size=4))
@@ -380,14 +381,18 @@ def test_white_space_in_the_search_changes_nothing(data: st.DataObject, lines: l
 
 @PROPERTY
 @given(st.data(), programs())
-def test_lines_left_out_stay_or_go(data: st.DataObject, lines: list[str]):
+def test_lines_left_out_are_never_guessed(data: st.DataObject, lines: list[str]):
     lines = ["first = 1", *lines]
     first, last = sorted(data.draw(st.sets(st.sampled_from(filled(lines)), min_size=2, max_size=2)))
     dots = data.draw(st.sampled_from(["...", "    # ... as before ...", "…"]))
-    search = text([lines[first], dots, lines[last]])
-    kept = apply(text(lines), [edit(search, text(["x", dots, "y", "z"]))])
-    assert kept == text(meant(lines, [(first, first + 1, ["x"]), (last, last + 1, ["y", "z"])]))
-    assert apply(text(lines), [edit(search, "x\n")]) == text(meant(lines, [(first, last + 1, ["x"])]))
+    search, message = text([lines[first], dots, lines[last]]), f"line 2 of its SEARCH, `{dots.strip()}`, stands for"
+    assert message in refusal(text(lines), edit(search, text(["x", dots, "y", "z"])))
+    assert message in refusal(text(lines), edit(search, "x\n"))
+    quoted = [lines[first], dots, *lines[first + 1 : last + 1]]
+    present = [*lines[: first + 1], dots, *lines[first + 1 :]]
+    assert apply(text(present), [edit(text(quoted), text(["x", dots]))]) == text(
+        meant(present, [(first, last + 2, ["x", dots])])
+    )
 
 
 SOME = st.lists(st.sampled_from(["a", "  a", "b", "\tb", "", "...", "# ... rest"]), max_size=5)
@@ -395,8 +400,8 @@ SOME = st.lists(st.sampled_from(["a", "  a", "b", "\tb", "", "...", "# ... rest"
 
 @PROPERTY
 @given(SOME.map(text), st.lists(st.tuples(SOME.map(text), SOME.map(text)), max_size=3))
-def test_no_edit_is_a_silent_nothing(source: str, asked: list[tuple[str, str]]):
-    edits = [edit(*one) for one in asked]
+def test_no_edit_is_silently_ignored(source: str, pairs: list[tuple[str, str]]):
+    edits = [edit(*pair) for pair in pairs]
     try:
         edited = apply(source, edits)
     except EditError:
@@ -406,7 +411,7 @@ def test_no_edit_is_a_silent_nothing(source: str, asked: list[tuple[str, str]]):
         alone = apply(source, [one])
         assert alone != source
     nowhere = edit("zzz\n", "a\n")
-    said(source, *edits, nowhere)
+    refusal(source, *edits, nowhere)
 
 
 PIECES = ["<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE", "<<<< SEARCH", "```", "experiment.py", "a", "...", ""]
@@ -414,7 +419,7 @@ PIECES = ["<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE", "<<<< SEARCH", "```", 
 
 @PROPERTY
 @given(st.lists(st.sampled_from(PIECES), max_size=10))
-def test_every_block_of_an_answer_is_read_or_the_answer_is_refused(pieces: list[str]):
+def test_every_block_of_an_answer_is_parsed_or_the_answer_is_refused(pieces: list[str]):
     try:
         edits = parse(text(pieces))
     except EditError:
