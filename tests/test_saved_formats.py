@@ -14,7 +14,7 @@ from git import Repo
 from safetensors.torch import load_file
 from standin import Checkout, make_checkout
 
-from agent.audit import audit, facts
+from agent.audit import audit, known_figures
 from agent.lab import checkpoint, results
 from agent.llm import transcript
 from agent.report.notes import edited
@@ -72,7 +72,6 @@ def test_every_event_of_the_ledger_is_intact(study: Path):
 
 def test_the_state_of_a_finished_study():
     state = state_of(LLM_STUDY)
-    assert state.started
     assert (state.started.idea, state.started.fixed.model, state.started.fixed.tokens) == (
         "stand_in",
         "tiny-lm",
@@ -256,7 +255,7 @@ def test_a_checkpoint_has_the_hash_that_its_results_name():
 @pytest.mark.parametrize("held_against", ["notes", "results"])
 def test_every_claim_of_the_notes_is_supported(study: Path, held_against: str):
     notes = study / "notes.txt"
-    measured = facts.from_directory(study) if held_against == "results" else None
+    measured = known_figures.from_directory(study) if held_against == "results" else None
     findings = audit.findings(audit.read(notes), measured)
     assert len(findings) > 8
     assert [str(finding) for finding in findings if finding.verdict != "supported"] == []
@@ -351,7 +350,7 @@ def test_the_story_in_git_goes_on(resumed: Resumed):
 
 def test_the_notes_of_a_resumed_study_are_supported(resumed: Resumed):
     notes = resumed.checkout.study.notes / "notes.txt"
-    findings = audit.findings(audit.read(notes), facts.from_directory(resumed.checkout.study.directory))
+    findings = audit.findings(audit.read(notes), known_figures.from_directory(resumed.checkout.study.directory))
     assert [str(finding) for finding in findings if finding.verdict != "supported"] == []
 
 

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.audit import facts, noted, rendered, structure
-from agent.audit.facts import Facts
-from agent.audit.findings import Finding
-from agent.audit.judging import Sentence
-from agent.audit.noted import Notes, Statement
+from agent.audit import known_figures, notes_reader, rendered_sentences, structure
+from agent.audit.finding import Finding
+from agent.audit.judge import Sentence
+from agent.audit.known_figures import Facts
+from agent.audit.notes_reader import Notes, Statement
 from agent.lab.errors import UserError
 from agent.report.notes import edited
 from agent.report.plots import DRAWN
@@ -20,7 +20,7 @@ from agent.report.plots import DRAWN
 
 def audit(path: Path, directory: Path | None = None) -> bool:
     """Print a line for each claim; whether all are supported. Raises UserError where there is nothing to audit."""
-    found = findings(read(path), facts.from_directory(directory) if directory else None)
+    found = findings(read(path), known_figures.from_directory(directory) if directory else None)
     for finding in found:
         print(finding)
     count = Counter(finding.verdict for finding in found)
@@ -33,8 +33,8 @@ def read(path: Path) -> Notes:
     """Raises UserError."""
     try:
         text = path.read_text(encoding="utf-8")
-        notes = noted.parse(text)
-    except (OSError, UnicodeDecodeError, noted.NotNotes) as error:
+        notes = notes_reader.parse(text)
+    except (OSError, UnicodeDecodeError, notes_reader.NotNotes) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path} is no notes.txt: {why}") from None
     if not edited(text):  # figures of an idea's own tell in its code's words what no results line has
@@ -44,8 +44,8 @@ def read(path: Path) -> Notes:
 
 def findings(notes: Notes, measured: Facts | None = None) -> list[Finding]:
     """Every claim of notes, in their order. `measured`: figures from run directories, which then decide."""
-    known = measured or facts.from_notes(notes)
-    rendered.learn(notes, known)
+    known = measured or known_figures.from_notes(notes)
+    rendered_sentences.learn(notes, known)
     found = [*structure.order(notes), *structure.pasted(notes, known)]
     if measured:
         found += structure.against(notes, measured)
@@ -56,7 +56,7 @@ def findings(notes: Notes, measured: Facts | None = None) -> list[Finding]:
 
 def _judge(statement: Statement, before: Statement | None, known: Facts) -> Iterator[Finding]:
     """A sentence comes to the worst that its claims come to."""
-    if (judged := rendered.check(statement, known)) is None:
+    if (judged := rendered_sentences.check(statement, known)) is None:
         judged = list(Sentence(statement, before, known).judge())
     if judged:
         worst, _ = max(judged, key=lambda each: ("supported", "unsupported", "contradicted").index(each[0]))

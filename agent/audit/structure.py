@@ -4,12 +4,12 @@ import itertools
 import re
 from collections.abc import Iterator
 
-from agent.audit import facts
-from agent.audit.claimed import BASELINE
-from agent.audit.facts import Facts
-from agent.audit.figures import close
-from agent.audit.findings import Finding, Verdict
-from agent.audit.noted import NotedRun, Notes
+from agent.audit import known_figures
+from agent.audit.claims import BASELINE
+from agent.audit.finding import Finding, Verdict
+from agent.audit.known_figures import Facts
+from agent.audit.notes_reader import NotedRun, Notes
+from agent.audit.rounding import close
 
 MOST_MISSING = 100  # runs in one gap that get a line each; a heading may name any number
 
@@ -164,11 +164,11 @@ def against(notes: Notes, measured: Facts) -> Iterator[Finding]:
         )
 
 
-def _differs(path: str, value: float, known: facts.Run) -> str:
+def _differs(path: str, value: float, known: known_figures.Run) -> str:
     """How a figure of the notes differs from what was measured; empty where it does not."""
     name = path.rsplit("/", 1)[-1]
     found = known.figures.get(path)
-    if found is None and known.info and name in facts.METRICS:
+    if found is None and known.info and name in known_figures.METRICS:
         found = known.info.metric(name)
     if found is None:
         found = next((each for other, each in known.figures.items() if other.rsplit("/", 1)[-1] == name), None)

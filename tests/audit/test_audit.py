@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from audit_rates import measure
 
-from agent.audit import audit, facts, noted
+from agent.audit import audit, known_figures, notes_reader
 from agent.lab import results
 from agent.lab.errors import UserError
 from agent.lab.results import Compared, Comparison, Core, FinalInfo, Latents
@@ -37,8 +37,8 @@ def agent(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "agent", *arguments], capture_output=True, text=True, check=False)
 
 
-def verdicts(text: str, measured: facts.Facts | None = None) -> dict[str, str]:
-    return {finding.quote: finding.verdict for finding in audit.findings(noted.parse(text), measured)}
+def verdicts(text: str, measured: known_figures.Facts | None = None) -> dict[str, str]:
+    return {finding.quote: finding.verdict for finding in audit.findings(notes_reader.parse(text), measured)}
 
 
 def said(sentence: str, baseline: str = "{'mse': 2.0, 'l0': 30.0}", changed: str = "{'mse': 1.5, 'l0': 31.0}") -> str:
@@ -139,7 +139,7 @@ def test_a_run_of_any_number_is_read():
     text = NOTES.format(results="{'mse': 2.0}", changed="{'mse': 1.5}", said="It ran.").replace(
         "Run 1:", f"Run {10**20}:"
     )
-    assert 0 < len(audit.findings(noted.parse(text))) <= 200
+    assert 0 < len(audit.findings(notes_reader.parse(text))) <= 200
 
 
 def test_what_is_no_notes_gets_one_line(tmp_path: Path):
@@ -219,7 +219,7 @@ def directory(tmp_path: Path) -> Path:
 
 def against(directory: Path, changed: str, said: str, more: str = "") -> dict[str, str]:
     text = NOTES.format(results="{'ce_loss_score': 0.94}", changed=changed, said=said) + more
-    return verdicts(text, facts.from_directory(directory))
+    return verdicts(text, known_figures.from_directory(directory))
 
 
 FAILED = "\n## Run 2: Another\nResults: none\nVerdict: nan (tried). This run does not count.\n"

@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterator
 
-from agent.audit import claimed, comparing, rendered, wording
-from agent.audit.claimed import BASELINE, PREVIOUS, Direction, Figure
-from agent.audit.facts import Facts
-from agent.audit.figures import close
-from agent.audit.findings import Judged
-from agent.audit.noted import Statement
-from agent.audit.vocabulary import STEPS, mentions, unknown_keys
+from agent.audit import claims, comparisons, rendered_sentences, word_lists
+from agent.audit.claims import BASELINE, PREVIOUS, Direction, Figure
+from agent.audit.finding import Judged
+from agent.audit.known_figures import Facts
+from agent.audit.notes_reader import Statement
+from agent.audit.quantities import STEPS, mentions, unknown_keys
+from agent.audit.rounding import close
 
 LONGEST = 2000  # characters of a sentence that are read; what is longer is no sentence
 ABOUT = 0.03  # by how much a value may differ that is given with `about`; of a change, five times as much
@@ -30,11 +30,11 @@ class Sentence:
     def judge(self) -> Iterator[Judged]:
         """What each claim comes to."""
         text = self.text
-        for stretch, judged in list(rendered.differs(text, self.run, self.known)):
+        for stretch, judged in list(rendered_sentences.differs(text, self.run, self.known)):
             yield judged
             text = text.replace(stretch, "")
         text = _OF_A_RUN.sub(r"\2 of \3 is \1", text)  # 0.96 (CE-loss score of run 1), as placeholders are rendered
-        reading = claimed.read(text, self.keys, self.it)
+        reading = claims.read(text, self.keys, self.it)
         if self.intent and not re.search(r"\b(?:run \d|baseline|previous)", text):
             return
         for figure in reading.figures:
@@ -95,7 +95,7 @@ class Sentence:
         return None
 
     def about(self, figure: Figure) -> bool:
-        return bool(re.search(rf"{wording.LOOSELY}\s*{re.escape(figure.digits)}", self.text))
+        return bool(re.search(rf"{word_lists.LOOSELY}\s*{re.escape(figure.digits)}", self.text))
 
     def change(self, figure: Figure, subject: int) -> Judged:
         """A difference, a percentage or a factor: against what is named, or the baseline, or the run before."""
@@ -103,9 +103,9 @@ class Sentence:
         references = [BASELINE, self.before(subject)] if named in (None, PREVIOUS) else [named]
         seen = []
         for reference in dict.fromkeys(each for each in references if each in self.known.runs and each != subject):
-            for path, a, b in comparing.sides(self.known, figure.quantity, figure.said, subject, reference):
+            for path, a, b in comparisons.sides(self.known, figure.quantity, figure.said, subject, reference):
                 changes = _changes(figure, a, b)
-                shown = comparing.beside(self.known, path, subject, a, reference, b)
+                shown = comparisons.beside(self.known, path, subject, a, reference, b)
                 units = 0.75 if figure.percent else 1.5  # both sides of a difference may have been rounded
                 loosely = FACTOR if figure.kind == "factor" else 5 * ABOUT if self.about(figure) else 0.0
                 if any(close(figure.digits, each, units) or _near(figure, each, loosely) for each in changes):
@@ -117,7 +117,7 @@ class Sentence:
 
     def direction(self, claim: Direction) -> Iterator[Judged]:
         if claim.trend and not claim.extreme and claim.way != "same" and not claim.negated:
-            yield from comparing.trend(self.known, claim, self.run, self.text)
+            yield from comparisons.trend(self.known, claim, self.run, self.text)
             return
         judged = [each for subject in self.subjects(claim.subject) if (each := self.directed(claim, subject))]
         if self.run is None and claim.subject is None and len(judged) > 1:
@@ -128,29 +128,29 @@ class Sentence:
     def directed(self, claim: Direction, subject: int) -> Judged | None:
         """What a direction comes to of one run."""
         if subject in self.known.runs and claim.extreme:
-            return comparing.superlative(self.known, claim, subject)
+            return comparisons.superlative(self.known, claim, subject)
         reference = BASELINE if claim.reference is None and BASELINE in self.known.runs else claim.reference
         reference = self.before(subject) if reference in (None, PREVIOUS) else reference
         if absent := [each for each in (subject, reference) if each not in self.known.runs]:
             return "unsupported", f"there are no results of {self.known.name(absent[0])}"
         if subject == reference:
             return None
-        return comparing.compared(self.known, claim, subject, reference, self.text)
+        return comparisons.compared(self.known, claim, subject, reference, self.text)
 
     def of_all(self, judged: list[Judged]) -> Judged:
         """What is said of the variants without naming one."""
         verdicts = {verdict for verdict, _ in judged}
         if len(verdicts) == 1:
             return judged[0][0], "; ".join(evidence for _, evidence in judged[:3])
-        every = wording.EVERY.search(self.text)
-        if "supported" in verdicts and not every and wording.SOME.search(self.text):
+        every = word_lists.EVERY.search(self.text)
+        if "supported" in verdicts and not every and word_lists.SOME.search(self.text):
             return next(each for each in judged if each[0] == "supported")
         otherwise = "; ".join(evidence for verdict, evidence in judged if verdict != "supported")
         return ("contradicted" if every and "contradicted" in verdicts else "unsupported"), otherwise
 
     def more_called_better(self, directions: list[Direction]) -> Iterator[Judged]:
         """A higher L0 or L1 taken for a merit: it means more active latents, so less sparsity."""
-        if not wording.PRAISE.search(self.text) or wording.COST.search(self.text):
+        if not word_lists.PRAISE.search(self.text) or word_lists.COST.search(self.text):
             return
         named = {each.quantity.name for each in directions if each.quantity}
         for claim in directions:
@@ -170,13 +170,13 @@ class Sentence:
             yield "contradicted", f"nothing was trained in {name}: {why}"
         elif not run.counts:
             yield "contradicted", f"{name} does not count: {run.verdict}"
-        elif wording.RAN.fullmatch(word) or BASELINE not in self.known.runs:
+        elif word_lists.RAN.fullmatch(word) or BASELINE not in self.known.runs:
             steps = next(iter(run.of(STEPS).items()), None)
             yield "supported", f"{name} has {steps[0]} {steps[1]:g}" if steps else f"{name} has results"
         elif self.known.identical(self.run, BASELINE):
             yield "contradicted", f"{name} and the baseline have the same figures throughout"
         else:
-            judged = comparing.overall(self.known, "better", self.run, BASELINE)
+            judged = comparisons.overall(self.known, "better", self.run, BASELINE)
             yield from [judged] if judged[0] == "contradicted" else []
 
 

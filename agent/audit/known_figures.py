@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from agent.audit.noted import Notes, flatten
-from agent.audit.vocabulary import L0, STEPS, Quantity
+from agent.audit.notes_reader import Notes, flatten
+from agent.audit.quantities import L0, STEPS, Quantity
 from agent.comparison.matching import MATCH
 from agent.lab.errors import UserError
 from agent.lab.metrics import METRICS

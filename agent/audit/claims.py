@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from agent.audit import wording
-from agent.audit.vocabulary import Mention, Quantity, mentions
+from agent.audit import word_lists
+from agent.audit.quantities import Mention, Quantity, mentions
 
 PREVIOUS = -1  # the run before the one a claim is about
 BASELINE = 0
@@ -23,7 +23,7 @@ class Direction:
 
     quantity: Quantity | None
     said: str  # how the quantity is named
-    way: str  # a key of wording.WAYS
+    way: str  # a key of word_lists.WAYS
     word: str  # by which it is said
     negated: bool = False
     subject: int | None = None  # None: the run of the section
@@ -32,7 +32,7 @@ class Direction:
 
     @property
     def extreme(self) -> bool:
-        return self.way in wording.EXTREME.values()
+        return self.way in word_lists.EXTREME.values()
 
     @property
     def praises(self) -> bool:
@@ -108,8 +108,8 @@ def _spelled_out(match: re.Match[str]) -> str:
 def read(sentence: str, keys: Iterable[str] = (), before: Mention | None = None) -> Reading:
     """What a sentence claims. `keys`: names that results use besides the known quantities; `before`: what the sentence
     before spoke of, which `it` and `this` stand for."""
-    sentence = wording.IDIOM.sub(lambda idiom: " " * len(idiom.group()), sentence)
-    sentence = wording.RUNS.sub(_spelled_out, sentence)
+    sentence = word_lists.IDIOM.sub(lambda idiom: " " * len(idiom.group()), sentence)
+    sentence = word_lists.RUNS.sub(_spelled_out, sentence)
     found, reading = mentions(sentence, keys), Reading([], [], [], [])
     last = before if re.match(r"(?:It|This|They|These|The (?:clear )?trend)\b", sentence) else None
     subjects: tuple[int | None, ...] = ()
@@ -122,13 +122,13 @@ def read(sentence: str, keys: Iterable[str] = (), before: Mention | None = None)
         ]
         named = _named(text)
         subjects = named.subjects or subjects
-        if named.against and not inside and not wording.WAY.search(text):
+        if named.against and not inside and not word_lists.WAY.search(text):
             carried = named.against  # "Compared with run 2, ..."
         whose = (ends_with,) if opened == "(" and ends_with is not None and not named.subjects else subjects
         clause = _Clause(text, opened, inside, last, whose, named.against or carried)
         ends_with = named.last
         follows = opened in ("resulting in", "leading to", "which")
-        hypothetical = bool(wording.HYPOTHETICAL.search(text)) or (hypothetical and follows)
+        hypothetical = bool(word_lists.HYPOTHETICAL.search(text)) or (hypothetical and follows)
         if not hypothetical:
             _take(clause, reading)
         last = inside[-1] if inside else last
@@ -139,20 +139,20 @@ def _take(clause: _Clause, reading: Reading) -> None:
     directions = _directions(clause)
     reading.directions.extend(directions)
     reading.figures.extend(_figures(clause))
-    if not directions and wording.TREND_WORD.search(clause.text):
+    if not directions and word_lists.TREND_WORD.search(clause.text):
         about = clause.mentions or ([clause.last] if clause.last else [])
         reading.trends.extend(each.quantity for each in about)
     reading.success.extend(
         match.group()
-        for match in wording.SUCCESS.finditer(clause.text)
-        if not wording.NEGATION.search(clause.text[: match.start()])
+        for match in word_lists.SUCCESS.finditer(clause.text)
+        if not word_lists.NEGATION.search(clause.text[: match.start()])
     )
 
 
 def _clauses(sentence: str) -> list[tuple[int, int, str]]:
     """Start, end and the word or mark before, of each clause."""
     found, start, opened = [], 0, ""
-    for mark in wording.CLAUSE.finditer(sentence):
+    for mark in word_lists.CLAUSE.finditer(sentence):
         if mark.group().startswith("and") and re.search(r"\brun \d+\s+$", sentence[: mark.start()]):
             continue  # run 1 and run 2
         found.append((start, mark.start(), opened))
@@ -171,17 +171,17 @@ def _which(match: re.Match[str], prefix: str = "") -> int | None:
 def _named(clause: str) -> _Naming:
     """The run a clause is about, and those it compares with."""
     against = None
-    for match in wording.AGAINST.finditer(clause):
-        if not match["loose"] or wording.ALIKE.search(clause):
+    for match in word_lists.AGAINST.finditer(clause):
+        if not match["loose"] or word_lists.ALIKE.search(clause):
             against = match
     free = [
         match
-        for match in wording.NAMED.finditer(clause)
+        for match in word_lists.NAMED.finditer(clause)
         if not match["own"] and not (against and against.start() <= match.start() <= against.end())
     ]
     subjects = tuple(dict.fromkeys(_which(match) for match in free[:1] + [m for m in free[1:] if _joined(clause, m)]))
     compared = (_which(against, "r_"), *([_which(against, "s_")] if against["and"] else [])) if against else ()
-    ending = [match for match in wording.NAMED.finditer(clause) if not clause[match.end() :].strip()]
+    ending = [match for match in word_lists.NAMED.finditer(clause) if not clause[match.end() :].strip()]
     return _Naming(subjects, compared, _which(ending[0]) if ending else None)
 
 
@@ -193,13 +193,16 @@ def _directions(clause: _Clause) -> list[Direction]:
     text = clause.text
     ways = [
         match
-        for match in wording.WAY.finditer(text)
-        if not wording.NOT_A_WAY_AFTER.match(text[match.end() :])
-        and not wording.NOT_A_WAY_BEFORE.search(text[: match.start()])
+        for match in word_lists.WAY.finditer(text)
+        if not word_lists.NOT_A_WAY_AFTER.match(text[match.end() :])
+        and not word_lists.NOT_A_WAY_BEFORE.search(text[: match.start()])
     ]
     if not ways:
         return []
-    about, goes_on = clause.mentions, clause.opened == "which" or wording.CONTINUES.match(text) or ways[0].start() <= 1
+    about, goes_on = (
+        clause.mentions,
+        clause.opened == "which" or word_lists.CONTINUES.match(text) or ways[0].start() <= 1,
+    )
     found, used = [], set()
     for mention in about or ([clause.last] if clause.last and goes_on else []):
         way = min(ways, key=lambda each: _distance(each, mention) if about else each.start())
@@ -208,7 +211,7 @@ def _directions(clause: _Clause) -> list[Direction]:
         used.add(way.start())
         found += _direction(clause, way, mention.quantity, mention.text)
     for way in ways:
-        whole = way.lastgroup in ("better", "worse", "best") and (clause.against or wording.OF_RESULTS.search(text))
+        whole = way.lastgroup in ("better", "worse", "best") and (clause.against or word_lists.OF_RESULTS.search(text))
         if way.start() not in used and whole:
             found += _direction(clause, way, None, "")
     return found
@@ -229,11 +232,11 @@ def _distance(way: re.Match[str], mention: Mention) -> int:
 def _direction(clause: _Clause, match: re.Match[str], quantity: Quantity | None, said: str) -> list[Direction]:
     """One for each run that is compared with."""
     text, way = clause.text, match.lastgroup or ""
-    if wording.OTHERS.search(text[match.start() :]):
-        way = wording.EXTREME.get(way, way)
+    if word_lists.OTHERS.search(text[match.start() :]):
+        way = word_lists.EXTREME.get(way, way)
     further = not clause.against and re.search(r"\b(?:further|even|again)\b", text, re.IGNORECASE)
-    negated = way != "same" and bool(wording.NEGATION.search(text[: match.start()]))
-    trend = bool(wording.TREND.search(text))
+    negated = way != "same" and bool(word_lists.NEGATION.search(text[: match.start()]))
+    trend = bool(word_lists.TREND.search(text))
     return [
         Direction(quantity, said, way, match.group(), negated, subject, reference, trend)
         for subject in clause.subjects or (None,)
@@ -243,11 +246,13 @@ def _direction(clause: _Clause, match: re.Match[str], quantity: Quantity | None,
 
 def _figures(clause: _Clause) -> list[Figure]:
     text, found = clause.text, []
-    for match in wording.NUMBER.finditer(text):
+    for match in word_lists.NUMBER.finditer(text):
         before, after = text[: match.start()], text[match.end() :]
-        if wording.NOT_A_FIGURE_BEFORE.search(before) or any(m.start <= match.start() < m.end for m in clause.mentions):
+        if word_lists.NOT_A_FIGURE_BEFORE.search(before) or any(
+            m.start <= match.start() < m.end for m in clause.mentions
+        ):
             continue
-        if not match["unit"] and wording.NOT_A_FIGURE_AFTER.match(after):
+        if not match["unit"] and word_lists.NOT_A_FIGURE_AFTER.match(after):
             continue
         if mention := _bound(clause, match):
             kind = _kind(match, before, after)
@@ -262,7 +267,7 @@ def _figures(clause: _Clause) -> list[Figure]:
 def _factors(clause: _Clause) -> list[Figure]:
     """Halved, doubled: of a quantity at most three words away."""
     found = []
-    for factor, said in wording.FACTORS.items():
+    for factor, said in word_lists.FACTORS.items():
         for match in re.finditer(rf"\b(?:{said})", clause.text, re.IGNORECASE):
             for each in clause.mentions:
                 between = clause.text[min(each.end, match.end()) : max(each.start, match.start())]
@@ -278,19 +283,19 @@ def _bound(clause: _Clause, match: re.Match[str]) -> Mention | None:
     before = [each for each in clause.mentions if each.end <= match.start()]
     after = [each for each in clause.mentions if each.start >= match.end()]
     given = before and re.fullmatch(r"\s*(?:\(|of|is|was|=|:|at)?\s*", text[before[-1].end : match.start()])
-    if after and not given and wording.BEFORE_QUANTITY.fullmatch(text[match.end() : after[0].start]):
+    if after and not given and word_lists.BEFORE_QUANTITY.fullmatch(text[match.end() : after[0].start]):
         return after[0]
     between = text[before[-1].end if before else 0 : match.start()]
-    if len(between.split()) > 9 or wording.NOT_A_LINK.search(between):
+    if len(between.split()) > 9 or word_lists.NOT_A_LINK.search(between):
         return None
     if before:
         return before[-1]
-    return clause.last if wording.NUMBER_CONTINUES.match(text) else None
+    return clause.last if word_lists.NUMBER_CONTINUES.match(text) else None
 
 
 def _kind(match: re.Match[str], before: str, after: str) -> Kind:
     unit = (match["unit"] or "").strip().lower()
-    changes, by = wording.CHANGE_AFTER.match(after), wording.CHANGE_BEFORE.search(before)
+    changes, by = word_lists.CHANGE_AFTER.match(after), word_lists.CHANGE_BEFORE.search(before)
     if unit in ("x", "×", "fold", "-fold", "times"):
         return "factor"
     if unit:
@@ -302,15 +307,15 @@ def _whose(clause: _Clause, before: str, after: str) -> tuple[int | None, int | 
     """Which run a number is given of, and the other run there is talk of; the last: it may be of any other."""
     against = clause.against[0] if clause.against else None
     other = (against if against is not None else PREVIOUS), BASELINE, against is None
-    if wording.FROM_BEFORE.search(before) or wording.TO_AFTER.match(after):
+    if word_lists.FROM_BEFORE.search(before) or word_lists.TO_AFTER.match(after):
         return other
-    if of := wording.OF_RUN_AFTER.match(after):
+    if of := word_lists.OF_RUN_AFTER.match(after):
         return _which(of), against, False
-    rivals = list(wording.AGAINST.finditer(before))
+    rivals = list(word_lists.AGAINST.finditer(before))
     if rivals and not re.search(r"\bto\b[^,]*$", before[rivals[-1].end() :]):
         return _which(rivals[-1], "r_"), clause.subject, False
-    if wording.RIVAL_BEFORE.search(before):
+    if word_lists.RIVAL_BEFORE.search(before):
         return other
-    if named := list(wording.NAMED.finditer(before)):
+    if named := list(word_lists.NAMED.finditer(before)):
         return _which(named[-1]), against, False
     return clause.subject, against, False

@@ -8,10 +8,10 @@ study's run directories at hand, floor and measures are claims too.
 import re
 from collections.abc import Iterator
 
-from agent.audit.facts import Difference, Facts, Run
-from agent.audit.figures import close
-from agent.audit.findings import Judged
-from agent.audit.noted import Notes, Statement
+from agent.audit.finding import Judged
+from agent.audit.known_figures import Difference, Facts, Run
+from agent.audit.notes_reader import Notes, Statement
+from agent.audit.rounding import close
 from agent.lab.metrics import METRICS
 from agent.lab.results import FinalInfo
 

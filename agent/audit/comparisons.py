@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from agent.audit import wording
-from agent.audit.claimed import BASELINE, PREVIOUS, Direction
-from agent.audit.facts import Facts
-from agent.audit.findings import Judged
-from agent.audit.vocabulary import QUANTITIES, Quantity
+from agent.audit import word_lists
+from agent.audit.claims import BASELINE, PREVIOUS, Direction
+from agent.audit.finding import Judged
+from agent.audit.known_figures import Facts
+from agent.audit.quantities import QUANTITIES, Quantity
 
 SIMILAR = 0.02  # what is called similar may differ by this share
 SAME = 0.001  # what is called identical or unchanged
@@ -52,8 +52,8 @@ def compared(known: Facts, claim: Direction, subject: int, reference: int, text:
         return judged
     if known.runs[subject].untrained:
         return judged
-    owned_up = claim.way in ("up", "down", "same") and wording.L0.search(text)
-    if (why := known.l0_apart(subject, reference)) and not owned_up and not wording.DISCLAIMED.search(text):
+    owned_up = claim.way in ("up", "down", "same") and word_lists.L0.search(text)
+    if (why := known.l0_apart(subject, reference)) and not owned_up and not word_lists.DISCLAIMED.search(text):
         return "unsupported", why
     return judged
 
@@ -72,7 +72,7 @@ def _plain(known: Facts, claim: Direction, subject: int, reference: int) -> Judg
     title = one.compared(quantity, claim.said) if reference == BASELINE else None
     noisy = bool(title) and one.differences[title].within_noise
     if claim.way == "same":
-        share = SAME if wording.UNCHANGED.search(claim.word) else SIMILAR
+        share = SAME if word_lists.UNCHANGED.search(claim.word) else SIMILAR
         held = [noisy or abs(a - b) <= share * max(abs(a), abs(b)) for _, a, b in found]
     elif noisy:
         return "unsupported", f"{shown}: within the noise"
@@ -160,7 +160,7 @@ def trend(known: Facts, claim: Direction, upto: int | None, text: str) -> Iterat
     measured = {n: value for n, value in _values(known, quantity, claim.said).items() if upto is None or n <= upto}
     if not measured:
         yield "unsupported", f"no run has a value of {quantity.name}"
-    elif wording.WITHIN_TRAINING.search(text):
+    elif word_lists.WITHIN_TRAINING.search(text):
         yield "unsupported", f"of {quantity.name} each run's final value is known, and no history"
     else:
         if upto is not None and claim.reference == PREVIOUS:
