@@ -174,7 +174,7 @@ def _change(raw: list[str], edit: Edit, file: str) -> _Change:
     match = _find(lines, search)
     if match is None:
         if elisions := _elisions(search):
-            raise EditError(_no_elision("SEARCH", search, elisions[0]))
+            raise EditError(_no_elision("SEARCH", elisions[0]))
         raise EditError(f"its SEARCH is not in {file}. {_nearest(lines, search)}")
     use_tabs = sum(line.startswith("\t") for line in lines) > sum(line.startswith(" ") for line in lines)
     text = _text(_reindented(replace, search, match.shift, use_tabs), _ending(raw[match.start]))
@@ -194,7 +194,7 @@ def _check(edit: Edit, file: str) -> None:
     if search == replace:
         raise EditError("its REPLACE is the same as its SEARCH: change something, or leave the block out")
     if added := _elisions(replace)[len(_elisions(search)) :]:
-        raise EditError(_no_elision("REPLACE", replace, added[0]))
+        raise EditError(_no_elision("REPLACE", added[0]))
 
 
 def _elisions(lines: list[str]) -> list[int]:
@@ -202,9 +202,8 @@ def _elisions(lines: list[str]) -> list[int]:
     return [at for at, line in enumerate(lines) if ELISION.fullmatch(line)]
 
 
-def _no_elision(half: str, lines: list[str], at: int) -> str:
-    remedy = "write all lines, or make a smaller block for each place"
-    return f"line {at + 1} of its {half}, `{lines[at].strip()}`, stands for lines that are left out: {remedy}"
+def _no_elision(half: str, at: int) -> str:
+    return f"line {at + 1} of its {half} leaves lines out (`...`): write all lines, or a smaller block for each place"
 
 
 def _find(lines: list[str], search: list[str]) -> _Match | None:
