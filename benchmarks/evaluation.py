@@ -37,7 +37,7 @@ from agent.lab.evaluation.bench.core_text import TokenStore
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.families import sparse_probing
 from agent.lab.evaluation.sae_adapter import BenchSAE
-from agent.lab.progress import say
+from agent.lab.progress import notify
 
 MODEL, HOOK_NAME = "tiny-lm", "blocks.1.hook_resid_post"
 LEVELS = (16, 24)  # K of the two baselines
@@ -146,7 +146,7 @@ def written(out: Path, name: str) -> Figures:
 def ours(evaluator: Evaluator, family: str, sae: BenchSAE, name: str, out: Path) -> Figures:
     out.mkdir()
     if family == "core":
-        evaluator.core(sae, evaluator.held_out("dev"), out, name)
+        evaluator.score_core(sae, evaluator.held_out("dev"), out, name)
     elif family == "sparse_probing_sae_probes":
         evaluator.probe(sae, out, name)
     else:
@@ -181,7 +181,7 @@ def compare(family: str, evaluator: Evaluator, theirs: Stock, saes: dict[str, Be
     """Both sides on the first SAE, then on the second."""
     row = Row(family)
     for index, (name, sae) in enumerate(saes.items()):
-        say(f"{family}, SAE {index + 1}: SAE-Bench, then ours")
+        notify(f"{family}, SAE {index + 1}: SAE-Bench, then ours")
         seconds, expected = timed(lambda sae=sae, name=name, first=not index: getattr(theirs, family)(sae, name, first))
         row.stock.append(seconds)
         seconds, found = timed(
@@ -193,7 +193,7 @@ def compare(family: str, evaluator: Evaluator, theirs: Stock, saes: dict[str, Be
         gaps = {key: abs((expected[key] or 0) - (found[key] or 0)) for key in shared}
         row.metric = max(gaps, key=lambda key: gaps[key])
         row.difference = gaps[row.metric]
-    say(row.show())
+    notify(row.show())
     return row
 
 
@@ -224,16 +224,16 @@ def main() -> None:
         started = time.monotonic()
         evaluator = Evaluator(MODEL, HOOK_NAME)
         held_out = evaluator.held_out("dev")
-        say(f"our evaluator: model loaded, text tokenized and read in {time.monotonic() - started:.1f} s, once")
+        notify(f"our evaluator: model loaded, text tokenized and read in {time.monotonic() - started:.1f} s, once")
         saes: dict[str, BenchSAE] = {
-            f"sae-{checkpoint.content_hash(each / 'checkpoint')[:16]}": evaluator.subject(
-                evaluator.load(each, held_out), held_out
+            f"sae-{checkpoint.content_hash(each / 'checkpoint')[:16]}": evaluator.checkpoint_sae(
+                evaluator.load_checkpoint(each, held_out), held_out
             )
             for each in run_dirs
         }
         (scratch / "stock").mkdir()
         theirs = Stock(evaluator, scratch / "stock")
-        for checked in doctor.check(doctor.eval_target(MODEL, HOOK_NAME), catalogue.parse_evals(args.evals)):
+        for checked in doctor.check_families(doctor.eval_target(MODEL, HOOK_NAME), catalogue.parse_evals(args.evals)):
             if checked.unmet_requirements:
                 rows.append(Row(checked.name, why=checked.unmet_requirements[0].reason))
             elif not hasattr(theirs, checked.name):

@@ -89,7 +89,7 @@ class Scorer:
     def live_rows(self, run_dir: Path) -> "np.ndarray":
         """Decoder rows `[n, d_in]` of the latents that fire on the test text or samples."""
         held_out = self.evaluator.held_out("test")
-        sae = self.evaluator.load(run_dir, held_out)
+        sae = self.evaluator.load_checkpoint(run_dir, held_out)
         with torch.no_grad():
             fired = torch.stack([(sae.encode(x) != 0).any(0) for x in held_out.activations.split(ROWS)]).any(0)
         return sae.W_dec[fired].float().cpu().numpy()
@@ -145,7 +145,6 @@ def beside_baseline(
     scorer: Scorer, study: Study, own: State, number: int, baselines: Sequence[Baseline], seeds: int
 ) -> Trained:
     """A run with all its seeds, at matched L0."""
-    assert own.started
     analysis = ideas.load(own.started.idea).analysis
     paths = seeds_of(scorer.out, study, own, number, seeds)
     infos = [scorer.score(path, name, analysis) for name, path in paths]
@@ -160,7 +159,6 @@ def scored_baselines(
     scorer: Scorer, study: Study, states: Sequence[State]
 ) -> tuple[list[Baseline], tuple[float, float]]:
     """Every baseline that one of the studies rests on, and the stability of those at the baseline's own K."""
-    assert states[0].started
     stored = Baselines(study, states[0].started, None)  # type: ignore[arg-type]  # nothing is trained with it
     found, own = [], []
     for k, seed in sorted({(b.k, b.seed) for state in states for b in state.baselines}):
@@ -217,8 +215,7 @@ def main() -> None:
         assert found, f"{path} is no study"
         given.append((*found, int(number)))
     study, first, _ = given[0]
-    assert first.started
-    settings = [state.started.fixed.but(evals="quick") for _, state, _ in given if state.started]
+    settings = [state.started.fixed.but(evals="quick") for _, state, _ in given]
     assert all(each == settings[0] for each in settings), f"the studies' fixed settings differ: {settings}"
     scorer = Scorer(out, first.started, args.evals)
     baselines, stable = scored_baselines(scorer, study, [state for _, state, _ in given])

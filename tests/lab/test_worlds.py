@@ -221,7 +221,7 @@ def test_a_run_on_a_world(evaluator: WorldEvaluator, trained: Path, info: FinalI
     }
     assert all(catalogue.measurable(name, world=True) for name in measured)
     assert not catalogue.measurable("ce_loss_score", world=True)
-    sae = evaluator.subject(evaluator.load(trained, evaluator.held_out("dev")), evaluator.held_out("dev"))
+    sae = evaluator.checkpoint_sae(evaluator.load_checkpoint(trained, evaluator.held_out("dev")), evaluator.held_out("dev"))
     torch.manual_seed(7)
     found = eval_sae_on_synthetic_data(
         sae,
@@ -262,7 +262,7 @@ def test_a_slice_is_scored_without_the_truth(evaluator: WorldEvaluator, trained:
 
 
 def test_a_dead_sae_scores_nothing_perfect(evaluator: WorldEvaluator, trained: Path):
-    loaded = evaluator.load(trained, evaluator.held_out("dev"))
+    loaded = evaluator.load_checkpoint(trained, evaluator.held_out("dev"))
     sae = CheckpointSAE(evaluator.config(D_SAE, D_IN), loaded, evaluator.held_out("dev").activations[:64])
     sae.encode = lambda x: torch.zeros(len(x), D_SAE)  # type: ignore[method-assign]
     scored, _ = ground_truth.measure(evaluator.world, sae, evaluator.held_out("dev", 16).features)
@@ -273,13 +273,15 @@ def test_a_dead_sae_scores_nothing_perfect(evaluator: WorldEvaluator, trained: P
 
 
 def test_the_sentinels_hold_and_a_broken_evaluation_shows(evaluator: WorldEvaluator, trained: Path, tmp_path: Path):
-    tried = sentinels.subjects(evaluator, trained)
-    found = sentinels.expectations(evaluator, tried, tmp_path)
+    tried = sentinels.build_sentinels(evaluator, trained)
+    found = sentinels.check_expectations(evaluator, tried, tmp_path)
     assert [each for each in found.expectations if not each.held] == []
     assert {each.metric for each in found.expectations} == {"explained_variance_centered", "l0", "f1", "mcc"}
     swapped = dataclasses.replace(tried, permuted=tried.trained, random=tried.random)
     broken = {
-        (e.sentinel, e.metric) for e in sentinels.expectations(evaluator, swapped, tmp_path).expectations if not e.held
+        (e.sentinel, e.metric)
+        for e in sentinels.check_expectations(evaluator, swapped, tmp_path).expectations
+        if not e.held
     }
     assert broken == {("permuted decoder", "explained_variance_centered"), ("permuted decoder", "f1")}
 

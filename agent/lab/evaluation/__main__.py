@@ -16,9 +16,9 @@ from agent.lab.defaults import is_world
 from agent.lab.errors import UserError
 from agent.lab.evaluation import catalogue, requests
 from agent.lab.evaluation.requests import Score, TrySentinels
-from agent.lab.exits import one_line
+from agent.lab.exits import one_line_errors
 from agent.lab.metrics import METRICS
-from agent.lab.progress import say, stages
+from agent.lab.progress import notify, stage_progress
 from agent.lab.results import FinalInfo, Sentinels, headline, write
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ def main() -> None:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     if args.serve:
-        with one_line("the request under way has no answer"):
-            answer(map(requests.parse, sys.stdin))
+        with one_line_errors("the request under way has no answer"):
+            answer(map(requests.parse_request, sys.stdin))
     else:
         run_dirs: list[Path] = [path.absolute() for path in args.run_dirs]
-        with one_line(f"evaluate again with python -P -m agent.lab.evaluation {' '.join(map(str, run_dirs))}"):
+        with one_line_errors(f"evaluate again with python -P -m agent.lab.evaluation {' '.join(map(str, run_dirs))}"):
             catalogue.parse_evals(args.evals)  # refused at once where it names none
             answer(Score(run_dir=run_dir, evals=_settled(run_dir, args.evals)) for run_dir in run_dirs)
 
@@ -66,7 +66,7 @@ def answer(asked: Iterable[Score | TrySentinels]) -> None:
 
 def one(asked: Score | TrySentinels, evaluators: "dict[tuple[str, str], Evaluator]") -> FinalInfo | Sentinels:
     """One answer; an evaluator already made for the run's model and hook is used again. Raises UserError."""
-    with stages("evaluating", STAGES + (_count(asked) if isinstance(asked, Score) else SENTINELS)) as done:
+    with stage_progress("evaluating", STAGES + (_count(asked) if isinstance(asked, Score) else SENTINELS)) as done:
         from agent.lab import checkpoint
         from agent.lab.evaluation import scoring, sentinels
         from agent.lab.evaluation.evaluator import Evaluator
@@ -88,7 +88,7 @@ def one(asked: Score | TrySentinels, evaluators: "dict[tuple[str, str], Evaluato
         done("model")
         if isinstance(asked, Score):
             return scoring.score(evaluators[key], asked, done)
-        return sentinels.try_on(evaluators[key], asked.run_dir, done)
+        return sentinels.check_evaluator(evaluators[key], asked.run_dir, done)
 
 
 def _settled(run_dir: Path, asked: str) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ def _settled(run_dir: Path, asked: str) -> tuple[str, ...]:
         return requests.QUICK  # its verdict says it all
     evals, left_out = doctor.resolve_families(doctor.eval_target(header.model, header.hook_name), asked)
     for name, why in left_out.items():
-        say(f"left out of {asked}: {name}: {why}")
+        notify(f"left out of {asked}: {name}: {why}")
     return evals
 
 

@@ -42,23 +42,23 @@ class Effects:
 
 
 @torch.no_grad()
-def read(model: "HookedTransformer", hook_name: str, ids: Tensor) -> Windows:
+def read_windows(model: "HookedTransformer", hook_name: str, ids: Tensor) -> Windows:
     """Windows of token ids `[windows, context]` as the model reads them."""
-    before, _ = entrance(hook_name)
+    before, _ = resume_point(hook_name)
     entering, hooked = (
         torch.cat([activations.run_to_hook(model, batch, name) for batch in ids.split(BATCH_WINDOWS)])
         for name in (before, hook_name)
     )
     own = torch.cat(
         [
-            losses(model, hook_name, *each)
+            window_losses(model, hook_name, *each)
             for each in zip(*(part.split(BATCH_WINDOWS) for part in (ids, entering, hooked)), strict=True)
         ]
     )
     return Windows(ids, entering, hooked, own, activations.ordinary(model, ids)[:, :-1].sum())
 
 
-def entrance(hook_name: str) -> tuple[str, int]:
+def resume_point(hook_name: str) -> tuple[str, int]:
     """Where the rest of the model begins, and at which layer: right at the end of a layer, else at its start."""
     layer = models.layer_of(hook_name)
     return (hook_name, layer + 1) if hook_name.endswith("resid_post") else (f"blocks.{layer}.hook_resid_pre", layer)
@@ -67,13 +67,13 @@ def entrance(hook_name: str) -> tuple[str, int]:
 def logits(model: "HookedTransformer", hook_name: str, entering: Tensor, hooked: Tensor) -> Tensor:
     """The model's logits `[windows, context, d_vocab]` with the hook's activations `[windows, context, d_in]` as given;
     `entering [windows, context, d_model]` is what its layer begins with."""
-    _, layer = entrance(hook_name)
+    _, layer = resume_point(hook_name)
     start = hooked if layer > models.layer_of(hook_name) else entering
     with model.hooks(fwd_hooks=[(hook_name, lambda _, hook: hooked)]):  # noqa: ARG005
         return model(start, start_at_layer=layer).float()
 
 
-def losses(model: "HookedTransformer", hook_name: str, ids: Tensor, entering: Tensor, hooked: Tensor) -> Tensor:
+def window_losses(model: "HookedTransformer", hook_name: str, ids: Tensor, entering: Tensor, hooked: Tensor) -> Tensor:
     """The model's loss `[windows]`, summed over what it predicts from ordinary tokens; arguments as for `logits`."""
     found = logits(model, hook_name, entering, hooked)
     each = model.loss_fn(found, ids.to(found.device), per_token=True)
@@ -119,7 +119,7 @@ def loss_gradient(model: "HookedTransformer", hook_name: str, windows: Windows) 
         *(part.split(BATCH_WINDOWS) for part in (windows.ids, windows.entering, windows.hooked)), strict=True
     ):
         at = hooked.detach().float().requires_grad_(True)
-        losses(model, hook_name, ids, entering, at.to(hooked.dtype)).sum().backward()
+        window_losses(model, hook_name, ids, entering, at.to(hooked.dtype)).sum().backward()
         assert at.grad is not None
         here = activations.ordinary(model, ids)
         rows.append(hooked[here].float())

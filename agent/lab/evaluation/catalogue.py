@@ -86,7 +86,7 @@ def suits(name: str, world: bool) -> bool:
     return name in ("core", "meta_structure", "synthetic") if world else name != "synthetic"
 
 
-def unsuited(world: bool) -> UnmetRequirement:
+def unsuited_requirement(world: bool) -> UnmetRequirement:
     """What this kind of model lacks for the families that do not suit it."""
     if world:
         return UnmetRequirement("a synthetic world has no text and no language model", "use --evals synthetic")

@@ -16,7 +16,7 @@ from agent.lab.errors import UserError
 from agent.lab.evaluation import catalogue, families
 from agent.lab.evaluation.catalogue import CheckedFamily, EvalTarget, Report, UnmetRequirement
 from agent.lab.evaluation.evaluator import artefact_folder
-from agent.lab.exits import one_line
+from agent.lab.exits import one_line_errors
 
 
 def main() -> None:
@@ -26,16 +26,16 @@ def main() -> None:
     parser.add_argument("--evals", required=True, help="families, or quick, standard, full")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
-    with one_line("nothing was changed"):
+    with one_line_errors("nothing was changed"):
         here = eval_target(args.model, args.hook_name)
         names = requested_families(here, args.evals, required_families(here, args.evals))
         report = Report(
             model=args.model,
             hook_name=args.hook_name,
-            machine=machine(),
-            families=check(here, names),
+            machine=machine_summary(),
+            families=check_families(here, names),
             unsuited=[name for name in catalogue.parse_evals(args.evals) if name not in names],
-            why_unsuited=catalogue.unsuited(here.world).reason,
+            why_unsuited=catalogue.unsuited_requirement(here.world).reason,
         )
         files.write_atomically(args.out, report.model_dump_json())
 
@@ -58,14 +58,14 @@ def eval_target(model: str, hook_name: str) -> EvalTarget:
     return EvalTarget(model, hook_name, world, named.get("text_config", named), tokenizer, folder)
 
 
-def check(here: EvalTarget, names: tuple[str, ...]) -> list[CheckedFamily]:
+def check_families(here: EvalTarget, names: tuple[str, ...]) -> list[CheckedFamily]:
     """What each family lacks. One that cannot even tell lacks that."""
     found = []
     for name in names:
         try:
             family = families.load(name)
             suited = catalogue.suits(name, here.world)
-            unmet = family.unmet_requirements(here) if suited else [catalogue.unsuited(here.world)]
+            unmet = family.unmet_requirements(here) if suited else [catalogue.unsuited_requirement(here.world)]
             found.append(CheckedFamily(name=name, summary=family.SUMMARY, unmet_requirements=unmet))
         except Exception as error:  # a package that is broken, a tokenizer that cannot be read
             why = f"it cannot be checked: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -92,7 +92,9 @@ def resolve_families(here: EvalTarget, evals: str, *needed: str) -> tuple[tuple[
     Raises UserError where one that is demanded cannot run.
     """
     named = required_families(here, evals, *needed)
-    found = {each.name: each.unmet_requirements for each in check(here, requested_families(here, evals, named))}
+    found = {
+        each.name: each.unmet_requirements for each in check_families(here, requested_families(here, evals, named))
+    }
     missing = {name: _in_a_line(lacks) for name, lacks in found.items() if lacks}
     refused: dict[str, list[str]] = {}
     for name in named & missing.keys():
@@ -108,7 +110,7 @@ def _in_a_line(lacks: list[UnmetRequirement]) -> str:
     return f"{first.reason}: {first.remedy}" + f" (and {len(others)} more: see agent doctor)" * bool(others)
 
 
-def machine() -> dict[str, str]:
+def machine_summary() -> dict[str, str]:
     """The device, the cache's disk and the text."""
     try:
         datasets = f"{text.check()} datasets, whole"

@@ -47,7 +47,7 @@ class Evaluator:
     def __init__(self, model_name: str, hook_name: str) -> None:
         self.model_name, self.hook_name = model_name, hook_name
         self.split: Split = "dev"  # of the request under way
-        self.open()
+        self.load_model()
         self.identity = models.identity(model_name)
         self.folder = artefact_folder(model_name, self.identity, hook_name)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ class Evaluator:
         self._core_texts: dict[int, CoreText] = {}
         self.memory: dict[str, Any] = {}  # what families make of the model and keep on the disk, by its file's name
 
-    def open(self) -> None:
+    def load_model(self) -> None:
         """Load the model. Raises UserError for one that is unknown or has no such hook."""
         self.model = models.load(self.model_name)
         models.check_hook(self.model, self.hook_name)
@@ -77,7 +77,7 @@ class Evaluator:
         with self._preparing():
             return probing.prepare_model(self.model, self.model_name, self.hook_name, self.folder / "probing")
 
-    def load(self, run_dir: Path, held_out: HeldOut) -> Checkpoint:
+    def load_checkpoint(self, run_dir: Path, held_out: HeldOut) -> Checkpoint:
         """The checkpoint of a run, checked on held-out text. Raises CheckpointError."""
         loaded = checkpoint.load(run_dir / "checkpoint", models.compute().device)
         if loaded.header.d_in != held_out.activations.shape[1]:
@@ -87,7 +87,7 @@ class Evaluator:
         checkpoint.check_behaviour(loaded, held_out.activations[:2048])
         return loaded
 
-    def subject(self, loaded: Checkpoint, held_out: HeldOut) -> CheckpointSAE:
+    def checkpoint_sae(self, loaded: Checkpoint, held_out: HeldOut) -> CheckpointSAE:
         """A checkpoint as SAE-Bench is shown it."""
         return CheckpointSAE(self.config(*loaded.W_dec.shape), loaded, held_out.activations[:JACOBIAN_ROWS])
 
@@ -95,18 +95,18 @@ class Evaluator:
         """SAE-Bench's description of an SAE of this width on this hook."""
         return bench_config(cache.slug(Path(self.model_name).name), self.hook_name, d_in, d_sae, self.context)
 
-    def core(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> tuple[Core, Usage]:
+    def score_core(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> tuple[Core, Usage]:
         """SAE-Bench core, and how the latents are used. Raises EvaluationError."""
         if (key := id(held_out)) not in self._core_texts:  # kept above, so its id stays its own
             self._core_texts[key] = CoreText(self.model, held_out.ids, self.hook_name, held_out.mean)
         return core.run_core(sae, self._core_texts[key], out, name)
 
-    def beside_core(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> dict[str, Number]:  # noqa: ARG002
+    def sentinel_metrics(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> dict[str, Number]:  # noqa: ARG002
         """What sentinels are scored by beside core, by the metric's name. Raises EvaluationError."""
         scores, _ = self.probe(sae, out, name)
         return {"probing_auc_5": sum(by_k[5]["test_auc"] for by_k in scores.values()) / len(scores)}
 
-    def truth(self, sae: BenchSAE, held_out: HeldOut) -> dict[str, Number]:  # noqa: ARG002
+    def ground_truth_metrics(self, sae: BenchSAE, held_out: HeldOut) -> dict[str, Number]:  # noqa: ARG002
         """How an SAE stands to the true features, by the metric's name; nothing where they are not known."""
         return {}
 
@@ -118,29 +118,29 @@ class Evaluator:
         """Scores of a random untrained SAE that keeps the k largest latents, measured once for each width and k."""
 
         def measure(out: Path) -> dict[str, Any]:
-            scores, _ = self.core(self.random(d_sae, k), self.held_out(split), out, "random")
-            truth = self.truth(self.random(d_sae, k), self.held_out(split))
+            scores, _ = self.score_core(self.random_sae(d_sae, k), self.held_out(split), out, "random")
+            truth = self.ground_truth_metrics(self.random_sae(d_sae, k), self.held_out(split))
             included = scores.model_dump(include={"explained_variance_centered", "ce_loss_score"})
             return included | {"k": k, "truth": truth}
 
-        return Floor.model_validate(self.stored(f"floor-{split}-{d_sae}-{k}", measure))
+        return Floor.model_validate(self.cached_json(f"floor-{split}-{d_sae}-{k}", measure))
 
     def random_auc(self, d_sae: int, k: int) -> dict[str, dict[int, Number]]:
         """Probing test AUC of the same random SAE, by dataset and number of latents probed; measured once too."""
 
         def measure(out: Path) -> dict[str, Any]:
-            probed, _ = self.probe(self.random(d_sae, k), out, "random")
+            probed, _ = self.probe(self.random_sae(d_sae, k), out, "random")
             return {name: {n: by_k[n]["test_auc"] for n in by_k} for name, by_k in probed.items()}
 
-        stored = self.stored(f"random-auc-{d_sae}-{k}", measure)
+        stored = self.cached_json(f"random-auc-{d_sae}-{k}", measure)
         return {name: {int(n): auc for n, auc in by_k.items()} for name, by_k in stored.items()}
 
-    def random(self, d_sae: int, k: int) -> RandomSAE:
+    def random_sae(self, d_sae: int, k: int) -> RandomSAE:
         """The random untrained SAE, centred on the mean of the development text."""
         mean = self.held_out("dev").mean
         return RandomSAE(self.config(d_sae, len(mean)), k, mean)
 
-    def stored(self, name: str, measure: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    def cached_json(self, name: str, measure: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """What `measure` gave when it was first asked, by this process or another; it is lent an empty folder."""
         path = self.folder / f"{name}.json"
         with waiting_lock(path.with_suffix(".json.lock"), "another process measures the same random SAE"):
@@ -165,9 +165,8 @@ class Evaluator:
                 # Distinct prompts can hold the same long row of asterisks.
                 ids = ids[torch.tensor([tuple(row) not in taken for row in ids.tolist()])]
                 order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(EVALUATION_SEED))
-                temporary = path.with_suffix(".tmp")
-                save_file({"ids": ids[order[:count]].contiguous()}, temporary)
-                temporary.replace(path)
+                with files.atomic_path(path) as partial:
+                    save_file({"ids": ids[order[:count]].contiguous()}, partial)
         return load_file(path)["ids"]
 
     @torch.no_grad()

@@ -1,6 +1,5 @@
 """What an idea's analysis.py may ask of the evaluator about one SAE."""
 
-import runpy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from agent.lab.checkpoint import Checkpoint
 from agent.lab.defaults import is_world
-from agent.lab.evaluation import ablation
+from agent.lab.evaluation import ablation, idea_files
 from agent.lab.evaluation.sae_adapter import BenchSAE, CheckpointSAE, PartSAE
 
 if TYPE_CHECKING:
@@ -84,16 +83,19 @@ class Examination:
 
     @cached_property
     def _windows(self) -> ablation.Windows:
-        return ablation.read(self.evaluator.model, self.evaluator.hook_name, self.held_out.ids[:ABLATED_WINDOWS])
+        return ablation.read_windows(
+            self.evaluator.model, self.evaluator.hook_name, self.held_out.ids[:ABLATED_WINDOWS]
+        )
 
 
 def measure(path: Path, exam: Examination) -> dict[str, float]:
-    """What the file's `measure(exam)` gives.
+    """Return the figures of `measure(exam)` in the analysis.py at `path`.
 
-    Raises LookupError for a figure that the file's MEASURES does not name, and whatever the file raises.
+    Raise LookupError for a figure that MEASURES does not name, and whatever the file raises.
     """
-    defined = runpy.run_path(str(path), run_name="analysis")  # from its source: no bytecode is left beside it
-    figures = defined["measure"](exam)
-    if unknown := sorted(set(figures) - set(defined["MEASURES"])):
-        raise LookupError(f"{path}: measure gives {unknown[0]!r}, which is not in MEASURES")
+    analysis, table = idea_files.run_file(path), idea_files.measures_file(path)
+    measures = analysis if table == path else idea_files.run_file(table)
+    figures = analysis["measure"](exam)
+    if unknown := sorted(set(figures) - set(measures["MEASURES"])):
+        raise LookupError(f"{path}: measure() returned {unknown[0]!r}, which is not in MEASURES of {table.name}")
     return {name: float(figure) for name, figure in figures.items()}

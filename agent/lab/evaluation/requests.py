@@ -12,7 +12,7 @@ QUICK = ("core", "sparse_probing_sae_probes", "synthetic")  # of which a model h
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]  # bare: nothing is written elsewhere
 
 
-class Asked(BaseModel):
+class RunRequest(BaseModel):
     """The run that a request is about, and the file in it that the answer appears as, whole."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -21,7 +21,7 @@ class Asked(BaseModel):
     out: FileName = "final_info.json"
 
 
-class Score(Asked):
+class Score(RunRequest):
     """Score the run's checkpoint; the answer is a FinalInfo."""
 
     task: Literal["score"] = "score"
@@ -31,7 +31,7 @@ class Score(Asked):
     analysis: Path | None = None  # an idea's analysis.py, whose measures are taken too
 
 
-class TrySentinels(Asked):
+class TrySentinels(RunRequest):
     """Try the evaluator on SAEs whose scores are known; the run is a trained baseline, the answer a Sentinels."""
 
     task: Literal["sentinels"] = "sentinels"
@@ -41,7 +41,7 @@ Request = Annotated[Score | TrySentinels, Field(discriminator="task")]
 _REQUEST: TypeAdapter[Score | TrySentinels] = TypeAdapter(Request)
 
 
-def parse(line: str) -> Score | TrySentinels:
+def parse_request(line: str) -> Score | TrySentinels:
     """A request from its line. Raises UserError."""
     try:
         return _REQUEST.validate_json(line)

@@ -6,17 +6,17 @@ from agent.lab import cache, models, text
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 
 
-def language_model(place: EvalTarget, megabytes: float = 0) -> list[UnmetRequirement]:
+def check_language_model(place: EvalTarget, megabytes: float = 0) -> list[UnmetRequirement]:
     """What is missing for an evaluation of a language model on the project's text that writes so much to the cache."""
-    return [*stored(place), *_hook(place), *_text(), *disk(place, megabytes)]
+    return [*check_model_files(place), *_check_hook(place), *_check_text(), *check_disk(place, megabytes)]
 
 
-def width(config: Any) -> int:
+def residual_width(config: Any) -> int:
     """The model's residual stream, as its config.json has it."""
     return next((config[name] for name in ("hidden_size", "n_embd", "d_model") if name in config), 4096)
 
 
-def stored(place: EvalTarget) -> list[UnmetRequirement]:
+def check_model_files(place: EvalTarget) -> list[UnmetRequirement]:
     """What is missing to have the model's files."""
     if place.config or not (refusal := models.hub_refusal()):
         return []
@@ -28,7 +28,7 @@ def stored(place: EvalTarget) -> list[UnmetRequirement]:
     ]
 
 
-def _hook(place: EvalTarget) -> list[UnmetRequirement]:
+def _check_hook(place: EvalTarget) -> list[UnmetRequirement]:
     if not models.HOOK.fullmatch(place.hook_name):
         return [UnmetRequirement(f"{place.hook_name} gives no vector a token", "use one like blocks.1.hook_resid_post")]
     layers = next((place.config[name] for name in ("num_hidden_layers", "n_layer") if name in place.config), None)
@@ -37,7 +37,7 @@ def _hook(place: EvalTarget) -> list[UnmetRequirement]:
     return [UnmetRequirement(f"the model has no hook {place.hook_name}", f"its layers are 0 to {layers - 1}")]
 
 
-def _text() -> list[UnmetRequirement]:
+def _check_text() -> list[UnmetRequirement]:
     try:
         text.check()
     except text.TextMissing as error:
@@ -46,7 +46,7 @@ def _text() -> list[UnmetRequirement]:
     return []
 
 
-def disk(place: EvalTarget, megabytes: float) -> list[UnmetRequirement]:
+def check_disk(place: EvalTarget, megabytes: float) -> list[UnmetRequirement]:
     """What is missing to write so much to the cache, and a tenth more."""
     if (free := cache.free_space(place.folder) / 1e6) >= 1.1 * megabytes:
         return []

@@ -33,14 +33,14 @@ def score(evaluator: Evaluator, asked: Score, done: Callable[[str], None] = lamb
     out = _emptied(asked.run_dir / ("eval" if asked.split == "dev" else f"eval_{asked.split}"))
     held_out = evaluator.held_out(asked.split, core.BATCH_WINDOWS if asked.slice else None)
     try:
-        loaded = evaluator.load(asked.run_dir, held_out)
+        loaded = evaluator.load_checkpoint(asked.run_dir, held_out)
         content = checkpoint.content_hash(asked.run_dir / "checkpoint")
     except checkpoint.CheckpointError as error:
         return bad_checkpoint(error, asked.split)
     done("checkpoint")
     info.training = loaded.header.training
     info.environment |= {"checkpoint": content[:16], "model_identity": evaluator.identity}
-    sae = evaluator.subject(loaded, held_out)
+    sae = evaluator.checkpoint_sae(loaded, held_out)
     _score_core_and_families(evaluator, info, sae, held_out, asked, out, done)
     if asked.analysis:
         _measure(info, asked.analysis, Examination(evaluator, sae, held_out, _emptied(out / "analysis")))
@@ -61,7 +61,7 @@ def _score_core_and_families(
 ) -> None:
     name = f"sae-{info.environment['checkpoint']}"
     evals = [family for family in asked.evals[1:] if catalogue.suits(family, is_world(evaluator.model_name))]
-    scored = _attempt(info, "core", lambda: evaluator.core(sae, held_out, out, name))
+    scored = _attempt(info, "core", lambda: evaluator.score_core(sae, held_out, out, name))
     if scored is None:
         return
     done("core")

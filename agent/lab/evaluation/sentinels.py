@@ -54,36 +54,36 @@ class SentinelSAEs:
     random: RandomSAE
 
 
-def permuted(loaded: Checkpoint) -> Checkpoint:
+def permute_decoder(loaded: Checkpoint) -> Checkpoint:
     """The checkpoint with the rows of its decoder in another order, the same each time."""
     generator = torch.Generator().manual_seed(PERMUTATION_SEED)
     order = torch.randperm(len(loaded.W_dec), generator=generator).to(loaded.device)
     return replace(loaded, tensors=loaded.tensors | {"W_dec": loaded.W_dec[order]})
 
 
-def subjects(evaluator: "Evaluator", run_dir: Path) -> SentinelSAEs:
+def build_sentinels(evaluator: "Evaluator", run_dir: Path) -> SentinelSAEs:
     """The sentinels beside a trained baseline, the random one as sparse as it is. Raises CheckpointError."""
     held_out = evaluator.held_out("dev", WINDOWS)
-    loaded = evaluator.load(run_dir, held_out)
+    loaded = evaluator.load_checkpoint(run_dir, held_out)
     d_sae, d_in = loaded.W_dec.shape
     l0 = (loaded.encode(held_out.activations) != 0).sum(1).float().mean().item()
     return SentinelSAEs(
-        trained=evaluator.subject(loaded, held_out),
-        permuted=evaluator.subject(permuted(loaded), held_out),
+        trained=evaluator.checkpoint_sae(loaded, held_out),
+        permuted=evaluator.checkpoint_sae(permute_decoder(loaded), held_out),
         identity=IdentitySAE(evaluator.config(2 * d_in, d_in), held_out.mean),
-        random=evaluator.random(d_sae, max(1, min(round(l0), d_sae))),
+        random=evaluator.random_sae(d_sae, max(1, min(round(l0), d_sae))),
     )
 
 
-def try_on(evaluator: "Evaluator", run_dir: Path, done: Callable[[str], None]) -> Sentinels:
+def check_evaluator(evaluator: "Evaluator", run_dir: Path, done: Callable[[str], None]) -> Sentinels:
     """Try the evaluator with the trained baseline of a run. Raises CheckpointError, EvaluationError."""
-    tried = subjects(evaluator, run_dir)
+    tried = build_sentinels(evaluator, run_dir)
     done("checkpoint")
     with tempfile.TemporaryDirectory() as out:
-        return expectations(evaluator, tried, Path(out), done)
+        return check_expectations(evaluator, tried, Path(out), done)
 
 
-def expectations(
+def check_expectations(
     evaluator: "Evaluator", tried: SentinelSAEs, out: Path, done: Callable[[str], None] = lambda _: None
 ) -> Sentinels:
     """Score the sentinels on the development text and say of each expectation whether it held.
@@ -93,10 +93,10 @@ def expectations(
     held_out = evaluator.held_out("dev", WINDOWS)
 
     def score(name: str, sae: BenchSAE, beside: bool = False) -> Scores:
-        core, _ = evaluator.core(sae, held_out, out / name, name)
+        core, _ = evaluator.score_core(sae, held_out, out / name, name)
         scores: Scores = core.model_dump()
         if beside:
-            scores |= evaluator.beside_core(sae, held_out, out / name, name)
+            scores |= evaluator.sentinel_metrics(sae, held_out, out / name, name)
         done(f"{name} sentinel")
         return scores
 
@@ -107,10 +107,10 @@ def expectations(
     own = _of_a_world(trained, permuted, random) if world else _of_a_language_model(trained, permuted, identity)
     return Sentinels(
         expectations=[
-            expect("permuted decoder", permuted, "explained_variance_centered", "below 0", -math.inf, 0),
-            expect("identity", identity, "explained_variance_centered", "above 0.9999", 1 - 1e-4, math.inf),
-            expect("random", random, "l0", f"within 1% of {k}", 0.99 * k, 1.01 * k),
-            expect("random", random, "explained_variance_centered", f"below {variance:.4f}", -math.inf, variance),
+            expectation("permuted decoder", permuted, "explained_variance_centered", "below 0", -math.inf, 0),
+            expectation("identity", identity, "explained_variance_centered", "above 0.9999", 1 - 1e-4, math.inf),
+            expectation("random", random, "l0", f"within 1% of {k}", 0.99 * k, 1.01 * k),
+            expectation("random", random, "explained_variance_centered", f"below {variance:.4f}", -math.inf, variance),
             *own,
         ]
     )
@@ -119,10 +119,10 @@ def expectations(
 def _of_a_language_model(trained: Scores, permuted: Scores, identity: Scores) -> list[Expectation]:
     preserved, auc = _number(trained, "ce_loss_score"), _number(trained, "probing_auc_5")
     return [
-        expect("permuted decoder", permuted, "ce_loss_score", f"below {preserved:.4f}", -math.inf, preserved),
-        expect("permuted decoder", permuted, "probing_auc_5", f"equal to {auc:.4f}", auc - 1e-6, auc + 1e-6),
-        expect("identity", identity, "ce_loss_score", "above 0.999", 1 - 1e-3, math.inf),
-        expect("identity", identity, "loss_added", "within 0.001 of 0", -1e-3, 1e-3),
+        expectation("permuted decoder", permuted, "ce_loss_score", f"below {preserved:.4f}", -math.inf, preserved),
+        expectation("permuted decoder", permuted, "probing_auc_5", f"equal to {auc:.4f}", auc - 1e-6, auc + 1e-6),
+        expectation("identity", identity, "ce_loss_score", "above 0.999", 1 - 1e-3, math.inf),
+        expectation("identity", identity, "loss_added", "within 0.001 of 0", -1e-3, 1e-3),
     ]
 
 
@@ -130,14 +130,14 @@ def _of_a_world(trained: Scores, permuted: Scores, random: Scores) -> list[Expec
     """MCC and uniqueness read the decoder alone, whatever the order of its rows; F1 reads both sides."""
     f1, mcc = _number(trained, "f1"), _number(trained, "mcc")
     return [
-        expect("permuted decoder", permuted, "f1", f"below {f1:.4f}", -math.inf, f1),
-        expect("permuted decoder", permuted, "mcc", f"equal to {mcc:.4f}", mcc - 1e-6, mcc + 1e-6),
-        expect("random", random, "f1", f"below {f1:.4f}", -math.inf, f1),
-        expect("random", random, "mcc", f"below {mcc:.4f}", -math.inf, mcc),
+        expectation("permuted decoder", permuted, "f1", f"below {f1:.4f}", -math.inf, f1),
+        expectation("permuted decoder", permuted, "mcc", f"equal to {mcc:.4f}", mcc - 1e-6, mcc + 1e-6),
+        expectation("random", random, "f1", f"below {f1:.4f}", -math.inf, f1),
+        expectation("random", random, "mcc", f"below {mcc:.4f}", -math.inf, mcc),
     ]
 
 
-def expect(sentinel: str, scores: Scores, metric: str, expected: str, low: float, high: float) -> Expectation:
+def expectation(sentinel: str, scores: Scores, metric: str, expected: str, low: float, high: float) -> Expectation:
     """Whether a sentinel's score lies between two bounds, said in words as `expected`."""
     found = _number(scores, metric)
     held = low < found < high  # false of what is not finite

@@ -25,7 +25,7 @@ class HeldOutSamples(HeldOut):
 class WorldEvaluator(Evaluator):
     """Scores runs on one world. There is no text and no loss; what needs them has no figures."""
 
-    def open(self) -> None:
+    def load_model(self) -> None:
         worlds.check_hook(self.model_name, self.hook_name)
         self.world = worlds.load(self.model_name, models.compute().device)
 
@@ -47,14 +47,14 @@ class WorldEvaluator(Evaluator):
         assert isinstance(found, HeldOutSamples)
         return found
 
-    def core(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> tuple[Core, Usage]:  # noqa: ARG002
+    def score_core(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> tuple[Core, Usage]:  # noqa: ARG002
         """SAE-Bench core's figures of sparsity and reconstruction."""
         usage = measure_usage(sae, held_out.activations, held_out.mean)
         return core.run_core_on_rows(sae, held_out.activations, held_out.ids, usage), usage
 
-    def beside_core(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> dict[str, Number]:  # noqa: ARG002
-        return self.truth(sae, held_out)
+    def sentinel_metrics(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> dict[str, Number]:  # noqa: ARG002
+        return self.ground_truth_metrics(sae, held_out)
 
-    def truth(self, sae: BenchSAE, held_out: HeldOut) -> dict[str, Number]:
+    def ground_truth_metrics(self, sae: BenchSAE, held_out: HeldOut) -> dict[str, Number]:
         assert isinstance(held_out, HeldOutSamples)
         return ground_truth.measure(self.world, sae, held_out.features)[0].metrics

@@ -33,7 +33,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 
 def score(evaluator: Evaluator, out: Path) -> Scored:
     out.mkdir()
-    return autointerp.score(evaluator, evaluator.random(D_SAE, K), out, "sae")
+    return autointerp.score(evaluator, evaluator.random_sae(D_SAE, K), out, "sae")
 
 
 def place(**environment: str) -> EvalTarget:
@@ -53,7 +53,7 @@ def test_the_figures_are_sae_benchs_own(evaluator: Evaluator, endpoint: Endpoint
     folder = tmp_path / "artifacts" / "autointerp"
     folder.mkdir(parents=True)
     torch.save(ids, folder / f"{config.model_name}_{ids.numel()}_tokens_{ids.shape[1]}_ctx.pt")
-    sae: Any = evaluator.random(D_SAE, K)
+    sae: Any = evaluator.random_sae(D_SAE, K)
     with patching.isolated_sae_bench(main, tmp_path, 0, HookedTransformer=patching.PreloadedModel(evaluator.model)):
         theirs = main.run_eval(config, [("sae", sae)], "cpu", KEY, str(tmp_path / "theirs"))["sae_custom_sae"]
     assert {asked["model"] for asked in endpoint.asked} == {"a-local-judge", "gpt-4o-mini"}
@@ -156,7 +156,7 @@ def test_a_judge_that_does_not_answer_is_not_waited_for(endpoint: Endpoint):
 
 
 def test_latents_that_fire_too_rarely_are_not_judged(evaluator: Evaluator, endpoint: Endpoint, tmp_path: Path):
-    sae = evaluator.random(D_SAE, K)
+    sae = evaluator.random_sae(D_SAE, K)
     alive = sae.encode
     sae.encode = lambda x: alive(x) * 0  # type: ignore[method-assign]
     (tmp_path / "out").mkdir()

@@ -102,7 +102,7 @@ def test_of_a_tier_what_cannot_run_is_left_out_and_what_is_named_is_refused(here
 
 def test_before_a_harvest_it_is_said_what_cannot_run(small_model: Path, harvest: Any, tmp_path: Path):  # noqa: ARG001
     found = tmp_path / "found.json"
-    command = ("-P", "-m", "agent.lab.prepare", "--model", small_model, "--tokens", str(TOKENS), "--ground", found)
+    command = ("-P", "-m", "agent.lab.prepare", "--model", small_model, "--tokens", str(TOKENS), "--fingerprint", found)
     ended = run(*command, "--hook_name", HOOK, "--evals", "full")
     assert ended.returncode == 0, ended.stderr
     told = json.loads(found.read_text())

@@ -40,7 +40,7 @@ def rare(retain: Tensor, directions: Tensor) -> Tensor:
 
 
 def test_clamping_the_topics_direction_forgets_the_topic_alone(tiny: Evaluator):
-    forget, retain = (forgetting.prepared(tiny)[on].choosing.float() for on in ("forget", "retain"))
+    forget, retain = (forgetting.load_texts(tiny)[on].choosing.float() for on in ("forget", "retain"))
     away = forget.mean(0) - retain.mean(0)
     topic = (away / away.norm())[None]
     elsewhere = torch.randn(1, topic.shape[1], generator=torch.Generator().manual_seed(0))
@@ -61,15 +61,15 @@ def test_clamping_the_topics_direction_forgets_the_topic_alone(tiny: Evaluator):
 def test_the_clamp_is_sae_benchs_own(evaluator: Evaluator):
     from sae_bench.evals.unlearning.utils.intervention import anthropic_clamp_resid_SAE_features
 
-    model, read = evaluator.model, forgetting.prepared(evaluator)["forget"]
+    model, read = evaluator.model, forgetting.load_texts(evaluator)["forget"]
     plain = torch.nonzero(activations.ordinary(model, read.ids)[:, 1:].all(1))[:4, 0]  # theirs clamps end tokens too
-    ids, sae, latents = read.ids[plain], evaluator.random(64, 8), [3, 5, 8]
+    ids, sae, latents = read.ids[plain], evaluator.random_sae(64, 8), [3, 5, 8]
     clamp = partial(anthropic_clamp_resid_SAE_features, sae=sae, features_to_ablate=latents, multiplier=3.0)
     theirs = model.run_with_hooks(ids, return_type="loss", loss_per_token=True, fwd_hooks=[(HOOK, clamp)])
     theirs = theirs - model(ids, return_type="loss", loss_per_token=True)
-    acts = forgetting.encoded(evaluator, sae, read, latents)
+    acts = forgetting.encode_text(evaluator, sae, read, latents)
     acts[[i for i in range(len(acts)) if i not in plain]] = 0
-    ours = forgetting.change(evaluator, read, acts, torch.full((3,), -3.0), sae.W_dec[latents])
+    ours = forgetting.clamp_loss_added(evaluator, read, acts, torch.full((3,), -3.0), sae.W_dec[latents])
     assert abs(ours) > 1e-4
     assert ours * read.count.item() == pytest.approx(theirs[:, 1:].sum().item(), rel=1e-4)
 
@@ -78,12 +78,14 @@ def test_the_clamp_is_sae_benchs_own(evaluator: Evaluator):
     "hook", ["blocks.0.hook_resid_post", HOOK, "blocks.1.hook_resid_pre", "blocks.0.mlp.hook_post"]
 )
 def test_the_layers_above_any_hook_give_the_models_own_loss(evaluator: Evaluator, hook: str):
-    model, ids = evaluator.model, forgetting.prepared(evaluator)["retain"].ids[:2]
-    entering, hooked = (activations.run_to_hook(model, ids, name) for name in (ablation.entrance(hook)[0], hook))
+    model, ids = evaluator.model, forgetting.load_texts(evaluator)["retain"].ids[:2]
+    entering, hooked = (activations.run_to_hook(model, ids, name) for name in (ablation.resume_point(hook)[0], hook))
     own = model(ids, return_type="loss", loss_per_token=True) * activations.ordinary(model, ids)[:, :-1]
-    found = ablation.losses(model, hook, ids, entering, hooked)
+    found = ablation.window_losses(model, hook, ids, entering, hooked)
     assert found.tolist() == pytest.approx(own.sum(1).tolist(), rel=1e-5)
-    assert ablation.losses(model, hook, ids, entering, 0 * hooked).tolist() != pytest.approx(found.tolist(), rel=1e-3)
+    assert ablation.window_losses(model, hook, ids, entering, 0 * hooked).tolist() != pytest.approx(
+        found.tolist(), rel=1e-3
+    )
 
 
 def test_a_dead_sae_is_not_applicable(evaluator: Evaluator, tmp_path: Path):
@@ -94,7 +96,7 @@ def test_a_dead_sae_is_not_applicable(evaluator: Evaluator, tmp_path: Path):
 
 
 def test_a_score_comes_again_and_says_what_it_rests_on(evaluator: Evaluator, tmp_path: Path):
-    first, second = (forgetting.score(evaluator, evaluator.random(128, 8), tmp_path, name) for name in ("a", "b"))
+    first, second = (forgetting.score(evaluator, evaluator.random_sae(128, 8), tmp_path, name) for name in ("a", "b"))
     assert first == second
     assert first.metrics["forgetting_score"] == first.metrics["random_forgetting_score"]
     told = json.loads((tmp_path / "a_forgetting.json").read_text())
@@ -112,4 +114,4 @@ def test_a_score_comes_again_and_says_what_it_rests_on(evaluator: Evaluator, tmp
     ],
 )
 def test_the_score_is_read_where_the_retain_loss_reaches_its_bound(curve: list[tuple[float, float]], score: float):
-    assert forgetting.forgotten(curve, 0.04) == pytest.approx(score)
+    assert forgetting.best_within_tolerance(curve, 0.04) == pytest.approx(score)

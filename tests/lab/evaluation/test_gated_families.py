@@ -44,7 +44,7 @@ def test_unlearning_says_all_that_it_lacks(tmp_path: Path):
 )
 def test_the_corpus_to_forget_is_looked_into(tmp_path: Path, lines: list[str], why: str):
     (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
-    assert unlearning.unreadable(tmp_path / "corpus.jsonl") == why
+    assert unlearning.corpus_problem(tmp_path / "corpus.jsonl") == why
 
 
 def test_ravel_says_all_that_it_lacks(tmp_path: Path, cache_dir: Path):
@@ -64,7 +64,7 @@ def test_sae_benchs_own_reason_comes_out(evaluator: Evaluator, tmp_path: Path, f
     (tmp_path / "out").mkdir()
     here: Any = types.SimpleNamespace(model_name=model, folder=tmp_path)
     with pytest.raises(OSError, match="offline"):
-        family.score(here, evaluator.random(D_SAE, K), tmp_path / "out", "sae")
+        family.score(here, evaluator.random_sae(D_SAE, K), tmp_path / "out", "sae")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -78,5 +78,5 @@ def test_sae_benchs_own_reason_comes_out(evaluator: Evaluator, tmp_path: Path, f
 )
 def test_without_a_preflight_nothing_is_started_either(evaluator: Evaluator, tmp_path: Path, family: Any, why: str):
     with pytest.raises(EvaluationError, match=why):
-        family.score(evaluator, evaluator.random(D_SAE, K), tmp_path, "sae")
+        family.score(evaluator, evaluator.random_sae(D_SAE, K), tmp_path, "sae")
     assert not list(tmp_path.iterdir())

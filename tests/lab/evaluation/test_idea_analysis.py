@@ -16,12 +16,12 @@ from agent.study.runs import Run
 
 @pytest.fixture(scope="module")
 def sae(evaluator: Evaluator) -> BenchSAE:
-    return evaluator.random(D_SAE, K)
+    return evaluator.random_sae(D_SAE, K)
 
 
 @pytest.fixture(scope="module")
 def windows(evaluator: Evaluator) -> ablation.Windows:
-    return ablation.read(evaluator.model, HOOK, evaluator.held_out("dev").ids[:6])
+    return ablation.read_windows(evaluator.model, HOOK, evaluator.held_out("dev").ids[:6])
 
 
 def test_a_part_of_an_sae_holds_its_latents_and_no_others(evaluator: Evaluator, sae: BenchSAE):

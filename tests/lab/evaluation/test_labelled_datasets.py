@@ -53,7 +53,7 @@ def asked(family: str, seed: int = 42) -> Any:
 
 
 def ours(evaluator: Evaluator, family: str, sae: BenchSAE, out: Path, seed: int = 42, name: str = "sae") -> Scored:
-    run = sparse_probing.run if family == "sparse_probing" else probe_ablation.score
+    run = sparse_probing.score_with if family == "sparse_probing" else probe_ablation.score
     return run(evaluator, sae, out, name, asked(family, seed))
 
 
@@ -204,7 +204,7 @@ def test_the_models_side_is_made_once_and_survives_a_kill(
     whole = {path: path.stat().st_mtime_ns for path in (evaluator.folder / "prompts").glob("*.safetensors")}
     assert whole
     for path in whole:
-        path.with_suffix(".tmp").write_bytes(path.read_bytes()[:1000])  # what a kill leaves
+        path.with_name(f"{path.name}.1.partial").write_bytes(path.read_bytes()[:1000])  # what a kill leaves
     evaluator.memory.clear()
     assert ours(evaluator, "tpp", random_sae(evaluator), tmp_path) == scored["tpp", 0]
     assert {path: path.stat().st_mtime_ns for path in whole} == whole

@@ -25,7 +25,7 @@ def test_the_figures_are_sae_benchs_own_whatever_the_lengths_of_rows(evaluator: 
     from sae_bench.evals.meta_structure import main
     from sae_bench.evals.meta_structure.eval_config import MetaStructureEvalConfig
 
-    sae = evaluator.random(WIDTH, K)
+    sae = evaluator.random_sae(WIDTH, K)
     random.seed(meta_structure.SEED)
     torch.manual_seed(meta_structure.SEED)
     with torch.enable_grad():

@@ -298,14 +298,14 @@ class Leaky(RandomSAE):
 
 
 def broken(evaluator: Evaluator, tried: sentinels.SentinelSAEs, out: Path) -> set[tuple[str, str]]:
-    found = sentinels.expectations(evaluator, tried, out).expectations
+    found = sentinels.check_expectations(evaluator, tried, out).expectations
     return {(each.sentinel, each.metric) for each in found if not each.held}
 
 
 def test_the_sentinels_hold_until_the_evaluation_is_broken(
     evaluator: Evaluator, run_dirs: dict[str, Path], tmp_path: Path
 ):
-    sound = sentinels.subjects(evaluator, run_dirs["sound"])
+    sound = sentinels.build_sentinels(evaluator, run_dirs["sound"])
     assert broken(evaluator, sound, tmp_path / "sound") == set()
     first, second = sound.trained, sound.permuted
     assert isinstance(first, CheckpointSAE)
@@ -328,8 +328,8 @@ def test_the_sentinels_hold_until_the_evaluation_is_broken(
 
 
 def test_probing_another_encoder_breaks_a_sentinel(evaluator: Evaluator, run_dirs: dict[str, Path], tmp_path: Path):
-    sound = sentinels.subjects(evaluator, run_dirs["sound"])
-    other = sentinels.subjects(evaluator, run_dirs["sparser"])
+    sound = sentinels.build_sentinels(evaluator, run_dirs["sound"])
+    other = sentinels.build_sentinels(evaluator, run_dirs["sparser"])
     wrong = replace(sound, permuted=other.permuted)
     assert broken(evaluator, wrong, tmp_path) == {("permuted decoder", "probing_auc_5")}
 

@@ -16,7 +16,7 @@ TPP = Scored(metrics={"tpp_threshold_20_total_metric": 0.031}, remark="TPP is un
 
 def main() -> None:
     for line in sys.stdin:
-        request = requests.parse(line)
+        request = requests.parse_request(line)
         print("evaluating", flush=True)
         run_dir = request.run_dir
         if not (run_dir / "checkpoint" / "header.json").exists():

@@ -190,7 +190,9 @@ def installed() -> Iterator[None]:
 def unmet_requirements(place: EvalTarget, used: list[Labelled], each: int) -> list[UnmetRequirement]:
     """What an evaluation lacks that needs so many prompts of `each` class, and stores the activations on them."""
     tokens = CONTEXT * each * sum(len(labelled.classes) for labelled in used)
-    if missing := requirements.language_model(place, 3 * tokens * requirements.width(place.config) * 4 / 1e6):
+    if missing := requirements.check_language_model(
+        place, 3 * tokens * requirements.residual_width(place.config) * 4 / 1e6
+    ):
         return missing
     short = {
         f"{labelled.prompts}: {len(prompts)} prompts are labelled {labelled.classes[name]} and {each} are needed"

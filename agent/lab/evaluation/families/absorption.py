@@ -17,7 +17,7 @@ from agent.lab.evaluation import requirements
 from agent.lab.evaluation.bench import patching, spelling
 from agent.lab.evaluation.bench.core import EvaluationError
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
-from agent.lab.progress import say
+from agent.lab.progress import notify
 from agent.lab.results import Scored
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ METRICS = tuple(
 
 def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
     """What is missing. Whether the model can spell is measured, in another process, where it is not known yet."""
-    if unmet := requirements.language_model(place):
+    if unmet := requirements.check_language_model(place):
         return unmet
     tokenizer = place.tokenizer()
     missing = _unfit(place.hook_name, tokenizer, place.config.get("max_position_embeddings"))
     if not (found := spelling.known(place.folder)):
-        needed = spelling.space(len(spelling.words(tokenizer)), requirements.width(place.config))
-        missing += requirements.disk(place, needed / 1e6)
+        needed = spelling.space(len(spelling.words(tokenizer)), requirements.residual_width(place.config))
+        missing += requirements.check_disk(place, needed / 1e6)
     return missing or _unable(found or _measured(place))
 
 
@@ -80,7 +80,9 @@ def _unable(found: "Spelling") -> list[UnmetRequirement]:
 
 def _measured(place: EvalTarget) -> "Spelling":
     """The spelling of a model that no one has measured at this hook, by a process that loads the model."""
-    say("absorption: can the model spell? Measured once for a model and hook: 20 s for tiny-lm, longer for larger ones")
+    notify(
+        "absorption: can the model spell? Measured once for a model and hook: 20 s for tiny-lm, longer for larger ones"
+    )
     command = [sys.executable, "-P", "-m", "agent.lab.evaluation.spelling", place.model, place.hook_name]
     subprocess.run(command, env=dict(place.environment), check=True)
     found = spelling.known(place.folder)

@@ -55,8 +55,8 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
     from sae_bench.evals.autointerp import main
 
     judge, text = Judge.chosen(os.environ), Text(evaluator.model, evaluator.held_out("dev"))
-    config = _config(sae, text)
-    chosen = config.latents = config.override_latents = choose(sae, text, config)
+    config = _eval_config(sae, text)
+    chosen = config.latents = config.override_latents = choose_latents(sae, text, config)
     if not chosen:
         return Scored(metrics=dict.fromkeys(METRICS), not_applicable=dict.fromkeys(METRICS, "no latent fires enough"))
 
@@ -85,7 +85,7 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
     return _scored(found, len(chosen), config.n_ex_for_scoring, judge.model)
 
 
-def choose(sae: "BenchSAE", text: "Text", config: "AutoInterpEvalConfig") -> list[int]:
+def choose_latents(sae: "BenchSAE", text: "Text", config: "AutoInterpEvalConfig") -> list[int]:
     """Latents drawn by the seed from those that fire often enough to be explained and asked about.
 
     SAE-Bench draws 12 of the places where a latent fires most and 7 more among the weaker ones; where there are fewer
@@ -120,7 +120,7 @@ def choose(sae: "BenchSAE", text: "Text", config: "AutoInterpEvalConfig") -> lis
     return chosen[:LATENTS]
 
 
-def _config(sae: "BenchSAE", text: "Text") -> "AutoInterpEvalConfig":
+def _eval_config(sae: "BenchSAE", text: "Text") -> "AutoInterpEvalConfig":
     from sae_bench.evals.autointerp.eval_config import AutoInterpEvalConfig
 
     return AutoInterpEvalConfig(

@@ -11,5 +11,5 @@ MEGABYTES = 50  # token windows, and the figures of random SAEs
 def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
     """On a synthetic world it has figures of sparsity and reconstruction, and needs no text."""
     if place.world:
-        return requirements.disk(place, MEGABYTES)
-    return requirements.language_model(place, MEGABYTES)
+        return requirements.check_disk(place, MEGABYTES)
+    return requirements.check_language_model(place, MEGABYTES)

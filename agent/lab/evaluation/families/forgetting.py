@@ -27,7 +27,7 @@ from torch import Tensor
 
 from agent.lab import activations, files, models, text, tokens
 from agent.lab.evaluation import ablation, requirements
-from agent.lab.evaluation.ablation import BATCH_WINDOWS, Windows, losses
+from agent.lab.evaluation.ablation import BATCH_WINDOWS, Windows, window_losses
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 from agent.lab.evaluation.sae_adapter import BenchSAE
 from agent.lab.files import waiting_lock
@@ -42,7 +42,7 @@ FORMAT, SEED = 1, 0  # of what is cached
 FORGET = ("98_cancer_cat", "101_disease_class")
 RETAIN = ("100_news_fake", "111_yelp_data", "56_wikidatasex_or_gender")
 CHOOSING, SCORED = 96, 32  # windows of each text, at most: to choose latents on, and to measure the losses on
-MADE_AS = f"forgetting-v{FORMAT}-seed{SEED}-{CHOOSING}-{SCORED}"
+CACHE_NAME = f"forgetting-v{FORMAT}-seed{SEED}-{CHOOSING}-{SCORED}"
 RETAIN_THRESHOLDS = (0.001, 0.01)  # share of the retain text's tokens; SAE-Bench's
 LATENTS = (10, 20)  # SAE-Bench's
 MULTIPLES = (1, 4, 16, 64)  # of a latent's mean
@@ -69,7 +69,7 @@ class Sweep:
 
 def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
     positions = 2 * (CHOOSING + 2 * SCORED) * models.MAX_CONTEXT
-    return requirements.language_model(place, 4 * positions * requirements.width(place.config) / 1e6)
+    return requirements.check_language_model(place, 4 * positions * requirements.residual_width(place.config) / 1e6)
 
 
 @torch.no_grad()
@@ -82,7 +82,9 @@ def score(evaluator: "Evaluator", sae: BenchSAE, out: Path, name: str) -> Scored
     if found is None:
         return Scored(metrics={"forgetting_score": None}, not_applicable={"forgetting_score": "no latent ever fires"})
     k = max(1, min(round(found.l0), sae.cfg.d_sae))
-    floor = evaluator.stored(f"{MADE_AS}-random-{sae.cfg.d_sae}-{k}", lambda _: untrained(evaluator, sae.cfg.d_sae, k))
+    floor = evaluator.cached_json(
+        f"{CACHE_NAME}-random-{sae.cfg.d_sae}-{k}", lambda _: random_sae_score(evaluator, sae.cfg.d_sae, k)
+    )
     about = {"latents": found.latents, "added": found.added}
     files.write_atomically(out / f"{name}_forgetting.json", json.dumps(about, indent=2))
     return Scored(
@@ -92,9 +94,9 @@ def score(evaluator: "Evaluator", sae: BenchSAE, out: Path, name: str) -> Scored
     )
 
 
-def untrained(evaluator: "Evaluator", d_sae: int, k: int) -> dict[str, float]:
+def random_sae_score(evaluator: "Evaluator", d_sae: int, k: int) -> dict[str, float]:
     """What a random untrained SAE scores."""
-    found = sweep(evaluator, evaluator.random(d_sae, k))
+    found = sweep(evaluator, evaluator.random_sae(d_sae, k))
     assert found
     return {"score": found.score}
 
@@ -103,9 +105,9 @@ def sweep(evaluator: "Evaluator", sae: BenchSAE) -> Sweep | None:
     """Every setting on one SAE; None where no latent ever fires."""
     from sae_bench.evals.unlearning.utils.feature_activation import get_top_features
 
-    texts = prepared(evaluator)
-    on_forget, mean = usage(sae, texts["forget"].choosing)
-    on_retain, _ = usage(sae, texts["retain"].choosing)
+    texts = load_texts(evaluator)
+    on_forget, mean = firing_rates(sae, texts["forget"].choosing)
+    on_retain, _ = firing_rates(sae, texts["retain"].choosing)
     if not on_forget.any() and not on_retain.any():
         return None
     clamped: dict[tuple[int, ...], str] = {}  # two thresholds may choose the same latents
@@ -115,7 +117,7 @@ def sweep(evaluator: "Evaluator", sae: BenchSAE) -> Sweep | None:
             clamped.setdefault(tuple(top[:number]), f"{min(number, len(top))} latents on under {threshold:.1%}")
     clamped.pop((), None)
     used = sorted({latent for latents in clamped for latent in latents})
-    acts = {on: encoded(evaluator, sae, read, used) for on, read in texts.items()}
+    acts = {on: encode_text(evaluator, sae, read, used) for on, read in texts.items()}
     most, best = TOLERANCE * texts["retain"].loss, 0.0
     added: dict[str, dict[str, Number]] = {}
     for latents, called in clamped.items():
@@ -123,18 +125,18 @@ def sweep(evaluator: "Evaluator", sae: BenchSAE) -> Sweep | None:
         curve = [(0.0, 0.0)]
         for multiple in MULTIPLES:
             forgot, lost = (
-                change(evaluator, read, acts[on][..., which], -multiple * mean[chosen], sae.W_dec[chosen])
+                clamp_loss_added(evaluator, read, acts[on][..., which], -multiple * mean[chosen], sae.W_dec[chosen])
                 for on, read in texts.items()
             )
             added[f"{called}, x{multiple}"] = {"forget_loss_added": forgot, "retain_loss_added": lost}
             curve.append((lost, forgot))
             if lost > most:
                 break
-        best = max(best, forgotten(curve, most))
+        best = max(best, best_within_tolerance(curve, most))
     return Sweep(best, on_retain.sum().item(), {called: list(latents) for latents, called in clamped.items()}, added)
 
 
-def forgotten(curve: list[tuple[float, float]], most: float) -> float:
+def best_within_tolerance(curve: list[tuple[float, float]], most: float) -> float:
     """The most that is added to the forget loss while the retain loss gains at most `most`, by strengths in growing
     order `[(added to retain, added to forget), ...]`, read linearly up to the one that adds more."""
     *allowed, (lost, forgot) = curve
@@ -145,7 +147,7 @@ def forgotten(curve: list[tuple[float, float]], most: float) -> float:
     return max(best, forgot_before + (forgot - forgot_before) * (most - lost_before) / (lost - lost_before))
 
 
-def usage(sae: BenchSAE, rows: Tensor) -> tuple[Tensor, Tensor]:
+def firing_rates(sae: BenchSAE, rows: Tensor) -> tuple[Tensor, Tensor]:
     """The share of the activations `[tokens, d_in]` on which each latent fires `[d_sae]`, and its mean there."""
     fired, total = (torch.zeros(sae.cfg.d_sae, device=rows.device) for _ in range(2))
     for batch in rows.split(4096):
@@ -155,7 +157,7 @@ def usage(sae: BenchSAE, rows: Tensor) -> tuple[Tensor, Tensor]:
     return fired / len(rows), total / fired.clamp(min=1)
 
 
-def encoded(evaluator: "Evaluator", sae: BenchSAE, read: Text, latents: list[int]) -> Tensor:
+def encode_text(evaluator: "Evaluator", sae: BenchSAE, read: Text, latents: list[int]) -> Tensor:
     """Some latents `[windows, context, n]` on the ordinary tokens of a text's windows."""
     return torch.cat(
         [
@@ -165,7 +167,7 @@ def encoded(evaluator: "Evaluator", sae: BenchSAE, read: Text, latents: list[int
     )
 
 
-def change(evaluator: "Evaluator", read: Text, acts: Tensor, clamp: Tensor, W_dec: Tensor) -> float:
+def clamp_loss_added(evaluator: "Evaluator", read: Text, acts: Tensor, clamp: Tensor, W_dec: Tensor) -> float:
     """Nats a token that a text's loss gains where latents `[windows, context, n]`, wherever they fire, are set to
     `clamp [n]`; `W_dec [n, d_in]` are their directions.
 
@@ -177,29 +179,31 @@ def change(evaluator: "Evaluator", read: Text, acts: Tensor, clamp: Tensor, W_de
     for rows in here.split(BATCH_WINDOWS):
         hooked = (read.hooked[rows].float() + moved[rows] @ W_dec).to(read.hooked.dtype)
         ids, entering = read.ids[rows.cpu()], read.entering[rows]
-        total += (losses(evaluator.model, evaluator.hook_name, ids, entering, hooked) - read.losses[rows]).sum().item()
+        total += (
+            (window_losses(evaluator.model, evaluator.hook_name, ids, entering, hooked) - read.losses[rows])
+            .sum()
+            .item()
+        )
     return total / read.count.item()
 
 
-def prepared(evaluator: "Evaluator") -> dict[str, Text]:
+def load_texts(evaluator: "Evaluator") -> dict[str, Text]:
     """The two texts as the model reads them; made once for a model and hook, and kept in the cache."""
-    if MADE_AS in evaluator.memory:
-        return evaluator.memory[MADE_AS]
-    path = evaluator.folder / f"{MADE_AS}.safetensors"
+    if CACHE_NAME in evaluator.memory:
+        return evaluator.memory[CACHE_NAME]
+    path = evaluator.folder / f"{CACHE_NAME}.safetensors"
     with waiting_lock(path.with_suffix(".lock"), "another process reads the same texts"):
         if not path.exists():
             made = {"forget": read_text(evaluator, FORGET), "retain": read_text(evaluator, RETAIN)}
-            temporary = path.with_suffix(".tmp")
-            save_file(
-                {f"{on}.{n}": t.contiguous().cpu() for on, parts in made.items() for n, t in parts.items()}, temporary
-            )
-            temporary.replace(path)
+            tensors = {f"{on}.{n}": t.contiguous().cpu() for on, parts in made.items() for n, t in parts.items()}
+            with files.atomic_path(path) as partial:
+                save_file(tensors, partial)
     stored, device = load_file(path), models.compute().device
     parts = {n: t if n.endswith("ids") else t.to(device) for n, t in stored.items()}
-    evaluator.memory[MADE_AS] = {
+    evaluator.memory[CACHE_NAME] = {
         on: Text(**{n: parts[f"{on}.{n}"] for n in Text.__dataclass_fields__}) for on in ("forget", "retain")
     }
-    return evaluator.memory[MADE_AS]
+    return evaluator.memory[CACHE_NAME]
 
 
 @torch.no_grad()
@@ -217,4 +221,4 @@ def read_text(evaluator: "Evaluator", datasets: tuple[str, ...]) -> dict[str, Te
         activations.run_to_hook(model, batch, hook_name)[activations.ordinary(model, batch)]
         for batch in choosing.split(BATCH_WINDOWS)
     ]
-    return {"choosing": torch.cat(rows)} | vars(ablation.read(model, hook_name, ids))
+    return {"choosing": torch.cat(rows)} | vars(ablation.read_windows(model, hook_name, ids))

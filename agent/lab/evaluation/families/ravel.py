@@ -34,22 +34,22 @@ FILES = tuple(
 def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
     """All that is missing."""
     missing = []
-    if why := _other(place.model):
+    if why := _unknown_model(place.model):
         missing.append(UnmetRequirement(why, f"use {MODELS[1]}"))
     else:
-        missing += requirements.stored(place)
+        missing += requirements.check_model_files(place)
     if not place.hook_name.endswith("hook_resid_post"):
         why = f"SAE-Bench changes the residual stream behind a layer, not {place.hook_name}"
         missing.append(UnmetRequirement(why, "use a hook like blocks.1.hook_resid_post"))
-    if absent := [file for file in FILES if not (prompts() / file).is_file()]:
-        asked = f"{REPOSITORY!r}, repo_type='dataset', local_dir={str(prompts())!r}"
+    if absent := [file for file in FILES if not (prompts_folder() / file).is_file()]:
+        asked = f"{REPOSITORY!r}, repo_type='dataset', local_dir={str(prompts_folder())!r}"
         fetch = f'HF_HUB_OFFLINE=0 python -c "from huggingface_hub import snapshot_download as get; get({asked})"'
         missing.append(
             UnmetRequirement(
-                f"{len(absent)} of its {len(FILES)} files of prompts are not in {prompts()}", f"run {fetch}"
+                f"{len(absent)} of its {len(FILES)} files of prompts are not in {prompts_folder()}", f"run {fetch}"
             )
         )
-    return missing + requirements.disk(place, MEGABYTES)
+    return missing + requirements.check_disk(place, MEGABYTES)
 
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
@@ -61,11 +61,11 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
     from sae_bench.evals.ravel.eval_config import RAVELEvalConfig
     from sae_bench.sae_bench_utils.activation_collection import LLM_NAME_TO_BATCH_SIZE, LLM_NAME_TO_DTYPE
 
-    if why := _other(evaluator.model_name):
+    if why := _unknown_model(evaluator.model_name):
         raise EvaluationError(why)
     model, sae = evaluator.model_name.rpartition("/")[2], patching.UnitNorm(sae)
     with tempfile.TemporaryDirectory(dir=evaluator.folder) as scratch:
-        Path(scratch, "base").symlink_to(prompts(), target_is_directory=True)
+        Path(scratch, "base").symlink_to(prompts_folder(), target_is_directory=True)
         config = RAVELEvalConfig(
             model_name=model,
             random_seed=SEED,
@@ -81,11 +81,11 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
     )
 
 
-def _other(model: str) -> str:
+def _unknown_model(model: str) -> str:
     name = model.rpartition("/")[2]
     return "" if name in MODELS else f"SAE-Bench knows {' and '.join(MODELS)}, and not {name}"
 
 
-def prompts() -> Path:
+def prompts_folder() -> Path:
     """Where its files of prompts are looked for."""
     return cache.root() / "ravel_prompts"

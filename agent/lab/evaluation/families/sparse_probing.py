@@ -48,15 +48,15 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
     """SAE-Bench's sae_top_N_test_accuracy for N latents, sae_test_accuracy for all, llm_... for the model's own
     activations. Raises EvaluationError."""
     asked = config(sae.cfg.model_name, models.context_size(evaluator.model), models.compute().dtype)
-    return run(evaluator, patching.UnitNorm(sae), out, name, asked)
+    return score_with(evaluator, patching.UnitNorm(sae), out, name, asked)
 
 
-def run(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str, asked: Any) -> Scored:
+def score_with(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str, asked: Any) -> Scored:
     """The same as `asked` (a SparseProbingEvalConfig) has it."""
     from sae_bench.evals.sparse_probing import main
 
     def single_dataset(dataset: str, config: Any, sae: "BenchSAE", *_: object) -> tuple[dict[str, float], Any]:
-        by_class = accuracies(prompt_activations.made(evaluator, main, dataset, config), sae, config.k_values)
+        by_class = probe_accuracies(prompt_activations.made(evaluator, main, dataset, config), sae, config.k_values)
         return {name: sum(each.values()) / len(each) for name, each in by_class.items()}, by_class
 
     for dataset in asked.dataset_names:  # before SAE-Bench sets the seed for this SAE
@@ -67,7 +67,7 @@ def run(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str, asked: An
     return Scored(metrics={name: value for name, value in metrics.items() if value is not None}, details=details)
 
 
-def accuracies(made: prompt_activations.Made, sae: "BenchSAE", ks: list[int]) -> dict[str, dict[str, float]]:
+def probe_accuracies(made: prompt_activations.Made, sae: "BenchSAE", ks: list[int]) -> dict[str, dict[str, float]]:
     """Test accuracy by class of every probe that SAE-Bench trains, in its order."""
     from sae_bench.evals.sparse_probing.probe_training import train_probe_on_activations
 

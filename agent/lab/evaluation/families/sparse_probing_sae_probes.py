@@ -11,5 +11,5 @@ PROMPTS = 11_124  # of the datasets together
 
 def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
     made = all((place.folder / "probing" / f"{dataset}.made").exists() for dataset in probing.DATASETS)
-    widest = 4 * requirements.width(place.config)  # of an MLP
-    return requirements.language_model(place, 1 if made else 4 * PROMPTS * widest / 1e6)
+    widest = 4 * requirements.residual_width(place.config)  # of an MLP
+    return requirements.check_language_model(place, 1 if made else 4 * PROMPTS * widest / 1e6)

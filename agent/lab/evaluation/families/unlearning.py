@@ -40,22 +40,22 @@ DATASETS = (
 def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
     """All that is missing."""
     missing = []
-    if why := _other(place.model):
+    if why := _unknown_model(place.model):
         missing.append(UnmetRequirement(why, f"use {MODELS[0]}, or the family forgetting"))
     else:
-        missing += requirements.stored(place)
+        missing += requirements.check_model_files(place)
     corpus = site_packages() / CORPUS
-    if said := unreadable(corpus):
+    if said := corpus_problem(corpus):
         missing.append(
             UnmetRequirement(f"the corpus to forget {said}", f"ask for it ({REQUEST}) and put it at {corpus}")
         )
     for dataset, part in DATASETS:
-        if said := _unstored(dataset, part):
+        if said := _dataset_problem(dataset, part):
             fetch = f'python -c "from datasets import load_dataset as get; get({dataset!r}, {part!r})"'
             missing.append(
                 UnmetRequirement(f"{dataset} ({part}) is not stored on this machine: {said}", f"run {fetch}")
             )
-    return missing + requirements.disk(place, MEGABYTES)
+    return missing + requirements.check_disk(place, MEGABYTES)
 
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
@@ -67,7 +67,7 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
     from sae_bench.evals.unlearning.eval_config import UnlearningEvalConfig
     from sae_bench.sae_bench_utils.activation_collection import LLM_NAME_TO_BATCH_SIZE, LLM_NAME_TO_DTYPE
 
-    if why := _other(evaluator.model_name):
+    if why := _unknown_model(evaluator.model_name):
         raise EvaluationError(why)
     model, sae = evaluator.model_name.rpartition("/")[2], patching.UnitNorm(sae)
     config = UnlearningEvalConfig(
@@ -87,13 +87,13 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
     )
 
 
-def _other(model: str) -> str:
+def _unknown_model(model: str) -> str:
     if (name := model.rpartition("/")[2]) in MODELS:
         return ""
     return f"SAE-Bench has the prompts of {' and '.join(MODELS)}, both tuned on instructions, and not of {name}"
 
 
-def unreadable(corpus: Path) -> str:
+def corpus_problem(corpus: Path) -> str:
     """What is wrong with the corpus: its last line too has to be a text, or it was cut short."""
     try:
         lines = corpus.read_bytes().splitlines()
@@ -112,7 +112,7 @@ def site_packages() -> Path:
     return Path(spec.submodule_search_locations[0]).parent
 
 
-def _unstored(dataset: str, part: str) -> str:
+def _dataset_problem(dataset: str, part: str) -> str:
     """Why a dataset cannot be loaded; its own library is asked, which the lab keeps to what is on the disk."""
     from datasets import load_dataset_builder
 
