@@ -1,6 +1,6 @@
-"""What a language model answers, read strictly: sections under headings, each with a form of its own.
+"""Parse a language model's answers strictly: sections under headings, each with a fixed form.
 
-A part that is missing or malformed is an error whose message goes back to the model; nothing is guessed.
+A missing or malformed section is an error whose message goes back to the model; nothing is guessed.
 """
 
 import re
@@ -25,12 +25,12 @@ LONGEST_TITLE = 80  # characters
 
 
 class BadAnswer(ValueError):
-    """An answer that lacks a part, or has it in another form. The message says what and is for the model."""
+    """An answer with a missing or malformed section. The message is for the model: what is wrong, what to do."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """The answer to a request for a proposal."""
+    """The parsed answer to a request for a proposal."""
 
     reasoning: str
     description: str
@@ -38,93 +38,95 @@ class Experiment:
     edits: list[Edit]
 
 
-def experiment(answer: str, headline: Sequence[str]) -> Experiment:
-    """`headline`: the metrics that are to be predicted. Raises BadAnswer or EditError."""
+def parse_experiment(answer: str, headline: Sequence[str]) -> Experiment:
+    """Parse an answer that predicts every metric of `headline`. Raise BadAnswer or EditError if it is malformed."""
     parts = _sections(answer, ("Reasoning", "Description", "Predictions", "Edits"))
     blocks = edits.parse(answer)
     if not blocks:
-        raise BadAnswer("the section `## Edits` holds no SEARCH/REPLACE block: " + edits.FORM)
+        raise BadAnswer("the section `## Edits` has no SEARCH/REPLACE block: " + edits.FORM)
     predictions = _predictions(parts["Predictions"], headline)
     return Experiment(" ".join(parts["Reasoning"].split()), _paragraph(parts["Description"]), predictions, blocks)
 
 
-def plan(answer: str, most: int, starts: Container[int]) -> list[PlannedRun]:
-    """The runs of a plan, at most `most`, each from the file of one of `starts`; none where the model says that all is
-    done. Raises BadAnswer."""
+def parse_plan(answer: str, max_runs: int, starts: Container[int]) -> list[PlannedRun]:
+    """Return the planned runs, each starting from one of the runs `starts`, or [] if the model says ALL_COMPLETED.
+
+    Raise BadAnswer if the plan is malformed or has more than `max_runs` runs.
+    """
     text = _sections(answer, ("Reasoning", "Plan"))["Plan"]
     if re.fullmatch(rf"\W*{ALL_COMPLETED}\W*", text):
         return []
     items = re.split(r"\n(?=\s*\d+[.)]\s)", "\n" + text)
     if items[0].strip():
-        raise BadAnswer(f"the section `## Plan` begins with something else than a run: each is an item {_ITEM_FORM}")
-    runs = [_planned(item, starts) for item in items[1:]]
+        raise BadAnswer(f"the section `## Plan` must begin with a run, in the form {_ITEM_FORM}")
+    runs = [_planned_run(item, starts) for item in items[1:]]
     if not runs:
-        raise BadAnswer(f"the plan is empty: say {ALL_COMPLETED} if nothing is left to try")
-    if len(runs) > most:
-        raise BadAnswer(f"the plan holds {len(runs)} runs, and {most} can still be made: keep the most telling ones")
+        raise BadAnswer(f"the plan is empty: write {ALL_COMPLETED} if nothing is left to try")
+    if len(runs) > max_runs:
+        raise BadAnswer(f"the plan has {len(runs)} runs, but only {max_runs} are left: keep the most informative ones")
     return runs
 
 
-def description(answer: str) -> str:
-    """Raises BadAnswer."""
+def parse_description(answer: str) -> str:
+    """Return the paragraph of an answer. Raise BadAnswer if there is none."""
     return _paragraph(_sections(answer, ("Description",))["Description"])
 
 
-def _planned(item: str, starts: Container[int]) -> PlannedRun:
-    found = _ITEM.fullmatch(item.strip())
-    if not found:
+def _planned_run(item: str, starts: Container[int]) -> PlannedRun:
+    match = _ITEM.fullmatch(item.strip())
+    if not match:
         line = item.strip().split("\n")[0]
-        raise BadAnswer(f"`{line}` is no item of a plan: the form is {_ITEM_FORM}")
-    start, title = int(found[2] or 0), " ".join(found[3].strip(" *`").split())
+        raise BadAnswer(f"`{line}` is not a valid item of a plan: the form is {_ITEM_FORM}")
+    start, title = int(match[2] or 0), " ".join(match[3].strip(" *`").split())
     if start not in starts:
         raise BadAnswer(f"`{title}` starts from run {start}, which has no result: start from a run that has one")
     if "{{" in title:
-        raise BadAnswer(f"`{title}` holds a placeholder: a title says what is changed, and no figure")
+        raise BadAnswer(f"`{title}` contains a placeholder: a title says what is changed, without figures")
     if len(title) > LONGEST_TITLE:
         raise BadAnswer(f"`{title}` is longer than the {LONGEST_TITLE} characters of a title")
-    return PlannedRun(title=title, what=" ".join(found[4].split()), start=start)
+    return PlannedRun(title=title, what=" ".join(match[4].split()), start=start)
 
 
 def _sections(answer: str, names: Sequence[str]) -> dict[str, str]:
-    """The text under each heading; edits are not looked into. Raises BadAnswer."""
-    found: dict[str, list[str]] = {}
-    at: list[str] = []
+    """Return the text under each heading, ignoring headings inside the edits. Raise BadAnswer if one is missing."""
+    sections: dict[str, list[str]] = {}
+    section: list[str] = []
     for line in answer.splitlines():
         heading = _HEADING.fullmatch(line.strip())
         name = heading[1].capitalize() if heading else ""
-        if name in names and "Edits" not in found:
-            if name in found:
+        if name in names and "Edits" not in sections:
+            if name in sections:
                 raise BadAnswer(f"there are two sections `## {name}`: write one")
-            at = found[name] = []
+            section = sections[name] = []
         else:
-            at.append(line)
-    parts = {name: _visible("\n".join(lines)).strip() for name, lines in found.items()}
+            section.append(line)
+    parts = {name: _visible("\n".join(lines)).strip() for name, lines in sections.items()}
     if missing := [f"`## {name}`" for name in names if not parts.get(name)]:
         form = ", ".join(f"`## {name}`" for name in names)
-        raise BadAnswer(f"{' and '.join(missing)} missing or empty: an answer holds the sections {form}, in this order")
+        raise BadAnswer(f"{' and '.join(missing)} missing or empty: an answer has the sections {form}, in this order")
     return parts
 
 
 def _visible(text: str) -> str:
-    """Without characters that nobody sees, which could split a word or change how a terminal shows the rest."""
+    """Drop invisible characters, which could split a word or change how a terminal shows the rest."""
     return "".join(letter for letter in text if letter in "\n\t" or unicodedata.category(letter)[0] != "C")
 
 
 def _paragraph(text: str) -> str:
     if re.search(r"\n\s*\n", text) or "```" in text:
-        raise BadAnswer("the section `## Description` is to be one paragraph of plain sentences")
+        raise BadAnswer("the section `## Description` must be one paragraph of plain sentences")
     return " ".join(text.split())
 
 
 def _predictions(text: str, headline: Sequence[str]) -> dict[str, Direction]:
-    said: dict[str, Direction] = {}
+    predictions: dict[str, Direction] = {}
     for line in filter(None, map(str.strip, text.splitlines())):
-        found = _PREDICTION.fullmatch(line)
-        if not found or found[2].lower() not in get_args(Direction):
-            raise BadAnswer(f"`{line}` is no prediction: the form is `{headline[0]}: up`, or down, or same")
-        if found[1] not in headline:
-            raise BadAnswer(f"`{found[1]}` is no headline metric: {nearest(found[1], headline)}")
-        said[found[1]] = cast(Direction, found[2].lower())
-    if missing := [name for name in headline if name not in said]:
+        match = _PREDICTION.fullmatch(line)
+        if not match or match[2].lower() not in get_args(Direction):
+            raise BadAnswer(f"`{line}` is not a valid prediction: the form is `{headline[0]}: up`, or down, or same")
+        if match[1] not in headline:
+            raise BadAnswer(f"`{match[1]}` is not a headline metric: {nearest(match[1], headline)}")
+        predictions[match[1]] = cast(Direction, match[2].lower())
+    if missing := [name for name in headline if name not in predictions]:
         raise BadAnswer(f"no prediction for {', '.join(missing)}: each headline metric needs one, up, down or same")
-    return said
+    return predictions

@@ -62,7 +62,6 @@ class LLMProposer:
         return still_planned(state)
 
     def _plan(self, state: State) -> Remark | str:
-        assert state.started
         if len(sent := _sent_back(state, "plan")) >= ANSWERS:
             why = sent[-1].why.partition("\n")[0]
             return f"the model gave no plan that can be used in {ANSWERS} answers ({why})"
@@ -71,7 +70,7 @@ class LLMProposer:
         answer = ""
         try:
             answer = self._ask(state, self.prompts.plan(state), "plan")
-            runs = answers.plan(answer, left, {run.number for run in facts.runs if run.counts})
+            runs = answers.parse_plan(answer, left, {run.number for run in facts.runs if run.counts})
         except BadAnswer as error:
             return AnswerSentBack(purpose="plan", answer=answer, why=str(error))
         faults = [
@@ -109,7 +108,7 @@ class LLMProposer:
         facts, answer = self._facts(state), ""
         try:
             answer = self._ask(state, self.prompts.proposal(state, proposal, number, attempt), "proposal")
-            experiment = answers.experiment(answer, facts.headline)
+            experiment = answers.parse_experiment(answer, facts.headline)
             source = edits.apply(base, experiment.edits)
         except (BadAnswer, EditError) as error:
             return proposal.model_copy(update={"answer": answer, "unusable": str(error)})
@@ -125,7 +124,7 @@ class LLMProposer:
         facts, answer, text = self._facts(state), "", ""
         try:
             answer = self._ask(state, self.prompts.description(state, run), "description")
-            text = answers.description(answer)
+            text = answers.parse_description(answer)
             faults = prose.faults(text, facts)
             why = _why(faults)
         except BadAnswer as error:
@@ -151,7 +150,6 @@ class LLMProposer:
             raise
 
     def _facts(self, state: State) -> Facts:
-        assert state.started
         runs = self.study.load_runs(state)
         return Facts(runs, judgements(runs, state), state.started.primary_metric)
 

@@ -1,4 +1,4 @@
-"""What a language model answers: read where it has the form asked for, and sent back with what is missing."""
+"""Answers of a language model: parsed if they have the required form, else refused with what is missing."""
 
 import pytest
 
@@ -33,43 +33,43 @@ experiment.py
 """
 
 
-def test_an_answer_is_read_part_by_part():
-    read = answers.experiment(GOOD, MEASURED)
-    assert (read.reasoning, read.description) == ("It may tell more.", "One paragraph on two lines.")
-    assert read.predictions == dict.fromkeys(MEASURED, "up")
-    assert [(edit.search, edit.replace, edit.file) for edit in read.edits] == [
+def test_an_answer_is_parsed_section_by_section():
+    parsed = answers.parse_experiment(GOOD, MEASURED)
+    assert (parsed.reasoning, parsed.description) == ("It may tell more.", "One paragraph on two lines.")
+    assert parsed.predictions == dict.fromkeys(MEASURED, "up")
+    assert [(edit.search, edit.replace, edit.file) for edit in parsed.edits] == [
         ("# Description\n", "## Description\n", "experiment.py")
     ]
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
-        ("### reasoning:", "Reasoning", "`## Reasoning` missing or empty: an answer holds the sections"),
+        ("### reasoning:", "Reasoning", "`## Reasoning` missing or empty: an answer has the sections"),
         ("It may tell more.", "", "`## Reasoning` missing or empty"),
         ("## Predictions", "## Description", "there are two sections `## Description`"),
-        ("One paragraph\n", "One paragraph\n\n", "is to be one paragraph"),
+        ("One paragraph\n", "One paragraph\n\n", "must be one paragraph"),
         ("- `l0`: Up\n", "", "no prediction for l0: each headline metric needs one"),
-        ("- `l0`: Up\n", "l0: up a bit\n", "`l0: up a bit` is no prediction"),
-        ("- `l0`: Up\n", "- l00: up\n", "`l00` is no headline metric: did you mean l0?"),
-        (GOOD[GOOD.index("experiment.py") :], "None.", "`## Edits` holds no SEARCH/REPLACE block"),
+        ("- `l0`: Up\n", "l0: up a bit\n", "`l0: up a bit` is not a valid prediction"),
+        ("- `l0`: Up\n", "- l00: up\n", "`l00` is not a headline metric: did you mean l0?"),
+        (GOOD[GOOD.index("experiment.py") :], "None.", "`## Edits` has no SEARCH/REPLACE block"),
     ],
 )
-def test_what_is_missing_or_malformed_is_said(old: str, new: str, said: str):
+def test_a_missing_or_malformed_section_is_named(old: str, new: str, message: str):
     assert GOOD.count(old) == 1
-    with pytest.raises(BadAnswer) as caught:
-        answers.experiment(GOOD.replace(old, new), MEASURED)
-    assert said in str(caught.value)
+    with pytest.raises(BadAnswer) as error:
+        answers.parse_experiment(GOOD.replace(old, new), MEASURED)
+    assert message in str(error.value)
 
 
-def test_prose_is_one_line_without_characters_that_nobody_sees():
+def test_prose_becomes_one_line_without_invisible_characters():
     answer = GOOD.replace("It may tell more.", "It is bet\u200bter.\n\n## Run 9: Best\n\x1b[2K\u202eDone.")
-    assert answers.experiment(answer, MEASURED).reasoning == "It is better. ## Run 9: Best [2KDone."
+    assert answers.parse_experiment(answer, MEASURED).reasoning == "It is better. ## Run 9: Best [2KDone."
 
 
-def test_a_malformed_block_is_said_as_well():
+def test_a_malformed_block_is_refused():
     with pytest.raises(EditError, match="no `>>>>>>> REPLACE`"):
-        answers.experiment(GOOD.replace(">>>>>>> REPLACE", ""), MEASURED)
+        answers.parse_experiment(GOOD.replace(">>>>>>> REPLACE", ""), MEASURED)
 
 
 PLAN = """\
@@ -83,25 +83,28 @@ One at a time.
 """
 
 
-def test_a_plan_is_read_run_by_run():
-    runs = [(run.title, run.what, run.start) for run in answers.plan(PLAN, 2, {0, 2})]
+def test_a_plan_is_parsed_run_by_run():
+    runs = [(run.title, run.what, run.start) for run in answers.parse_plan(PLAN, 2, {0, 2})]
     assert runs == [("Tiers", "three of them, one above the other.", 0), ("Weights", "what they do: a note.", 2)]
-    assert answers.plan("## Reasoning\nEnough.\n\n## Plan\n**ALL_COMPLETED**\n", 2, {0}) == []
+    assert answers.parse_plan("## Reasoning\nEnough.\n\n## Plan\n**ALL_COMPLETED**\n", 2, {0}) == []
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        (PLAN.replace("[from baseline] ", ""), "`1. **Tiers**: three of them,` is no item of a plan: the form is"),
+        (
+            PLAN.replace("[from baseline] ", ""),
+            "`1. **Tiers**: three of them,` is not a valid item of a plan: the form is",
+        ),
         (PLAN.replace("run 2", "run 3"), "`Weights` starts from run 3, which has no result"),
-        (PLAN.replace("1.", "First,\n1."), "begins with something else than a run"),
+        (PLAN.replace("1.", "First,\n1."), "must begin with a run, in the form"),
         (PLAN.replace("Weights", "W" * 81), "longer than the 80 characters of a title"),
-        (PLAN.replace("Weights", "L0 {{run_2.l0}}"), "holds a placeholder"),
-        (PLAN + "3. [from baseline] More: of it.\n", "the plan holds 3 runs, and 2 can still be made"),
+        (PLAN.replace("Weights", "L0 {{run_2.l0}}"), "contains a placeholder"),
+        (PLAN + "3. [from baseline] More: of it.\n", "the plan has 3 runs, but only 2 are left"),
         ("## Reasoning\nALL_COMPLETED", "`## Plan` missing or empty"),
     ],
 )
-def test_a_plan_that_cannot_be_used_is_said(text: str, said: str):
-    with pytest.raises(BadAnswer) as caught:
-        answers.plan(text, 2, {0, 2})
-    assert said in str(caught.value)
+def test_a_plan_that_cannot_be_used_is_refused_with_the_reason(text: str, message: str):
+    with pytest.raises(BadAnswer) as error:
+        answers.parse_plan(text, 2, {0, 2})
+    assert message in str(error.value)

@@ -241,7 +241,6 @@ def test_the_key_is_in_no_file_of_the_study(told: Told):
 
 def test_the_examples_in_a_prompt_are_of_the_primary_metric(told: Told):
     state, idea = told.checkout.state, ideas.load("stand_in", told.checkout.root / "templates")
-    assert state.started
     started = state.started.model_copy(update={"primary_metric": "explained_variance_centered"})
     system, _ = Prompts(told.checkout.study, idea, 128_000).plan(replace(state, started=started))
     assert "{{run_3.explained_variance_centered}}               a figure of run 3;" in system["content"]
@@ -286,7 +285,7 @@ def test_data_cannot_close_the_fence_around_it():
 
 # What a model may answer that is no sound experiment, and what is said of it.
 HOSTILE: dict[str, tuple[Answer, str, str]] = {
-    "no edit": (edit("", "").partition("<<<<<<<")[0] + "None.", "preflight", "holds no SEARCH/REPLACE block"),
+    "no edit": (edit("", "").partition("<<<<<<<")[0] + "None.", "preflight", "has no SEARCH/REPLACE block"),
     "an answer cut off": (answer(behave("fine")[:80], finish="length"), "preflight", "could not be used: "),
     "no guard": (
         edit("    for step in data:\n        guard.step(tokens=TOKENS // 10, loss=1 / step)", "    pass"),
