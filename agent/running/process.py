@@ -1,4 +1,4 @@
-"""A child process of a study: its environment, its limits, and its end read as a verdict."""
+"""One child process of a study: its environment, its limits, and the verdict on how it ended."""
 
 import os
 import re
@@ -21,45 +21,50 @@ from agent.running.process_tree import GRACE_SECONDS
 from agent.running.watchdogs import Watchdog
 
 POLL_SECONDS = 0.5
-# Memory is not among them: CUDA reserves address space beyond any limit, so a watchdog looks at what is really held.
-# Nor are processes: that limit counts all of a user's.
-LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 8 * 2**30}  # bytes of a core dump, and of any one file
+# In bytes: no core dump, and at most 8 GiB in any one file. Memory is not limited here, because CUDA reserves address
+# space beyond any limit; a watchdog measures it. Nor are processes, because that limit counts all those of a user.
+RESOURCE_LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 8 * 2**30}
 
-ALLOWED = re.compile(
+ALLOWED_VARIABLES = re.compile(
     "PATH|HOME|USER|SHELL|TERM|COLUMNS|LANG|LANGUAGE|TZ|TMPDIR|VIRTUAL_ENV|CONDA_PREFIX|PYTHONPATH|(DY)?LD_LIBRARY_PATH|"
     r"(LC|XDG|CUDA|NVIDIA|HIP|OMP|MKL|OPENBLAS|TORCH|PYTORCH|TRANSFORMERS|HF|SAE_AGENT)_\w+"
 )
-# Needed to reach the hub, and a judge of explanations; only for processes whose code is ours.
-TRUSTED = re.compile(
+# For the hub and for the judge of explanations; only processes that run our own code get them.
+TRUSTED_VARIABLES = re.compile(
     r"HF_TOKEN|OPENAI_\w+|(HTTPS?|NO)_PROXY|(https?|no)_proxy|SSL_CERT_FILE|(REQUESTS_CA|CURL_CA)_BUNDLE"
 )
-DIAGNOSIS = re.compile(r"stopped: (?!ok\b)(\w+): (.+)$")  # what the guard inside a training says last
-OUT_OF_MEMORY = ("out of memory", "outofmemoryerror", "memoryerror", "cannot allocate memory", "can't allocate memory")
+GUARD_MESSAGE = re.compile(r"stopped: (?!ok\b)(\w+): (.+)$")  # the last line of a training that its guard stopped
+OUT_OF_MEMORY_MESSAGES = (
+    "out of memory",
+    "outofmemoryerror",
+    "memoryerror",
+    "cannot allocate memory",
+    "can't allocate memory",
+)
 
 
 @dataclass(frozen=True)
 class ProcessResult:
     """How a child process ended."""
 
-    code: int  # negative: the signal that killed it
+    exit_code: int  # negative: the signal that killed it
     seconds: float
-    stopped: Verdict | None  # why the driver ended it, if it did
+    stop_verdict: Verdict | None  # why the driver ended it, if it did
 
 
-def environment(settings: Mapping[str, str], trusted: bool) -> dict[str, str]:
-    """What a child process sees of this one's environment: no keys, but for code that is ours, and this checkout's
-    `agent`."""
-    env = {name: value for name, value in os.environ.items() if _allowed(name, trusted)}
+def child_environment(settings: Mapping[str, str], trusted: bool) -> dict[str, str]:
+    """Return the environment of a child process: ours without secrets, with `settings`, and with this checkout on the
+    Python path. A trusted child, which runs our own code, also gets the keys of the hub and of the judge."""
+    env = {name: value for name, value in os.environ.items() if _is_allowed(name, trusted)}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
     env["PYTHONUNBUFFERED"] = "1"
     return env | dict(settings)
 
 
 class Child:
-    """A command in a session of its own, watched while somebody waits for something it does.
+    """A command that runs in a session of its own, under watchdogs.
 
-    When it is ended, an interruption included, nothing that it started is left. On Linux no file it writes can grow
-    beyond a limit, and it leaves no core dump.
+    `end` leaves nothing running that the command has started. On Linux RESOURCE_LIMITS hold for it.
     """
 
     def __init__(
@@ -73,7 +78,7 @@ class Child:
         stderr: Path | None = None,
     ) -> None:
         process_tree.adopt_strays()
-        self._others = process_tree.descendants()
+        self._earlier_processes = process_tree.descendants()
         with ExitStack() as files:
             self._process = subprocess.Popen(
                 command,
@@ -85,16 +90,16 @@ class Child:
                 start_new_session=True,
             )
         if sys.platform == "linux":
-            for limit, most in LIMITS.items():
+            for limit, value in RESOURCE_LIMITS.items():
                 with suppress(ProcessLookupError):  # it has ended already
-                    resource.prlimit(self._process.pid, limit, (most, most))
+                    resource.prlimit(self._process.pid, limit, (value, value))
 
     @property
     def exited(self) -> bool:
         return self._process.poll() is not None
 
-    def tell(self, line: str) -> None:
-        """Write a line to its standard input; one that has ended is noticed by `wait`."""
+    def write_line(self, line: str) -> None:
+        """Write a line to the standard input. A process that has ended is not an error here: `wait` notices it."""
         assert self._process.stdin
         with suppress(BrokenPipeError):
             self._process.stdin.write(line.encode() + b"\n")
@@ -104,13 +109,14 @@ class Child:
         self,
         until: Callable[[], bool] = lambda: False,
         timeout: float | None = None,
-        watch: Sequence[Watchdog] = (),
+        watchdogs: Sequence[Watchdog] = (),
     ) -> Verdict | None:
-        """Wait until it exits or `until` holds (None), a watchdog gives a verdict, or `timeout` seconds have passed."""
+        """Wait for the process to exit or for `until` to hold. Return a verdict if a watchdog gives one before that, or
+        if `timeout` seconds have passed; the process then still runs."""
         start, pause = time.monotonic(), 0.01
         while not self.exited and not until():
-            if stopped := next(filter(None, (watchdog() for watchdog in watch)), None):
-                return stopped
+            if verdict := next(filter(None, (watchdog() for watchdog in watchdogs)), None):
+                return verdict
             if timeout is not None and time.monotonic() - start > timeout:
                 return Verdict(name="timed_out", evidence=f"still running after {timeout:.0f} s")
             with suppress(subprocess.TimeoutExpired):
@@ -119,14 +125,14 @@ class Child:
         return None
 
     def end(self) -> int:
-        """End it with everything that it started; its exit code, negative for the signal that killed it."""
+        """End the process and everything that it has started. Return its exit code, negative if a signal killed it."""
         try:
             if self._process.stdin:
                 with suppress(BrokenPipeError):
                     self._process.stdin.close()
             _end_group(self._process)
         finally:
-            process_tree.kill_strays(kept=self._others)
+            process_tree.kill_descendants(spared=self._earlier_processes)
         return self._process.wait()
 
 
@@ -138,79 +144,83 @@ def run(
     stdout: Path | None = None,
     stderr: Path | None = None,
     timeout: float | None = None,
-    watch: Sequence[Watchdog] = (),
+    watchdogs: Sequence[Watchdog] = (),
 ) -> ProcessResult:
-    """Run a command until it ends, a watchdog gives a verdict or `timeout` seconds have passed."""
+    """Run a command until it ends, a watchdog gives a verdict, or `timeout` seconds have passed."""
     start = time.monotonic()
     child = Child(command, cwd=cwd, env=env, stdout=stdout, stderr=stderr)
-    stopped = None
     try:
-        stopped = child.wait(timeout=timeout, watch=watch)
+        stop_verdict = child.wait(timeout=timeout, watchdogs=watchdogs)
     finally:
-        code = child.end()
-    return ProcessResult(code, time.monotonic() - start, stopped)
+        exit_code = child.end()
+    return ProcessResult(exit_code, time.monotonic() - start, stop_verdict)
 
 
-def verdict_of_end(ended: ProcessResult, stderr: Path) -> Verdict | None:
-    """Why the process failed, or None when it ended well by itself."""
-    if ended.stopped or ended.code == 0:
-        return ended.stopped
-    said = tail(stderr)
-    lower = "\n".join(said).lower()
-    if said and (diagnosis := DIAGNOSIS.search(said[-1])) and diagnosis[1] in get_args(VerdictName):
-        return Verdict.model_validate({"name": diagnosis[1], "evidence": diagnosis[2]})
-    if ended.code < 0:
-        evidence = f"killed by {signal.Signals(-ended.code).name}" + (f"; last said: {said[-1]}" if said else "")
+def exit_verdict(result: ProcessResult, stderr: Path) -> Verdict | None:
+    """Return why the process failed, read from its exit code and the log of its errors, or None if it succeeded."""
+    if result.stop_verdict or result.exit_code == 0:
+        return result.stop_verdict
+    lines = last_lines(stderr)
+    text = "\n".join(lines).lower()
+    if lines and (message := GUARD_MESSAGE.search(lines[-1])) and message[1] in get_args(VerdictName):
+        return Verdict.model_validate({"name": message[1], "evidence": message[2]})
+    if result.exit_code < 0:
+        evidence = f"killed by {signal.Signals(-result.exit_code).name}"
+        evidence += f"; its last line: {lines[-1]}" if lines else ""
     else:
-        evidence = said[-1] if said else f"exit status {ended.code} and nothing on stderr"
-    if any(sign in lower for sign in OUT_OF_MEMORY):
+        evidence = lines[-1] if lines else f"exit status {result.exit_code} and nothing on stderr"
+    if any(message in text for message in OUT_OF_MEMORY_MESSAGES):
         return Verdict(name="out_of_memory", evidence=evidence)
-    if "no space left" in lower:
+    if "no space left" in text:
         return Verdict(name="disk_full", evidence=evidence)
-    return Verdict(name="killed" if ended.code < 0 else "crashed", evidence=evidence)
+    return Verdict(name="killed" if result.exit_code < 0 else "crashed", evidence=evidence)
 
 
-def tail(log: Path, lines: int = 5) -> list[str]:
-    """The last lines of a log that are not empty; a progress bar counts as its last state."""
+def last_lines(log: Path, lines: int = 5) -> list[str]:
+    """Return the last lines of a log that are not empty, each cut to 300 characters; none if there is no log.
+
+    A progress bar, which redraws one line, counts as its last state.
+    """
     if not log.exists():
         return []
     with log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 16_384))
         text = file.read().decode(errors="replace")
-    said = [line.strip().rsplit("\r", 1)[-1].strip()[:300] for line in text.split("\n")]
-    return [line for line in said if line][-lines:]
+    last_states = (line.strip().rsplit("\r", 1)[-1].strip()[:300] for line in text.split("\n"))
+    return [line for line in last_states if line][-lines:]
 
 
-def _allowed(name: str, trusted: bool) -> bool:
-    allowed = ALLOWED.fullmatch(name) and not redact.NAMES.search(name)
-    return bool(allowed or (trusted and TRUSTED.fullmatch(name)))
+def _is_allowed(variable: str, trusted: bool) -> bool:
+    allowed = ALLOWED_VARIABLES.fullmatch(variable) and not redact.NAMES.search(variable)
+    return bool(allowed or (trusted and TRUSTED_VARIABLES.fullmatch(variable)))
 
 
 def _end_group(process: "subprocess.Popen[Any]") -> None:
+    """Ask the process group to end, then kill what is left of it after GRACE_SECONDS."""
     deadline = time.monotonic() + GRACE_SECONDS
     try:
         alive = _signal_group(process, signal.SIGTERM)
         while alive and time.monotonic() < deadline:
             time.sleep(0.05)
-            if process.poll() is not None:  # one that is not reaped would count as alive
+            if process.poll() is not None:  # a group with an unreaped member counts as alive
                 _reap_adopted(process.pid)
             alive = _signal_group(process, 0)
-    finally:  # a second Ctrl-C cuts the grace short
+    finally:  # also when a second Ctrl-C cuts the grace period short
         _signal_group(process, signal.SIGKILL)
         process.wait()
 
 
 def _reap_adopted(group: int) -> None:
-    """Collect the ended members of a group whose leader is collected."""
+    """Reap the ended members of a process group whose leader is reaped."""
     with suppress(ChildProcessError):
         while os.waitpid(-group, os.WNOHANG)[0]:
             pass
 
 
 def _signal_group(process: "subprocess.Popen[Any]", number: int) -> bool:
-    """Whether anything of the group was there to be signalled."""
+    """Signal the process group. Return False if nothing of it is left."""
     try:
         os.killpg(process.pid, number)
-    except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+    except (ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
         return False
     return True

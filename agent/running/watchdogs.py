@@ -1,6 +1,6 @@
-"""What is watched while a process of a study runs. Each watchdog is called at every poll and gives a verdict to end it.
+"""Watchdogs over a running process: called at every poll, each returns a verdict to end the process, or None.
 
-Time-outs are `Child.wait`'s own; the training history is judged by `Workers`.
+`Child.wait` handles time-outs, and `Workers` judges the training history.
 """
 
 import shutil
@@ -18,43 +18,44 @@ Watchdog = Callable[[], Verdict | None]
 
 GIB = 2**30
 STALL_SECONDS = 900.0
-MEMORY_SHARE = 0.85  # of the machine's memory, for a run with all its processes
-DISK_FREE = GIB // 2  # bytes that must stay free, so that ledger and notes can still be written
+MEMORY_SHARE = 0.85  # of the memory of the machine, for all the processes of a run
+DISK_FREE = GIB // 2  # bytes that must stay free, so that the ledger and the notes can still be written
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # cgroup v2: bytes, or `max`
 LOG_BYTES = 16 * 2**20
-LOG_KEPT = LOG_BYTES // 4  # of either end, when a log is cut
+LOG_KEPT = LOG_BYTES // 4  # at either end of a log that is cut
 
 
 class DiskFull(UserError):
-    """There is no room for another run. Other than a run that fills the disk, this is no run's fault."""
+    """There is no room on the disk for another run: the fault of the machine, not of a run that has filled it."""
 
 
 def memory_limit() -> int:
-    """Bytes a run may hold on this machine, or in this container."""
+    """Return the bytes that a run may use on this machine, or in this container."""
     machine = psutil.virtual_memory().total
     container = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.exists() else "max"
     return int(MEMORY_SHARE * (machine if container == "max" else min(machine, int(container))))
 
 
 class Stall:
-    """None of these files has changed for too long."""
+    """A watchdog that ends a process when none of `files` has changed for `seconds`."""
 
     def __init__(self, files: Sequence[Path], seconds: float = STALL_SECONDS) -> None:
         self.files, self.seconds = files, seconds
-        self._seen: list[tuple[int, int] | None] = []
-        self._since = time.monotonic()
+        self._stamps: list[tuple[int, int] | None] = []
+        self._changed = time.monotonic()
 
     def __call__(self) -> Verdict | None:
-        seen = [_stamp(file) for file in self.files]
-        if seen != self._seen:
-            self._seen, self._since = seen, time.monotonic()
-        if time.monotonic() - self._since < self.seconds:
+        stamps = [_stamp(file) for file in self.files]
+        if stamps != self._stamps:
+            self._stamps, self._changed = stamps, time.monotonic()
+        if time.monotonic() - self._changed < self.seconds:
             return None
         names = ", ".join(file.name for file in self.files)
         return Verdict(name="stalled", evidence=f"nothing new in {names} for {self.seconds:.0f} s")
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:
+    """Return the size and the modification time of a file, or None if it does not exist."""
     try:
         status = file.lstat()
     except FileNotFoundError:
@@ -63,24 +64,24 @@ def _stamp(file: Path) -> tuple[int, int] | None:
 
 
 class Memory:
-    """The processes of the run hold too much together."""
+    """A watchdog that ends a process when the driver's child processes together use more than `limit` bytes."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
 
     def __call__(self) -> Verdict | None:
         processes = process_tree.descendants()
-        if process_tree.memory_at_most(processes) <= self.limit:
+        if process_tree.used_memory_upper_bound(processes) <= self.limit:
             return None
-        used = process_tree.memory(processes)
+        used = process_tree.used_memory(processes)
         if used <= self.limit:
             return None
-        evidence = f"its processes held {used / GIB:.1f} GiB together; the limit is {self.limit / GIB:.1f} GiB"
+        evidence = f"its processes used {used / GIB:.1f} GiB together; the limit is {self.limit / GIB:.1f} GiB"
         return Verdict(name="out_of_memory", evidence=evidence)
 
 
 class Disk:
-    """The study's disk is nearly full."""
+    """A watchdog that ends a process when fewer than `free` bytes are free on the disk of `directory`."""
 
     def __init__(self, directory: Path, free: int = DISK_FREE) -> None:
         self.directory, self.free = directory, free
@@ -90,19 +91,22 @@ class Disk:
         if free >= self.free:
             return None
         evidence = (
-            f"{free / GIB:.2f} GiB left on the disk of {self.directory}; {self.free / GIB:.2f} GiB must stay free"
+            f"{free / GIB:.2f} GiB free on the disk of {self.directory}; {self.free / GIB:.2f} GiB must stay free"
         )
         return Verdict(name="disk_full", evidence=evidence)
 
 
 def require_disk(directory: Path, free: int = DISK_FREE) -> None:
-    """Raises DiskFull."""
+    """Raise DiskFull unless `free` bytes are free on the disk of `directory`."""
     if verdict := Disk(directory, free)():
-        raise DiskFull(f"{verdict.evidence}: make room, then agent resume continues")
+        raise DiskFull(f"{verdict.evidence}: free some space, then `agent resume` continues")
 
 
 class LogCap:
-    """Cuts the middle out of a log that has grown too long. The writer must have opened it for appending."""
+    """A watchdog that ends nothing: it cuts the middle out of logs that have grown beyond `size` bytes.
+
+    `kept` bytes stay at either end. The writer must have opened the log for appending.
+    """
 
     def __init__(self, *logs: Path, size: int = LOG_BYTES, kept: int = LOG_KEPT) -> None:
         self.logs, self.size, self.kept = logs, size, kept

@@ -1,4 +1,4 @@
-"""Child processes: their environment, and that nothing of them is left."""
+"""Child processes: their environment, how they end, and that nothing they started is left running."""
 
 import os
 import subprocess
@@ -19,43 +19,43 @@ def run_python(code: str, directory: Path, **limits):
     )
 
 
-def test_a_process_tree_that_outlives_its_time_is_ended(tmp_path: Path):
+def test_a_time_out_ends_the_whole_process_tree(tmp_path: Path):
     code = "import subprocess, time; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); time.sleep(60)"
     start = time.monotonic()
     command = [sys.executable, "-c", code]
-    ended = process.run(command, cwd=tmp_path, env=dict(os.environ), stdout=tmp_path / "out", timeout=1)
+    result = process.run(command, cwd=tmp_path, env=dict(os.environ), stdout=tmp_path / "out", timeout=1)
     assert time.monotonic() - start < 5
-    assert ended.stopped
-    assert ended.stopped.name == "timed_out"
+    assert result.stop_verdict
+    assert result.stop_verdict.name == "timed_out"
     assert _gone(int((tmp_path / "out").read_text()))
 
 
-def test_a_background_process_does_not_outlive_a_run_that_ended_well(tmp_path: Path):
+def test_a_background_process_does_not_outlive_a_run_that_succeeds(tmp_path: Path):
     code = "import subprocess; print(subprocess.Popen(['sleep', '60']).pid, flush=True)"
     command = [sys.executable, "-c", code]
-    ended = process.run(command, cwd=tmp_path, env=dict(os.environ), stdout=tmp_path / "out")
-    assert (ended.code, ended.stopped) == (0, None)
+    result = process.run(command, cwd=tmp_path, env=dict(os.environ), stdout=tmp_path / "out")
+    assert (result.exit_code, result.stop_verdict) == (0, None)
     assert _gone(int((tmp_path / "out").read_text()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process that left the session is out of reach")
 def test_a_daemon_does_not_outlive_its_run(tmp_path: Path):
     code = "import subprocess; print(subprocess.Popen(['sleep', '60'], start_new_session=True, env={}).pid, flush=True)"
-    outlives = subprocess.Popen(["sleep", "60"])
+    unrelated = subprocess.Popen(["sleep", "60"])
     command = [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"]
-    ended = process.run(command, cwd=tmp_path, env=dict(os.environ), stdout=tmp_path / "out")
-    assert (ended.code, ended.stopped) == (0, None)
+    result = process.run(command, cwd=tmp_path, env=dict(os.environ), stdout=tmp_path / "out")
+    assert (result.exit_code, result.stop_verdict) == (0, None)
     assert _gone(int((tmp_path / "out").read_text()))
-    assert outlives.poll() is None, "what was there before the run is not the run's"
-    outlives.kill()
-    outlives.wait()
+    assert unrelated.poll() is None, "a process from before the run must not be killed"
+    unrelated.kill()
+    unrelated.wait()
 
 
-def test_a_watch_that_gives_a_verdict_ends_the_process(tmp_path: Path):
+def test_the_verdict_of_a_watchdog_ends_the_process(tmp_path: Path):
     nan = Verdict(name="nan", evidence="loss")
-    ended = run_python("import time; time.sleep(60)", tmp_path, watch=[lambda: None, lambda: nan])
-    assert ended.stopped == nan
-    assert ended.seconds < 5
+    result = run_python("import time; time.sleep(60)", tmp_path, watchdogs=[lambda: None, lambda: nan])
+    assert result.stop_verdict == nan
+    assert result.seconds < 5
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_a_watch_that_gives_a_verdict_ends_the_process(tmp_path: Path):
         ("import sys; sys.exit('stopped: magic: believe me')", "crashed", "stopped: magic"),
     ],
 )
-def test_an_end_is_read_as_a_verdict(tmp_path: Path, code: str, name: str, evidence: str):
-    verdict = process.verdict_of_end(run_python(code, tmp_path), tmp_path / "stderr.log")
+def test_a_failed_process_gets_a_verdict(tmp_path: Path, code: str, name: str, evidence: str):
+    verdict = process.exit_verdict(run_python(code, tmp_path), tmp_path / "stderr.log")
     assert verdict
     assert verdict.name == name
     assert evidence in verdict.evidence
@@ -82,38 +82,36 @@ def test_an_end_is_read_as_a_verdict(tmp_path: Path, code: str, name: str, evide
 @pytest.mark.skipif(sys.platform != "linux", reason="set on Linux only")
 def test_no_file_grows_beyond_the_limit(tmp_path: Path):
     code = "open('huge', 'wb').truncate(9 * 2**30)"
-    verdict = process.verdict_of_end(run_python(code, tmp_path), tmp_path / "stderr.log")
+    verdict = process.exit_verdict(run_python(code, tmp_path), tmp_path / "stderr.log")
     assert verdict
     assert (verdict.name, "File too large" in verdict.evidence) == ("crashed", True)
 
 
-def test_a_good_end_gives_no_verdict(tmp_path: Path):
-    assert process.verdict_of_end(ProcessResult(code=0, seconds=1, stopped=None), tmp_path / "none.log") is None
+def test_a_process_that_succeeds_gets_no_verdict(tmp_path: Path):
+    assert process.exit_verdict(ProcessResult(exit_code=0, seconds=1, stop_verdict=None), tmp_path / "none.log") is None
 
 
-def test_only_trusted_code_sees_the_keys_of_the_hub_and_of_a_judge_and_none_sees_others(
-    monkeypatch: pytest.MonkeyPatch,
-):
+def test_only_trusted_code_gets_the_keys_of_the_hub_and_of_the_judge(monkeypatch: pytest.MonkeyPatch):
     for name in ("OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "SAE_AGENT_API_KEY", "TORCH_PASSWD"):
         monkeypatch.setenv(name, "secret")
     for name in ("CUDA_VISIBLE_DEVICES", "LC_ALL", "HF_HOME", "SAE_AGENT_CACHE"):
         monkeypatch.setenv(name, "kept")
-    untrusted, trusted = (process.environment({"X": "1"}, trusted=trusted) for trusted in (False, True))
+    untrusted, trusted = (process.child_environment({"X": "1"}, trusted=trusted) for trusted in (False, True))
     assert "secret" not in untrusted.values()
     assert [name for name, value in trusted.items() if value == "secret"] == ["OPENAI_API_KEY", "HF_TOKEN"]
     assert list(untrusted.values()).count("kept") == 4
     assert untrusted["X"] == "1"
 
 
-def test_the_tail_of_a_log_shows_a_progress_bar_as_it_stands(tmp_path: Path):
+def test_the_last_lines_of_a_log_show_the_last_state_of_a_progress_bar(tmp_path: Path):
     log = tmp_path / "log"
     log.write_bytes(b"x" * 20_000 + b"\nfirst\n\n 1%|\r 2%|\r 3%| \n\xff\n\n")
-    assert process.tail(log, 3) == ["first", "3%|", "�"]
-    assert process.tail(tmp_path / "none") == []
+    assert process.last_lines(log, 3) == ["first", "3%|", "�"]
+    assert process.last_lines(tmp_path / "none") == []
 
 
 def _gone(pid: int) -> bool:
-    """Ended, or a zombie that the machine's init has yet to collect."""
+    """Return True for a process that has ended, also if init has yet to reap it."""
     status = Path(f"/proc/{pid}/stat")
     time.sleep(0.2)
     return not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] == "Z"

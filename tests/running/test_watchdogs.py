@@ -1,4 +1,4 @@
-"""Watchdogs: each ends a process for its own reason, and says what it saw."""
+"""Watchdogs: each ends a process for its own reason, with the evidence in the verdict."""
 
 import os
 import subprocess
@@ -14,10 +14,10 @@ from agent.running.watchdogs import GIB, Disk, DiskFull, LogCap, Memory, Stall, 
 from agent.study import workspace
 
 MIB = 2**20
-HOLD_64_MIB = "import time; held = b'x' * 2**26; time.sleep(60)"
+USE_64_MIB = "import time; data = b'x' * 2**26; time.sleep(60)"
 
 
-def watched(code: str, directory: Path, *watchdogs: Watchdog) -> ProcessResult:
+def run_watched(code: str, directory: Path, *watchdogs: Watchdog) -> ProcessResult:
     return process.run(
         [sys.executable, "-uc", code],
         cwd=directory,
@@ -25,43 +25,43 @@ def watched(code: str, directory: Path, *watchdogs: Watchdog) -> ProcessResult:
         stdout=directory / "stdout.log",
         stderr=directory / "stderr.log",
         timeout=20,
-        watch=watchdogs,
+        watchdogs=watchdogs,
     )
 
 
-def test_a_process_that_says_nothing_new_is_stalled(tmp_path: Path):
+def test_a_process_that_writes_nothing_new_is_stalled(tmp_path: Path):
     stall = Stall([tmp_path / "metrics.jsonl", tmp_path / "stdout.log"], seconds=1)
-    ended = watched("import time; print('once'); time.sleep(60)", tmp_path, stall)
-    assert ended.stopped
-    assert ended.stopped.name == "stalled"
-    assert ended.stopped.evidence == "nothing new in metrics.jsonl, stdout.log for 1 s"
-    assert ended.seconds < 10
+    result = run_watched("import time; print('once'); time.sleep(60)", tmp_path, stall)
+    assert result.stop_verdict
+    assert result.stop_verdict.name == "stalled"
+    assert result.stop_verdict.evidence == "nothing new in metrics.jsonl, stdout.log for 1 s"
+    assert result.seconds < 10
 
 
-def test_a_process_that_goes_on_is_not_stalled(tmp_path: Path):
+def test_a_process_that_keeps_writing_is_not_stalled(tmp_path: Path):
     code = "import time\nfor _ in range(10): print('.'); time.sleep(0.25)"
-    assert watched(code, tmp_path, Stall([tmp_path / "stdout.log"], seconds=2)).stopped is None
+    assert run_watched(code, tmp_path, Stall([tmp_path / "stdout.log"], seconds=2)).stop_verdict is None
 
 
-def test_a_process_tree_that_holds_too_much_is_out_of_memory(tmp_path: Path):
-    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HOLD_64_MIB!r}])"
-    ended = watched(code, tmp_path, Memory(40 * MIB))
-    assert ended.stopped
-    assert ended.stopped.name == "out_of_memory"
-    assert "the limit is 0.0 GiB" in ended.stopped.evidence
+def test_a_process_tree_that_uses_too_much_memory_is_ended(tmp_path: Path):
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {USE_64_MIB!r}])"
+    result = run_watched(code, tmp_path, Memory(40 * MIB))
+    assert result.stop_verdict
+    assert result.stop_verdict.name == "out_of_memory"
+    assert "the limit is 0.0 GiB" in result.stop_verdict.evidence
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells shared pages apart")
-def test_memory_that_forks_share_is_counted_once(tmp_path: Path):
-    code = "import os, time; held = b'x' * 2**26; [os.fork() for _ in range(3)]; time.sleep(2)"
-    most: list[tuple[int, int]] = []
+def test_memory_shared_by_forks_is_counted_once(tmp_path: Path):
+    code = "import os, time; data = b'x' * 2**26; [os.fork() for _ in range(3)]; time.sleep(2)"
+    samples: list[tuple[int, int]] = []
 
     def measure() -> None:
         processes = process_tree.descendants()
-        most.append((process_tree.memory_at_most(processes), process_tree.memory(processes)))
+        samples.append((process_tree.used_memory_upper_bound(processes), process_tree.used_memory(processes)))
 
-    watched(code, tmp_path, measure)
-    rss, pss = max(most)
+    run_watched(code, tmp_path, measure)
+    rss, pss = max(samples)
     assert rss > 8 * 64 * MIB
     assert 64 * MIB < pss < 3 * 64 * MIB
 
@@ -70,21 +70,21 @@ def test_the_memory_limit_is_a_share_of_the_machine():
     assert GIB / 4 < memory_limit() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def test_a_disk_that_fills_ends_the_process(tmp_path: Path):
-    ended = watched("import time; time.sleep(60)", tmp_path, Disk(tmp_path, free=2**60))
-    assert ended.stopped
-    assert ended.stopped.name == "disk_full"
-    assert "GiB must stay free" in ended.stopped.evidence
+def test_a_nearly_full_disk_ends_the_process(tmp_path: Path):
+    result = run_watched("import time; time.sleep(60)", tmp_path, Disk(tmp_path, free=2**60))
+    assert result.stop_verdict
+    assert result.stop_verdict.name == "disk_full"
+    assert "GiB must stay free" in result.stop_verdict.evidence
     assert Disk(tmp_path, free=1)() is None
 
 
-def test_a_full_disk_is_said_before_a_run_is_spent_on_it(tmp_path: Path):
-    with pytest.raises(DiskFull, match="GiB must stay free: make room, then agent resume continues"):
+def test_no_run_starts_on_a_nearly_full_disk(tmp_path: Path):
+    with pytest.raises(DiskFull, match="GiB must stay free: free some space, then `agent resume` continues"):
         require_disk(tmp_path, free=2**60)
     require_disk(tmp_path, free=1)
 
 
-def test_a_log_that_grows_too_long_keeps_its_ends_while_it_is_written(tmp_path: Path):
+def test_a_log_that_grows_too_long_is_cut_in_the_middle_while_it_is_written(tmp_path: Path):
     log = tmp_path / "stdout.log"
     code = """
 import time
@@ -94,24 +94,24 @@ for number in range(40):
     time.sleep(0.05)
 print("the last line")
 """
-    watched(code, tmp_path, LogCap(log, size=200_000, kept=60_000))
+    run_watched(code, tmp_path, LogCap(log, size=200_000, kept=60_000))
     LogCap(log, size=200_000, kept=60_000)()
-    said = log.read_text()
-    assert len(said) <= 200_000 + 100
-    assert said.startswith("the first line\n")
-    assert said.endswith("the last line\n")
-    assert "bytes cut by the driver" in said
-    assert "\0" not in said
+    text = log.read_text()
+    assert len(text) <= 200_000 + 100
+    assert text.startswith("the first line\n")
+    assert text.endswith("the last line\n")
+    assert "bytes cut by the driver" in text
+    assert "\0" not in text
 
 
-def test_what_a_killed_driver_left_is_found_by_its_mark_and_nothing_else_is(tmp_path: Path):
-    def left_by(directory: Path) -> int:
+def test_processes_that_a_killed_driver_left_are_ended_and_no_others(tmp_path: Path):
+    def leave_running(directory: Path) -> int:
         code = "import subprocess; print(subprocess.Popen(['sleep', '63.5'], stdout=2, start_new_session=True).pid)"
         env = dict(os.environ) | {workspace.STUDY_VARIABLE: str(directory)}
-        shown = subprocess.run([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True, check=True)
-        return int(shown.stdout)
+        parent = subprocess.run([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True, check=True)
+        return int(parent.stdout)
 
-    mine, other = left_by(tmp_path), left_by(tmp_path / "other")
+    mine, other = leave_running(tmp_path), leave_running(tmp_path / "other")
     assert process_tree.end_orphans(tmp_path) == 1
     time.sleep(0.1)
     assert [_running(pid) for pid in (mine, other)] == [False, True]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.running.run_files import WRITTEN_BY_DRIVER, keep, log
+from agent.running.run_files import DRIVER_FILES, collect_run_files, log_path
 from agent.study.workspace import Study, StudyBusy
 
 
@@ -12,7 +12,7 @@ from agent.study.workspace import Study, StudyBusy
 def study(tmp_path: Path) -> Study:
     study = Study(tmp_path / "study", tmp_path / "notes")
     study.directory.mkdir()
-    log(study.run_dir(1), "stdout").write_text("said")
+    log_path(study.run_dir(1), "stdout").write_text("said")
     return study
 
 
@@ -21,9 +21,9 @@ def test_nothing_is_written_through_a_planted_link(study: Study, tmp_path: Path)
     precious.write_text("untouched")
     directory = study.run_dir(1)
     directory.mkdir()
-    for name in (*WRITTEN_BY_DRIVER, "stdout.log", "stderr.log"):
+    for name in (*DRIVER_FILES, "stdout.log", "stderr.log"):
         (directory / name).symlink_to(precious)
-    assert keep(study.run_dir(1), "as it ran") is None
+    assert collect_run_files(study.run_dir(1), "as it ran") is None
     assert precious.read_text() == "untouched"
     assert (directory / "experiment.py").read_text() == "as it ran"
     assert (directory / "stdout.log").read_text() == "said"
@@ -33,7 +33,7 @@ def test_nothing_is_written_through_a_planted_link(study: Study, tmp_path: Path)
 def test_a_directory_in_the_place_of_a_file_is_removed(study: Study):
     (study.run_dir(1) / "experiment.py" / "deep").mkdir(parents=True)
     (study.run_dir(1) / "stdout.log").mkdir()
-    keep(study.run_dir(1), "as it ran")
+    collect_run_files(study.run_dir(1), "as it ran")
     assert (study.run_dir(1) / "experiment.py").read_text() == "as it ran"
 
 
@@ -45,7 +45,7 @@ def test_a_run_directory_that_is_none_is_tampered_with(study: Study, tmp_path: P
         study.run_dir(1).symlink_to(elsewhere)
     else:
         study.run_dir(1).write_text("")
-    verdict = keep(study.run_dir(1), "as it ran")
+    verdict = collect_run_files(study.run_dir(1), "as it ran")
     assert verdict
     assert (verdict.name, verdict.evidence) == ("tampered", "run_1 was not a directory")
     assert list(elsewhere.iterdir()) == []
@@ -53,8 +53,8 @@ def test_a_run_directory_that_is_none_is_tampered_with(study: Study, tmp_path: P
 
 
 def test_what_was_kept_already_stays(study: Study):
-    keep(study.run_dir(1), "as it ran")
-    keep(study.run_dir(1), "as it ran")
+    collect_run_files(study.run_dir(1), "as it ran")
+    collect_run_files(study.run_dir(1), "as it ran")
     assert (study.run_dir(1) / "stdout.log").read_text() == "said"
 
 
