@@ -74,7 +74,7 @@ def run(
     if evals:
         catalogue.parse_evals(evals)  # refused at once where it names none
     given = {"model": _absolute(model), "hook_name": hook, "evals": evals}
-    fixed = plan.fixed.but(**{name: value for name, value in given.items() if value})
+    fixed = plan.fixed.with_changes(**{name: value for name, value in given.items() if value})
     prices = select.prices(price_in, price_out)
     spend = {"max_tokens": max_llm_tokens, "max_cost": max_cost, "prices": prices, "window": llm_window}
     language_model = select.language_model(proposer, llm, replay=replay, **spend)
@@ -131,18 +131,19 @@ def audit(
 @ideas_app.callback()
 def ideas(context: typer.Context) -> None:
     """List the ideas there are, or show one with its plan."""
-    from agent.commands import ideas as command
+    from agent.commands.ideas import print_ideas
 
     if context.invoked_subcommand is None:
-        command.show_all()
+        print_ideas()
 
 
 @ideas_app.command("show")
 def show_idea(name: Annotated[str, typer.Argument(help="An idea: a directory of templates/ideas.")]) -> None:
     """Show an idea with its plan."""
-    from agent.commands import ideas as command
+    from agent.commands.ideas import print_idea
+    from agent.ideas import load
 
-    command.show_one(name)
+    print_idea(load(name))
 
 
 @ideas_app.command("new")
