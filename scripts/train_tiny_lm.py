@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from agent.lab import text
+from agent.lab import files, text
 
 SEED = 0
 VOCAB_SIZE = 4096  # embedding and unembedding together stay under half of the parameters
@@ -163,8 +163,8 @@ def train(model: nn.Module, stream: np.ndarray, dev: np.ndarray, out_dir: Path, 
             if done % CHECKPOINT_EVERY == 0 or done == steps:
                 row["dev_ce"] = round(held_out_loss(model, dev, EVAL_WINDOWS).mean().item(), 4)
                 state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": done}
-                torch.save(state, saved.with_suffix(".tmp"))
-                saved.with_suffix(".tmp").replace(saved)
+                with files.atomic_path(saved) as partial:
+                    torch.save(state, partial)
             row["seconds"] = round(time.monotonic() - started, 1)
             with log.open("a") as file:
                 file.write(json.dumps(row) + "\n")

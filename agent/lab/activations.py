@@ -25,7 +25,7 @@ from agent.lab import cache, models, text, tokens, worlds
 from agent.lab.defaults import is_world
 from agent.lab.errors import UserError
 from agent.lab.files import waiting_lock
-from agent.lab.progress import say, track
+from agent.lab.progress import notify, track
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -175,7 +175,7 @@ def ensure(model: str, hook_name: str, tokens: int) -> tuple[Path, Manifest]:
             try:
                 return folder, check(folder)
             except DamagedHarvest as error:
-                say(f"stored activations are damaged ({error}); harvesting them again")
+                notify(f"stored activations are damaged ({error}); harvesting them again")
                 shutil.rmtree(folder)
         harvest(key, folder)
         return folder, check(folder)

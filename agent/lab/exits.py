@@ -1,4 +1,4 @@
-"""How a process of the lab ends when it does not end well: one line on stderr, and the exit code that goes with it."""
+"""Exits of the lab's processes: an error that a user can act on is one line on stderr and an exit code."""
 
 import errno
 from collections.abc import Iterator
@@ -7,27 +7,30 @@ from contextlib import contextmanager
 import torch
 
 from agent.lab.errors import UserError
-from agent.lab.progress import say
+from agent.lab.progress import notify
 
 
-def end(message: str, code: int) -> None:
-    """Say why and exit."""
-    say(" ".join(message.split()))
+def exit_with(message: str, code: int) -> None:
+    """Print a message as one line and exit."""
+    notify(" ".join(message.split()))
     raise SystemExit(code)
 
 
 @contextmanager
-def one_line(interrupted: str) -> Iterator[None]:
-    """Exit 2 on a user's mistake, 130 on Ctrl-C (saying what `interrupted` says), 1 on a full disk or device."""
+def one_line_errors(interrupted: str) -> Iterator[None]:
+    """Exit with one line and the code 2 on a UserError, 130 on Ctrl-C, 1 when the disk or the device is full.
+
+    `interrupted` is the message for Ctrl-C: what is left, and how to go on.
+    """
     try:
         yield
     except UserError as error:
-        end(f"error: {error}", 2)
+        exit_with(f"error: {error}", 2)
     except KeyboardInterrupt:
-        end(f"interrupted: {interrupted}", 130)
+        exit_with(f"interrupted: {interrupted}", 130)
     except torch.OutOfMemoryError as error:
-        end(f"error: out of memory on the device ({str(error).splitlines()[0]}): lower BATCH or D_SAE", 1)
+        exit_with(f"error: out of memory on the device ({str(error).splitlines()[0]}): lower BATCH or D_SAE", 1)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        end(f"error: No space left on device ({error.filename or 'while writing'}): free some space", 1)
+        exit_with(f"error: No space left on device ({error.filename or 'while writing'}): free some space", 1)

@@ -1,4 +1,4 @@
-"""Files that several processes share: locks, whole writes, removal without following links."""
+"""Files that several processes share: locks, writes that appear whole, removal without following links."""
 
 import os
 import shutil
@@ -8,17 +8,20 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from agent.lab.progress import say
+from agent.lab.progress import notify
 
 
 @contextmanager
-def waiting_lock(path: Path, why: str) -> Iterator[None]:
-    """Hold a lock between processes; says why when it has to wait. The end of a process frees what it held."""
+def waiting_lock(path: Path, reason: str) -> Iterator[None]:
+    """Hold a lock between processes, and tell the user the reason if it has to wait.
+
+    The system frees the lock of a process that ends in any way.
+    """
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say(f"waiting: {why} ({path})")
+        notify(f"waiting: {reason} ({path})")
         lock.acquire()
     try:
         yield
@@ -26,14 +29,37 @@ def waiting_lock(path: Path, why: str) -> Iterator[None]:
         lock.release()
 
 
-def write_atomically(path: Path, text: str) -> None:
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write a file or a folder to, which then takes the place of `path`, whole.
+
+    It is flushed to the disk first. If the block raises, nothing is left and `path` stays as it was.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    remove(partial)  # of a killed process that had the same number, or a link that an experiment planted
+    try:
+        yield partial
+        for part in (*partial.rglob("*"), partial):
+            if not part.is_symlink() and (part.is_dir() or part.is_file()):  # a pipe would be waited for
+                flush(part)
+        partial.replace(path)
+    finally:
+        remove(partial)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file that appears when all of it is on the disk."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with atomic_path(path) as partial:
+        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the list of a folder's entries, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove(path: Path) -> None:
@@ -42,3 +68,10 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def empty_folder(path: Path) -> Path:
+    """Put an empty folder in the place of whatever is at `path`, and return it."""
+    remove(path)
+    path.mkdir()
+    return path

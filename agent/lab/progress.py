@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar with rate and time left; without a terminal a line now and then."""
+"""Progress of long work on stderr: a bar with rate and time left on a terminal, else a line now and then."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,13 +10,13 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 
-def say(message: str) -> None:
-    """One line to the user; stdout is for results."""
+def notify(message: str) -> None:
+    """Print one line to stderr; stdout is for results."""
     print(message, file=sys.stderr, flush=True)
 
 
-def bar(title: str, total: int, unit: str) -> "tqdm[Any]":
-    """A bar to `update(n)`; nothing is shown of work that takes under a second."""
+def progress_bar(title: str, total: int, unit: str) -> "tqdm[Any]":
+    """Return a bar to `update(n)`; it stays hidden for work that takes under a second."""
     return tqdm(
         total=total,
         desc=title,
@@ -29,33 +29,36 @@ def bar(title: str, total: int, unit: str) -> "tqdm[Any]":
     )
 
 
-class Stages:
-    """Called with the name of each stage of a work when it is done. `count`, of all stages, may change on the way."""
+class StageProgress:
+    """Progress in unlike stages: call it with the name of each stage that is done.
 
-    def __init__(self, title: str, count: int, shown: "tqdm[Any]") -> None:
-        self.title, self.count, self.shown, self.finished = title, count, shown, 0
+    `count`, the number of all stages, may be changed on the way.
+    """
+
+    def __init__(self, title: str, count: int, bar: "tqdm[Any]") -> None:
+        self.title, self.count, self.bar, self.finished = title, count, bar, 0
 
     def __call__(self, name: str) -> None:
         self.finished += 1
-        if self.shown.disable:
-            say(f"{self.title}: {name} done ({self.finished} of {self.count})")
+        if self.bar.disable:
+            notify(f"{self.title}: {name} done ({self.finished} of {self.count})")
         else:
-            self.shown.total = self.count
-            self.shown.set_postfix_str(f"{name} done", refresh=False)
-            self.shown.update()
+            self.bar.total = self.count
+            self.bar.set_postfix_str(f"{name} done", refresh=False)
+            self.bar.update()
 
 
 @contextmanager
-def stages(title: str, count: int) -> Iterator[Stages]:
-    """Progress of work in a few unlike stages."""
+def stage_progress(title: str, count: int) -> Iterator[StageProgress]:
+    """Show the progress of work in a few unlike stages."""
     terminal = sys.stderr.isatty()
-    with tqdm(total=count, desc=title, unit=" stages", leave=False, dynamic_ncols=True, disable=not terminal) as shown:
-        yield Stages(title, count, shown)
+    with tqdm(total=count, desc=title, unit=" stages", leave=False, dynamic_ncols=True, disable=not terminal) as bar:
+        yield StageProgress(title, count, bar)
 
 
 def track(items: Sequence[Item], title: str, unit: str, per_item: int = 1) -> Iterator[Item]:
-    """Iterate with progress; each item counts `per_item` units."""
-    with bar(title, len(items) * per_item, unit) as shown:
+    """Iterate with progress; an item counts `per_item` units."""
+    with progress_bar(title, len(items) * per_item, unit) as bar:
         for item in items:
             yield item
-            shown.update(per_item)
+            bar.update(per_item)

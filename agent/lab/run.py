@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.lab import cache, results
 from agent.lab.errors import UserError
-from agent.lab.exits import end, one_line
+from agent.lab.exits import exit_with, one_line_errors
 from agent.lab.training import TrainingStopped
 
 
@@ -23,7 +23,7 @@ def run(main: Callable[[Path], None]) -> None:
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--out_dir", type=Path, required=True, help="a new directory for everything about this run")
     out_dir: Path = parser.parse_args().out_dir.absolute()
-    with one_line(f"{out_dir} is not complete; delete it or choose another --out_dir"):
+    with one_line_errors(f"{out_dir} is not complete; delete it or choose another --out_dir"):
         if sys.platform == "win32":
             raise UserError("sae-agent runs on Linux and macOS; on Windows use WSL")
         if seed := os.environ.get("SAE_AGENT_SEED"):
@@ -39,7 +39,7 @@ def run(main: Callable[[Path], None]) -> None:
         except TrainingStopped as stopped:
             if not os.environ.get("SAE_AGENT_DRIVEN"):
                 results.write(out_dir, results.FinalInfo(verdict=stopped.verdict))
-            end(f"stopped: {stopped}", 1)
+            exit_with(f"stopped: {stopped}", 1)
 
 
 def reseed(main: Callable[[Path], None], seed: int) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from agent.lab import checkpoint, models, verdicts
 from agent.lab.activations import Stream
 from agent.lab.errors import UserError
-from agent.lab.progress import bar
+from agent.lab.progress import progress_bar
 from agent.lab.results import Training
 from agent.lab.verdicts import MetricsRow, Verdict
 
@@ -58,7 +58,7 @@ class TrainingGuard:
         self._learning_rate = 0.0
         self._before = self._sample()
         self._file: TextIO = (out_dir / "metrics.jsonl").open("w")
-        self._bar = bar("training", stream.total, "tokens")
+        self._bar = progress_bar("training", stream.total, "tokens")
         self._started = time.monotonic()
 
     def step(

@@ -7,7 +7,6 @@ to it in distribution, and its scores are `local equivalent`. A directory that S
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,8 +18,8 @@ from torch import Tensor
 
 from agent.lab import cache, defaults
 from agent.lab.errors import UserError
-from agent.lab.files import waiting_lock
-from agent.lab.progress import say, track
+from agent.lab.files import atomic_path, waiting_lock
+from agent.lab.progress import notify, track
 
 if TYPE_CHECKING:
     from sae_lens.synthetic import SyntheticModel, SyntheticModelConfig
@@ -93,7 +92,8 @@ def load(name: str, device: str = "cpu") -> "SyntheticModel":
         folder.parent.mkdir(parents=True, exist_ok=True)
         with waiting_lock(folder.with_name(folder.name + ".lock"), "another process builds the same world"):
             if not folder.exists():
-                _store(build(config(*SIZES[name])), folder)
+                with atomic_path(folder) as partial:
+                    build(config(*SIZES[name])).save(partial)
     else:
         folder = Path(name).expanduser()
     try:
@@ -104,19 +104,12 @@ def load(name: str, device: str = "cpu") -> "SyntheticModel":
         raise UserError(f"{folder} cannot be loaded as a world: {why}; delete it or write it again") from error
 
 
-def _store(world: "SyntheticModel", folder: Path) -> None:
-    """Save a world, whole or not at all."""
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    world.save(partial)
-    partial.rename(folder)
-
-
 def build(made_as: "SyntheticModelConfig") -> "SyntheticModel":
     """The world of a configuration, on the CPU, so that every machine draws the same numbers."""
     from sae_lens.synthetic import FeatureDictionary, SyntheticModel
 
     assert made_as.orthogonalization
-    say(f"building a world of {made_as.num_features:,} features in {made_as.hidden_dim} dimensions")
+    notify(f"building a world of {made_as.num_features:,} features in {made_as.hidden_dim} dimensions")
     dictionary = FeatureDictionary(
         made_as.num_features, made_as.hidden_dim, bias=made_as.bias, initializer=None, seed=made_as.seed
     )

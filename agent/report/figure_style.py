@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent.lab.files import atomic_path
+from agent.report import sentences
 from agent.study.runs import Run
 
 if TYPE_CHECKING:
@@ -98,9 +100,8 @@ def legend(figure: "MatplotlibFigure", named: "Axes", columns: int = 2) -> None:
 
 def save(figure: "MatplotlibFigure", path: Path, description: str) -> Figure:
     """Write the picture whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, format="png")
     return Figure(path.name, description, figure)
 
 
@@ -142,7 +143,7 @@ def label(run: Run, width: float = 2.7) -> str:
 def missing(shown: Sequence[Run], runs: Sequence[Run], why: str) -> str:
     """A sentence on the runs that a figure lacks; empty where it lacks none."""
     told = [f"run {run.number} {why}{remark(run)}" for run in runs if run not in shown]
-    return f" Not shown: {'; '.join(told)}." if told else ""
+    return f" {sentences.NOT_SHOWN.render(runs='; '.join(told))}" if told else ""
 
 
 def remark(run: Run) -> str:

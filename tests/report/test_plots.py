@@ -105,7 +105,7 @@ def test_the_figures_of_a_study(six: tuple[Path, dict[str, plots.Figure]]):
     assert list(written) == ["training_curves.png", "l0_front.png", "comparison.png", *own]
     for name in written:
         assert (directory / name).read_bytes().startswith(b"\x89PNG")
-    assert not list(directory.glob("*.tmp"))
+    assert not list(directory.glob("*.partial"))
 
 
 def test_descriptions_give_the_figures_that_are_shown(six: tuple[Path, dict[str, plots.Figure]]):

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from agent.lab.checkpoint import files, sae_lens
-from agent.lab.checkpoint.files import DTYPES, ENCODE, HEADER, TENSORS, CheckpointError, one_line
+from agent.lab.checkpoint.files import DTYPES, ENCODE, HEADER, TENSORS, CheckpointError, flat_message
 from agent.lab.checkpoint.graph import Graph, GraphError, parse
 from agent.lab.checkpoint.trace import trace
 from agent.lab.results import Training
@@ -255,7 +255,7 @@ def _checked_header(header: Header, extra: Mapping[str, Tensor]) -> Header:
     try:
         return Header.model_validate_json(header.model_dump_json())
     except ValueError as error:  # pydantic's own errors, and settings that are no JSON
-        raise CheckpointError(f"the checkpoint's header is wrong: {one_line(error)}") from None
+        raise CheckpointError(f"the checkpoint's header is wrong: {flat_message(error)}") from None
 
 
 def _named_tensors(header: Header, *tensors: Tensor | None) -> dict[str, Tensor]:
@@ -316,7 +316,7 @@ def _parse_header(content: bytes) -> Header:
     try:
         return Header.model_validate_json(content)
     except ValidationError as error:
-        raise GraphError(f"{HEADER}: {one_line(error)}") from None
+        raise GraphError(f"{HEADER}: {flat_message(error)}") from None
 
 
 def _check_shapes(header: Header, tensors: Mapping[str, Tensor]) -> None:
@@ -351,7 +351,7 @@ def _run(checkpoint: Checkpoint, x: Tensor) -> Tensor:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError, AttributeError) as error:
-        raise CheckpointError(f"bad checkpoint: its encoder fails on {list(x.shape)}: {one_line(error)}") from None
+        raise CheckpointError(f"bad checkpoint: its encoder fails on {list(x.shape)}: {flat_message(error)}") from None
 
 
 def _kind(value: Any) -> str:

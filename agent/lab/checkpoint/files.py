@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from agent.lab.checkpoint.graph import GraphError
 from agent.lab.errors import UserError
+from agent.lab.files import atomic_path, flush
 
 HEADER, ENCODE, TENSORS = "header.json", "encode.json", "tensors.safetensors"
 MAX_BYTES = {HEADER: 2**20, ENCODE: 2**24, TENSORS: 2**35}
@@ -32,31 +32,17 @@ def write(folder: Path, files: Mapping[str, str | dict[str, Tensor]]) -> None:
 
     Raises CheckpointError, or the OSError ENOSPC of a full disk; either way no part of the folder is left.
     """
-    temporary = folder.parent / f".{folder.name}.partial-{os.getpid()}"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had the same number
-        temporary.mkdir(parents=True)
-        for name, content in files.items():
-            data = content.encode() if isinstance(content, str) else safetensors.torch.save(content)
-            (temporary / name).write_bytes(data)
-            _flush(temporary / name)
-        _flush(temporary)
-        temporary.rename(folder)
-        _flush(folder.parent)
+        with atomic_path(folder) as partial:
+            partial.mkdir(parents=True)
+            for name, content in files.items():
+                data = content.encode() if isinstance(content, str) else safetensors.torch.save(content)
+                (partial / name).write_bytes(data)
+        flush(folder.parent)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise
-        raise CheckpointError(f"cannot write {folder}: {one_line(error)}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        raise CheckpointError(f"cannot write {folder}: {flat_message(error)}") from error
 
 
 @contextmanager
@@ -69,7 +55,7 @@ def reading(folder: Path, names: Iterable[str] = tuple(MAX_BYTES)) -> Iterator[d
     except NotADirectoryError:
         raise CheckpointError(f"{folder} is not a directory but a file or a link; a checkpoint is a folder") from None
     except (OSError, GraphError) as error:
-        raise CheckpointError(f"bad checkpoint {folder}: {one_line(error)}") from None
+        raise CheckpointError(f"bad checkpoint {folder}: {flat_message(error)}") from None
 
 
 def _read_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
@@ -108,7 +94,7 @@ def as_json(content: bytes, name: str) -> Any:
     try:
         return json.loads(content, parse_constant=refuse)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise GraphError(f"{name} is not JSON, or was cut short: {one_line(error)}") from None
+        raise GraphError(f"{name} is not JSON, or was cut short: {flat_message(error)}") from None
 
 
 def as_tensors(content: bytes) -> dict[str, Tensor]:
@@ -116,13 +102,13 @@ def as_tensors(content: bytes) -> dict[str, Tensor]:
     try:
         tensors = safetensors.torch.load(content)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise GraphError(f"{TENSORS} is not a safetensors file, or was cut short: {one_line(error)}") from None
+        raise GraphError(f"{TENSORS} is not a safetensors file, or was cut short: {flat_message(error)}") from None
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES:
             raise GraphError(f"tensor {name[:60]!r} is {tensor.dtype}, which is not allowed")
     return tensors
 
 
-def one_line(error: Exception) -> str:
+def flat_message(error: Exception) -> str:
     """The message of an error as the end of a line."""
     return " ".join(str(error).split())[:300]

@@ -25,7 +25,7 @@ from agent.lab import cache, models, text
 from agent.lab.evaluation.bench import labelled_datasets, patching
 from agent.lab.evaluation.bench.core import BATCH_WINDOWS, EvaluationError
 from agent.lab.evaluation.sae_adapter import BenchSAE
-from agent.lab.files import waiting_lock
+from agent.lab.files import atomic_path, waiting_lock
 
 if TYPE_CHECKING:
     from sae_bench.evals.sparse_probing.probe_training import Probe
@@ -143,9 +143,8 @@ def _write(path: Path, found: dict[str, dict[str, Tensor]], scores: Any, probes:
     for index, probe in enumerate(probes.values()):
         tensors |= {f"probe.{index}.{key}": value.float().cpu() for key, value in probe.net.state_dict().items()}
     said = {"classes": list(found["train"]), "scores": scores, "probes": list(probes)}
-    temporary = path.with_suffix(".tmp")
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary, {"json": json.dumps(said)})
-    temporary.replace(path)
+    with atomic_path(path) as partial:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, {"json": json.dumps(said)})
 
 
 def _read(path: Path) -> Made:

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from agent.lab import cache, files, models
 from agent.lab.evaluation.bench import patching
-from agent.lab.exits import one_line
+from agent.lab.exits import one_line_errors
 from agent.lab.files import waiting_lock
-from agent.lab.progress import bar, say
+from agent.lab.progress import notify, progress_bar
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -124,7 +124,7 @@ def measure(evaluator: "Evaluator") -> Spelling:
         if not (found := known(folder)):
             started, vocabulary = time.monotonic(), words(evaluator.model.tokenizer)
             cache.require_space(folder, space(len(vocabulary), evaluator.model.cfg.d_model), "activations on words")
-            say(f"measuring whether {evaluator.model_name} can spell, once for this model and hook")
+            notify(f"measuring whether {evaluator.model_name} can spell, once for this model and hook")
             shutil.rmtree(making, ignore_errors=True)  # of a process that was killed
             making.mkdir()
             letters = _train(evaluator, vocabulary, making / "probes")
@@ -148,7 +148,7 @@ def _train(evaluator: "Evaluator", vocabulary: list[str], probes: Path) -> dict[
 
     model, layer = evaluator.model, models.layer_of(evaluator.hook_name)
     with (
-        bar("spelling", len(vocabulary), "words") as shown,
+        progress_bar("spelling", len(vocabulary), "words") as shown,
         patching.isolated_sae_bench(common, evaluator.folder, SEED),
     ):
         common.create_and_train_probe(
@@ -220,10 +220,9 @@ class Speller:
     def keep(self) -> None:
         """Write what was made since the file was read."""
         if len(self.made) > self.kept:
-            temporary, rows = self.path.with_suffix(".tmp"), torch.stack(list(self.made.values()))
-            with waiting_lock(self.path.with_suffix(".lock"), "another process keeps the same activations"):
-                save_file({"activations": rows}, temporary, metadata={"prompts": json.dumps(list(self.made))})
-                temporary.replace(self.path)
+            rows = torch.stack(list(self.made.values()))
+            with files.atomic_path(self.path) as partial:
+                save_file({"activations": rows}, partial, metadata={"prompts": json.dumps(list(self.made))})
             self.kept = len(self.made)
 
 
@@ -270,7 +269,7 @@ def main() -> None:
     from agent.lab.evaluation.evaluator import Evaluator
 
     model, hook_name = sys.argv[1:]
-    with one_line("nothing half-measured is kept"):
+    with one_line_errors("nothing half-measured is kept"):
         measure(Evaluator(model, hook_name))
 
 

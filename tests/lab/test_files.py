@@ -1,0 +1,88 @@
+"""Files that several processes share: written whole or not at all, removed without following links."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.lab.files import atomic_path, remove, waiting_lock, write_atomically
+
+
+def test_a_written_file_has_its_content_and_nothing_is_left_beside_it(tmp_path: Path):
+    write_atomically(tmp_path / "text", "µ\n")
+    write_atomically(tmp_path / "bytes", b"\xff")
+    write_atomically(tmp_path / "text", "µ and more\n")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "text": "µ and more\n".encode(),
+        "bytes": b"\xff",
+    }
+
+
+def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path):
+    path = tmp_path / "results"
+    path.write_text("old")
+
+    def fail() -> None:
+        with atomic_path(path) as partial:
+            partial.write_text("half")
+            raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        fail()
+    assert [file.name for file in tmp_path.iterdir()] == ["results"]
+    assert path.read_text() == "old"
+
+
+def test_a_folder_appears_whole(tmp_path: Path):
+    with atomic_path(tmp_path / "world") as partial:
+        (partial / "inner").mkdir(parents=True)
+        (partial / "inner/file").write_text("x")
+        assert not (tmp_path / "world").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["world"]
+    assert (tmp_path / "world/inner/file").read_text() == "x"
+
+
+@pytest.mark.timeout(10)
+def test_links_and_pipes_in_a_copied_folder_are_neither_followed_nor_waited_for(tmp_path: Path):
+    with atomic_path(tmp_path / "copy") as partial:
+        partial.mkdir()
+        (partial / "link").symlink_to("nowhere")
+        os.mkfifo(partial / "pipe")
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == {"link", "pipe"}
+
+
+def test_a_planted_link_is_not_written_through(tmp_path: Path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / f"results.{os.getpid()}.partial").symlink_to(victim)
+    (tmp_path / "results").symlink_to(victim)
+    write_atomically(tmp_path / "results", "new")
+    assert victim.read_text() == "mine"
+    assert not (tmp_path / "results").is_symlink()
+
+
+def test_a_link_is_removed_and_not_what_it_points_to(tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    remove(tmp_path / "link")
+    assert (tmp_path / "folder").is_dir()
+    remove(tmp_path / "folder")
+    remove(tmp_path / "folder")  # what is already gone is no error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_has_to_wait_tells_why_and_goes_on_when_the_other_ends(tmp_path: Path):
+    lock = tmp_path / "lock"
+    code = (
+        "import sys; from pathlib import Path; from agent.lab.files import waiting_lock\n"
+        "with waiting_lock(Path(sys.argv[1]), 'somebody builds it'): print('held')"
+    )
+    with waiting_lock(lock, "unused"):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr
+        assert process.stderr.readline() == f"waiting: somebody builds it ({lock})\n"
+    assert process.communicate(timeout=60)[0] == "held\n"
