@@ -1,4 +1,4 @@
-"""Ideas: the schema of idea.yaml, and the rendering of each step of a plan into an experiment.py."""
+"""Ideas: the schema of idea.yaml, and how each step of its plan is rendered into an experiment.py."""
 
 import reprlib
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from agent import TEMPLATES
 from agent.lab import defaults
 from agent.lab.errors import UserError, nearest
-from agent.lab.evaluation import catalogue
+from agent.lab.evaluation import catalogue, idea_files
 from agent.lab.metrics import HEADLINE, METRICS
 
 if TYPE_CHECKING:
@@ -33,18 +33,18 @@ class Strict(BaseModel):
 
 
 class Fixed(Strict):
-    """What every run of a study has in common. What is not said is as the model has it."""
+    """The settings that all runs of a study share; hook_name, tokens and d_sae default to the model's own."""
 
     model: Text = "tiny-lm"
     hook_name: Text = ""
     tokens: PositiveInt = 1
     d_sae: PositiveInt = 1
     seed: int = 0
-    evals: Text = "quick"  # the evaluation families asked for: a tier, or names with commas between them
+    evals: Text = "quick"  # evaluation families: a tier, or names separated by commas
 
     @field_validator("evals")
     @classmethod
-    def _known(cls, evals: str) -> str:
+    def _require_known_evals(cls, evals: str) -> str:
         try:
             catalogue.parse_evals(evals)
         except UserError as error:
@@ -52,19 +52,20 @@ class Fixed(Strict):
         return evals
 
     @model_validator(mode="after")
-    def _as_the_model_has_it(self) -> Self:
-        own = defaults.of(self.model)
+    def _fill_in_model_defaults(self) -> Self:
+        own = defaults.for_model(self.model)
         for name in {"hook_name", "tokens", "d_sae"} - self.model_fields_set:
-            object.__setattr__(self, name, getattr(own, name))  # and stays unset: another model has its own
+            # It stays out of model_fields_set, so that with_changes(model=...) takes the other model's own.
+            object.__setattr__(self, name, getattr(own, name))
         return self
 
-    def but(self, **given: Any) -> Self:
-        """With other settings; what nobody has said is as the model then has it."""
-        return type(self)(**self.model_dump(exclude_unset=True) | given)
+    def with_changes(self, **changes: Any) -> Self:
+        """Return a copy with these settings changed; settings never given are the defaults of the new model."""
+        return type(self)(**self.model_dump(exclude_unset=True) | changes)
 
 
 class When(Strict):
-    """What an earlier step must have shown for a step to be tried."""
+    """A condition on the result of an earlier step, without which a step is skipped."""
 
     step: Text
     metric: Text
@@ -72,7 +73,7 @@ class When(Strict):
 
 
 class Step(Strict):
-    """One change to try, and what it is expected to do to the headline metrics."""
+    """One change to try, with its predicted effect on the headline metrics."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     title: Text
@@ -84,16 +85,16 @@ class Step(Strict):
 
 
 class Idea(Strict):
-    """A research question with its plan."""
+    """A research idea: a hypothesis and the plan of runs that tests it."""
 
-    folder: Path  # where it was loaded from
+    folder: Path  # of its idea.yaml
     title: Text
-    description: Text  # becomes the notes' experiment description
+    description: Text  # shown in the notes
     hypothesis: Text
     primary_metric: str = "ce_loss_score"
     smallest_effect: Annotated[float, Field(gt=0)]  # in units of the primary metric
     fixed: Fixed = Fixed()
-    defaults: dict[str, Any] = {}  # the template's parameters, as the baseline has them
+    defaults: dict[str, Any] = {}  # the template's parameters and their values where a step gives none
     plan: Annotated[list[Step], Field(min_length=1)]
 
     @property
@@ -102,66 +103,74 @@ class Idea(Strict):
 
     @property
     def template(self) -> Path | None:
-        """What its plan is rendered with; an idea without one is for a language model to work out."""
+        """The template that renders the plan's steps; None if the plan is in words, for a language model."""
         path = self.folder / "experiment.py.j2"
         return path if path.exists() else None
 
     @property
     def analysis(self) -> Path | None:
-        """The idea's own measures, where it has some."""
+        """The file that computes the idea's own measures; None if it has none."""
         path = self.folder / "analysis.py"
         return path if path.exists() else None
 
     @property
+    def measures(self) -> Path | None:
+        """The file that lists the idea's own measures: measures.py, or analysis.py in an older idea; None if none."""
+        path = idea_files.measures_file(self.folder / "analysis.py")
+        return path if path.exists() else None
+
+    @property
     def figures(self) -> Path | None:
-        """The idea's own figures, where it has some."""
+        """The file that draws the idea's own figures; None if it has none."""
         path = self.folder / "figures.py"
         return path if path.exists() else None
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _require_consistent(self) -> Self:
         decide = [name for name in HEADLINE if METRICS[name].better != "none" and METRICS[name].decides]
         known = "a headline metric with a better direction that decides"
-        _one_of(self.primary_metric, decide, "primary_metric", known_as=known)
+        _check(self.primary_metric, decide, "primary_metric", known_as=known)
         names = [step.name for step in self.plan]
         for number, step in enumerate(self.plan):
             if step.name in names[:number]:
-                raise _wrong(f"another step of the plan is named {step.name!r}, too", "plan", number, "name")
+                raise _error_at(f"another step of the plan is also named {step.name!r}", "plan", number, "name")
             for metric in step.predictions:
-                _one_of(metric, HEADLINE, "plan", number, "predictions", metric)
+                _check(metric, HEADLINE, "plan", number, "predictions", metric)
             for parameter in step.parameters:
-                _one_of(parameter, self.defaults, "plan", number, "parameters", parameter, known_as="a default's name")
+                _check(parameter, self.defaults, "plan", number, "parameters", parameter, known_as="a default's name")
             if step.when:
                 decisive = [name for name in HEADLINE if METRICS[name].decides]
-                _one_of(step.when.metric, decisive, "plan", number, "when", "metric", known_as="a metric that decides")
+                _check(step.when.metric, decisive, "plan", number, "when", "metric", known_as="a metric that decides")
                 earlier = names[:number]
-                _one_of(step.when.step, earlier, "plan", number, "when", "step", known_as="an earlier step's name")
+                _check(step.when.step, earlier, "plan", number, "when", "step", known_as="an earlier step's name")
         return self
 
 
-MODELS: dict[str, type[Strict]] = {"": Idea, "fixed": Fixed, "plan": Step, "plan.when": When}  # by their place in it
+# By their path in an idea.
+MODELS: dict[str, type[Strict]] = {"": Idea, "fixed": Fixed, "plan": Step, "plan.when": When}
 
 
-def _one_of(name: str, known: Iterable[str], *place: str | int, known_as: str = "a metric's name") -> None:
+def _check(name: str, known: Iterable[str], *place: str | int, known_as: str = "a metric's name") -> None:
+    """Raise ValidationError, at this place in the idea, if a name is unknown."""
     if name not in known:
-        raise _wrong(f"expected {known_as}, found {name!r}: {nearest(name, known)}", *place)
+        raise _error_at(f"expected {known_as}, found {name!r}: {nearest(name, known)}", *place)
 
 
-def _wrong(message: str, *place: str | int) -> ValidationError:
-    """An error at a place in the idea, for fields that are wrong only beside others."""
+def _error_at(message: str, *place: str | int) -> ValidationError:
+    """Return an error at a place in the idea, for a field that contradicts another one."""
     error = PydanticCustomError("inconsistent", "{message}", {"message": message})
     return ValidationError.from_exception_data("Idea", [InitErrorDetails(type=error, loc=place, input=None)])
 
 
-def names(templates: Path = TEMPLATES) -> list[str]:
-    """The ideas there are."""
+def idea_names(templates: Path = TEMPLATES) -> list[str]:
+    """Return the names of all ideas, sorted."""
     return sorted(path.parent.name for path in templates.glob("ideas/*/idea.yaml"))
 
 
 def load(name: str, templates: Path = TEMPLATES) -> Idea:
-    """An idea by name. Raises BadIdea, naming the file and the field."""
-    if name not in names(templates):
-        raise BadIdea(f"unknown idea {name!r}: {nearest(name, names(templates))}")
+    """Load an idea by name. Raise BadIdea, with the file and the field, if it is unknown or invalid."""
+    if name not in idea_names(templates):
+        raise BadIdea(f"unknown idea {name!r}: {nearest(name, idea_names(templates))}")
     path = templates / "ideas" / name / "idea.yaml"
     try:
         return parse(path.read_text(encoding="utf-8"), path)
@@ -169,44 +178,46 @@ def load(name: str, templates: Path = TEMPLATES) -> Idea:
         raise BadIdea(f"{path}: {error}") from None
 
 
-def parse(text: str, path: Path, most: int = 1) -> Idea:
-    """An idea from the text of its idea.yaml at `path`. Raises BadIdea, with up to `most` wrong fields."""
+def parse(text: str, path: Path, max_errors: int = 1) -> Idea:
+    """Parse the text of the idea.yaml at `path`. Raise BadIdea, with up to `max_errors` faults, if it is invalid."""
     try:
         content, root = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise BadIdea(f"{path} line {line}: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a character or date that is none, nested too deep
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # an invalid character or date, nested too deep
         raise BadIdea(f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise BadIdea(f"{path}: expected fields such as title and plan, found {type(content).__name__}")
     try:
         return Idea.model_validate(content | {"folder": path.parent})
     except ValidationError as error:
-        wrong = [(part["loc"], _expected(part)) for part in error.errors()[:most]]
-        said = [f"line {_line(root, place)}: {'.'.join(map(str, place))}: {what}" for place, what in wrong]
-        raise BadIdea(f"{path} {'; '.join(said)}") from None
+        messages = [
+            f"line {_line_of(root, part['loc'])}: {'.'.join(map(str, part['loc']))}: {_message(part)}"
+            for part in error.errors()[:max_errors]
+        ]
+        raise BadIdea(f"{path} {'; '.join(messages)}") from None
 
 
-def _line(node: yaml.Node | None, place: tuple[str | int, ...]) -> int:
-    """The line of a field, or of the nearest field around it that is there."""
+def _line_of(node: yaml.Node | None, place: tuple[str | int, ...]) -> int:
+    """Return the line of a field, or of the nearest enclosing field that is present."""
     line = 1
     for part in place:
         if isinstance(node, yaml.MappingNode):
-            found = [(key, value) for key, value in node.value if key.value == str(part)]
+            children = [(key, value) for key, value in node.value if key.value == str(part)]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            found = [(item, item) for item in node.value[part : part + 1]]
+            children = [(item, item) for item in node.value[part : part + 1]]
         else:
-            found = []
-        if not found:
+            children = []
+        if not children:
             break
-        marked, node = found[0]
+        marked, node = children[0]
         line = marked.start_mark.line + 1
     return line
 
 
-def _expected(error: "ErrorDetails") -> str:
-    """What pydantic found wrong, as `expected ..., found ...`."""
+def _message(error: "ErrorDetails") -> str:
+    """Reword a pydantic error as `expected ..., found ...`."""
     message = error["msg"].removeprefix("Value error, ")
     match error["type"]:
         case "missing":
@@ -220,36 +231,38 @@ def _expected(error: "ErrorDetails") -> str:
     return f"{message.replace('Input should be', 'expected', 1)}, found {reprlib.repr(error['input'])}"
 
 
-def goal(idea: Idea, model: str) -> tuple[str, float]:
-    """The primary metric of a study on a model, and the smallest effect worth having: the idea's, or where this kind of
-    model has no such metric, the model's own."""
+def primary_metric_and_effect(idea: Idea, model: str) -> tuple[str, float]:
+    """Return the primary metric of a study on a model and its smallest effect of interest, in the metric's unit.
+
+    They are the idea's, or the model's own if the idea's primary metric cannot be measured on it.
+    """
     if catalogue.measurable(idea.primary_metric, defaults.is_world(model)):
         return idea.primary_metric, idea.smallest_effect
-    own = defaults.of(model)
+    own = defaults.for_model(model)
     return own.primary_metric, own.smallest_effect
 
 
 def render_baseline(fixed: Fixed, k: float | None = None, templates: Path = TEMPLATES) -> str:
-    """The baseline experiment.py, at the model's own K or another. Raises BadIdea."""
+    """Render the baseline experiment.py, with the model's own K unless `k` is given. Raise BadIdea if that fails."""
     variables = _constants(fixed) | ({"k": f"{k:g}"} if k else {})
     return _render("experiment.py.j2", variables, "the baseline", templates)
 
 
 def render_step(idea: Idea, step: Step, fixed: Fixed, templates: Path = TEMPLATES) -> str:
-    """The experiment.py of one step. Raises BadIdea, naming the step and the line of the template."""
+    """Render the experiment.py of one step. Raise BadIdea, with the step and the template's line, if that fails."""
     variables = _constants(fixed) | idea.defaults | step.parameters
     return _render(f"ideas/{idea.name}/experiment.py.j2", variables, f"{idea.name}, step {step.name}", templates)
 
 
 def _constants(fixed: Fixed) -> dict[str, Any]:
-    """What a template may use: the fixed settings, and the constants of the model's baseline."""
-    own = defaults.of(fixed.model)
+    """Return what a template may use: the fixed settings, and the constants of the model's baseline."""
+    own = defaults.for_model(fixed.model)
     names = ("batch", "learning_rate", "decay", "aux_divisor", "dead_windows")
     return fixed.model_dump() | {name: getattr(own, name) for name in names} | {"k": f"{own.k:g}"}
 
 
 def strict_templates(folder: Path) -> "jinja2.Environment":
-    """The templates of a folder, in which an undefined variable is an error."""
+    """Return an environment for the templates of a folder in which an undefined variable is an error."""
     import jinja2
 
     return jinja2.Environment(
@@ -272,11 +285,11 @@ def _render(template: str, variables: dict[str, Any], what: str, templates: Path
     except jinja2.TemplateSyntaxError as error:
         raise BadIdea(f"{what}: {templates / (error.name or template)} line {error.lineno}: {error.message}") from None
     except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise BadIdea(f"{what}: {_place(error, templates)}: {error}") from None
+        raise BadIdea(f"{what}: {_template_line(error, templates)}: {error}") from None
 
 
-def _place(error: Exception, templates: Path) -> str:
-    """The template and line an error came from: jinja2 puts them in the traceback."""
+def _template_line(error: Exception, templates: Path) -> str:
+    """Return the template and line that raised an error; jinja2 puts them in the traceback."""
     place, trace = str(templates), error.__traceback__
     while trace:
         file = trace.tb_frame.f_code.co_filename

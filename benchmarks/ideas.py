@@ -215,7 +215,7 @@ def main() -> None:
         assert found, f"{path} is no study"
         given.append((*found, int(number)))
     study, first, _ = given[0]
-    settings = [state.started.fixed.but(evals="quick") for _, state, _ in given]
+    settings = [state.started.fixed.with_changes(evals="quick") for _, state, _ in given]
     assert all(each == settings[0] for each in settings), f"the studies' fixed settings differ: {settings}"
     scorer = Scorer(out, first.started, args.evals)
     baselines, stable = scored_baselines(scorer, study, [state for _, state, _ in given])

@@ -36,7 +36,7 @@ Scores = dict[str, float | None]
 def ours(seed: int) -> tuple[Scores, float]:
     """The scores of experiment.py, run by hand, and its seconds of training."""
     with tempfile.TemporaryDirectory() as scratch:
-        Path(scratch, "experiment.py").write_text(ideas.render_baseline(FIXED.but(seed=seed)))
+        Path(scratch, "experiment.py").write_text(ideas.render_baseline(FIXED.with_changes(seed=seed)))
         subprocess.run([sys.executable, "experiment.py", "--out_dir=run_0"], cwd=scratch, check=True)
         info = results.read(Path(scratch, "run_0"))
     assert info.verdict.ok, info.verdict
@@ -57,7 +57,7 @@ def sae_lens(seed: int, evaluator: WorldEvaluator) -> tuple[Scores, float]:
         while True:  # the trainer asks for some before it starts, and so sees these again at its end
             yield from (x / source.manifest.scale for x in source)
 
-    k = defaults.of(FIXED.model).k
+    k = defaults.for_model(FIXED.model).k
     config = SyntheticSAERunnerConfig(
         synthetic_model=FIXED.model,  # not read: the samples are given
         sae=BatchTopKTrainingSAEConfig(d_in=source.d_in, d_sae=FIXED.d_sae, k=k),  # type: ignore[arg-type]

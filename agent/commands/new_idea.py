@@ -20,7 +20,7 @@ from agent.lab.errors import UserError
 from agent.lab.evaluation.catalogue import measurable, parse_evals
 from agent.lab.files import write_atomically
 from agent.lab.metrics import HEADLINE, METRICS, family_of
-from agent.llm.client import Asker, Client, Limits
+from agent.llm.client import ChatModel, Client, Limits
 from agent.llm.transcript import Message
 from agent.running import preflight
 from agent.study import workspace
@@ -62,7 +62,7 @@ def new(sentence: str, model: str, root: Path = ROOT) -> None:
     print(f"written; investigate it with: agent run --idea {idea.name} --max-runs {runs} --proposer llm --llm {model}")
 
 
-def ask(sentence: str, asker: Asker, templates: Path) -> Idea:
+def ask(sentence: str, asker: ChatModel, templates: Path) -> Idea:
     """A sound idea for the sentence; what is wrong with one goes back to the model. Raises UserError after 4 tries."""
     messages: list[Message] = [{"role": "user", "content": _prompt(sentence, _sound_ideas(templates), templates)}]
     problem = ""
@@ -196,7 +196,8 @@ def _at_hand(root: Path) -> Iterator[tuple[str, str, str]]:
             found = workspace.find_study(directory)
         except BadLedger:
             continue
-        if found and (started := found[1].started):
+        if found:
+            started = found[1].started
             plan = [f"{run.proposal.title} {run.proposal.description}" for run in found[1].runs]
             yield (
                 f"the study {directory.name}",
@@ -210,7 +211,7 @@ def _at_hand(root: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _sound_ideas(templates: Path) -> Iterator[Idea]:
-    for name in ideas.names(templates):
+    for name in ideas.idea_names(templates):
         try:
             yield ideas.load(name, templates)
         except BadIdea:

@@ -96,7 +96,7 @@ def test_an_idea_that_is_approved_is_there_and_says_what_it_needs(tmp_path: Path
     assert "resembles" not in ended.stdout
     written = checkout.root / f"templates/ideas/{name}"
     assert [path.name for path in written.iterdir()] == ["idea.yaml"]
-    assert "no template: it needs --proposer llm" in checkout.agent("ideas", "show", name).stdout
+    assert "no template: run it with --proposer llm" in checkout.agent("ideas", "show", name).stdout
     refused = checkout.agent("run", "--idea", name, "--max-runs", "1")
     assert refused.returncode == 2
     said = f"error: {name} has a plan in words and no experiment.py.j2: it needs --proposer llm --llm MODEL\n"
@@ -118,7 +118,7 @@ def test_an_idea_that_is_not_approved_is_kept_and_not_written(
     )
     (kept,) = (root / "runs").iterdir()
     assert ideas.parse((kept / "idea.yaml").read_text(), kept / "idea.yaml").title == "Latents in levels"
-    assert ideas.names(root / "templates") == ideas.names()
+    assert ideas.idea_names(root / "templates") == ideas.idea_names()
     files = [path for path in root.rglob("*") if path.is_file()]
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]
     with pytest.raises(UserError, match="waits to be resumed"):
@@ -148,7 +148,7 @@ def test_the_model_is_told_the_sentence_the_baseline_the_metrics_and_the_ideas_t
         "- l0: L0 in latents/token; neither direction is better\n",
         "- Learning compositional features with tiers: A composition loss between tiers",
     ):
-        assert said in server.requests[0].said
+        assert said in server.requests[0].text
 
 
 def test_only_what_every_study_measures_is_offered_and_may_decide(root: Path):

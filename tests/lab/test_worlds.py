@@ -39,7 +39,7 @@ D_SAE, K, SAMPLES = 48, 3, 100_000
 def world(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:  # noqa: ARG001
     """A small world by the published recipe, as sae_lens saves one."""
     directory = tmp_path_factory.mktemp("worlds") / "small world"
-    worlds.build(worlds.config(FEATURES, D_IN, ROOTS)).save(directory)
+    worlds.build(worlds.world_config(FEATURES, D_IN, ROOTS)).save(directory)
     return directory
 
 
@@ -87,12 +87,12 @@ def test_the_gradient_is_that_of_the_loss():
     squares = dots.diagonal()
     loss = (dots - dots.diagonal().diag()).pow(2).sum() + len(vectors) * (squares - 1).pow(2).sum()
     (expected,) = torch.autograd.grad(loss, vectors)
-    assert torch.allclose(worlds.gradient(vectors.detach()), expected, rtol=1e-10)
+    assert torch.allclose(worlds.orthogonalization_gradient(vectors.detach()), expected, rtol=1e-10)
 
 
 def test_all_but_the_directions_is_as_sae_lens_builds_it(world: Path):
     """Also the directions, up to rounding, where sae_lens builds on a CPU."""
-    ours, theirs = worlds.load(str(world)), SyntheticModel(worlds.config(FEATURES, D_IN, ROOTS))
+    ours, theirs = worlds.load(str(world)), SyntheticModel(worlds.world_config(FEATURES, D_IN, ROOTS))
     assert ours.cfg == theirs.cfg
     assert ours.hierarchy == theirs.hierarchy
     for name in ("firing_probabilities", "mean_firing_magnitudes", "std_firing_magnitudes"):
@@ -102,7 +102,7 @@ def test_all_but_the_directions_is_as_sae_lens_builds_it(world: Path):
 
 
 def test_the_largest_world_is_configured_as_published():
-    made_as = worlds.config(*worlds.SIZES["synth-sae-bench-16k"]).to_dict()
+    made_as = worlds.world_config(*worlds.SIZES["synth-sae-bench-16k"]).to_dict()
     assert (made_as["num_features"], made_as["hidden_dim"], made_as["bias"], made_as["seed"]) == (16384, 768, 0.5, 42)
     assert (
         made_as["hierarchy"] | {"total_root_nodes": 128, "branching_factor": 4, "max_depth": 3} == made_as["hierarchy"]
@@ -147,7 +147,7 @@ def test_splits_are_other_draws_and_a_split_is_the_same_each_time(world: Path):
 
 
 def test_the_harvest_holds_the_training_samples(world: Path):
-    _, manifest = activations.ensure(str(world), "activations", 5000)
+    _, manifest = activations.ensure_harvest(str(world), "activations", 5000)
     stream = activations.stream(str(world), "activations", tokens=5000, batch=500, seed=0)
     streamed, drawn = torch.cat(list(stream)), rows(world, "sae", 5000) * manifest.scale
     assert manifest.d_in == D_IN
@@ -176,8 +176,8 @@ def test_a_world_brings_its_own_settings_unless_the_idea_has_some():
     assert (fixed.hook_name, fixed.tokens, fixed.d_sae) == ("activations", 1_000_000, 512)
     said = Fixed(model="synth2k", d_sae=256)
     assert (said.hook_name, said.tokens, said.d_sae) == ("activations", 1_000_000, 256)
-    assert said.but(model="tiny-lm") == Fixed(d_sae=256)
-    assert Fixed().but(model="synth2k") == fixed
+    assert said.with_changes(model="tiny-lm") == Fixed(d_sae=256)
+    assert Fixed().with_changes(model="synth2k") == fixed
     assert Fixed.model_validate_json(said.model_dump_json()) == said
 
 
@@ -192,12 +192,12 @@ def test_the_baseline_of_a_world_comes_out_of_the_same_template():
 
 def test_the_primary_metric_is_one_that_the_model_has():
     idea = ideas.load("hierarchical_sae")
-    assert ideas.goal(idea, "tiny-lm") == ("ce_loss_score", 0.005)
-    assert ideas.goal(idea, "synth2k") == ("f1", 0.01)
+    assert ideas.primary_metric_and_effect(idea, "tiny-lm") == ("ce_loss_score", 0.005)
+    assert ideas.primary_metric_and_effect(idea, "synth2k") == ("f1", 0.01)
     own = idea.model_copy(update={"primary_metric": "explained_variance_centered"})
-    assert ideas.goal(own, "synth2k") == ("explained_variance_centered", 0.005)
+    assert ideas.primary_metric_and_effect(own, "synth2k") == ("explained_variance_centered", 0.005)
     truth = idea.model_copy(update={"primary_metric": "mcc"})
-    assert ideas.goal(truth, "tiny-lm") == ("ce_loss_score", 0.005)
+    assert ideas.primary_metric_and_effect(truth, "tiny-lm") == ("ce_loss_score", 0.005)
 
 
 # --- scored
@@ -221,7 +221,9 @@ def test_a_run_on_a_world(evaluator: WorldEvaluator, trained: Path, info: FinalI
     }
     assert all(catalogue.measurable(name, world=True) for name in measured)
     assert not catalogue.measurable("ce_loss_score", world=True)
-    sae = evaluator.checkpoint_sae(evaluator.load_checkpoint(trained, evaluator.held_out("dev")), evaluator.held_out("dev"))
+    sae = evaluator.checkpoint_sae(
+        evaluator.load_checkpoint(trained, evaluator.held_out("dev")), evaluator.held_out("dev")
+    )
     torch.manual_seed(7)
     found = eval_sae_on_synthetic_data(
         sae,

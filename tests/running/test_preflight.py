@@ -12,7 +12,7 @@ FIXED = Fixed()
 BASELINE = ideas.render_baseline(FIXED)
 SHIPPED = {"the baseline": BASELINE} | {
     f"{name}, {step.name}": ideas.render_step(ideas.load(name), step, FIXED)
-    for name in ideas.names()
+    for name in ideas.idea_names()
     for step in ideas.load(name).plan
 }
 
