@@ -1,4 +1,4 @@
-"""The command line: what a user's mistake gets, and how soon an answer comes."""
+"""The command line: one line for a mistake, and quick answers."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ("run --idea stand_inn --max-runs 1", "unknown idea 'stand_inn': did you mean stand_in?"),
         ("run --idea stand_in --max-runs 0", "--max-runs"),
@@ -37,7 +37,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
         ("run --idea stand_in --max-runs 1 --modle gpt2", "--modle"),
         ("run --idea stand_in --max-runs 1 --model gtp2", "unknown model 'gtp2': did you mean tiny-lm?"),
         ("rum", "'rum'"),
-        ("resume", "agent run starts one"),
+        ("resume", "is unfinished: start one with `agent run`"),
         ("resume nowhere", "nowhere is not a study that has started"),
         ("show", "path"),
         ("show nowhere", "nowhere is not a directory"),
@@ -48,31 +48,31 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
         ("cache --clear", "--clear"),
     ],
 )
-def test_a_mistake_gets_one_line(checkout: Checkout, arguments: str, said: str):
-    ended = checkout.agent(*arguments.split())
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("error: ")
-    assert said in ended.stderr
-    assert ended.stderr.count("\n") == 1
+def test_a_mistake_gets_one_line(checkout: Checkout, arguments: str, message: str):
+    result = checkout.agent(*arguments.split())
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
     assert not list((checkout.root / "runs").glob("*"))
 
 
-def test_no_command_at_all_shows_the_commands(checkout: Checkout):
-    ended = checkout.agent()
-    assert ended.returncode == 0
-    assert "resume" in ended.stdout
-    assert not ended.stderr
+def test_agent_without_a_command_lists_the_commands(checkout: Checkout):
+    result = checkout.agent()
+    assert result.returncode == 0
+    assert "resume" in result.stdout
+    assert not result.stderr
 
 
-def test_the_ideas_are_listed_the_broken_ones_with_what_is_wrong(tmp_path: Path):
+def test_ideas_are_listed_and_broken_ones_have_their_error(tmp_path: Path):
     checkout = make_checkout(tmp_path)
     checkout.plan("sound", "denser")
     broken = checkout.root / "templates/ideas/broken/idea.yaml"
     broken.parent.mkdir()
     broken.write_text("title: A broken idea\nplan: 3\n")
-    ended = checkout.agent("ideas")
-    assert ended.returncode == 0
-    head, first, second, *errors = (" ".join(line.split()) for line in ended.stdout.splitlines())
+    result = checkout.agent("ideas")
+    assert result.returncode == 0
+    head, first, second, *errors = (" ".join(line.split()) for line in result.stdout.splitlines())
     assert head == "name title steps"
     assert first == "broken broken: see below"
     assert second == "stand_in A stand-in idea 2"
@@ -81,9 +81,9 @@ def test_the_ideas_are_listed_the_broken_ones_with_what_is_wrong(tmp_path: Path)
 
 def test_an_idea_is_shown_with_its_plan(checkout: Checkout):
     checkout.plan("sound", primary_metric="loss_added", hypothesis="It helps.")
-    ended = checkout.agent("ideas", "show", "stand_in")
-    assert ended.returncode == 0
-    for said in (
+    result = checkout.agent("ideas", "show", "stand_in")
+    assert result.returncode == 0
+    for text in (
         "stand_in: A stand-in idea",
         "Nothing is trained.",
         "hypothesis: It helps.",
@@ -94,59 +94,59 @@ def test_an_idea_is_shown_with_its_plan(checkout: Checkout):
         "predictions: CE-loss score up; L0 same",
         "parameters: behaviour sound",
     ):
-        assert said in ended.stdout
-    assert "when:" not in ended.stdout
+        assert text in result.stdout
+    assert "when:" not in result.stdout
 
 
-def test_what_a_step_depends_on_is_shown(checkout: Checkout):
+def test_the_condition_of_a_step_is_shown(checkout: Checkout):
     checkout.plan("sound", "denser")
     path = checkout.root / "templates/ideas/stand_in/idea.yaml"
     idea = yaml.safe_load(path.read_text())
     idea["plan"][1]["when"] = {"step": "step_1", "metric": "explained_variance_centered", "came_out": "down"}
     path.write_text(yaml.safe_dump(idea))
-    shown = checkout.agent("ideas", "show", "stand_in")
-    assert "when: explained variance of step_1 came out below the baseline's" in shown.stdout
+    result = checkout.agent("ideas", "show", "stand_in")
+    assert "when: explained variance of step_1 is below the baseline's" in result.stdout
 
 
-def test_a_broken_template_is_known_before_anything_starts(tmp_path: Path):
+def test_a_broken_template_is_reported_before_anything_starts(tmp_path: Path):
     checkout = make_checkout(tmp_path)
     checkout.plan("fine")
     template = checkout.root / "templates/ideas/stand_in/experiment.py.j2"
     template.write_text(template.read_text().replace("{{ behaviour }}", "{{ behavior }}"))
-    ended = checkout.run(1)
-    assert ended.returncode == 2
-    assert "stand_in, step step_1:" in ended.stderr
-    assert "line 2: 'behavior' is undefined" in ended.stderr
+    result = checkout.run(1)
+    assert result.returncode == 2
+    assert "stand_in, step step_1:" in result.stderr
+    assert "line 2: 'behavior' is undefined" in result.stderr
     assert not (checkout.root / "runs").exists()
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path):
+def test_a_directory_that_cannot_be_written_gets_one_line(tmp_path: Path):
     checkout = make_checkout(tmp_path)
     checkout.plan("fine")
     (checkout.root / "runs").write_text("a file where a directory should be")
-    ended = checkout.run(1)
-    assert ended.returncode == 1
-    assert ended.stderr == f"error: {checkout.root / 'runs'}: File exists\n"
+    result = checkout.run(1)
+    assert result.returncode == 1
+    assert result.stderr == f"error: {checkout.root / 'runs'}: File exists\n"
 
 
-def test_a_machine_without_git_is_told_so(tmp_path: Path):
+def test_missing_git_is_reported(tmp_path: Path):
     checkout = make_checkout(tmp_path)
     checkout.plan("fine")
-    ended = checkout.run(1, PATH=str(tmp_path))
-    assert ended.returncode == 2
-    assert "error: git is not installed" in ended.stderr
+    result = checkout.run(1, PATH=str(tmp_path))
+    assert result.returncode == 2
+    assert "error: git is not installed" in result.stderr
     assert not list((checkout.root / "runs").glob("*"))
 
 
-def test_help_comes_within_a_second(checkout: Checkout):
+def test_help_takes_less_than_a_second(checkout: Checkout):
     start = time.monotonic()
-    ended = checkout.agent("--help")
+    result = checkout.agent("--help")
     assert time.monotonic() - start < 1
-    assert ended.returncode == 0
-    assert "show" in ended.stdout
+    assert result.returncode == 0
+    assert "show" in result.stdout
 
 
-def test_the_first_line_comes_within_two_seconds(checkout: Checkout):
+def test_a_run_prints_its_first_line_within_two_seconds(checkout: Checkout):
     start = time.monotonic()
     driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "1", SAE_AGENT_STANDIN_HARVEST="60")
     assert driver.stdout
@@ -157,16 +157,16 @@ def test_the_first_line_comes_within_two_seconds(checkout: Checkout):
     assert driver.returncode == 130
 
 
-def test_the_cache_is_not_cleared_under_a_study(checkout: Checkout):
+def test_the_cache_is_not_cleared_while_a_study_runs(checkout: Checkout):
     checkout.plan("sound")
     driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "1", SAE_AGENT_STANDIN_HARVEST="60")
     assert driver.stdout
     driver.stdout.readline()
-    refused = checkout.agent("cache", "--clear", "all")
+    refusal = checkout.agent("cache", "--clear", "all")
     driver.terminate()
     driver.communicate(timeout=30)
-    assert refused.returncode == 2
-    assert "is in use by a study or a run" in refused.stderr
+    assert refusal.returncode == 2
+    assert "is in use by a study or a run" in refusal.stderr
     assert checkout.agent("cache", "--clear", "all").returncode == 0
 
 
@@ -176,12 +176,12 @@ def test_the_driver_does_not_import_torch():
     assert "agent.commands.run" in modules
     heavy = {"torch", "transformers", "sae_lens", "sae_bench"}
     code = f"import sys, {', '.join(modules)}; print({heavy} & set(sys.modules))"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout == "set()\n"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "set()\n"
 
 
 def test_the_command_line_starts_with_no_heavy_import():
     heavy = {"torch", "matplotlib", "git", "rich", "openai", "scipy", "pydantic"}
     code = f"import sys, agent.cli; print({heavy} & set(sys.modules))"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout == "set()\n"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "set()\n"

@@ -164,7 +164,7 @@ def test_a_driver_keeps_others_away_and_what_it_leaves_behind_is_ended(checkout:
     wait_for(lambda: len(checkout.state.runs) == 2 and any("sleep 62.5" in line for line in processes()))
     refused = checkout.agent("resume")
     assert refused.returncode == 2
-    assert f"is being worked on by process {driver.pid} on " in refused.stderr
+    assert f"is in use by process {driver.pid} on " in refused.stderr
     not_noted = checkout.agent("note", str(checkout.study.directory), "run_1", "-m", "Mine")
     assert (not_noted.returncode, not_noted.stderr) == (2, refused.stderr)
     assert "not ended; agent resume continues it" in checkout.agent("show", str(checkout.study.directory)).stdout

@@ -1,4 +1,4 @@
-"""A run as its readers see it: the ledger's view and the results together."""
+"""A run as notes, figures and tables use it: what the ledger says of it, and its results."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from agent.study.state import RunState
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its readers see it: what the ledger says of it, and what was measured."""
+    """A run with what the ledger says of it and what was measured."""
 
     state: RunState
     directory: Path
@@ -24,16 +24,16 @@ class Run:
 
     @property
     def counts(self) -> bool:
-        """Whether this run has a result."""
+        """True if the run is done and its verdict is ok."""
         return self.info is not None and self.info.verdict.ok
 
     def metrics(self) -> list[MetricsRow]:
-        """The training history; empty where its file is damaged, which the run's verdict says."""
+        """Return the training history; empty if its file is damaged, which the verdict of the run then says."""
         try:
             return results.read_metrics(self.directory)
         except results.BadResults:
             return []
 
     def kept(self, name: str) -> dict[str, Any]:
-        """What the idea's `measure` left for its `draw` in the file `name`, as JSON; empty where there is none."""
+        """Return the JSON file `name` that the `measure` of the idea has saved for its `draw`; {} if there is none."""
         return results.read_kept(self.directory / "eval/analysis" / name)

@@ -1,4 +1,4 @@
-"""A study's directories and its git repository."""
+"""The directories of a study, its lock and its git repository."""
 
 import fcntl
 import itertools
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.lab import results
 from agent.lab.errors import UserError
@@ -19,9 +20,12 @@ from agent.study import ledger
 from agent.study.runs import Run
 from agent.study.state import State, derive
 
-STUDY_VARIABLE = "SAE_AGENT_STUDY"  # in the environment of every child: the directory of the study it works for
+if TYPE_CHECKING:
+    from git import Repo
+
+STUDY_VARIABLE = "SAE_AGENT_STUDY"  # in the environment of every child process: the directory of its study
 IGNORED = """\
-# The story is in git; what is large or only of the moment stays beside it.
+# Git holds the story of the study; large and temporary files stay outside.
 /events.jsonl
 /transcript.jsonl
 /lock
@@ -35,7 +39,7 @@ IGNORED = """\
 !/baseline_*/final_info.json
 /smoke/
 """
-GIT_SETTINGS = {  # so that a machine without an identity works, and one with its own hooks or signing too
+GIT_SETTINGS = {  # independent of the user: works without an identity, and in spite of hooks or signing
     ("user", "name"): "sae-agent",
     ("user", "email"): "sae-agent@localhost",
     ("core", "hooksPath"): "/dev/null",
@@ -43,7 +47,7 @@ GIT_SETTINGS = {  # so that a machine without an identity works, and one with it
     ("core", "autocrlf"): "false",
     ("commit", "gpgsign"): "false",
 }
-# What git leaves behind when it is killed. Nobody else's: a study's driver holds the study's lock.
+# Left behind by a git that was killed. No other git can own them: the driver holds the lock of the study.
 GIT_LOCKS = ("*.lock", "refs/heads/*.lock")
 
 
@@ -53,7 +57,7 @@ class StudyBusy(UserError):
 
 @dataclass(frozen=True)
 class Study:
-    """One investigation of an idea: what is heavy under runs/, what is for reading under notes/."""
+    """One investigation of an idea: its data under runs/, its notes and figures under notes/."""
 
     directory: Path
     notes: Path
@@ -68,19 +72,22 @@ class Study:
 
     @property
     def transcript(self) -> Path:
-        """Every exchange with a language model."""
+        """Where every exchange with a language model is recorded."""
         return self.directory / "transcript.jsonl"
 
     def run_dir(self, number: int) -> Path:
         return self.directory / f"run_{number}"
 
     def attempt_dir(self, number: int, attempt: int) -> Path:
-        """Where an attempt is kept that was tried again."""
+        """Where an attempt is kept that another one followed."""
         return self.directory / f"run_{number}_attempt_{attempt}"
 
     def archive_attempt(self, number: int, attempt: int) -> None:
-        """Make place for another attempt at a run. What the ledger does not know of, the trace of a preflight that was
-        killed or a run by hand that was never noted, is kept too."""
+        """Move the directory of a run away, so that another attempt can use its name.
+
+        A directory that the ledger does not know is kept as a leftover: a killed preflight left it, or a run by hand
+        that was never noted.
+        """
         if not os.path.lexists(self.run_dir(number)):
             return
         target = self.attempt_dir(number, attempt)
@@ -90,11 +97,9 @@ class Study:
         self.run_dir(number).rename(target)
 
     def restore_recorded_files(self, except_for: str) -> list[str]:
-        """The names of recorded files that were changed, which are as they were again; `except_for` may differ."""
-        from git import Repo
-
-        with Repo(self.directory) as repo:
-            repo.git.update_environment(**{STUDY_VARIABLE: str(self.directory)})
+        """Restore the committed files that have changed and return their names. experiment.py and the directory
+        `except_for` may differ."""
+        with self._repository() as repo:
             changed = repo.git.diff("HEAD", "--name-only", "-z").split("\0")
             changed = [name for name in changed if name and Path(name).parts[0] not in (except_for, "experiment.py")]
             for name in changed:
@@ -106,56 +111,63 @@ class Study:
         return changed
 
     def load_runs(self, state: State) -> list[Run]:
-        """Raises BadResults where the results of a run that is done cannot be read."""
+        """Return all runs, with results where a run is done. Raise BadResults if these cannot be read."""
         directories = [(run, self.run_dir(run.number)) for run in state.runs]
-        return [Run(run, where, results.read(where) if run.stage == "done" else None) for run, where in directories]
+        return [Run(run, path, results.read(path) if run.stage == "done" else None) for run, path in directories]
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other drivers away for as long as this one lives: the system frees the lock of a killed process.
+        """Hold the lock of the study. Raise StudyBusy if another driver has it.
 
-        Raises StudyBusy.
+        The system frees the lock of a driver that is killed.
         """
         with (self.directory / "lock").open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                raise StudyBusy(f"{self.name} is being worked on by {file.read() or 'another driver'}") from None
+                owner = file.read() or "another driver"
+                raise StudyBusy(f"{self.name} is in use by {owner}: wait until that has ended") from None
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
             yield
 
     def remove_git_locks(self) -> None:
-        """Make the repository usable again after a git that was killed."""
+        """Remove the locks of a git that was killed, which would block every later one."""
         for pattern in GIT_LOCKS:
             for lock in (self.directory / ".git").glob(pattern):
                 lock.unlink()
 
     def commit(self, message: str) -> None:
-        """Commit everything, also when nothing has changed: one commit for every proposal and every result.
+        """Commit everything, also if nothing has changed: each proposal and each result gets one commit.
 
-        Nothing is done where the newest commit has this message: a driver was killed just after it.
+        Do nothing if the newest commit has this message: a driver was killed just after making it.
         """
-        from git import Repo  # here because it takes a while to import
-
-        with Repo(self.directory) as repo:
-            repo.git.update_environment(**{STUDY_VARIABLE: str(self.directory)})
+        with self._repository() as repo:
             if repo.head.is_valid() and str(repo.head.commit.message).strip() == message.strip():
                 return
             repo.git.add("--all")
             repo.git.commit("--allow-empty", "--no-verify", "--quiet", "--cleanup=verbatim", "-m", message)
 
+    @contextmanager
+    def _repository(self) -> "Iterator[Repo]":
+        """Open the repository; git processes are marked as the study's, so that none outlives a killed driver."""
+        from git import Repo  # here because the import fails where git is not installed
+
+        with Repo(self.directory) as repo:
+            repo.git.update_environment(**{STUDY_VARIABLE: str(self.directory)})
+            yield repo
+
 
 def create_study(root: Path, idea: str) -> Study:
-    """A new study with an empty repository, named by the time and the idea."""
+    """Create a study with an empty repository, named after the time and the idea. Raise UserError without git."""
     if shutil.which("git") is None:
-        raise UserError("git is not installed: a study is a git repository; install git and run this again")
+        raise UserError("git is not installed, and a study is a git repository: install git and run this again")
+    from git import Repo  # here because the import fails where git is not installed
+
     study = _claim_directory(root, idea)
     study.notes.mkdir(parents=True)
-    from git import Repo
-
     with Repo.init(study.directory, initial_branch="main") as repo, repo.config_writer() as config:
         for (section, option), value in GIT_SETTINGS.items():
             config.set_value(section, option, value)
@@ -164,7 +176,8 @@ def create_study(root: Path, idea: str) -> Study:
 
 
 def _claim_directory(root: Path, idea: str) -> Study:
-    """Two studies started in the same second must not share a name: the later one waits for the next second."""
+    """Create the directory of a study. One that is started in the same second as another waits for the next second, so
+    that their names differ."""
     while True:
         name = f"{datetime.now():%Y%m%d_%H%M%S}_{idea}"
         study = Study(root / "runs" / name, root / "notes" / name)
@@ -177,7 +190,10 @@ def _claim_directory(root: Path, idea: str) -> Study:
 
 
 def find_study(path: Path) -> tuple[Study, State] | None:
-    """The study that a directory under runs/ or notes/ belongs to, and its state. Raises BadLedger."""
+    """Return the study of a directory under runs/ or notes/ with its state, or None if it has no events.
+
+    Raise BadLedger if its ledger cannot be read.
+    """
     path = path.resolve()
     root = path.parent.parent
     study = (
@@ -185,18 +201,21 @@ def find_study(path: Path) -> tuple[Study, State] | None:
         if path.parent.name == "notes"
         else Study(path, root / "notes" / path.name)
     )
-    return (study, derive(ledger.read(study.ledger))) if study.ledger.exists() else None
+    events = ledger.read(study.ledger) if study.ledger.exists() else []
+    return (study, derive(events)) if events else None
 
 
 def find_study_to_resume(root: Path, path: Path | None) -> tuple[Study, State]:
-    """The study at `path`, or the newest one that has not ended. Raises UserError or BadLedger."""
+    """Return the study at `path`, or the newest unfinished one, with its state.
+
+    Raise UserError if there is none, BadLedger if a ledger cannot be read.
+    """
     if path:
-        found = find_study(path)
-        if found is None or found[1].started is None:
-            raise UserError(f"{path} is not a study that has started: give one of {root / 'runs'}")
-        return found
+        if study := find_study(path):
+            return study
+        raise UserError(f"{path} is not a study that has started: give a directory in {root / 'runs'}")
     for directory in sorted((root / "runs").glob("*/"), reverse=True):
-        found = find_study(directory)
-        if found and found[1].started and not found[1].finished:
-            return found
-    raise UserError(f"no study under {root / 'runs'} waits to be resumed; agent run starts one")
+        study = find_study(directory)
+        if study and not study[1].finished:
+            return study
+    raise UserError(f"no study in {root / 'runs'} is unfinished: start one with `agent run`")

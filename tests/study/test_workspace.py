@@ -1,4 +1,4 @@
-"""A study's directory: what an experiment planted there does no harm, and one driver at a time works on it."""
+"""The directory of a study: what an experiment plants there does no harm, and one driver at a time works in it."""
 
 from pathlib import Path
 
@@ -12,25 +12,25 @@ from agent.study.workspace import Study, StudyBusy
 def study(tmp_path: Path) -> Study:
     study = Study(tmp_path / "study", tmp_path / "notes")
     study.directory.mkdir()
-    log_path(study.run_dir(1), "stdout").write_text("said")
+    log_path(study.run_dir(1), "stdout").write_text("output")
     return study
 
 
-def test_nothing_is_written_through_a_planted_link(study: Study, tmp_path: Path):
-    precious = tmp_path / "precious"
-    precious.write_text("untouched")
+def test_the_driver_writes_through_no_link_of_an_experiment(study: Study, tmp_path: Path):
+    outside = tmp_path / "outside"
+    outside.write_text("untouched")
     directory = study.run_dir(1)
     directory.mkdir()
     for name in (*DRIVER_FILES, "stdout.log", "stderr.log"):
-        (directory / name).symlink_to(precious)
+        (directory / name).symlink_to(outside)
     assert collect_run_files(study.run_dir(1), "as it ran") is None
-    assert precious.read_text() == "untouched"
+    assert outside.read_text() == "untouched"
     assert (directory / "experiment.py").read_text() == "as it ran"
-    assert (directory / "stdout.log").read_text() == "said"
+    assert (directory / "stdout.log").read_text() == "output"
     assert not (directory / "final_info.json").is_symlink()
 
 
-def test_a_directory_in_the_place_of_a_file_is_removed(study: Study):
+def test_a_directory_with_the_name_of_a_driver_file_is_replaced(study: Study):
     (study.run_dir(1) / "experiment.py" / "deep").mkdir(parents=True)
     (study.run_dir(1) / "stdout.log").mkdir()
     collect_run_files(study.run_dir(1), "as it ran")
@@ -38,7 +38,7 @@ def test_a_directory_in_the_place_of_a_file_is_removed(study: Study):
 
 
 @pytest.mark.parametrize("kind", ["link", "file"])
-def test_a_run_directory_that_is_none_is_tampered_with(study: Study, tmp_path: Path, kind: str):
+def test_a_run_whose_directory_was_replaced_is_tampered(study: Study, tmp_path: Path, kind: str):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     if kind == "link":
@@ -52,15 +52,15 @@ def test_a_run_directory_that_is_none_is_tampered_with(study: Study, tmp_path: P
     assert (study.run_dir(1) / "experiment.py").exists()
 
 
-def test_what_was_kept_already_stays(study: Study):
+def test_logs_survive_a_second_collection(study: Study):
     collect_run_files(study.run_dir(1), "as it ran")
     collect_run_files(study.run_dir(1), "as it ran")
-    assert (study.run_dir(1) / "stdout.log").read_text() == "said"
+    assert (study.run_dir(1) / "stdout.log").read_text() == "output"
 
 
-def test_the_lock_is_free_after_use_and_names_its_holder_meanwhile(study: Study):
-    said = r"study is being worked on by process \d+ on \w+"
-    with study.lock(), pytest.raises(StudyBusy, match=said), study.lock():
+def test_a_study_in_use_names_its_driver_and_is_free_afterwards(study: Study):
+    message = r"study is in use by process \d+ on \w+"
+    with study.lock(), pytest.raises(StudyBusy, match=message), study.lock():
         pass
     with study.lock():
         pass
