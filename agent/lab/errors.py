@@ -8,8 +8,13 @@ class UserError(Exception):
     """A mistake or a condition the user can mend. Shown as one line, without a traceback."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The known names closest to a mistyped one, as the end of an error message."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:8]
     return f"did you mean {' or '.join(close)}?" if close else "none is known"
+
+
+def describe(error: Exception) -> str:
+    """Return an exception as one line: its type and the first line of its message."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

@@ -1,4 +1,4 @@
-"""The evaluator as a program: by hand for the run directories given, or for a driver that asks on stdin.
+"""The evaluator as a program: by hand for the run directories given, or for a driver that sends requests on stdin.
 
 python -P -m agent.lab.evaluation RUN_DIR [RUN_DIR ...]    score checkpoints, write each run's final_info.json
 python -P -m agent.lab.evaluation --serve                  answer requests (see requests.py), a line each, until EOF
@@ -24,7 +24,7 @@ from agent.lab.results import FinalInfo, Sentinels, headline, write
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
 
-STAGES = 3  # libraries, model, checkpoint; then what is scored
+LOADING_STAGES = 3  # libraries, model, checkpoint
 SENTINELS = 4
 
 
@@ -43,76 +43,82 @@ def main() -> None:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     if args.serve:
-        with one_line_errors("the request under way has no answer"):
-            answer(map(requests.parse_request, sys.stdin))
+        with one_line_errors("the current request has no result"):
+            handle_requests(map(requests.parse_request, sys.stdin))
     else:
         run_dirs: list[Path] = [path.absolute() for path in args.run_dirs]
         with one_line_errors(f"evaluate again with python -P -m agent.lab.evaluation {' '.join(map(str, run_dirs))}"):
-            catalogue.parse_evals(args.evals)  # refused at once where it names none
-            answer(Score(run_dir=run_dir, evals=_settled(run_dir, args.evals)) for run_dir in run_dirs)
+            catalogue.parse_evals(args.evals)  # an unknown name is refused before anything is scored
+            handle_requests(Score(run_dir=path, evals=_resolve_evals(path, args.evals)) for path in run_dirs)
 
 
-def answer(asked: Iterable[Score | TrySentinels]) -> None:
-    """Answer each request with the file that it names. Evaluators are kept from one to the next. Raises UserError."""
+def handle_requests(stream: Iterable[Score | TrySentinels]) -> None:
+    """Write the result file of each request. Evaluators are reused. Raises UserError."""
     evaluators: dict[tuple[str, str], Evaluator] = {}
-    for request in asked:
+    for request in stream:
         if not request.run_dir.is_dir():
-            raise UserError(f"{request.run_dir} is no run directory")
-        result = one(request, evaluators)
+            raise UserError(f"{request.run_dir} is not a run directory")
+        result = handle_request(request, evaluators)
         write(request.run_dir, result, request.out)
         if isinstance(result, FinalInfo):
-            summarise(result)
+            print_headline(result)
 
 
-def one(asked: Score | TrySentinels, evaluators: "dict[tuple[str, str], Evaluator]") -> FinalInfo | Sentinels:
-    """One answer; an evaluator already made for the run's model and hook is used again. Raises UserError."""
-    with stage_progress("evaluating", STAGES + (_count(asked) if isinstance(asked, Score) else SENTINELS)) as done:
+def handle_request(
+    request: Score | TrySentinels, evaluators: "dict[tuple[str, str], Evaluator]"
+) -> FinalInfo | Sentinels:
+    """Return the result of a request, by the evaluator of the run's (model, hook), loaded if need be.
+
+    Raises UserError.
+    """
+    with stage_progress("evaluating", LOADING_STAGES + _scoring_stages(request)) as progress:
         from agent.lab import checkpoint
         from agent.lab.evaluation import scoring, sentinels
         from agent.lab.evaluation.evaluator import Evaluator
-        from agent.lab.evaluation.scoring import bad_checkpoint
         from agent.lab.evaluation.world_evaluator import WorldEvaluator
 
-        done("libraries")
+        progress("libraries")
         try:
-            header = checkpoint.read_header(asked.run_dir / "checkpoint")
+            header = checkpoint.read_header(request.run_dir / "checkpoint")
         except checkpoint.CheckpointError as error:
-            if isinstance(asked, TrySentinels):
+            if isinstance(request, TrySentinels):
                 raise
-            return bad_checkpoint(error, asked.split)
-        if isinstance(asked, Score) and not asked.slice:
-            done.count -= sum(not catalogue.suits(family, is_world(header.model)) for family in asked.evals)
+            return scoring.bad_checkpoint(error, request.split)
+        if isinstance(request, Score) and not request.slice:
+            progress.count -= sum(not catalogue.suits(family, is_world(header.model)) for family in request.evals)
         key = (header.model, header.hook_name)
         if key not in evaluators:
             evaluators[key] = (WorldEvaluator if is_world(header.model) else Evaluator)(*key)
-        done("model")
-        if isinstance(asked, Score):
-            return scoring.score(evaluators[key], asked, done)
-        return sentinels.check_evaluator(evaluators[key], asked.run_dir, done)
+        progress("model")
+        if isinstance(request, Score):
+            return scoring.score(evaluators[key], request, progress)
+        return sentinels.check_evaluator(evaluators[key], request.run_dir, progress)
 
 
-def _settled(run_dir: Path, asked: str) -> tuple[str, ...]:
-    """The families that can score a run by hand; those of a tier that cannot are said. Raises UserError."""
+def _scoring_stages(request: Score | TrySentinels) -> int:
+    """Count the families, the random floor and the idea's own figures, or the sentinels."""
+    if isinstance(request, TrySentinels):
+        return SENTINELS
+    return (1 if request.slice else len(request.evals) + 1) + bool(request.analysis)
+
+
+def _resolve_evals(run_dir: Path, evals: str) -> tuple[str, ...]:
+    """Return the families that can score a run, and print those of a tier that cannot. Raises UserError."""
     from agent.lab import checkpoint
     from agent.lab.evaluation import doctor
 
     try:
         header = checkpoint.read_header(run_dir / "checkpoint")
     except checkpoint.CheckpointError:
-        return requests.QUICK  # its verdict says it all
-    evals, left_out = doctor.resolve_families(doctor.eval_target(header.model, header.hook_name), asked)
-    for name, why in left_out.items():
-        notify(f"left out of {asked}: {name}: {why}")
-    return evals
+        return requests.QUICK  # nothing is scored: the verdict is bad_checkpoint
+    names, left_out = doctor.resolve_families(doctor.eval_target(header.model, header.hook_name), evals)
+    for name, reason in left_out.items():
+        notify(f"left out of {evals}: {name}: {reason}")
+    return names
 
 
-def _count(asked: Score) -> int:
-    """What is scored: the families, the floor, the idea's own measures."""
-    return (1 if asked.slice else len(asked.evals) + 1) + bool(asked.analysis)
-
-
-def summarise(info: FinalInfo) -> None:
-    """The headline as greppable lines."""
+def print_headline(info: FinalInfo) -> None:
+    """Print the verdict and the headline metrics as greppable lines."""
     print(f"verdict: {info.verdict.name}")
     if not info.verdict.ok:
         print(f"evidence: {info.verdict.evidence}")

@@ -55,7 +55,7 @@ def read_windows(model: "HookedTransformer", hook_name: str, ids: Tensor) -> Win
             for each in zip(*(part.split(BATCH_WINDOWS) for part in (ids, entering, hooked)), strict=True)
         ]
     )
-    return Windows(ids, entering, hooked, own, activations.ordinary(model, ids)[:, :-1].sum())
+    return Windows(ids, entering, hooked, own, activations.ordinary_mask(model, ids)[:, :-1].sum())
 
 
 def resume_point(hook_name: str) -> tuple[str, int]:
@@ -77,7 +77,7 @@ def window_losses(model: "HookedTransformer", hook_name: str, ids: Tensor, enter
     """The model's loss `[windows]`, summed over what it predicts from ordinary tokens; arguments as for `logits`."""
     found = logits(model, hook_name, entering, hooked)
     each = model.loss_fn(found, ids.to(found.device), per_token=True)
-    return (each * activations.ordinary(model, ids)[:, :-1]).sum(1)
+    return (each * activations.ordinary_mask(model, ids)[:, :-1]).sum(1)
 
 
 @torch.no_grad()
@@ -92,7 +92,7 @@ def ablate(
     products = torch.zeros(len(sets), len(sets), dtype=torch.float64)
     for rows in torch.arange(len(windows.ids)).split(BATCH_WINDOWS):
         ids, entering, hooked = windows.ids[rows], windows.entering[rows], windows.hooked[rows]
-        predicting = activations.ordinary(model, ids)[:, :-1]
+        predicting = activations.ordinary_mask(model, ids)[:, :-1]
         latents = sae.encode(hooked.float())
         own = logits(model, hook_name, entering, hooked)[:, :-1].log_softmax(-1)[predicting]
         answers = ids[:, 1:].to(own.device)[predicting][:, None]
@@ -121,7 +121,7 @@ def loss_gradient(model: "HookedTransformer", hook_name: str, windows: Windows) 
         at = hooked.detach().float().requires_grad_(True)
         window_losses(model, hook_name, ids, entering, at.to(hooked.dtype)).sum().backward()
         assert at.grad is not None
-        here = activations.ordinary(model, ids)
+        here = activations.ordinary_mask(model, ids)
         rows.append(hooked[here].float())
         gradients.append(at.grad[here])
     return torch.cat(rows), torch.cat(gradients)

@@ -1,25 +1,21 @@
-"""The evaluation families: what each needs, and how it scores an SAE.
+"""The catalogue of evaluation families: their names, tiers, and the kinds of model that they suit. No torch here.
 
-Each is a module of this package that is a `Family`. What it needs is asked before any time is spent, by `agent doctor`
-and by every study, so `unmet_requirements` must know all of it from an `EvalTarget`, in a second, without loading a model.
+The families themselves are the modules of `families`.
 """
 
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
-from agent.lab.errors import UserError, nearest
+from agent.lab.errors import UserError, did_you_mean
 from agent.lab.evaluation.requests import QUICK
 from agent.lab.metrics import METRICS, family_of
 
-if TYPE_CHECKING:
-    pass
-
-# Core comes first: the others are not asked of an SAE whose outputs are not finite.
+# Core comes first: an SAE whose outputs are not finite is scored by no other.
 NAMES = (
     "core",
     "sparse_probing_sae_probes",
@@ -43,7 +39,7 @@ TIERS = {
 
 @dataclass(frozen=True)
 class UnmetRequirement:
-    """A precondition that is not met."""
+    """A requirement of a family that is not met, and what to do about it."""
 
     reason: str  # "the model cannot spell: 3 of 26 letters ..."
     remedy: str  # "use a larger model"
@@ -51,19 +47,19 @@ class UnmetRequirement:
 
 @dataclass(frozen=True)
 class EvalTarget:
-    """Where an evaluation would run, as far as that is known without loading a model."""
+    """A model and hook to evaluate on, as far as they are known without loading the model."""
 
     model: str  # its name, as the user gave it
     hook_name: str
-    world: bool  # a synthetic world: no text, no tokenizer, the truth is known
+    world: bool  # a synthetic world: no text, no tokenizer, known features
     config: Mapping[str, Any]  # the model's config.json; empty for a world, and for a hub model that is not stored
-    tokenizer: Callable[[], Any]  # loads it (a transformers tokenizer); None for a world
-    folder: Path  # where evaluation artefacts of this model and hook are cached
+    tokenizer: Callable[[], Any]  # loads the transformers tokenizer; returns None for a world
+    folder: Path  # the cache folder of this model and hook
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
 
 class CheckedFamily(BaseModel):
-    """A family, and what it lacks somewhere."""
+    """A family, and its unmet requirements on a target."""
 
     name: str
     summary: str
@@ -71,47 +67,47 @@ class CheckedFamily(BaseModel):
 
 
 class Report(BaseModel):
-    """What can be evaluated at a place. Written by agent.lab.evaluation.doctor."""
+    """The families that can run on a model and hook, and the machine. Written by agent.lab.evaluation.doctor."""
 
     model: str
     hook_name: str
-    machine: dict[str, str]  # what there is of it -> how it stands
+    machine: dict[str, str]  # device, cache, text -> their state
     families: list[CheckedFamily]
-    unsuited: list[str]  # of the tier, what cannot be asked of this kind of model
+    unsuited: list[str]  # families of the tier that do not suit this kind of model
     why_unsuited: str
 
 
 def suits(name: str, world: bool) -> bool:
-    """Whether a family can be asked of this kind of model at all: a world has no text, a language model no truth."""
+    """Return whether a family suits a synthetic world (it has no text) or a language model (no known features)."""
     return name in ("core", "meta_structure", "synthetic") if world else name != "synthetic"
 
 
 def unsuited_requirement(world: bool) -> UnmetRequirement:
-    """What this kind of model lacks for the families that do not suit it."""
+    """Return the requirement that this kind of model fails for every family that does not suit it."""
     if world:
         return UnmetRequirement("a synthetic world has no text and no language model", "use --evals synthetic")
     return UnmetRequirement("the true features of a language model are not known", "use --model synth2k")
 
 
 def parse_evals(text: str, *more: str) -> tuple[str, ...]:
-    """The families that `--evals` names: a tier, or names with commas between them; core always, and `more`.
+    """Return the families of `--evals` in catalogue order: a tier or comma-separated names, plus core and `more`.
 
-    Raises UserError.
+    Raises UserError for an unknown name.
     """
-    asked = set(TIERS[text]) if text in TIERS else named_families(text)
-    return tuple(name for name in NAMES if name in {"core", *asked, *more})
+    families = set(TIERS[text]) if text in TIERS else named_families(text)
+    return tuple(name for name in NAMES if name in {"core", *families, *more})
 
 
 def named_families(text: str) -> set[str]:
-    """The families that `--evals` names one by one: none where it names a tier. Raises UserError."""
-    asked = set() if text in TIERS else {name.strip() for name in text.split(",")}
-    for name in asked:
+    """Return the families that `--evals` names one by one; a tier names none. Raises UserError for an unknown name."""
+    names = set() if text in TIERS else {name.strip() for name in text.split(",")}
+    for name in names:
         if name not in NAMES:
-            raise UserError(f"unknown evaluation {name!r}: {nearest(name, [*TIERS, *NAMES])}")
-    return asked
+            raise UserError(f"unknown evaluation {name!r}: {did_you_mean(name, [*TIERS, *NAMES])}")
+    return names
 
 
-def measurable(name: str, world: bool) -> bool:
-    """Whether a metric can have a value on a synthetic world, or on a language model."""
-    lost = world and METRICS[name].group == "model preservation"  # there is no loss
-    return suits(family_of(name), world) and not lost
+def measurable(metric: str, world: bool) -> bool:
+    """Return whether a metric can have a value on a synthetic world, or on a language model."""
+    needs_loss = METRICS[metric].group == "model preservation"
+    return suits(family_of(metric), world) and not (world and needs_loss)

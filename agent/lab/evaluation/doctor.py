@@ -1,6 +1,6 @@
-"""What can be evaluated here, and what is missing for the rest; no model is loaded.
+"""Checks of what the evaluation families need, without loading a model.
 
-python -P -m agent.lab.evaluation.doctor --model M --hook_name H --evals E --out FILE    write a families.Report as JSON
+python -P -m agent.lab.evaluation.doctor --model M --hook_name H --evals E --out FILE    write a catalogue.Report
 """
 
 import argparse
@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.lab import cache, files, fingerprint, models, text
 from agent.lab.defaults import is_world
-from agent.lab.errors import UserError
+from agent.lab.errors import UserError, describe
 from agent.lab.evaluation import catalogue, families
 from agent.lab.evaluation.catalogue import CheckedFamily, EvalTarget, Report, UnmetRequirement
 from agent.lab.evaluation.evaluator import artefact_folder
@@ -27,24 +27,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
     with one_line_errors("nothing was changed"):
-        here = eval_target(args.model, args.hook_name)
-        names = requested_families(here, args.evals, required_families(here, args.evals))
+        target = eval_target(args.model, args.hook_name)
+        names = requested_families(target, args.evals, required_families(target, args.evals))
         report = Report(
             model=args.model,
             hook_name=args.hook_name,
             machine=machine_summary(),
-            families=check_families(here, names),
+            families=check_families(target, names),
             unsuited=[name for name in catalogue.parse_evals(args.evals) if name not in names],
-            why_unsuited=catalogue.unsuited_requirement(here.world).reason,
+            why_unsuited=catalogue.unsuited_requirement(target.world).reason,
         )
         files.write_atomically(args.out, report.model_dump_json())
 
 
 def eval_target(model: str, hook_name: str) -> EvalTarget:
-    """A model and hook, as far as they are known without loading or fetching. Raises UserError for an unknown model."""
+    """Describe a model and hook without loading or fetching anything. Raises UserError for an unknown model."""
     world = is_world(model)
-    directory = None if world else models.stored(model)
-    named = json.loads((directory / "config.json").read_text()) if directory else {}
+    directory = None if world else models.find_directory(model)
+    config = json.loads((directory / "config.json").read_text()) if directory else {}
 
     @functools.cache
     def tokenizer() -> Any:
@@ -55,65 +55,66 @@ def eval_target(model: str, hook_name: str) -> EvalTarget:
         return AutoTokenizer.from_pretrained(directory) if directory else None
 
     folder = artefact_folder(model, models.identity(model) if directory or world else "not-stored", hook_name)
-    return EvalTarget(model, hook_name, world, named.get("text_config", named), tokenizer, folder)
+    return EvalTarget(model, hook_name, world, config.get("text_config", config), tokenizer, folder)
 
 
-def check_families(here: EvalTarget, names: tuple[str, ...]) -> list[CheckedFamily]:
-    """What each family lacks. One that cannot even tell lacks that."""
-    found = []
+def check_families(target: EvalTarget, names: tuple[str, ...]) -> list[CheckedFamily]:
+    """Return the families with their unmet requirements; a check that fails counts as an unmet requirement."""
+    checked = []
     for name in names:
+        summary = ""
         try:
             family = families.load(name)
-            suited = catalogue.suits(name, here.world)
-            unmet = family.unmet_requirements(here) if suited else [catalogue.unsuited_requirement(here.world)]
-            found.append(CheckedFamily(name=name, summary=family.SUMMARY, unmet_requirements=unmet))
-        except Exception as error:  # a package that is broken, a tokenizer that cannot be read
-            why = f"it cannot be checked: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            found.append(
-                CheckedFamily(name=name, summary="", unmet_requirements=[UnmetRequirement(why, "mend that first")])
-            )
-    return found
+            if catalogue.suits(name, target.world):
+                unmet = family.unmet_requirements(target)
+            else:
+                unmet = [catalogue.unsuited_requirement(target.world)]
+            summary = family.SUMMARY
+        except Exception as error:  # a broken package, a tokenizer that cannot be read
+            unmet = [UnmetRequirement(f"its requirements cannot be checked: {describe(error)}", "mend that first")]
+        checked.append(CheckedFamily(name=name, summary=summary, unmet_requirements=unmet))
+    return checked
 
 
-def required_families(here: EvalTarget, evals: str, *needed: str) -> set[str]:
-    """The families without which nothing runs: core, on a synthetic world the truth, what is `needed` or named."""
-    return {"core", *needed, *catalogue.named_families(evals), *(("synthetic",) if here.world else ())}
+def required_families(target: EvalTarget, evals: str, *needed: str) -> set[str]:
+    """Return the families that must run: core, `needed`, those named in `evals`, and on a world synthetic."""
+    return {"core", *needed, *catalogue.named_families(evals), *(("synthetic",) if target.world else ())}
 
 
-def requested_families(here: EvalTarget, evals: str, demanded: set[str]) -> tuple[str, ...]:
-    """Those, and of a tier what suits this kind of model."""
-    chosen = catalogue.parse_evals(evals, *demanded)
-    return tuple(name for name in chosen if name in demanded or catalogue.suits(name, here.world))
+def requested_families(target: EvalTarget, evals: str, required: set[str]) -> tuple[str, ...]:
+    """Return the required families, and those of a tier that suit this kind of model, in catalogue order."""
+    names = catalogue.parse_evals(evals, *required)
+    return tuple(name for name in names if name in required or catalogue.suits(name, target.world))
 
 
-def resolve_families(here: EvalTarget, evals: str, *needed: str) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The families that run where these are asked for, and those of a tier that cannot run, with the reason.
+def resolve_families(target: EvalTarget, evals: str, *needed: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the families to run, and those of a tier that cannot run here, each with the reason.
 
-    Raises UserError where one that is demanded cannot run.
+    Raises UserError if a required family cannot run.
     """
-    named = required_families(here, evals, *needed)
-    found = {
-        each.name: each.unmet_requirements for each in check_families(here, requested_families(here, evals, named))
+    required = required_families(target, evals, *needed)
+    checked = check_families(target, requested_families(target, evals, required))
+    left_out = {
+        family.name: _first_reason(family.unmet_requirements) for family in checked if family.unmet_requirements
     }
-    missing = {name: _in_a_line(lacks) for name, lacks in found.items() if lacks}
-    refused: dict[str, list[str]] = {}
-    for name in named & missing.keys():
-        refused.setdefault(missing[name], []).append(name)
+    refused: dict[str, list[str]] = {}  # reason -> families
+    for name in required & left_out.keys():
+        refused.setdefault(left_out[name], []).append(name)
     if refused:
-        said = (f"{', '.join(sorted(names))} cannot run: {why}" for why, names in refused.items())
-        raise UserError("; ".join(sorted(said)))
-    return tuple(name for name in found if name not in missing), missing
+        lines = (f"{', '.join(sorted(names))} cannot run: {reason}" for reason, names in refused.items())
+        raise UserError("; ".join(sorted(lines)))
+    return tuple(family.name for family in checked if family.name not in left_out), left_out
 
 
-def _in_a_line(lacks: list[UnmetRequirement]) -> str:
-    first, *others = lacks
+def _first_reason(unmet: list[UnmetRequirement]) -> str:
+    first, *others = unmet
     return f"{first.reason}: {first.remedy}" + f" (and {len(others)} more: see agent doctor)" * bool(others)
 
 
 def machine_summary() -> dict[str, str]:
-    """The device, the cache's disk and the text."""
+    """Return the device, the cache with its free space, and the state of the text datasets, in words."""
     try:
-        datasets = f"{text.check()} datasets, whole"
+        datasets = f"{text.check_datasets()} datasets, whole"
     except text.TextMissing as error:
         datasets = str(error)
     return {

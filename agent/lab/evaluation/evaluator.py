@@ -1,7 +1,6 @@
 """One evaluator: a model and everything about it that all its SAEs share, and the scoring of a run."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -79,7 +78,7 @@ class Evaluator:
 
     def load_checkpoint(self, run_dir: Path, held_out: HeldOut) -> Checkpoint:
         """The checkpoint of a run, checked on held-out text. Raises CheckpointError."""
-        loaded = checkpoint.load(run_dir / "checkpoint", models.compute().device)
+        loaded = checkpoint.load(run_dir / "checkpoint", models.device_config().device)
         if loaded.header.d_in != held_out.activations.shape[1]:
             raise checkpoint.CheckpointError(
                 f"d_in is {loaded.header.d_in}, the hook's width {held_out.activations.shape[1]}"
@@ -173,7 +172,7 @@ class Evaluator:
     def _read(self, ids: Tensor) -> HeldOut:
         batches = ids.split(core.BATCH_WINDOWS)
         rows = [
-            activations.run_to_hook(self.model, ids, self.hook_name)[activations.ordinary(self.model, ids)].float()
+            activations.run_to_hook(self.model, ids, self.hook_name)[activations.ordinary_mask(self.model, ids)].float()
             for ids in batches
         ]
         return HeldOut(ids, torch.cat(rows), torch.cat(rows).mean(0))
@@ -181,14 +180,5 @@ class Evaluator:
 
 def artefact_folder(model_name: str, identity: str, hook_name: str) -> Path:
     """The folder in the cache of what an evaluation makes of a model and hook."""
-    key = f"{identity}-{cache.slug(hook_name)}-{models.compute().device[:4]}-v{FORMAT}"
+    key = f"{identity}-{cache.slug(hook_name)}-{models.device_config().device[:4]}-v{FORMAT}"
     return cache.root() / "evaluation" / f"{cache.slug(Path(model_name).name)}-{key}"
-
-
-def _emptied(folder: Path) -> Path:
-    """A new folder in the place of whatever an experiment may have put there."""
-    if folder.is_symlink() or folder.is_file():
-        folder.unlink()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    return folder

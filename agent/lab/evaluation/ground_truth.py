@@ -9,7 +9,7 @@ from sae_lens.synthetic import SyntheticModel
 from torch import Tensor
 
 from agent.lab.evaluation.sae_adapter import BenchSAE
-from agent.lab.results import Scored
+from agent.lab.results import FamilyScores
 
 MATCHED = 0.5  # cosine from which a decoder row is its feature's; random rows reach 0.3 in 256 dimensions
 
@@ -17,7 +17,7 @@ MATCHED = 0.5  # cosine from which a decoder row is its feature's; random rows r
 CARRIED = 0.4  # SAE-Bench's threshold: of the parent's own size, what an absorbing latent writes along its direction
 
 
-def measure(world: "SyntheticModel", sae: "BenchSAE", features: Sequence[Tensor]) -> tuple[Scored, dict]:
+def measure(world: "SyntheticModel", sae: "BenchSAE", features: Sequence[Tensor]) -> tuple[FamilyScores, dict]:
     """The scores on samples given by their features (sparse batches `[batch, num_features]`), and a record of all."""
     from sae_lens.synthetic.evals import eval_sae_on_synthetic_data
 
@@ -40,7 +40,7 @@ def measure(world: "SyntheticModel", sae: "BenchSAE", features: Sequence[Tensor]
     }
     not_applicable = {"absorption": absorbed.why_not} if absorbed.why_not else {}
     record = {**found.to_dict(), "absorption": {"rate": absorbed.rate, "parents": absorbed.parents}}
-    return Scored(metrics=metrics, not_applicable=not_applicable), record
+    return FamilyScores(metrics=metrics, not_applicable=not_applicable), record
 
 
 class Replay:

@@ -1,4 +1,4 @@
-"""What the evaluator is asked, one JSON object a line. No torch here: the driver builds them."""
+"""Requests to the evaluator, one JSON object a line. No torch here: the driver builds them."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,12 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from agent.lab.errors import UserError
 
 Split = Literal["dev", "test"]
-QUICK = ("core", "sparse_probing_sae_probes", "synthetic")  # of which a model has those that suit it
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]  # bare: nothing is written elsewhere
+QUICK = ("core", "sparse_probing_sae_probes", "synthetic")  # a model is scored by those that suit its kind
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]  # bare, so that no other folder is written
 
 
 class RunRequest(BaseModel):
-    """The run that a request is about, and the file in it that the answer appears as, whole."""
+    """A run directory, and the file in it that the result is written to, whole or not at all."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -22,17 +22,17 @@ class RunRequest(BaseModel):
 
 
 class Score(RunRequest):
-    """Score the run's checkpoint; the answer is a FinalInfo."""
+    """Score the run's checkpoint; the result is a FinalInfo."""
 
     task: Literal["score"] = "score"
     split: Split = "dev"  # the held-out text of core
     evals: tuple[str, ...] = QUICK  # families, core first
-    slice: bool = False  # one batch of core and nothing else, to see that it works
-    analysis: Path | None = None  # an idea's analysis.py, whose measures are taken too
+    slice: bool = False  # the smoke test: one batch of core and nothing else
+    analysis: Path | None = None  # an idea's analysis.py, whose figures are computed too
 
 
 class TrySentinels(RunRequest):
-    """Try the evaluator on SAEs whose scores are known; the run is a trained baseline, the answer a Sentinels."""
+    """Score SAEs whose scores are known, beside the trained baseline in `run_dir`; the result is a Sentinels."""
 
     task: Literal["sentinels"] = "sentinels"
 
@@ -42,11 +42,10 @@ _REQUEST: TypeAdapter[Score | TrySentinels] = TypeAdapter(Request)
 
 
 def parse_request(line: str) -> Score | TrySentinels:
-    """A request from its line. Raises UserError."""
+    """Parse a line. Raises UserError if it is not a request."""
     try:
         return _REQUEST.validate_json(line)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(
-            f"no request: {line.strip()[:200]} ({'.'.join(map(str, first['loc']))}: {first['msg']})"
-        ) from None
+        field = ".".join(map(str, first["loc"]))
+        raise UserError(f"not a request: {line.strip()[:200]} ({field}: {first['msg']})") from None

@@ -1,4 +1,4 @@
-"""What several evaluation families need alike of the place where they run."""
+"""Requirements that several evaluation families share."""
 
 from typing import Any
 
@@ -6,49 +6,26 @@ from agent.lab import cache, models, text
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 
 
-def check_language_model(place: EvalTarget, megabytes: float = 0) -> list[UnmetRequirement]:
-    """What is missing for an evaluation of a language model on the project's text that writes so much to the cache."""
-    return [*check_model_files(place), *_check_hook(place), *_check_text(), *check_disk(place, megabytes)]
+def check_language_model(target: EvalTarget, megabytes: float = 0) -> list[UnmetRequirement]:
+    """Return what is missing to evaluate a language model on the wheel's text and write `megabytes` to the cache."""
+    return [*check_model_files(target), *_check_hook(target), *_check_text(), *check_disk(target, megabytes)]
 
 
-def residual_width(config: Any) -> int:
-    """The model's residual stream, as its config.json has it."""
-    return next((config[name] for name in ("hidden_size", "n_embd", "d_model") if name in config), 4096)
-
-
-def check_model_files(place: EvalTarget) -> list[UnmetRequirement]:
-    """What is missing to have the model's files."""
-    if place.config or not (refusal := models.hub_refusal()):
+def check_model_files(target: EvalTarget) -> list[UnmetRequirement]:
+    """Return what is missing if the model is neither stored here nor to be had from the hub."""
+    if target.config or not (refusal := models.hub_error()):
         return []
     return [
         UnmetRequirement(
-            f"{place.model} is not stored on this machine and the hub cannot be reached ({refusal})",
+            f"{target.model} is not stored on this machine and the hub cannot be reached ({refusal})",
             "use tiny-lm, a local directory, or fetch it where there is a network",
         )
     ]
 
 
-def _check_hook(place: EvalTarget) -> list[UnmetRequirement]:
-    if not models.HOOK.fullmatch(place.hook_name):
-        return [UnmetRequirement(f"{place.hook_name} gives no vector a token", "use one like blocks.1.hook_resid_post")]
-    layers = next((place.config[name] for name in ("num_hidden_layers", "n_layer") if name in place.config), None)
-    if layers is None or models.layer_of(place.hook_name) < layers:
-        return []
-    return [UnmetRequirement(f"the model has no hook {place.hook_name}", f"its layers are 0 to {layers - 1}")]
-
-
-def _check_text() -> list[UnmetRequirement]:
-    try:
-        text.check()
-    except text.TextMissing as error:
-        why, _, do = str(error).rpartition(": ")
-        return [UnmetRequirement(why, do)]
-    return []
-
-
-def check_disk(place: EvalTarget, megabytes: float) -> list[UnmetRequirement]:
-    """What is missing to write so much to the cache, and a tenth more."""
-    if (free := cache.free_space(place.folder) / 1e6) >= 1.1 * megabytes:
+def check_disk(target: EvalTarget, megabytes: float) -> list[UnmetRequirement]:
+    """Return what is missing to write `megabytes`, and a tenth more, to the cache."""
+    if (free := cache.free_space(target.folder) / 1e6) >= 1.1 * megabytes:
         return []
     return [
         UnmetRequirement(
@@ -56,3 +33,28 @@ def check_disk(place: EvalTarget, megabytes: float) -> list[UnmetRequirement]:
             "free some space or point SAE_AGENT_CACHE at another disk",
         )
     ]
+
+
+def residual_width(config: Any) -> int:
+    """Return the width of the residual stream by the model's config.json, or 4096 if it is not named there."""
+    return next((config[name] for name in ("hidden_size", "n_embd", "d_model") if name in config), 4096)
+
+
+def _check_hook(target: EvalTarget) -> list[UnmetRequirement]:
+    hook_name = target.hook_name
+    if not models.HOOK.fullmatch(hook_name):
+        reason = f"hook {hook_name} has no per-token activation vector"
+        return [UnmetRequirement(reason, "use one like blocks.1.hook_resid_post")]
+    layers = next((target.config[name] for name in ("num_hidden_layers", "n_layer") if name in target.config), None)
+    if layers is None or models.layer_of(hook_name) < layers:
+        return []
+    return [UnmetRequirement(f"the model has no hook {hook_name}", f"its layers are 0 to {layers - 1}")]
+
+
+def _check_text() -> list[UnmetRequirement]:
+    try:
+        text.check_datasets()
+    except text.TextMissing as error:
+        reason, _, remedy = str(error).rpartition(": ")
+        return [UnmetRequirement(reason, remedy)]
+    return []

@@ -95,7 +95,7 @@ def bench_config(model: str, hook_name: str, d_in: int, d_sae: int, context: int
         context_size=context,
         architecture="custom",
         dtype="float32",
-        device=models.compute().device,
+        device=models.device_config().device,
         prepend_bos=True,
     )
     general_utils._standardize_sae_cfg(cfg)

@@ -27,7 +27,7 @@ class WorldEvaluator(Evaluator):
 
     def load_model(self) -> None:
         worlds.check_hook(self.model_name, self.hook_name)
-        self.world = worlds.load(self.model_name, models.compute().device)
+        self.world = worlds.load(self.model_name, models.device_config().device)
 
     @property
     def context(self) -> int:

@@ -9,7 +9,7 @@ from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
     from agent.lab.evaluation.sae_adapter import BenchSAE
-    from agent.lab.results import Scored
+    from agent.lab.results import FamilyScores
 
 
 class Family(Protocol):
@@ -22,7 +22,7 @@ class Family(Protocol):
         """What is missing for it to run on a kind of model that suits it; empty where it is runnable."""
         ...
 
-    def score(self, evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> "Scored":
+    def score(self, evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> "FamilyScores":
         """Score one SAE. `out` is a new folder of the run's, where SAE-Bench's own JSON is kept; `name` is the SAE's,
         by its content, so that no two SAEs share a cached result. What depends on the model alone is made once and
         kept under `evaluator.folder`. Raises EvaluationError, or whatever SAE-Bench raises: the row says why.

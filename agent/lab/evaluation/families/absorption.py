@@ -18,7 +18,7 @@ from agent.lab.evaluation.bench import patching, spelling
 from agent.lab.evaluation.bench.core import EvaluationError
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 from agent.lab.progress import notify
-from agent.lab.results import Scored
+from agent.lab.results import FamilyScores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +90,7 @@ def _measured(place: EvalTarget) -> "Spelling":
     return found
 
 
-def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
+def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> FamilyScores:
     """SAE-Bench's absorption of one SAE, on the model's side that is already made. Raises EvaluationError.
 
     A dead SAE has no value: one of which no latent fires on any of the test words, or none of those that the k-sparse
@@ -143,7 +143,7 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
     return _scored(patching.answer(out, name), tables[0], fired)
 
 
-def _scored(found: dict[str, Any], table: "pd.DataFrame", fired: "Tensor") -> Scored:
+def _scored(found: dict[str, Any], table: "pd.DataFrame", fired: "Tensor") -> FamilyScores:
     """SAE-Bench's answer with what its means hide: whether the SAE has latents for the letters at all.
 
     `fired [d_sae]` says which latents fire on any of the test words.
@@ -167,9 +167,9 @@ def _scored(found: dict[str, Any], table: "pd.DataFrame", fired: "Tensor") -> Sc
             f"undertrained for this: the latents chosen for the letters find them with a mean F1 of {split_f1:.2f}, "
             f"the model's own probes with {probe_f1:.2f}; where an SAE has no latent for a letter, none is absorbed"
         )
-    return Scored(metrics=patching.metrics(found), details=details, remark=remark)
+    return FamilyScores(metrics=patching.metrics(found), details=details, remark=remark)
 
 
-def _dead(why: str) -> Scored:
+def _dead(why: str) -> FamilyScores:
     """SAE-Bench gives such an SAE a perfect 0.0."""
-    return Scored(metrics=dict.fromkeys(METRICS), not_applicable=dict.fromkeys(METRICS, why))
+    return FamilyScores(metrics=dict.fromkeys(METRICS), not_applicable=dict.fromkeys(METRICS, why))

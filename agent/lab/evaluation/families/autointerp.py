@@ -22,7 +22,7 @@ from agent.lab.evaluation.bench import patching
 from agent.lab.evaluation.bench.core import BATCH_WINDOWS, EvaluationError
 from agent.lab.evaluation.bench.judge import Judge, JudgeError
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
-from agent.lab.results import Scored
+from agent.lab.results import FamilyScores
 
 if TYPE_CHECKING:
     from sae_bench.evals.autointerp.eval_config import AutoInterpEvalConfig
@@ -41,24 +41,26 @@ SECONDS = 5  # for the one question that shows whether the judge is there
 def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
     """What is missing; a judge that is named is asked for one word."""
     try:
-        Judge.chosen(place.environment, timeout=SECONDS).choice([{"role": "user", "content": "Say: yes"}], 5)
+        Judge(place.environment, timeout=SECONDS, pauses=()).ask([{"role": "user", "content": "Say: yes"}], 5)
     except JudgeError as error:
-        return [UnmetRequirement(str(error), error.do)]
+        return [UnmetRequirement(str(error), error.remedy)]
     return []
 
 
-def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
+def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> FamilyScores:
     """SAE-Bench's autointerp of a few latents, by the judge that the environment names.
 
     Raises JudgeError where it gives no answer, EvaluationError where none of its answers can be read.
     """
     from sae_bench.evals.autointerp import main
 
-    judge, text = Judge.chosen(os.environ), Text(evaluator.model, evaluator.held_out("dev"))
+    judge, text = Judge(os.environ), Text(evaluator.model, evaluator.held_out("dev"))
     config = _eval_config(sae, text)
     chosen = config.latents = config.override_latents = choose_latents(sae, text, config)
     if not chosen:
-        return Scored(metrics=dict.fromkeys(METRICS), not_applicable=dict.fromkeys(METRICS, "no latent fires enough"))
+        return FamilyScores(
+            metrics=dict.fromkeys(METRICS), not_applicable=dict.fromkeys(METRICS, "no latent fires enough")
+        )
 
     class Judged(main.AutoInterp):
         def get_api_response(self, messages: Any, max_tokens: int, n_completions: int = 1) -> tuple[list[str], str]:  # noqa: ARG002
@@ -78,7 +80,7 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
             main, Path(scratch), SEED, HookedTransformer=patching.PreloadedModel(text), AutoInterp=Judged
         ):
             device, saes = str(sae.device), [(name, sae)]
-            main.run_eval(config, saes, device, judge.key, str(out.absolute()))  # type: ignore[arg-type]
+            main.run_eval(config, saes, device, "unused", str(out.absolute()))  # type: ignore[arg-type]
     found = patching.answer(out, name)
     if judge.failed:  # and the answer is of what came before
         raise judge.failed
@@ -136,7 +138,7 @@ def _eval_config(sae: "BenchSAE", text: "Text") -> "AutoInterpEvalConfig":
     )
 
 
-def _scored(found: dict[str, Any], asked: int, shown: int, judge: str) -> Scored:
+def _scored(found: dict[str, Any], asked: int, shown: int, judge: str) -> FamilyScores:
     """SAE-Bench's answer, and what a judge would score that always says none of the `shown` pieces of text."""
     answers = found["eval_result_unstructured"]
     if not answers:
@@ -144,7 +146,7 @@ def _scored(found: dict[str, Any], asked: int, shown: int, judge: str) -> Scored
     none = {latent: 1 - len(said["correct seqs"]) / shown for latent, said in answers.items()}
     floor = statistics.mean(none.values())
     unread = f"; its answer on {asked - len(answers)} of them is no list of numbers" * (len(answers) < asked)
-    return Scored(
+    return FamilyScores(
         metrics=patching.metrics(found) | {"always_none_score": floor},
         details={
             f"latent {latent}": {"score": answers[latent]["score"], "always_none": none[latent]}
@@ -160,7 +162,7 @@ class Text:
     def __init__(self, model: "HookedTransformer", held_out: "HeldOut") -> None:
         self.tokenizer, self.to_str_tokens = model.tokenizer, model.to_str_tokens
         self.ids = held_out.ids.to(held_out.activations.device)
-        ordinary = activations.ordinary(model, held_out.ids)  # of the others SAE-Bench reads nothing
+        ordinary = activations.ordinary_mask(model, held_out.ids)  # of the others SAE-Bench reads nothing
         self.activations = held_out.activations.new_zeros(*ordinary.shape, held_out.activations.shape[1])
         self.activations[ordinary] = held_out.activations
         self.row = {tuple(ids): row for row, ids in enumerate(held_out.ids.tolist())}

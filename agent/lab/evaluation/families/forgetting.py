@@ -31,7 +31,7 @@ from agent.lab.evaluation.ablation import BATCH_WINDOWS, Windows, window_losses
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 from agent.lab.evaluation.sae_adapter import BenchSAE
 from agent.lab.files import waiting_lock
-from agent.lab.results import Number, Scored
+from agent.lab.results import FamilyScores, Number
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
@@ -73,21 +73,23 @@ def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
 
 
 @torch.no_grad()
-def score(evaluator: "Evaluator", sae: BenchSAE, out: Path, name: str) -> Scored:
+def score(evaluator: "Evaluator", sae: BenchSAE, out: Path, name: str) -> FamilyScores:
     """The sweep on one SAE, and on a random one as sparse as it is.
 
     `details` holds what each setting added to both losses, the file in `out` which latents it clamped, too.
     """
     found = sweep(evaluator, sae)
     if found is None:
-        return Scored(metrics={"forgetting_score": None}, not_applicable={"forgetting_score": "no latent ever fires"})
+        return FamilyScores(
+            metrics={"forgetting_score": None}, not_applicable={"forgetting_score": "no latent ever fires"}
+        )
     k = max(1, min(round(found.l0), sae.cfg.d_sae))
     floor = evaluator.cached_json(
         f"{CACHE_NAME}-random-{sae.cfg.d_sae}-{k}", lambda _: random_sae_score(evaluator, sae.cfg.d_sae, k)
     )
     about = {"latents": found.latents, "added": found.added}
     files.write_atomically(out / f"{name}_forgetting.json", json.dumps(about, indent=2))
-    return Scored(
+    return FamilyScores(
         metrics={"forgetting_score": found.score, "random_forgetting_score": floor["score"]},
         details=found.added,
         remark=REMARK,
@@ -161,7 +163,7 @@ def encode_text(evaluator: "Evaluator", sae: BenchSAE, read: Text, latents: list
     """Some latents `[windows, context, n]` on the ordinary tokens of a text's windows."""
     return torch.cat(
         [
-            sae.encode(hooked)[..., latents] * activations.ordinary(evaluator.model, ids)[..., None]
+            sae.encode(hooked)[..., latents] * activations.ordinary_mask(evaluator.model, ids)[..., None]
             for ids, hooked in zip(read.ids.split(BATCH_WINDOWS), read.hooked.split(BATCH_WINDOWS), strict=True)
         ]
     )
@@ -198,7 +200,7 @@ def load_texts(evaluator: "Evaluator") -> dict[str, Text]:
             tensors = {f"{on}.{n}": t.contiguous().cpu() for on, parts in made.items() for n, t in parts.items()}
             with files.atomic_path(path) as partial:
                 save_file(tensors, partial)
-    stored, device = load_file(path), models.compute().device
+    stored, device = load_file(path), models.device_config().device
     parts = {n: t if n.endswith("ids") else t.to(device) for n, t in stored.items()}
     evaluator.memory[CACHE_NAME] = {
         on: Text(**{n: parts[f"{on}.{n}"] for n in Text.__dataclass_fields__}) for on in ("forget", "retain")
@@ -218,7 +220,7 @@ def read_text(evaluator: "Evaluator", datasets: tuple[str, ...]) -> dict[str, Te
     choosing = tokens.pack(model, documents[::2], context, CHOOSING * context)[:CHOOSING]
     ids = tokens.pack(model, documents[1::2], context, SCORED * context)[:SCORED]
     rows = [
-        activations.run_to_hook(model, batch, hook_name)[activations.ordinary(model, batch)]
+        activations.run_to_hook(model, batch, hook_name)[activations.ordinary_mask(model, batch)]
         for batch in choosing.split(BATCH_WINDOWS)
     ]
     return {"choosing": torch.cat(rows)} | vars(ablation.read_windows(model, hook_name, ids))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from agent.lab.evaluation.bench import patching
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
-from agent.lab.results import Scored
+from agent.lab.results import FamilyScores
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
@@ -25,7 +25,7 @@ def unmet_requirements(_: EvalTarget) -> list[UnmetRequirement]:
     return []
 
 
-def score(_: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
+def score(_: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> FamilyScores:
     """SAE-Bench's own training on the decoder, from its seed: its entry point sets none. Raises EvaluationError."""
     from sae_bench.evals.meta_structure import main
     from sae_bench.evals.meta_structure.eval_config import MetaStructureEvalConfig
@@ -35,4 +35,4 @@ def score(_: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
         main.run_eval(config, [(name, sae)], str(sae.device), str(out.absolute()))  # type: ignore[list-item]
     metrics = patching.metrics(patching.answer(out, name))
     del metrics["train_time_seconds"]  # says nothing of the SAE, and differs from time to time
-    return Scored(metrics=metrics)
+    return FamilyScores(metrics=metrics)

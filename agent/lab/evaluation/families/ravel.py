@@ -13,7 +13,7 @@ from agent.lab.evaluation import requirements
 from agent.lab.evaluation.bench import patching
 from agent.lab.evaluation.bench.core import EvaluationError
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
-from agent.lab.results import Scored
+from agent.lab.results import FamilyScores
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
@@ -52,7 +52,7 @@ def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
     return missing + requirements.check_disk(place, MEGABYTES)
 
 
-def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
+def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> FamilyScores:
     """The plain call into SAE-Bench. What it makes on the way is made again for each SAE, so a kill leaves nothing.
 
     Raises EvaluationError, or whatever SAE-Bench raises.
@@ -76,7 +76,7 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scor
         with patching.isolated_sae_bench(main, Path(scratch), SEED):
             saes, device = [(name, sae)], str(sae.device)
             main.run_eval(config, saes, device, str(out.absolute()), artifacts_path=scratch)  # type: ignore[arg-type]
-    return Scored(
+    return FamilyScores(
         metrics=patching.metrics(patching.answer(out, name)), remark="this path was never run in this project"
     )
 

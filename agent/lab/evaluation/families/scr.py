@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from agent.lab import models
 from agent.lab.evaluation.bench import labelled_datasets, probe_ablation
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
-from agent.lab.results import Scored
+from agent.lab.results import FamilyScores
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
@@ -32,9 +32,9 @@ def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
     return labelled_datasets.unmet_requirements(place, used, each)
 
 
-def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
+def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> FamilyScores:
     """SAE-Bench's scr_metric_threshold_N, and scr_dir1 and scr_dir2 for either direction, for N latents ablated."""
     asked = probe_ablation.config(
-        sae.cfg.model_name, True, models.context_size(evaluator.model), models.compute().dtype
+        sae.cfg.model_name, True, models.context_size(evaluator.model), models.device_config().dtype
     )
     return probe_ablation.score(evaluator, sae, out, name, asked)

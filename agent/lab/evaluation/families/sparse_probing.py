@@ -13,7 +13,7 @@ import torch
 from agent.lab import models
 from agent.lab.evaluation.bench import labelled_datasets, patching, prompt_activations
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
-from agent.lab.results import Scored
+from agent.lab.results import FamilyScores
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
@@ -44,14 +44,14 @@ def config(model: str, context: int, dtype: torch.dtype) -> Any:
     )
 
 
-def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
+def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> FamilyScores:
     """SAE-Bench's sae_top_N_test_accuracy for N latents, sae_test_accuracy for all, llm_... for the model's own
     activations. Raises EvaluationError."""
-    asked = config(sae.cfg.model_name, models.context_size(evaluator.model), models.compute().dtype)
+    asked = config(sae.cfg.model_name, models.context_size(evaluator.model), models.device_config().dtype)
     return score_with(evaluator, patching.UnitNorm(sae), out, name, asked)
 
 
-def score_with(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str, asked: Any) -> Scored:
+def score_with(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str, asked: Any) -> FamilyScores:
     """The same as `asked` (a SparseProbingEvalConfig) has it."""
     from sae_bench.evals.sparse_probing import main
 
@@ -64,7 +64,7 @@ def score_with(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str, as
     with prompt_activations.lent(evaluator, main, single_dataset):
         main.run_eval(asked, [(name, sae)], str(sae.device), str(out.absolute()), artifacts_path="unused")  # type: ignore[list-item]
     metrics, details = prompt_activations.figures(patching.answer(out, name))
-    return Scored(metrics={name: value for name, value in metrics.items() if value is not None}, details=details)
+    return FamilyScores(metrics={name: value for name, value in metrics.items() if value is not None}, details=details)
 
 
 def probe_accuracies(made: prompt_activations.Made, sae: "BenchSAE", ks: list[int]) -> dict[str, dict[str, float]]:

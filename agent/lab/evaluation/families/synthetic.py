@@ -11,7 +11,7 @@ from agent.lab import worlds
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 from agent.lab.evaluation.ground_truth import MATCHED, descendants, measure
 from agent.lab.evaluation.world_evaluator import WorldEvaluator
-from agent.lab.results import Scored
+from agent.lab.results import FamilyScores
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
@@ -33,7 +33,7 @@ def unmet_requirements(_: EvalTarget) -> list[UnmetRequirement]:
     return []
 
 
-def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
+def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> FamilyScores:
     """Score an SAE on a world's samples; sae_lens's own JSON is kept in `out`, and each parent's figures."""
     assert isinstance(evaluator, WorldEvaluator)
     scored, record = measure(evaluator.world, sae, evaluator.held_out(evaluator.split).features)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from agent.lab import models
 from agent.lab.evaluation.bench import labelled_datasets, probe_ablation
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
-from agent.lab.results import Scored
+from agent.lab.results import FamilyScores
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
@@ -27,9 +27,9 @@ def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
     return labelled_datasets.unmet_requirements(place, used, each)
 
 
-def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Scored:
+def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> FamilyScores:
     """SAE-Bench's tpp_threshold_N_total_metric, ..._intended_diff_only and ..._unintended_diff_only, for N latents."""
     asked = probe_ablation.config(
-        sae.cfg.model_name, False, models.context_size(evaluator.model), models.compute().dtype
+        sae.cfg.model_name, False, models.context_size(evaluator.model), models.device_config().dtype
     )
     return probe_ablation.score(evaluator, sae, out, name, asked)
