@@ -1,4 +1,4 @@
-"""A server on loopback that speaks the protocol of OpenAI's chat completions, one scripted step a request."""
+"""A server on loopback that speaks OpenAI's chat completions: one scripted step for each request."""
 
 import json
 import threading
@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
-CANARY = "canary-4f1d9ab07c2e"  # the key that must be found nowhere
+CANARY = "canary-4f1d9ab07c2e"  # the key, which must leak nowhere
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class Request:
     body: dict[str, Any]
 
     @property
-    def said(self) -> str:
-        """The contents of all messages."""
+    def text(self) -> str:
+        """Return the contents of all messages."""
         return "\n".join(message["content"] for message in self.body["messages"])
 
 
 @dataclass(frozen=True)
 class Step:
-    """A response; `drop` closes the connection after so many bytes of it."""
+    """A response; `drop` closes the connection after so many bytes of the body, and 0 before its status line."""
 
     body: bytes
     status: int = 200
@@ -39,11 +39,13 @@ class Step:
 
 Answer = Step | str
 
+Scripted = Answer | Callable[[Request], Answer]
+
 
 def answer(
     content: str | None, finish: str = "stop", tokens: tuple[int, int] | None = (100, 20), **message: Any
 ) -> Step:
-    """A completion with usage (tokens read, tokens written) unless that is None."""
+    """Return a completion; `tokens` are those of the prompt and of the answer."""
     choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content} | message}
     return completion(choices=[choice], tokens=tokens)
 
@@ -55,17 +57,19 @@ def completion(tokens: tuple[int, int] | None = (100, 20), **fields: Any) -> Ste
 
 
 def error(status: int, message: str = "said the server", code: str | None = None, **headers: str) -> Step:
-    """An error as OpenAI words it; headers with _ for -."""
+    """Return an error in OpenAI's form; headers are written with _ for -."""
     body = {"error": {"message": message, "type": "error", "param": None, "code": code}}
     return Step(json.dumps(body).encode(), status, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
 class ScriptedServer:
-    """Answers with a step a request; what comes after the last one gets a status that is not tried again."""
+    """A server that follows its script, and after its end answers `otherwise`: by default a status without retries."""
 
-    def __init__(self, *script: Answer | Callable[[Request], Answer]) -> None:
-        self._script = list(script)
+    def __init__(self, *script: Scripted, otherwise: Scripted | None = None) -> None:
+        self.script: list[Scripted] = list(script)  # what is still to come
+        self.otherwise = otherwise or error(418, "the script has ended")
         self.requests: list[Request] = []
+        self._lock = threading.Lock()
         scripted = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -80,7 +84,7 @@ class ScriptedServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client needs to find it."""
+        """Return the variables by which a client finds the server."""
         url = f"http://127.0.0.1:{self._server.server_port}/v1"
         return {"OPENAI_API_KEY": CANARY, "OPENAI_BASE_URL": url, "NO_PROXY": "127.0.0.1"}
 
@@ -95,11 +99,9 @@ class ScriptedServer:
     def _respond(self, handler: BaseHTTPRequestHandler) -> None:
         content = handler.rfile.read(int(handler.headers["Content-Length"]))
         request = Request(handler.path, dict(handler.headers), json.loads(content))
-        self.requests.append(request)
-        try:
-            step = self._script[len(self.requests) - 1]
-        except IndexError:
-            step = error(418, "the script has ended")
+        with self._lock:
+            self.requests.append(request)
+            step = self.script.pop(0) if self.script else self.otherwise
         step = step(request) if callable(step) else step
         step = answer(step) if isinstance(step, str) else step
         time.sleep(step.delay)

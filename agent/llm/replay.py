@@ -4,15 +4,16 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.llm.client import WINDOW, Limits, LLMError, Spent, _cleaned, _outcome, _spent
-from agent.llm.transcript import Exchange, Message, outcomes, read
+from agent.lab.chat import Message
+from agent.llm.client import WINDOW, Limits, LLMError, Spent, answer_of, redacted_messages
+from agent.llm.transcript import Exchange, outcomes, read
 
 
 class Replay:
-    """The answers of a transcript in their order, and its failures; no network."""
+    """The answers and failures of a transcript, in their order."""
 
     def __init__(self, transcript: Path) -> None:
-        """Raises BadTranscript."""
+        """Raise BadTranscript."""
         self._path = transcript
         self._exchanges = read(transcript)
         self._outcomes = outcomes(self._exchanges)
@@ -24,30 +25,30 @@ class Replay:
 
     @property
     def spent(self) -> Spent:
-        """What had been spent when the recorded conversation was here."""
+        """Return what had been spent at this point of the recorded conversation."""
         last = self._outcomes[self._next - 1].seq if self._next else -1
-        return _spent([exchange for exchange in self._exchanges if exchange.seq <= last], Limits())
+        return Spent.sum_of([exchange for exchange in self._exchanges if exchange.seq <= last], Limits())
 
     def ask(self, messages: Sequence[Message], purpose: str) -> str:
-        """The recorded answer. Raises LLMError: the recorded one, or where another question was asked."""
-        messages = _cleaned(messages)
+        """Return the recorded answer. Raise LLMError: the recorded one, or if another question was recorded here."""
+        messages = redacted_messages(messages)
         if self._next is None:
-            same = (place for place, exchange in enumerate(self._outcomes) if exchange.asks(purpose, messages))
+            same = (index for index, exchange in enumerate(self._outcomes) if exchange.asks(purpose, messages))
             self._next = next(same, 0)
         last = self._outcomes[self._next - 1] if self._next else None
         if last and not last.answered and last.asks(purpose, messages):
-            return _outcome(last)  # asked again and again, which nobody answered: its repetitions are not in outcomes
+            return answer_of(last)  # repetitions of a question without an answer are not in outcomes
         if self._next == len(self._outcomes):
             raise LLMError("replay", f"{self._path} ends here: {purpose} was asked after its last exchange")
         exchange = self._outcomes[self._next]
         if not exchange.asks(purpose, messages):
             raise LLMError("replay", f"{self._path} line {exchange.seq + 1} {_difference(exchange, messages, purpose)}")
         self._next += 1
-        return _outcome(exchange)
+        return answer_of(exchange)
 
 
 def _difference(exchange: Exchange, messages: Sequence[Message], purpose: str) -> str:
-    """Where a question is not the one that was recorded."""
+    """Describe the first difference between a question and the recorded one."""
     if exchange.purpose != purpose:
         return f"holds another conversation: {exchange.purpose} was asked for there, and {purpose} here"
     pairs = itertools.zip_longest(exchange.messages, messages, fillvalue={"role": "none", "content": ""})

@@ -1,66 +1,53 @@
-"""transcript.jsonl: every exchange with a language model, on the disk before its answer is acted on."""
+"""transcript.jsonl: every request to a language model, on the disk before its answer is acted on."""
 
 import errno
 import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agent.lab.chat import Kind, Message, TokenUsage
 from agent.lab.errors import UserError
 
-Message = dict[str, str]  # role: system, user or assistant; content
-
-# quota: nothing is granted now; auth: the key is not accepted; request: the server takes no such request; connection,
-# timeout: no answer came; budget: our own limits; replay: another conversation than the one recorded; the other three
-# are what became of an answer.
-Kind = Literal[
-    "quota", "auth", "request", "connection", "timeout", "budget", "replay", "refused", "malformed", "truncated"
-]
-OF_AN_ANSWER: tuple[Kind, ...] = ("refused", "malformed", "truncated")
+ANSWER_KINDS: tuple[Kind, ...] = ("refused", "malformed", "truncated")  # failures of an answer that came
 
 
 class BadTranscript(UserError):
-    """A transcript is missing, or damaged elsewhere than in a last line cut short by a crash."""
+    """A transcript that is missing, or damaged elsewhere than in a last line cut short by a crash."""
 
 
 class _Recorded(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Usage(_Recorded):
-    tokens_in: int = 0
-    tokens_out: int = 0
-    estimated: bool = False  # the server did not say
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, serialize_by_alias=True)
 
 
 class Failure(_Recorded):
     kind: Kind
-    said: str  # what happened and what to do
+    message: str = Field(validation_alias="said", serialization_alias="said")  # what happened and what to do
 
 
 class Exchange(_Recorded):
-    """One request and what became of it."""
+    """One request and its outcome."""
 
     seq: int
     time: datetime
     purpose: str
     model: str
-    window: int  # tokens the model can read at once, as the prompts were made for
+    window: int  # tokens the model can read at once, for which the prompts were written
     messages: list[Message]
-    answer: str | None = None  # also one that was cut off or could not be used
+    answer: str | None = None  # also one that was cut off or refused
     error: Failure | None = None
-    usage: Usage = Usage()
-    cost: float | None = None  # dollars; None: prices were not given
+    usage: TokenUsage = TokenUsage()
+    cost: float | None = None  # dollars; None without prices
 
     @property
     def answered(self) -> bool:
-        """Whether the model had its say: what came of that is not to be had again by asking again."""
-        return self.error is None or self.error.kind in OF_AN_ANSWER
+        """Return True if an answer came, usable or not."""
+        return self.error is None or self.error.kind in ANSWER_KINDS
 
     def asks(self, purpose: str, messages: Sequence[Message]) -> bool:
+        """Return True if this is the same question."""
         return self.purpose == purpose and self.messages == list(messages)
 
 
@@ -68,7 +55,7 @@ class Transcript:
     """The exchanges so far, and the file they are appended to."""
 
     def __init__(self, path: Path) -> None:
-        """Reads what is there; a torn last line is cut off. Raises BadTranscript."""
+        """Read the file, if there is one, and cut off a torn last line. Raise BadTranscript."""
         self.path = path
         self._content = b""
         if path.exists():
@@ -89,9 +76,9 @@ class Transcript:
         self.exchanges.append(exchange)
 
     def _restore(self) -> None:
-        """Put back what was recorded where an experiment has changed it, so that nothing spent is forgotten."""
-        found = self.path.read_bytes() if self.path.is_file() and not self.path.is_symlink() else b""
-        if found == self._content:
+        """Restore the file if an experiment has changed it, so that nothing spent is forgotten."""
+        content = self.path.read_bytes() if self.path.is_file() and not self.path.is_symlink() else b""
+        if content == self._content:
             return
         if os.path.lexists(self.path):
             self.path.rename(self.path.with_suffix(".tampered"))
@@ -99,7 +86,7 @@ class Transcript:
 
 
 def read(path: Path) -> list[Exchange]:
-    """The exchanges in the whole lines of a file. Raises BadTranscript, naming the line."""
+    """Return the exchanges in the whole lines of a file. Raise BadTranscript, naming the line."""
     return _parse(_content(path), path)
 
 
@@ -116,14 +103,14 @@ def _parse(content: bytes, path: Path) -> list[Exchange]:
         try:
             exchanges.append(Exchange.model_validate_json(line))
         except ValidationError as error:
-            what = error.errors()[0]
-            place = ".".join(map(str, what["loc"]))
-            raise BadTranscript(f"{path} line {number} is no exchange: {place} {what['msg']}") from None
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise BadTranscript(f"{path} line {number} is no exchange: {key} {first['msg']}") from None
     return exchanges
 
 
 def outcomes(exchanges: Sequence[Exchange]) -> list[Exchange]:
-    """What a conversation came to: an attempt that brought no answer does not count where the same was asked again."""
+    """Return the last attempt at each question, and all that were answered."""
     following = [*exchanges[1:], None]
     return [
         exchange

@@ -16,7 +16,7 @@ from scripted_server import CANARY, Request, ScriptedServer, Step, answer, compl
 
 from agent.lab.errors import UserError
 from agent.llm import transcript
-from agent.llm.client import Asker, Client, Limits, LLMError
+from agent.llm.client import ChatModel, Client, Limits, LLMError
 from agent.llm.redact import REMOVED, redact
 from agent.llm.replay import Replay
 from agent.llm.transcript import BadTranscript
@@ -129,7 +129,7 @@ def test_an_answer_that_trickles_in_for_ever_is_given_up(talk: Talk):
 def test_a_server_that_is_not_there(talk: Talk):
     with ScriptedServer() as server:
         client = talk.client(server)
-    with pytest.raises(LLMError, match="Connection refused: see to the network and OPENAI_BASE_URL") as caught:
+    with pytest.raises(LLMError, match="Connection refused: check the network and OPENAI_BASE_URL") as caught:
         client.ask(HELLO, "greeting")
     assert caught.value.kind == "connection"
     assert client.spent.tokens == 0
@@ -146,7 +146,7 @@ def test_a_server_that_is_not_there(talk: Talk):
         (error(402, "Pay first."), "quota", "Pay first.: add to its credit"),
         (error(401, f"Wrong key: {CANARY[:6]}*****"), "auth", "does not accept OPENAI_API_KEY (status 401)"),
         (error(403), "auth", "does not accept OPENAI_API_KEY (status 403)"),
-        (error(404, "No model m."), "request", "(status 404): No model m.: see to --llm m"),
+        (error(404, "No model m."), "request", "(status 404): No model m.: check --llm m"),
         (error(400, "Too long.", "context_length_exceeded"), "request", "Too long."),
         (error(400, "Violence.", "content_filter"), "refused", "a content filter refused the prompt: Violence."),
         (Step(b'{"choices": [{'), "malformed", "no completion: '{\"choices\": [{'"),
@@ -156,7 +156,7 @@ def test_a_server_that_is_not_there(talk: Talk):
         (Step(b'{"error": {"message": "upstream"}}'), "malformed", "upstream"),
         (Step(b"[" * 100_000), "malformed", "no completion"),
         (Step(b""), "malformed", "no completion"),
-        (completion(choices=[]), "malformed", "answered with no choice"),
+        (completion(choices=[]), "malformed", "has no choice"),
         (completion(choices=[{"message": {"content": [{"text": "Hi."}]}}]), "malformed", "no completion"),
         (answer("Once upon", "length"), "truncated", "cut off after 20 tokens"),
         (answer(None, "length"), "truncated", "cut off after 20 tokens"),
@@ -179,11 +179,16 @@ def test_a_failure_is_one_error_that_says_what_to_do(talk: Talk, step: Step, kin
 
 @pytest.mark.parametrize("url", ["localhost:8000", "http://[x", "http://h:port/", "file:///etc", "x"])
 def test_a_base_url_that_is_none_is_named(talk: Talk, url: str):
-    with ScriptedServer() as server:
-        client = talk.client(server)
+    talk.patch.setenv("OPENAI_API_KEY", CANARY)
     talk.patch.setenv("OPENAI_BASE_URL", url)
-    with pytest.raises(LLMError, match="OPENAI_BASE_URL"):
-        client.ask(HELLO, "greeting")
+    with pytest.raises(LLMError, match="OPENAI_BASE_URL") as caught:
+        Client("m", talk.path, Limits(), sleep=talk.waited.append).ask(HELLO, "greeting")
+    assert caught.value.kind in ("request", "connection")
+
+
+def test_a_body_beyond_16_mib_is_not_read_to_its_end(talk: Talk):
+    failed = talk.fails(Step(b" " * (17 * 2**20) + answer("Hi.").body))
+    assert failed.kind == "malformed"
 
 
 @pytest.mark.parametrize("key", ["", f"{CANARY}\n", f"{CANARY}é", f"{CANARY} {CANARY}"])
@@ -242,7 +247,7 @@ def test_an_answer_may_cost_no_more_than_is_left(talk: Talk):
 
 def talkative(request: Request) -> Step:
     """The longest answer that the request allows, up to 700 tokens."""
-    return answer("Hi.", tokens=(len(request.said) // 4, min(request.body["max_tokens"], 700)))
+    return answer("Hi.", tokens=(len(request.text) // 4, min(request.body["max_tokens"], 700)))
 
 
 @pytest.mark.parametrize("limits", [Limits(max_tokens=5000), Limits(max_cost=0.05, prices=(2.0, 10.0))])
@@ -318,7 +323,7 @@ def test_a_prompt_beyond_the_window_is_not_sent(talk: Talk):
 
 
 def echo(request: Request) -> Step:
-    return answer(f"You sent {dict(request.headers)} and {request.said}")
+    return answer(f"You sent {dict(request.headers)} and {request.text}")
 
 
 def test_the_key_is_found_nowhere_even_where_the_server_echoes_it(talk: Talk):
@@ -334,7 +339,7 @@ def test_the_key_is_found_nowhere_even_where_the_server_echoes_it(talk: Talk):
     with ScriptedServer(echo) as server:
         answered = talk.client(server).ask([{"role": "user", "content": loud}], "echo")
         assert server.requests[0].headers["authorization"] == f"Bearer {CANARY}"
-        assert server.requests[0].said == f"key {REMOVED}, {REMOVED} and {REMOVED}"
+        assert server.requests[0].text == f"key {REMOVED}, {REMOVED} and {REMOVED}"
     assert f"Bearer {REMOVED}" in answered
     assert answered == talk.lines[-1]["answer"]
     for secret in (CANARY, "hush"):
@@ -409,7 +414,7 @@ def test_half_a_character_does_no_harm(talk: Talk):
     messages = [{"role": "user", "content": "Hi \udcff."}]
     with ScriptedServer("Ho.") as server:
         assert talk.client(server).ask(messages, "greeting") == "Ho."
-        assert server.requests[0].said == "Hi ?."
+        assert server.requests[0].text == "Hi ?."
     assert Replay(talk.path).ask(messages, "greeting") == "Ho."
 
 
@@ -472,7 +477,7 @@ def spoken(talk: Talk) -> list[str]:
     return told
 
 
-def tell(asker: Asker, purpose: str) -> str:
+def tell(asker: ChatModel, purpose: str) -> str:
     try:
         return asker.ask(HELLO, purpose)
     except LLMError as failed:

@@ -18,8 +18,8 @@ from agent.study.workspace import Study
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
 WITHOUT_TORCH = (  # the files of the lab that the driver shares
-    *("__init__", "cache", "code_hash", "defaults", "errors", "files", "metrics", "progress", "results", "verdicts"),
-    *("evaluation/__init__", "evaluation/requests", "evaluation/catalogue"),
+    *("__init__", "cache", "chat", "code_hash", "defaults", "errors", "files", "metrics"),
+    *("progress", "results", "verdicts", "evaluation/__init__", "evaluation/requests", "evaluation/catalogue"),
 )
 
 

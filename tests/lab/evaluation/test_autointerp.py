@@ -1,14 +1,18 @@
-"""Autointerp and its judge: SAE-Bench's own figures, an endpoint that fails, and a key that stays where it is."""
+"""Autointerp and its judge: SAE-Bench's own figures, a server that fails, and a key that leaks nowhere."""
 
 import json
-import threading
+import os
+import re
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from judge_server import Endpoint, Step, completion, serving
+from scripted_server import CANARY, Request, ScriptedServer, Step, answer, completion, error
 from small_lab import D_SAE, HOOK, K
 
 from agent.lab.evaluation.bench import patching
@@ -17,21 +21,43 @@ from agent.lab.evaluation.bench.judge import Judge, JudgeError
 from agent.lab.evaluation.catalogue import EvalTarget
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.families import autointerp
-from agent.lab.results import Scored
+from agent.lab.results import FamilyScores
 
-KEY = "sk-this-is-the-key-of-a-test"
+QUESTION = [{"role": "user", "content": "?"}]
+
+
+def by_rule(request: Request) -> str:
+    """Explain a latent by the token it fires on most often, and count on the text that holds that token."""
+    question = request.body["messages"][-1]["content"]
+    if tokens := re.findall(r"<<(.+?)>>", question):
+        return f"This neuron activates on {Counter(sorted(tokens)).most_common(1)[0][0].strip() or 'a space'}"
+    if "Here are the examples:" not in question:
+        return "yes"
+    explanation, examples = question.split("Here are the examples:")
+    token = explanation.split("this neuron fires on ")[1].strip().rstrip(".")
+    numbers = [n for n, text in re.findall(r"(?m)^(\d+)\. (.*)$", examples) if token in text]
+    return ", ".join(numbers) or "None"
+
+
+def soon(step: Step) -> Step:
+    """Ask for a retry after 10 ms."""
+    return replace(step, headers={"Retry-After": "0.01"})
 
 
 @pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    with serving() as endpoint:
-        monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
-        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
+    with ScriptedServer(otherwise=by_rule) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
         monkeypatch.setenv("SAE_AGENT_JUDGE", "a-local-judge")
-        yield endpoint
+        yield server
 
 
-def score(evaluator: Evaluator, out: Path) -> Scored:
+def models_asked(server: ScriptedServer) -> set[str]:
+    return {request.body["model"] for request in server.requests}
+
+
+def score(evaluator: Evaluator, out: Path) -> FamilyScores:
     out.mkdir()
     return autointerp.score(evaluator, evaluator.random_sae(D_SAE, K), out, "sae")
 
@@ -40,12 +66,12 @@ def place(**environment: str) -> EvalTarget:
     return EvalTarget("a-model", HOOK, False, {}, lambda: None, Path(), environment)
 
 
-def test_the_figures_are_sae_benchs_own(evaluator: Evaluator, endpoint: Endpoint, tmp_path: Path):
+def test_the_figures_are_sae_benchs_own(evaluator: Evaluator, server: ScriptedServer, tmp_path: Path):
     from sae_bench.evals.autointerp import main
     from sae_bench.evals.autointerp.eval_config import AutoInterpEvalConfig
 
     ours = score(evaluator, tmp_path / "ours")
-    assert {asked["model"] for asked in endpoint.asked} == {"a-local-judge"}
+    assert models_asked(server) == {"a-local-judge"}
     written = json.loads((tmp_path / "ours" / "sae_custom_sae_eval_results.json").read_text())
 
     config = AutoInterpEvalConfig(**written["eval_config"] | {"n_latents": None})
@@ -55,111 +81,143 @@ def test_the_figures_are_sae_benchs_own(evaluator: Evaluator, endpoint: Endpoint
     torch.save(ids, folder / f"{config.model_name}_{ids.numel()}_tokens_{ids.shape[1]}_ctx.pt")
     sae: Any = evaluator.random_sae(D_SAE, K)
     with patching.isolated_sae_bench(main, tmp_path, 0, HookedTransformer=patching.PreloadedModel(evaluator.model)):
-        theirs = main.run_eval(config, [("sae", sae)], "cpu", KEY, str(tmp_path / "theirs"))["sae_custom_sae"]
-    assert {asked["model"] for asked in endpoint.asked} == {"a-local-judge", "gpt-4o-mini"}
+        theirs = main.run_eval(config, [("sae", sae)], "cpu", CANARY, str(tmp_path / "theirs"))["sae_custom_sae"]
+    assert models_asked(server) == {"a-local-judge", "gpt-4o-mini"}
     figures = theirs["eval_result_metrics"]["autointerp"]
     assert {name: ours.metrics[name] for name in figures} == pytest.approx(figures, abs=1e-4)
     assert 0.5 < figures["autointerp_score"] < 1
     latents = theirs["eval_result_unstructured"]
-    assert {f"latent {i}": said["score"] for i, said in latents.items()} == {
+    assert {f"latent {i}": row["score"] for i, row in latents.items()} == {
         name: row["score"] for name, row in ours.details.items()
     }
     assert len(latents) == autointerp.LATENTS
 
 
-def test_a_judge_that_always_says_none_scores_the_floor(evaluator: Evaluator, endpoint: Endpoint, tmp_path: Path):
-    endpoint.judge = lambda _: "None"
+def test_a_judge_that_always_says_none_scores_the_floor(evaluator: Evaluator, server: ScriptedServer, tmp_path: Path):
+    server.otherwise = "None"
     scored = score(evaluator, tmp_path / "out")
     assert scored.metrics["autointerp_score"] == pytest.approx(scored.metrics["always_none_score"])
     assert scored.metrics["always_none_score"] == pytest.approx(10 / 14, abs=0.01)
     assert "always saying none scores 0.71" in scored.remark
 
 
-def test_a_judge_that_is_busy_is_asked_again(evaluator: Evaluator, endpoint: Endpoint, tmp_path: Path):
-    endpoint.script = [Step(429, {"error": {"message": "slow down"}}), Step(500, "oops"), Step(503, "<html>")]
+def test_a_judge_that_is_busy_is_asked_again(evaluator: Evaluator, server: ScriptedServer, tmp_path: Path):
+    server.script = [soon(error(429, "slow down")), soon(Step(b"oops", 500)), soon(Step(b"<html>", 503))]
     assert len(score(evaluator, tmp_path / "out").details) == autointerp.LATENTS
-    assert len(endpoint.asked) == 2 * autointerp.LATENTS + 3
+    assert len(server.requests) == 2 * autointerp.LATENTS + 3
 
 
 @pytest.mark.parametrize(
-    ("said", "why", "tries"),
+    ("step", "reason", "requests"),
     [
-        (Step(500, "oops"), "answered 500", 3),
-        (Step(429, {"error": {"message": "slow down"}}), "answered 429: .*slow down", 3),
-        (Step(429, {"error": {"message": "no money", "code": "insufficient_quota"}}), "answered 429: .*no money", 1),
-        (Step(429, {"error": {"message": "later"}}, {"Retry-After": "300"}), "answered 429: .*later", 1),
-        (Step(401, {"error": {"message": f"bad key {KEY}"}}), "answered 401: .*bad key <key>", 1),
-        (Step(body="<html>welcome</html>"), "text that is no completion", 1),
-        (Step(body="{torn"), "gave no completion", 1),
-        (Step(body=completion([])), "without a choice", 1),
-        (Step(body=completion(None)), "without a choice", 1),
-        (Step(body=completion([{"index": 0, "message": {"role": "assistant", "content": None}}])), "without text", 1),
+        (soon(Step(b"oops", 500)), "(status 500)", 3),
+        (soon(error(429, "slow down")), "(status 429): slow down", 3),
+        (error(429, "no money", "insufficient_quota"), "has nothing left: no money", 1),
+        (error(429, "later", Retry_After="300"), "asks to wait 300 s: later", 1),
+        (error(401, f"bad key {CANARY}"), "does not accept OPENAI_API_KEY (status 401)", 1),
+        (error(404, f"no model for {CANARY}"), "(status 404): no model for <key>", 1),
+        (Step(b"<html>welcome</html>"), "is no completion: '<html>welcome", 1),
+        (Step(b"{torn"), "is no completion: '{torn'", 1),
+        (completion(choices=[]), "has no choice", 1),
+        (completion(choices=None), "is no completion", 1),
+        (answer(None), "the answer is empty", 1),
+        (answer(None, refusal="I cannot."), "the model refused: I cannot.", 1),
     ],
-    ids=["500", "429", "quota", "wait 300 s", "401", "html", "json", "empty", "null", "no content"],
+    ids=["500", "429", "quota", "wait 300 s", "401", "404", "html", "json", "empty", "null", "no content", "refusal"],
 )
-def test_what_a_judge_says_instead_of_an_answer_is_told(endpoint: Endpoint, said: Step, why: str, tries: int):
-    endpoint.always = said
-    judge = Judge("a-local-judge", endpoint.url, KEY, waits=(5, 5))  # not waited: the endpoint says how long
-    for _ in range(2):  # given up, it is not asked again
-        with pytest.raises(JudgeError, match=why) as raised:
-            judge.ask([{"role": "user", "content": "?"}], 5)
-        assert "a-local-judge at 127.0.0.1" in str(raised.value)
-        assert KEY not in str(raised.value)
-        assert len(endpoint.asked) == tries
+def test_a_failing_judge_is_given_up_with_its_reason(server: ScriptedServer, step: Step, reason: str, requests: int):
+    server.otherwise = step
+    judge = Judge(os.environ, pauses=(5, 5))  # not waited: the server asks for its own
+    for _ in range(2):
+        with pytest.raises(JudgeError, match="the judge a-local-judge failed: ") as raised:
+            judge.ask(QUESTION, 5)
+        assert reason in str(raised.value)
+        assert raised.value.remedy
+        assert CANARY not in str(raised.value)
+        assert len(server.requests) == requests
 
 
-def test_an_endpoint_that_fails_is_the_rows_error(evaluator: Evaluator, endpoint: Endpoint, tmp_path: Path):
-    endpoint.always = Step(500, "oops")
-    with pytest.raises(EvaluationError, match="answered 500"):
+def test_a_judge_is_named_without_the_password_of_its_url(server: ScriptedServer):
+    server.otherwise = error(404)
+    url = server.environment["OPENAI_BASE_URL"]
+    judge = Judge({**os.environ, "OPENAI_BASE_URL": url.replace("//", "//me:hush-hush@")})
+    with pytest.raises(JudgeError, match=r"127\.0\.0\.1:\d+ \(status 404\)") as raised:
+        judge.ask(QUESTION, 5)
+    assert "hush" not in str(raised.value)
+
+
+def test_a_judge_asked_from_several_threads_is_given_up_once(server: ScriptedServer):
+    server.otherwise = error(401)
+    judge, threads = Judge(os.environ), 4
+
+    def failure(_: int) -> str:
+        with pytest.raises(JudgeError) as raised:
+            judge.ask(QUESTION, 5)
+        return str(raised.value)
+
+    with ThreadPoolExecutor(threads) as pool:
+        assert len(set(pool.map(failure, range(10 * threads)))) == 1
+    assert len(server.requests) <= threads
+
+
+def test_an_explanation_that_is_cut_off_is_still_one(server: ScriptedServer):
+    server.otherwise = answer(" on the first words of", "length")
+    assert Judge(os.environ).ask(QUESTION, 5) == "on the first words of"
+
+
+def test_a_server_that_fails_is_the_rows_error(evaluator: Evaluator, server: ScriptedServer, tmp_path: Path):
+    server.otherwise = soon(Step(b"oops", 500))
+    with pytest.raises(EvaluationError, match="status 500"):
         score(evaluator, tmp_path / "out")
 
 
-def test_a_judge_of_no_use_is_the_rows_error(evaluator: Evaluator, endpoint: Endpoint, tmp_path: Path):
-    endpoint.judge = lambda _: "I would rather not say"
+def test_a_judge_of_no_use_is_the_rows_error(evaluator: Evaluator, server: ScriptedServer, tmp_path: Path):
+    server.otherwise = "I would rather not say"
     with pytest.raises(EvaluationError, match="with neither numbers nor None on any of 20 latents"):
         score(evaluator, tmp_path / "out")
 
 
-def test_the_key_is_in_no_file(evaluator: Evaluator, endpoint: Endpoint, tmp_path: Path):
-    endpoint.judge = lambda messages: f"on {KEY}" if "<<" in messages[1]["content"] else "1, 2"
+def test_the_key_is_in_no_file(evaluator: Evaluator, server: ScriptedServer, tmp_path: Path):
+    server.otherwise = lambda request: f"on {CANARY}" if "<<" in request.text else "1, 2"
     score(evaluator, tmp_path / "out")
-    assert {asked["authorization"] for asked in endpoint.asked} == {f"Bearer {KEY}"}
+    assert {request.headers["authorization"] for request in server.requests} == {f"Bearer {CANARY}"}
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert written
-    assert not any(KEY.encode() in content for content in written)
+    assert not any(CANARY.encode() in content for content in written)
 
 
-def test_what_is_missing_is_known_before(endpoint: Endpoint):
-    def lack(**environment: str) -> str:
-        (found,) = autointerp.unmet_requirements(place(**environment))
-        return f"{found.reason} -> {found.remedy}"
+def test_what_is_missing_is_known_before(server: ScriptedServer):
+    def unmet(**environment: str) -> str:
+        (requirement,) = autointerp.unmet_requirements(place(**environment))
+        return f"{requirement.reason} -> {requirement.remedy}"
 
-    named = {"OPENAI_BASE_URL": endpoint.url, "OPENAI_API_KEY": KEY}
-    assert autointerp.unmet_requirements(place(**named)) == []
-    assert "OPENAI_API_KEY is not set -> set OPENAI_API_KEY" in lack(OPENAI_BASE_URL=endpoint.url)
-    endpoint.script = [Step(401, {"error": {"message": f"wrong key {KEY}"}})]
-    assert "answered 401" in (said := lack(**named))
-    assert KEY not in said
-    endpoint.script = [Step(404, {"error": {"message": "no such model"}})]
-    assert "set SAE_AGENT_JUDGE" in lack(**named)
-    endpoint.script = [Step(body="<html>")]
-    assert "see whether OPENAI_BASE_URL" in lack(**named)
-    assert "cannot be reached" in lack(OPENAI_BASE_URL="http://127.0.0.1:9/v1", OPENAI_API_KEY=KEY)
-
-
-def test_a_judge_that_does_not_answer_is_not_waited_for(endpoint: Endpoint):
-    held = threading.Event()
-    endpoint.judge = lambda _: str(held.wait(10))
-    with pytest.raises(JudgeError, match="gave no answer in 0 s"):
-        Judge("judge", endpoint.url, KEY, timeout=0.3, waits=()).ask([{"role": "user", "content": "?"}], 5)
-    held.set()
+    environment = server.environment
+    assert autointerp.unmet_requirements(place(**environment)) == []
+    no_key = unmet(OPENAI_BASE_URL=environment["OPENAI_BASE_URL"])
+    assert "OPENAI_API_KEY is not set -> set it to your key" in no_key
+    assert "SAE_AGENT_JUDGE if it is not gpt-4o-mini" in no_key
+    assert "no key has -> set it to your key" in unmet(**environment | {"OPENAI_API_KEY": "two words"})
+    server.script = [error(401, f"wrong key {CANARY}")]
+    assert "(status 401) -> set the right one" in (text := unmet(**environment))
+    assert CANARY not in text
+    server.script = [error(404, "no such model")]
+    assert "-> check SAE_AGENT_JUDGE=gpt-4o-mini and OPENAI_BASE_URL" in unmet(**environment)
+    server.script = [Step(b"<html>")]
+    assert "-> does OPENAI_BASE_URL end in /v1?" in unmet(**environment)
+    assert "no answer from 127.0.0.1:9" in unmet(**environment | {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"})
 
 
-def test_latents_that_fire_too_rarely_are_not_judged(evaluator: Evaluator, endpoint: Endpoint, tmp_path: Path):
+def test_a_judge_that_does_not_answer_is_not_waited_for(server: ScriptedServer):
+    server.otherwise = replace(answer("late"), delay=2)
+    with pytest.raises(JudgeError, match=r"no whole answer from .* within 0\.3 s"):
+        Judge(os.environ, timeout=0.3, pauses=()).ask(QUESTION, 5)
+
+
+def test_latents_that_fire_too_rarely_are_not_judged(evaluator: Evaluator, server: ScriptedServer, tmp_path: Path):
     sae = evaluator.random_sae(D_SAE, K)
     alive = sae.encode
     sae.encode = lambda x: alive(x) * 0  # type: ignore[method-assign]
     (tmp_path / "out").mkdir()
     scored = autointerp.score(evaluator, sae, tmp_path / "out", "dead")
     assert scored.not_applicable == dict.fromkeys(autointerp.METRICS, "no latent fires enough")
-    assert not endpoint.asked
+    assert not server.requests
