@@ -368,12 +368,12 @@ def test_what_counts_as_absorption(family: SyntheticModel, says: str, rows: Any,
 
 def test_where_absorption_has_no_value(family: SyntheticModel):
     silent = absorbed(family, {}, on=False)
-    assert (silent.rate, silent.why_not) == (None, "no latent fires")
+    assert (silent.rate, silent.reason) == (None, "no latent fires")
     strangers = {0: {0: 0, 4: 1}, 1: {1: 0, 4: 1}}
     unmatched = absorbed(family, strangers)
-    assert (unmatched.rate, unmatched.why_not) == (None, "no latent matches a parent feature")
+    assert (unmatched.rate, unmatched.reason) == (None, "no latent matches a parent feature")
     flat = SyntheticModel(family.cfg, feature_dict=family.feature_dict)
-    assert absorbed(flat, {}).why_not == "the world has no hierarchy"
+    assert absorbed(flat, {}).reason == "the world has no hierarchy"
 
 
 # --- as a user meets it

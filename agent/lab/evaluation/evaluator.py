@@ -1,4 +1,4 @@
-"""One evaluator: a model and everything about it that all its SAEs share, and the scoring of a run."""
+"""The evaluator: one model and hook, and all that scoring its SAEs has in common."""
 
 import json
 import tempfile
@@ -24,97 +24,97 @@ from agent.lab.files import waiting_lock
 from agent.lab.results import Core, Floor, Number
 
 EVALUATION_SEED = 0
-FORMAT = 1  # of what is cached
+FORMAT = 1  # of the cached artefacts
 JACOBIAN_ROWS = 64  # activations over which a non-affine encoder's slope is averaged
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out text, as every SAE is scored on it."""
+    """Held-out text and the model's activations on it; every SAE is scored on the same."""
 
     ids: Tensor  # [windows, context], token ids
-    activations: Tensor  # [tokens, d_in], float32: the hook's, on the ordinary tokens
+    activations: Tensor  # [tokens, d_in], float32: at the hook, on the ordinary tokens
     mean: Tensor  # [d_in], of the activations
 
 
 class Evaluator:
-    """Scores runs on one model and hook. Making one loads the model; the rest is made when it is first needed.
+    """The evaluator of one model and hook. The model is loaded at once, the rest when it is first needed.
 
-    What is costly is cached on disk.
+    What is costly is cached in `folder`.
     """
 
     def __init__(self, model_name: str, hook_name: str) -> None:
         self.model_name, self.hook_name = model_name, hook_name
-        self.split: Split = "dev"  # of the request under way
+        self.split: Split = "dev"  # of the current request
         self.load_model()
         self.identity = models.identity(model_name)
         self.folder = artefact_folder(model_name, self.identity, hook_name)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._held_out: dict[tuple[Split, int | None], HeldOut] = {}
         self._core_texts: dict[int, CoreText] = {}
-        self.memory: dict[str, Any] = {}  # what families make of the model and keep on the disk, by its file's name
+        self.memory: dict[str, Any] = {}  # artefacts of the model that families read from `folder`, by file name
 
     def load_model(self) -> None:
-        """Load the model. Raises UserError for one that is unknown or has no such hook."""
+        """Load the model. Raises UserError if it is unknown or has no such hook."""
         self.model = models.load(self.model_name)
         models.check_hook(self.model, self.hook_name)
 
     @property
     def context(self) -> int:
-        """Tokens in a window of text."""
+        """Return the tokens in a window of text."""
         return models.context_size(self.model)
 
     def held_out(self, split: Split, windows: int | None = None) -> HeldOut:
-        """The text of a split, or its first windows, and the model's activations on it."""
+        """Return the text of a split, or its first windows, with the model's activations on it."""
         if (split, windows) not in self._held_out:
-            self._held_out[split, windows] = self._read(self._evaluation_tokens(split)[:windows])
+            self._held_out[split, windows] = self._run_model(self._token_windows(split)[:windows])
         return self._held_out[split, windows]
 
     @cached_property
     def probes(self) -> probing.ModelProbes:
-        """The model's own side of probing."""
-        with self._preparing():
+        """Return the model's side of sparse probing: its activations and its own probes."""
+        with self._preparation_lock():
             return probing.prepare_model(self.model, self.model_name, self.hook_name, self.folder / "probing")
 
     def load_checkpoint(self, run_dir: Path, held_out: HeldOut) -> Checkpoint:
-        """The checkpoint of a run, checked on held-out text. Raises CheckpointError."""
+        """Load a run's checkpoint and check it on held-out text. Raises CheckpointError."""
         loaded = checkpoint.load(run_dir / "checkpoint", models.device_config().device)
         if loaded.header.d_in != held_out.activations.shape[1]:
             raise checkpoint.CheckpointError(
-                f"d_in is {loaded.header.d_in}, the hook's width {held_out.activations.shape[1]}"
+                f"d_in is {loaded.header.d_in}, but the hook's width is {held_out.activations.shape[1]}"
             )
         checkpoint.check_behaviour(loaded, held_out.activations[:2048])
         return loaded
 
     def checkpoint_sae(self, loaded: Checkpoint, held_out: HeldOut) -> CheckpointSAE:
-        """A checkpoint as SAE-Bench is shown it."""
+        """Return a checkpoint in the form of SAE-Bench's custom SAEs."""
         return CheckpointSAE(self.config(*loaded.W_dec.shape), loaded, held_out.activations[:JACOBIAN_ROWS])
 
     def config(self, d_sae: int, d_in: int) -> Any:
-        """SAE-Bench's description of an SAE of this width on this hook."""
+        """Return SAE-Bench's configuration of an SAE of this width on this hook."""
         return bench_config(cache.slug(Path(self.model_name).name), self.hook_name, d_in, d_sae, self.context)
 
     def score_core(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> tuple[Core, Usage]:
-        """SAE-Bench core, and how the latents are used. Raises EvaluationError."""
-        if (key := id(held_out)) not in self._core_texts:  # kept above, so its id stays its own
+        """Return SAE-Bench core, and how the latents are used. Raises EvaluationError."""
+        if (key := id(held_out)) not in self._core_texts:  # self._held_out keeps it, so no other object gets its id
             self._core_texts[key] = CoreText(self.model, held_out.ids, self.hook_name, held_out.mean)
         return core.run_core(sae, self._core_texts[key], out, name)
 
     def sentinel_metrics(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> dict[str, Number]:  # noqa: ARG002
-        """What sentinels are scored by beside core, by the metric's name. Raises EvaluationError."""
+        """Return the metrics that sentinels are checked by in addition to core. Raises EvaluationError."""
         scores, _ = self.probe(sae, out, name)
         return {"probing_auc_5": sum(by_k[5]["test_auc"] for by_k in scores.values()) / len(scores)}
 
     def ground_truth_metrics(self, sae: BenchSAE, held_out: HeldOut) -> dict[str, Number]:  # noqa: ARG002
-        """How an SAE stands to the true features, by the metric's name; nothing where they are not known."""
+        """Return the metrics against the true features; none for a language model, where they are not known."""
         return {}
 
     def probe(self, sae: BenchSAE, out: Path, name: str) -> tuple[probing.Scores, probing.OwnScores]:
-        """Sparse probing: the SAE's scores and the model's own. Raises EvaluationError."""
+        """Return the scores of sparse probing on the SAE and on the model's own activations. Raises EvaluationError."""
         return probing.run_probing(sae, self.probes, out / "probing", name)
 
     def floor(self, split: Split, d_sae: int, k: int) -> Floor:
-        """Scores of a random untrained SAE that keeps the k largest latents, measured once for each width and k."""
+        """Return the scores of a random untrained SAE that keeps k latents; cached by split, width and k."""
 
         def measure(out: Path) -> dict[str, Any]:
             scores, _ = self.score_core(self.random_sae(d_sae, k), self.held_out(split), out, "random")
@@ -125,22 +125,22 @@ class Evaluator:
         return Floor.model_validate(self.cached_json(f"floor-{split}-{d_sae}-{k}", measure))
 
     def random_auc(self, d_sae: int, k: int) -> dict[str, dict[int, Number]]:
-        """Probing test AUC of the same random SAE, by dataset and number of latents probed; measured once too."""
+        """Return the probing test AUC of the same random SAE, by dataset and number of latents; cached too."""
 
         def measure(out: Path) -> dict[str, Any]:
-            probed, _ = self.probe(self.random_sae(d_sae, k), out, "random")
-            return {name: {n: by_k[n]["test_auc"] for n in by_k} for name, by_k in probed.items()}
+            scores, _ = self.probe(self.random_sae(d_sae, k), out, "random")
+            return {name: {n: by_k[n]["test_auc"] for n in by_k} for name, by_k in scores.items()}
 
-        stored = self.cached_json(f"random-auc-{d_sae}-{k}", measure)
-        return {name: {int(n): auc for n, auc in by_k.items()} for name, by_k in stored.items()}
+        auc_by_dataset = self.cached_json(f"random-auc-{d_sae}-{k}", measure)
+        return {name: {int(n): auc for n, auc in by_k.items()} for name, by_k in auc_by_dataset.items()}
 
     def random_sae(self, d_sae: int, k: int) -> RandomSAE:
-        """The random untrained SAE, centred on the mean of the development text."""
+        """Return the random untrained SAE, centred on the mean activation of the development text."""
         mean = self.held_out("dev").mean
         return RandomSAE(self.config(d_sae, len(mean)), k, mean)
 
     def cached_json(self, name: str, measure: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-        """What `measure` gave when it was first asked, by this process or another; it is lent an empty folder."""
+        """Return the cached result of `measure(empty folder)`, measured first if no process has done so."""
         path = self.folder / f"{name}.json"
         with waiting_lock(path.with_suffix(".json.lock"), "another process measures the same random SAE"):
             if not path.exists():
@@ -148,20 +148,20 @@ class Evaluator:
                     files.write_atomically(path, json.dumps(measure(Path(out))))
             return json.loads(path.read_text())
 
-    def _preparing(self) -> AbstractContextManager[None]:
+    def _preparation_lock(self) -> AbstractContextManager[None]:
         return waiting_lock(self.folder / "lock", "another process prepares the evaluation of the same model")
 
-    def _evaluation_tokens(self, split: Split) -> Tensor:
-        """Windows of held-out text `[windows, context]`, tokenized once; none is in both splits."""
-        taken = {tuple(row) for row in self._evaluation_tokens("dev").tolist()} if split == "test" else set()
+    def _token_windows(self, split: Split) -> Tensor:
+        """Return windows of held-out text `[windows, context]`, cached. No window is in both splits."""
+        taken = {tuple(row) for row in self._token_windows("dev").tolist()} if split == "test" else set()
         path = self.folder / f"tokens-{split}-{cache.slug(text.VERSION)}.safetensors"
         context = self.context
         count = core.BATCH_WINDOWS * core.VARIANCE_BATCHES
-        with self._preparing():
+        with self._preparation_lock():
             if not path.exists():
                 splits = tokens.text_split_for(self.model_name, split)
                 ids = tokens.windows(self.model, splits, context, 2 * count * context, EVALUATION_SEED)
-                # Distinct prompts can hold the same long row of asterisks.
+                # Two prompts can contain the same long row of asterisks.
                 ids = ids[torch.tensor([tuple(row) not in taken for row in ids.tolist()])]
                 order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(EVALUATION_SEED))
                 with files.atomic_path(path) as partial:
@@ -169,7 +169,7 @@ class Evaluator:
         return load_file(path)["ids"]
 
     @torch.no_grad()
-    def _read(self, ids: Tensor) -> HeldOut:
+    def _run_model(self, ids: Tensor) -> HeldOut:
         batches = ids.split(core.BATCH_WINDOWS)
         rows = [
             activations.run_to_hook(self.model, ids, self.hook_name)[activations.ordinary_mask(self.model, ids)].float()
@@ -179,6 +179,6 @@ class Evaluator:
 
 
 def artefact_folder(model_name: str, identity: str, hook_name: str) -> Path:
-    """The folder in the cache of what an evaluation makes of a model and hook."""
+    """Return the cache folder of what the evaluation computes for a model and hook."""
     key = f"{identity}-{cache.slug(hook_name)}-{models.device_config().device[:4]}-v{FORMAT}"
     return cache.root() / "evaluation" / f"{cache.slug(Path(model_name).name)}-{key}"

@@ -1,4 +1,4 @@
-"""An alias of `idea_analysis`, for ideas that were written for an earlier layout."""
+"""Alias of `idea_analysis`, for ideas written for an earlier layout."""
 
 from agent.lab.evaluation.idea_analysis import Examination
 

@@ -11,46 +11,44 @@ from torch import Tensor
 from agent.lab.evaluation.sae_adapter import BenchSAE
 from agent.lab.results import FamilyScores
 
-MATCHED = 0.5  # cosine from which a decoder row is its feature's; random rows reach 0.3 in 256 dimensions
-
-
-CARRIED = 0.4  # SAE-Bench's threshold: of the parent's own size, what an absorbing latent writes along its direction
+MATCHED = 0.5  # cosine from which a decoder row matches a feature; random rows reach 0.3 in 256 dimensions
+CARRIED = 0.4  # share of the parent's activation that an absorbing latent writes along its direction; SAE-Bench's
 
 
 def measure(world: "SyntheticModel", sae: "BenchSAE", features: Sequence[Tensor]) -> tuple[FamilyScores, dict]:
-    """The scores on samples given by their features (sparse batches `[batch, num_features]`), and a record of all."""
+    """Return the scores on samples given as sparse batches of features `[batch, num_features]`, and the full record."""
     from sae_lens.synthetic.evals import eval_sae_on_synthetic_data
 
-    samples, most = sum(len(batch) for batch in features), len(features[0])
-    found = eval_sae_on_synthetic_data(sae, world.feature_dict, Replay(features), samples, most)  # type: ignore[arg-type]
+    samples, batch_size = sum(len(batch) for batch in features), len(features[0])
+    scores = eval_sae_on_synthetic_data(sae, world.feature_dict, Replay(features), samples, batch_size)  # type: ignore[arg-type]
     absorbed = absorption(world, sae, features)
     metrics = {
-        "f1": found.classification.f1_score,
-        "precision": found.classification.precision,
-        "recall": found.classification.recall,
-        "mcc": found.mcc,
-        "uniqueness": found.uniqueness,
-        "explained_variance": found.explained_variance,
-        "shrinkage": found.shrinkage,
-        "dead_latents": float(found.dead_latents),
-        "l0": found.sae_l0,
-        "true_l0": found.true_l0,
+        "f1": scores.classification.f1_score,
+        "precision": scores.classification.precision,
+        "recall": scores.classification.recall,
+        "mcc": scores.mcc,
+        "uniqueness": scores.uniqueness,
+        "explained_variance": scores.explained_variance,
+        "shrinkage": scores.shrinkage,
+        "dead_latents": float(scores.dead_latents),
+        "l0": scores.sae_l0,
+        "true_l0": scores.true_l0,
         "absorption": absorbed.rate,
         "absorption_parents": float(len(absorbed.parents)),
     }
-    not_applicable = {"absorption": absorbed.why_not} if absorbed.why_not else {}
-    record = {**found.to_dict(), "absorption": {"rate": absorbed.rate, "parents": absorbed.parents}}
+    not_applicable = {"absorption": absorbed.reason} if absorbed.reason else {}
+    record = {**scores.to_dict(), "absorption": {"rate": absorbed.rate, "parents": absorbed.parents}}
     return FamilyScores(metrics=metrics, not_applicable=not_applicable), record
 
 
 class Replay:
-    """Stands in for an ActivationGenerator: gives the batches that were drawn before, in their order."""
+    """A stand-in for an ActivationGenerator that returns batches drawn earlier, in their order."""
 
     def __init__(self, features: Sequence[Tensor]) -> None:
         self.left = iter(features)
 
     def sample(self, batch_size: int) -> Tensor:
-        """`[batch_size, num_features]`, dense."""
+        """Return the next batch `[batch_size, num_features]`, dense."""
         batch = next(self.left).to_dense()
         assert len(batch) == batch_size
         return batch
@@ -58,28 +56,29 @@ class Replay:
 
 @dataclass(frozen=True)
 class Absorption:
-    """How often the children's latents speak for parents, and for each parent (by its feature) how often."""
+    """The rate at which latents of descendants take the place of their parents' own latents."""
 
     rate: float | None  # mean over the parents
-    parents: dict[int, dict[str, float]]  # present: samples; silent, absorbed: shares of them
-    why_not: str = ""  # why there is no rate
+    parents: dict[int, dict[str, float]]  # feature -> present: samples; silent, absorbed: shares of them
+    reason: str = ""  # why there is no rate
 
 
 @torch.no_grad()
 def absorption(world: "SyntheticModel", sae: "BenchSAE", features: Sequence[Tensor]) -> Absorption:
-    """Feature absorption against the truth: the mean over parent features p of
+    """Measure feature absorption against the true features: the mean over parent features p of
 
         P( p's own latents are silent, and a latent i of a descendant c that is present has
            z_i (d_i . v_p) >= CARRIED * a_p  |  p is present )
 
     with z the latents, d_i the decoder rows, v_p the unit direction of p and a_p its activation. A latent belongs to
-    the feature that its decoder row is most like, if their cosine is at least MATCHED and it fires at all. Parents
-    without a latent of their own, or never present, are left out: what was never learned is missing, not absorbed.
+    the feature whose direction has the highest cosine with its decoder row, if that is at least MATCHED and the latent
+    fires at all. Parents without a latent of their own, or never present, are left out: a feature that was never
+    learned is missing, not absorbed.
 
-    This is full absorption of Chanin et al. 2024, "A is for Absorption" (arXiv 2409.14507), as SAE-Bench's
-    FeatureAbsorptionCalculator has it (main latents silent; the absorbing latent aligned with the probe and at least
-    0.4 of its projection), with the true direction for the probe, the true activation for the projection, matched
-    latents for those found by k-sparse probing, and only latents of true descendants as absorbers.
+    This is full absorption of Chanin et al. 2024, "A is for Absorption" (arXiv 2409.14507), as computed by SAE-Bench's
+    FeatureAbsorptionCalculator (main latents silent; the absorbing latent aligned with the probe and at least 0.4 of
+    its projection), with the true direction in place of the probe, the true activation in place of the projection,
+    matched latents in place of those from k-sparse probing, and only latents of true descendants as absorbers.
     """
     if world.hierarchy is None:
         return Absorption(None, {}, "the world has no hierarchy")
@@ -91,16 +90,16 @@ def absorption(world: "SyntheticModel", sae: "BenchSAE", features: Sequence[Tens
         return Absorption(None, {}, "no latent fires")
     cosine, feature = (F.normalize(sae.W_dec, dim=1) @ directions.T).max(1)
     feature[(cosine < MATCHED) | ~fired] = -1
-    kin = {parent: set(below) for parent, below in descendants(world).items() if (feature == parent).any()}
-    if not kin:
+    below = {parent: set(nodes) for parent, nodes in descendants(world).items() if (feature == parent).any()}
+    if not below:
         return Absorption(None, {}, "no latent matches a parent feature")
-    counts = {parent: [0, 0, 0] for parent in kin}  # present, silent, absorbed
+    counts = {parent: [0, 0, 0] for parent in below}  # present, silent, absorbed
     for batch in features:
         truth = batch.to_dense()
         latents = sae.encode(world.feature_dict(truth))
-        for parent, below in kin.items():
-            counted = _absorbed(parent, below, truth, latents, feature, sae.W_dec @ directions[parent])
-            counts[parent] = [a + b for a, b in zip(counts[parent], counted, strict=True)]
+        for parent, nodes in below.items():
+            added = _count_absorbed(parent, nodes, truth, latents, feature, sae.W_dec @ directions[parent])
+            counts[parent] = [a + b for a, b in zip(counts[parent], added, strict=True)]
     parents = {
         parent: {"present": present, "silent": silent / present, "absorbed": absorbed / present}
         for parent, (present, silent, absorbed) in counts.items()
@@ -111,31 +110,31 @@ def absorption(world: "SyntheticModel", sae: "BenchSAE", features: Sequence[Tens
     return Absorption(sum(parent["absorbed"] for parent in parents.values()) / len(parents), parents)
 
 
-def _absorbed(
+def _count_absorbed(
     parent: int, below: set[int], truth: Tensor, latents: Tensor, feature: Tensor, written: Tensor
 ) -> tuple[int, int, int]:
-    """Of one batch: samples with the parent, those with its own latents silent, those that are absorbed.
+    """Count a batch's samples with the parent, those with its own latents silent, and those that are absorbed.
 
-    truth `[batch, num_features]`, latents `[batch, d_sae]`; feature `[d_sae]` is what each latent belongs to, and
-    written `[d_sae]` what it writes along the parent's direction when it is 1.
+    truth `[batch, num_features]`, latents `[batch, d_sae]`; feature `[d_sae]` is the feature that a latent belongs to,
+    and written `[d_sae]` what a latent writes along the parent's direction when it is 1.
     """
-    here = truth[:, parent] > 0
-    truth, latents = truth[here], latents[here]
+    present = truth[:, parent] > 0
+    truth, latents = truth[present], latents[present]
     silent = (latents[:, feature == parent] == 0).all(1)
     absorbers = torch.isin(feature, torch.tensor(sorted(below), device=feature.device)).nonzero().flatten()
     carried = (truth[:, feature[absorbers]] > 0) * latents[:, absorbers] * written[absorbers]
     absorbed = silent & (carried >= CARRIED * truth[:, parent, None]).any(1)
-    return int(here.sum()), int(silent.sum()), int(absorbed.sum())
+    return int(present.sum()), int(silent.sum()), int(absorbed.sum())
 
 
 def descendants(world: "SyntheticModel") -> dict[int, list[int]]:
-    """Each parent feature of the hierarchy with all features below it."""
+    """Return every parent feature of the hierarchy with all features below it."""
     assert world.hierarchy
-    found, nodes = {}, list(world.hierarchy.roots)
+    features, nodes = {}, list(world.hierarchy.roots)
     while nodes:
         node = nodes.pop()
         nodes += node.children
         below = [feature for child in node.children for feature in child.get_all_feature_indices()]
         if node.feature_index is not None and below:
-            found[node.feature_index] = below
-    return found
+            features[node.feature_index] = below
+    return features

@@ -1,4 +1,4 @@
-"""What an idea's analysis.py may ask of the evaluator about one SAE."""
+"""The interface of an idea's analysis.py: one checked SAE, and what the evaluator can measure of it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ ABLATED_WINDOWS = 32  # of held-out text, on which latents are ablated
 
 @dataclass(frozen=True)
 class Examination:
-    """A checked SAE, the held-out text or samples it is scored on, and what the evaluator can find out about it.
+    """A checked SAE and the held-out text or samples that it is scored on.
 
-    `out` is a folder for what `draw` is to show and is more than a figure: see Run.kept.
+    `out` is a folder for data that `draw` plots (see results.keep and Run.kept).
     """
 
     evaluator: "Evaluator"
@@ -39,46 +39,46 @@ class Examination:
 
     @property
     def activations(self) -> Tensor:
-        """[tokens, d_in], the model's own (unscaled)."""
+        """The held-out activations `[tokens, d_in]`, as the model has them (unscaled)."""
         return self.held_out.activations
 
     @property
     def has_loss(self) -> bool:
-        """Whether there is a language model: without one there is no probing, forgetting, ablation, or gradient."""
+        """True for a language model; a world has no loss, so no probing, forgetting, ablation or gradient."""
         return not is_world(self.evaluator.model_name)
 
     def latents(self) -> Iterator[Tensor]:
-        """All latents on the held-out activations, in batches `[at most ROWS, d_sae]`."""
+        """Yield the latents of the held-out activations in batches `[at most ROWS, d_sae]`."""
         with torch.no_grad():
             for x in self.activations.split(ROWS):
                 yield self.sae.encode(x)
 
     def part(self, start: int, end: int) -> PartSAE:
-        """The SAE with the latents [start, end) alone."""
+        """Return the SAE with the latents [start, end) alone."""
         return PartSAE(self.sae, start, end)
 
     def probing_accuracy(self, sae: BenchSAE, name: str) -> float:
-        """Mean test accuracy of sparse probing on the top 5 latents, as sparse_probing_sae_probes measures it.
+        """Return the mean test accuracy of probing the top 5 latents, by sparse_probing_sae_probes.
 
-        Each `name` is used once.
+        `name` must be new: it names a folder of `out`.
         """
         scores, _ = self.evaluator.probe(sae, self.out / name, name)
         return sum(by_k[5]["test_accuracy"] for by_k in scores.values()) / len(scores)
 
     def forgetting(self, sae: BenchSAE) -> float | None:
-        """The forgetting score (families/forgetting.py), nats a token; None where no latent ever fires."""
+        """Return the score of families/forgetting.py, nats a token, or None if no latent ever fires."""
         from agent.lab.evaluation.families import forgetting
 
         with torch.no_grad():
-            found = forgetting.sweep(self.evaluator, sae)
-        return found.score if found else None
+            result = forgetting.sweep(self.evaluator, sae)
+        return result.score if result else None
 
     def ablate(self, *sets: Sequence[int]) -> ablation.Effects:
-        """What setting each set of latents to zero does to the model's loss and predictions on some held-out text."""
+        """Return the effects on the model's loss and predictions of setting sets of latents to zero, set by set."""
         return ablation.ablate(self.evaluator.model, self.evaluator.hook_name, self._windows, self.sae, sets)
 
     def loss_gradient(self) -> tuple[Tensor, Tensor]:
-        """Held-out activations `[tokens, d_in]` and the gradient of the loss by them; see ablation.loss_gradient."""
+        """Return activations `[tokens, d_in]` of held-out text and the loss gradient by ablation.loss_gradient."""
         return ablation.loss_gradient(self.evaluator.model, self.evaluator.hook_name, self._windows)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The random untrained SAE: the floor that a trained one must exceed."""
+"""The random untrained SAE: the floor that a trained SAE must exceed."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class RandomSAE(BenchSAE):
-    """An untrained SAE: random unit directions both ways, the k largest latents of each token kept. The floor."""
+    """An untrained SAE: random unit directions as encoder and decoder; a token keeps its k largest latents."""
 
     def __init__(self, cfg: "CustomSAEConfig", k: int, mean: Tensor, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)

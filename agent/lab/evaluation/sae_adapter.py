@@ -1,4 +1,4 @@
-"""What SAE-Bench is given: a checkpoint, or a random untrained SAE, in the shape of its custom SAEs."""
+"""SAEs in the form that SAE-Bench expects of a custom SAE, and how their latents are used."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class BenchSAE(ABC):
-    """The attributes that SAE-Bench reads of an SAE. `encode` and `decode` work on the model's own activations."""
+    """An SAE with the attributes that SAE-Bench reads. `encode` and `decode` take the model's own activations."""
 
     def __init__(self, cfg: "CustomSAEConfig", W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor) -> None:
         self.cfg = cfg
@@ -24,19 +24,19 @@ class BenchSAE(ABC):
         self.device, self.dtype = W_dec.device, W_dec.dtype
 
     def to(self, *_: object, **__: object) -> Self:
-        """Stays where it is: evaluated in float32 on the chosen device."""
+        """Return the SAE as it is: it is evaluated in float32 on the chosen device."""
         return self
 
     def eval(self) -> Self:
-        """Is always in evaluation mode."""
+        """Return the SAE as it is: it is always in evaluation mode."""
         return self
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
-        """Activations `[..., d_in]` -> latents `[..., d_sae]`."""
+        """Encode activations `[..., d_in]` to latents `[..., d_sae]`."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents `[..., d_sae]` -> activations `[..., d_in]`."""
+        """Decode latents `[..., d_sae]` to activations `[..., d_in]`."""
         return latents @ self.W_dec + self.b_dec
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,13 +46,13 @@ class BenchSAE(ABC):
 
 
 class CheckpointSAE(BenchSAE):
-    """A checked checkpoint; the header's scaling is folded into the weights shown. `sample [n, d_in]`: activations."""
+    """A checked checkpoint, with the header's scaling folded into the weights. `sample [n, d_in]`: activations."""
 
     def __init__(self, cfg: "CustomSAEConfig", checkpoint: Checkpoint, sample: Tensor) -> None:
         self.checkpoint = checkpoint
         scale = checkpoint.header.scale
         W_enc, b_enc = checkpoint.W_enc, checkpoint.b_enc
-        if W_enc is None or b_enc is None:  # not affine: its mean Jacobian stands in for the few figures that read it
+        if W_enc is None or b_enc is None:  # not affine: the few metrics that read W_enc get its mean Jacobian
             W_enc, b_enc = checkpoint.encoder_matrix(sample * scale), torch.zeros(cfg.d_sae)
         device = sample.device
         super().__init__(
@@ -68,21 +68,21 @@ class CheckpointSAE(BenchSAE):
 
 
 class PartSAE(BenchSAE):
-    """The latents [start, end) of an SAE, as if there were no others."""
+    """The latents [start, end) of an SAE, without the others."""
 
     def __init__(self, whole: BenchSAE, start: int, end: int) -> None:
         cfg = copy.copy(whole.cfg)
         cfg.d_sae = end - start
-        of_part = slice(start, end)
-        super().__init__(cfg, whole.W_enc[:, of_part], whole.b_enc[of_part], whole.W_dec[of_part], whole.b_dec)
-        self.whole, self.of_part = whole, of_part
+        rows = slice(start, end)
+        super().__init__(cfg, whole.W_enc[:, rows], whole.b_enc[rows], whole.W_dec[rows], whole.b_dec)
+        self.whole, self.rows = whole, rows
 
     def encode(self, x: Tensor) -> Tensor:
-        return self.whole.encode(x)[..., self.of_part]
+        return self.whole.encode(x)[..., self.rows]
 
 
 def bench_config(model: str, hook_name: str, d_in: int, d_sae: int, context: int) -> "CustomSAEConfig":
-    """SAE-Bench's description of an SAE, with the fields that its evaluations read."""
+    """Return SAE-Bench's configuration of an SAE, with the fields that its evaluations read."""
     import sae_bench.sae_bench_utils.general_utils as general_utils
     from sae_bench.custom_saes.custom_sae_config import CustomSAEConfig
 
@@ -104,7 +104,7 @@ def bench_config(model: str, hook_name: str, d_in: int, d_sae: int, context: int
 
 @dataclass(frozen=True)
 class Usage:
-    """Sums over the evaluation text from which exact, batch-independent figures follow."""
+    """Sums over the evaluation text that give exact metrics whatever the batch size."""
 
     tokens: int
     squared_error: float
@@ -122,16 +122,16 @@ class Usage:
 
 
 class UsageAccumulator:
-    """Usage, summed up batch by batch. `mean [d_in]`: of the activations."""
+    """A sum of Usage over batches. `mean [d_in]`: of all activations."""
 
     def __init__(self, d_sae: int, mean: Tensor) -> None:
         self.mean, self.tokens, self.error, self.deviation = mean, 0, 0.0, 0.0
         self.fired = torch.zeros(d_sae, dtype=torch.float64)
 
-    def add(self, x: Tensor, latents: Tensor, rebuilt: Tensor) -> None:
-        """Activations `[tokens, d_in]`, their latents `[tokens, d_sae]` and reconstruction `[tokens, d_in]`."""
+    def add(self, x: Tensor, latents: Tensor, reconstruction: Tensor) -> None:
+        """Add activations `[tokens, d_in]`, their latents `[tokens, d_sae]` and reconstruction `[tokens, d_in]`."""
         self.tokens += len(x)
-        self.error += (x - rebuilt).double().pow(2).sum().item()
+        self.error += (x - reconstruction).double().pow(2).sum().item()
         self.deviation += (x - self.mean).double().pow(2).sum().item()
         self.fired += (latents != 0).sum(0).double().cpu()
 
@@ -141,9 +141,9 @@ class UsageAccumulator:
 
 @torch.no_grad()
 def measure_usage(sae: BenchSAE, activations: Tensor, mean: Tensor, batch: int = 4096) -> Usage:
-    """Encode and decode the evaluation text's activations `[tokens, d_in]`."""
-    counted = UsageAccumulator(sae.cfg.d_sae, mean)
+    """Encode and decode the evaluation text's activations `[tokens, d_in]`, and return the sums."""
+    accumulator = UsageAccumulator(sae.cfg.d_sae, mean)
     for x in activations.split(batch):
         latents = sae.encode(x)
-        counted.add(x, latents, sae.decode(latents))
-    return counted.usage()
+        accumulator.add(x, latents, sae.decode(latents))
+    return accumulator.usage()

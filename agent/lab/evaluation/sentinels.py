@@ -1,8 +1,7 @@
-"""SAEs whose scores are known beforehand: where one scores otherwise, the evaluator is wrong.
+"""Sentinels: SAEs whose scores are known beforehand. If one scores otherwise, the evaluator is wrong.
 
-The permuted decoder shows that reconstruction is scored and that probing reads the encoder alone (on a world: MCC the
-decoder alone), the identity that nothing is lost on the way through the model, the random SAE that training is what
-lifts the scores.
+The permuted decoder checks that reconstruction is scored and that probing reads the encoder alone (on a world: MCC the
+decoder alone), the identity that the model loses nothing on the way, the random SAE that training raises the scores.
 """
 
 import math
@@ -28,13 +27,13 @@ if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
 
 PERMUTATION_SEED = 0
-WINDOWS = 2 * BATCH_WINDOWS  # of the development text: what is expected holds on little text too
+WINDOWS = 2 * BATCH_WINDOWS  # of the development text: the expectations hold on little text too
 
-Scores = dict[str, Number]  # by the metric's name
+Scores = dict[str, Number]  # by metric
 
 
 class IdentitySAE(BenchSAE):
-    """Loses nothing: x - mean as its positive and its negative parts, so d_sae is 2 d_in."""
+    """An SAE that loses nothing: its latents are the positive and negative parts of x - mean, so d_sae is 2 d_in."""
 
     def __init__(self, cfg: "CustomSAEConfig", mean: Tensor) -> None:
         both = torch.cat([torch.eye(cfg.d_in), -torch.eye(cfg.d_in)]).to(mean.device)
@@ -46,23 +45,23 @@ class IdentitySAE(BenchSAE):
 
 @dataclass(frozen=True)
 class SentinelSAEs:
-    """What the evaluator is tried on."""
+    """The SAEs that the evaluator is checked on."""
 
     trained: BenchSAE
-    permuted: BenchSAE  # the trained one with the rows of its decoder in another order
+    permuted: BenchSAE  # the trained one with its decoder rows in another order
     identity: BenchSAE
     random: RandomSAE
 
 
 def permute_decoder(loaded: Checkpoint) -> Checkpoint:
-    """The checkpoint with the rows of its decoder in another order, the same each time."""
+    """Return the checkpoint with its decoder rows in another order, the same order every time."""
     generator = torch.Generator().manual_seed(PERMUTATION_SEED)
     order = torch.randperm(len(loaded.W_dec), generator=generator).to(loaded.device)
     return replace(loaded, tensors=loaded.tensors | {"W_dec": loaded.W_dec[order]})
 
 
 def build_sentinels(evaluator: "Evaluator", run_dir: Path) -> SentinelSAEs:
-    """The sentinels beside a trained baseline, the random one as sparse as it is. Raises CheckpointError."""
+    """Make the sentinels of a trained baseline; the random one has its L0. Raises CheckpointError."""
     held_out = evaluator.held_out("dev", WINDOWS)
     loaded = evaluator.load_checkpoint(run_dir, held_out)
     d_sae, d_in = loaded.W_dec.shape
@@ -75,48 +74,52 @@ def build_sentinels(evaluator: "Evaluator", run_dir: Path) -> SentinelSAEs:
     )
 
 
-def check_evaluator(evaluator: "Evaluator", run_dir: Path, done: Callable[[str], None]) -> Sentinels:
-    """Try the evaluator with the trained baseline of a run. Raises CheckpointError, EvaluationError."""
-    tried = build_sentinels(evaluator, run_dir)
-    done("checkpoint")
+def check_evaluator(evaluator: "Evaluator", run_dir: Path, progress: Callable[[str], None]) -> Sentinels:
+    """Check the evaluator on the sentinels of a run's trained baseline. Raises CheckpointError, EvaluationError."""
+    saes = build_sentinels(evaluator, run_dir)
+    progress("checkpoint")
     with tempfile.TemporaryDirectory() as out:
-        return check_expectations(evaluator, tried, Path(out), done)
+        return check_expectations(evaluator, saes, Path(out), progress)
 
 
 def check_expectations(
-    evaluator: "Evaluator", tried: SentinelSAEs, out: Path, done: Callable[[str], None] = lambda _: None
+    evaluator: "Evaluator", saes: SentinelSAEs, out: Path, progress: Callable[[str], None] = lambda _: None
 ) -> Sentinels:
-    """Score the sentinels on the development text and say of each expectation whether it held.
+    """Score the sentinels on the development text and compare the scores with what they must be.
 
-    SAE-Bench's files go to `out`, an empty folder. Raises EvaluationError where there are no scores at all.
+    SAE-Bench's files go to `out`, an empty folder. Raises EvaluationError if there are no scores.
     """
     held_out = evaluator.held_out("dev", WINDOWS)
 
-    def score(name: str, sae: BenchSAE, beside: bool = False) -> Scores:
+    def score(name: str, sae: BenchSAE, extra: bool = False) -> Scores:
         core, _ = evaluator.score_core(sae, held_out, out / name, name)
         scores: Scores = core.model_dump()
-        if beside:
+        if extra:
             scores |= evaluator.sentinel_metrics(sae, held_out, out / name, name)
-        done(f"{name} sentinel")
+        progress(f"{name} sentinel")
         return scores
 
     world = is_world(evaluator.model_name)
-    trained, permuted = score("trained", tried.trained, beside=True), score("permuted decoder", tried.permuted, True)
-    identity, random = score("identity", tried.identity), score("random", tried.random, beside=world)
-    variance, k = _number(trained, "explained_variance_centered"), tried.random.k
-    own = _of_a_world(trained, permuted, random) if world else _of_a_language_model(trained, permuted, identity)
+    trained = score("trained", saes.trained, extra=True)
+    permuted = score("permuted decoder", saes.permuted, extra=True)
+    identity, random = score("identity", saes.identity), score("random", saes.random, extra=world)
+    variance, k = _number(trained, "explained_variance_centered"), saes.random.k
+    if world:
+        own_kind = _world_expectations(trained, permuted, random)
+    else:
+        own_kind = _language_model_expectations(trained, permuted, identity)
     return Sentinels(
         expectations=[
             expectation("permuted decoder", permuted, "explained_variance_centered", "below 0", -math.inf, 0),
             expectation("identity", identity, "explained_variance_centered", "above 0.9999", 1 - 1e-4, math.inf),
             expectation("random", random, "l0", f"within 1% of {k}", 0.99 * k, 1.01 * k),
             expectation("random", random, "explained_variance_centered", f"below {variance:.4f}", -math.inf, variance),
-            *own,
+            *own_kind,
         ]
     )
 
 
-def _of_a_language_model(trained: Scores, permuted: Scores, identity: Scores) -> list[Expectation]:
+def _language_model_expectations(trained: Scores, permuted: Scores, identity: Scores) -> list[Expectation]:
     preserved, auc = _number(trained, "ce_loss_score"), _number(trained, "probing_auc_5")
     return [
         expectation("permuted decoder", permuted, "ce_loss_score", f"below {preserved:.4f}", -math.inf, preserved),
@@ -126,8 +129,8 @@ def _of_a_language_model(trained: Scores, permuted: Scores, identity: Scores) ->
     ]
 
 
-def _of_a_world(trained: Scores, permuted: Scores, random: Scores) -> list[Expectation]:
-    """MCC and uniqueness read the decoder alone, whatever the order of its rows; F1 reads both sides."""
+def _world_expectations(trained: Scores, permuted: Scores, random: Scores) -> list[Expectation]:
+    # MCC reads the decoder alone, whatever the order of its rows; F1 reads the encoder too.
     f1, mcc = _number(trained, "f1"), _number(trained, "mcc")
     return [
         expectation("permuted decoder", permuted, "f1", f"below {f1:.4f}", -math.inf, f1),
@@ -138,13 +141,13 @@ def _of_a_world(trained: Scores, permuted: Scores, random: Scores) -> list[Expec
 
 
 def expectation(sentinel: str, scores: Scores, metric: str, expected: str, low: float, high: float) -> Expectation:
-    """Whether a sentinel's score lies between two bounds, said in words as `expected`."""
-    found = _number(scores, metric)
-    held = low < found < high  # false of what is not finite
-    finite = found if math.isfinite(found) else None
+    """Return whether a sentinel's score lies between two bounds, which `expected` names in words."""
+    value = _number(scores, metric)
+    held = low < value < high  # False for NaN
+    finite = value if math.isfinite(value) else None
     return Expectation(sentinel=sentinel, metric=metric, expected=expected, found=finite, held=held)
 
 
 def _number(scores: Scores, metric: str) -> float:
-    found = scores[metric]
-    return math.nan if found is None else found
+    value = scores[metric]
+    return math.nan if value is None else value

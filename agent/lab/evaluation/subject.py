@@ -1,4 +1,4 @@
-"""An alias of `sae_adapter`, for ideas that were written for an earlier layout."""
+"""Alias of `sae_adapter`, for ideas written for an earlier layout."""
 
 from agent.lab.evaluation.sae_adapter import BenchSAE, CheckpointSAE, PartSAE
 

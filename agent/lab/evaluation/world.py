@@ -1,4 +1,4 @@
-"""An alias of `world_evaluator`, for ideas that were written for an earlier layout."""
+"""Alias of `world_evaluator`, for ideas written for an earlier layout."""
 
 from agent.lab.evaluation.world_evaluator import HeldOutSamples as Drawn
 from agent.lab.evaluation.world_evaluator import WorldEvaluator

@@ -1,4 +1,4 @@
-"""The evaluator of a synthetic world: its samples where a language model has text, the truth where it has a loss."""
+"""The evaluator of a synthetic world: samples in place of text, known features in place of a loss."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,13 @@ from agent.lab.results import Core, Number
 
 @dataclass(frozen=True)
 class HeldOutSamples(HeldOut):
-    """Held-out samples; `ids [windows, MAX_CONTEXT]` are their row numbers."""
+    """Held-out samples of a world; `ids [windows, MAX_CONTEXT]` are their row numbers."""
 
-    features: list[Tensor]  # batches [batch, num_features], sparse: what made each sample
+    features: list[Tensor]  # batches [batch, num_features], sparse: the features that each sample is made of
 
 
 class WorldEvaluator(Evaluator):
-    """Scores runs on one world. There is no text and no loss; what needs them has no figures."""
+    """The evaluator of one world. There is no text and no loss; metrics that need them are left out."""
 
     def load_model(self) -> None:
         worlds.check_hook(self.model_name, self.hook_name)
@@ -34,21 +34,21 @@ class WorldEvaluator(Evaluator):
         return models.MAX_CONTEXT
 
     def held_out(self, split: Split, windows: int | None = None) -> HeldOutSamples:
-        """The samples of a split, or the first of them."""
+        """Return the samples of a split, or the first of them, in windows of MAX_CONTEXT."""
         windows = windows or core.BATCH_WINDOWS * core.VARIANCE_BATCHES
         if (split, windows) not in self._held_out:
             ids = torch.arange(windows * models.MAX_CONTEXT).view(windows, -1)
             rows, features = zip(*worlds.samples(self.world, ids.numel(), split), strict=True)
-            drawn = torch.cat(rows)
+            x = torch.cat(rows)
             self._held_out[split, windows] = HeldOutSamples(
-                ids, drawn, drawn.mean(0), [each.to_sparse() for each in features]
+                ids, x, x.mean(0), [batch.to_sparse() for batch in features]
             )
-        found = self._held_out[split, windows]
-        assert isinstance(found, HeldOutSamples)
-        return found
+        samples = self._held_out[split, windows]
+        assert isinstance(samples, HeldOutSamples)
+        return samples
 
     def score_core(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> tuple[Core, Usage]:  # noqa: ARG002
-        """SAE-Bench core's figures of sparsity and reconstruction."""
+        """Return SAE-Bench core's metrics of sparsity and reconstruction."""
         usage = measure_usage(sae, held_out.activations, held_out.mean)
         return core.run_core_on_rows(sae, held_out.activations, held_out.ids, usage), usage
 
