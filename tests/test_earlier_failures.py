@@ -9,7 +9,7 @@ Where another file has such a failure tested with real parts, it is not tested t
 - nine runs in a row at the ceiling: a run has four attempts, test_loop.py,
   test_a_run_has_four_attempts_and_only_what_an_edit_can_mend_is_tried_again
 - an L0 of 1,782 called better than one of 320: test_comparison.py, test_why_a_run_cannot_be_compared and
-  test_a_comparison_blind_to_l0_is_fooled; test_notes.py, test_a_run_that_no_baseline_is_near_is_not_compared;
+  test_a_comparison_blind_to_l0_is_fooled; test_notes.py, test_a_run_far_from_every_baseline_is_not_compared;
   test_evaluation.py for what is dense
 - a higher L1 norm called better sparsity: test_audit.py on audit_corpus/first/sparsity and second/norms; test_prose.py,
   test_what_only_results_may_say_is_found
@@ -41,6 +41,7 @@ from agent.lab.verdicts import Verdict, judge_scores
 from agent.proposers import answers
 from agent.proposers.answers import BadAnswer
 from agent.running import preflight
+from agent.study.outcomes import RunFailed
 
 DEAD = [3, 50, 90]
 EV = "explained_variance_centered"
@@ -118,8 +119,10 @@ def test_a_loss_at_the_ceiling_ends_the_training_at_once_and_the_same_code_is_no
         trained(tmp_path, small_model, fault)
     assert len(results.read_metrics(tmp_path / "run")) == 1
     source, fixed = (tmp_path / "experiment.py").read_text(), Fixed(model=str(small_model), tokens=TOKENS, d_sae=D_SAE)
-    assert preflight.check(source, fixed, {}) is None
-    verdict = preflight.check(f"{source}\n# once more\n", fixed, {"run 1, attempt 1": source})
+    preflight.check(source, fixed, {})
+    with pytest.raises(RunFailed) as failure:
+        preflight.check(f"{source}\n# once more\n", fixed, {"run 1, attempt 1": source})
+    verdict = failure.value.verdict
     assert verdict
     assert (verdict.name, "the same code as run 1" in verdict.evidence) == ("no_effect", True)
 
@@ -175,7 +178,7 @@ def test_a_change_that_never_reaches_the_loss_leaves_the_same_checkpoint(small_m
     idle = trained(tmp_path / "idle", small_model, fault)
     plain = trained(tmp_path / "plain", small_model)
     source, other = ((tmp_path / name / "experiment.py").read_text() for name in ("idle", "plain"))
-    assert preflight.check(source, Fixed(model=str(small_model), tokens=TOKENS, d_sae=D_SAE), {"run 0": other}) is None
+    preflight.check(source, Fixed(model=str(small_model), tokens=TOKENS, d_sae=D_SAE), {"run 0": other})
     used = trained(tmp_path / "used", small_model, fault, ("return mse +", "return penalty + mse +"))
     hashes = [checkpoint.content_hash(run_dir / "checkpoint") for run_dir in (plain, idle, used)]
     assert hashes[0] == hashes[1] != hashes[2]

@@ -295,7 +295,7 @@ def test_a_run_by_hand_before_anything_was_compared_gets_its_baselines(checkout:
     checkout.run_by_hand("run_1", "sound", "better")
     noted = checkout.agent("note", str(checkout.study.directory), "run_1", "-m", "My own idea")
     assert noted.returncode == 0, noted.stderr
-    assert "Seems better, and is not confirmed by fresh seeds yet" in checkout.notes.split("## Run 1: ")[1]
+    assert "Seems better, not yet confirmed by fresh seeds" in checkout.notes.split("## Run 1: ")[1]
     ended = checkout.agent("resume")
     assert ended.returncode == 0, ended.stderr
     assert "Better (confirmed)" in checkout.notes.split("## Run 1: ")[1].split("## Run 2: ")[0]

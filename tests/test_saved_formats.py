@@ -258,7 +258,7 @@ def test_every_claim_of_the_notes_is_supported(study: Path, held_against: str):
     measured = known_figures.from_directory(study) if held_against == "results" else None
     findings = audit.findings(audit.read(notes), measured)
     assert len(findings) > 8
-    assert [str(finding) for finding in findings if finding.verdict != "supported"] == []
+    assert [str(finding) for finding in findings if finding.status != "supported"] == []
     assert not edited(notes.read_text())
 
 
@@ -351,7 +351,7 @@ def test_the_story_in_git_goes_on(resumed: Resumed):
 def test_the_notes_of_a_resumed_study_are_supported(resumed: Resumed):
     notes = resumed.checkout.study.notes / "notes.txt"
     findings = audit.findings(audit.read(notes), known_figures.from_directory(resumed.checkout.study.directory))
-    assert [str(finding) for finding in findings if finding.verdict != "supported"] == []
+    assert [str(finding) for finding in findings if finding.status != "supported"] == []
 
 
 def test_a_study_is_not_resumed_where_its_figures_would_not_compare(tmp_path: Path):

@@ -1,7 +1,7 @@
-"""`agent audit`: every claim of a notes.txt, held against figures by rules.
+"""`agent audit`: check every claim of a notes.txt against figures, by rules.
 
-supported: the figures say so. contradicted: they say otherwise. unsupported: there is no figure that could, or the runs
-do not compare. What may happen, and what was done rather than measured, is no claim.
+supported: the figures confirm it. contradicted: the figures say otherwise. unsupported: no figure could confirm it, or
+the runs do not compare. What may happen, and what was done rather than measured, is no claim.
 """
 
 from collections import Counter
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from agent.audit import known_figures, notes_reader, rendered_sentences, structure
 from agent.audit.finding import Finding
-from agent.audit.judge import Sentence
-from agent.audit.known_figures import Facts
+from agent.audit.judge import ProseSentence
+from agent.audit.known_figures import KnownRuns
 from agent.audit.notes_reader import Notes, Statement
 from agent.lab.errors import UserError
 from agent.report.notes import edited
@@ -19,46 +19,52 @@ from agent.report.plots import DRAWN
 
 
 def audit(path: Path, directory: Path | None = None) -> bool:
-    """Print a line for each claim; whether all are supported. Raises UserError where there is nothing to audit."""
-    found = findings(read(path), known_figures.from_directory(directory) if directory else None)
-    for finding in found:
+    """Print a line for each claim. Return True if all are supported. Raise UserError if there is nothing to audit."""
+    results = findings(read(path), known_figures.from_directory(directory) if directory else None)
+    for finding in results:
         print(finding)
-    count = Counter(finding.verdict for finding in found)
-    said = ", ".join(f"{count[verdict]} {verdict}" for verdict in ("supported", "contradicted", "unsupported"))
-    print(f"{len(found)} claims: {said}")
-    return count["supported"] == len(found)
+    count = Counter(finding.status for finding in results)
+    summary = ", ".join(f"{count[status]} {status}" for status in ("supported", "contradicted", "unsupported"))
+    print(f"{len(results)} claims: {summary}")
+    return count["supported"] == len(results)
 
 
 def read(path: Path) -> Notes:
-    """Raises UserError."""
+    """Read a notes.txt. Raise UserError if it is none."""
     try:
         text = path.read_text(encoding="utf-8")
         notes = notes_reader.parse(text)
     except (OSError, UnicodeDecodeError, notes_reader.NotNotes) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path} is no notes.txt: {why}") from None
-    if not edited(text):  # figures of an idea's own tell in its code's words what no results line has
-        notes.statements = [each for each in notes.statements if each.label in DRAWN or not each.label.endswith(".png")]
+        raise UserError(f"{path} is not a notes.txt: {why}") from None
+    if not edited(
+        text
+    ):  # the descriptions of an idea's own figures are its code's words, about what no results line has
+        notes.statements = [
+            statement
+            for statement in notes.statements
+            if statement.label in DRAWN or not statement.label.endswith(".png")
+        ]
     return notes
 
 
-def findings(notes: Notes, measured: Facts | None = None) -> list[Finding]:
-    """Every claim of notes, in their order. `measured`: figures from run directories, which then decide."""
+def findings(notes: Notes, measured: KnownRuns | None = None) -> list[Finding]:
+    """Check every claim of notes, in order. If given, the figures measured decide instead of the notes' own."""
     known = measured or known_figures.from_notes(notes)
     rendered_sentences.learn(notes, known)
-    found = [*structure.order(notes), *structure.pasted(notes, known)]
+    results = [*structure.check_order(notes), *structure.check_origin(notes, known)]
     if measured:
-        found += structure.against(notes, measured)
+        results += structure.check_results(notes, measured)
     for before, statement in zip([None, *notes.statements], notes.statements, strict=False):
-        found += _judge(statement, before, known)
-    return sorted(found, key=lambda finding: finding.line)
+        results += _check(statement, before, known)
+    return sorted(results, key=lambda finding: finding.line)
 
 
-def _judge(statement: Statement, before: Statement | None, known: Facts) -> Iterator[Finding]:
-    """A sentence comes to the worst that its claims come to."""
-    if (judged := rendered_sentences.check(statement, known)) is None:
-        judged = list(Sentence(statement, before, known).judge())
-    if judged:
-        worst, _ = max(judged, key=lambda each: ("supported", "unsupported", "contradicted").index(each[0]))
-        evidence = dict.fromkeys(evidence for verdict, evidence in judged if verdict == worst and evidence)
+def _check(statement: Statement, before: Statement | None, known: KnownRuns) -> Iterator[Finding]:
+    """Give a sentence the worst status of its claims."""
+    if (results := rendered_sentences.check(statement, known)) is None:
+        results = list(ProseSentence(statement, before, known).check())
+    if results:
+        worst, _ = max(results, key=lambda result: ("supported", "unsupported", "contradicted").index(result[0]))
+        evidence = dict.fromkeys(evidence for status, evidence in results if status == worst and evidence)
         yield Finding(statement.line, statement.run, statement.text, worst, "; ".join(evidence))

@@ -1,4 +1,4 @@
-"""Runs held beside each other: what the figures say of a direction, an extreme, a trend."""
+"""Check a direction, a superlative or a trend against the figures of the runs."""
 
 import re
 from collections.abc import Iterator
@@ -6,94 +6,100 @@ from itertools import pairwise
 
 from agent.audit import word_lists
 from agent.audit.claims import BASELINE, PREVIOUS, Direction
-from agent.audit.finding import Judged
-from agent.audit.known_figures import Facts
+from agent.audit.finding import CheckResult
+from agent.audit.known_figures import KnownRuns
 from agent.audit.quantities import QUANTITIES, Quantity
 
-SIMILAR = 0.02  # what is called similar may differ by this share
-SAME = 0.001  # what is called identical or unchanged
+SIMILAR = 0.02  # figures called similar may differ by this share
+SAME = 0.001  # figures called identical or unchanged
 
-DECIDE = [  # what better is counted over, where it is said of no quantity in particular
+DECISIVE = [  # what `better` is counted over if no quantity is named
     quantity
     for quantity in QUANTITIES
     if quantity.better != "none"
     and not quantity.designed
     and quantity.name not in ("L0", "L1", "sparsity", "reconstruction")
 ]
-_NOT: dict[str, Judged] = {"supported": ("contradicted", ""), "contradicted": ("supported", "")}
+_NOT: dict[str, CheckResult] = {"supported": ("contradicted", ""), "contradicted": ("supported", "")}
 
 
-def sides(known: Facts, quantity: Quantity, said: str, subject: int, reference: int) -> list[tuple[str, float, float]]:
-    """The figures of both runs, by path; at the same L0 where notes have such a comparison with the baseline."""
+def paired_figures(
+    known: KnownRuns, quantity: Quantity, wording: str, subject: int, reference: int
+) -> list[tuple[str, float, float]]:
+    """Return (path, figure of subject, figure of reference), at the same L0 if notes have such a comparison."""
     one, two = known.runs[subject], known.runs[reference]
-    if reference == BASELINE and (title := one.compared(quantity, said)):
+    if reference == BASELINE and (title := one.compared_title(quantity, wording)):
         return [(title, one.differences[title].value, one.differences[title].reference)]
-    mine, theirs = one.of(quantity, said), two.of(quantity, said)
+    mine, theirs = one.figures_of(quantity, wording), two.figures_of(quantity, wording)
     if common := [path for path in mine if path in theirs]:
         return [(path, mine[path], theirs[path]) for path in common]
     return [(path, mine[path], next(iter(theirs.values()))) for path in list(mine)[:1]] if theirs else []
 
 
-def beside(known: Facts, path: str, subject: int, a: float, reference: int, b: float) -> str:
+def state_both(known: KnownRuns, path: str, subject: int, a: float, reference: int, b: float) -> str:
     return f"{path} is {a:.6g} in {known.name(subject)}, {b:.6g} in {known.name(reference)}"
 
 
-def compared(known: Facts, claim: Direction, subject: int, reference: int, text: str) -> Judged | None:
-    """A direction against another run; None where it says nothing that figures could decide."""
+def check_direction(known: KnownRuns, claim: Direction, subject: int, reference: int, text: str) -> CheckResult | None:
+    """Check a direction against another run. Return None if figures could not decide it."""
     if claim.negated:
-        judged = _plain(known, claim, subject, reference)
-        return (_NOT[judged[0]][0], judged[1]) if judged and judged[0] in _NOT else None
-    if claim.praises and (why := known.runs[subject].untrained):
+        result = _by_figures(known, claim, subject, reference)
+        return (_NOT[result[0]][0], result[1]) if result and result[0] in _NOT else None
+    if claim.praises and (why := known.runs[subject].why_untrained):
         return "contradicted", f"nothing was trained in {known.name(subject)}: {why}"
     if claim.way != "same" and known.identical(subject, reference):
         return "contradicted", f"{known.name(subject)} and {known.name(reference)} have the same figures throughout"
-    judged = _plain(known, claim, subject, reference)
-    if judged is None or judged[0] == "contradicted" or not (claim.quantity is None or claim.quantity.follows_l0):
-        return judged
-    if known.runs[subject].untrained:
-        return judged
-    owned_up = claim.way in ("up", "down", "same") and word_lists.L0.search(text)
-    if (why := known.l0_apart(subject, reference)) and not owned_up and not word_lists.DISCLAIMED.search(text):
+    result = _by_figures(known, claim, subject, reference)
+    if result is None or result[0] == "contradicted" or not (claim.quantity is None or claim.quantity.follows_l0):
+        return result
+    if known.runs[subject].why_untrained:
+        return result
+    says_l0_differs = claim.way in ("up", "down", "same") and word_lists.L0.search(text)
+    if (
+        (why := known.why_l0_apart(subject, reference))
+        and not says_l0_differs
+        and not word_lists.DISCLAIMED.search(text)
+    ):
         return "unsupported", why
-    return judged
+    return result
 
 
-def _plain(known: Facts, claim: Direction, subject: int, reference: int) -> Judged | None:
-    """What the figures say, whether or not the runs compare."""
+def _by_figures(known: KnownRuns, claim: Direction, subject: int, reference: int) -> CheckResult | None:
+    """Check a direction by the figures, whether or not the runs compare."""
     quantity = claim.quantity
     if quantity is None:
-        return overall(known, claim.way, subject, reference)
-    found = sides(known, quantity, claim.said, subject, reference)
-    if not found:
+        return check_overall(known, claim.way, subject, reference)
+    pairs = paired_figures(known, quantity, claim.wording, subject, reference)
+    if not pairs:
         undecided = quantity.designed or (quantity.better == "none" and quantity not in QUANTITIES)
-        return None if undecided else ("unsupported", _lacking(known, quantity, subject, reference))
-    shown = "; ".join(beside(known, path, subject, a, reference, b) for path, a, b in found[:3])
+        return None if undecided else ("unsupported", _no_value(known, quantity, subject, reference))
+    shown = "; ".join(state_both(known, path, subject, a, reference, b) for path, a, b in pairs[:3])
     one = known.runs[subject]
-    title = one.compared(quantity, claim.said) if reference == BASELINE else None
+    title = one.compared_title(quantity, claim.wording) if reference == BASELINE else None
     noisy = bool(title) and one.differences[title].within_noise
     if claim.way == "same":
         share = SAME if word_lists.UNCHANGED.search(claim.word) else SIMILAR
-        held = [noisy or abs(a - b) <= share * max(abs(a), abs(b)) for _, a, b in found]
+        agreeing = [noisy or abs(a - b) <= share * max(abs(a), abs(b)) for _, a, b in pairs]
     elif noisy:
         return "unsupported", f"{shown}: within the noise"
     else:
-        held = [went(claim, a, b) for _, a, b in found]
-    if None in held:
+        agreeing = [_went(claim, a, b) for _, a, b in pairs]
+    if None in agreeing:
         return "unsupported", f"{shown}, and no direction of {quantity.name} is better by itself"
-    if len(set(held)) > 1:
+    if len(set(agreeing)) > 1:
         return "unsupported", f"{shown}: some one way, some the other"
-    return ("supported" if held[0] else "contradicted"), shown
+    return ("supported" if agreeing[0] else "contradicted"), shown
 
 
-def _lacking(known: Facts, quantity: Quantity, subject: int, reference: int) -> str:
-    if not any(run.of(quantity) for run in known.runs.values()):
+def _no_value(known: KnownRuns, quantity: Quantity, subject: int, reference: int) -> str:
+    if not any(run.figures_of(quantity) for run in known.runs.values()):
         return f"no run has a value of {quantity.name}"
-    absent = reference if known.runs[subject].of(quantity) else subject
+    absent = reference if known.runs[subject].figures_of(quantity) else subject
     return f"{known.name(absent)} has no value of {quantity.name}"
 
 
-def went(claim: Direction, a: float, b: float) -> bool | None:
-    """Whether a figure went from b to a the way that is said; None where no way of it is better."""
+def _went(claim: Direction, a: float, b: float) -> bool | None:
+    """Return True if a figure went from b to a as claimed, or None if no way of it is better."""
     quantity = claim.quantity
     assert quantity
     if claim.way in ("better", "worse"):
@@ -105,14 +111,14 @@ def went(claim: Direction, a: float, b: float) -> bool | None:
     return a > b if up != quantity.inverse else a < b
 
 
-def overall(known: Facts, way: str, subject: int, reference: int) -> Judged:
-    """Better or worse, of no quantity in particular: by every quantity that has a better way."""
+def check_overall(known: KnownRuns, way: str, subject: int, reference: int) -> CheckResult:
+    """Check better or worse of no quantity in particular, by every quantity that has a better direction."""
     won, lost = [], []
-    for quantity in DECIDE:
-        for path, a, b in sides(known, quantity, "", subject, reference)[:1]:
+    for quantity in DECISIVE:
+        for path, a, b in paired_figures(known, quantity, "", subject, reference)[:1]:
             if a != b:
                 better = (a > b) == (quantity.better == "higher")
-                (won if better else lost).append(beside(known, path, subject, a, reference, b))
+                (won if better else lost).append(state_both(known, path, subject, a, reference, b))
     if way == "worse":
         won, lost = lost, won
     if won and lost:
@@ -122,16 +128,16 @@ def overall(known: Facts, way: str, subject: int, reference: int) -> Judged:
     return ("supported" if won else "contradicted"), "; ".join((won or lost)[:3])
 
 
-def superlative(known: Facts, claim: Direction, subject: int) -> Judged | None:
-    """Best, worst, highest, lowest: of all runs, or of those so far."""
+def check_superlative(known: KnownRuns, claim: Direction, subject: int) -> CheckResult | None:
+    """Check best, worst, highest or lowest, of all runs or of those so far."""
     quantity = claim.quantity
     if claim.negated or (quantity is None and claim.way != "best"):
         return None
     if quantity is None:  # wrong where another run is better in everything
         others = [number for number in known.runs if number not in (subject, BASELINE)]
-        judged = [overall(known, "better", subject, other) for other in others]
-        return next((each for each in judged if each[0] == "contradicted"), None)
-    measured = _values(known, quantity, claim.said)
+        results = [check_overall(known, "better", subject, other) for other in others]
+        return next((result for result in results if result[0] == "contradicted"), None)
+    measured = _values(known, quantity, claim.wording)
     if subject not in measured:
         return "unsupported", f"{known.name(subject)} has no value of {quantity.name}"
     if claim.way in ("best", "worst") and quantity.better == "none":
@@ -140,45 +146,48 @@ def superlative(known: Facts, claim: Direction, subject: int) -> Judged | None:
     pick = max if high != quantity.inverse else min
     shown = f"{quantity.name}: {_listed(known, measured)}"
     so_far = {number: value for number, value in measured.items() if number <= subject}
-    if not any(each[subject] == pick(each.values()) for each in (measured, so_far) if len(each) > 1):
+    if not any(values[subject] == pick(values.values()) for values in (measured, so_far) if len(values) > 1):
         return "contradicted", shown
     fair = claim.way != "best" or not quantity.follows_l0 or BASELINE not in (known.runs.keys() - {subject})
-    why = "" if fair else known.l0_apart(subject, BASELINE)
+    why = "" if fair else known.why_l0_apart(subject, BASELINE)
     return ("unsupported", why) if why else ("supported", shown)
 
 
-def trend(known: Facts, claim: Direction, upto: int | None, text: str) -> Iterator[Judged]:
-    """Over the runs in their order, up to one; over a training, nothing is known but its end."""
+def check_trend(known: KnownRuns, claim: Direction, upto: int | None, text: str) -> Iterator[CheckResult]:
+    """Check a trend over the runs in order, up to `upto`. Of a training only its end is known, so none can be shown."""
     quantity, consistent = claim.quantity, bool(re.search(r"\bconsistent", text, re.IGNORECASE))
     numbers = sorted(known.runs)
     if quantity is None:
         pairs = [(BASELINE, number) for number in numbers[1:]] if consistent else list(pairwise(numbers))
-        judged = [overall(known, claim.way, b, a) for a, b in pairs if a in known.runs]
-        wrong = [each for each in judged if each[0] != "supported"]
-        yield [*wrong, *judged, ("unsupported", "there are no two runs")][0]
+        results = [check_overall(known, claim.way, b, a) for a, b in pairs if a in known.runs]
+        wrong = [result for result in results if result[0] != "supported"]
+        yield [*wrong, *results, ("unsupported", "there are no two runs")][0]
         return
-    measured = {n: value for n, value in _values(known, quantity, claim.said).items() if upto is None or n <= upto}
+    measured = {n: value for n, value in _values(known, quantity, claim.wording).items() if upto is None or n <= upto}
     if not measured:
         yield "unsupported", f"no run has a value of {quantity.name}"
     elif word_lists.WITHIN_TRAINING.search(text):
-        yield "unsupported", f"of {quantity.name} each run's final value is known, and no history"
+        yield "unsupported", f"only the final value of {quantity.name} is known for each run, no history"
     else:
         if upto is not None and claim.reference == PREVIOUS:
             measured = dict(list(measured.items())[-2:])
         values = list(measured.values())
-        ways = [[went(claim, b, a) for a, b in pairwise(values)]]
+        ways = [[_went(claim, b, a) for a, b in pairwise(values)]]
         if BASELINE in measured:
-            ways += [[went(claim, b, a) for a, b in pairwise(values[1:])]]
-            ways += [[went(claim, value, values[0]) for value in values[1:]]] * consistent
-        held = any(each and all(each) for each in ways)
+            ways += [[_went(claim, b, a) for a, b in pairwise(values[1:])]]
+            ways += [[_went(claim, value, values[0]) for value in values[1:]]] * consistent
+        agreeing = any(steps and all(steps) for steps in ways)
         shown = f"{quantity.name}: {_listed(known, measured)}"
-        yield ("supported" if held else "contradicted" if len(values) > 1 else "unsupported"), shown
+        yield ("supported" if agreeing else "contradicted" if len(values) > 1 else "unsupported"), shown
 
 
-def _values(known: Facts, quantity: Quantity, said: str) -> dict[int, float]:
-    found = {number: next(iter(run.of(quantity, said).values()), None) for number, run in sorted(known.runs.items())}
-    return {number: value for number, value in found.items() if value is not None}
+def _values(known: KnownRuns, quantity: Quantity, wording: str) -> dict[int, float]:
+    values = {
+        number: next(iter(run.figures_of(quantity, wording).values()), None)
+        for number, run in sorted(known.runs.items())
+    }
+    return {number: value for number, value in values.items() if value is not None}
 
 
-def _listed(known: Facts, values: dict[int, float]) -> str:
+def _listed(known: KnownRuns, values: dict[int, float]) -> str:
     return ", ".join(f"{known.name(number)} {value:.6g}" for number, value in values.items())

@@ -1,22 +1,22 @@
-"""A claim of notes and what it comes to."""
+"""A claim of notes and the result of checking it."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["supported", "contradicted", "unsupported"]
-Judged = tuple[Verdict, str]  # and the evidence
+Status = Literal["supported", "contradicted", "unsupported"]
+CheckResult = tuple[Status, str]  # and the evidence
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim, where it stands, and what it comes to."""
+    """A claim, where it stands, its status and the evidence."""
 
     line: int
     run: int | None
     quote: str
-    verdict: Verdict
+    status: Status
     evidence: str
 
     def __str__(self) -> str:
         where = f"line {self.line}" + (f", run {self.run}" if self.run is not None else "")
-        return f'{self.verdict}: {where}: "{self.quote}": {self.evidence}'
+        return f'{self.status}: {where}: "{self.quote}": {self.evidence}'

@@ -1,7 +1,7 @@
-"""notes.txt as data: its runs with their figures, and every sentence with where it stands.
+"""Read a notes.txt: its runs with their figures, and every sentence with its line and run.
 
-Reads our own notes and those of earlier systems, whose headings are the same and whose results, a Python or JSON
-dictionary that may be nested and may span lines, stand in the notes themselves.
+Reads our own notes and those of earlier systems, which have the same headings. Results are a Python or JSON dictionary,
+which may be nested and may span lines.
 """
 
 import ast
@@ -14,7 +14,7 @@ from typing import Any
 
 from agent.report.claim_words import sentences
 
-INTENT = (
+INTENT_LABELS = (
     "why",
     "hypothesis",
     "motivation",
@@ -32,7 +32,9 @@ _RUN = re.compile(r"run\s*#?\s*(\d+)\b\s*[:.)\-–—]*\s*(.*)", re.IGNORECASE)
 _BASELINE = re.compile(r"baseline(?: results?)?\s*:?$", re.IGNORECASE)
 _RESULTS = re.compile(r"results?\b[^:{]{0,30}:\s*", re.IGNORECASE)
 _LABEL = re.compile(
-    r"((?:(?:results?|experiment|run|plot|key|next) ?)?(?:" + "|".join(INTENT) + r"|description|analysis|interpretation"
+    r"((?:(?:results?|experiment|run|plot|key|next) ?)?(?:"
+    + "|".join(INTENT_LABELS)
+    + r"|description|analysis|interpretation"
     r"|observations?|conclusions?|findings?|summary|comments?|notes?|takeaways?|discussion|outcome)(?: \w+)?"
     r"|[\w./-]+\.(?:png|pdf|svg|jpe?g)):(?:\s+|$)",
     re.IGNORECASE,
@@ -44,54 +46,56 @@ _CALL = re.compile(r"[A-Za-z_][\w.]*\(([^()]*?)(?:,\s*\w+=[^()]*)?\)")  # np.flo
 
 @dataclass(frozen=True)
 class Statement:
-    """A sentence, the number of the line its paragraph begins at, and the run whose section it stands in."""
+    """A sentence, the line its paragraph begins at, and the run whose section it stands in."""
 
     line: int
     run: int | None
-    label: str  # what the paragraph is introduced as, in lower case: description, why, l0_front.png
+    label: str  # that opens the paragraph, in lower case: description, why, l0_front.png
     text: str
 
     @property
-    def intent(self) -> bool:
-        return any(word in INTENT for word in self.label.split())
+    def is_intent(self) -> bool:
+        return any(word in INTENT_LABELS for word in self.label.split())
 
 
 @dataclass
-class NotedRun:
-    """A run as notes have it. Figures by the path of their keys, joined by slashes."""
+class NotesRun:
+    """A run as notes describe it. Figures are by the path of their keys, joined by slashes."""
 
     number: int
     title: str
     line: int
     results: str = ""  # the line as it stands
     results_line: int = 0
-    found: bool = False  # a dictionary was read
+    results_read: bool = False  # a dictionary was read
     figures: dict[str, float] = field(default_factory=dict)
-    settings: dict[str, str] = field(default_factory=dict)  # what is text among the results
+    settings: dict[str, str] = field(default_factory=dict)  # results that are text
 
 
 @dataclass
 class Notes:
+    """The title, the description of the experiment, the runs and all sentences that may be claims."""
+
     title: str = ""
     description: str = ""
-    runs: list[NotedRun] = field(default_factory=list)
+    runs: list[NotesRun] = field(default_factory=list)
     statements: list[Statement] = field(default_factory=list)
 
 
 class NotNotes(ValueError):
-    """The text has none of the headings of notes."""
+    """A text that has none of the headings of notes."""
 
 
 def parse(text: str) -> Notes:
-    """Raises NotNotes."""
+    """Parse the text of notes. Raise NotNotes if it has none of their headings."""
     notes, section, run = Notes(), "", None
     indented = [line[:1].isspace() for line in text.splitlines()]
     plain = re.sub(r"(?m)^\s*```.*$", "", text).replace("+-", "±").replace("**", "").replace("`", "")
     lines = [line.strip() for line in plain.splitlines()]
     block: list[str] = []
-    start, at = 0, 0
+    start, at, has_heading = 0, 0, False
 
-    def close() -> None:
+    def close_block() -> None:
         if block and section not in _NOT_CLAIMS:
             notes.statements.extend(_statements(" ".join(block), start, run.number if run else None))
         elif block and section == "title":
@@ -100,43 +104,42 @@ def parse(text: str) -> Notes:
             notes.description += " ".join(block) + "\n"
         block.clear()
 
-    headed = False
     while at < len(lines):
         line = lines[at]
         if heading := _HEADING.fullmatch(line):
-            close()
+            close_block()
             name, _, rest = heading[1].partition(":")
             section, block[:], start = name.strip().lower(), [rest.strip()] if rest.strip() else [], at + 1
             numbered = _RUN.fullmatch(heading[1])
-            headed = headed or bool(numbered) or section in ("title", "experiment description")
+            has_heading = has_heading or bool(numbered) or section in ("title", "experiment description")
             if numbered or _BASELINE.fullmatch(heading[1]):
-                run = NotedRun(int(numbered[1]) if numbered else 0, numbered[2] if numbered else "Baseline", at + 1)
+                run = NotesRun(int(numbered[1]) if numbered else 0, numbered[2] if numbered else "Baseline", at + 1)
                 notes.runs.append(run)
                 block.clear()
             elif line.startswith("# ") or section.startswith("plot"):
                 run = None
         elif run and (opened := _RESULTS.match(line)) and (read := _dictionary(lines, at, opened.end())):
-            close()
+            close_block()
             value, end = read
             run.results, run.results_line = " ".join(" ".join(lines[at:end]).split()), at + 1
-            run.found = value is not None
+            run.results_read = value is not None
             _flatten(value, "", run.figures, run.settings)
             at = end
             continue
         elif run and re.fullmatch(r"results?:?\s*(?:none\b.*|n/?a|null)?", line, re.IGNORECASE):
-            close()
+            close_block()
             run.results, run.results_line = run.results or line, run.results_line or at + 1
         else:
             ended = block and (block[-1][-1] in ".!?:" or (_ITEM.match(block[0]) and not indented[at]))
             if not line or ended or _ITEM.match(line) or _LABEL.match(line):
-                close()
+                close_block()
             if line:
                 start = start if block else at + 1
                 block.append(line)
         at += 1
-    close()
-    if not headed:
-        raise NotNotes("it has neither a line '# Title' nor a line '## Run 0: ...'")
+    close_block()
+    if not has_heading:
+        raise NotNotes("it has no line '# Title' and no line '## Run 0: ...'")
     return notes
 
 
@@ -144,13 +147,13 @@ def _statements(block: str, line: int, run: int | None) -> list[Statement]:
     block = _ITEM.sub("", block)
     label = _LABEL.match(block)
     name, text = (label[1].lower(), block[label.end() :]) if label else ("", block)
-    return [Statement(line, run, name, said) for said in sentences(text)]
+    return [Statement(line, run, name, sentence) for sentence in sentences(text)]
 
 
 def _dictionary(lines: list[str], at: int, start: int) -> tuple[Any, int] | None:
-    """The dictionary that opens on a line, or on the next that is not empty, and the line after its end.
+    """Read the dictionary that opens on a line, or on the next that is not empty; return it and the line after its end.
 
-    None where none opens; its value is None where it cannot be read.
+    Return None if none opens. The dictionary is None if it cannot be read.
     """
     rest = lines[at][start:]
     while not rest and at + 1 < len(lines) and (not lines[at + 1] or lines[at + 1].startswith("{")):
@@ -193,7 +196,7 @@ def _flatten(value: Any, path: str, figures: dict[str, float], settings: dict[st
 
 
 def flatten(value: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
-    """The finite numbers and the texts of nested results, by the path of their keys."""
+    """Return the finite numbers and the texts of nested results, by the path of their keys."""
     figures: dict[str, float] = {}
     settings: dict[str, str] = {}
     _flatten(value, "", figures, settings)

@@ -1,34 +1,36 @@
-"""The quantities that notes speak of: how prose names each, under which keys results hold it, which way is better."""
+"""The quantities that notes speak of: their names in prose, their keys in results, and which direction is better."""
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-NOT_MEASURED = (  # a part of the objective, or what it is steered by
+NOT_MEASURED = (  # after these it is a part of the objective, or a setting
     r"(?!\s*[-_]?(?:coeff|penalt|regulari|weight|target|term|function|constraint|schedul|warm|budget|limit|scale|ing\b))"
 )
 
 
 @dataclass(frozen=True)
 class Quantity:
+    """A quantity, with patterns for its names in prose and its keys in results."""
+
     name: str
-    said: re.Pattern[str]
+    names: re.Pattern[str]
     key: re.Pattern[str]  # of the last key of a path, or the last two joined by _
     better: Literal["higher", "lower", "none"]
-    follows_l0: bool = True  # what it comes to depends on L0, so it compares only at the same L0
-    designed: bool = False  # set rather than measured: saying it of a run without such a figure claims nothing
+    follows_l0: bool = True  # it depends on L0, so it compares only at the same L0
+    designed: bool = False  # set rather than measured: no claim if the run has no such figure
     inverse: bool = False  # more of it is less of the figure: sparsity and L0
 
-    def paths(self, figures: Mapping[str, float], said: str = "") -> list[str]:
-        """Where results hold it; what names a number of latents (top 5) is narrowed to the keys that have it."""
-        found = [path for path in figures if self._holds(path)]
-        if number := re.search(r"top[- ]?(\d+)|(\d+)$", said, re.IGNORECASE):
-            narrowed = [p for p in found if re.search(rf"(?<!\d){number[1] or number[2]}(?!\d)", p.rsplit("/", 1)[-1])]
-            found = narrowed or found
-        return found
+    def paths(self, figures: Mapping[str, float], wording: str = "") -> list[str]:
+        """Return the paths of its figures. A wording with a number of latents (top 5) narrows them to keys with it."""
+        paths = [path for path in figures if self._matches(path)]
+        if number := re.search(r"top[- ]?(\d+)|(\d+)$", wording, re.IGNORECASE):
+            narrowed = [p for p in paths if re.search(rf"(?<!\d){number[1] or number[2]}(?!\d)", p.rsplit("/", 1)[-1])]
+            paths = narrowed or paths
+        return paths
 
-    def _holds(self, path: str) -> bool:
+    def _matches(self, path: str) -> bool:
         parts = [re.sub(r"[\s.-]+", "_", part.lower()) for part in path.split("/")]
         if any(part.startswith(("llm", "random", "floor", "std")) for part in parts) or parts[-1] in ("std", "stderr"):
             return False
@@ -36,11 +38,11 @@ class Quantity:
         return any(self.key.fullmatch("_".join(parts[-n:])) for n in (1, 2))
 
 
-def _quantity(name: str, said: str, key: str, better: Literal["higher", "lower", "none"], **more: bool) -> Quantity:
-    return Quantity(name, re.compile(rf"(?<![\w-])(?:{said})(?![\w])", re.IGNORECASE), re.compile(key), better, **more)
+def _quantity(name: str, names: str, key: str, better: Literal["higher", "lower", "none"], **more: bool) -> Quantity:
+    return Quantity(name, re.compile(rf"(?<![\w-])(?:{names})(?![\w])", re.IGNORECASE), re.compile(key), better, **more)
 
 
-# The first that matches a stretch of prose has it.
+# A stretch of prose is of the first that matches it.
 QUANTITIES = (
     _quantity(
         "CE-loss score",
@@ -199,6 +201,8 @@ _BEFORE_LOSS = """
 
 @dataclass(frozen=True)
 class Mention:
+    """A quantity and the stretch of a sentence that names it."""
+
     quantity: Quantity
     start: int
     end: int
@@ -206,33 +210,33 @@ class Mention:
 
 
 def mentions(sentence: str, keys: Iterable[str] = ()) -> list[Mention]:
-    """The quantities a sentence speaks of, in their order; `keys` are further names that results use."""
+    """Return the quantities a sentence names, in order. `keys`: further names that results use."""
     taken: list[Mention] = []
-    for quantity in (*QUANTITIES, *(other(key) for key in keys)):
-        for match in quantity.said.finditer(sentence):
-            if any(match.start() < each.end and each.start < match.end() for each in taken):
+    for quantity in (*QUANTITIES, *(quantity_of_key(key) for key in keys)):
+        for match in quantity.names.finditer(sentence):
+            if any(match.start() < other.end and other.start < match.end() for other in taken):
                 continue
             if quantity.name == "loss" and _another_loss(sentence[: match.start()]):
                 continue
             taken.append(Mention(quantity, match.start(), match.end(), match.group()))
-    return sorted(taken, key=lambda each: each.start)
+    return sorted(taken, key=lambda mention: mention.start)
 
 
 def _another_loss(before: str) -> bool:
-    """Whether the word before `loss` makes it a part of the objective: the composition loss."""
+    """Return True if the word before `loss` makes it a part of the objective: the composition loss."""
     word = re.search(r"([\w'’-]+)\s+$", before)
     return bool(word) and word[1].lower() not in _BEFORE_LOSS.split() and not re.search(r"run \d+('s)?\s+$", before)
 
 
-def other(key: str) -> Quantity:
-    """A quantity that is known by its key alone; a score is better when higher, a loss or an error when lower."""
+def quantity_of_key(key: str) -> Quantity:
+    """Return the quantity of a key that QUANTITIES lacks: a score is better when higher, a loss or error when lower."""
     words = [re.escape(word) for word in re.split(r"[\s_]+", key.lower()) if word]
     better = "higher" if "score" in words else "lower" if {"loss", "error"} & set(words) else "none"
     return _quantity(key, r"[\s_-]".join(words), re.escape("_".join(re.split(r"[\s_.-]+", key.lower()))), better)
 
 
 def unknown_keys(figures: Iterable[str]) -> list[str]:
-    """The last keys of results that none of QUANTITIES knows, of those that prose could name."""
+    """Return the last keys of paths that are in none of QUANTITIES and that prose could name."""
     leaves = {path.rsplit("/", 1)[-1] for path in figures}
     return sorted(
         leaf

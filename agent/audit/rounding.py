@@ -1,15 +1,15 @@
-"""Whether a figure in prose is a measured value, within the rounding of how it is written."""
+"""Compare a number as prose writes it with a measured value."""
 
 from decimal import Decimal, InvalidOperation
 
 
-def close(said: str, value: float, units: float = 0.5) -> bool:
-    """Whether a number as written is a value rounded, or cut off, to the digits shown.
+def agrees(stated: str, value: float, units: float = 0.5) -> bool:
+    """Return True if a number as written is the value, rounded or cut off to the digits shown.
 
-    `units`: how many units of the last digit rounding may move it; more where both sides of a difference were rounded.
+    `units`: how many units of the last digit rounding may move it; more if both sides of a difference were rounded.
     """
     try:
-        written = Decimal(said.replace(",", "").replace("−", "-").lstrip("+~≈"))
+        written = Decimal(stated.replace(",", "").replace("−", "-").lstrip("+~≈"))
     except InvalidOperation:
         return False
     unit = 10.0 ** int(written.as_tuple().exponent)

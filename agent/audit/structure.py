@@ -1,44 +1,44 @@
-"""What is wrong with notes as a whole: runs twice or missing, results of another experiment or unlike the measured."""
+"""Check notes as a whole: runs described twice or missing, results of another experiment or unlike those measured."""
 
 import itertools
 import re
 from collections.abc import Iterator
 
-from agent.audit import known_figures
 from agent.audit.claims import BASELINE
-from agent.audit.finding import Finding, Verdict
-from agent.audit.known_figures import Facts
-from agent.audit.notes_reader import NotedRun, Notes
-from agent.audit.rounding import close
+from agent.audit.finding import Finding, Status
+from agent.audit.known_figures import KnownRun, KnownRuns
+from agent.audit.notes_reader import Notes, NotesRun
+from agent.audit.rounding import agrees
+from agent.lab.metrics import METRICS
 
 MOST_MISSING = 100  # runs in one gap that get a line each; a heading may name any number
 
-# What does not depend on the SAE: the model's own loss and what ablation makes of it, the probes on its activations.
+# Figures that do not depend on the SAE: the model's own loss, its loss under ablation, the probes on its activations.
 INVARIANT = re.compile(
     r"ce_loss_without_sae|ce_loss_with_(?:mean_)?ablation|kl_div_with_ablation|l2_norm_in|llm_\w*accuracy"
 )
 FIXED = re.compile(
     r"(?:model(?:_name)?|hook(?:_name|_point)?|(?:hook_)?layer|d_in|d_model|activation_dim|dataset(?:_name)?)"
 )
-SAME_SAID = re.compile(
+CALLED_SAME = re.compile(
     r"\b(?:identical|same (?:results|figures|scores)|no effect|unchanged|repeat\w*|rerun|reproduc\w+|did not change)\b",
     re.IGNORECASE,
 )
 WIDTH = re.compile(r"(?:d_sae|dict_size|n_features|width)")
 
 
-def order(notes: Notes) -> Iterator[Finding]:
-    """A run described twice, a run that is missing, two runs with the same results."""
-    seen: dict[int, NotedRun] = {}
+def check_order(notes: Notes) -> Iterator[Finding]:
+    """Find runs described twice, runs that are missing and runs with the same results."""
+    seen: dict[int, NotesRun] = {}
     for run in notes.runs:
         if (first := seen.get(run.number)) is not None:
             yield _of_heading(run, "contradicted", f"run {run.number} is described before, in line {first.line}")
             continue
-        other = next((each for each in seen.values() if _same_results(run, each)), None)
+        other = next((earlier for earlier in seen.values() if _same_results(run, earlier)), None)
         if other and not _says_same(notes, run):
             evidence = f"its results are those of run {other.number} in every figure (line {other.results_line})"
             yield _of_results(run, "unsupported", evidence)
-        if "{" in run.results and not run.found:
+        if "{" in run.results and not run.results_read:
             yield _of_results(run, "unsupported", "the results cannot be read")
         seen[run.number] = run
     for before, after in itertools.pairwise(sorted(seen)):
@@ -46,35 +46,35 @@ def order(notes: Notes) -> Iterator[Finding]:
             yield _of_heading(seen[after], "unsupported", f"run {number} is missing: it is not described")
 
 
-def _of_heading(run: NotedRun, verdict: Verdict, evidence: str) -> Finding:
-    return Finding(run.line, run.number, f"Run {run.number}: {run.title}".removesuffix(": "), verdict, evidence)
+def _of_heading(run: NotesRun, status: Status, evidence: str) -> Finding:
+    return Finding(run.line, run.number, f"Run {run.number}: {run.title}".removesuffix(": "), status, evidence)
 
 
-def _of_results(run: NotedRun, verdict: Verdict, evidence: str) -> Finding:
-    return Finding(run.results_line, run.number, _short(run.results), verdict, evidence)
+def _of_results(run: NotesRun, status: Status, evidence: str) -> Finding:
+    return Finding(run.results_line, run.number, _short(run.results), status, evidence)
 
 
-def _same_results(a: NotedRun, b: NotedRun) -> bool:
+def _same_results(a: NotesRun, b: NotesRun) -> bool:
     measured = [value for value in a.figures.values() if value not in (0.0, 1.0, -1.0)]
     return a.figures == b.figures and len(measured) >= 3
 
 
-def _says_same(notes: Notes, run: NotedRun) -> bool:
+def _says_same(notes: Notes, run: NotesRun) -> bool:
     own = " ".join(statement.text for statement in notes.statements if statement.run == run.number)
-    return bool(SAME_SAID.search(own))
+    return bool(CALLED_SAME.search(own))
 
 
 def _short(text: str) -> str:
     return text if len(text) <= 100 else text[:97] + "..."
 
 
-def pasted(notes: Notes, known: Facts) -> Iterator[Finding]:
-    """A run whose results are of another model, place or text than the others'.
+def check_origin(notes: Notes, known: KnownRuns) -> Iterator[Finding]:
+    """Find runs whose results are of another model, hook or text than the others'.
 
-    What does not depend on the SAE (the model's own loss, its loss under ablation) must be equal in all runs, and so
-    must the settings that results state. Where most runs differ from run 0, it is run 0 that was pasted.
+    Figures that do not depend on the SAE (the model's own loss, its loss under ablation) must be equal in all runs, and
+    so must the settings that results state. If most runs differ from run 0, it is run 0 that was pasted.
     """
-    runs = {run.number: run for run in reversed(notes.runs) if run.found}
+    runs = {run.number: run for run in reversed(notes.runs) if run.results_read}
     odd = _odd(runs, notes, known)
     for number, why in odd.items():
         yield _of_results(
@@ -93,12 +93,12 @@ def pasted(notes: Notes, known: Facts) -> Iterator[Finding]:
             yield _of_results(run, "contradicted", evidence)
 
 
-def _odd(runs: dict[int, NotedRun], notes: Notes, known: Facts) -> dict[int, list[str]]:
-    """The runs that differ from most in what should be equal, and in what."""
+def _odd(runs: dict[int, NotesRun], notes: Notes, known: KnownRuns) -> dict[int, list[str]]:
+    """Return the runs that differ from most in what should be equal, with the differences."""
     odd: dict[int, list[str]] = {}
     fixed = {number: _fixed(run, notes) for number, run in sorted(runs.items())}
-    for what in sorted({each for settings in fixed.values() for each in settings}):
-        values = {number: settings[what] for number, settings in fixed.items() if what in settings}
+    for path in sorted({path for settings in fixed.values() for path in settings}):
+        values = {number: settings[path] for number, settings in fixed.items() if path in settings}
         groups: list[list[int]] = []
         for number, value in values.items():
             group = next((group for group in groups if _alike(values[group[0]], value)), None)
@@ -106,17 +106,17 @@ def _odd(runs: dict[int, NotedRun], notes: Notes, known: Facts) -> dict[int, lis
         most = max(groups, key=lambda group: (len(group), BASELINE not in group))
         others = f"{known.name(most[0])} has {_shown(values[most[0]])}"
         for number in values.keys() - set(most):
-            odd.setdefault(number, []).append(f"{what} is {_shown(values[number])}, {others}")
+            odd.setdefault(number, []).append(f"{path} is {_shown(values[number])}, {others}")
     return odd
 
 
-def _leaves(run: NotedRun) -> set[str]:
+def _leaves(run: NotesRun) -> set[str]:
     return {path.rsplit("/", 1)[-1].lower() for path in run.figures}
 
 
-def _fixed(run: NotedRun, notes: Notes) -> dict[str, float | str]:
+def _fixed(run: NotesRun, notes: Notes) -> dict[str, float | str]:
     own = run.title + " ".join(statement.text for statement in notes.statements if statement.run == run.number)
-    of_width = re.search(
+    about_width = re.search(
         r"\b(?:width|wide\w*|dict\w*|latents|features|size|expansion|narrow\w*|d_sae)\b", own, re.IGNORECASE
     )
     return {
@@ -124,7 +124,7 @@ def _fixed(run: NotedRun, notes: Notes) -> dict[str, float | str]:
         for path, value in (*run.figures.items(), *run.settings.items())
         if INVARIANT.fullmatch(leaf := path.rsplit("/", 1)[-1].lower())
         or FIXED.fullmatch(leaf)
-        or (WIDTH.fullmatch(leaf) and not of_width)
+        or (WIDTH.fullmatch(leaf) and not about_width)
     }
 
 
@@ -138,8 +138,8 @@ def _shown(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def against(notes: Notes, measured: Facts) -> Iterator[Finding]:
-    """The notes' own figures beside those of the run directories."""
+def check_results(notes: Notes, measured: KnownRuns) -> Iterator[Finding]:
+    """Check the notes' own figures against those of the run directories."""
     for run in {run.number: run for run in reversed(notes.runs)}.values():
         known = measured.runs.get(run.number)
         quote = _short(run.results or f"Run {run.number}: {run.title}")
@@ -148,13 +148,14 @@ def against(notes: Notes, measured: Facts) -> Iterator[Finding]:
             continue
         if known is None:
             yield Finding(line, run.number, quote, "unsupported", f"there is no run_{run.number}/final_info.json")
-        elif run.found and not known.counts:
+        elif run.results_read and not known.counts:
             yield Finding(line, run.number, quote, "contradicted", f"run {run.number} does not count: {known.verdict}")
-        elif run.found:
-            wrong = [each for path, value in run.figures.items() if (each := _differs(path, value, known))]
-            verdict: Verdict = "contradicted" if wrong else "supported"
+        elif run.results_read:
+            differences = [_difference(path, value, known) for path, value in run.figures.items()]
+            wrong = list(filter(None, differences))
+            status: Status = "contradicted" if wrong else "supported"
             yield Finding(
-                line, run.number, quote, verdict, "; ".join(wrong) or f"as in run_{run.number}/final_info.json"
+                line, run.number, quote, status, "; ".join(wrong) or f"as in run_{run.number}/final_info.json"
             )
     described = {run.number for run in notes.runs}
     for number in sorted(measured.runs.keys() - described):
@@ -164,15 +165,14 @@ def against(notes: Notes, measured: Facts) -> Iterator[Finding]:
         )
 
 
-def _differs(path: str, value: float, known: known_figures.Run) -> str:
-    """How a figure of the notes differs from what was measured; empty where it does not."""
+def _difference(path: str, value: float, known: KnownRun) -> str:
+    """Say how a figure of the notes differs from the measured one; empty if it does not."""
     name = path.rsplit("/", 1)[-1]
-    found = known.figures.get(path)
-    if found is None and known.info and name in known_figures.METRICS:
-        found = known.info.metric(name)
-    if found is None:
-        found = next((each for other, each in known.figures.items() if other.rsplit("/", 1)[-1] == name), None)
-    if found is None:
+    measured = known.figures.get(path)
+    if measured is None and known.info and name in METRICS:
+        measured = known.info.metric(name)
+    if measured is None:
+        measured = next((value for other, value in known.figures.items() if other.rsplit("/", 1)[-1] == name), None)
+    if measured is None:
         return f"{path} is not among the results"
-    text = f"{value:.10g}"
-    return "" if close(text, found) else f"{path} is {found:.6g}"
+    return "" if agrees(f"{value:.10g}", measured) else f"{path} is {measured:.6g}"

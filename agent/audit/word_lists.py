@@ -1,15 +1,15 @@
-"""The words by which claimed and judging know a direction, a run, a number and a hope."""
+"""The words by which the audit recognises directions, runs, numbers and intentions in prose."""
 
 import re
 
 
 def words(text: str) -> str:
-    r"""An alternative for each of the words; within one, ~ stands for a space."""
+    r"""Return a pattern for any of the words; within one, ~ stands for a space."""
     return "(?:" + "|".join(text.replace("~", r"\s").split()) + ")"
 
 
 def pattern(text: str) -> re.Pattern[str]:
-    r"""One of the words, whole, in any case."""
+    r"""Compile a pattern for any of the words, whole and in any case."""
     return re.compile(rf"\b{words(text)}\b", re.IGNORECASE)
 
 
@@ -37,7 +37,7 @@ WAYS = {  # in the order in which they are tried
         reduc(?:e[sd]?|ing|tions?) smaller fewer less shr[aiu]nk(?:s|en)? below halv(?:es|ed|ing) cut(?:s|ting)?
         went~down downwards? diminish(?:es|ed) sank plummet(?:s|ed)""",
 }
-WAY = re.compile(r"\b(?:" + "|".join(f"(?P<{way}>{words(said)})" for way, said in WAYS.items()) + r")\b", re.IGNORECASE)
+WAY = re.compile(r"\b(?:" + "|".join(f"(?P<{way}>{words(text)})" for way, text in WAYS.items()) + r")\b", re.IGNORECASE)
 NOT_A_WAY_AFTER = re.compile(
     rf"[\s-]*{words('tiers? layers? level bound row learning rate latents? features? dimension ranks?')}\b",
     re.IGNORECASE,

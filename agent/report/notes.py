@@ -2,19 +2,20 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from agent import TEMPLATES
 from agent.comparison import judgement, matching
 from agent.comparison.judgement import Judgement, Outcome, judgements
 from agent.display.formatting import companion_difference, format_difference, format_value, remarks
-from agent.ideas import strict_templates
+from agent.ideas import Direction, strict_templates
 from agent.lab.defaults import is_world
-from agent.lab.metrics import HEADLINE, METRICS
-from agent.lab.results import Compared, Comparison, Expectation, FinalInfo, Floor, Measure, headline
-from agent.report import plots, prose
+from agent.lab.files import write_atomically
+from agent.lab.metrics import HEADLINE, METRICS, Metric
+from agent.lab.results import Comparison, Expectation, FinalInfo, Floor, Measure, MetricComparison, headline
+from agent.report import plots, prose, sentences
 from agent.report.idea_analysis import Analysis
 from agent.report.prose import Facts
 from agent.study.runs import Run
@@ -30,33 +31,39 @@ NO_ANALYSIS = Analysis()
 CHECKSUM = "Checksum of these notes, by which a change by hand is noticed: "
 
 
+@dataclass(frozen=True)
+class RunSummary:
+    """What the notes say of a run from its results; empty where it has none that count."""
+
+    results: dict[str, float | None] | None = None  # headline metrics, rounded
+    outcome: str = ""  # of the primary metric
+    comparisons: list[str] = field(default_factory=list)  # a line per metric, with its prediction
+    random_sae: str = ""
+    own_measures: str = ""
+
+
 def write(
     study: Study, state: State, skipped: Sequence[tuple[str, str]] = (), analysis: Analysis = NO_ANALYSIS
 ) -> None:
     """Write the notes and the figures as things stand now, each file whole or not at all.
 
-    Notes that were changed by hand since they were written are kept beside the new ones.
+    Notes that were edited by hand since they were written are kept as notes_edited_<hash>.txt.
     """
     study.notes.mkdir(parents=True, exist_ok=True)  # a study may have been moved without them
     runs = study.load_runs(state)
-    judged = judgements(runs, state) if state.started else {}
-    figures = []
-    if state.started:
-        goal = (state.started.primary_metric, state.started.smallest_effect)
-        figures = plots.write(study.notes, runs, state.baselines, judged, *goal, analysis.draw)
+    judged = judgements(runs, state)
+    goal = (state.started.primary_metric, state.started.smallest_effect)
+    figures = plots.write(study.notes, runs, state.baselines, judged, *goal, analysis.draw)
     path = study.notes / "notes.txt"
-    if path.exists() and edited(found := path.read_text(encoding="utf-8", errors="replace")):
-        (study.notes / f"notes_edited_{hashlib.sha256(found.encode()).hexdigest()[:8]}.txt").write_text(
-            found, encoding="utf-8"
-        )
+    if path.exists() and edited(before := path.read_text(encoding="utf-8", errors="replace")):
+        name = f"notes_edited_{hashlib.sha256(before.encode()).hexdigest()[:8]}.txt"
+        (study.notes / name).write_text(before, encoding="utf-8")
     body = render(state, runs, judged, figures, skipped, analysis.measures)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(body + CHECKSUM + _checksum(body) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, body + CHECKSUM + _checksum(body) + "\n")
 
 
 def edited(notes: str) -> bool:
-    """Whether notes are not as they were written."""
+    """Return True if notes were changed since they were written."""
     body, mark, checksum = notes.rpartition(CHECKSUM)
     return not mark or checksum != _checksum(body) + "\n"
 
@@ -74,120 +81,125 @@ def render(
     measures: dict[str, Measure] | None = None,
     templates: Path = TEMPLATES,
 ) -> str:
-    """The text of the notes."""
+    """Return the text of the notes."""
     environment = strict_templates(templates / "notes")
     environment.filters["flow"] = flow
+    environment.globals["sentences"] = sentences
     return environment.get_template("notes.txt.j2").render(
         state=state,
         started=state.started,
-        primary=METRICS[state.started.primary_metric] if state.started else None,
-        ground=describe_ground(state),
+        primary=METRICS[state.started.primary_metric],
+        evidence=describe_evidence(state),
         remarks=remarks(run.info for run in runs if run.info),
         measures=measures if measures and any(run.info and run.info.analysis for run in runs) else {},
         runs=[
-            (run, describe(run, state, judged.get(run.number), measures or {}) | written(run, state, runs, judged))
+            (run, describe(run, state, judged.get(run.number), measures or {}), run_texts(run, state, runs, judged))
             for run in runs
         ],
         tested=[describe_test(run, state) for run in runs if run.number in state.tested],
-        held_out="samples" if state.started and is_world(state.started.fixed.model) else "text",
+        held_out="samples" if is_world(state.started.fixed.model) else "text",
         figures=figures,
         skipped=skipped,
-        noted=_at(state.last_time),
-        interrupted=_at(state.interrupted),
+        last_time=_utc(state.last_time),
+        interrupted=_utc(state.interrupted),
     )
 
 
-def written(run: Run, state: State, runs: list[Run], judged: dict[int, Judgement]) -> dict[str, str]:
-    """What was written of a run, before it and, by a language model, after it; its placeholders stand for results."""
+def run_texts(run: Run, state: State, runs: list[Run], judged: dict[int, Judgement]) -> dict[str, str]:
+    """Return what was written about a run before it (description, why) and, by a language model, after it (described).
+
+    The placeholders of a language model are rendered.
+    """
     proposal = run.state.proposal
     texts = {"description": proposal.description, "why": proposal.why, "described": run.state.described or ""}
-    if state.started and state.started.language_model and not run.state.by_hand:
+    if state.started.language_model and not run.state.by_hand:
         facts = Facts(runs, judged, state.started.primary_metric)
         texts = {name: prose.render(text, facts) for name, text in texts.items()}
     return texts
 
 
 def flow(text: str) -> str:
-    """Each paragraph on one line, however it was broken where it was written."""
+    """Put each paragraph on one line."""
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
-def _at(time: datetime | None) -> str:
+def _utc(time: datetime | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC") if time else ""
 
 
-def describe_ground(state: State) -> list[str]:
-    """What differences are judged against, as far as it has been measured."""
-    said = []
+def describe_evidence(state: State) -> list[str]:
+    """Describe what differences are judged by, as far as it is measured: sentinels, baselines, noise between seeds."""
+    lines = []
     if state.sentinels:
-        held = [f"{_named(each)} is {each.expected}" for each in state.sentinels if each.held]
-        said.append(f"The evaluation was tried on SAEs whose scores are known: {'; '.join(held)}.")
-    said += [
-        f"THE EVALUATION IS BROKEN: {_named(each)} should be {each.expected} and is "
+        passed = [f"{_sentinel(each)} is {each.expected}" for each in state.sentinels if each.held]
+        lines.append(f"The evaluation was checked on SAEs whose scores are known: {'; '.join(passed)}.")
+    lines += [
+        f"THE EVALUATION IS BROKEN: {_sentinel(each)} should be {each.expected} and is "
         f"{'not finite' if each.found is None else format(each.found, '.4g')}."
         for each in state.broken
     ]
-    said += [
-        f"The baseline with K {k:g}, seed {seed} has no figures: {verdict.name} ({verdict.evidence})."
+    lines += [
+        f"The baseline at K {k:g}, seed {seed} has no results: {verdict.name} ({verdict.evidence})."
         for (k, seed), verdict in state.baselines_tried.items()
         if not verdict.ok
     ]
-    own = matching.reseeded_level(state.baselines) if state.baselines else None
-    if own is None or len(own.baselines) < 2:
-        return [*said, "The noise between seeds was not measured, so no difference below is a finding."]
+    reseeded = matching.reseeded_level(state.baselines) if state.baselines else None
+    if reseeded is None or len(reseeded.baselines) < 2:
+        return [*lines, "The noise between seeds was not measured, so no difference below is a finding."]
     spreads = []
     for name in HEADLINE:
-        values = own.values(name)
+        values = reseeded.values(name)
         if values and len(values) > 1:
             mean, deviation = matching.mean_and_deviation(values)
             spreads.append(f"{METRICS[name].title} {format_value(name, mean)} ± {deviation:.2g}")
     ks = ", ".join(f"{level.k:g}" for level in matching.levels(state.baselines))
     return [
-        *said,
-        f"The baseline was trained with {len(own.baselines)} seeds at K {own.k:g}; mean and standard deviation: "
-        f"{'; '.join(spreads)}. Baselines were trained at K {ks}.",
-        "A run is compared with the baseline at the run's own L0, read between two of these within "
+        *lines,
+        f"The baseline was trained with {len(reseeded.baselines)} seeds at K {reseeded.k:g}; mean and standard "
+        f"deviation: {'; '.join(spreads)}. Baselines were trained at K {ks}.",
+        "A run is compared with the baseline at the run's own L0, interpolated between two of these within "
         f"{matching.MATCH:.0%} of it. Intervals are 95% intervals of the difference. On the primary metric a "
-        "difference counts when it is visible after Holm's correction over the runs and at least the smallest "
-        f"difference worth having; better is only said of a run that {judgement.FRESH_SEEDS} fresh seeds confirm.",
+        "difference counts if it is significant after Holm's correction over the runs and at least the smallest "
+        f"effect worth having; a run is called better only if {judgement.FRESH_SEEDS} fresh seeds confirm it.",
     ]
 
 
-def _named(expectation: Expectation) -> str:
+def _sentinel(expectation: Expectation) -> str:
     metric = METRICS[expectation.metric].title if expectation.metric in METRICS else expectation.metric
     return f"{metric} of {SENTINELS.get(expectation.sentinel, expectation.sentinel)}"
 
 
-def describe(run: Run, state: State, judged: Judgement | None, measures: dict[str, Measure]) -> dict[str, Any]:
-    """What the template says of a run: its results, its comparison, and what became of the predictions."""
-    told: dict[str, Any] = {"results": None, "floor": "", "judged": "", "compared": [], "own": ""}
+def describe(run: Run, state: State, judged: Judgement | None, measures: dict[str, Measure]) -> RunSummary:
+    """Summarise the results of a run, its comparison and the outcomes of its predictions."""
     if run.info is None or not run.counts:
-        return told
-    told["results"] = {name: _rounded(name, run.info.metric(name)) for name in headline([run.info])}
+        return RunSummary()
+    random_sae, own_measures = "", ""
     if floor := run.info.floor:
-        told["floor"] = f"A random untrained SAE at L0 {floor.k} scores: {_floor(floor, run.info)}."
-    told["own"] = "; ".join(
-        f"{measure.title} {run.info.analysis[name]:.{measure.digits}f}{' ' + measure.unit if measure.unit else ''}"
+        random_sae = sentences.RANDOM_SAE.render(l0=floor.k, figures=_floor(floor, run.info))
+    own = [
+        sentences.OWN_MEASURE.render(
+            measure=measure.title, value=f"{run.info.analysis[name]:.{measure.digits}f}", unit=_unit(measure)
+        )
         for name, measure in measures.items()
         if run.info.analysis.get(name) is not None
-    )
-    if run.number == 0:
-        return told
-    found = run.info.comparison
-    compared = found.metrics if found else {}
-    told["judged"] = _judged(run, state, judged)
-    assert state.started
-    verdicts: dict[str, Outcome] = {state.started.primary_metric: judged.outcome} if judged else {}
-    told["compared"] = [
-        _compared(name, compared.get(name), run.state.proposal.predictions.get(name), verdicts.get(name))
-        for name in HEADLINE
-        if found and not found.not_comparable and (name in compared or name in run.state.proposal.predictions)
     ]
-    return told
+    if own:
+        own_measures = sentences.OWN_MEASURES.render(measures="; ".join(own))
+    results = {name: _rounded(name, run.info.metric(name)) for name in headline([run.info])}
+    if run.number == 0:
+        return RunSummary(results, random_sae=random_sae, own_measures=own_measures)
+    comparison, predictions = run.info.comparison, run.state.proposal.predictions
+    outcomes: dict[str, Outcome] = {state.started.primary_metric: judged.outcome} if judged else {}
+    lines = [
+        _metric_line(name, comparison.metrics.get(name), predictions.get(name), outcomes.get(name))
+        for name in HEADLINE
+        if comparison and not comparison.not_comparable and (name in comparison.metrics or name in predictions)
+    ]
+    return RunSummary(results, _outcome(run, state, judged), lines, random_sae, own_measures)
 
 
 def _floor(floor: Floor, info: FinalInfo) -> str:
-    """The figures of the random SAE, by the titles of the run's."""
+    """Return the figures of the random SAE, under the titles of the run's own."""
     figures = {
         "explained_variance_centered": floor.explained_variance_centered,
         "ce_loss_score": floor.ce_loss_score,
@@ -195,91 +207,85 @@ def _floor(floor: Floor, info: FinalInfo) -> str:
         "probing_auc_5": info.probing.random_auc[5] if info.probing else None,
         "forgetting": info.metric("forgetting_random"),
     }
-    return ", ".join(f"{METRICS[n].title} {format_value(n, v)}" for n, v in figures.items() if v is not None)
+    return ", ".join(_figure(name, value) for name, value in figures.items() if value is not None)
 
 
-def _judged(run: Run, state: State, judged: Judgement | None) -> str:
-    """The verdict on the primary metric, with the figures behind it."""
+def _figure(name: str, value: float | None) -> str:
+    return sentences.FIGURE.render(title=METRICS[name].title, value=format_value(name, value))
+
+
+def _unit(metric: Measure | Metric) -> str:
+    return f" {metric.unit}" if metric.unit else ""
+
+
+def _outcome(run: Run, state: State, judged: Judgement | None) -> str:
+    """State the outcome on the primary metric, with the figures behind it."""
     assert run.info
-    assert state.started
-    metric, found = METRICS[state.started.primary_metric], run.info.comparison
-    if found is None or judged is None or judged.p is None:
-        why = found.not_comparable if found else None
-        return f"Not comparable: {why or metric.title + ' was not measured on both sides'}."
-    compared, name = found.metrics[state.started.primary_metric], state.started.primary_metric
-    unit = f" {metric.unit}" if metric.unit else ""
-    differs = (
-        f"{metric.title} differs by {format_difference(name, compared)}{unit}{companion_difference(name, found)} from the baseline "
-        f"at L0 {format_value('l0', run.info.metric('l0'))} (p {judged.p:.2g} after Holm's correction)"
-    )
-    worth = f"the smallest difference worth having, {state.started.smallest_effect:g}{unit}"
-    fresh = _fresh(name, judged, state.replicates.get(run.number, {}))
-    match judged.outcome:
-        case "better":
-            return f"Better (confirmed): {differs}, and {fresh}."
-        case "unconfirmed":
-            return f"Seems better, and is not confirmed by fresh seeds yet: {differs}."
-        case "not confirmed":
-            return f"Not confirmed: {differs}, but {fresh}."
-        case "not better":
-            return f"Not better: {differs}, while {METRICS[metric.companion].title} is worse."
-        case "worse":
-            return f"Worse: {differs}."
-        case "negligible":
-            return f"Too small to matter: {differs}, less than {worth}."
-        case _:
-            seen = format_value(name, judged.smallest_detectable)
-            return f"Within noise: {differs}; a difference of {seen}{unit} could have been seen."
-
-
-def _fresh(name: str, judged: Judgement, replicates: dict[int, Comparison]) -> str:
-    """What the fresh seeds of a winner showed of the primary metric."""
-    if judged.confirmation:
-        unit = f" {METRICS[name].unit}" if METRICS[name].unit else ""
-        mean = format_difference(name, judged.confirmation)
-        return f"{judgement.FRESH_SEEDS} fresh seeds differ by {mean}{unit} on average"
-    told = [
-        f"fresh seed {seed} cannot be compared ({each.not_comparable or 'not measured on both sides'})"
-        for seed, each in replicates.items()
-        if name not in each.metrics
-    ]
-    return "; ".join(told)
-
-
-def _compared(name: str, compared: Compared | None, predicted: Any, judged: Outcome | None) -> str:
-    """A metric beside the baseline's, and what became of its prediction; neither says more than its verdict."""
+    name, comparison = state.started.primary_metric, run.info.comparison
     metric = METRICS[name]
-    unit = f" {metric.unit}" if metric.unit else ""
-    said = f"{metric.title}{'' if metric.decides else ' (never decides)'}: "
-    own = " as it was trained" if name == "l0" else ""  # all else is read at the run's L0
-    if compared:
-        said += (
-            f"{format_value(name, compared.value)}{unit}, baseline{own} {format_value(name, compared.reference)}, "
-            f"difference {format_difference(name, compared)}"
-            + (
-                " (within noise)"
-                if judged == "within noise" or judgement.observed_direction(compared) == "same"
-                else ""
-            )
-        )
-    else:
-        said += "not measured on both sides"
+    if comparison is None or judged is None or judged.p is None:
+        why = comparison.not_comparable if comparison else None
+        return sentences.NOT_COMPARABLE.render(why=why or f"{metric.title} was not measured on both sides")
+    smallest = f"{state.started.smallest_effect:g}"
+    if judged.outcome == "within noise":
+        smallest = format_value(name, judged.smallest_detectable)
+    return sentences.OUTCOMES[judged.outcome].render(
+        title=metric.title,
+        difference=format_difference(name, comparison.metrics[name]),
+        unit=_unit(metric),
+        companion=companion_difference(name, comparison),
+        l0=format_value("l0", run.info.metric("l0")),
+        p=f"{judged.p:.2g}",
+        fresh_seeds=_fresh_seeds(name, judged, state.replicates.get(run.number, {})),
+        companion_title=METRICS[metric.companion].title if metric.companion else "",
+        smallest=smallest,
+    )
+
+
+def _fresh_seeds(name: str, judged: Judgement, replicates: dict[int, Comparison]) -> str:
+    """State what the fresh seeds of a winner showed of the primary metric, or which cannot be compared."""
+    if judged.confirmation:
+        mean = format_difference(name, judged.confirmation)
+        return f"{judgement.FRESH_SEEDS} fresh seeds differ by {mean}{_unit(METRICS[name])} on average"
+    return "; ".join(
+        f"fresh seed {seed} cannot be compared ({replicate.not_comparable or 'not measured on both sides'})"
+        for seed, replicate in replicates.items()
+        if name not in replicate.metrics
+    )
+
+
+def _metric_line(
+    name: str, compared: MetricComparison | None, predicted: Direction | None, outcome: Outcome | None
+) -> str:
+    """Compare a metric with the baseline's and with its prediction; neither says more than the outcome does."""
+    metric = METRICS[name]
+    never_decides = "" if metric.decides else sentences.NEVER_DECIDES
+    prediction = ""
     if predicted:
-        came_out = judgement.prediction_outcome(name, predicted, compared)
-        if judged in ("within noise", "unconfirmed", "not confirmed") and (predicted, came_out) != ("same", "held"):
-            came_out = judged
-        said += f"; predicted {predicted}: {came_out}"
-    return said
+        result = judgement.prediction_outcome(name, predicted, compared)
+        if outcome in ("within noise", "unconfirmed", "not confirmed") and (predicted, result) != ("same", "held"):
+            result = outcome
+        prediction = sentences.PREDICTION.render(predicted=predicted, prediction_outcome=result)
+    if compared is None:
+        return sentences.NOT_MEASURED.render(title=metric.title, never_decides=never_decides, prediction=prediction)
+    noise = outcome == "within noise" or judgement.observed_direction(compared) == "same"
+    return sentences.COMPARED.render(
+        title=metric.title,
+        never_decides=never_decides,
+        value=format_value(name, compared.value),
+        unit=_unit(metric),
+        as_trained=sentences.AS_TRAINED if name == "l0" else "",  # all else is interpolated at the run's L0
+        reference=format_value(name, compared.reference),
+        difference=format_difference(name, compared),
+        within_noise=sentences.WITHIN_NOISE if noise else "",
+        prediction=prediction,
+    )
 
 
 def describe_test(run: Run, state: State) -> str:
-    """A run's figures on the text that no choice was made on."""
+    """List a run's figures on the held-out text or samples."""
     tested = state.tested[run.number]
-    measured = [
-        f"{METRICS[name].title} {format_value(name, tested.figures[name])}"
-        for name in HEADLINE
-        if tested.figures.get(name) is not None
-    ]
+    measured = [_figure(name, tested.figures[name]) for name in HEADLINE if tested.figures.get(name) is not None]
     return f"run {run.number} ({run.state.proposal.title}): {', '.join(measured) or f'not scored ({tested.why_not})'}"
 
 

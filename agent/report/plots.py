@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from agent.comparison.judgement import Judgement
 from agent.comparison.matching import ALPHA, levels, reseeded_level, seed_noise
-from agent.display.formatting import format_value
+from agent.display.formatting import format_difference, format_value
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Comparison
-from agent.report import figure_style
+from agent.report import figure_style, sentences
 from agent.report.figure_style import Figure
 from agent.study.records import Baseline
 from agent.study.runs import Run
@@ -96,9 +96,7 @@ def _training_curves(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> F
     return figure_style.save(
         figure,
         path,
-        "training loss (logarithmic), L0 and alive fraction against training tokens, as the training itself recorded "
-        f"them on its training batches: {'; '.join(told)}. The loss is each experiment's own: where a run adds terms "
-        f"to it, its height does not compare with another run's.{lacking}",
+        f"{sentences.TRAINING_CURVES.render(runs='; '.join(told))} {sentences.OWN_LOSS.render()}{lacking}",
     )
 
 
@@ -158,14 +156,17 @@ def _l0_front(path: Path, shown: Sequence[Run], runs: Sequence[Run], baselines: 
     figure_style.legend(figure, rows[0][0])
     told = []
     for run in shown:
-        values = [f"{METRICS[name].title} {format_value(name, _value(run, name))}" for name in ("l0", *scores)]
-        told.append(f"run {run.number}: {', '.join(values)}")
-    lower = f" The lower row enlarges L0 {near[0]:.1f} to {near[1]:.1f}." if enlarged else ""
+        values = [
+            sentences.FIGURE.render(title=METRICS[name].title, value=format_value(name, _value(run, name)))
+            for name in ("l0", *scores)
+        ]
+        told.append(sentences.LISTED_RUN.render(run=run.number, outcome_on_primary="", figures=", ".join(values)))
+    lower = f" {sentences.LOWER_ROW.render(low=f'{near[0]:.1f}', high=f'{near[1]:.1f}')}" if enlarged else ""
+    titles = figure_style.listed([METRICS[name].title for name in scores])
     return figure_style.save(
         figure,
         path,
-        f"{figure_style.listed([METRICS[name].title for name in scores])} against L0, one point for each run that "
-        f"counts, one seed each. {_tell_curves(curves, baselines)}{lower} {'; '.join(told)}."
+        f"{sentences.L0_FRONT.render(titles=titles)} {_tell_curves(curves, baselines)}{lower} {'; '.join(told)}."
         f"{figure_style.missing(shown, runs, 'has no result')}",
     )
 
@@ -212,7 +213,7 @@ def _outline(whole: "Axes", part: "Axes") -> None:
 def _tell_curves(curves: Mapping[str, _Curve | None], baselines: Sequence[Baseline]) -> str:
     drawn = {METRICS[name].title: curve for name, curve in curves.items() if curve}
     if not drawn:
-        return "The baseline's curve was not measured, nor the noise."
+        return sentences.NO_CURVE.render()
     known, own = levels(baselines), reseeded_level(baselines)
     levelled = ", ".join(f"{level.l0:.1f} (K {level.k:g})" for level in known)
     widths = ", ".join(f"{title} ±{curve.half_width:.4f}" for title, curve in drawn.items() if curve.half_width)
@@ -222,9 +223,9 @@ def _tell_curves(curves: Mapping[str, _Curve | None], baselines: Sequence[Baseli
         else "the noise between seeds was not measured"
     )
     if len(known) == 1:
-        return f"The baseline was measured at L0 {levelled} alone and so has no line; {noise}."
-    said = f"The line is the baseline, read linearly in log L0 between its levels at L0 {levelled}"
-    return f"{said}; {noise}{', which is the band' if widths else ', so it has no band'}."
+        return sentences.ONE_LEVEL.render(levels=levelled, noise=noise)
+    band = ", which is the band" if widths else ", so it has no band"
+    return sentences.BASELINE_LINE.render(levels=levelled, noise=noise + band)
 
 
 def _comparison(
@@ -300,26 +301,26 @@ def _tell_comparison(
             absent.append(f"run {run.number} is not comparable, {comparison.not_comparable}")
             continue
         judgement = judgements.get(run.number)
-        verdict = f" ({judgement.outcome} on {METRICS[primary].title})" if judgement else ""
+        outcome = f" ({judgement.outcome} on {METRICS[primary].title})" if judgement else ""
         differences = []
         for name in names:
             if each := comparison.metrics.get(name):
-                difference = format_value(name, each.difference, sign="+")
-                differences.append(f"{METRICS[name].title} {difference} ± {format_value(name, each.half_width)}")
+                differences.append(
+                    sentences.DIFFERENCE.render(title=METRICS[name].title, difference=format_difference(name, each))
+                )
             else:
                 absent.append(f"{METRICS[name].title} of run {run.number}, which was not measured on both sides")
-        told.append(f"run {run.number}{verdict}: {', '.join(differences)}")
+        told.append(
+            sentences.LISTED_RUN.render(run=run.number, outcome_on_primary=outcome, figures=", ".join(differences))
+        )
     unit = f" {METRICS[primary].unit}" if METRICS[primary].unit else ""
     judged = (
-        f"The verdicts are on {METRICS[primary].title} and corrected for the number of runs, as the intervals are not; "
-        f"the dotted lines are the smallest effect worth having, {smallest_effect:g}{unit} to either side."
+        sentences.ON_PRIMARY.render(title=METRICS[primary].title, smallest=f"{smallest_effect:g}", unit=unit)
         if names[0] == primary
-        else f"{METRICS[primary].title}, the primary metric, is not shown: it was not measured on both sides."
+        else sentences.NO_PRIMARY.render(title=METRICS[primary].title)
     )
-    return (
-        "each run's difference from the baseline at the run's own L0, with its 95% interval; the line at 0 is the "
-        f"baseline. {judged} {'; '.join(told)}.{' Not shown: ' + '; '.join(absent) + '.' if absent else ''}"
-    )
+    not_shown = f" {sentences.NOT_SHOWN.render(runs='; '.join(absent))}" if absent else ""
+    return f"{sentences.DIFFERENCES.render()} {judged} {'; '.join(told)}.{not_shown}"
 
 
 def _value(run: Run, name: str) -> float:

@@ -1,4 +1,4 @@
-"""`agent audit`: claims of every kind found, true ones left alone, our own notes supported."""
+"""`agent audit` finds false claims of every kind, leaves true ones alone and supports our own notes."""
 
 import hashlib
 import subprocess
@@ -11,7 +11,7 @@ from audit_rates import measure
 from agent.audit import audit, known_figures, notes_reader
 from agent.lab import results
 from agent.lab.errors import UserError
-from agent.lab.results import Compared, Comparison, Core, FinalInfo, Latents
+from agent.lab.results import Comparison, Core, FinalInfo, Latents, MetricComparison
 from agent.lab.verdicts import Verdict
 from agent.report.notes import CHECKSUM
 
@@ -29,7 +29,7 @@ Description: The baseline.
 
 ## Run 1: A change
 Results: {changed}
-Description: {said}
+Description: {text}
 """
 
 
@@ -37,18 +37,20 @@ def agent(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "agent", *arguments], capture_output=True, text=True, check=False)
 
 
-def verdicts(text: str, measured: known_figures.Facts | None = None) -> dict[str, str]:
-    return {finding.quote: finding.verdict for finding in audit.findings(notes_reader.parse(text), measured)}
+def statuses(text: str, measured: known_figures.KnownRuns | None = None) -> dict[str, str]:
+    return {finding.quote: finding.status for finding in audit.findings(notes_reader.parse(text), measured)}
 
 
-def said(sentence: str, baseline: str = "{'mse': 2.0, 'l0': 30.0}", changed: str = "{'mse': 1.5, 'l0': 31.0}") -> str:
-    """What becomes of one sentence about run 1; `quiet` where it is no claim."""
-    text = NOTES.format(results=baseline, changed=changed, said=sentence)
-    return verdicts(text).get(sentence, "quiet")
+def status_of(
+    sentence: str, baseline: str = "{'mse': 2.0, 'l0': 30.0}", changed: str = "{'mse': 1.5, 'l0': 31.0}"
+) -> str:
+    """Return the status of one sentence about run 1, or `no claim`."""
+    text = NOTES.format(results=baseline, changed=changed, text=sentence)
+    return statuses(text).get(sentence, "no claim")
 
 
 @pytest.mark.parametrize(
-    # The third part was written after the rules, and none was changed for it: what it showed is a bound.
+    # The third part was written after the rules, and no rule was changed for it: its rates are a bound.
     ("part", "missed", "false_alarms"),
     [("first", 0, 0), ("second", 0, 0), ("third", 2, 2)],
 )
@@ -59,10 +61,10 @@ def test_rates_on_the_corpus(part: str, missed: int, false_alarms: int):
     assert len(rates.false_alarms) <= false_alarms, rates.false_alarms
 
 
-def test_the_example_is_supported_throughout():
-    ended = agent("audit", str(EXAMPLE))
-    assert ended.returncode == 0, ended.stdout
-    *claims, summary = ended.stdout.splitlines()
+def test_every_claim_of_the_example_notes_is_supported():
+    process = agent("audit", str(EXAMPLE))
+    assert process.returncode == 0, process.stdout
+    *claims, summary = process.stdout.splitlines()
     assert all(line.startswith("supported: line ") for line in claims)
     assert summary == f"{len(claims)} claims: {len(claims)} supported, 0 contradicted, 0 unsupported"
     assert len(claims) > 30
@@ -79,86 +81,86 @@ def test_the_example_is_supported_throughout():
         ("share of L0 0.359 / 0.313 / 0.328", "share of L0 0.359 / 0.313 / 0.428", "run 1: share of L0"),
     ],
 )
-def test_a_figure_changed_by_hand_is_found(was: str, becomes: str, quote: str):
+def test_a_figure_that_was_changed_by_hand_is_contradicted(was: str, becomes: str, quote: str):
     text = EXAMPLE.read_text()
     changed = text.replace(was, becomes, 1)
-    wrong = [name for name, verdict in verdicts(changed).items() if verdict != "supported"]
+    wrong = [quote for quote, status in statuses(changed).items() if status != "supported"]
     assert changed != text
-    assert quote in [name[: len(quote)] for name in wrong]
+    assert any(each.startswith(quote) for each in wrong)
 
 
-def test_what_an_ideas_own_figures_show_is_no_claim_until_notes_are_changed_by_hand(tmp_path: Path):
+def test_descriptions_of_an_ideas_own_figures_are_claims_only_in_edited_notes(tmp_path: Path):
     body = EXAMPLE.read_text().rpartition(CHECKSUM)[0]
     body = body.replace("tier_activity.png: ", "more_of_it.png: run 1: L0 99, loss 3.\ntier_activity.png: ", 1)
     signed = body + CHECKSUM + hashlib.sha256(body.encode()).hexdigest()[:16] + "\n"
-    for text, judged in ((signed, False), (signed.replace("L0 99", "L0 98"), True)):
+    for text, checked in ((signed, False), (signed.replace("L0 99", "L0 98"), True)):
         (tmp_path / "notes.txt").write_text(text)
-        found = [each for each in audit.findings(audit.read(tmp_path / "notes.txt")) if "loss 3" in each.quote]
-        assert [each.verdict for each in found] == ["contradicted"] * judged
+        findings = audit.findings(audit.read(tmp_path / "notes.txt"))
+        assert [each.status for each in findings if "loss 3" in each.quote] == ["contradicted"] * checked
 
 
-def test_what_notes_of_a_world_render_is_supported():
+def test_sentences_in_the_notes_of_a_synthetic_world_are_supported():
     baseline, changed = "{'l0': 7.96, 'f1': 0.7186}", "{'l0': 7.91, 'f1': 0.7, 'uniqueness': 0.5244}"
-    text = NOTES.format(results=baseline, changed=changed, said="It ran.") + (
+    text = NOTES.format(results=baseline, changed=changed, text="It ran.") + (
         "Within noise: F1 differs by -0.0076 ± 0.0407 (uniqueness -0.4510 ± 0.0271) from the baseline at L0 7.91 "
         "(p 1 after Holm's correction); a difference of 0.0675 could have been seen.\n"
         "- F1: 0.7000, baseline 0.7076, difference -0.0076 ± 0.0407 (within noise)\n"
         "- uniqueness: 0.5244, baseline 0.9754, difference -0.4510 ± 0.0271\n\n"
         "# Test samples\n- run 0 (Baseline): L0 7.94, F1 0.7201\n"
     )
-    found = verdicts(text)
-    assert [quote for quote, verdict in found.items() if verdict != "supported"] == []
-    assert any(quote.startswith("Within noise: F1") for quote in found)
-    forged = verdicts(text.replace("(uniqueness -0.4510", "(uniqueness -0.0510"))
-    assert [quote[:16] for quote, verdict in forged.items() if verdict != "supported"] == ["Within noise: F1"]
+    checked = statuses(text)
+    assert [quote for quote, status in checked.items() if status != "supported"] == []
+    assert any(quote.startswith("Within noise: F1") for quote in checked)
+    forged = statuses(text.replace("(uniqueness -0.4510", "(uniqueness -0.0510"))
+    assert [quote[:16] for quote, status in forged.items() if status != "supported"] == ["Within noise: F1"]
 
 
 def test_a_contradicted_claim_is_shown_with_its_evidence(tmp_path: Path):
     path = tmp_path / "notes.txt"
     path.write_text(
-        NOTES.format(results="{'mse': 2.0, 'l0': 30.0}", changed="{'mse': 2.5, 'l0': 30.0}", said="MSE fell.")
+        NOTES.format(results="{'mse': 2.0, 'l0': 30.0}", changed="{'mse': 2.5, 'l0': 30.0}", text="MSE fell.")
     )
-    ended = agent("audit", str(path))
-    assert ended.returncode == 1
-    assert ended.stdout.splitlines() == [
+    process = agent("audit", str(path))
+    assert process.returncode == 1
+    assert process.stdout.splitlines() == [
         'contradicted: line 13, run 1: "MSE fell.": mse is 2.5 in run 1, 2 in the baseline',
         "1 claims: 0 supported, 1 contradicted, 0 unsupported",
     ]
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"", b"{}", None])
-def test_what_is_no_notes_is_refused(tmp_path: Path, content: bytes | None):
+def test_a_file_that_is_not_notes_is_refused(tmp_path: Path, content: bytes | None):
     path = tmp_path / "story.txt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=r"is no notes\.txt"):
+    with pytest.raises(UserError, match=r"is not a notes\.txt"):
         audit.read(path)
 
 
-def test_a_run_of_any_number_is_read():
-    text = NOTES.format(results="{'mse': 2.0}", changed="{'mse': 1.5}", said="It ran.").replace(
+def test_a_very_large_run_number_does_not_flood_the_report():
+    text = NOTES.format(results="{'mse': 2.0}", changed="{'mse': 1.5}", text="It ran.").replace(
         "Run 1:", f"Run {10**20}:"
     )
     assert 0 < len(audit.findings(notes_reader.parse(text))) <= 200
 
 
-def test_what_is_no_notes_gets_one_line(tmp_path: Path):
+def test_a_file_that_is_not_notes_gets_a_one_line_error(tmp_path: Path):
     path = tmp_path / "story.txt"
     path.write_text("Once upon a time.\n")
-    ended = agent("audit", str(path))
-    assert ended.returncode == 2
-    assert ended.stderr.startswith(f"error: {path} is no notes.txt: ")
-    assert ended.stderr.count("\n") == 1
-    assert not ended.stdout
+    process = agent("audit", str(path))
+    assert process.returncode == 2
+    assert process.stderr.startswith(f"error: {path} is not a notes.txt: ")
+    assert process.stderr.count("\n") == 1
+    assert not process.stdout
 
 
 def test_a_directory_without_runs_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match=r"holds no run_<i>/final_info\.json"):
+    with pytest.raises(UserError, match=r"has no run_<i>/final_info\.json"):
         audit.audit(EXAMPLE, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "found",
+    "results",
     [
         "{'core': {'mse': 1.5, 'l0': 31.0}, 'steps': None}",
         '{"core": {"mse": 1.5, "l0": 31.0}, "steps": null, "ok": true, "x": NaN}',
@@ -167,73 +169,71 @@ def test_a_directory_without_runs_is_refused(tmp_path: Path):
         "\n```\n{'core': {'mse': 1.5, 'l0': 31.0}}\n```",
     ],
 )
-def test_results_are_read_however_they_are_written(found: str):
-    text = NOTES.format(results="{'core': {'mse': 2.0, 'l0': 30.0}}", changed=found, said="MSE fell from 2.0 to 1.5.")
-    assert verdicts(text) == {"MSE fell from 2.0 to 1.5.": "supported"}
+def test_results_are_read_in_python_json_nested_or_over_several_lines(results: str):
+    text = NOTES.format(results="{'core': {'mse': 2.0, 'l0': 30.0}}", changed=results, text="MSE fell from 2.0 to 1.5.")
+    assert statuses(text) == {"MSE fell from 2.0 to 1.5.": "supported"}
 
 
 @pytest.mark.parametrize(
-    ("sentence", "verdict"),
+    ("sentence", "status"),
     [
         ("MSE fell by 25%.", "supported"),
         ("MSE fell by 35%.", "contradicted"),
         ("MSE is 2.0.", "contradicted"),
-        ("MSE should fall.", "quiet"),
+        ("MSE should fall.", "no claim"),
         ("MSE did not improve.", "contradicted"),
         ("The interpretability improved.", "unsupported"),
-        ("We replaced the encoder.", "quiet"),
-        ("The batch size is 4096 and K is 32.", "quiet"),
+        ("We replaced the encoder.", "no claim"),
+        ("The batch size is 4096 and K is 32.", "no claim"),
     ],
 )
-def test_one_sentence(sentence: str, verdict: str):
-    assert said(sentence) == verdict
+def test_one_sentence(sentence: str, status: str):
+    assert status_of(sentence) == status
 
 
-@pytest.mark.parametrize(("l0", "verdict"), [(32.9, "supported"), (33.5, "unsupported")])
-def test_runs_compare_within_a_tenth_of_their_l0(l0: float, verdict: str):
-    assert said("MSE improved.", changed=f"{{'mse': 1.5, 'l0': {l0}}}") == verdict
+@pytest.mark.parametrize(("l0", "status"), [(32.9, "supported"), (33.5, "unsupported")])
+def test_runs_more_than_a_tenth_of_l0_apart_do_not_compare(l0: float, status: str):
+    assert status_of("MSE improved.", changed=f"{{'mse': 1.5, 'l0': {l0}}}") == status
 
 
 def info(ce_loss_score: float, verdict: str = "ok", comparison: Comparison | None = None) -> FinalInfo:
     other = dict.fromkeys(Core.model_fields, 0.5) | {"l0": 16.0, "ce_loss_score": ce_loss_score, "tokens": 1000}
     latents = Latents(alive_fraction=1, dense_fraction=0, W_dec_norm_mean=1, W_dec_norm_min=1, W_dec_norm_max=1)
-    judged = Verdict(name=verdict, evidence="tried")  # pyright: ignore[reportArgumentType]
-    return FinalInfo(verdict=judged, core=Core(**other), latents=latents, comparison=comparison)
+    given = Verdict(name=verdict, evidence="tried")  # pyright: ignore[reportArgumentType]
+    return FinalInfo(verdict=given, core=Core(**other), latents=latents, comparison=comparison)
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Runs 0 to 2: the baseline, one that is compared, one that does not count."""
-    compared = Compared(
+    """Make the directories of runs 0 to 2: the baseline, one that is compared, one that does not count."""
+    compared = MetricComparison(
         value=0.95123, reference=0.94001, noise=0.001, standard_error=0.001, df=4, half_width=0.003, p=0.001
     )
-    found = [
-        info(0.94),
-        info(0.95123, comparison=Comparison(levels=[16], seeds=5, metrics={"ce_loss_score": compared})),
-    ]
-    for number, each in enumerate([*found, info(0.99, verdict="nan")]):
+    comparison = Comparison(levels=[16], seeds=5, metrics={"ce_loss_score": compared})
+    infos = [info(0.94), info(0.95123, comparison=comparison), info(0.99, verdict="nan")]
+    for number, final_info in enumerate(infos):
         (tmp_path / f"run_{number}").mkdir()
-        results.write(tmp_path / f"run_{number}", each)
+        results.write(tmp_path / f"run_{number}", final_info)
     return tmp_path
 
 
-def against(directory: Path, changed: str, said: str, more: str = "") -> dict[str, str]:
-    text = NOTES.format(results="{'ce_loss_score': 0.94}", changed=changed, said=said) + more
-    return verdicts(text, known_figures.from_directory(directory))
+def statuses_against(directory: Path, changed: str, sentence: str, more: str = "") -> dict[str, str]:
+    text = NOTES.format(results="{'ce_loss_score': 0.94}", changed=changed, text=sentence) + more
+    return statuses(text, known_figures.from_directory(directory))
 
 
 FAILED = "\n## Run 2: Another\nResults: none\nVerdict: nan (tried). This run does not count.\n"
 
 
-def test_figures_of_run_directories_decide(directory: Path):
+def test_figures_of_the_run_directories_support_notes(directory: Path):
     sentence = "The CE-loss score of run 1 differs by +0.0112 ± 0.0030 from the baseline at the same L0."
-    found = against(directory, "{'ce_loss_score': 0.9512}", sentence, FAILED)
-    assert set(found.values()) == {"supported"}
-    assert len(found) == 4
+    checked = statuses_against(directory, "{'ce_loss_score': 0.9512}", sentence, FAILED)
+    assert set(checked.values()) == {"supported"}
+    assert len(checked) == 4
 
 
 @pytest.mark.parametrize(
-    ("changed", "said", "more", "quote", "verdict"),
+    ("changed", "sentence", "more", "quote", "status"),
     [
         ("{'ce_loss_score': 0.9612}", "Tried.", FAILED, "Results: {'ce_loss_score': 0.9612}", "contradicted"),
         (
@@ -255,15 +255,15 @@ def test_figures_of_run_directories_decide(directory: Path):
     ],
     ids=["other results", "other figure", "run not described", "failed run with results", "run without results"],
 )
-def test_notes_unlike_their_run_directories(
-    directory: Path, changed: str, said: str, more: str, quote: str, verdict: str
+def test_notes_that_differ_from_the_run_directories_are_found(
+    directory: Path, changed: str, sentence: str, more: str, quote: str, status: str
 ):
-    wrong = {name: each for name, each in against(directory, changed, said, more).items() if each != "supported"}
-    assert wrong == {quote: verdict}
+    checked = statuses_against(directory, changed, sentence, more).items()
+    assert [claim for claim in checked if claim[1] != "supported"] == [(quote, status)]
 
 
 def test_every_kind_of_the_corpus_is_found_somewhere():
     parts = [measure(part) for part in ("first", "second", "third")]
-    kinds = set().union(*(part.all_kinds for part in parts))
+    kinds = set().union(*(part.kinds for part in parts))
     assert len(kinds) > 12
-    assert {kind for kind in kinds if not any(part.kinds[kind] for part in parts)} == set()
+    assert {kind for kind in kinds if not any(part.kinds_found[kind] for part in parts)} == set()

@@ -1,4 +1,4 @@
-"""Notes are true at any moment: what is unfinished is said to be, and nothing that failed reads as a result."""
+"""Notes are true at any moment: unfinished runs say so, and nothing that failed reads as a result."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +34,7 @@ from agent.study.workspace import Study
 
 
 def measured(k: int, seed: int, score: float) -> BaselineMeasured:
-    """A baseline with L0 equal to its K; CE-loss score 0.01 higher for one more."""
+    """Return a baseline with L0 equal to its K and a CE-loss score that rises by 0.01 per unit of K."""
     baseline = Baseline(k=k, seed=seed, figures=all_metrics(scored(k, score + 0.01 * (k - 16))))
     return BaselineMeasured(baseline=baseline, verdict=OK, seconds=1)
 
@@ -48,7 +48,7 @@ NOISE: list[Event] = [
 
 
 def rendered(events: list[Event], *infos: FinalInfo | None) -> str:
-    """The notes of a study with these results, each compared with the baselines there are."""
+    """Return the notes of a study with these results, compared with its baselines."""
     state = derive(events)
     runs = [Run(run, Path("nowhere"), info) for run, info in zip(state.runs, infos, strict=True)]
     for run in runs[1:]:
@@ -61,7 +61,7 @@ def section(text: str, number: int) -> str:
     return text.split(f"## Run {number}: ")[1].split("\n\n")[0]
 
 
-def test_before_any_run_has_ended():
+def test_notes_before_any_run_has_ended():
     text = rendered([*FIRST, AttemptStarted(run=0, attempt=1)], None)
     assert text.startswith("# Title\nMy idea\n\n# Experiment description\nWhat it is.\n\nHypothesis: It helps.\n")
     assert "Results: none yet" in section(text, 0)
@@ -78,61 +78,62 @@ def test_an_unfinished_run_shows_its_prediction_and_no_result():
 
 
 def committed(score: float, *more: Event, l0: float = 16.0) -> str:
-    """What is said of a run with this CE-loss score."""
+    """Return the section of a run with this CE-loss score."""
     text = rendered([*SECOND, *NOISE, RunCommitted(run=1, verdict=OK), *more], scored(16, 0.95), scored(l0, score))
     return section(text, 1)
 
 
-def test_an_outcome_stands_beside_its_prediction():
+def test_a_metric_stands_with_its_prediction_and_its_outcome():
     text = committed(0.93)
+    assert "Compared with the baseline at matched L0 (with the prediction made before the run):\n- L0: " in text
     assert "Results: {'l0': 16.0, 'explained_variance_centered': 0.8, 'ce_loss_score': 0.93," in text
     assert "- CE-loss score: 0.9300, baseline 0.9500, difference -0.0200 ± 0.0030; predicted up: failed" in text
-    assert "- L0: 16.00 latents/token, baseline as it was trained 16.00, difference +0.00 ± 0.01 (within noise)" in text
+    assert "- L0: 16.00 latents/token, baseline as trained 16.00, difference +0.00 ± 0.01 (within noise)" in text
     assert "predicted same: held" in text
 
 
 @pytest.mark.parametrize(
-    ("score", "said"),
+    ("score", "sentence"),
     [
         (0.951, "Within noise: CE-loss score differs by +0.0010 ± 0.0030 from the baseline at L0 16.00 (p 0.41"),
         (0.9535, "Too small to matter: CE-loss score differs by +0.0035"),
         (0.93, "Worse: CE-loss score differs by -0.0200"),
-        (0.97, "Seems better, and is not confirmed by fresh seeds yet: CE-loss score differs by +0.0200"),
+        (0.97, "Seems better, not yet confirmed by fresh seeds: CE-loss score differs by +0.0200"),
     ],
 )
-def test_what_is_said_of_the_primary_metric(score: float, said: str):
-    assert said in committed(score)
+def test_the_outcome_on_the_primary_metric(score: float, sentence: str):
+    assert sentence in committed(score)
 
 
-def test_a_comparison_is_made_at_the_runs_own_l0():
+def test_a_run_is_compared_at_its_own_l0():
     assert "baseline 0.9550, difference +0.0000 ± 0.0" in committed(0.955, l0=16.496)
     assert "Within noise" in committed(0.955, l0=16.496)
 
 
-def test_a_run_that_no_baseline_is_near_is_not_compared():
+def test_a_run_far_from_every_baseline_is_not_compared():
     text = committed(0.99, l0=30.0)
     assert "Not comparable: no baselines on both sides of L0 30.00 within 10% of it." in text
     assert "Predicted before the run: ce_loss_score up, l0 same." in text
 
 
 @pytest.mark.parametrize(
-    ("fresh", "said", "prediction"),
+    ("fresh", "outcome", "prediction"),
     [(0.97, "Better (confirmed): ", "held"), (0.95, "Not confirmed: ", "not confirmed")],
 )
-def test_better_is_said_of_what_fresh_seeds_show_again(fresh: float, said: str, prediction: str):
-    baselines = derive(NOISE).baselines
+def test_a_run_is_called_better_only_if_fresh_seeds_confirm_it(fresh: float, outcome: str, prediction: str):
+    baselines = derive([STARTED, *NOISE]).baselines
     again: list[Event] = [
         ReplicateEnded(run=1, seed=seed, comparison=matching.compare(scored(16, fresh), baselines), seconds=1)
         for seed in (1000, 1001, 1002)
     ]
     text = committed(0.97, *again)
-    assert said in text
+    assert outcome in text
     assert f"; predicted up: {prediction}" in text
     assert f"3 fresh seeds differ by {fresh - 0.95:+.4f} ± 0.00" in text
 
 
-def test_a_prediction_does_not_hold_where_the_verdict_sees_nothing():
-    """One of two runs, its difference just outside its own interval."""
+def test_a_prediction_does_not_hold_if_the_outcome_is_within_noise():
+    """The difference of one of two runs is just outside its own interval, but not after Holm's correction."""
     other = [ProposalMade(run=2, proposal=CHANGE), RunReserved(run=2), RunCommitted(run=2, verdict=OK)]
     events = [*SECOND, *NOISE, RunCommitted(run=1, verdict=OK), *other]
     text = section(rendered(events, scored(16, 0.95), scored(16, 0.9532), scored(16, 0.95)), 1)
@@ -140,51 +141,51 @@ def test_a_prediction_does_not_hold_where_the_verdict_sees_nothing():
     assert "difference +0.0032 ± 0.0030 (within noise); predicted up: within noise" in text
 
 
-def test_what_was_not_measured_is_said_to_be():
+def test_a_metric_that_was_not_measured():
     text = section(rendered([*SECOND, *NOISE, RunCommitted(run=1, verdict=OK)], scored(16, 0.9), scored(16, None)), 1)
     assert "- CE-loss score: not measured on both sides; predicted up: not measured" in text
     assert "Not comparable: CE-loss score was not measured on both sides." in text
 
 
-def test_failed_attempts_are_told_with_what_they_tried():
+def test_failed_attempts_are_listed_with_what_they_tried():
     broken = Verdict(name="preflight", evidence="line 3: x is not defined")
     other = ProposalMade(run=1, proposal=CHANGE.model_copy(update={"name": "o", "title": "Another change"}))
     text = rendered([*SECOND, PreflightFailed(run=1, attempt=1, verdict=broken, seconds=1), other], None, None)
-    said = "Attempt 1 failed: preflight (line 3: x is not defined); kept in run_1_attempt_1. It tried: A change."
-    assert said in section(text, 1)
+    attempt = "Attempt 1 failed: preflight (line 3: x is not defined); kept in run_1_attempt_1. It tried: A change."
+    assert attempt in section(text, 1)
 
 
-def sentinel(found: float) -> SentinelsScored:
+def sentinel(score: float) -> SentinelsScored:
     name = "explained_variance_centered"
-    each = Expectation(sentinel="permuted decoder", metric=name, expected="below 0", found=found, held=found < 0)
-    return SentinelsScored(expectations=[each])
+    expectation = Expectation(sentinel="permuted decoder", metric=name, expected="below 0", found=score, held=score < 0)
+    return SentinelsScored(expectations=[expectation])
 
 
-def test_the_ground_of_comparisons_is_told():
+def test_notes_state_the_sentinels_and_the_noise_between_seeds():
     text = rendered([*FIRST, sentinel(-1.0), *NOISE], None)
     assert "explained variance of the baseline with its decoder's rows permuted is below 0." in text
     assert "The baseline was trained with 5 seeds at K 16; mean and standard deviation: " in text
     assert "CE-loss score 0.9500 ± 0.001" in text
 
 
-def test_a_broken_evaluation_is_said_to_be():
+def test_a_broken_evaluation_is_announced():
     text = rendered([*FIRST, sentinel(0.8)], None)
     assert "THE EVALUATION IS BROKEN: explained variance of the baseline with " in text
     assert "should be below 0 and is 0.8." in text
 
 
-def test_the_test_text_is_told_apart():
+def test_figures_on_the_test_text_have_their_own_section():
     text = rendered([*SECOND, ScoredOnTest(run=0, figures={"ce_loss_score": 0.9512})], scored(16, 0.95), None)
     assert "- run 0 (Baseline): CE-loss score 0.9512" in text.split("# Test text")[1]
 
 
-def test_why_there_is_no_score_on_the_test_text():
+def test_a_run_without_a_score_on_the_test_text_says_why():
     failed = ScoredOnTest(run=0, figures={}, why_not="not_evaluated: still running after 300 s")
     text = rendered([*SECOND, failed], scored(16, 0.95), None)
     assert "- run 0 (Baseline): not scored (not_evaluated: still running after 300 s)" in text
 
 
-def test_an_interruption_keeps_its_time_when_a_run_by_hand_is_taken_in():
+def test_an_interruption_keeps_its_time_when_a_run_by_hand_is_noted():
     early, late = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2))
     by_hand = HandRunAdded(run=1, proposal=CHANGE, pid=1, host="here", time=late)
     events = [*FIRST, RunCommitted(run=0, verdict=OK), StudyInterrupted(time=early), by_hand]
@@ -201,7 +202,7 @@ def test_a_run_that_does_not_count_has_no_results_even_where_it_was_measured():
     assert "0.99" not in text
 
 
-def test_no_claim_is_made_without_noise():
+def test_without_measured_noise_no_run_is_called_better_or_worse():
     events = [*SECOND, RunCommitted(run=1, verdict=OK), StudyEnded(why="the budget of 1 run is spent")]
     text = rendered(events, scored(16.0, 0.95), scored(16.0, 0.99))
     assert "The noise between seeds was not measured" in text
@@ -209,7 +210,7 @@ def test_no_claim_is_made_without_noise():
     assert text.endswith("# End\nThe study ended: the budget of 1 run is spent.\n")
 
 
-def test_notes_changed_by_hand_are_kept(tmp_path: Path):
+def test_notes_that_were_edited_by_hand_are_kept(tmp_path: Path):
     study = Study(tmp_path / "runs", tmp_path)
     state = derive([STARTED])
     notes.write(study, state)
@@ -224,7 +225,7 @@ def test_notes_changed_by_hand_are_kept(tmp_path: Path):
     assert "I doubt it." in kept.read_text()
 
 
-def test_notes_that_stayed_behind_when_a_study_was_moved_are_written_again(tmp_path: Path):
+def test_notes_are_written_again_after_a_study_was_moved_without_them(tmp_path: Path):
     study = Study(tmp_path / "runs" / "moved", tmp_path / "notes" / "moved")
     notes.write(study, derive([STARTED]))
     assert not notes.edited((study.notes / "notes.txt").read_text())

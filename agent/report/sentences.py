@@ -1,0 +1,175 @@
+"""The sentences of the notes: `render` writes one from values, `read` gets the values back.
+
+notes.py, plots.py and prose.py write them; agent.audit reads them. When a wording changes, the one before is kept as
+`older`, so that notes of earlier versions are still read.
+"""
+
+import re
+from collections.abc import Iterator
+from string import Formatter
+
+from agent.comparison.judgement import Outcome
+from agent.lab.metrics import METRICS
+
+NUMBER = r"-?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?"
+TITLES = {metric.title: name for name, metric in METRICS.items()}
+TITLE = "|".join(re.escape(title) for title in sorted(TITLES, key=len, reverse=True))
+
+# Parts that a sentence has or has not.
+NEVER_DECIDES = " (never decides)"
+AS_TRAINED = " as trained"
+WITHIN_NOISE = " (within noise)"
+WITH_PREDICTION = " (with the prediction made before the run)"
+FROM_SAME_L0 = " from the baseline at the same L0"
+FROM_AS_TRAINED = " from the baseline as trained"
+
+# How the value of a field is written; a field that is not listed may be any text. Patterns with groups name their own.
+_FIELDS = {
+    "title": TITLE,
+    "titles": rf"(?:(?:{TITLE})(?:, | and )?)+",
+    "value": NUMBER,
+    "reference": NUMBER,
+    "l0": NUMBER,
+    "p": NUMBER,
+    "smallest": NUMBER,
+    "difference": rf"(?P<difference>[+-]{NUMBER}) ± (?P<half_width>{NUMBER})",  # as formatting.format_difference
+    "companion": r"(?: \((?P<companion>[^)]*)\))?",  # as formatting.companion_difference
+    "unit": r"(?: [a-zA-Z/]+)?",
+    "run": r"\d+",
+    "attempt": r"\d+",
+    "verdict": r"\w+",
+    "family": r"\w+",
+    "metric": r"\w+",
+    "figure": r"[^()]+?",
+    "which": r"run \d+|the baseline",
+    "never_decides": rf"(?:{re.escape(NEVER_DECIDES)})?",
+    "as_trained": r"(?: as (?:it was )?trained)?",
+    "within_noise": rf"(?:{re.escape(WITHIN_NOISE)})?",
+    "with_prediction": rf"(?:{re.escape(WITH_PREDICTION)})?",
+    "prediction": r"(?:; predicted (?P<predicted>up|down|same): (?P<prediction_outcome>[a-z ]+))?",
+    "outcome_on_primary": r"(?: \([a-z ]+ on [^)]*\))?",
+    "from_baseline": r"(?: from the baseline (?:at the same L0|as (?:it was )?trained))?",
+    "baseline": r"the baseline[\w ]*",
+    "in_words": r"(?: \((?P<in_words>[\w ,]+)\))?",
+}
+
+
+class Sentence:
+    """A sentence with named fields, and the wordings it had in earlier versions."""
+
+    def __init__(self, wording: str, *older: str) -> None:
+        self._wording = wording
+        self._wholes = [re.compile(_regex(text)) for text in (wording, *older)]
+        self._openings = [re.compile(_regex(text, until_free=True)) for text in (wording, *older)]
+
+    def render(self, **values: object) -> str:
+        return self._wording.format(**values)
+
+    def read(self, text: str) -> re.Match[str] | None:
+        """Match a text that is this sentence and nothing else."""
+        return next(filter(None, (whole.fullmatch(text) for whole in self._wholes)), None)
+
+    def opens(self, text: str) -> re.Match[str] | None:
+        """Match a text that begins as this sentence does, up to its first field of free text."""
+        return next(filter(None, (opening.match(text) for opening in self._openings)), None)
+
+    def within(self, text: str, before: str = "", after: str = "") -> Iterator[re.Match[str]]:
+        """Find this sentence within a text, in any case, with patterns for what stands before and after it."""
+        for whole in self._wholes:
+            yield from re.finditer(before + whole.pattern + after, text, re.IGNORECASE)
+
+
+def _regex(wording: str, until_free: bool = False) -> str:
+    regex, used = "", set()
+    for literal, field, _, _ in Formatter().parse(wording):
+        regex += re.escape(literal)
+        if field is None or (until_free and field not in _FIELDS):
+            break
+        pattern = _FIELDS.get(field, ".*?")
+        named = field not in used and "(?P<" not in pattern and field != "unit"
+        regex += f"(?P<{field}>{pattern})" if named else f"(?:{pattern})"
+        used.add(field)
+    return regex
+
+
+# A run: its results, and how each metric compares with the baseline.
+DOES_NOT_COUNT = Sentence("Verdict: {verdict} ({evidence}). This run does not count.")
+COMPARED = Sentence(
+    "{title}{never_decides}: {value}{unit}, baseline{as_trained} {reference}, "
+    "difference {difference}{within_noise}{prediction}"
+)
+NOT_MEASURED = Sentence("{title}{never_decides}: not measured on both sides{prediction}")
+PREDICTION = Sentence("; predicted {predicted}: {prediction_outcome}")
+COMPARED_HEADING = Sentence(
+    "Compared with the baseline at matched L0{with_prediction}:",
+    "Beside the baseline at the same L0, and what was predicted before the run:",
+)
+PREDICTED = Sentence("Predicted before the run: {predictions}.")
+RANDOM_SAE = Sentence("A random untrained SAE at L0 {l0} scores: {figures}.")
+OWN_MEASURES = Sentence("The idea's own measures: {measures}.")
+OWN_MEASURE = Sentence("{measure} {value}{unit}")
+BY_HAND = Sentence("Run by hand, outside the budget.")
+ATTEMPT_FAILED = Sentence("Attempt {attempt} failed: {verdict} ({evidence}); kept in {directory}.")
+WARNING = Sentence("Warning: {warning}.")
+NO_RESULT = Sentence("{family} gave no result: {why}.")
+NOT_APPLICABLE = Sentence("{family}: {metric} is not applicable: {why}.")
+
+# A run: what may be said of its primary metric.
+_DIFFERS = (
+    "{title} differs by {difference}{unit}{companion} from the baseline at L0 {l0} (p {p} after Holm's correction)"
+)
+NOT_COMPARABLE = Sentence("Not comparable: {why}.")
+OUTCOMES: dict[Outcome, Sentence] = {
+    "better": Sentence(f"Better (confirmed): {_DIFFERS}, and {{fresh_seeds}}."),
+    "unconfirmed": Sentence(
+        f"Seems better, not yet confirmed by fresh seeds: {_DIFFERS}.",
+        f"Seems better, and is not confirmed by fresh seeds yet: {_DIFFERS}.",
+    ),
+    "not confirmed": Sentence(f"Not confirmed: {_DIFFERS}, but {{fresh_seeds}}."),
+    "not better": Sentence(f"Not better: {_DIFFERS}, while {{companion_title}} is worse."),
+    "worse": Sentence(f"Worse: {_DIFFERS}."),
+    "negligible": Sentence(
+        f"Too small to matter: {_DIFFERS}, less than the smallest effect worth having, {{smallest}}{{unit}}.",
+        f"Too small to matter: {_DIFFERS}, less than the smallest difference worth having, {{smallest}}{{unit}}.",
+    ),
+    "within noise": Sentence(
+        f"Within noise: {_DIFFERS}; a difference of {{smallest}}{{unit}} would have been detected.",
+        f"Within noise: {_DIFFERS}; a difference of {{smallest}}{{unit}} could have been seen.",
+    ),
+}
+
+# A language model's text: what its placeholders become.
+DIFFERS_FROM = Sentence("differs by {difference}{from_baseline}{in_words}")
+WITHIN_NOISE_OF = Sentence("is within noise of {baseline} (difference {difference})")
+VALUE_OF = Sentence("{value}{unit} ({figure} of {which})")
+
+# The descriptions of plots.
+TRAINING_CURVES = Sentence(
+    "training loss (logarithmic), L0 and alive fraction against training tokens, as the training itself recorded "
+    "them on its training batches: {runs}."
+)
+OWN_LOSS = Sentence(
+    "The loss is each experiment's own: where a run adds terms to it, its height does not compare with another run's."
+)
+L0_FRONT = Sentence("{titles} against L0, one point for each run that counts, one seed each.")
+NO_CURVE = Sentence("The baseline's curve was not measured, nor the noise.")
+ONE_LEVEL = Sentence("The baseline was measured at L0 {levels} alone and so has no line; {noise}.")
+BASELINE_LINE = Sentence(
+    "The line is the baseline, read linearly in log L0 between its levels at L0 {levels}; {noise}."
+)
+LOWER_ROW = Sentence("The lower row enlarges L0 {low} to {high}.")
+DIFFERENCES = Sentence(
+    "each run's difference from the baseline at the run's own L0, with its 95% interval; the line at 0 is the baseline."
+)
+ON_PRIMARY = Sentence(
+    "The outcomes are for {title} and corrected for the number of runs, as the intervals are not; "
+    "the dotted lines are the smallest effect worth having, {smallest}{unit} to either side.",
+    "The verdicts are on {title} and corrected for the number of runs, as the intervals are not; "
+    "the dotted lines are the smallest effect worth having, {smallest}{unit} to either side.",
+)
+NO_PRIMARY = Sentence("{title}, the primary metric, is not shown: it was not measured on both sides.")
+NOT_SHOWN = Sentence("Not shown: {runs}.")
+NO_PLOTS = Sentence("No plots: no run has anything to show yet.")
+LISTED_RUN = Sentence("run {run}{outcome_on_primary}: {figures}")
+FIGURE = Sentence("{title} {value}")
+DIFFERENCE = Sentence("{title} {difference}")
