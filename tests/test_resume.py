@@ -167,7 +167,7 @@ def test_a_driver_keeps_others_away_and_what_it_leaves_behind_is_ended(checkout:
     assert f"is in use by process {driver.pid} on " in refused.stderr
     not_noted = checkout.agent("note", str(checkout.study.directory), "run_1", "-m", "Mine")
     assert (not_noted.returncode, not_noted.stderr) == (2, refused.stderr)
-    assert "not ended; agent resume continues it" in checkout.agent("show", str(checkout.study.directory)).stdout
+    assert "not ended: continue it with `agent resume`" in checkout.agent("show", str(checkout.study.directory)).stdout
     driver.kill()
     driver.communicate()
     assert [line for line in processes() if "--out_dir=run_1" in line], "nothing was left behind: no test"

@@ -1,4 +1,4 @@
-"""`agent doctor`: which evaluations can run here, and what is missing for the others."""
+"""`agent doctor`: which evaluations can run here, and what the others lack."""
 
 import tempfile
 from pathlib import Path
@@ -10,9 +10,9 @@ from agent.running import workers
 
 
 def show(fixed: ideas.Fixed, evals: str) -> int:
-    """Print what the lab finds of a model and hook.
+    """Print which evaluations can run on a model and hook.
 
-    Returns 0 where all that was asked for can run, 1 where not, 2 for a user's mistake.
+    Return the exit code: 0 if all requested ones can, 1 if not, 2 for a mistake of the user.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "report.json"
@@ -29,7 +29,7 @@ def show(fixed: ideas.Fixed, evals: str) -> int:
     rows = [
         (family.name, "no" if family.unmet_requirements else "yes", *row)
         for family in report.families
-        for row in ([(lack.reason, lack.remedy) for lack in family.unmet_requirements] or [(family.summary, "")])
+        for row in ([(unmet.reason, unmet.remedy) for unmet in family.unmet_requirements] or [(family.summary, "")])
     ]
-    print_table(console, ("evaluation", "runs", "what it measures, or why it does not run", "what to do"), rows)
+    print_table(console, ("evaluation", "runs", "what it measures, or why it cannot run", "what to do"), rows)
     return 1 if any(family.unmet_requirements for family in report.families) else 0

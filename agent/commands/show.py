@@ -1,7 +1,10 @@
-"""`agent show`: a run or a study as tables."""
+"""`agent show`: tables of a run or a study."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from agent.comparison.judgement import judgements
 from agent.display.console import make_console, study_table
@@ -10,55 +13,50 @@ from agent.lab import results
 from agent.lab.errors import UserError
 from agent.lab.metrics import METRICS, Metric
 from agent.lab.results import FinalInfo, Probing
-from agent.study import workspace
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+from agent.study.state import State
+from agent.study.workspace import Study, find_study
 
 GROUPS = tuple(dict.fromkeys(metric.group for metric in METRICS.values()))
-ALWAYS = {"training", "sparsity", "reconstruction", "model preservation"}  # the rest where it was measured
+ALWAYS_SHOWN = {"training", "sparsity", "reconstruction", "model preservation"}  # other groups only if measured
 
 
 def show(path: Path) -> None:
-    """Print a run or a study. Raises UserError where the path is neither."""
+    """Print the run or the study at `path`. Raise UserError if there is neither."""
     if not path.is_dir():
-        raise UserError(f"{path} is not a directory: give a run's or a study's directory")
-    if found := workspace.find_study(path):
-        _show_study(*found)
+        raise UserError(f"{path} is not a directory: give the directory of a run or of a study")
+    if study := find_study(path):
+        _print_study(*study)
     elif (path / "final_info.json").exists() or (path / "metrics.jsonl").exists():
-        _show_run(path, results.read(path))
+        _print_run(path, results.read(path))
     else:
         raise UserError(
             f"{path} is neither a run (no final_info.json or metrics.jsonl in it) nor a study (no events.jsonl)"
         )
 
 
-def _show_study(shown: workspace.Study, state: workspace.State) -> None:
+def _print_study(study: Study, state: State) -> None:
     console = make_console()
-    if state.started:
-        fixed = state.started.fixed
-        console.print(state.started.title, style="bold")
-        console.print(
-            f"{fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens, d_sae {fixed.d_sae:,}, seed {fixed.seed}; "
-            f"primary metric: {METRICS[state.started.primary_metric].title}"
-        )
-        console.print(f"evaluated by {', '.join(state.started.evals)}")
-    runs = shown.load_runs(state)
+    fixed = state.started.fixed
+    console.print(state.started.title, style="bold")
+    console.print(
+        f"{fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens, d_sae {fixed.d_sae:,}, seed {fixed.seed}; "
+        f"primary metric: {METRICS[state.started.primary_metric].title}"
+    )
+    console.print(f"evaluated by {', '.join(state.started.evals)}")
+    runs = study.load_runs(state)
     console.print(study_table(runs))
     for run in runs:
         if run.info:
             _print_verdict(console, f"run {run.number}", run.info)
-    for number, judgement in (judgements(runs, state) if state.started else {}).items():
-        assert state.started
+    for number, judgement in judgements(runs, state).items():
         console.print(f"run {number}: {judgement.outcome} on {METRICS[state.started.primary_metric].title}")
     for remark in remarks(run.info for run in runs if run.info):
         console.print(remark)
-    console.print(f"ended: {state.ended}" if state.ended else "not ended; agent resume continues it")
-    console.print(f"notes: {shown.notes / 'notes.txt'}", soft_wrap=True)
+    console.print(f"ended: {state.ended}" if state.ended else "not ended: continue it with `agent resume`")
+    console.print(f"notes: {study.notes / 'notes.txt'}", soft_wrap=True)
 
 
-def _show_run(path: Path, info: FinalInfo) -> None:
+def _print_run(path: Path, info: FinalInfo) -> None:
     console = make_console()
     console.print(_metrics_table(str(path), info))
     if info.probing:
@@ -77,17 +75,14 @@ def _show_run(path: Path, info: FinalInfo) -> None:
         console.print(f"warning: {warning}", style="yellow")
 
 
-def _print_verdict(console: "Console", name: str, info: FinalInfo) -> None:
+def _print_verdict(console: Console, name: str, info: FinalInfo) -> None:
     if not info.verdict.ok:
         console.print(f"{name} does not count: {info.verdict.name} ({info.verdict.evidence})", style="red")
     for warning in info.verdict.warnings:
         console.print(f"{name}: {warning}", style="yellow")
 
 
-def _metrics_table(title: str, info: FinalInfo) -> "Table":
-    from rich.table import Table
-    from rich.text import Text
-
+def _metrics_table(title: str, info: FinalInfo) -> Table:
     table = Table(title=Text(title), title_justify="left")
     for column in ("group", "metric"):
         table.add_column(column)
@@ -98,52 +93,49 @@ def _metrics_table(title: str, info: FinalInfo) -> "Table":
         metrics = {
             name: metric
             for name, metric in METRICS.items()
-            if metric.group == group and (group in ALWAYS or info.metric(name) is not None)
+            if metric.group == group and (group in ALWAYS_SHOWN or info.metric(name) is not None)
         }
         for index, (name, metric) in enumerate(metrics.items()):
             value = info.metric(name)
-            style, remark = ("", "") if _healthy(metric, value) else ("yellow", ": outside")
+            style, note = ("", "") if _is_healthy(metric, value) else ("yellow", ": outside")
             table.add_row(
                 group if index == 0 else "",
                 metric.title,
                 Text(format_value(name, value), style=style),
                 metric.unit,
-                Text(_range(metric) + remark, style=style),
+                Text(_healthy_range(metric) + note, style=style),
                 end_section=index == len(metrics) - 1,
             )
     return table
 
 
-def _healthy(metric: Metric, value: float | None) -> bool:
+def _is_healthy(metric: Metric, value: float | None) -> bool:
     return value is None or metric.healthy is None or metric.healthy[0] <= value <= metric.healthy[1]
 
 
-def _range(metric: Metric) -> str:
+def _healthy_range(metric: Metric) -> str:
     if metric.healthy:
         return f"{metric.healthy[0]:g} to {metric.healthy[1]:g}"
     return "" if metric.decides else "never decides"
 
 
-def _probing_table(probing: Probing) -> "Table":
-    """AUC of the SAE's best latents beside a random encoder's and the language model's own, per dataset."""
-    from rich.table import Table
-
+def _probing_table(probing: Probing) -> Table:
+    """Return the AUC of the SAE's best latents per dataset, beside those of a random encoder and of the model."""
     ks = sorted(probing.auc)
     table = Table(title="probing: test AUC", title_justify="left")
     table.add_column("dataset", overflow="fold", min_width=24)
-    for who in ("SAE", "random"):
+    for encoder in ("SAE", "random"):
         for k in ks:
-            table.add_column(f"{who}, top {k}", justify="right")
+            table.add_column(f"{encoder}, top {k}", justify="right")
     table.add_column("model's own", justify="right")
     for probe in probing.datasets:
-        table.add_row(
-            probe.dataset, *(_auc(who.get(k)) for who in (probe.auc, probe.random_auc) for k in ks), _auc(probe.llm_auc)
-        )
+        values = (_format_auc(auc.get(k)) for auc in (probe.auc, probe.random_auc) for k in ks)
+        table.add_row(probe.dataset, *values, _format_auc(probe.llm_auc))
     table.add_section()
-    means = (_auc(who.get(k)) for who in (probing.auc, probing.random_auc) for k in ks)
-    table.add_row("mean", *means, _auc(probing.llm_auc))
+    means = (_format_auc(auc.get(k)) for auc in (probing.auc, probing.random_auc) for k in ks)
+    table.add_row("mean", *means, _format_auc(probing.llm_auc))
     return table
 
 
-def _auc(value: float | None) -> str:
+def _format_auc(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"

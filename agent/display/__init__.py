@@ -1,10 +1,10 @@
-"""What a terminal shows: formatted figures, tables, live progress, questions."""
+"""What a terminal shows: formatted numbers, tables, live progress and questions."""
 
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """Let ideas that were written for an earlier layout import `format_value` from here."""
+    """Return `format_value`, which ideas written for an earlier layout import from here."""
     if name == "format_value":
         from agent.display.formatting import format_value
 

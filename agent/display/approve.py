@@ -1,4 +1,4 @@
-"""A proposed change, shown to a person who says whether it runs."""
+"""Ask the researcher to approve a proposed change (`--approve`)."""
 
 import difflib
 import sys
@@ -11,24 +11,27 @@ ANSWERS = {"y": True, "yes": True, "n": False, "no": False}
 
 
 def require_terminal() -> None:
-    """Raises UserError where nobody can be asked."""
+    """Raise UserError if standard input or output is not a terminal."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UserError("--approve asks before each run, and there is no terminal to ask on: use one, or leave it out")
+        raise UserError(
+            "--approve asks before each run, but there is no terminal to ask on: use one, or leave --approve out"
+        )
 
 
 def approve(before: str, after: str, title: str) -> bool:
-    """Whether the person at the terminal lets `after` run; shows how it differs from `before`.
+    """Show how the code `after` differs from `before`, and return True if the researcher approves it.
 
-    Nothing else may write to the terminal meanwhile. Raises UserError where there is no terminal, KeyboardInterrupt
-    where the input ends.
+    Nothing else may write to the terminal meanwhile. Raise UserError without a terminal, KeyboardInterrupt at the end
+    of the input.
     """
     require_terminal()
     console = make_console()
-    console.print(_visible(title), style="bold", soft_wrap=True)
-    for line in list(difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm=""))[2:]:  # without names
-        console.print(_visible(line), style=STYLES.get(line[0]), soft_wrap=True)
+    console.print(_escape_control_characters(title), style="bold", soft_wrap=True)
+    diff = list(difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm=""))
+    for line in diff[2:]:  # the first two lines would name files
+        console.print(_escape_control_characters(line), style=STYLES.get(line[0]), soft_wrap=True)
     while (answer := _ask("run this? [y/n] ").strip().lower()) not in ANSWERS:
-        print("y runs it, n does not")
+        print("type y to run it, n to reject it")
     return ANSWERS[answer]
 
 
@@ -39,6 +42,6 @@ def _ask(question: str) -> str:
         raise KeyboardInterrupt from None
 
 
-def _visible(line: str) -> str:
-    """Control and direction characters as escapes: they could make the terminal show other code than will run."""
+def _escape_control_characters(line: str) -> str:
+    """Escape control and direction characters, which could make the terminal show other code than will run."""
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in line)

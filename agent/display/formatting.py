@@ -1,35 +1,35 @@
-"""What the driver shows while it works: a live table on a terminal, plain lines otherwise."""
+"""Metrics, comparisons and progress as text."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from agent.lab.metrics import METRICS
-from agent.lab.results import Compared, Comparison, FinalInfo, headline
+from agent.lab.results import Comparison, FinalInfo, MetricComparison, headline
 from agent.lab.verdicts import MetricsRow
-
-if TYPE_CHECKING:
-    from agent.study.events import Remark
+from agent.study.events import Remark
 
 
 def format_value(name: str, value: float | None, sign: str = "") -> str:
-    """A metric's value with its digits; `-` where it was not measured or not finite."""
+    """Return the value with as many digits as the metric has, or `-` if it was not measured or is not finite."""
     return "-" if value is None else f"{value:{sign}z,.{METRICS[name].digits}f}"
 
 
-def format_difference(name: str, compared: Compared) -> str:
-    """A difference from the baseline with the half width of its 95% interval."""
+def format_difference(name: str, compared: MetricComparison) -> str:
+    """Return a difference from the baseline with the half width of its 95% interval."""
     return f"{format_value(name, compared.difference, sign='+')} ± {format_value(name, compared.half_width)}"
 
 
 def companion_difference(name: str, comparison: Comparison) -> str:
-    """The difference of the metric without which this one's would mislead, in brackets; empty where there is none."""
-    other = METRICS[name].companion
-    compared = comparison.metrics.get(other)
-    return f" ({METRICS[other].title} {format_difference(other, compared)})" if compared else ""
+    """Return, in brackets, the difference of the companion metric, without which that of `name` could mislead.
+
+    Empty if `name` has no companion or it was not compared.
+    """
+    companion = METRICS[name].companion
+    compared = comparison.metrics.get(companion)
+    return f" ({METRICS[companion].title} {format_difference(companion, compared)})" if compared else ""
 
 
 def comparison_line(info: FinalInfo, primary: str) -> str:
-    """How the primary metric compares, in one line; empty for a run that was not compared."""
+    """Return one line on how the primary metric compares with the baseline; empty if the run was not compared."""
     if info.comparison is None:
         return ""
     if compared := info.comparison.metrics.get(primary):
@@ -39,28 +39,28 @@ def comparison_line(info: FinalInfo, primary: str) -> str:
 
 
 def remarks(infos: Iterable[FinalInfo]) -> list[str]:
-    """What evaluations say of their own figures, each once."""
-    said = (
+    """Return the remarks of evaluations on their own results, without repetitions."""
+    texts = (
         f"{family}: {scored.remark}" for info in infos for family, scored in info.evaluations.items() if scored.remark
     )
-    return list(dict.fromkeys(said))
+    return list(dict.fromkeys(texts))
 
 
-def remark_line(remark: "Remark") -> str:
-    """What a language model has said, in one line."""
+def remark_line(remark: Remark) -> str:
+    """Return one line on an answer of the language model."""
     match remark.event:
         case "plan_made":
             titles = "; ".join(planned.title for planned in remark.runs)
-            return f"plan after run {remark.after_run}: {titles or 'nothing is left to try'}"
+            return f"plan after run {remark.after_run}: {titles or 'nothing left to try'}"
         case "answer_sent_back":
             why = "it claims what only results may say" if remark.prose else remark.why.splitlines()[0]
-            return f"the model's {remark.purpose} went back: {why}"
+            return f"the {remark.purpose} of the language model was sent back: {why}"
         case "run_described":
             return f"run {remark.run} is described"
 
 
 def run_line(info: FinalInfo) -> str:
-    """How a run came out, in one line."""
+    """Return one line on the result of a run: its verdict, and its headline metrics if it succeeded."""
     if not info.verdict.ok:
         return f"{info.verdict.name} ({info.verdict.evidence})"
     return "ok, " + ", ".join(
@@ -69,7 +69,7 @@ def run_line(info: FinalInfo) -> str:
 
 
 def training_progress(label: str, rows: Sequence[MetricsRow], tokens: int) -> str:
-    """Tokens done of all, loss, L0, rate and time left."""
+    """Return one line on how far a training has come: tokens, loss, L0, rate and time left."""
     if not rows:
         return f"{label}: starting"
     row = rows[-1]

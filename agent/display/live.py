@@ -1,34 +1,41 @@
-"""What the driver shows while it works: a live table on a terminal, plain lines otherwise."""
+"""What the driver shows while it works: a live table on a terminal, plain lines elsewhere."""
 
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
+
+from rich.console import Group
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
 
 from agent.display.console import study_table
 from agent.study.runs import Run
 
-PLAIN_SECONDS = 10.0  # between two lines of progress in a log
+PLAIN_SECONDS = 10.0  # at least, before a line of progress in a log
 
 
 class Display(AbstractContextManager["Display"], Protocol):
+    """What shows the work of a study to the researcher."""
+
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Show a line that stays."""
 
     def progress(self, text: str) -> None:
-        """How far the current stage has come; replaces what it said before."""
+        """Show how far the current stage has come, in the place of the progress shown before."""
 
-    def table(self, runs: "Sequence[Run]") -> None:
-        """The study's runs as they stand now."""
+    def table(self, runs: Sequence[Run]) -> None:
+        """Show the runs of the study as they stand now."""
 
     def paused(self) -> AbstractContextManager[object]:
-        """Leaves the terminal to somebody else for a while."""
+        """Leave the terminal free within the context, for a question."""
         ...
 
 
 class PlainDisplay:
-    """Lines for a pipe or a file."""
+    """A display of plain lines, for a pipe or a file."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
@@ -47,21 +54,18 @@ class PlainDisplay:
         if time.monotonic() - self._last >= PLAIN_SECONDS:
             self.say(text)
 
-    def table(self, runs: "Sequence[Run]") -> None:
-        """Nothing: every run has said its line."""
+    def table(self, runs: Sequence[Run]) -> None:
+        """Show nothing: `say` has printed a line for every run."""
 
     def paused(self) -> AbstractContextManager[object]:
         return nullcontext()
 
 
 class LiveDisplay:
-    """The study's table with the current stage under it, redrawn in place."""
+    """A display that redraws the table of the study, and the current stage below it, in place."""
 
     def __init__(self) -> None:
-        from rich.live import Live
-        from rich.text import Text
-
-        self._table: Any = Text()
+        self._table: Text | Group = Text()
         self._progress = ""
         self._live = Live(refresh_per_second=4)
 
@@ -83,7 +87,7 @@ class LiveDisplay:
         self._progress = text
         self._draw()
 
-    def table(self, runs: "Sequence[Run]") -> None:
+    def table(self, runs: Sequence[Run]) -> None:
         self._table = study_table(runs)
         self._draw()
 
@@ -96,14 +100,10 @@ class LiveDisplay:
             self._live.start()
 
     def _draw(self) -> None:
-        from rich.console import Group
-        from rich.spinner import Spinner
-        from rich.text import Text
-
         bottom = [Spinner("line", text=Text(self._progress))] if self._progress else []
         self._live.update(Group(self._table, *bottom))
 
 
-def display() -> Display:
-    """The display that suits standard output."""
+def make_display() -> Display:
+    """Return the display that suits standard output."""
     return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()

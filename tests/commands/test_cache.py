@@ -1,4 +1,4 @@
-"""agent cache: what is stored is shown and cleared by kind, nothing else is touched, and never under a study."""
+"""`agent cache`: it lists and clears by kind, touches nothing else, and clears nothing that a study uses."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def agent_cache(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A cache with something of every kind, leftovers, links to the outside, and what is not ours."""
+    """A cache with entries of every kind, leftovers, links to the outside, and a file of the user."""
     root, setting = tmp_path / "the cache", {"model": "tiny-lm", "hook_name": "blocks.1.hook_resid_post"}
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -45,11 +45,11 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def test_what_is_stored_is_shown(root: Path):
-    ended = agent_cache(root)
-    assert ended.returncode == 0
-    rows = [re.split(r"\s{2,}", line.strip()) for line in ended.stdout.splitlines()]
-    assert rows[0] == ["kind", "size", "age", "what for", "name"]
+def test_the_cache_is_listed(root: Path):
+    result = agent_cache(root)
+    assert result.returncode == 0
+    rows = [re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines()]
+    assert rows[0] == ["kind", "size", "age", "purpose", "name"]
     setting = "tiny-lm, blocks.1.hook_resid_post, 1,500,000 tokens"
     assert rows[1:4] == [
         ["activations", "2 MB", "just now", setting, "a"],
@@ -61,37 +61,37 @@ def test_what_is_stored_is_shown(root: Path):
     assert rows[6] == [f"2.34 MB in {root}"]
 
 
-def test_a_damaged_manifest_is_said(root: Path):
+def test_a_damaged_manifest_is_reported(root: Path):
     (root / "activations/a/manifest.json").write_text("{")
-    assert "damaged; made again when it is needed" in agent_cache(root).stdout
+    assert "damaged; will be rebuilt when needed" in agent_cache(root).stdout
 
 
-def test_one_kind_is_cleared_and_the_rest_stays(root: Path):
-    ended = agent_cache(root, "--clear", "activations")
-    assert ended.stdout == "activations: 2.3 MB freed\n"
+def test_clearing_one_kind_leaves_the_rest(root: Path):
+    result = agent_cache(root, "--clear", "activations")
+    assert result.stdout == "activations: 2.3 MB freed\n"
     assert not (root / "activations").exists()
     assert (root / "baselines/c/k16_seed1").is_dir()
     assert (root / "evaluation/d/probes").exists()
     assert (root.parent / "outside/precious").exists()
 
 
-def test_all_kinds_are_cleared_and_what_is_not_ours_stays(root: Path):
-    ended = agent_cache(root, "--clear", "evaluation", "--clear", "all")
-    assert ended.returncode == 0
+def test_clearing_all_kinds_leaves_the_files_of_the_user(root: Path):
+    result = agent_cache(root, "--clear", "evaluation", "--clear", "all")
+    assert result.returncode == 0
     assert sorted(path.name for path in root.iterdir()) == ["lock", "mine"]
     assert (root / "mine/notes").exists()
     assert (root.parent / "outside/precious").exists()
-    assert agent_cache(root).stdout == f"nothing is stored in {root}\n"
+    assert agent_cache(root).stdout == f"the cache {root} is empty\n"
 
 
-def test_a_cache_that_is_not_there_is_said(tmp_path: Path):
+def test_a_cache_that_does_not_exist_is_empty(tmp_path: Path):
     for arguments in ([], ["--clear", "all"]):
-        ended = agent_cache(tmp_path / "nowhere", *arguments)
-        assert (ended.returncode, ended.stdout) == (0, f"nothing is stored in {tmp_path / 'nowhere'}\n")
+        result = agent_cache(tmp_path / "nowhere", *arguments)
+        assert (result.returncode, result.stdout) == (0, f"the cache {tmp_path / 'nowhere'} is empty\n")
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_it_is_not_cleared_while_studies_use_it_and_is_after_a_kill(root: Path):
+def test_the_cache_is_cleared_only_after_the_last_study_has_ended(root: Path):
     code = "import sys; from agent.lab import cache\nwith cache.in_use(): print('in use', flush=True); sys.stdin.read()"
     environment = os.environ | {"SAE_AGENT_CACHE": str(root)}
     drivers = [
@@ -103,9 +103,9 @@ def test_it_is_not_cleared_while_studies_use_it_and_is_after_a_kill(root: Path):
         assert driver.stdout.readline() == b"in use\n"
     assert agent_cache(root).returncode == 0
     for driver in drivers:
-        refused = agent_cache(root, "--clear", "all")
-        assert refused.returncode == 2
-        assert refused.stderr == f"error: {root} is in use by a study or a run: clear it when that has ended\n"
+        refusal = agent_cache(root, "--clear", "all")
+        assert refusal.returncode == 2
+        assert refusal.stderr == f"error: {root} is in use by a study or a run: clear it after that has ended\n"
         assert (root / "activations/a/shard").exists()
         driver.kill()
         driver.communicate()

@@ -1,4 +1,4 @@
-"""`agent show`: a run and a study as tables."""
+"""`agent show`: tables of a run and of a study."""
 
 import json
 import re
@@ -30,9 +30,9 @@ def test_a_run_is_shown_with_healthy_ranges_and_probing(checkout: Checkout):
 
 
 def test_a_failed_run_is_shown_with_its_verdict(checkout: Checkout):
-    ended = checkout.agent("show", str(checkout.study.run_dir(1)))
-    assert ended.returncode == 0
-    assert "verdict: killed (killed by SIGKILL)" in ended.stdout
+    result = checkout.agent("show", str(checkout.study.run_dir(1)))
+    assert result.returncode == 0
+    assert "verdict: killed (killed by SIGKILL)" in result.stdout
 
 
 @pytest.mark.parametrize("of", ["directory", "notes"])
@@ -51,14 +51,14 @@ def test_a_study_is_shown_with_a_row_per_run(checkout: Checkout, of: str):
 
 def test_a_run_without_results_says_how_to_get_them(checkout: Checkout, tmp_path: Path):
     (tmp_path / "metrics.jsonl").touch()
-    ended = checkout.agent("show", str(tmp_path))
-    assert ended.returncode == 2
-    assert "python -P -m agent.lab.evaluation" in ended.stderr
+    result = checkout.agent("show", str(tmp_path))
+    assert result.returncode == 2
+    assert "python -P -m agent.lab.evaluation" in result.stderr
 
 
 def test_damaged_results_are_one_line(checkout: Checkout, tmp_path: Path):
     (tmp_path / "final_info.json").write_text(json.dumps({"format_version": 2}))
-    ended = checkout.agent("show", str(tmp_path))
-    assert ended.returncode == 2
-    assert "is not a version 1 result file" in ended.stderr
-    assert ended.stderr.count("\n") == 1
+    result = checkout.agent("show", str(tmp_path))
+    assert result.returncode == 2
+    assert "is not a version 1 result file" in result.stderr
+    assert result.stderr.count("\n") == 1

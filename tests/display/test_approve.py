@@ -1,4 +1,4 @@
-"""A change is shown and asked about, on a real terminal, and nobody is asked where there is none."""
+"""`--approve`: a change is shown and asked about on a real terminal, and refused without one."""
 
 import os
 import pty
@@ -13,7 +13,7 @@ ASK = """
 import sys
 from agent.display.approve import approve
 try:
-    print("said", approve(sys.argv[1], sys.argv[2], "Half the [width]"))
+    print("approved:", approve(sys.argv[1], sys.argv[2], "Half the [width]"))
 except KeyboardInterrupt:
     print("interrupted")
 """
@@ -21,8 +21,8 @@ BEFORE = "a = 1\nb = 2\nc = [/bold]\n"
 AFTER = "a = 1\nb = 3\nc = [/bold]\n"
 
 
-def asked(answers: bytes, before: str = BEFORE, after: str = AFTER, term: str = "xterm") -> str:
-    """What a terminal shows whose user types these answers."""
+def output_of_asking(answers: bytes, before: str = BEFORE, after: str = AFTER, term: str = "xterm") -> str:
+    """Return what the terminal shows to a user who types these answers."""
     ours, theirs = pty.openpty()
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TERM": term, "LANG": "C.UTF-8"}
     child = subprocess.Popen(
@@ -30,41 +30,41 @@ def asked(answers: bytes, before: str = BEFORE, after: str = AFTER, term: str = 
     )
     os.close(theirs)
     os.write(ours, answers)
-    shown = b""
+    output = b""
     try:
         while read := os.read(ours, 4096):
-            shown += read
+            output += read
     except OSError:  # the other end is closed
         pass
     os.close(ours)
     assert child.wait() == 0
-    return shown.decode()
+    return output.decode()
 
 
-def test_the_difference_is_shown_in_colour_and_the_answer_is_taken():
-    shown = asked(b"y\n")
-    assert "Half the [width]" in shown
-    assert "\x1b[31m-b = 2\x1b[0m" in shown
-    assert "\x1b[32m+b = 3\x1b[0m" in shown
-    assert " c = [/bold]" in shown
-    assert "said True" in shown
+def test_the_diff_is_shown_in_colour_and_the_answer_is_returned():
+    output = output_of_asking(b"y\n")
+    assert "Half the [width]" in output
+    assert "\x1b[31m-b = 2\x1b[0m" in output
+    assert "\x1b[32m+b = 3\x1b[0m" in output
+    assert " c = [/bold]" in output
+    assert "approved: True" in output
 
 
 @pytest.mark.parametrize(
-    ("answers", "end"),
-    [(b"n\n", "said False"), (b"perhaps\n\nYES\n", "said True"), (b"\x04", "interrupted")],
+    ("answers", "last_line"),
+    [(b"n\n", "approved: False"), (b"perhaps\n\nYES\n", "approved: True"), (b"\x04", "interrupted")],
 )
-def test_it_asks_until_there_is_an_answer(answers: bytes, end: str):
-    assert asked(answers, term="dumb").splitlines()[-1].endswith(end)
+def test_the_question_is_repeated_until_it_is_answered(answers: bytes, last_line: str):
+    assert output_of_asking(answers, term="dumb").splitlines()[-1].endswith(last_line)
 
 
-def test_what_could_make_the_terminal_lie_is_shown():
-    shown = asked(b"n\n", after="a = 1\nb = 3  # \u202e\x1b[2K\nc = [/bold]\n")
-    assert "+b = 3  # \\u202e\\x1b[2K" in shown
+def test_control_characters_are_shown_as_escapes():
+    output = output_of_asking(b"n\n", after="a = 1\nb = 3  # \u202e\x1b[2K\nc = [/bold]\n")
+    assert "+b = 3  # \\u202e\\x1b[2K" in output
 
 
-def test_without_a_terminal_nobody_is_asked():
-    ended = subprocess.run(
+def test_asking_without_a_terminal_is_an_error():
+    result = subprocess.run(
         [sys.executable, "-c", ASK, BEFORE, AFTER], stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT
     )
-    assert "UserError: --approve asks before each run, and there is no terminal" in ended.stderr
+    assert "UserError: --approve asks before each run, but there is no terminal" in result.stderr

@@ -1,4 +1,4 @@
-"""The live display shows what it is told, letter by letter."""
+"""The display shows texts as they are: brackets are no markup."""
 
 import io
 from pathlib import Path
@@ -13,16 +13,16 @@ from agent.study.runs import Run
 from agent.study.state import RunState
 
 
-def test_brackets_in_a_title_are_no_markup():
-    titled = CHANGE.model_copy(update={"title": "[/half] the [b]width[/b]"})
+def test_brackets_in_a_title_are_shown():
+    proposal = CHANGE.model_copy(update={"title": "[/half] the [b]width[/b]"})
     console = Console(width=160, file=io.StringIO())
-    console.print(study_table([Run(RunState(1, titled), Path("nowhere"), None)]))
+    console.print(study_table([Run(RunState(1, proposal), Path("nowhere"), None)]))
     assert isinstance(console.file, io.StringIO)
     assert "[/half] the [b]width[/b]" in console.file.getvalue()
 
 
-def test_brackets_in_what_a_process_says_are_no_markup(capsys: pytest.CaptureFixture[str]):
+def test_brackets_in_progress_and_messages_are_shown(capsys: pytest.CaptureFixture[str]):
     with LiveDisplay() as display:
         display.progress("warning in [/usr/lib]: see [b]")
-        display.say("and so it ended [/usr/lib]: see [b]")
-    assert "and so it ended [/usr/lib]: see [b]" in capsys.readouterr().out
+        display.say("it ended [/usr/lib]: see [b]")
+    assert "it ended [/usr/lib]: see [b]" in capsys.readouterr().out
