@@ -11,7 +11,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from agent import TEMPLATES
 from agent.lab import defaults
-from agent.lab.errors import UserError, nearest
+from agent.lab.errors import UserError, did_you_mean
 from agent.lab.evaluation import catalogue, idea_files
 from agent.lab.metrics import HEADLINE, METRICS
 
@@ -153,7 +153,7 @@ MODELS: dict[str, type[Strict]] = {"": Idea, "fixed": Fixed, "plan": Step, "plan
 def _check(name: str, known: Iterable[str], *place: str | int, known_as: str = "a metric's name") -> None:
     """Raise ValidationError, at this place in the idea, if a name is unknown."""
     if name not in known:
-        raise _error_at(f"expected {known_as}, found {name!r}: {nearest(name, known)}", *place)
+        raise _error_at(f"expected {known_as}, found {name!r}: {did_you_mean(name, known)}", *place)
 
 
 def _error_at(message: str, *place: str | int) -> ValidationError:
@@ -170,7 +170,7 @@ def idea_names(templates: Path = TEMPLATES) -> list[str]:
 def load(name: str, templates: Path = TEMPLATES) -> Idea:
     """Load an idea by name. Raise BadIdea, with the file and the field, if it is unknown or invalid."""
     if name not in idea_names(templates):
-        raise BadIdea(f"unknown idea {name!r}: {nearest(name, idea_names(templates))}")
+        raise BadIdea(f"unknown idea {name!r}: {did_you_mean(name, idea_names(templates))}")
     path = templates / "ideas" / name / "idea.yaml"
     try:
         return parse(path.read_text(encoding="utf-8"), path)
@@ -225,7 +225,7 @@ def _message(error: "ErrorDetails") -> str:
         case "extra_forbidden":
             *around, field = error["loc"]
             known = MODELS[".".join(part for part in around if isinstance(part, str))].model_fields.keys() - {"folder"}
-            return f"unknown field: {nearest(str(field), known)}"
+            return f"unknown field: {did_you_mean(str(field), known)}"
         case "inconsistent":
             return message
     return f"{message.replace('Input should be', 'expected', 1)}, found {reprlib.repr(error['input'])}"

@@ -91,7 +91,7 @@ class Stock:
                 list(probing.DATASETS),
                 [HOOK_NAME],
                 str(self.folder / "activations"),
-                models.compute().device,
+                models.device_config().device,
                 model.cfg.n_ctx,
                 model=model,
             )
@@ -100,7 +100,7 @@ class Stock:
     def sparse_probing(self, sae: BenchSAE, name: str, first: bool) -> Figures:
         from sae_bench.evals.sparse_probing import main
 
-        config = sparse_probing.config(sae.cfg.model_name, sae.cfg.context_size, models.compute().dtype)
+        config = sparse_probing.config(sae.cfg.model_name, sae.cfg.context_size, models.device_config().dtype)
         return self._on_prompts(main, config, patching.UnitNorm(sae), name, first)
 
     def tpp(self, sae: BenchSAE, name: str, first: bool) -> Figures:
@@ -118,13 +118,13 @@ class Stock:
     def _perturbed(self, sae: BenchSAE, name: str, first: bool, spurious: bool) -> Figures:
         from sae_bench.evals.scr_and_tpp import main
 
-        config = probe_ablation.config(sae.cfg.model_name, spurious, sae.cfg.context_size, models.compute().dtype)
+        config = probe_ablation.config(sae.cfg.model_name, spurious, sae.cfg.context_size, models.device_config().dtype)
         return self._on_prompts(main, config, sae, name, first)
 
     def _on_prompts(self, main: ModuleType, config: Any, sae: BenchSAE, name: str, first: bool) -> Figures:
         found: Figures = {}
         each = [replace(config, dataset_names=[one]) for one in config.dataset_names] if first else [config]
-        with labelled_datasets.installed():
+        with labelled_datasets.datasets_installed():
             for part in each:
                 found = self._run(main, part, sae, name, artifacts_path=str(self.folder / "artefacts"))
         return found
@@ -240,7 +240,7 @@ def main() -> None:
                 rows.append(Row(checked.name, why="SAE-Bench has no counterpart"))
             else:
                 rows.append(compare(checked.name, evaluator, theirs, saes, scratch))
-    print(f"{torch.get_num_threads()} threads, {models.compute().device}; seconds\n")
+    print(f"{torch.get_num_threads()} threads, {models.device_config().device}; seconds\n")
     print(
         "| family | SAE-Bench, first SAE | second | ours, first | second | ratio of the seconds | largest difference |"
     )

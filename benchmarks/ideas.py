@@ -26,7 +26,7 @@ from scipy.special import stdtrit
 from training import train
 
 from agent import TEMPLATES, ideas
-from agent.comparison import judgement, matching
+from agent.comparison import judgement, matching, statistics
 from agent.comparison.baselines import Baselines
 from agent.comparison.matching import all_metrics
 from agent.lab import results
@@ -38,7 +38,7 @@ from agent.lab.evaluation.idea_analysis import ROWS
 from agent.lab.evaluation.requests import Score
 from agent.lab.evaluation.world_evaluator import WorldEvaluator
 from agent.lab.metrics import METRICS
-from agent.lab.results import Compared, FinalInfo, headline
+from agent.lab.results import FinalInfo, MetricComparison, headline
 from agent.study.events import StudyStarted
 from agent.study.records import Baseline
 from agent.study.state import State
@@ -59,7 +59,7 @@ class Trained:
     idea: str
     title: str
     infos: list[FinalInfo]
-    differences: dict[str, Compared]  # from the baseline at matched L0, over the seeds
+    differences: dict[str, MetricComparison]  # from the baseline at matched L0, over the seeds
     stability: tuple[float, float]  # see `stability`
 
 
@@ -127,7 +127,7 @@ def against(reference: Trained, other: Trained, metric: str) -> tuple[float, flo
     parts = [(each.noise**2 / len(t.infos), each.df) for each, t in ((a, other), (b, reference))]
     variance = sum(part for part, _ in parts)
     df = variance**2 / sum(part**2 / free for part, free in parts)
-    return a.difference - b.difference, float(stdtrit(df, 1 - matching.ALPHA / 2)) * math.sqrt(variance)
+    return a.difference - b.difference, float(stdtrit(df, 1 - statistics.ALPHA / 2)) * math.sqrt(variance)
 
 
 def table(trained: Sequence[Trained], cells: dict[str, list[str]], first: str) -> str:

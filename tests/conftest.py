@@ -65,7 +65,7 @@ def harvest(small_model: Path) -> "tuple[Path, Manifest]":
 
     from agent.lab import activations
 
-    return activations.ensure(str(small_model), HOOK, TOKENS)
+    return activations.ensure_harvest(str(small_model), HOOK, TOKENS)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from agent.ideas import Fixed, Step
 from agent.lab import activations, checkpoint, text
 from agent.lab.activations import Manifest, Stream
 from agent.lab.checkpoint import Header
+from agent.lab.evaluation import idea_files
 from agent.lab.evaluation.evaluator import Evaluator, HeldOut
 from agent.lab.evaluation.idea_analysis import Examination
 from agent.lab.evaluation.sae_adapter import CheckpointSAE, bench_config
@@ -87,13 +88,18 @@ def experiment(
 
 
 def load(path: Path) -> ModuleType:
-    """An experiment, or a file of an idea's own, as a module; its main is not run."""
+    """An experiment as a module; its main is not run."""
     spec = importlib.util.spec_from_file_location(f"experiment_{abs(hash(path))}", path)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def load_of_idea(idea: str, file: str) -> SimpleNamespace:
+    """Return the names that a file of a shipped idea, such as analysis.py, defines when it is run."""
+    return SimpleNamespace(**idea_files.run_file(ideas.load(idea).folder / file))
 
 
 def of_idea(directory: Path, model: Path, idea: str) -> dict[str, ModuleType]:
@@ -106,7 +112,7 @@ def of_idea(directory: Path, model: Path, idea: str) -> dict[str, ModuleType]:
 
 def stream(model: Path, size: int = TOKENS, batch: int = BATCH) -> Stream:
     """The small model's stored activations, from their start."""
-    folder, manifest = activations.ensure(str(model), HOOK, TOKENS)
+    folder, manifest = activations.ensure_harvest(str(model), HOOK, TOKENS)
     return Stream(folder, manifest, size, batch, seed=0)
 
 

@@ -16,7 +16,7 @@ from agent import ROOT, ideas
 from agent.ideas import Fixed
 from agent.lab import activations, checkpoint, results
 from agent.lab.errors import UserError
-from agent.lab.run import make_out_dir, next_free
+from agent.lab.run import make_out_dir, next_free_name
 
 DRIVEN = {"SAE_AGENT_DRIVEN": "1"}
 
@@ -301,7 +301,7 @@ def test_an_empty_directory_and_missing_parents_will_do(tmp_path: Path):
 )
 def test_the_next_free_name(tmp_path: Path, taken: str, free: str):
     (tmp_path / taken).mkdir()
-    assert next_free(tmp_path / taken) == tmp_path / free
+    assert next_free_name(tmp_path / taken) == tmp_path / free
 
 
 # Stopped

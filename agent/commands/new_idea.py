@@ -1,4 +1,4 @@
-"""`agent ideas new`: a sentence becomes an idea with a plan, by a language model and with the user's approval."""
+"""`agent ideas new`: have a language model turn a sentence into an idea with a plan, for the user to approve."""
 
 import math
 import re
@@ -26,76 +26,79 @@ from agent.running import preflight
 from agent.study import workspace
 from agent.study.ledger import BadLedger
 
-TRIES = 4  # answers of the model
-MOST_ERRORS = 10  # of one answer that go back to it
-WIDTH = 110  # of the lines of paragraphs in a written idea.yaml
-ALIKE = 0.3  # similarity from which one idea is said to resemble another
-COMMON = 8  # words that are shown of what two ideas have in common
+MAX_ANSWERS = 4
+MAX_ERRORS = 10  # of one answer, sent back to the model
+WIDTH = 110  # characters in a line of a paragraph in idea.yaml
+MIN_SIMILARITY = 0.3  # from which an idea is reported as similar
+MAX_COMMON_WORDS = 8  # shown of those that two ideas share
 FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def new(sentence: str, model: str, root: Path = ROOT) -> None:
-    """Ask for an idea, show it with what it resembles, and write it to templates/ideas if the user says yes.
+    """Request an idea, show it with similar ones, and write it to templates/ideas if the user approves.
 
-    What was said, and the idea also where the user says no, is kept in a directory of runs/. Raises UserError or
-    LLMError.
+    The transcript and the draft are kept in a directory of runs/ in any case. Raise UserError, or LLMError if the model
+    cannot be reached.
     """
     if not sentence.strip():
-        raise UserError("there is nothing to work out: give the idea in one sentence")
-    kept = root / "runs" / f"{datetime.now():%Y%m%d_%H%M%S}_new_idea"
-    client = Client(model, kept / "transcript.jsonl", Limits(), sleep=_wait)
-    kept.mkdir(parents=True)
-    print(f"asking {model}; what is said is kept in {kept}", flush=True)
-    idea = ask(sentence, client, root / "templates")
+        raise UserError("the sentence is empty: describe the idea in one sentence")
+    draft_dir = root / "runs" / f"{datetime.now():%Y%m%d_%H%M%S}_new_idea"
+    client = Client(model, draft_dir / "transcript.jsonl", Limits(), sleep=_sleep)
+    draft_dir.mkdir(parents=True)
+    print(f"asking {model}; transcript in {draft_dir}", flush=True)
+    idea = request_idea(sentence, client, root / "templates")
     print(f"{client.spent.tokens:,} tokens in {client.spent.calls} call{'s' * (client.spent.calls > 1)}\n")
-    write_atomically(kept / "idea.yaml", as_yaml(idea))
+    draft = draft_dir / "idea.yaml"
+    write_atomically(draft, as_yaml(idea))
     print_idea(idea)
-    for other in resembling(idea, root):
-        common = ", ".join(other.common[:COMMON])
-        print(f"\nresembles {other.what}, {other.title!r} (similarity {other.similarity:.2f}); in common: {common}")
-    if not _approved(idea, kept):
-        print(f"nothing was written; the idea lies in {kept / 'idea.yaml'}")
+    for other in similar_ideas(idea, root):
+        common = ", ".join(other.common_words[:MAX_COMMON_WORDS])
+        print(f"\nsimilar to {other.source}, {other.title!r} (similarity {other.similarity:.2f}); in common: {common}")
+    if not _approved(idea, draft):
+        print(f"not approved; draft saved to {draft}")
         return
     idea.folder.mkdir(parents=True)
     write_atomically(idea.folder / "idea.yaml", as_yaml(idea))
     runs = len(idea.plan)
-    print(f"written; investigate it with: agent run --idea {idea.name} --max-runs {runs} --proposer llm --llm {model}")
+    print(f"written; study it with: agent run --idea {idea.name} --max-runs {runs} --proposer llm --llm {model}")
 
 
-def ask(sentence: str, asker: ChatModel, templates: Path) -> Idea:
-    """A sound idea for the sentence; what is wrong with one goes back to the model. Raises UserError after 4 tries."""
-    messages: list[Message] = [{"role": "user", "content": _prompt(sentence, _sound_ideas(templates), templates)}]
+def request_idea(sentence: str, llm: ChatModel, templates: Path) -> Idea:
+    """Ask for a valid idea, sending errors back to the model. Raise UserError after MAX_ANSWERS invalid answers."""
+    messages: list[Message] = [{"role": "user", "content": _prompt(sentence, _valid_ideas(templates), templates)}]
     problem = ""
-    for _ in range(TRIES):
-        answer = asker.ask(messages, "idea")
+    for _ in range(MAX_ANSWERS):
+        answer = llm.ask(messages, "idea")
         try:
-            idea = read(answer)
+            idea = parse_answer(answer)
         except BadIdea as error:
             problem = str(error)
-            mend = f"This breaks the schema: {problem}\nAnswer with the whole YAML again, with this mended."
-            messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": mend}]
+            request = f"This is not a valid idea: {problem}\nSend the whole YAML again with these errors corrected."
+            messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": request}]
         else:
             return idea.model_copy(update={"folder": _free_folder(idea.title, templates)})
-    raise UserError(f"none of {TRIES} answers was a sound idea; the last: {problem}; try another model or sentence")
+    raise UserError(
+        f"none of {MAX_ANSWERS} answers was a valid idea; the last: {problem}; try another model or sentence"
+    )
 
 
-def read(answer: str) -> Idea:
-    """The idea in a model's answer: what stands between its fences, or all of it. Raises BadIdea."""
+def parse_answer(answer: str) -> Idea:
+    """Parse the longest fenced block of an answer, or all of it if none is fenced. Raise BadIdea if it is invalid."""
     text = max(FENCED.findall(answer), key=len, default=answer)
-    idea = ideas.parse(text, Path("idea.yaml"), MOST_ERRORS)
-    if wrong := list(_unfit(idea)):
-        raise BadIdea(f"idea.yaml {'; '.join(wrong)}")
+    idea = ideas.parse(text, Path("idea.yaml"), MAX_ERRORS)
+    if errors := list(_errors_without_template(idea)):
+        raise BadIdea(f"idea.yaml {'; '.join(errors)}")
     return idea
 
 
-def _unfit(idea: Idea) -> Iterator[str]:
-    """What the schema allows, and an idea without a template cannot have."""
+def _errors_without_template(idea: Idea) -> Iterator[str]:
+    """Yield what the schema allows, but not in an idea without a template."""
     if idea.model_fields_set & {"fixed", "defaults"} or any(
         "parameters" in step.model_fields_set for step in idea.plan
     ):
-        yield "fixed, defaults, parameters: leave them out; settings stand in the description of a step"
-    if idea.primary_metric not in (deciding := _deciding()):
-        yield f"primary_metric: expected {' or '.join(deciding)}, found {idea.primary_metric!r}"
+        yield "fixed, defaults, parameters: leave them out; put settings into the description of a step"
+    if idea.primary_metric not in (allowed := _primary_metrics()):
+        yield f"primary_metric: expected {' or '.join(allowed)}, found {idea.primary_metric!r}"
     worth = METRICS[idea.primary_metric].worth
     if idea.smallest_effect < worth:
         yield f"smallest_effect: expected at least {worth:g}, found {idea.smallest_effect:g}"
@@ -104,34 +107,34 @@ def _unfit(idea: Idea) -> Iterator[str]:
             yield f"plan.{number}.predictions: expected the primary metric, {idea.primary_metric}, among them"
 
 
-def _prompt(sentence: str, there: Iterable[Idea], templates: Path) -> str:
+def _prompt(sentence: str, existing: Iterable[Idea], templates: Path) -> str:
     environment = ideas.strict_templates(templates)
-    environment.filters["flow"] = _flow
+    environment.filters["one_line"] = _one_line
     return environment.get_template("prompts/new_idea.j2").render(
-        sentence=_flow(sentence),
+        sentence=_one_line(sentence),
         source=ideas.render_baseline(Fixed(), templates=templates),
         allowed=preflight.ALLOWED,
-        headline={name: METRICS[name] for name in _measured()},
-        deciding=_deciding(),
-        there=list(there),
+        headline={name: METRICS[name] for name in _default_metrics()},
+        primary_metrics=_primary_metrics(),
+        existing=list(existing),
     )
 
 
-def _measured() -> list[str]:
-    """The headline metrics that every study measures, if nothing else is asked for."""
+def _default_metrics() -> list[str]:
+    """Return the headline metrics that a study measures by default."""
     fixed = Fixed()
     families = parse_evals(fixed.evals)
     world = is_world(fixed.model)
     return [name for name in HEADLINE if family_of(name) in families and measurable(name, world)]
 
 
-def _deciding() -> list[str]:
-    """Those of them that can be a primary metric."""
-    return [name for name in _measured() if METRICS[name].decides and METRICS[name].better != "none"]
+def _primary_metrics() -> list[str]:
+    """Return the default metrics that can be a primary metric."""
+    return [name for name in _default_metrics() if METRICS[name].decides and METRICS[name].better != "none"]
 
 
 def _free_folder(title: str, templates: Path) -> Path:
-    """Where an idea of this title goes: named by its first words, and numbered where the name is taken."""
+    """Return a new folder named after the first words of a title, numbered if the name is taken."""
     words = re.findall(r"[a-z0-9]+", title.lower())
     short = "_".join(words[:5]) or "idea"
     names = (short if count == 1 else f"{short}_{count}" for count in range(1, 1000))
@@ -139,86 +142,83 @@ def _free_folder(title: str, templates: Path) -> Path:
 
 
 def as_yaml(idea: Idea) -> str:
-    """The text of idea.yaml."""
+    """Return the text of idea.yaml."""
     fields = ("title", "description", "hypothesis", "primary_metric", "smallest_effect")
-    steps = [step.model_dump(exclude={"parameters"}, exclude_none=True) for step in idea.plan]
+    steps = [step.model_dump(by_alias=True, exclude={"parameters"}, exclude_none=True) for step in idea.plan]
     content: dict[str, Any] = {name: getattr(idea, name) for name in fields} | {"plan": steps}
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH, default_flow_style=None)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes paragraphs as people do."""
+    """A YAML dumper that writes long text as a wrapped block."""
 
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     if len(text) <= WIDTH - 30 and "\n" not in text.strip():
         return dumper.represent_scalar("tag:yaml.org,2002:str", text.strip())
-    return dumper.represent_scalar("tag:yaml.org,2002:str", textwrap.fill(_flow(text), WIDTH) + "\n", style="|")
+    return dumper.represent_scalar("tag:yaml.org,2002:str", textwrap.fill(_one_line(text), WIDTH) + "\n", style="|")
 
 
-_Dumper.add_representer(str, _text)
+_Dumper.add_representer(str, _represent_text)
 
 
 @dataclass(frozen=True)
-class Other:
-    """An idea or a study at hand that is like another idea."""
+class SimilarIdea:
+    """An existing idea, study or notes.txt that resembles a new idea."""
 
-    what: str
+    source: str
     title: str
-    similarity: float  # from 0 to 1, where all words are the same
-    common: list[str]  # words, the longest first
+    similarity: float  # from 0 to 1; 1: the same words
+    common_words: list[str]  # the longest first
 
 
-def resembling(idea: Idea, root: Path) -> list[Other]:
-    """What is there already of this kind, the most alike first.
+def similar_ideas(idea: Idea, root: Path) -> list[SimilarIdea]:
+    """Return existing ideas and studies that resemble this one, the most similar first.
 
-    Compared are the sets of words A and B, less those of the prompt with its baseline and metrics, which every idea
-    uses: |A and B| / sqrt(|A| |B|) (Ochiai 1957). This finds what is told alike, not what is told in other words.
+    The similarity of two sets of words A and B is |A and B| / sqrt(|A| |B|) (Ochiai 1957), without the words of the
+    prompt, its baseline and its metrics, which every idea uses. The same idea in other words is not recognised.
     """
-    usual = _words(_prompt("", (), root / "templates"))
-    mine = _words(_told(idea)) - usual
-    found = []
-    for what, title, text in _at_hand(root):
-        theirs = _words(f"{title} {text}") - usual
-        common = sorted(mine & theirs, key=lambda word: (-len(word), word))
-        similarity = len(common) / math.sqrt(max(len(mine) * len(theirs), 1))
-        if similarity >= ALIKE:
-            found.append(Other(what, title, similarity, common))
-    return sorted(found, key=lambda other: -other.similarity)
+    usual_words = _words(_prompt("", (), root / "templates"))
+    words = _words(_full_text(idea)) - usual_words
+    similar = []
+    for source, title, text in _existing(root):
+        other_words = _words(f"{title} {text}") - usual_words
+        common = sorted(words & other_words, key=lambda word: (-len(word), word))
+        similarity = len(common) / math.sqrt(max(len(words) * len(other_words), 1))
+        if similarity >= MIN_SIMILARITY:
+            similar.append(SimilarIdea(source, title, similarity, common))
+    return sorted(similar, key=lambda other: -other.similarity)
 
 
-def _at_hand(root: Path) -> Iterator[tuple[str, str, str]]:
-    """What each idea and study is called, its title, and what is told of it."""
-    for idea in _sound_ideas(root / "templates"):
-        yield f"the idea {idea.name}", idea.title, _told(idea)
+def _existing(root: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield the source, title and text of every idea, study and notes.txt."""
+    for idea in _valid_ideas(root / "templates"):
+        yield f"the idea {idea.name}", idea.title, _full_text(idea)
     for directory in sorted((root / "runs").glob("*/")):
         try:
-            found = workspace.find_study(directory)
+            study_and_state = workspace.find_study(directory)
         except BadLedger:
             continue
-        if found:
-            started = found[1].started
-            plan = [f"{run.proposal.title} {run.proposal.description}" for run in found[1].runs]
-            yield (
-                f"the study {directory.name}",
-                started.title,
-                " ".join([started.description, started.hypothesis, *plan]),
-            )
+        if study_and_state:
+            _, state = study_and_state
+            plan = [f"{run.proposal.title} {run.proposal.description}" for run in state.runs]
+            text = " ".join([state.started.description, state.started.hypothesis, *plan])
+            yield f"the study {directory.name}", state.started.title, text
     for notes in sorted((root / "notes").glob("*/notes.txt")):
         if not (root / "runs" / notes.parent.name).exists():  # a study of which only the notes were kept
             text = notes.read_text(errors="replace")
             yield f"the notes {notes}", text.removeprefix("# Title\n").partition("\n")[0], text
 
 
-def _sound_ideas(templates: Path) -> Iterator[Idea]:
+def _valid_ideas(templates: Path) -> Iterator[Idea]:
     for name in ideas.idea_names(templates):
         try:
             yield ideas.load(name, templates)
         except BadIdea:
-            continue  # `agent ideas` says what is wrong with it
+            continue  # `agent ideas` reports what is wrong with it
 
 
-def _told(idea: Idea) -> str:
+def _full_text(idea: Idea) -> str:
     steps = [f"{step.title} {step.description} {step.why}" for step in idea.plan]
     return " ".join([idea.title, idea.description, idea.hypothesis, *steps])
 
@@ -227,19 +227,19 @@ def _words(text: str) -> set[str]:
     return {word.rstrip("s") for word in re.findall(r"[a-z]{4,}", text.lower())}
 
 
-def _flow(text: str) -> str:
+def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _approved(idea: Idea, kept: Path) -> bool:
+def _approved(idea: Idea, draft: Path) -> bool:
     try:
         answer = input(f"\nwrite it to {idea.folder}? [y/N] ")
     except EOFError:
         print()
-        raise UserError(f"nobody is there to approve it: the idea lies in {kept / 'idea.yaml'}") from None
+        raise UserError(f"cannot ask for approval without a terminal; draft saved to {draft}") from None
     return answer.strip().lower() in ("y", "yes")
 
 
-def _wait(seconds: float) -> None:
+def _sleep(seconds: float) -> None:
     print(f"no answer; asking again in {seconds:g} s", flush=True)
     time.sleep(seconds)

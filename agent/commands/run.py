@@ -7,14 +7,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from agent import ROOT, ideas, loop
+from agent import ROOT, ideas
 from agent.display.approve import require_terminal
-from agent.display.live import display
+from agent.display.live import make_display
 from agent.ideas import Fixed, Idea
 from agent.lab import cache
 from agent.lab.errors import UserError
@@ -32,31 +33,61 @@ from agent.study.state import State
 from agent.study.workspace import Study
 
 
-def start(
-    idea: Idea,
-    fixed: Fixed,
-    language_model: LanguageModel | None,
-    device: str | None,
-    limits: dict[str, Any],
-    approve: bool,
-    proposer: str | None,
-) -> None:
-    """Start a study and carry it to its end. Raise UserError for whatever can be known to be wrong beforehand."""
-    select.check(idea, fixed, language_model)
-    own = idea_analysis.load(idea)
-    if approve:
+@dataclass(frozen=True)
+class StudyRequest:
+    """What `agent run` was asked for."""
+
+    idea: Idea
+    fixed: Fixed
+    max_runs: int
+    max_hours: float | None
+    run_timeout: float | None  # seconds
+    device: str | None  # None: the GPU if there is one
+    language_model: LanguageModel | None  # None: the idea's own plan
+    approve: bool
+
+    @property
+    def goal(self) -> tuple[str, float]:
+        """The primary metric and the smallest effect worth having."""
+        return ideas.goal(self.idea, self.fixed.model)
+
+    def first_event(self, lab: dict[str, Any]) -> StudyStarted:
+        """Return the study's first event; `lab` is what the lab wrote of its fingerprint and the evaluations."""
+        primary_metric, smallest_effect = self.goal
+        return StudyStarted(
+            idea=self.idea.name,
+            title=self.idea.title,
+            description=self.idea.description.strip(),
+            hypothesis=self.idea.hypothesis.strip(),
+            primary_metric=primary_metric,
+            smallest_effect=smallest_effect,
+            fixed=self.fixed,
+            evals=lab["evals"],
+            left_out=lab["left_out"],
+            fingerprint=lab["fingerprint"],
+            device=self.device,
+            max_runs=self.max_runs,
+            max_hours=self.max_hours,
+            run_timeout=self.run_timeout,
+            language_model=self.language_model,
+            approve=self.approve,
+        )
+
+
+def start(request: StudyRequest) -> None:
+    """Start a study and carry it to its end. Raise UserError for whatever is known to be wrong beforehand."""
+    make_proposer = select.proposer_for(request.idea, request.fixed, request.language_model)
+    analysis = idea_analysis.load(request.idea)
+    if request.approve:
         require_terminal()
-    print(f"{idea.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
-    if language_model is None and proposer is None:
-        print(select.OWN_PLAN, flush=True)
+    _announce(request.idea.title, request.fixed)
+    if request.language_model is None:
+        print(select.IDEAS_PLAN, flush=True)
     with cache.in_use():
-        settings = limits | {"language_model": language_model, "approve": approve}
-        primary_metric, _ = ideas.goal(idea, fixed.model)
-        started = loop.started(idea, fixed, _prepare(fixed, primary_metric, device), device, settings)
-        study = workspace.create_study(ROOT, idea.name)
-        chosen = select.of_new_study(study, started, idea)
-        with study.lock(), _loop(study, started, own, chosen) as work:
-            _end(study, work.run())
+        started = request.first_event(_prepare_lab(request.fixed, request.goal[0], request.device))
+        study = workspace.create_study(ROOT, request.idea.name)
+        with study.lock(), _loop(study, started, analysis, make_proposer(study)) as loop:
+            _finish(study, loop.run())
 
 
 def resume(path: Path | None) -> None:
@@ -65,68 +96,70 @@ def resume(path: Path | None) -> None:
     if state.finished:
         print(f"{study.name} has ended: {state.ended}; notes: {study.notes / 'notes.txt'}")
         return
-    if state.started and state.started.approve:
+    if state.started.approve:
         require_terminal()
     with study.lock(), cache.in_use():
-        started, plan = _pick_up(study, state)
-        proposer, own = select.of_study(study, started, plan), idea_analysis.load(plan)
+        idea = _reopen(study, state)
+        proposer = select.proposer_of(study, state.started, idea)
         resumed = StudyResumed(pid=os.getpid(), host=socket.gethostname())
-        with _loop(study, resumed, own, proposer) as work:
-            _end(study, work.run())
+        with _loop(study, resumed, idea_analysis.load(idea), proposer) as loop:
+            _finish(study, loop.run())
 
 
 def note(path: Path, run_name: str, message: str) -> None:
-    """Take a run that was made by hand in a study's directory into its notes and plots."""
+    """Add a run that was made by hand in a study's directory to its notes and plots."""
     with workspace.find_study_to_resume(ROOT, path)[0].lock(), cache.in_use():
         study, state = workspace.find_study_to_resume(ROOT, path)  # as the driver left it that had the lock before
-        event = hand_run.added(study, state, Path(run_name).name, message)
-        started, plan = _pick_up(study, state)
-        proposer, own = select.of_study(study, started, plan, asking=False), idea_analysis.load(plan)
-        with _loop(study, None, own, proposer) as work:
-            _end(study, work.take_in(event))
+        event = hand_run.hand_run_event(study, state, Path(run_name).name, message)
+        idea = _reopen(study, state)
+        proposer = select.silent_proposer_of(state.started, idea)
+        with _loop(study, None, idea_analysis.load(idea), proposer) as loop:
+            _finish(study, loop.add_hand_run(event))
 
 
-def _prepare(fixed: Fixed, primary_metric: str, device: str | None) -> dict[str, Any]:
-    """Have the activations ready; what figures depend on beside the experiment, and what can be evaluated."""
+def _announce(title: str, fixed: Fixed) -> None:
+    print(f"{title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
+
+
+def _prepare_lab(fixed: Fixed, primary_metric: str, device: str | None) -> dict[str, Any]:
+    """Harvest the activations; return the fingerprint and the evaluations that can run. Raise typer.Exit."""
     with tempfile.TemporaryDirectory() as folder:
-        ground = Path(folder) / "ground.json"
-        if code := workers.prepare(ROOT, fixed, family_of(primary_metric), device, ground):
+        out = Path(folder) / "fingerprint.json"
+        if code := workers.prepare(ROOT, fixed, family_of(primary_metric), device, out):
             raise typer.Exit(2 if code == 2 else 1)
-        return json.loads(ground.read_text())
+        return json.loads(out.read_text())
 
 
-def _pick_up(study: Study, state: State) -> tuple[StudyStarted, Idea]:
-    """Make a locked study ready to go on. Raises UserError where its ground has changed."""
-    assert state.started
+def _reopen(study: Study, state: State) -> Idea:
+    """Make a locked study ready to go on, and return its idea. Raise UserError if its fingerprint has changed."""
+    started = state.started
     if ended := process_tree.end_orphans(study.directory):
         print(f"ended {ended} process{'es' * (ended > 1)} that the last driver had left running", flush=True)
     study.remove_git_locks()
-    fixed = state.started.fixed
-    print(f"{state.started.title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
-    as_it_began = fixed.model_copy(update={"evals": ",".join(state.started.evals)})
-    if _prepare(as_it_began, state.started.primary_metric, state.started.device)["ground"] != state.started.ground:
+    _announce(started.title, started.fixed)
+    settled = started.fixed.model_copy(update={"evals": ",".join(started.evals)})
+    if _prepare_lab(settled, started.primary_metric, started.device)["fingerprint"] != started.fingerprint:
         raise UserError(
             f"{study.name} began with another agent/lab, package, model or device, so further runs would not compare "
             "with those it has: go back to what it began with, or start a new study"
         )
-    return state.started, ideas.load(state.started.idea)
+    return ideas.load(started.idea)
 
 
 @contextmanager
-def _loop(study: Study, first: Event | None, own: Analysis, proposer: Proposer) -> Iterator[Loop]:
-    """The study's loop, with its first event of this driver recorded. The study must be locked."""
+def _loop(study: Study, first: Event | None, analysis: Analysis, proposer: Proposer) -> Iterator[Loop]:
+    """Open the loop of a locked study, with this driver's first event recorded."""
     ledger = Ledger(study.ledger)
     if first:
         ledger.append(first)
     print(f"study: {study.directory}", flush=True)
-    assert ledger.state.started
-    with display() as shown, Workers(study, ledger.state.started, shown) as workers:
-        yield Loop(study, ledger, own, proposer, workers)
+    with make_display() as shown, Workers(study, ledger.state.started, shown) as processes:
+        yield Loop(study, ledger, analysis, proposer, processes)
 
 
-def _end(study: Study, ending: StudyResult) -> None:
-    if spent := select.spent(study):
-        print(spent)
-    print(f"{ending.why}; notes: {study.notes / 'notes.txt'}")
-    if ending.code:
-        sys.exit(ending.code)
+def _finish(study: Study, result: StudyResult) -> None:
+    if cost := select.spent(study):
+        print(cost)
+    print(f"{result.reason}; notes: {study.notes / 'notes.txt'}")
+    if result.exit_code:
+        sys.exit(result.exit_code)

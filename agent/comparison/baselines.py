@@ -1,9 +1,8 @@
-"""The baselines that runs are compared with: other seeds, other K, kept in the cache for every study of this ground."""
+"""The baselines that runs are compared with: other seeds, other K, cached for every study of the same fingerprint."""
 
 import hashlib
 import json
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +12,24 @@ from agent.ideas import Fixed, render_baseline
 from agent.lab import cache, defaults, results
 from agent.lab.evaluation.catalogue import NAMES
 from agent.lab.evaluation.requests import Score
+from agent.lab.files import atomic_path, write_atomically
 from agent.lab.metrics import family_of
 from agent.lab.results import FinalInfo
-from agent.lab.verdicts import Verdict
 from agent.running.workers import Workers
+from agent.study.budget import Budget
 from agent.study.events import BaselineMeasured, StudyStarted
+from agent.study.outcomes import RunFailed
 from agent.study.records import Baseline
 from agent.study.workspace import Study
 
 SEEDS = 5  # behind the noise, the study's own seed among them
 
 
-def wanted(fixed: Fixed) -> list[tuple[float, int]]:
-    """K and seed of every baseline a study needs whatever comes out: first what verdicts need, then the picture."""
-    k = defaults.of(fixed.model).k
-    near = k_step(k)
-    neighbours = [(k - near, fixed.seed), (k + near, fixed.seed)]  # between which runs at the baseline's L0 are read
+def required_baselines(fixed: Fixed) -> list[tuple[float, int]]:
+    """Return K and seed of the baselines every study needs: first those for judgements, then those for the L0 curve."""
+    k = defaults.for_model(fixed.model).k
+    step = k_step(k)
+    neighbours = [(k - step, fixed.seed), (k + step, fixed.seed)]  # runs at the baseline's L0 are read between these
     seeds = [(k, fixed.seed + number) for number in range(SEEDS)]
     curve = [(other, fixed.seed) for other in (k / 2, 2 * k) if other <= fixed.d_sae // 8]
     return [seeds[0], *neighbours, *seeds[1:], *curve]
@@ -36,7 +37,7 @@ def wanted(fixed: Fixed) -> list[tuple[float, int]]:
 
 @dataclass
 class Baselines:
-    """Trains, scores and remembers baselines of one study."""
+    """Trains, scores and caches the baselines of one study."""
 
     study: Study
     started: StudyStarted
@@ -45,102 +46,101 @@ class Baselines:
     @property
     def k(self) -> float:
         """The baseline's own K."""
-        return defaults.of(self.started.fixed.model).k
+        return defaults.for_model(self.started.fixed.model).k
 
     @property
     def folder(self) -> Path:
-        """Where the cache keeps them: one folder for everything that their figures depend on, apart from K and seed."""
+        """The cache's folder for everything that figures depend on, apart from K and seed."""
         fixed = self.started.fixed
         source = render_baseline(fixed.model_copy(update={"seed": 0}))
-        digest = hashlib.sha256(f"{self.started.ground}\n{source}".encode()).hexdigest()[:12]
+        digest = hashlib.sha256(f"{self.started.fingerprint}\n{source}".encode()).hexdigest()[:12]
         return (
             cache.root() / "baselines" / f"{cache.slug(Path(fixed.model).name)}-{cache.slug(fixed.hook_name)}-{digest}"
         )
 
-    def stored(self, k: float, seed: int) -> Path | None:
-        """The run directory of a baseline in the cache."""
+    def cached_run(self, k: float, seed: int) -> Path | None:
+        """Return the cached run directory of a baseline, or None."""
         folder = self.folder / f"k{k:g}_seed{seed}"
         return folder if (folder / "final_info.json").exists() else None
 
-    def scored(self, k: float, seed: int) -> FinalInfo | None:
-        """The results of a baseline in the cache, where it has figures of all families that the study asks for."""
-        stored = self.stored(k, seed)
-        info = results.read(stored) if stored else None
+    def cached_results(self, k: float, seed: int) -> FinalInfo | None:
+        """Return the cached results of a baseline if they cover all families of the study, else None."""
+        run_dir = self.cached_run(k, seed)
+        info = results.read(run_dir) if run_dir else None
         return info if info and info.families >= set(self.started.evals) else None
 
-    def measure(self, k: float, seed: int, training_seconds: float, evaluation_seconds: float) -> BaselineMeasured:
-        """A baseline's figures, from the cache or by training or scoring it within the seconds given."""
+    def measure(self, k: float, seed: int, budget: Budget) -> BaselineMeasured:
+        """Return a baseline's figures: from the cache, by scoring a cached training again, or by training it."""
         start, label = time.monotonic(), f"baseline with K {k:g}, seed {seed}"
-        info = self.scored(k, seed)
+        info = self.cached_results(k, seed)
         if info is None:
             run_dir = self.study.directory / f"baseline_k{k:g}_seed{seed}"
-            if self.stored(k, seed):
-                info = self.score_again(k, seed, run_dir, label, evaluation_seconds)
+            if self.cached_run(k, seed):
+                info = self._score_again(k, seed, run_dir, f"{label}, scored again", budget)
             else:
-                source = render_baseline(self.started.fixed, k)
-                info = self.train(source, seed, run_dir, label, training_seconds, evaluation_seconds)
+                info = self.train(render_baseline(self.started.fixed, k), seed, run_dir, label, budget)
             if info.verdict.ok:
-                self.store(run_dir, k, seed)
-        asked = {name: value for name, value in all_metrics(info).items() if family_of(name) in self.started.evals}
+                self.save_to_cache(run_dir, k, seed)
+        figures = {name: value for name, value in all_metrics(info).items() if family_of(name) in self.started.evals}
         return BaselineMeasured(
-            baseline=Baseline(k=k, seed=seed, figures=asked if info.verdict.ok else {}),
+            baseline=Baseline(k=k, seed=seed, figures=figures if info.verdict.ok else {}),
             verdict=info.verdict,
             seconds=time.monotonic() - start,
         )
 
-    def train(
-        self, source: str, seed: int, run_dir: Path, label: str, training_seconds: float, evaluation_seconds: float
-    ) -> FinalInfo:
+    def train(self, source: str, seed: int, run_dir: Path, label: str, budget: Budget) -> FinalInfo:
         """Train and score an experiment outside the study's budget of runs."""
         if run_dir.exists():  # of a driver that was killed
             shutil.rmtree(run_dir)
         script = self.study.directory / "beside.py"
         script.write_text(source)
-        failure = self.workers.train(script, run_dir, seed=seed, label=label, timeout=training_seconds)
-        failure = failure or self.evaluate(run_dir, self.started.evals, label, evaluation_seconds)
-        script.unlink(missing_ok=True)
-        if failure:
-            results.write(run_dir, FinalInfo(verdict=failure))
-        return results.read(run_dir)
+        try:
+            self.workers.train(script, run_dir, seed=seed, label=label, timeout=budget.training_timeout)
+        except RunFailed as failure:
+            results.write(run_dir, FinalInfo(verdict=failure.verdict))
+            return results.read(run_dir)
+        finally:
+            script.unlink(missing_ok=True)
+        return self._score(run_dir, self.started.evals, label, budget)
 
-    def score_again(self, k: float, seed: int, run_dir: Path, label: str, seconds: float) -> FinalInfo:
-        """Score a baseline of the cache by the families that it has no figures of, too, without training it again."""
-        stored = self.stored(k, seed)
-        assert stored
+    def _score_again(self, k: float, seed: int, run_dir: Path, label: str, budget: Budget) -> FinalInfo:
+        """Score a cached baseline by the families it has no figures of, without training it again."""
+        cached = self.cached_run(k, seed)
+        assert cached
         if run_dir.exists():  # of a driver that was killed
             shutil.rmtree(run_dir)
-        self.take(k, seed, run_dir)
-        known = results.read(stored).families
-        evals = tuple(name for name in NAMES if name in known | set(self.started.evals))
-        if failure := self.evaluate(run_dir, evals, f"{label}, scored again", seconds):
-            results.write(run_dir, FinalInfo(verdict=failure))
-        return results.read(run_dir)
+        self.copy_from_cache(k, seed, run_dir)
+        families = results.read(cached).families | set(self.started.evals)
+        return self._score(run_dir, tuple(name for name in NAMES if name in families), label, budget)
 
-    def evaluate(self, run_dir: Path, evals: tuple[str, ...], label: str, seconds: float) -> Verdict | None:
-        return self.workers.evaluate(Score(run_dir=run_dir, evals=evals), label=label, timeout=seconds)
+    def _score(self, run_dir: Path, evals: tuple[str, ...], label: str, budget: Budget) -> FinalInfo:
+        request = Score(run_dir=run_dir, evals=evals)
+        info = self.workers.score(request, label=label, timeout=budget.evaluation_timeout)
+        results.write(run_dir, info)
+        return info
 
-    def store(self, run_dir: Path, k: float, seed: int) -> None:
-        """Keep a copy in the cache, whole or not at all; of one that is there, figures of more families."""
-        if stored := self.stored(k, seed):
-            if results.read(run_dir).families > results.read(stored).families:
-                shutil.copytree(run_dir / "eval", stored / "eval", dirs_exist_ok=True)
-                results.write(stored, results.read(run_dir))
+    def save_to_cache(self, run_dir: Path, k: float, seed: int) -> None:
+        """Cache a copy of a baseline, whole or not at all; add figures of more families to one that is cached."""
+        if cached := self.cached_run(k, seed):
+            if results.read(run_dir).families > results.read(cached).families:
+                shutil.copytree(run_dir / "eval", cached / "eval", dirs_exist_ok=True)
+                results.write(cached, results.read(run_dir))
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        fixed = self.started.fixed
-        about = fixed.model_dump(include={"model", "hook_name", "tokens", "d_sae"})
-        (self.folder / "about.json").write_text(json.dumps(about))
-        partial = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"k{k:g}_seed{seed}.", suffix=".partial"))
-        shutil.copytree(run_dir, partial, symlinks=True, dirs_exist_ok=True)
+        about = self.started.fixed.model_dump(include={"model", "hook_name", "tokens", "d_sae"})
+        write_atomically(self.folder / "about.json", json.dumps(about))
+        cached = self.folder / f"k{k:g}_seed{seed}"
         try:
-            partial.rename(self.folder / f"k{k:g}_seed{seed}")
-        except OSError:  # another study was faster
-            shutil.rmtree(partial)
+            with atomic_path(cached) as partial:
+                shutil.copytree(run_dir, partial, symlinks=True)
+        except OSError:
+            if not cached.exists():  # else another study was faster
+                raise
 
-    def take(self, k: float, seed: int, run_dir: Path) -> bool:
-        """Put a stored baseline's training in the place of a new one; whether there was one."""
-        stored = self.stored(k, seed)
-        if stored:
-            left_out = shutil.ignore_patterns("final_info.json", "eval")
-            shutil.copytree(stored, run_dir, symlinks=True, ignore=left_out)
-        return stored is not None
+    def copy_from_cache(self, k: float, seed: int, run_dir: Path) -> bool:
+        """Copy a cached baseline's training into run_dir. Return False if none is cached."""
+        cached = self.cached_run(k, seed)
+        if cached:
+            without = shutil.ignore_patterns("final_info.json", "eval")
+            shutil.copytree(cached, run_dir, symlinks=True, ignore=without)
+        return cached is not None

@@ -1,10 +1,9 @@
-"""A run beside the baseline: at the same L0, against measured noise, and what may be said of the difference.
+"""Compare a run with the baseline at the run's own L0, against measured noise.
 
-Reconstruction and CE-loss figures depend on L0 more than on most changes one tries. So a run is compared with what the
-baseline has at the run's own L0, read between two baselines, one at or below it and one at or above it, each within
-MATCH of it; linear in log L0. The noise of a metric is the standard deviation of the reseeded baselines, their own
-differences in L0 taken out; it is taken to be the same at every L0 and for every variant. Only runs and baselines whose
-verdict is ok come here, so each has an L0.
+Reconstruction and CE-loss figures depend on L0 more than on most changes one tries. So the baseline is read at the
+run's own L0, linearly in log L0 between two baselines, one at or below it and one at or above it, each within MATCH.
+The noise of a metric is the standard deviation of the reseeded baselines, corrected for their own differences in L0; it
+is taken to be the same at every L0 and for every variant. Every run and baseline here has the verdict ok, and so an L0.
 """
 
 import math
@@ -12,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from agent.comparison.statistics import compare_to_reference, mean, standard_deviation
 from agent.lab.metrics import HEADLINE, METRICS
-from agent.lab.results import Compared, Comparison, FinalInfo
+from agent.lab.results import Comparison, FinalInfo
 from agent.study.records import Baseline
 
-MATCH = 0.10  # a baseline further from a run's L0 than this says nothing of it
-ALPHA = 0.05
-UNKNOWN_NOISE = "the noise between seeds was not measured"
-FINEST = {"alive_fraction": 0.001}  # the least noise believed, where rounding is not it: one dead latent in a thousand
+MATCH = 0.10  # a baseline whose L0 differs by more than this share says nothing about a run
+NO_NOISE = "the noise between seeds was not measured"
+LEAST_NOISE = {"alive_fraction": 0.001}  # one dead latent in a thousand; for other metrics, their rounding
 
 
 @dataclass(frozen=True)
@@ -31,38 +30,39 @@ class Level:
 
     @cached_property
     def log_l0(self) -> float:
-        return _mean([math.log(baseline.l0) for baseline in self.baselines])
+        """The mean of log L0."""
+        return mean([math.log(baseline.l0) for baseline in self.baselines])
 
     @property
     def l0(self) -> float:
-        """Geometric mean."""
+        """The geometric mean of L0."""
         return math.exp(self.log_l0)
 
     def values(self, metric: str) -> list[float] | None:
-        """None where one of them was not measured."""
+        """Return a metric of each baseline, or None if one of them lacks it."""
         values = [value for baseline in self.baselines if (value := baseline.figures.get(metric)) is not None]
         return values if len(values) == len(self.baselines) else None
 
 
 def all_metrics(info: FinalInfo) -> dict[str, float | None]:
-    """Every metric of a run."""
+    """Return every metric of a run by name."""
     return {name: info.metric(name) for name in METRICS}
 
 
 def levels(baselines: Sequence[Baseline]) -> list[Level]:
-    """In the order of L0."""
+    """Group baselines by K, in the order of L0."""
     ks = sorted({baseline.k for baseline in baselines})
-    found = [Level(k, tuple(baseline for baseline in baselines if baseline.k == k)) for k in ks]
-    return sorted(found, key=lambda level: level.log_l0)
+    groups = [Level(k, tuple(baseline for baseline in baselines if baseline.k == k)) for k in ks]
+    return sorted(groups, key=lambda level: level.log_l0)
 
 
 def reseeded_level(baselines: Sequence[Baseline]) -> Level:
-    """The level that was reseeded, at the baseline's own K."""
+    """Return the level with the most seeds, at the baseline's own K."""
     return max(levels(baselines), key=lambda level: len(level.baselines))
 
 
 def bracketing_levels(l0: float, baselines: Sequence[Baseline]) -> tuple[Level, Level] | None:
-    """The nearest levels at or below and at or above an L0, each within MATCH of it."""
+    """Return the nearest levels at or below and at or above an L0, each within MATCH, or None."""
     near = [level for level in levels(baselines) if abs(level.l0 / l0 - 1) <= MATCH]
     below = [level for level in near if level.log_l0 <= math.log(l0)]
     above = [level for level in near if level.log_l0 >= math.log(l0)]
@@ -70,7 +70,7 @@ def bracketing_levels(l0: float, baselines: Sequence[Baseline]) -> tuple[Level, 
 
 
 def k_step(k: float) -> float:
-    """What lies between two neighbouring K of baselines: 1, and below 16 a power of 1/2, at most a sixteenth of K.
+    """Return the step between neighbouring K of baselines: 1, and below 16 a power of 1/2, at most a sixteenth of K.
 
     BatchTopK keeps the K * batch largest of a batch, so K need not be whole. At small L0 whole ones would lie further
     apart than MATCH, and the runs between them could not be compared.
@@ -79,60 +79,72 @@ def k_step(k: float) -> float:
 
 
 def missing_k(l0: float, baselines: Sequence[Baseline]) -> float | None:
-    """K of the baseline to train next so that an L0 comes to be enclosed; None when it is, or cannot be.
+    """Return the K of the baseline to train next so that an L0 is bracketed; None if it is, or cannot be.
 
-    Never a K that is there already, and none beyond twice the L0 either way, so asking and training comes to an end.
+    Never a K that was trained, and none beyond twice the L0 either way, so asking and training comes to an end.
     """
     if bracketing_levels(l0, baselines):
         return None
-    known = levels(baselines)
-    taken = {level.k for level in known}
-    nearest = min(known, key=lambda level: abs(level.log_l0 - math.log(l0)))
+    trained = levels(baselines)
+    taken = {level.k for level in trained}
+    nearest = min(trained, key=lambda level: abs(level.log_l0 - math.log(l0)))
     per_k = nearest.l0 / nearest.k
-    fine = k_step(l0 / per_k)
-    k = round(l0 / per_k / fine) * fine
-    step = fine * max(1, round(k * MATCH / 3 / fine))  # well beyond the noise of an L0
-    while k in taken:  # one side is there: over to the other
-        k += step if nearest.l0 < l0 else -step
-    likely = abs(k * per_k / l0 - 1) <= 1.5 * MATCH  # what it gives is only known afterwards
+    unit = k_step(l0 / per_k)
+    k = round(l0 / per_k / unit) * unit
+    stride = unit * max(1, round(k * MATCH / 3 / unit))  # well beyond the noise of an L0
+    while k in taken:  # that side is bracketed: look on the other
+        k += stride if nearest.l0 < l0 else -stride
+    likely = abs(k * per_k / l0 - 1) <= 1.5 * MATCH  # the L0 it has is only known once it is trained
     return k if likely and max(1, l0 / 2) <= k <= 2 * l0 else None
 
 
 def compare(info: FinalInfo, baselines: Sequence[Baseline]) -> Comparison:
-    """Every headline metric of a run beside the baseline's at the run's L0; L0 itself beside that of the baseline."""
+    """Compare every headline metric of a run with the baseline at the run's L0, and L0 itself with the baseline's."""
     if not baselines:
-        return not_comparable(UNKNOWN_NOISE)
+        return not_comparable(NO_NOISE)
     l0 = info.metric("l0")
-    known, own = levels(baselines), reseeded_level(baselines)
-    seeds = len(own.baselines)
+    trained, reseeded = levels(baselines), reseeded_level(baselines)
+    seeds = len(reseeded.baselines)
 
     if l0 is None:
         return not_comparable("its L0 was not measured", seeds)
     if seeds < 2:
-        return not_comparable(UNKNOWN_NOISE, seeds)
+        return not_comparable(NO_NOISE, seeds)
     pair = bracketing_levels(l0, baselines)
     if pair is None:
         return not_comparable(f"no baselines on both sides of L0 {l0:.2f} within {MATCH:.0%} of it", seeds)
     metrics = {}
     for name in HEADLINE:
-        value, noise = info.metric(name), _noise(name, own, known)
-        reference = _reference(name, l0, *((own, own) if name == "l0" else pair))
+        value, noise = info.metric(name), _noise(name, reseeded, trained)
+        reference = _reference(name, l0, *((reseeded, reseeded) if name == "l0" else pair))
         if value is not None and noise is not None and reference is not None:
             expected, variance = reference
-            metrics[name] = _tested(value, expected, noise, noise * math.sqrt(1 + variance), seeds - 1)
+            error = noise * math.sqrt(1 + variance)
+            metrics[name] = compare_to_reference(value, expected, noise, error, seeds - 1)
     return Comparison(levels=[level.k for level in pair], seeds=seeds, metrics=metrics)
 
 
-def not_comparable(why: str, seeds: int = 0) -> Comparison:
-    """Of a run beside which no baseline can be put."""
-    return Comparison(levels=[], seeds=seeds, metrics={}, not_comparable=why)
+def not_comparable(reason: str, seeds: int = 0) -> Comparison:
+    """Return the comparison of a run that no baseline matches."""
+    return Comparison(levels=[], seeds=seeds, metrics={}, not_comparable=reason)
+
+
+def seed_noise(name: str, baselines: Sequence[Baseline]) -> float | None:
+    """Return the standard deviation of one training, or None if there is no second seed or a seed lacks the metric."""
+    reseeded = reseeded_level(baselines)
+    return _noise(name, reseeded, levels(baselines)) if len(reseeded.baselines) > 1 else None
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Return mean and standard deviation of at least two values."""
+    return mean(values), standard_deviation(values)
 
 
 def _reference(name: str, l0: float, low: Level, high: Level) -> tuple[float, float] | None:
-    """A metric at an L0 between two levels, and its variance in units of one training's.
+    """Return a metric read at an L0 between two levels, and its variance in units of one training's.
 
-    With weights w1 and w2 of levels of n1 and n2 baselines, the variance is w1^2/n1 + w2^2/n2; that of a run's
-    difference from it adds the run's own 1. None where a baseline lacks the metric.
+    With weights w1 and w2 of levels of n1 and n2 baselines, the variance is w1^2/n1 + w2^2/n2; a run's difference from
+    it adds the run's own 1. None if a baseline lacks the metric.
     """
     below, above = low.values(name), high.values(name)
     if below is None or above is None:
@@ -140,58 +152,28 @@ def _reference(name: str, l0: float, low: Level, high: Level) -> tuple[float, fl
     width = high.log_l0 - low.log_l0
     weight = (math.log(l0) - low.log_l0) / width if width else 0.0
     variance = (1 - weight) ** 2 / len(below) + weight**2 / len(above)
-    return (1 - weight) * _mean(below) + weight * _mean(above), variance
+    return (1 - weight) * mean(below) + weight * mean(above), variance
 
 
-def _tested(value: float, reference: float, noise: float, error: float, df: int) -> Compared:
-    from scipy.special import stdtr, stdtrit  # here because the driver starts sooner without it
+def _noise(name: str, reseeded: Level, trained: Sequence[Level]) -> float | None:
+    """Return the standard deviation of the reseeded baselines about the curve; None if one of them lacks the metric.
 
-    p = 2 * float(stdtr(df, -abs(value - reference) / error))
-    half_width = float(stdtrit(df, 1 - ALPHA / 2)) * error
-    return Compared(
-        value=value, reference=reference, noise=noise, standard_error=error, half_width=half_width, p=p, df=df
-    )
-
-
-def _noise(name: str, own: Level, known: Sequence[Level]) -> float | None:
-    """Standard deviation of the reseeded baselines about the curve; None where one of them lacks the metric.
-
-    At least FINEST of the metric: that no seed differed does not mean that none ever will.
+    At least LEAST_NOISE: that no seed differed does not mean that none ever will.
     """
-    values = own.values(name)
+    values = reseeded.values(name)
     if values is None:
         return None
-    slope = 0.0 if name == "l0" else _slope(name, own, known)
-    rests = [value - slope * math.log(baseline.l0) for value, baseline in zip(values, own.baselines, strict=True)]
-    return max(_spread(rests), FINEST.get(name, 10.0 ** -METRICS[name].digits / math.sqrt(12)))
+    slope = 0.0 if name == "l0" else _slope(name, reseeded, trained)
+    rests = [value - slope * math.log(baseline.l0) for value, baseline in zip(values, reseeded.baselines, strict=True)]
+    rounding = 10.0 ** -METRICS[name].digits / math.sqrt(12)
+    return max(standard_deviation(rests), LEAST_NOISE.get(name, rounding))
 
 
-def _slope(name: str, own: Level, known: Sequence[Level]) -> float:
-    """Change of a metric with log L0 around the reseeded level; 0 where there is no telling, which widens the noise."""
-    place = known.index(own)
-    low, high = known[max(place - 1, 0)], known[min(place + 1, len(known) - 1)]
+def _slope(name: str, reseeded: Level, trained: Sequence[Level]) -> float:
+    """Return the change of a metric with log L0 around the reseeded level; 0 if unknown, which widens the noise."""
+    place = trained.index(reseeded)
+    low, high = trained[max(place - 1, 0)], trained[min(place + 1, len(trained) - 1)]
     below, above = low.values(name), high.values(name)
     if low.log_l0 == high.log_l0 or below is None or above is None:
         return 0.0
-    return (_mean(above) - _mean(below)) / (high.log_l0 - low.log_l0)
-
-
-def seed_noise(name: str, baselines: Sequence[Baseline]) -> float | None:
-    """Standard deviation of one training; None without a second seed, or where a reseeded baseline lacks the metric."""
-    own = reseeded_level(baselines)
-    return _noise(name, own, levels(baselines)) if len(own.baselines) > 1 else None
-
-
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation of at least two values."""
-    return _mean(values), _spread(values)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _spread(values: Sequence[float]) -> float:
-    """Standard deviation of the population they were drawn from."""
-    mean = _mean(values)
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return (mean(above) - mean(below)) / (high.log_l0 - low.log_l0)

@@ -59,7 +59,7 @@ class Manifest(BaseModel):
 
 
 @dataclass(frozen=True)
-class Key:
+class HarvestKey:
     """What makes two harvests the same."""
 
     model: str
@@ -68,7 +68,7 @@ class Key:
     rows: int
 
     def folder(self) -> Path:
-        parts = [FORMAT, text.VERSION, HARVEST_SEED, models.MAX_CONTEXT, str(models.compute().dtype)]
+        parts = [FORMAT, text.VERSION, HARVEST_SEED, models.MAX_CONTEXT, str(models.device_config().dtype)]
         digest = hashlib.sha256(json.dumps([self.identity, self.hook_name, self.rows, *parts]).encode())
         name = f"{cache.slug(Path(self.model).name)}-{cache.slug(self.hook_name)}-{digest.hexdigest()[:12]}"
         return cache.root() / "activations" / name
@@ -96,7 +96,7 @@ class Stream:
         self.meter = meter or TokenBudget()
         self.manifest, self.batch, self.seed = manifest, batch, seed
         self.total = total = min(total, self.meter.left)
-        self.device = torch.device(models.compute().device)
+        self.device = torch.device(models.device_config().device)
         self.steps = math.ceil(total / batch)
         self.mean = torch.tensor(manifest.mean, device=self.device)
         self._folder = folder
@@ -148,44 +148,44 @@ def stream(model: str, hook_name: str, *, tokens: int, batch: int, seed: int) ->
     fixed = json.loads(os.environ.get("SAE_AGENT_FIXED", "null"))
     if fixed:
         for constant, found, wanted in (
-            ("MODEL", models.canonical(model), models.canonical(fixed["model"])),
+            ("MODEL", models.canonical_name(model), models.canonical_name(fixed["model"])),
             ("HOOK_NAME", hook_name, fixed["hook_name"]),
         ):
             if found != wanted:
                 raise UserError(f"{constant} is {found!r} and this study's is {wanted!r}, the same for all its runs")
         tokens = fixed["tokens"]
-    folder, manifest = ensure(model, hook_name, tokens)
+    folder, manifest = ensure_harvest(model, hook_name, tokens)
     total = min(tokens, SMOKE_TOKENS) if os.environ.get("SAE_AGENT_SMOKE") else tokens
-    return Stream(folder, manifest, total, batch, seed, _process_meter(total) if fixed else None)
+    return Stream(folder, manifest, total, batch, seed, _process_budget(total) if fixed else None)
 
 
 @functools.cache
-def _process_meter(budget: int) -> TokenBudget:
+def _process_budget(budget: int) -> TokenBudget:
     """One meter for the whole process: to read the data again is to read more of it."""
     return TokenBudget(budget)
 
 
-def ensure(model: str, hook_name: str, tokens: int) -> tuple[Path, Manifest]:
+def ensure_harvest(model: str, hook_name: str, tokens: int) -> tuple[Path, Manifest]:
     """The checked harvest of this key, made now if it is missing or damaged. One process harvests, others wait."""
-    key = Key(model, models.identity(model), hook_name, min(tokens, MAX_HARVEST))
+    key = HarvestKey(model, models.identity(model), hook_name, min(tokens, MAX_HARVEST))
     folder = key.folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with waiting_lock(folder.with_name(folder.name + ".lock"), "another process harvests the same activations"):
         if folder.exists():
             try:
-                return folder, check(folder)
+                return folder, check_harvest(folder)
             except DamagedHarvest as error:
                 notify(f"stored activations are damaged ({error}); harvesting them again")
                 shutil.rmtree(folder)
         harvest(key, folder)
-        return folder, check(folder)
+        return folder, check_harvest(folder)
 
 
 class DamagedHarvest(Exception):
     """A stored harvest is not what its manifest says."""
 
 
-def check(folder: Path) -> Manifest:
+def check_harvest(folder: Path) -> Manifest:
     """Read the manifest and compare every shard with its checksum. Raises DamagedHarvest."""
     try:
         manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
@@ -199,7 +199,7 @@ def check(folder: Path) -> Manifest:
 
 
 @torch.no_grad()
-def harvest(key: Key, folder: Path) -> None:
+def harvest(key: HarvestKey, folder: Path) -> None:
     """Run the model over the training text, or draw from the world, and write `folder` whole; what an interrupted
     harvest left is removed."""
     partial = folder.with_name(folder.name + ".partial")
@@ -216,7 +216,7 @@ def harvest(key: Key, folder: Path) -> None:
     partial.rename(folder)
 
 
-def _from_text(key: Key) -> tuple[int, Iterator[Tensor]]:
+def _from_text(key: HarvestKey) -> tuple[int, Iterator[Tensor]]:
     """The width of a language model's hook, and its activations `[tokens, d_in]` on the training text."""
     model = models.load(key.model)
     models.check_hook(model, key.hook_name)
@@ -225,20 +225,20 @@ def _from_text(key: Key) -> tuple[int, Iterator[Tensor]]:
     splits = tokens.text_split_for(key.model, "sae")
     ids = tokens.windows(model, splits, models.context_size(model), key.rows, HARVEST_SEED).split(BATCH_WINDOWS)
     shown = track(ids, f"harvesting {key.hook_name} of {key.model}", unit="windows", per_item=BATCH_WINDOWS)
-    return width, (run_to_hook(model, batch, key.hook_name)[ordinary(model, batch)] for batch in shown)
+    return width, (run_to_hook(model, batch, key.hook_name)[ordinary_mask(model, batch)] for batch in shown)
 
 
-def _from_world(key: Key) -> tuple[int, Iterator[Tensor]]:
+def _from_world(key: HarvestKey) -> tuple[int, Iterator[Tensor]]:
     """The width of a world, and its activations `[samples, d_in]`."""
     worlds.check_hook(key.model, key.hook_name)
-    world = worlds.load(key.model, models.compute().device)
+    world = worlds.load(key.model, models.device_config().device)
     return world.cfg.hidden_dim, (rows for rows, _ in worlds.samples(world, key.rows, "sae"))
 
 
 def run_to_hook(model: "HookedTransformer", ids: Tensor, hook_name: str) -> Tensor:
     """Activations `[batch, context, d_in]` at a hook, in the model's dtype; no layer above it is run."""
     _, stored = model.run_with_cache(
-        ids.to(models.compute().device),
+        ids.to(models.device_config().device),
         names_filter=[hook_name],
         stop_at_layer=models.layer_of(hook_name) + 1,
         prepend_bos=False,
@@ -246,10 +246,10 @@ def run_to_hook(model: "HookedTransformer", ids: Tensor, hook_name: str) -> Tens
     return stored[hook_name]
 
 
-def ordinary(model: "HookedTransformer", ids: Tensor) -> Tensor:
+def ordinary_mask(model: "HookedTransformer", ids: Tensor) -> Tensor:
     """Mask `[batch, context]` of the tokens that are not special."""
     special = torch.tensor(sorted(tokens.special_ids(model)), dtype=ids.dtype)
-    return ~torch.isin(ids, special).to(models.compute().device)
+    return ~torch.isin(ids, special).to(models.device_config().device)
 
 
 class _Writer:
@@ -279,7 +279,7 @@ class _Writer:
         for index, file in enumerate(self.files):
             file.write(rows[owner == index].half().numpy().tobytes())
 
-    def finish(self, key: Key) -> None:
+    def finish(self, key: HarvestKey) -> None:
         if self.rows == 0 or self.stored_scale is None:
             raise UserError(f"the training text gave no activations for {key.model}")
         shards = [self._close(index) for index in range(self.shards)]

@@ -82,7 +82,7 @@ def is_world(model: str) -> bool:
     return model in WORLDS or Path(model).expanduser().joinpath(WORLD_FILE).is_file()
 
 
-def of(model: str) -> Defaults:
+def for_model(model: str) -> Defaults:
     """The defaults of a model; a world of the user's own has those of synth2k."""
     if is_world(model):
         return WORLDS.get(model, WORLDS["synth2k"])

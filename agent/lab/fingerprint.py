@@ -16,7 +16,7 @@ def environment() -> dict[str, str]:
     """Versions, device and text that the figures depend on. Imports none of the packages it names but torch."""
     packages = ("torch", "transformer-lens", "sae-lens", "sae-bench", "sae-probes", "scikit-learn", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
-    chosen = models.compute()
+    chosen = models.device_config()
     return {
         "python": platform.python_version(),
         **versions,

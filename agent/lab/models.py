@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from agent.lab import worlds
 from agent.lab.defaults import WORLD_FILE, WORLD_HOOK, WORLDS, is_world
-from agent.lab.errors import UserError, nearest
+from agent.lab.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -34,14 +34,14 @@ MAX_CONTEXT = 128  # tokens in a window: SAE-Bench core's own default; longer on
 
 
 @dataclass(frozen=True)
-class Compute:
+class DeviceConfig:
     """Where the work is done: a device and the language model's dtype on it."""
 
     device: str
     dtype: torch.dtype
 
 
-def compute() -> Compute:
+def device_config() -> DeviceConfig:
     """bfloat16 on a GPU, float32 on a CPU; SAE_AGENT_DEVICE chooses. Raises UserError for a device that is not here."""
     device = os.environ.get("SAE_AGENT_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
@@ -50,8 +50,8 @@ def compute() -> Compute:
         index = int(device.partition(":")[2] or 0)
         if index >= torch.cuda.device_count():
             raise UserError(f"device {device} is not here ({torch.cuda.device_count()} GPUs seen): use --device cpu")
-        return Compute(device, torch.bfloat16)
-    return Compute("cpu", torch.float32)
+        return DeviceConfig(device, torch.bfloat16)
+    return DeviceConfig("cpu", torch.float32)
 
 
 def local_directory(name: str) -> Path | None:
@@ -66,7 +66,7 @@ def local_directory(name: str) -> Path | None:
     return path.absolute()
 
 
-def stored(name: str) -> Path | None:
+def find_directory(name: str) -> Path | None:
     """The directory of a model's files; None for a hub model that is not on this machine. Raises UserError for an
     unknown one."""
     if directory := local_directory(name):
@@ -77,7 +77,7 @@ def stored(name: str) -> Path | None:
     return Path(config).parent if isinstance(config, str) else None
 
 
-def canonical(name: str) -> str:
+def canonical_name(name: str) -> str:
     """The name that finds the same model from any working directory: a local model's absolute path."""
     directory = local_directory(name)
     return str(directory) if directory and name not in EMBEDDED else name
@@ -102,7 +102,7 @@ def load(name: str) -> "HookedTransformer":
     """The language model in evaluation mode, without weight processing. Raises UserError for an unknown or unreachable
     one."""
     directory = local_directory(name)
-    chosen = compute()
+    chosen = device_config()
     # TransformerLens 3 announces its successor and each load, at every load.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -120,7 +120,7 @@ def context_size(model: "HookedTransformer") -> int:
 def check_hook(model: "HookedTransformer", hook_name: str) -> None:
     """Raise UserError unless the model has this hook and its activations are vectors a layer number can be read of."""
     if hook_name not in model.hook_dict:
-        raise UserError(f"the model has no hook {hook_name!r}: {nearest(hook_name, model.hook_dict)}")
+        raise UserError(f"the model has no hook {hook_name!r}: {did_you_mean(hook_name, model.hook_dict)}")
     if not HOOK.fullmatch(hook_name):
         raise UserError(f"hook {hook_name!r} gives no vector a token: use one like blocks.1.hook_resid_post")
 
@@ -135,7 +135,7 @@ def layer_of(hook_name: str) -> int:
     return int(match.group(1))
 
 
-def _load_local(directory: Path, chosen: Compute) -> "HookedTransformer":
+def _load_local(directory: Path, chosen: DeviceConfig) -> "HookedTransformer":
     """TransformerLens picks an architecture by substrings of the path (a folder of user robert would load as BERT),
     so it is shown a neutral link to the directory, and what it picked is checked against the model's own config."""
     from transformer_lens import HookedTransformer
@@ -179,7 +179,9 @@ def _hub_repository(name: str) -> str:
     officials = {official.lower(): official for official in OFFICIAL_MODEL_NAMES}
     known: dict[str, str] = {**aliases, **officials}
     if name.lower() not in known:
-        raise UserError(f"unknown model {name!r}: {nearest(name, [*known, *EMBEDDED, *WORLDS])} (or a local directory)")
+        raise UserError(
+            f"unknown model {name!r}: {did_you_mean(name, [*known, *EMBEDDED, *WORLDS])} (or a local directory)"
+        )
     return known[name.lower()]
 
 
@@ -197,7 +199,7 @@ def _hub_commit(repository: str) -> str:
 
 
 @functools.cache
-def hub_refusal() -> OSError | None:
+def hub_error() -> OSError | None:
     """Why the hub cannot be reached from here; None where it can."""
     from huggingface_hub.constants import ENDPOINT
 
@@ -213,7 +215,7 @@ def hub_refusal() -> OSError | None:
 
 def _fetch(repository: str) -> None:
     """Store a hub model locally; everything after this works without a network."""
-    if refusal := hub_refusal():
+    if refusal := hub_error():
         raise UserError(
             f"model {repository} is not stored on this machine and the hub cannot be reached ({refusal}): "
             "use the embedded tiny-lm, a local directory, or fetch it where there is a network"
@@ -229,7 +231,7 @@ def _fetch(repository: str) -> None:
         raise UserError(f"model {repository} could not be fetched: {(done.stderr.strip() or '?').splitlines()[-1]}")
 
 
-def _load_hub(name: str, chosen: Compute) -> "HookedTransformer":
+def _load_hub(name: str, chosen: DeviceConfig) -> "HookedTransformer":
     from transformer_lens import HookedTransformer
 
     _hub_commit(_hub_repository(name))

@@ -93,7 +93,7 @@ class Probing(BaseModel):
     datasets: list[Probe]
 
 
-class Scored(BaseModel):
+class FamilyScores(BaseModel):
     """What an evaluation family found of one SAE; core and sparse_probing_sae_probes have records of their own."""
 
     metrics: dict[str, Number]  # null: the figure was not finite, or see not_applicable
@@ -112,7 +112,7 @@ class Floor(BaseModel):
     truth: dict[str, Number] = {}  # on a synthetic world: f1, mcc and what else its family scores
 
 
-class Compared(BaseModel):
+class MetricComparison(BaseModel):
     """One metric of a run beside what the baseline has at the run's own L0."""
 
     value: float
@@ -133,7 +133,7 @@ class Comparison(BaseModel):
 
     levels: list[float]  # K of the baselines it was read between
     seeds: int  # baselines behind the noise
-    metrics: dict[str, Compared]  # those that were measured on both sides
+    metrics: dict[str, MetricComparison]  # those that were measured on both sides
     not_comparable: str | None = None  # why there is none of it
 
 
@@ -173,7 +173,7 @@ class FinalInfo(BaseModel):
     core: Core | None = None
     latents: Latents | None = None
     probing: Probing | None = None
-    evaluations: dict[str, Scored] = {}  # by family
+    evaluations: dict[str, FamilyScores] = {}  # by family
     floor: Floor | None = None
     comparison: Comparison | None = None
     analysis: dict[str, Number] = {}  # the idea's own measures

@@ -27,14 +27,14 @@ def run(main: Callable[[Path], None]) -> None:
         if sys.platform == "win32":
             raise UserError("sae-agent runs on Linux and macOS; on Windows use WSL")
         if seed := os.environ.get("SAE_AGENT_SEED"):
-            reseed(main, int(seed))
+            set_seed(main, int(seed))
         make_out_dir(out_dir)
         shutil.copyfile(script, out_dir / "experiment.py")
         try:
             with cache.in_use():
                 main(out_dir)
         except UserError:
-            unmake_out_dir(out_dir)
+            remove_out_dir_without_steps(out_dir)
             raise
         except TrainingStopped as stopped:
             if not os.environ.get("SAE_AGENT_DRIVEN"):
@@ -42,7 +42,7 @@ def run(main: Callable[[Path], None]) -> None:
             exit_with(f"stopped: {stopped}", 1)
 
 
-def reseed(main: Callable[[Path], None], seed: int) -> None:
+def set_seed(main: Callable[[Path], None], seed: int) -> None:
     """Set the experiment's SEED, so that initialisation and order of the tokens follow. Raises UserError."""
     names: dict[str, Any] = getattr(main, "__globals__", {})
     if "SEED" not in names:
@@ -53,9 +53,9 @@ def reseed(main: Callable[[Path], None], seed: int) -> None:
 def make_out_dir(out_dir: Path) -> None:
     """Create the directory. Raises UserError if it cannot be a new run's."""
     if out_dir.is_file():
-        raise UserError(f"--out_dir {out_dir} is a file: choose {next_free(out_dir)}")
+        raise UserError(f"--out_dir {out_dir} is a file: choose {next_free_name(out_dir)}")
     if out_dir.is_dir() and any(out_dir.iterdir()):
-        raise UserError(f"--out_dir {out_dir} exists and is not empty: choose {next_free(out_dir)}")
+        raise UserError(f"--out_dir {out_dir} exists and is not empty: choose {next_free_name(out_dir)}")
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         (out_dir / "metrics.jsonl").touch()
@@ -63,7 +63,7 @@ def make_out_dir(out_dir: Path) -> None:
         raise UserError(f"--out_dir {out_dir} cannot be written ({error.strerror}): choose another place") from None
 
 
-def unmake_out_dir(out_dir: Path) -> None:
+def remove_out_dir_without_steps(out_dir: Path) -> None:
     """After a mistake that was found before the first step, the same --out_dir can be given again."""
     if (out_dir / "metrics.jsonl").stat().st_size == 0:
         for name in ("metrics.jsonl", "experiment.py"):
@@ -71,7 +71,7 @@ def unmake_out_dir(out_dir: Path) -> None:
         out_dir.rmdir()
 
 
-def next_free(out_dir: Path) -> Path:
+def next_free_name(out_dir: Path) -> Path:
     """The next name in the sequence that is not taken: run_3 -> run_4, results -> results_1."""
     stem, _, number = out_dir.name.rpartition("_")
     stem, first = (stem, int(number) + 1) if stem and number.isdigit() else (out_dir.name, 1)

@@ -78,7 +78,7 @@ def data_dir() -> Path:
     return folder
 
 
-def check() -> int:
+def check_datasets() -> int:
     """Compare each dataset with the checksum it was packaged with; their number. Raises TextMissing."""
     folder = data_dir()
     packaged = [file for file in importlib.metadata.files("sae-probes") or [] if file.parent.name == folder.name]

@@ -19,7 +19,7 @@ from agent.lab.results import Training
 from agent.lab.verdicts import MetricsRow, Verdict
 
 ROWS = 100  # lines in metrics.jsonl over a whole training; the host waits for the device once a line
-WATCHED = 4096  # values of each parameter compared to tell whether it moved
+COMPARED_VALUES = 4096  # values of each parameter compared to tell whether it moved
 
 
 def constants(names: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class TrainingGuard:
         if settings.get("K", 0) > settings.get("D_SAE", math.inf):
             raise UserError(f"K {settings['K']} is more than D_SAE {settings['D_SAE']}: lower K or raise D_SAE")
         self.out_dir, self.sae, self.stream = out_dir, sae, stream
-        self.model, self.hook_name, self.settings = models.canonical(model), hook_name, settings
+        self.model, self.hook_name, self.settings = models.canonical_name(model), hook_name, settings
         self.steps = self.tokens = 0
         self.rows: list[MetricsRow] = []
         self._log_every = max(stream.steps // ROWS, 1)
@@ -120,7 +120,7 @@ class TrainingGuard:
         return any(not torch.equal(a, b) for a, b in zip(self._before, self._sample(), strict=True))
 
     def _sample(self) -> list[Tensor]:
-        return [p.detach().flatten()[:WATCHED].clone() for p in self.sae.parameters()]
+        return [p.detach().flatten()[:COMPARED_VALUES].clone() for p in self.sae.parameters()]
 
     def _write_row(self) -> None:
         assert self._sums is not None

@@ -121,7 +121,7 @@ def judge_scores(
     return Verdict(name="ok", evidence="trained, loaded, evaluated, above the random floor", warnings=warnings)
 
 
-def judge_slice(*, l0: float | None, explained_variance: float | None) -> Verdict:
+def judge_smoke_test(*, l0: float | None, explained_variance: float | None) -> Verdict:
     """Judge a checkpoint of a few steps on a slice of text: it may be dense or bad, but not broken."""
     if l0 is None or l0 == 0:
         return Verdict(name="degenerate", evidence=f"L0 is {_show(l0)} on a slice of text: nothing is encoded")

@@ -32,7 +32,7 @@ SEEDS: dict[Split, int] = {"sae": 0, "dev": 1_000_000, "test": 2_000_000}  # of 
 BATCH = 1024  # samples drawn at once; the features of one batch take 64 MB in the largest world
 
 
-def config(features: int, d_in: int, roots: int) -> "SyntheticModelConfig":
+def world_config(features: int, d_in: int, roots: int) -> "SyntheticModelConfig":
     """The published recipe (v2 of its configuration) at any size."""
     from sae_lens.synthetic import (
         FoldedNormalMagnitudeConfig,
@@ -68,7 +68,7 @@ def config(features: int, d_in: int, roots: int) -> "SyntheticModelConfig":
 def identity(name: str) -> str:
     """A hash of what a world is: the configuration and version it is built by, or a directory's files."""
     if name in SIZES:
-        content = json.dumps([FORMAT, config(*SIZES[name]).to_dict()], sort_keys=True).encode()
+        content = json.dumps([FORMAT, world_config(*SIZES[name]).to_dict()], sort_keys=True).encode()
         return hashlib.sha256(content).hexdigest()[:16]
     digest = hashlib.sha256()
     for path in sorted(Path(name).expanduser().iterdir()):
@@ -93,7 +93,7 @@ def load(name: str, device: str = "cpu") -> "SyntheticModel":
         with waiting_lock(folder.with_name(folder.name + ".lock"), "another process builds the same world"):
             if not folder.exists():
                 with atomic_path(folder) as partial:
-                    build(config(*SIZES[name])).save(partial)
+                    build(world_config(*SIZES[name])).save(partial)
     else:
         folder = Path(name).expanduser()
     try:
@@ -127,12 +127,12 @@ def orthogonalize(vectors: Tensor, steps: int, rate: float) -> Tensor:
     vectors = F.normalize(vectors.detach(), dim=1).requires_grad_(True)
     optimizer = torch.optim.Adam([vectors], lr=rate)
     for _ in track(range(steps), "orthogonalizing the features", unit="steps"):
-        vectors.grad = gradient(vectors.detach())
+        vectors.grad = orthogonalization_gradient(vectors.detach())
         optimizer.step()
     return F.normalize(vectors.detach(), dim=1)
 
 
-def gradient(vectors: Tensor) -> Tensor:
+def orthogonalization_gradient(vectors: Tensor) -> Tensor:
     """`[n, d]`, of the loss of `orthogonalize`."""
     squares = vectors.pow(2).sum(1, keepdim=True)
     return 4 * (vectors @ (vectors.T @ vectors) + (len(vectors) * (squares - 1) - squares) * vectors)

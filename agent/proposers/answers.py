@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import cast, get_args
 
 from agent.ideas import Direction
-from agent.lab.errors import nearest
+from agent.lab.errors import did_you_mean
 from agent.proposers import edits
 from agent.proposers.edits import Edit
 from agent.study.records import PlannedRun
@@ -125,7 +125,7 @@ def _predictions(text: str, headline: Sequence[str]) -> dict[str, Direction]:
         if not match or match[2].lower() not in get_args(Direction):
             raise BadAnswer(f"`{line}` is not a valid prediction: the form is `{headline[0]}: up`, or down, or same")
         if match[1] not in headline:
-            raise BadAnswer(f"`{match[1]}` is not a headline metric: {nearest(match[1], headline)}")
+            raise BadAnswer(f"`{match[1]}` is not a headline metric: {did_you_mean(match[1], headline)}")
         predictions[match[1]] = cast(Direction, match[2].lower())
     if missing := [name for name in headline if name not in predictions]:
         raise BadAnswer(f"no prediction for {', '.join(missing)}: each headline metric needs one, up, down or same")

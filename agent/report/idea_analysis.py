@@ -1,18 +1,19 @@
-"""An idea's own measures and figures: its analysis.py and its figures.py, as the driver uses them."""
+"""An idea's own measures and figures, as the driver uses them: the table in measures.py and `draw` of figures.py."""
 
-import runpy
+import ast
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agent.ideas import BadIdea, Idea
+from agent.lab.evaluation import idea_files
 from agent.lab.results import Measure
 from agent.report.plots import Draw
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What an idea measures of a run beside the headline metrics, and how it draws it. `path` is for the evaluator."""
+    """An idea's own measures and figures. `path` is its analysis.py, which only the evaluator runs."""
 
     path: Path | None = None
     measures: dict[str, Measure] | None = None
@@ -20,21 +21,39 @@ class Analysis:
 
 
 def load(idea: Idea) -> Analysis:
-    """The MEASURES of an idea's analysis.py and the `draw` of its figures.py, where it has them.
+    """Return the MEASURES and the `draw` of an idea, as far as it has them. Raise BadIdea if a file is broken.
 
-    Neither imports torch, which analysis.py does only where it measures, in the evaluator. Raises BadIdea.
+    An analysis.py beside a measures.py is parsed and not run, as it may import torch. In an older idea MEASURES are in
+    analysis.py, which then imports no torch at its top.
     """
-    measures = _read(idea.analysis, "MEASURES", "measure")["MEASURES"] if idea.analysis else None
-    draw = _read(idea.figures, "draw")["draw"] if idea.figures else None
+    measures = draw = None
+    if idea.measures:
+        required = ["MEASURES", "measure"] if idea.measures == idea.analysis else ["MEASURES"]
+        measures = _run(idea.measures, *required)["MEASURES"]
+        _check_analysis(idea.folder / "analysis.py")
+    if idea.figures:
+        draw = _run(idea.figures, "draw")["draw"]
     return Analysis(idea.analysis, measures, draw)
 
 
-def _read(path: Path, *names: str) -> dict[str, Any]:
-    """What a file defines, which must be these names among others."""
+def _run(path: Path, *required: str) -> dict[str, Any]:
+    """Run an idea's file and return its globals. Raise BadIdea if it fails or a required name is missing."""
     try:
-        defined = runpy.run_path(str(path), run_name=path.stem)  # from its source: no bytecode is left beside it
+        variables = idea_files.run_file(path)
     except Exception as error:
         raise BadIdea(f"{path} cannot be read: {type(error).__name__}: {error}") from None
-    if missing := [name for name in names if name not in defined]:
+    if missing := [name for name in required if name not in variables]:
         raise BadIdea(f"{path} defines no {' and no '.join(missing)}")
-    return defined
+    return variables
+
+
+def _check_analysis(path: Path) -> None:
+    """Raise BadIdea if this analysis.py is missing, cannot be parsed or defines no function `measure`."""
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except FileNotFoundError:
+        raise BadIdea(f"{path} is missing: it computes the figures that measures.py names") from None
+    except (SyntaxError, ValueError) as error:
+        raise BadIdea(f"{path} cannot be read: {type(error).__name__}: {error}") from None
+    if not any(isinstance(node, ast.FunctionDef) and node.name == "measure" for node in body):
+        raise BadIdea(f"{path} defines no measure")

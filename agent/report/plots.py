@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.comparison.judgement import Judgement
-from agent.comparison.matching import ALPHA, levels, reseeded_level, seed_noise
+from agent.comparison.matching import levels, reseeded_level, seed_noise
+from agent.comparison.statistics import ALPHA
 from agent.display.formatting import format_difference, format_value
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Comparison

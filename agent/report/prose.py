@@ -1,16 +1,16 @@
-"""A language model's prose: every figure a placeholder that is rendered from results, and nothing claimed beside them.
+"""A language model's text: figures are placeholders that are rendered from results, and it claims nothing beside them.
 
     {{run_3.ce_loss_score}}               a figure of a run that counts, or baseline.ce_loss_score
     {{run_3.K}}                           a constant of the experiment, as the run recorded it
     {{run_3 vs baseline ce_loss_score}}   differs by x ± y from the baseline ... / is within noise of the baseline ...
 
-The words of a comparison come from agent.comparison. A value or a comparison carries the name of its metric and its run
-wherever the words before it do not name exactly these, so that no sentence around it gives it to another.
+A rendered value or comparison names its metric and run unless the words before it name exactly these, so that no
+sentence around it can give it to another.
 
-Text written before a run (plans, reasons) may say more, as there is nothing yet that it could claim: what it expects in
-comparatives, and the numbers of settings. A number is a setting's where it stands in the experiment.py, or follows the
-name of one of its constants (K is raised from 16 to 32). Comparatives are a claim there only of what has been: in a
-sentence that expects nothing (should, may, whether ...) and speaks of runs or results, or in the past tense.
+Text written before a run (plans, reasons) may say more, as there is no result yet that it could claim: comparatives of
+what it expects, and the numbers of settings. A number is a setting's if it stands in the experiment.py, or follows the
+name of one of its constants (K is raised from 16 to 32). A comparative is a claim there only if it is about the past:
+in a sentence that expects nothing (should, may, whether ...) and mentions runs or results, or in the past tense.
 """
 
 import re
@@ -22,28 +22,30 @@ from typing import Any
 from agent.comparison import judgement
 from agent.comparison.judgement import Judgement
 from agent.display.formatting import format_difference, format_value
-from agent.lab.errors import nearest
+from agent.lab.errors import did_you_mean
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import headline
-from agent.report import claim_words
+from agent.report import claim_words, sentences
 from agent.study.runs import Run
 
-AHEAD = "{{struck}}"  # stands for what was struck from a text written before a run
+REMOVED_BEFORE_RUN = "{{struck}}"  # in place of a claim removed from a text written before a run
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
 _VALUE = re.compile(r"(?:run_(\d+)|baseline)\.(\w+)")
-_BESIDE = re.compile(r"run_(\d+)\s+vs\s+baseline\s+(\w+)")
-_STRUCK = re.compile(r"struck(?: run_(\d+))?")
+_COMPARISON = re.compile(r"run_(\d+)\s+vs\s+baseline\s+(\w+)")
+_REMOVED = re.compile(r"struck(?: run_(\d+))?")
 _TITLES = sorted({name for metric, row in METRICS.items() for name in (metric, row.title)}, key=len, reverse=True)
 _NAMES = re.compile("|".join(map(re.escape, _TITLES)) + r"|\btop[- ][15]\b|et al\.,? \(?\d{4}\b|arXiv[: ]*[\d.]+", re.I)
 _DENIES = re.compile(r"\b(?:not|no|never|neither|nor|without|hardly|barely|only|slightly|almost)\b|n't\b", re.I)
-_HOPES = re.compile(
+_EXPECTS = re.compile(
     r"\b(?:should|may|might|could|would|will|can|if|whether|unless|likely|expect\w*|hop(?:e|es|ed|ing)|hypothes\w+"
     r"|predict\w*|aims?|intend\w*|meant|tests?)\b",
     re.I,
 )
-_SEEN = re.compile(r"\bruns? \d|\b(?:baseline|earlier|previous|so far|results?|show(?:s|ed|n)|found|observed)\b", re.I)
-_CLAIMED = re.compile(  # in the past tense, or with praise that names no change
+_OF_RESULTS = re.compile(
+    r"\bruns? \d|\b(?:baseline|earlier|previous|so far|results?|show(?:s|ed|n)|found|observed)\b", re.I
+)
+_CLAIMS = re.compile(  # in the past tense, or with praise that names no change
     r"(?:ed|rose|fell|fallen|grew|grown|shrank|went \w+|won|wins?|winner|beats?|beaten|proof|success\w*|better|best"
     r"|worse|worst|superior\w*|out-?perform\w*|surpass\w*|exceed\w*|significan\w+|state[- ]of[- ]the[- ]art)\b",
     re.I,
@@ -51,23 +53,23 @@ _CLAIMED = re.compile(  # in the past tense, or with praise that names no change
 _SCORES = re.compile(
     "|".join(re.escape(name) for key in HEADLINE if key != "l0" for name in (key, METRICS[key].title)), re.I
 )
-SAID = {  # of the primary metric
+IN_WORDS = {  # outcomes on the primary metric
     "better": "better, confirmed by fresh seeds",
     "unconfirmed": "not confirmed by fresh seeds yet",
     "not confirmed": "not confirmed by fresh seeds",
-    "not better": "not better, as the metric beside it is worse",
+    "not better": "not better, because its companion metric is worse",
     "worse": "worse",
     "negligible": "too small to matter",
 }
 
 
 class BadPlaceholder(ValueError):
-    """A placeholder that stands for nothing measured; the message goes to the model."""
+    """A placeholder that stands for nothing measured. The message goes to the model."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A sentence that says what only results may say."""
+    """A sentence that claims what only results may say."""
 
     sentence: str
     why: str
@@ -75,7 +77,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Facts:
-    """What has been measured, as placeholders ask for it."""
+    """The measured figures and comparisons that placeholders may ask for."""
 
     runs: Sequence[Run]
     judged: Mapping[int, Judgement]
@@ -83,12 +85,12 @@ class Facts:
 
     @property
     def headline(self) -> list[str]:
-        """The headline metrics of this study: those that were measured of its baseline."""
+        """Return the headline metrics of this study: those that were measured for its baseline."""
         return headline(run.info for run in self.runs[:1] if run.info)
 
     def value(self, number: int, name: str) -> str:
-        """A figure or a constant of a run. Raises BadPlaceholder."""
-        run = self._counted(number)
+        """Return a figure with its unit, or a constant of a run. Raise BadPlaceholder if it has neither."""
+        run = self._run(number)
         assert run.info
         settings: dict[str, Any] = run.info.training.settings if run.info.training else {}
         if name in METRICS:
@@ -96,43 +98,46 @@ class Facts:
             return f"{format_value(name, value)}{f' {unit}' if unit else ''}" if value is not None else "not measured"
         if name in settings and name.lower() not in METRICS and _plain(settings[name]):
             return str(settings[name])
-        raise BadPlaceholder(f"run {number} has no figure {name!r}: {nearest(name, [*self.headline, *settings])}")
+        raise BadPlaceholder(f"run {number} has no figure {name!r}: {did_you_mean(name, [*self.headline, *settings])}")
 
-    def beside(self, number: int, name: str) -> str:
-        """How a run's metric compares with the baseline's, as what follows a subject. Raises BadPlaceholder."""
+    def compare(self, number: int, name: str) -> str:
+        """Say how a run's metric compares with the baseline's, as a predicate. Raise BadPlaceholder if it is not compared."""
         if number == 0:
-            raise BadPlaceholder("run 0 is the baseline: compare another run with it")
+            raise BadPlaceholder("run 0 is the baseline; compare another run with it")
         if name not in (*self.headline, self.primary):
-            raise BadPlaceholder(f"{name!r} is not compared: {nearest(name, self.headline)}")
-        run = self._counted(number)
-        found = run.info.comparison if run.info else None
-        if found is None or name not in found.metrics:
-            why = found.not_comparable if found and found.not_comparable else "not measured on both sides"
-            return f"cannot be compared with the baseline ({why})"
-        compared = found.metrics[name]
-        there = "the baseline as it was trained" if name == "l0" else "the baseline at the same L0"
+            raise BadPlaceholder(f"{name!r} is not a compared metric: {did_you_mean(name, self.headline)}")
+        run = self._run(number)
+        comparison = run.info.comparison if run.info else None
+        if comparison is None or name not in comparison.metrics:
+            why = comparison.not_comparable if comparison and comparison.not_comparable else None
+            return f"cannot be compared with the baseline ({why or 'not measured on both sides'})"
+        compared = comparison.metrics[name]
         outcome = self.judged[number].outcome if name == self.primary and number in self.judged else None
+        from_baseline = sentences.FROM_AS_TRAINED if name == "l0" else sentences.FROM_SAME_L0
         difference = format_difference(name, compared)
         if outcome == "within noise" or (outcome is None and judgement.observed_direction(compared) == "same"):
-            return f"is within noise of {there} (difference {difference})"
-        return f"differs by {difference} from {there}" + (f" ({SAID[outcome]})" if outcome in SAID else "")
+            return sentences.WITHIN_NOISE_OF.render(
+                baseline=from_baseline.removeprefix(" from "), difference=difference
+            )
+        in_words = f" ({IN_WORDS[outcome]})" if outcome in IN_WORDS else ""
+        return sentences.DIFFERS_FROM.render(difference=difference, from_baseline=from_baseline, in_words=in_words)
 
-    def _counted(self, number: int) -> Run:
+    def _run(self, number: int) -> Run:
         counted = [run.number for run in self.runs if run.counts]
         if number not in counted:
-            there = ", ".join(f"run_{each}" for each in counted)
-            raise BadPlaceholder(f"run {number} has no result; those that have one: {there or 'none'}")
+            known = ", ".join(f"run_{run}" for run in counted)
+            raise BadPlaceholder(f"run {number} has no results; runs with results: {known or 'none'}")
         return self.runs[number]
 
 
 def render(text: str, facts: Facts) -> str:
-    """The text with what its placeholders stand for; one that stands for nothing stays as it is."""
-    parts, end, told = [], 0, ""
+    """Replace the placeholders of a text by what they stand for; one that stands for nothing stays as it is."""
+    parts, end = [], 0
     for match in _PLACEHOLDER.finditer(text):
         before = text[end : match.start()]
-        told = before if "." not in before else before[before.rindex(".") :]  # a full stop ends what was named
+        named_in = before if "." not in before else before[before.rindex(".") :]  # a full stop ends what was named
         try:
-            parts += [before, _rendered(match[1], told, facts)]
+            parts += [before, _rendered(match[1], named_in, facts)]
         except BadPlaceholder:
             parts += [before, match.group()]
         end = match.end()
@@ -142,24 +147,26 @@ def render(text: str, facts: Facts) -> str:
 def _rendered(placeholder: str, before: str, facts: Facts) -> str:
     if value := _VALUE.fullmatch(placeholder):
         run, name = int(value[1] or 0), value[2]
-        said = facts.value(run, name)
-        return said if _names(before, name, run) else f"{said} ({_title(name)} of {_called(run)})"
-    if beside := _BESIDE.fullmatch(placeholder):
-        run, name = int(beside[1]), beside[2]
-        said = facts.beside(run, name)
-        return said if _names(before, name, run) else f"the {_title(name)} of {_called(run)} {said}"
-    if struck := _STRUCK.fullmatch(placeholder):
-        if struck[1] is None:
-            return "[Struck: it told of a result before there was one.]"
-        run, title = int(struck[1]), _title(facts.primary)
-        measured = f"The {title} of {_called(run)} {facts.beside(run, facts.primary)}"
-        return f"[Struck, as only figures can say it; in its place:] {measured}."
-    known = f"{{{{run_3.{facts.primary}}}}} and {{{{run_3 vs baseline {facts.primary}}}}} are what there is"
-    raise BadPlaceholder(f"{{{{{placeholder}}}}} stands for nothing: {known}")
+        text = facts.value(run, name)
+        if _names(before, name, run):
+            return text
+        return sentences.VALUE_OF.render(value=text, unit="", figure=_title(name), which=_run_name(run))
+    if comparison := _COMPARISON.fullmatch(placeholder):
+        run, name = int(comparison[1]), comparison[2]
+        text = facts.compare(run, name)
+        return text if _names(before, name, run) else f"the {_title(name)} of {_run_name(run)} {text}"
+    if removed := _REMOVED.fullmatch(placeholder):
+        if removed[1] is None:
+            return "[Removed: a claim about a result before there was one.]"
+        run = int(removed[1])
+        measured = f"The {_title(facts.primary)} of {_run_name(run)} {facts.compare(run, facts.primary)}"
+        return f"[Removed: a claim in words; measured instead:] {measured}."
+    known = f"{{{{run_3.{facts.primary}}}}} or {{{{run_3 vs baseline {facts.primary}}}}}"
+    raise BadPlaceholder(f"{{{{{placeholder}}}}} stands for nothing; placeholders look like {known}")
 
 
 def _plain(setting: object) -> bool:
-    """Whether a constant is numbers or a word: a text could say anything."""
+    """Return True if a constant is numbers or one word; a longer text could claim anything."""
     if isinstance(setting, list | tuple):
         return all(map(_plain, setting))
     return not isinstance(setting, str) or re.fullmatch(r"[\w.]{1,30}", setting) is not None
@@ -169,46 +176,48 @@ def _title(name: str) -> str:
     return METRICS[name].title if name in METRICS else name
 
 
-def _called(run: int) -> str:
+def _run_name(run: int) -> str:
     return f"run {run}" if run else "the baseline"
 
 
 def _names(before: str, name: str, run: int) -> bool:
-    """Whether words name this metric or constant and no other, and no other run."""
+    """Return True if the words name this metric or constant and no other, and no other run."""
     named = {_title(match.group().lower()) for match in _NAMES.finditer(before)}
-    own = name in METRICS and {each.lower() for each in named} <= {name, _title(name).lower()} and bool(named)
+    own = name in METRICS and {title.lower() for title in named} <= {name, _title(name).lower()} and bool(named)
     setting = name not in METRICS and not named and re.search(rf"\b{re.escape(name)}\b", before)
     runs = {int(number) for number in re.findall(r"\bruns? (\d+)", before)}
     other = bool(runs - {run}) or (run > 0 and "baseline" in before.lower())
     return bool(own or setting) and not other
 
 
-def faults(text: str, facts: Facts, ahead: str | None = None) -> list[Fault]:
-    """The sentences that claim what only results may say. `ahead`: for a text written before a run, its experiment.py,
-    with the one it starts from, as far as they are known."""
-    found = []
-    settings = None if ahead is None else _Settings(ahead)
+def find_faults(text: str, facts: Facts, experiment: str | None = None) -> list[Fault]:
+    """Return the sentences that claim what only results may say.
+
+    `experiment`: for a text written before a run, the source of its experiment.py and of the one it starts from.
+    """
+    faults = []
+    settings = None if experiment is None else _Settings(experiment)
     for paragraph in _paragraphs(text):
         masked, placeholders = _mask(paragraph)
         for sentence in claim_words.sentences(masked):
-            mine = [placeholders[ord(letter) - 0xE000] for letter in sentence if 0xE000 <= ord(letter) <= 0xF8FF]
-            if why := _why(sentence, mine, facts, settings):
-                found.append(Fault(_unmask(sentence, placeholders), why))
-    return found
+            own = [placeholders[ord(letter) - 0xE000] for letter in sentence if 0xE000 <= ord(letter) <= 0xF8FF]
+            if why := _why_faulty(sentence, own, facts, settings):
+                faults.append(Fault(_unmask(sentence, placeholders), why))
+    return faults
 
 
-def strike(text: str, found: Sequence[Fault], instead: str) -> str:
-    """The text without faulty sentences, `instead` in the place of the first of them."""
-    faulty, paragraphs = {fault.sentence for fault in found}, []
+def remove_sentences(text: str, faults: Sequence[Fault], replacement: str) -> str:
+    """Return the text without its faulty sentences; `replacement` stands in for the first of them."""
+    faulty, paragraphs = {fault.sentence for fault in faults}, []
     for paragraph in _paragraphs(text):
         masked, placeholders = _mask(paragraph)
         kept = []
-        for sentence in claim_words.sentences(masked):
-            if (said := _unmask(sentence, placeholders)) not in faulty:
-                kept.append(said)
-            elif instead:
-                kept.append(instead)
-                instead = ""
+        for masked_sentence in claim_words.sentences(masked):
+            if (sentence := _unmask(masked_sentence, placeholders)) not in faulty:
+                kept.append(sentence)
+            elif replacement:
+                kept.append(replacement)
+                replacement = ""
         paragraphs.append(" ".join(kept))
     return "\n\n".join(filter(None, paragraphs))
 
@@ -218,7 +227,7 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _mask(text: str) -> tuple[str, list[str]]:
-    """The text with one letter of a private alphabet for each placeholder, and the placeholders."""
+    """Return the text with a private-use character for each placeholder, and the placeholders."""
     text = re.sub("[\ue000-\uf8ff]", "", text)
     placeholders = [match.group() for match in _PLACEHOLDER.finditer(text)]
     letters = iter(range(len(placeholders)))
@@ -229,37 +238,37 @@ def _unmask(sentence: str, placeholders: list[str]) -> str:
     return re.sub("[\ue000-\uf8ff]", lambda letter: placeholders[ord(letter.group()) - 0xE000], sentence)
 
 
-def _why(sentence: str, placeholders: list[str], facts: Facts, settings: "_Settings | None") -> str:
-    """What is wrong with a sentence, for the model; empty where nothing is."""
-    wrong = []
+def _why_faulty(sentence: str, placeholders: list[str], facts: Facts, settings: "_Settings | None") -> str:
+    """Say what is wrong with a sentence, for the model; empty if nothing is."""
+    reasons = []
     for placeholder in placeholders:
         inside = _PLACEHOLDER.fullmatch(placeholder)
         assert inside
         try:
-            _rendered("?" if _STRUCK.fullmatch(inside[1]) else inside[1], "", facts)
+            _rendered("?" if _REMOVED.fullmatch(inside[1]) else inside[1], "", facts)
         except BadPlaceholder as error:
-            wrong.append(str(error))
+            reasons.append(str(error))
     if any(" vs " in placeholder for placeholder in placeholders) and (denied := _DENIES.search(sentence)):
-        wrong.append(f"{denied.group()!r} beside a comparison: it says by itself whether there is a difference")
+        reasons.append(f"{denied.group()!r} next to a comparison, which already says whether there is a difference")
     bare = _NAMES.sub("", sentence)
-    scored = settings is None or _SCORES.search(sentence)  # beside a score, no number is taken for a setting
+    scored = _SCORES.search(sentence)  # then only a number after the name of a constant is taken for a setting
     numbers = claim_words.numbers(bare) if settings is None else settings.unknown(bare, bool(scored))
     if numbers:
-        wrong.append(f"a number outside a placeholder: {', '.join(numbers)}")
+        reasons.append(f"a number outside a placeholder: {', '.join(numbers)}")
     boasts = claim_words.boasts(bare)
     if settings is not None:
-        has_been = placeholders or _SEEN.search(sentence)
-        expected = _HOPES.search(sentence)
-        boasts = [] if expected else [boast for boast in boasts if has_been or _CLAIMED.search(boast)]
+        of_results = placeholders or _OF_RESULTS.search(sentence)
+        expected = _EXPECTS.search(sentence)
+        boasts = [] if expected else [boast for boast in boasts if of_results or _CLAIMS.search(boast)]
     if boasts:
-        wrong.append(f"a claim in words: {', '.join(boasts)}")
+        reasons.append(f"a claim in words: {', '.join(boasts)}")
     if "{{" in sentence or "}}" in sentence:
-        wrong.append("braces that do not close")
-    return "; ".join(wrong)
+        reasons.append("braces that do not close")
+    return "; ".join(reasons)
 
 
 class _Settings:
-    """The constants of an experiment.py, by which a number is told to be a setting."""
+    """The constants of an experiment.py, which tell whether a number is a setting."""
 
     def __init__(self, source: str) -> None:
         code = re.sub("#.*", "", source)  # a comment could hold any number
@@ -271,13 +280,15 @@ class _Settings:
             rf"\b(?:{'|'.join(names) or '(?!)'})\b(?:\W+[a-z]+){{0,3}}?[\s=:(\[`]*{number}(?:{between}{number})*"
         )
 
-    def unknown(self, sentence: str, named: bool) -> list[str]:
-        """The digits in a sentence that are no setting's; words for quantities (twice, half) are none. `named`: only
-        what follows the name of a constant is a setting's."""
+    def unknown(self, sentence: str, named_only: bool) -> list[str]:
+        """Return the numbers in digits of a sentence that are no setting.
+
+        `named_only`: a number is a setting only if it follows the name of a constant.
+        """
         numbers = [
             number for number in claim_words.numbers(self.assigned.sub("", sentence)) if any(map(str.isdigit, number))
         ]
-        return numbers if named else [number for number in numbers if not self._known(number)]
+        return numbers if named_only else [number for number in numbers if not self._known(number)]
 
     def _known(self, number: str) -> bool:
         digits = number.strip("+-−±~≈ %x×").replace(",", "")

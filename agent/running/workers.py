@@ -1,4 +1,4 @@
-"""What a study has done by child processes: trainings under guard, and evaluations by one evaluator that stays."""
+"""Child processes of a study: guarded training runs and one long-lived evaluator."""
 
 import os
 import sys
@@ -7,16 +7,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from agent.append_log import AppendLog
 from agent.display.formatting import training_progress
 from agent.display.live import Display
 from agent.ideas import Fixed
 from agent.lab import results
 from agent.lab.evaluation.requests import Score, TrySentinels
+from agent.lab.results import FinalInfo
 from agent.lab.verdicts import Verdict, judge_metrics
 from agent.running import process
-from agent.running.run_files import keep, log
+from agent.running.run_files import collect_run_files, log_path
 from agent.running.watchdogs import Disk, LogCap, Memory, Stall, Watchdog, memory_limit
 from agent.study.events import StudyStarted
+from agent.study.outcomes import RunFailed
 from agent.study.workspace import STUDY_VARIABLE, Study
 
 PREPARE = (sys.executable, "-P", "-m", "agent.lab.prepare")
@@ -24,38 +27,41 @@ EXAMINE = (sys.executable, "-P", "-m", "agent.lab.evaluation.doctor")
 EVALUATE = (sys.executable, "-P", "-m", "agent.lab.evaluation", "--serve")
 
 
-def prepare(root: Path, fixed: Fixed, needed: str, device: str | None, ground: Path) -> int:
-    """Check the model, the hook and the evaluations, of which `needed` must run, harvest the activations, and write
-    what was found to `ground`; the exit code of the process that did it."""
-    options = {"--tokens": str(fixed.tokens), "--evals": fixed.evals, "--needed": needed, "--ground": str(ground)}
-    return _in_lab(PREPARE, root, fixed.model, fixed.hook_name, device, options)
+def prepare(root: Path, fixed: Fixed, required: str, device: str | None, out: Path) -> int:
+    """Harvest the activations of a study in a child process and return its exit code.
+
+    The model, the hook and the evaluations, of which `required` must run, are checked first. `out` receives the
+    fingerprint and the evaluations, as JSON.
+    """
+    options = {"--tokens": str(fixed.tokens), "--evals": fixed.evals, "--needed": required, "--fingerprint": str(out)}
+    return _run_lab(PREPARE, root, fixed.model, fixed.hook_name, device, options)
 
 
 def examine(root: Path, model: str, hook_name: str, evals: str, out: Path) -> int:
-    """Write what can be evaluated, a Report of the evaluation families, to `out`; the exit code of the process."""
-    return _in_lab(EXAMINE, root, model, hook_name, None, {"--evals": evals, "--out": str(out)})
+    """Write a Report of what can be evaluated to `out`, in a child process, and return its exit code."""
+    return _run_lab(EXAMINE, root, model, hook_name, None, {"--evals": evals, "--out": str(out)})
 
 
-def _in_lab(
+def _run_lab(
     command: Sequence[str], root: Path, model: str, hook_name: str, device: str | None, options: dict[str, str]
 ) -> int:
     runs = root / "runs"  # not where the user stands: a directory there must not pass for a model of the same name
     runs.mkdir(exist_ok=True)
-    given = {"--model": model, "--hook_name": hook_name} | options
-    env = process.environment(device_setting(device), trusted=True)
-    return process.run([*command, *(part for pair in given.items() for part in pair)], cwd=runs, env=env).code
+    arguments = {"--model": model, "--hook_name": hook_name} | options
+    env = process.child_environment(_device_setting(device), trusted=True)
+    return process.run([*command, *(part for pair in arguments.items() for part in pair)], cwd=runs, env=env).exit_code
 
 
-def device_setting(device: str | None) -> dict[str, str]:
+def _device_setting(device: str | None) -> dict[str, str]:
     return {"SAE_AGENT_DEVICE": device} if device else {}
 
 
 class Workers:
-    """The processes of one study, one at a time beside the evaluator that waits."""
+    """The child processes of one study: one training at a time, beside an evaluator that waits for requests."""
 
     def __init__(self, study: Study, started: StudyStarted, display: Display) -> None:
         self.study, self.fixed, self.display = study, started.fixed, display
-        self.settings = device_setting(started.device) | {STUDY_VARIABLE: str(study.directory)}
+        self.settings = _device_setting(started.device) | {STUDY_VARIABLE: str(study.directory)}
         self._evaluator: process.Child | None = None
 
     def __enter__(self) -> Self:
@@ -66,81 +72,83 @@ class Workers:
     ) -> None:
         self._end_evaluator()
 
-    def train(
-        self, script: Path, run_dir: Path, *, seed: int, label: str, timeout: float, smoke: bool = False
-    ) -> Verdict | None:
-        """Run an experiment into the new directory `run_dir` beside it; None when it trained to its end."""
-        stdout, stderr, source = log(run_dir, "stdout"), log(run_dir, "stderr"), script.read_text()
-        for left in (stdout, stderr):  # by a training that ended with its driver
-            left.unlink(missing_ok=True)
+    def train(self, script: Path, run_dir: Path, *, seed: int, label: str, timeout: float, smoke: bool = False) -> None:
+        """Run an experiment into the new directory `run_dir` beside it. Raise RunFailed unless it trained to its end.
+
+        `timeout` is in seconds; `smoke` cuts the training to a few steps.
+        """
+        stdout, stderr, source = log_path(run_dir, "stdout"), log_path(run_dir, "stderr"), script.read_text()
+        for leftover in (stdout, stderr):  # of a training that ended with its driver
+            leftover.unlink(missing_ok=True)
         settings = {
             "SAE_AGENT_DRIVEN": "1",
             "SAE_AGENT_FIXED": self.fixed.model_dump_json(),
             "SAE_AGENT_SEED": str(seed),
+            **({"SAE_AGENT_SMOKE": "1"} if smoke else {}),
         }
-        transcript = _content(self.study.transcript)
-        watched = [run_dir / "metrics.jsonl", stdout, stderr]
+        transcript = AppendLog(self.study.transcript)
+        progress = [run_dir / "metrics.jsonl", stdout, stderr]
         ended = process.run(
             [sys.executable, script.name, f"--out_dir={run_dir.name}"],
             cwd=script.parent,
-            env=process.environment(
-                self.settings | settings | ({"SAE_AGENT_SMOKE": "1"} if smoke else {}), trusted=False
-            ),
+            env=process.child_environment(self.settings | settings, trusted=False),
             stdout=stdout,
             stderr=stderr,
             timeout=timeout,
-            watch=[lambda: self._judge(run_dir, label), Stall(watched), *self._watchdogs(stdout, stderr)],
+            watchdogs=[lambda: self._judge(run_dir, label), Stall(progress), *self._watchdogs(stdout, stderr)],
         )
-        replaced = keep(run_dir, source) or self._put_back(transcript)
-        verdict = replaced or self._judge(run_dir, label) or process.verdict_of_end(ended, run_dir / "stderr.log")
-        return verdict and self._shortened(verdict)
+        tampered = collect_run_files(run_dir, source)
+        if transcript.restore():  # the limits of a language model are summed over it
+            evidence = "the experiment changed the transcript; put back as it was"
+            tampered = tampered or Verdict(name="tampered", evidence=evidence)
+        verdict = tampered or self._judge(run_dir, label) or process.exit_verdict(ended, run_dir / "stderr.log")
+        if verdict:
+            raise RunFailed(self._shortened(verdict))
 
-    def evaluate(self, request: Score | TrySentinels, *, label: str, timeout: float) -> Verdict | None:
-        """Have the evaluator answer; None when its answer is there, else why it is not."""
-        answer, said = request.run_dir / request.out, self.study.directory / "evaluator.log"
+    def score(self, request: Score, *, label: str, timeout: float) -> FinalInfo:
+        """Return the results that the evaluator has written for a run, or `not_evaluated` if it wrote none."""
+        try:
+            self.evaluate(request, label=label, timeout=timeout)
+        except RunFailed as failure:
+            return FinalInfo(verdict=failure.verdict)
+        return results.read(request.run_dir, request.out)
+
+    def evaluate(self, request: Score | TrySentinels, *, label: str, timeout: float) -> None:
+        """Have the evaluator write the file that the request names. Raise RunFailed if it is not there in the end."""
+        answer, evaluator_log = request.run_dir / request.out, self.study.directory / "evaluator.log"
         if os.path.lexists(answer):
             answer.unlink()
         if self._evaluator is None or self._evaluator.exited:
             self._end_evaluator()
-            env = process.environment(self.settings, trusted=True)
+            env = process.child_environment(self.settings, trusted=True)
             self._evaluator = process.Child(
-                EVALUATE, cwd=self.study.directory, env=env, stdin=True, stdout=said, stderr=said
+                EVALUATE, cwd=self.study.directory, env=env, stdin=True, stdout=evaluator_log, stderr=evaluator_log
             )
-        self._evaluator.tell(request.model_dump_json())
-        watch: list[Watchdog] = [
-            lambda: self.display.progress(f"{label}: {''.join(process.tail(said, 1)) or 'evaluating'}"),
-            *self._watchdogs(said),
-        ]
-        stopped = self._evaluator.wait(until=answer.exists, timeout=timeout, watch=watch)
+        self._evaluator.write_line(request.model_dump_json())
+
+        def show_progress() -> None:
+            self.display.progress(f"{label}: {''.join(process.last_lines(evaluator_log, 1)) or 'evaluating'}")
+
+        watchdogs: list[Watchdog] = [show_progress, *self._watchdogs(evaluator_log)]
+        stopped = self._evaluator.wait(until=answer.exists, timeout=timeout, watchdogs=watchdogs)
         if stopped is None and answer.exists():
-            return None
+            return
         ended = process.ProcessResult(self._end_evaluator(), 0.0, stopped)
-        failure = process.verdict_of_end(ended, said)
-        return self._shortened(
-            Verdict(name="not_evaluated", evidence=failure.evidence if failure else "no answer came")
-        )
+        failure = process.exit_verdict(ended, evaluator_log)
+        evidence = failure.evidence if failure else "the evaluator gave no answer"
+        raise RunFailed(self._shortened(Verdict(name="not_evaluated", evidence=evidence)))
 
     def _shortened(self, verdict: Verdict) -> Verdict:
-        """Paths as seen from the study."""
+        """Write paths as seen from the study."""
         evidence = verdict.evidence.replace(f"{self.study.directory}{os.sep}", "")
         return verdict.model_copy(update={"evidence": evidence})
-
-    def _put_back(self, transcript: bytes | None) -> Verdict | None:
-        """The transcript as it was before a training: limits are summed over it."""
-        path = self.study.transcript
-        if _content(path) == transcript:
-            return None
-        path.unlink(missing_ok=True)
-        if transcript is not None:
-            path.write_bytes(transcript)
-        return Verdict(name="tampered", evidence="the experiment changed the transcript; put back as it was")
 
     def _end_evaluator(self) -> int:
         child, self._evaluator = self._evaluator, None
         return child.end() if child else 0
 
     def _judge(self, run_dir: Path, label: str) -> Verdict | None:
-        """What the training history so far says, shown on the way."""
+        """Judge the training history so far, and show how far it has come."""
         try:
             rows = results.read_metrics(run_dir)
         except results.BadResults as damage:
@@ -150,7 +158,3 @@ class Workers:
 
     def _watchdogs(self, *logs: Path) -> list[Watchdog]:
         return [LogCap(*logs), Memory(memory_limit()), Disk(self.study.directory)]
-
-
-def _content(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() and not path.is_symlink() else None

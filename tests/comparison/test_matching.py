@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.comparison.baselines import wanted
-from agent.comparison.judgement import holm, judge, prediction_outcome, smallest_detectable
+from agent.comparison.baselines import required_baselines
+from agent.comparison.judgement import judge, prediction_outcome
 from agent.comparison.matching import all_metrics, bracketing_levels, compare, levels, missing_k, reseeded_level
+from agent.comparison.statistics import holm, smallest_detectable
 from agent.ideas import Fixed, render_baseline
-from agent.lab.results import Compared, Comparison, Core, FinalInfo, Latents, Probing, Scored
+from agent.lab.results import Comparison, Core, FamilyScores, FinalInfo, Latents, MetricComparison, Probing
 from agent.lab.verdicts import Verdict
 from agent.study.records import Baseline
 
@@ -222,7 +223,7 @@ def test_no_baseline_keeps_less_than_one_latent():
 @pytest.mark.parametrize("l0", [7.6, 7.9, 8.1, 8.4])
 def test_a_small_l0_lies_between_baselines_whose_k_is_not_whole(l0: float):
     fixed = Fixed(model="synth2k")
-    known = [baseline(k, seed, l0=k) for k, seed in wanted(fixed)]
+    known = [baseline(k, seed, l0=k) for k, seed in required_baselines(fixed)]
     assert {level.k for level in levels(known)} == {4, 7.5, 8, 8.5, 16}
     assert compare(measured(l0, **{SCORE: 0.7}), known).not_comparable is None
 
@@ -320,7 +321,7 @@ def test_copies_of_one_feature_are_no_better_f1(uniqueness: float, said: str):
         for k, s in levels
     ]
     info = measured(16)
-    info.evaluations["synthetic"] = Scored(metrics={"f1": 0.8, "uniqueness": uniqueness})
+    info.evaluations["synthetic"] = FamilyScores(metrics={"f1": 0.8, "uniqueness": uniqueness})
     winner = compare(info, known)
     assert judge({0: winner}, "f1", 0.01, {0: [winner] * 3})[0].outcome == said
 
@@ -333,8 +334,8 @@ def test_the_reseeded_level_gives_the_noise():
 # --- predictions
 
 
-def with_difference(difference: float, half_width: float = 0.002) -> Compared:
-    return Compared(
+def with_difference(difference: float, half_width: float = 0.002) -> MetricComparison:
+    return MetricComparison(
         value=0.9 + difference, reference=0.9, noise=0.001, standard_error=0.001, df=4, half_width=half_width, p=0.5
     )
 
@@ -359,7 +360,7 @@ UP, DOWN, SMALL, HIDDEN = (
         (None, "not measured", "not measured", "not measured"),
     ],
 )
-def test_how_a_prediction_came_out(compared: Compared | None, up: str, down: str, same: str):
+def test_how_a_prediction_came_out(compared: MetricComparison | None, up: str, down: str, same: str):
     assert (
         prediction_outcome(SCORE, "up", compared),
         prediction_outcome(SCORE, "down", compared),

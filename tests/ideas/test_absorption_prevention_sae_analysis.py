@@ -1,4 +1,4 @@
-"""The measures and figures of absorption_prevention_sae: right on what is made by hand, legible, and true in words."""
+"""absorption_prevention_sae measures correctly on checkpoints made by hand, and its figures are legible."""
 
 import json
 from pathlib import Path
@@ -11,13 +11,13 @@ import torch
 from builders import measured, run
 from figure_checks import overlapping
 from safetensors.numpy import save_file
-from small_lab import examination, load
+from small_lab import examination, load_of_idea
 from small_sae import header
 
 from agent import TEMPLATES
 from agent.lab import checkpoint
 from agent.lab.evaluation import idea_analysis
-from agent.lab.results import FinalInfo, Probe, Probing, Scored
+from agent.lab.results import FamilyScores, FinalInfo, Probe, Probing
 from agent.lab.verdicts import Verdict
 from agent.report import figure_style
 from agent.study.runs import Run
@@ -36,16 +36,16 @@ TITLES = (
 
 @pytest.fixture(scope="module")
 def drawing() -> Any:
-    return load(TEMPLATES / "ideas/absorption_prevention_sae/figures.py")
+    return load_of_idea("absorption_prevention_sae", "figures.py")
 
 
 def figures(folder: Path, rows: list[list[float]], **extra: torch.Tensor) -> tuple[dict[str, float | None], Path]:
-    """The measures of an SAE with these decoder rows, whose latents are its inputs; the last of which is always 0."""
+    """Return the figures of an SAE with these decoder rows, whose latents are its inputs; the last is always 0."""
     W_dec = torch.tensor(rows)
     n = len(W_dec)
     training = header().training.model_copy(update={"d_in": n, "d_sae": n})
-    made = header(d_in=n, d_sae=n, scale=1.0, training=training)
-    checkpoint.save(folder / "checkpoint", lambda x: x.relu(), W_dec, torch.zeros(n), made, extra=extra)
+    described = header(d_in=n, d_sae=n, scale=1.0, training=training)
+    checkpoint.save(folder / "checkpoint", lambda x: x.relu(), W_dec, torch.zeros(n), described, extra=extra)
     x = torch.rand(5000, n) + 0.1
     x[:, -1] = 0.0
     return dict(idea_analysis.measure(PATH, examination(folder / "checkpoint", x, folder / "out"))), folder / "out"
@@ -78,7 +78,7 @@ def test_the_figures_are_right(tmp_path: Path):
     assert json.loads((out / "alive.json").read_text()) == {"alive": [0, 1, 2, 3]}
 
 
-def test_the_baseline_has_the_figures_that_make_sense_on_it(tmp_path: Path):
+def test_a_baseline_has_no_figures_of_merging_and_resampling(tmp_path: Path):
     found, _ = figures(tmp_path, ROWS)
     assert set(found) == {"dead_fraction", "duplicate_pairs", "nearest_cosine", "nearest_cosine_random"}
 
@@ -86,7 +86,7 @@ def test_the_baseline_has_the_figures_that_make_sense_on_it(tmp_path: Path):
 # Stability
 
 
-def test_the_same_features_in_another_order_and_size_are_found_again(drawing: Any):
+def test_the_same_features_are_found_again_in_any_order_and_norm(drawing: Any):
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((40, 64))
     found, shuffled = drawing.matched_cosine(rows, 3 * rows[rng.permutation(40)])
@@ -94,13 +94,13 @@ def test_the_same_features_in_another_order_and_size_are_found_again(drawing: An
     assert shuffled < 0.5
 
 
-def test_each_partner_is_taken_once(drawing: Any):
-    """Two rows like one of the other's: the second has to take what is left."""
+def test_each_row_has_at_most_one_partner(drawing: Any):
+    """Two rows equal one row of the other SAE: the second must take the row that is left."""
     a, b = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
     assert drawing.matched_cosine(a, b)[0] == pytest.approx(0.5)
 
 
-def test_unrelated_features_are_found_as_often_as_shuffled_ones(drawing: Any):
+def test_unrelated_features_match_no_better_than_shuffled_ones(drawing: Any):
     rng = np.random.default_rng(0)
     found, shuffled = drawing.matched_cosine(rng.standard_normal((60, 32)), rng.standard_normal((50, 32)))
     assert found == pytest.approx(shuffled, abs=0.05)
@@ -109,13 +109,9 @@ def test_unrelated_features_are_found_as_often_as_shuffled_ones(drawing: Any):
 # Figures
 
 
-def test_duplicates_are_what_was_measured_as_duplicates(drawing: Any):
-    assert load(PATH).DUPLICATE == drawing.DUPLICATE
-
-
 def world(number: int) -> FinalInfo:
     metrics = {"f1": 0.6 + 0.02 * number, "precision": 0.6, "recall": 0.9 - 0.01 * number}
-    scored = Scored(metrics={**metrics, "absorption": 0.03 - 0.003 * number, "absorption_parents": 10.0})
+    scored = FamilyScores(metrics={**metrics, "absorption": 0.03 - 0.003 * number, "absorption_parents": 10.0})
     info = measured(8.0, 0.8, 0.9, 0.99, 0.5).model_copy(update={"probing": None, "evaluations": {"synthetic": scored}})
     return info.model_copy(update={"analysis": own(number)})
 
@@ -159,8 +155,8 @@ def decoder(directory: Path, rows: np.ndarray) -> None:
     save_file({"W_dec": rows.astype(np.float32)}, directory / "checkpoint/tensors.safetensors")
 
 
-def study(directory: Path, made: Any, count: int) -> list[Run]:
-    return [run(directory, number, TITLES[number % len(TITLES)], made(number)) for number in range(count)]
+def study(directory: Path, result: Any, count: int) -> list[Run]:
+    return [run(directory, number, TITLES[number % len(TITLES)], result(number)) for number in range(count)]
 
 
 def draw(drawing: Any, directory: Path, runs: list[Run]) -> dict[str, figure_style.Figure]:
@@ -168,7 +164,7 @@ def draw(drawing: Any, directory: Path, runs: list[Run]) -> dict[str, figure_sty
         return {figure.name: figure for figure in drawing.draw(directory, runs)}
 
 
-def test_on_a_world_the_figures_tell_true_absorption_and_each_parents(drawing: Any, tmp_path: Path):
+def test_on_a_world_the_figures_show_true_absorption_and_each_parents(drawing: Any, tmp_path: Path):
     runs = study(tmp_path, world, 6)
     record = {"absorption": {"rate": 0.02, "parents": {"4": {"absorbed": 0.64}, "7": {"absorbed": 0.05}}}}
     synthetic = runs[1].directory / "eval/synthetic"
@@ -190,7 +186,7 @@ def test_on_a_world_the_figures_tell_true_absorption_and_each_parents(drawing: A
     assert "No run has another seed" in comparison
 
 
-def test_on_a_language_model_absorption_that_was_not_measured_is_said(drawing: Any, tmp_path: Path):
+def test_missing_absorption_is_named_in_the_figures(drawing: Any, tmp_path: Path):
     written = draw(drawing, tmp_path, study(tmp_path, language, 3))
     for name, figure in written.items():
         assert overlapping(figure) == [], name
@@ -200,14 +196,14 @@ def test_on_a_language_model_absorption_that_was_not_measured_is_said(drawing: A
     assert "top 5 latents: run 0 0.720 (grey 0.900), run 1 0.730" in written["probing_accuracy.png"].description
 
 
-def test_where_a_model_can_spell_it_is_sae_benchs_absorption(drawing: Any, tmp_path: Path):
+def test_absorption_of_a_model_that_can_spell_is_sae_benchs(drawing: Any, tmp_path: Path):
     details: dict[str, dict[str, float | None]] = {
         "a": {"mean_absorption_fraction": 0.4},
         "b": {"mean_absorption_fraction": 0.05},
     }
     runs = study(tmp_path, language, 2)
     assert runs[1].info
-    scored = Scored(metrics={"mean_absorption_fraction_score": 0.225}, details=details)
+    scored = FamilyScores(metrics={"mean_absorption_fraction_score": 0.225}, details=details)
     runs[1].info.evaluations["absorption"] = scored
     said = draw(drawing, tmp_path, runs)["absorption_rates.png"].description
     assert "absorption: run 0 not measured, run 1 0.2250" in said
@@ -227,7 +223,7 @@ def test_stability_is_reported_for_runs_with_other_seeds(drawing: Any, tmp_path:
     assert "the runs without a figure have no other seed" in said
 
 
-def test_only_latents_that_fire_have_to_be_found_again(drawing: Any, tmp_path: Path):
+def test_only_live_latents_count_for_stability(drawing: Any, tmp_path: Path):
     runs = study(tmp_path, world, 2)
     rows = np.random.default_rng(0).standard_normal((20, 32))
     other = rows.copy()
@@ -241,7 +237,7 @@ def test_only_latents_that_fire_have_to_be_found_again(drawing: Any, tmp_path: P
     assert drawing.stability(runs[1])[0] == pytest.approx(1)
 
 
-def test_the_baselines_other_seeds_are_the_ones_that_its_noise_comes_from(drawing: Any, tmp_path: Path):
+def test_the_baselines_other_seeds_are_its_noise_runs(drawing: Any, tmp_path: Path):
     info = world(0).model_copy(
         update={"training": header().training.model_copy(update={"seed": 0, "settings": {"K": 8}})}
     )
@@ -256,14 +252,14 @@ def test_the_baselines_other_seeds_are_the_ones_that_its_noise_comes_from(drawin
 
 
 @pytest.mark.parametrize("count", [1, 8])
-def test_the_figures_fit_few_and_many_runs_and_name_those_that_failed(drawing: Any, tmp_path: Path, count: int):
+def test_the_figures_fit_few_and_many_runs_and_name_failed_ones(drawing: Any, tmp_path: Path, count: int):
     failed = FinalInfo(verdict=Verdict(name="timed_out", evidence="60 s"))
-    for made in (world, language):
-        runs = [*study(tmp_path, made, count), run(tmp_path, count, "Died", failed)]
+    for result in (world, language):
+        runs = [*study(tmp_path, result, count), run(tmp_path, count, "Died", failed)]
         for name, figure in draw(drawing, tmp_path, runs).items():
             assert overlapping(figure) == [], name
             assert f"Not shown: run {count} has no result (timed_out)." in figure.description
 
 
-def test_nothing_is_drawn_of_nothing(drawing: Any, tmp_path: Path):
+def test_without_results_nothing_is_drawn(drawing: Any, tmp_path: Path):
     assert draw(drawing, tmp_path, [run(tmp_path, 0, "Baseline", None)]) == {}

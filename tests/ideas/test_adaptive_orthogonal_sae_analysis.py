@@ -1,4 +1,4 @@
-"""What adaptive_orthogonal_sae measures is right on a checkpoint made by hand, and its figures show it."""
+"""adaptive_orthogonal_sae measures correctly on a checkpoint made by hand, and its figures show it."""
 
 import math
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ import torch
 from builders import measured, run
 from figure_checks import overlapping
 from matplotlib import rc_context
-from small_lab import examination, experiment, load
+from small_lab import examination, experiment, load, load_of_idea
 from small_sae import header
 
 from agent import ideas
 from agent.lab import checkpoint
 from agent.lab.evaluation.idea_analysis import Examination
-from agent.lab.results import FinalInfo, Scored, keep
+from agent.lab.results import FamilyScores, FinalInfo, keep
 from agent.lab.verdicts import Verdict
 from agent.report import figure_style
 from agent.study.runs import Run
@@ -34,14 +34,12 @@ FAMILIES = {
 
 @pytest.fixture(scope="module")
 def analysis() -> Any:
-    assert IDEA.analysis
-    return load(IDEA.analysis)
+    return load_of_idea(IDEA.name, "analysis.py")
 
 
 @pytest.fixture(scope="module")
 def drawing() -> Any:
-    assert IDEA.figures
-    return load(IDEA.figures)
+    return load_of_idea(IDEA.name, "figures.py")
 
 
 # By hand: five latents that are their inputs, in the directions below. 0 fires with 1, and 2 with 3; 4 never fires.
@@ -50,11 +48,11 @@ ROWS = torch.tensor([[1.0, 0, 0, 0, 0], [0.6, 0.8, 0, 0, 0], [0, 0, 1, 0, 0], [0
 
 
 def by_hand(folder: Path, group: list[int] | None = None) -> Examination:
-    """The SAE by hand, its decoder rows twice as long, which changes no angle."""
+    """Return the examination of the SAE by hand; its decoder rows are twice as long, which changes no angle."""
     extra = {} if group is None else {"group": torch.tensor(group)}
     training = header().training.model_copy(update={"d_in": 5, "d_sae": 5})
-    made = header(d_in=5, d_sae=5, training=training)
-    checkpoint.save(folder, lambda x: x.relu(), 2 * ROWS, torch.zeros(5), made, extra=extra)
+    described = header(d_in=5, d_sae=5, training=training)
+    checkpoint.save(folder, lambda x: x.relu(), 2 * ROWS, torch.zeros(5), described, extra=extra)
     activations = torch.tensor([[1.0, 2, 0, 0, 0], [0, 0, 2, 1, 0]]).repeat(2000, 1)
     return examination(folder, activations, folder.parent / "examined")
 
@@ -86,12 +84,12 @@ def test_the_groups_of_training_are_measured_too(tmp_path: Path, analysis: Any):
     # Phi is 1 in the pairs that fire together, and -1 in the others.
     assert together["group_coactivation"] > 0.1 > 0 >= apart["group_coactivation"]
     for name in ("condition_number", "condition_number_random", "decoder_cosine_mean", "across_group_cosine"):
-        assert apart[name] == together[name]  # whatever training had, these are formed alike
+        assert apart[name] == together[name]  # these groups do not depend on training's
 
 
 def test_every_figure_is_named_and_the_distributions_are_kept(tmp_path: Path, analysis: Any, drawing: Any):
     exam = by_hand(tmp_path / "checkpoint", [0, 0, 1, 1, 0])
-    assert set(analysis.measure(exam)) | {"forgetting_score"} == set(analysis.MEASURES)
+    assert set(analysis.measure(exam)) | {"forgetting_score"} == set(drawing.MEASURES)
     kept = run_of(tmp_path, 0, exam.out).kept(drawing.KEPT)
     assert sorted(kept["conditions"]["coactivation"]) == pytest.approx([2, 3], abs=1e-5)
     assert len(kept["conditions"]["random"]) == 2 * drawing.DRAWS
@@ -103,7 +101,7 @@ def test_every_figure_is_named_and_the_distributions_are_kept(tmp_path: Path, an
 
 
 def run_of(directory: Path, number: int, examined: Path) -> Run:
-    """A run whose analysis left what is in `examined`."""
+    """Return a run whose analysis left the files of `examined`."""
     target = directory / f"run_{number}/eval/analysis"
     target.parent.mkdir(parents=True)
     examined.rename(target)
@@ -127,7 +125,7 @@ def test_groups_are_formed_as_in_training(tmp_path: Path, analysis: Any, small_m
 
 
 class WithLoss(Examination):
-    """Of a language model on which an SAE's forgetting is known."""
+    """An examination on a language model, with a known forgetting score."""
 
     has_loss = True  # type: ignore[assignment]
 
@@ -143,13 +141,8 @@ def test_forgetting_is_measured_where_there_is_a_language_model(tmp_path: Path, 
 # Figures
 
 
-def test_measures_are_called_as_they_are_where_they_are_measured(analysis: Any, drawing: Any):
-    own = {name: analysis.MEASURES[name] for name in drawing.OWN}
-    assert {name: (measure.title, measure.digits) for name, measure in own.items()} == drawing.TITLES
-
-
 def study(directory: Path, count: int, probed: bool = False) -> list[Run]:
-    """Run 0 and the plan's steps, over again from the sixth on, with figures made up."""
+    """Return run 0 and the plan's steps, repeated from the sixth on, with invented figures."""
     runs = []
     for number in range(count):
         step = IDEA.plan[(number - 1) % len(IDEA.plan)] if number else None
@@ -159,7 +152,7 @@ def study(directory: Path, count: int, probed: bool = False) -> list[Run]:
         training = header().training.model_copy(update={"settings": settings})
         figures = {"decoder_cosine_largest": 0.31 - 0.02 * number, "forgetting_score": 0.16 + 0.004 * number}
         figures |= {"decoder_cosine_mean": 0.07, "decoder_cosine_max": 0.5}
-        more = {family: Scored(metrics={name: 0.1 + 0.02 * number}) for family, name in FAMILIES.items()}
+        more = {family: FamilyScores(metrics={name: 0.1 + 0.02 * number}) for family, name in FAMILIES.items()}
         update = {"training": training, "analysis": figures, "evaluations": more if probed else {}}
         runs.append(run(directory, number, step.title if step else "Baseline", info.model_copy(update=update)))
         conditions = {

@@ -1,14 +1,13 @@
-"""What hierarchical_sae measures of its tiers: right on latents made by hand, and drawn as it was measured."""
+"""hierarchical_sae measures its tiers correctly on latents made by hand, and its figures show them."""
 
 import json
-import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_lab import examination
+from small_lab import examination, load_of_idea
 from small_sae import header
 
 from agent import TEMPLATES
@@ -23,14 +22,13 @@ from agent.study.runs import Run
 from agent.study.state import RunState
 
 PATH = TEMPLATES / "ideas/hierarchical_sae/analysis.py"
-FIGURES = TEMPLATES / "ideas/hierarchical_sae/figures.py"
 TOKENS = 20_000
 # Five latents below, four above: two that are composed, one that is not, one that is dead.
 GROUPS = {"tier_0": (0, 5), "tier_1": (5, 9)}
 
 
 def latents() -> torch.Tensor:
-    """`[TOKENS, 9]`: latent 5 is 0 and 1 together, 6 is twice 2, 7 is by itself, 8 is dead."""
+    """Return latents `[TOKENS, 9]`: 5 is the sum of 0 and 1, 6 is twice 2, 7 is independent, 8 is dead."""
     generator = torch.Generator().manual_seed(0)
     fires = torch.rand(TOKENS, 6, generator=generator) < 0.2
     free = fires * (1 + torch.rand(TOKENS, 6, generator=generator))
@@ -40,10 +38,10 @@ def latents() -> torch.Tensor:
 
 
 def by_hand(folder: Path, rows: torch.Tensor, **extra: torch.Tensor) -> Any:
-    """An SAE whose nine latents are its nine inputs, examined on `rows [tokens, 9]`."""
+    """Return the examination, on `rows [tokens, 9]`, of an SAE whose nine latents are its nine inputs."""
     training = header().training.model_copy(update={"d_in": 9, "d_sae": 9})
-    made = header(d_in=9, d_sae=9, scale=1.0, groups=GROUPS, training=training)
-    checkpoint.save(folder / "checkpoint", lambda x: x.relu(), torch.eye(9), torch.zeros(9), made, extra=extra)
+    described = header(d_in=9, d_sae=9, scale=1.0, groups=GROUPS, training=training)
+    checkpoint.save(folder / "checkpoint", lambda x: x.relu(), torch.eye(9), torch.zeros(9), described, extra=extra)
     return examination(folder / "checkpoint", rows, folder / "examined")
 
 
@@ -52,35 +50,35 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     W = torch.zeros(5, 4)
     W[0, 0] = W[1, 0] = 1.0
     W[2, 1] = 2.0
-    W[3, 2] = 0.1  # what training took for a part of the one that has none
+    W[3, 2] = 0.1  # a part learned for the latent that has none
     return idea_analysis.measure(PATH, by_hand(tmp_path_factory.mktemp("made"), latents(), composition_0=W))
 
 
-def test_the_patterns_that_were_put_in_are_found(tmp_path: Path):
+def test_planted_patterns_are_found(tmp_path: Path):
     exam = by_hand(tmp_path, latents())
     idea_analysis.measure(PATH, exam)
-    found = json.loads((exam.out / "patterns.json").read_text())["patterns"]
-    parts = {pattern["latent"]: sorted(pattern["parts"]) for pattern in found}
+    patterns = json.loads((exam.out / "patterns.json").read_text())["patterns"]
+    parts = {pattern["latent"]: sorted(pattern["parts"]) for pattern in patterns}
     assert parts == {5: [0, 1], 6: [2]}
-    for pattern in found:
+    for pattern in patterns:
         assert pattern["r2"] == pytest.approx(1, abs=1e-6)
         assert pattern["weights"] == pytest.approx([1, 1] if pattern["latent"] == 5 else [2], abs=1e-4)
 
 
 def test_composed_latents_and_their_parts_are_counted(figures: dict[str, float]):
-    assert figures["composed_fraction"] == pytest.approx(2 / 3), "of those that are alive"
+    assert figures["composed_fraction"] == pytest.approx(2 / 3), "of the live ones"
     assert figures["parts_mean"] == pytest.approx(3 / 2)
     assert figures["parts_two_to_five"] == pytest.approx(1 / 2)
     assert figures["parts_shared"] == 0
 
 
-def test_coverage_is_the_share_of_activity_that_is_predicted(figures: dict[str, float]):
+def test_coverage_is_the_predicted_share_of_activity(figures: dict[str, float]):
     above = latents()[:, 5:].pow(2).sum(0)
     known = ((above[0] + above[1]) / above.sum()).item()
-    assert 0.5 * known < figures["composition_0_coverage"] < known, "some of it by chance, which is taken off"
+    assert 0.5 * known < figures["composition_0_coverage"] < known, "some of it by chance, which is subtracted"
 
 
-def test_what_does_not_compose_is_what_has_no_parts(figures: dict[str, float]):
+def test_latents_without_parts_are_left_uncomposed(figures: dict[str, float]):
     variance = latents()[:, 5:].var(0)
     assert figures["residual_share"] == pytest.approx((variance[2] / variance.sum()).item(), abs=0.02)
     assert figures["residual_dimensions"] < 0.6, "one direction of three"
@@ -89,12 +87,12 @@ def test_what_does_not_compose_is_what_has_no_parts(figures: dict[str, float]):
     )
 
 
-def test_training_is_held_against_the_patterns(figures: dict[str, float]):
+def test_the_learned_map_is_compared_with_the_patterns(figures: dict[str, float]):
     assert figures["learned_parts_agree"] == 1
     assert figures["composition_0_r2"] > 0.5
 
 
-def test_nothing_is_composed_of_latents_that_fire_by_themselves(tmp_path: Path):
+def test_independent_latents_are_not_composed(tmp_path: Path):
     generator = torch.Generator().manual_seed(1)
     rows = (torch.rand(TOKENS, 9, generator=generator) < 0.2) * torch.rand(TOKENS, 9, generator=generator)
     figures = idea_analysis.measure(PATH, by_hand(tmp_path, rows))
@@ -105,7 +103,7 @@ def test_nothing_is_composed_of_latents_that_fire_by_themselves(tmp_path: Path):
 
 
 def test_mutual_information_is_normalised():
-    nmi = runpy.run_path(str(PATH), run_name="analysis")["nmi"]
+    nmi = load_of_idea("hierarchical_sae", "analysis.py").nmi
     counts = [torch.tensor([10, 10, 50, 0]), torch.tensor([10, 50, 50, 50]), torch.tensor([10, 5, 25, 0])]
     alike, independent, also, silent = nmi(100, *counts).tolist()
     assert alike == pytest.approx(1)
@@ -114,29 +112,29 @@ def test_mutual_information_is_normalised():
     assert silent == 0
 
 
-def test_mutual_information_is_above_that_of_shuffled_pairs(tmp_path: Path):
-    """Each latent above fires with one below: NMI 1, and 0 with the part of another."""
+def test_mutual_information_is_measured_against_shuffled_pairs(tmp_path: Path):
+    """Each upper latent fires with one lower latent: NMI 1, and 0 with the part of another."""
     generator = torch.Generator().manual_seed(2)
     below = (torch.rand(TOKENS, 5, generator=generator) < 0.2).float()
     figures = idea_analysis.measure(PATH, by_hand(tmp_path, torch.cat([below, below[:, :4]], dim=1)))
     assert figures["composition_0_nmi"] == pytest.approx(1, abs=0.01)
 
 
-def test_ablating_a_copy_of_a_part_does_what_ablating_the_part_does(evaluator: Evaluator, tmp_path: Path):
-    """Latents above are copies of latents below, decoder and all."""
+def test_ablating_a_copy_has_the_effect_of_ablating_the_original(evaluator: Evaluator, tmp_path: Path):
+    """The upper latents are copies of lower latents and of their decoder rows."""
     rows = evaluator.held_out("dev").activations
     directions = torch.eye(rows.shape[1])[:12]
     W_dec = torch.cat([directions, directions[:4]])
     training = header().training.model_copy(update={"d_in": rows.shape[1], "d_sae": 16})
     groups = {"tier_0": (0, 12), "tier_1": (12, 16)}
-    made = header(
+    described = header(
         d_in=rows.shape[1], d_sae=16, scale=1.0, groups=groups, training=training, hook_name=evaluator.hook_name
     )
 
     def encode(x: torch.Tensor) -> torch.Tensor:
         return torch.cat([x[:, :12], x[:, :4]], dim=1).relu()
 
-    checkpoint.save(tmp_path / "checkpoint", encode, W_dec, torch.zeros(rows.shape[1]), made)
+    checkpoint.save(tmp_path / "checkpoint", encode, W_dec, torch.zeros(rows.shape[1]), described)
     exam = examination(tmp_path / "checkpoint", rows, tmp_path / "out", evaluator)
     few = replace(exam.held_out, ids=exam.held_out.ids[:8])
     figures = idea_analysis.measure(PATH, replace(exam, held_out=few))
@@ -149,26 +147,21 @@ def test_ablating_a_copy_of_a_part_does_what_ablating_the_part_does(evaluator: E
 # Figures
 
 
-def test_every_tier_that_is_measured_is_drawn():
-    analysis, figures = (runpy.run_path(str(path), run_name=path.stem) for path in (PATH, FIGURES))
-    assert analysis["TIERS"] == figures["TIERS"]
-
-
 def run(directory: Path, number: int, own: Any, measured: Any) -> Run:
     proposal = Proposal(name="p", title=f"Step {number}", description="d", why="w", predictions={}, source="")
-    where = directory / f"run_{number}"
-    where.mkdir(parents=True)
+    run_dir = directory / f"run_{number}"
+    run_dir.mkdir(parents=True)
     row: dict[str, Any] = {"loss": 1.0, "l0": 8.0, "mse": 0.5, "alive_fraction": 1.0, "grad_norm": 1.0}
     rows = [
         MetricsRow(step=i, tokens=10 * i, learning_rate=1e-3, seconds=1.0, own=own, **row | {"loss": 2 / i})
         for i in range(1, 20)
     ]
-    (where / "metrics.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
+    (run_dir / "metrics.jsonl").write_text("".join(row.model_dump_json() + "\n" for row in rows))
     info = FinalInfo(verdict=Verdict(name="ok", evidence="made"), analysis=measured) if measured else None
-    return Run(RunState(number=number, proposal=proposal, stage="done"), where, info)
+    return Run(RunState(number=number, proposal=proposal, stage="done"), run_dir, info)
 
 
-def test_figures_tell_what_was_measured(tmp_path: Path, figures: dict[str, float]):
+def test_the_figures_show_what_was_measured(tmp_path: Path, figures: dict[str, float]):
     own = {"tier_0_l0": 5.0, "tier_0_size": 5.0, "tier_1_l0": 3.0, "tier_1_size": 4.0}
     runs = [run(tmp_path, 0, {}, {"other": 1.0}), run(tmp_path, 1, own, figures), run(tmp_path, 2, own, None)]
     kept = runs[1].directory / "eval/analysis"
@@ -178,7 +171,7 @@ def test_figures_tell_what_was_measured(tmp_path: Path, figures: dict[str, float
     import matplotlib
 
     with matplotlib.rc_context(figure_style.STYLE):
-        training, activity = runpy.run_path(str(FIGURES), run_name="figures")["draw"](tmp_path, runs)
+        training, activity = load_of_idea("hierarchical_sae", "figures.py").draw(tmp_path, runs)
     assert (training.name, activity.name) == ("training_metrics.png", "tier_activity_comparison.png")
     assert "run 0 after 19 steps: L2 0.5000, L0 8.00, total loss 0.1053;" in training.description
     assert "total loss 0.1053, active by tier 5.00 / 3.00, latents by tier 5 / 4" in training.description
@@ -196,7 +189,7 @@ def test_figures_tell_what_was_measured(tmp_path: Path, figures: dict[str, float
     assert "Not shown: run 0 has no measured tiers; run 2 has no measured tiers." in activity.description
 
 
-def test_before_anything_is_trained_nothing_is_drawn(tmp_path: Path):
+def test_before_training_nothing_is_drawn(tmp_path: Path):
     proposal = Proposal(name="p", title="t", description="d", why="w", predictions={}, source="")
     idle = Run(RunState(number=0, proposal=proposal, stage="done"), tmp_path, None)
-    assert runpy.run_path(str(FIGURES), run_name="figures")["draw"](tmp_path, [idle]) == []
+    assert load_of_idea("hierarchical_sae", "figures.py").draw(tmp_path, [idle]) == []

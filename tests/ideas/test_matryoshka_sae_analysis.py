@@ -1,9 +1,9 @@
-"""What matryoshka_sae measures of its prefixes: right on checkpoints made by hand, and drawn."""
+"""matryoshka_sae measures its prefixes correctly on checkpoints made by hand, and its figures show them."""
 
 import json
 import math
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from builders import run
 from figure_checks import overlapping
 from matplotlib.figure import Figure as MatplotlibFigure
-from small_lab import CONTEXT, load
+from small_lab import CONTEXT, load_of_idea
 from small_sae import header
 
-from agent import TEMPLATES
 from agent.lab import checkpoint, worlds
 from agent.lab.evaluation import ground_truth
 from agent.lab.evaluation.evaluator import HeldOut
@@ -27,33 +26,33 @@ from agent.lab.verdicts import MetricsRow, Verdict
 from agent.report import figure_style
 from agent.study.runs import Run
 
-SIZES = [4.0, 3.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0]  # of what the latents by hand stand for; its variance is the square
+SIZES = [4.0, 3.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0]  # of what each latent represents; its variance is the square
 GROUPS = {"prefix_0": (0, 1), "prefix_1": (1, 3), "prefix_2": (3, 8)}
 
 
 @pytest.fixture(scope="module")
-def analysis() -> ModuleType:
-    return load(TEMPLATES / "ideas/matryoshka_sae/analysis.py")
+def analysis() -> SimpleNamespace:
+    return load_of_idea("matryoshka_sae", "analysis.py")
 
 
 @pytest.fixture(scope="module")
-def drawing() -> ModuleType:
-    return load(TEMPLATES / "ideas/matryoshka_sae/figures.py")
+def drawing() -> SimpleNamespace:
+    return load_of_idea("matryoshka_sae", "figures.py")
 
 
 def examined(folder: Path, evaluator: Any, held_out: HeldOut, W_dec: torch.Tensor, groups: Any, scale: float = 1.0):
-    """An SAE whose latents are what lies along its decoder's rows, where that is positive, as it would be examined."""
+    """Return the examination of an SAE whose latents are the positive projections onto its decoder rows."""
     d_sae, d_in = W_dec.shape
     training = header().training.model_copy(update={"d_in": d_in, "d_sae": d_sae})
-    made = header(d_in=d_in, d_sae=d_sae, scale=scale, groups=groups, training=training)
-    checkpoint.save(folder / "checkpoint", lambda x: (x @ W_dec.T).relu(), W_dec, torch.zeros(d_in), made)
-    cfg = bench_config("small", made.hook_name, d_in, d_sae, CONTEXT)
+    described = header(d_in=d_in, d_sae=d_sae, scale=scale, groups=groups, training=training)
+    checkpoint.save(folder / "checkpoint", lambda x: (x @ W_dec.T).relu(), W_dec, torch.zeros(d_in), described)
+    cfg = bench_config("small", described.hook_name, d_in, d_sae, CONTEXT)
     sae = CheckpointSAE(cfg, checkpoint.load(folder / "checkpoint"), held_out.activations[:16])
     return Examination(evaluator, sae, held_out, folder)
 
 
 def by_hand(folder: Path, groups: Any = GROUPS) -> Examination:
-    """On activations along one axis at a time, each as often, and the first latent's twice: nothing is left over."""
+    """Return one on activations along one axis at a time, equally often but the first twice: it explains them fully."""
     rows = torch.cat([torch.diag(torch.tensor(SIZES)), torch.zeros(1, 8)])
     rows[-1, 0] = SIZES[0]
     rows = rows.repeat(1000, 1)
@@ -64,7 +63,7 @@ def by_hand(folder: Path, groups: Any = GROUPS) -> Examination:
 # The measures
 
 
-def test_a_prefix_explains_what_its_own_latents_do(analysis: ModuleType, tmp_path: Path):
+def test_a_prefix_explains_what_its_latents_explain(analysis: SimpleNamespace, tmp_path: Path):
     exam = by_hand(tmp_path)
     figures = analysis.measure(exam)
     deviation = (exam.activations - exam.held_out.mean).pow(2).sum().item() / 1000
@@ -74,8 +73,8 @@ def test_a_prefix_explains_what_its_own_latents_do(analysis: ModuleType, tmp_pat
     assert json.loads((tmp_path / "prefixes.json").read_text()) == {"ends": [1, 3, 8]}
 
 
-def test_random_latents_explain_less_than_the_largest(analysis: ModuleType, tmp_path: Path):
-    """As many, so on average their share of all that is left without any."""
+def test_random_latents_explain_less_than_the_largest(analysis: SimpleNamespace, tmp_path: Path):
+    """On average, random latents explain their share of what the whole SAE explains."""
     exam = by_hand(tmp_path)
     figures = analysis.measure(exam)
     deviation, whole = (exam.activations - exam.held_out.mean).pow(2).sum().item() / 1000, 53
@@ -86,14 +85,14 @@ def test_random_latents_explain_less_than_the_largest(analysis: ModuleType, tmp_
     assert "prefix_2_random_explained_variance" not in figures
 
 
-def test_use_is_of_what_each_prefix_adds(analysis: ModuleType, tmp_path: Path):
+def test_l0_and_alive_fraction_count_only_what_a_prefix_adds(analysis: SimpleNamespace, tmp_path: Path):
     figures = analysis.measure(by_hand(tmp_path, {"prefix_0": (0, 1), "prefix_1": (1, 8)}))
     assert figures["prefix_0_l0_share"] == pytest.approx(2 / 9)
     assert figures["prefix_1_l0_share"] == pytest.approx(7 / 9)
     assert figures["prefix_1_alive_fraction"] == 1
 
 
-def test_an_sae_without_prefixes_has_no_figures_of_them(analysis: ModuleType, tmp_path: Path):
+def test_an_sae_without_prefixes_has_no_prefix_figures(analysis: SimpleNamespace, tmp_path: Path):
     assert analysis.measure(by_hand(tmp_path, {"tier_0": (0, 8)})) == {}
     assert not (tmp_path / "prefixes.json").exists()
 
@@ -101,18 +100,18 @@ def test_an_sae_without_prefixes_has_no_figures_of_them(analysis: ModuleType, tm
 @pytest.fixture(scope="module")
 def evaluator(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> WorldEvaluator:  # noqa: ARG001
     directory = tmp_path_factory.mktemp("worlds") / "small world"
-    worlds.build(worlds.config(64, 24, 4)).save(directory)
+    worlds.build(worlds.world_config(64, 24, 4)).save(directory)
     return WorldEvaluator(str(directory), "activations")
 
 
 def on_world(folder: Path, evaluator: WorldEvaluator, features: list[int], groups: Any) -> Examination:
-    """An SAE with the directions of these features, in this order."""
+    """Return the examination of an SAE whose decoder rows are these features, in this order."""
     directions = F.normalize(evaluator.world.feature_dict.feature_vectors, dim=1)
     return examined(folder, evaluator, evaluator.held_out("dev", 16), directions[features], groups)
 
 
-def test_parents_are_found_in_the_first_prefix(analysis: ModuleType, evaluator: WorldEvaluator, tmp_path: Path):
-    """Half of the parents have a latent, and two of them in the first prefix, with two features that have no parts."""
+def test_parents_are_found_in_the_first_prefix(analysis: SimpleNamespace, evaluator: WorldEvaluator, tmp_path: Path):
+    """Half of the parents have a latent; the first prefix holds two of them and two features without descendants."""
     parents = sorted(ground_truth.descendants(evaluator.world))
     others = [feature for feature in range(64) if feature not in parents]
     half = len(parents) // 2
@@ -125,10 +124,10 @@ def test_parents_are_found_in_the_first_prefix(analysis: ModuleType, evaluator: 
     assert 0 <= figures["parents_in_first_by_rate"] <= 4 / half
 
 
-def test_an_order_by_firing_rate_is_known_for_what_it_is(
-    analysis: ModuleType, evaluator: WorldEvaluator, tmp_path: Path
+def test_an_order_by_firing_rate_beats_chance_but_not_the_firing_rate(
+    analysis: SimpleNamespace, evaluator: WorldEvaluator, tmp_path: Path
 ):
-    """The most frequent features first: beyond chance, since parents are frequent, and no more than the rate says."""
+    """The most frequent features come first, and parents are frequent."""
     present = torch.stack([(batch.to_dense() > 0).sum(0) for batch in evaluator.held_out("dev", 16).features]).sum(0)
     features = present.argsort(descending=True)[:32].tolist()
     groups = {"prefix_0": (0, 4), "prefix_1": (4, 32)}
@@ -137,8 +136,8 @@ def test_an_order_by_firing_rate_is_known_for_what_it_is(
     assert figures["parents_in_first"] > figures["parents_in_first_by_chance"]
 
 
-def test_of_a_baseline_the_parents_that_it_learned_are_known(
-    analysis: ModuleType, evaluator: WorldEvaluator, tmp_path: Path
+def test_a_baseline_without_prefixes_has_the_share_of_parents_learned(
+    analysis: SimpleNamespace, evaluator: WorldEvaluator, tmp_path: Path
 ):
     parents = sorted(ground_truth.descendants(evaluator.world))
     assert analysis.measure(on_world(tmp_path, evaluator, parents, {})) == {"parents_learned": 1.0}
@@ -147,32 +146,31 @@ def test_of_a_baseline_the_parents_that_it_learned_are_known(
 # The figures
 
 
-def test_as_many_draws_are_told_as_are_taken(analysis: ModuleType, drawing: ModuleType):
-    assert drawing.DRAWS == analysis.DRAWS
+def test_every_measured_prefix_has_a_look_of_its_own(analysis: SimpleNamespace, drawing: SimpleNamespace):
     assert len(drawing.COLOURS) == len(drawing.HATCHES) == analysis.MOST
 
 
 def figures_of(number: int, prefixes: int, world: bool) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
+    figures: dict[str, float | None] = {}
     for i in range(prefixes):
-        found[f"prefix_{i}_explained_variance"] = 0.8 - 0.3 / (i + 1) - 0.01 * number
-        found[f"prefix_{i}_l0_share"] = 1 / prefixes
-        found[f"prefix_{i}_alive_fraction"] = 1 - 0.02 * number * i
+        figures[f"prefix_{i}_explained_variance"] = 0.8 - 0.3 / (i + 1) - 0.01 * number
+        figures[f"prefix_{i}_l0_share"] = 1 / prefixes
+        figures[f"prefix_{i}_alive_fraction"] = 1 - 0.02 * number * i
         if i < prefixes - 1:
-            found[f"prefix_{i}_random_explained_variance"] = 0.1 * i - 0.02 * number
+            figures[f"prefix_{i}_random_explained_variance"] = 0.1 * i - 0.02 * number
     parents = {"parents_learned": 0.9, "parents_in_first": 0.2, "parents_in_first_by_chance": 0.12}
-    return found | (parents | {"parents_in_first_by_rate": 0.21} if world else {})
+    return figures | (parents | {"parents_in_first_by_rate": 0.21} if world else {})
 
 
 def study(directory: Path, count: int, world: bool) -> list[Run]:
-    """Run 0, a run that failed, and others with three prefixes or five."""
+    """Return run 0, a run that failed, and `count` others with three or five prefixes."""
     runs = [run(directory, 0, "Baseline", FinalInfo(verdict=Verdict(name="ok", evidence="")))]
     runs.append(run(directory, 1, "A loss that exploded", FinalInfo(verdict=Verdict(name="nan", evidence=""))))
     for number in range(2, count + 2):
         prefixes = 5 if number == 4 else 3
-        found = figures_of(number, prefixes, world)
-        info = FinalInfo(verdict=Verdict(name="ok", evidence=""), analysis=found)
-        added = run(directory, number, f"Prefixes of a length that is told at length in title {number}", info)
+        figures = figures_of(number, prefixes, world)
+        info = FinalInfo(verdict=Verdict(name="ok", evidence=""), analysis=figures)
+        added = run(directory, number, f"Prefixes with a title that is as long as titles get, number {number}", info)
         folder = added.directory / "eval/analysis"
         folder.mkdir(parents=True)
         (folder / "prefixes.json").write_text(json.dumps({"ends": [1024 >> i for i in range(prefixes)][::-1]}))
@@ -190,8 +188,8 @@ def history(step: int, prefixes: int, number: int) -> MetricsRow:
 
 
 @pytest.mark.parametrize(("count", "world"), [(1, True), (5, False), (8, True)])
-def test_the_figures_say_what_they_show_and_overlap_nothing(
-    drawing: ModuleType, tmp_path: Path, count: int, world: bool
+def test_the_figures_are_described_and_nothing_overlaps(
+    drawing: SimpleNamespace, tmp_path: Path, count: int, world: bool
 ):
     import matplotlib
 
@@ -210,5 +208,5 @@ def test_the_figures_say_what_they_show_and_overlap_nothing(
     assert "run 2: share of L0 0.333 / 0.333 / 0.333" in drawn[names[1]].description
 
 
-def test_nothing_is_drawn_where_no_run_has_prefixes(drawing: ModuleType, tmp_path: Path):
+def test_without_prefixes_nothing_is_drawn(drawing: SimpleNamespace, tmp_path: Path):
     assert drawing.draw(tmp_path, study(tmp_path, 0, False)) == []

@@ -1,7 +1,6 @@
-"""The measures of tree_sae are right on a tree made by hand, and its figures show what was measured."""
+"""tree_sae measures correctly on a tree made by hand, and its figures show it."""
 
 import json
-import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 import torch
 from builders import history, measured, run
 from figure_checks import overlapping
-from small_lab import examination
+from small_lab import examination, load_of_idea
 from small_sae import header
 
 from agent import TEMPLATES
@@ -24,7 +23,6 @@ from agent.report import figure_style
 from agent.study.runs import Run
 
 ANALYSIS = TEMPLATES / "ideas/tree_sae/analysis.py"
-FIGURES = TEMPLATES / "ideas/tree_sae/figures.py"
 GROUPS = {"level_0": (0, 4), "level_1": (4, 6), "level_2": (6, 7)}
 PARENT = [4, 4, 5, 5, 6, 6, -1]
 # The seven latents on eight kinds of tokens, each equally often. Child 3's path to parent 5 was pruned.
@@ -41,18 +39,18 @@ TOKENS = [
 
 
 def by_hand(folder: Path, groups: dict[str, tuple[int, int]] = GROUPS, **extra: torch.Tensor) -> Examination:
-    """An SAE whose latents are its seven scaled inputs, of a world."""
+    """Return the examination, on a world, of an SAE whose latents are its seven scaled inputs."""
     is_open = torch.tensor([True, True, True, False, True, True, False])
     tree = {"parent": torch.tensor(PARENT), "projections": 0.5 * is_open, "open": is_open} | extra
     training = header().training.model_copy(update={"d_in": 7, "d_sae": 7})
-    made = header(d_in=7, d_sae=7, scale=0.5, groups=groups, training=training)
-    checkpoint.save(folder, lambda x: x.relu(), torch.eye(7), torch.zeros(7), made, extra=tree if groups else {})
+    described = header(d_in=7, d_sae=7, scale=0.5, groups=groups, training=training)
+    checkpoint.save(folder, lambda x: x.relu(), torch.eye(7), torch.zeros(7), described, extra=tree if groups else {})
     return examination(folder, torch.tensor(TOKENS * 1000) / 0.5, folder.parent / "examined")
 
 
 @pytest.fixture(scope="module")
 def examined(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, float], dict[str, Any]]:
-    """The figures, and what was kept for the pictures."""
+    """Return the figures, and what was saved for figures.py."""
     directory = tmp_path_factory.mktemp("tree")
     figures = idea_analysis.measure(ANALYSIS, by_hand(directory / "checkpoint"))
     return figures, json.loads((directory / "examined/tree.json").read_text())
@@ -67,7 +65,7 @@ def test_the_levels_are_counted(examined: tuple[dict[str, float], Any]):
     assert "path_attribution" not in figures  # a world has no loss
 
 
-def test_coverage_counts_all_edges_and_is_held_against_swapped_parents(examined: tuple[dict[str, float], Any]):
+def test_coverage_counts_all_edges_and_is_compared_with_swapped_parents(examined: tuple[dict[str, float], Any]):
     """Children 0 to 3 fire 2, 3, 2, 1 times, with their parents 2, 2, 1, 1 times, with the other one 0, 1, 0, 0; those
     of level 1 fire 3 times each, with the one parent they have 1 time each, and it cannot be swapped."""
     figures, _ = examined
@@ -79,14 +77,16 @@ def test_coverage_counts_all_edges_and_is_held_against_swapped_parents(examined:
 def test_pruning_does_not_change_the_consistency_of_a_tree(examined: tuple[dict[str, float], Any], tmp_path: Path):
     figures, _ = examined
     below_top = torch.arange(7) < 6
-    for name, is_open in (("all open", below_top), ("closed", below_top & (torch.arange(7) == 1))):
-        found = idea_analysis.measure(ANALYSIS, by_hand(tmp_path / name / "a", projections=0.5 * is_open, open=is_open))
-        assert found["open_edges"] != figures["open_edges"]
-        for each in ("parent_coverage", "parent_coverage_swapped", "hierarchical_consistency"):
-            assert found[each] == pytest.approx(figures[each])
+    for folder, is_open in (("all open", below_top), ("closed", below_top & (torch.arange(7) == 1))):
+        pruned = idea_analysis.measure(
+            ANALYSIS, by_hand(tmp_path / folder / "a", projections=0.5 * is_open, open=is_open)
+        )
+        assert pruned["open_edges"] != figures["open_edges"]
+        for name in ("parent_coverage", "parent_coverage_swapped", "hierarchical_consistency"):
+            assert pruned[name] == pytest.approx(figures[name])
 
 
-def test_reuse_and_specialization_are_of_what_the_paths_carry(examined: tuple[dict[str, float], Any]):
+def test_reuse_and_specialization_follow_what_the_paths_carry(examined: tuple[dict[str, float], Any]):
     """Parent 4 is sent 2 * 0.5 by child 0 and 6 * 0.5 by child 1, one alone on two tokens of three; parent 6 is sent 2
     by each of its two, one at a time."""
     figures, _ = examined
@@ -95,7 +95,7 @@ def test_reuse_and_specialization_are_of_what_the_paths_carry(examined: tuple[di
     assert figures["path_specialization"] == pytest.approx((1 + 0.75 + 1 + 1 + 1) / 5)
 
 
-def test_the_picture_holds_the_open_paths_and_the_tokens_that_move_them(examined: tuple[dict[str, float], Any]):
+def test_the_saved_tree_has_the_open_paths_and_their_top_tokens(examined: tuple[dict[str, float], Any]):
     _, kept = examined
     nodes = {node["latent"]: node for node in kept["nodes"]}
     assert set(nodes) == {6, 4, 5, 0, 1, 2}  # child 3's only path is pruned
@@ -105,12 +105,12 @@ def test_the_picture_holds_the_open_paths_and_the_tokens_that_move_them(examined
     assert len(kept["values"]) == len(nodes)
     assert len(kept["values"][0]) == len(kept["samples"])
     trees = {node["tree"] for node in kept["nodes"]}
-    assert len(kept["samples"]) == len(trees) * runpy.run_path(str(FIGURES))["TOKENS_OF_A_TREE"]
+    assert len(kept["samples"]) == len(trees) * load_of_idea("tree_sae", "measures.py").TOKENS_OF_A_TREE
     assert max(map(max, kept["values"])) == 1
 
 
-def test_what_fires_about_as_often_takes_the_place():
-    swapped = runpy.run_path(str(ANALYSIS))["swapped"]
+def test_latents_are_swapped_for_others_that_fire_about_as_often():
+    swapped = load_of_idea("tree_sae", "analysis.py").swapped
     fired = torch.randperm(100, generator=torch.Generator().manual_seed(0)).double()
     draws = [fired[other] - fired for other in swapped(fired)]
     assert len(draws) == 10
@@ -125,7 +125,7 @@ def test_an_sae_without_a_tree_has_no_figures(tmp_path: Path):
     assert idea_analysis.measure(ANALYSIS, by_hand(tmp_path / "b", {"level_0": (0, 7)})) == {}
 
 
-def test_a_tree_with_every_path_pruned_has_no_picture(tmp_path: Path):
+def test_a_tree_with_every_path_pruned_has_nothing_to_draw(tmp_path: Path):
     exam = by_hand(tmp_path / "a", projections=torch.zeros(7), open=torch.zeros(7, dtype=torch.bool))
     figures = idea_analysis.measure(ANALYSIS, exam)
     assert figures["open_edges"] == 0
@@ -159,13 +159,13 @@ def modelled(evaluator: Evaluator, tmp_path_factory: pytest.TempPathFactory) -> 
     is_open = torch.tensor([i not in (3, 10, 11) for i in range(12)])
     extra = {"parent": torch.tensor(PARENTS), "projections": torch.linspace(0.2, 0.9, 12) * is_open, "open": is_open}
     training = header().training.model_copy(update={"d_in": d_in, "d_sae": 12})
-    made = header(d_in=d_in, d_sae=12, scale=1.0, groups=LEVELS, training=training, hook_name=evaluator.hook_name)
+    described = header(d_in=d_in, d_sae=12, scale=1.0, groups=LEVELS, training=training, hook_name=evaluator.hook_name)
 
     def encode(x: torch.Tensor) -> torch.Tensor:
         own = x[:, :12].relu()
         return torch.cat([own[:, :6], 0.2 * own[:, :1] + 0.5 * own[:, 4:5], own[:, 7:]], 1)
 
-    checkpoint.save(folder / "checkpoint", encode, torch.eye(d_in)[:12], torch.zeros(d_in), made, extra=extra)
+    checkpoint.save(folder / "checkpoint", encode, torch.eye(d_in)[:12], torch.zeros(d_in), described, extra=extra)
     rows = evaluator.held_out("dev").activations[:2000]
     exam = examination(folder / "checkpoint", rows, folder / "out", Probed(evaluator))
     exam = replace(exam, held_out=replace(exam.held_out, ids=exam.held_out.ids[:4]))
@@ -174,15 +174,15 @@ def modelled(evaluator: Evaluator, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_each_level_is_probed_by_itself(modelled: tuple[Examination, dict[str, float]]):
     _, figures = modelled
-    found = [figures[f"level_{i}_probing_accuracy"] for i in range(3)]
-    assert found == pytest.approx([(0 + 6) / 500, (30 + 4) / 500, (50 + 2) / 500])
+    accuracies = [figures[f"level_{i}_probing_accuracy"] for i in range(3)]
+    assert accuracies == pytest.approx([(0 + 6) / 500, (30 + 4) / 500, (50 + 2) / 500])
 
 
-def test_path_attribution_is_the_part_of_the_attribution_that_comes_along_paths(
+def test_path_attribution_is_the_share_that_comes_along_paths(
     modelled: tuple[Examination, dict[str, float]],
 ):
-    """By its formula, token by token and parent by parent; where children's sums arrive at other parents, those of
-    the next rank by how often they fire, one up and one down, the last's neighbour being the one before."""
+    """Compute it by its formula, token by token and parent by parent. Swapped parents are one rank up or down by firing
+    rate; the first and the last have one neighbour only."""
     exam, figures = modelled
     tree = exam.checkpoint.extra
     fired = torch.cat(list(exam.latents())).count_nonzero(0)
@@ -199,9 +199,9 @@ def test_path_attribution_is_the_part_of_the_attribution_that_comes_along_paths(
             places = [i + by if 0 <= i + by < len(order) else i - by for i in range(len(order))]
             swaps.append({order[i]: order[place] for i, place in enumerate(places)})
 
-        def along(arrives: dict[int, int], sums: dict[int, Any] = sums) -> float:
-            parts = [effect[:, p] * (sums[q] / latents[:, p]).clamp(max=1) for p, q in arrives.items()]
-            return sum(part[latents[:, p] > 0].sum().item() for part, p in zip(parts, arrives, strict=True))
+        def along(receives: dict[int, int], sums: dict[int, Any] = sums) -> float:
+            parts = [effect[:, p] * (sums[q] / latents[:, p]).clamp(max=1) for p, q in receives.items()]
+            return sum(part[latents[:, p] > 0].sum().item() for part, p in zip(parts, receives, strict=True))
 
         own += along({p: p for p in range(start, end)})
         whole += effect[:, start:end].sum().item()
@@ -213,8 +213,8 @@ def test_path_attribution_is_the_part_of_the_attribution_that_comes_along_paths(
     assert figures["path_attribution_swapped"] < 0.95 * figures["path_attribution"]
 
 
-def test_an_edge_is_as_thick_as_what_comes_along_it(modelled: tuple[Examination, dict[str, float]]):
-    """Latent 6 has two children, 0 and 4, each with its part of what the two sent."""
+def test_an_edges_thickness_is_the_attribution_along_it(modelled: tuple[Examination, dict[str, float]]):
+    """Latent 6 has two children, 0 and 4; each edge carries its child's part of what both sent."""
     exam, _ = modelled
     kept = json.loads((exam.out / "tree.json").read_text())
     edges = {node["latent"]: node["edge"] for node in kept["nodes"]}
@@ -226,8 +226,8 @@ def test_an_edge_is_as_thick_as_what_comes_along_it(modelled: tuple[Examination,
     weights = exam.checkpoint.extra["projections"]
     for child in (0, 4):
         sums = weights[0] * latents[:, 0] + weights[4] * latents[:, 4]
-        came = (parent * weights[child] * latents[:, child] / torch.maximum(sums, latents[:, 6])).nan_to_num()
-        assert edges[child] == pytest.approx(came.mean().item(), rel=1e-4)
+        carried = (parent * weights[child] * latents[:, child] / torch.maximum(sums, latents[:, 6])).nan_to_num()
+        assert edges[child] == pytest.approx(carried.mean().item(), rel=1e-4)
         assert edges[child] > 0
 
 
@@ -235,7 +235,7 @@ def test_an_edge_is_as_thick_as_what_comes_along_it(modelled: tuple[Examination,
 
 
 def study(directory: Path, kept: dict[str, Any], count: int) -> list[Run]:
-    """Run 0, trees, and last a tree that failed."""
+    """Return run 0, trees, and last a tree that failed."""
     runs = []
     for number in range(count):
         info = measured(16.0, 0.84, 0.96, 0.98, 0.67)
@@ -251,17 +251,17 @@ def study(directory: Path, kept: dict[str, Any], count: int) -> list[Run]:
             (folder / "tree.json").write_text(json.dumps(kept))
         if number and number == count - 1:
             info = info.model_copy(update={"verdict": Verdict(name="degenerate", evidence="dead")})
-        runs.append(run(directory, number, "A tree with all there is to it" if number else "Baseline", info))
+        runs.append(run(directory, number, "A tree with all mechanisms" if number else "Baseline", info))
     return runs
 
 
 def drawn(directory: Path, runs: list[Run]) -> dict[str, figure_style.Figure]:
     with matplotlib.rc_context(figure_style.STYLE):
-        return {figure.name: figure for figure in runpy.run_path(str(FIGURES))["draw"](directory, runs)}
+        return {figure.name: figure for figure in load_of_idea("tree_sae", "figures.py").draw(directory, runs)}
 
 
 @pytest.mark.parametrize("count", [3, 9])
-def test_the_figures_are_drawn_and_say_what_they_show(tmp_path: Path, examined: tuple[Any, dict[str, Any]], count: int):
+def test_the_figures_are_drawn_and_described(tmp_path: Path, examined: tuple[Any, dict[str, Any]], count: int):
     figures = drawn(tmp_path, study(tmp_path, examined[1], count))
     assert list(figures) == ["training_progression.png", "feature_paths.png", "level_activations.png"]
     for name in figures:

@@ -28,7 +28,9 @@ OTHER_HOOK, OTHER_TOKENS = "blocks.0.hook_resid_post", 140_000
 def stream(model: Path, *, size: int = TOKENS, batch: int = 1000, seed: int = 0) -> activations.Stream:
     """Of the harvest there is: its key has TOKENS in it, so a shorter stream is cut."""
     whole = activations.stream(str(model), HOOK, tokens=TOKENS, batch=batch, seed=seed)
-    return activations.Stream(activations.ensure(str(model), HOOK, TOKENS)[0], whole.manifest, size, batch, seed)
+    return activations.Stream(
+        activations.ensure_harvest(str(model), HOOK, TOKENS)[0], whole.manifest, size, batch, seed
+    )
 
 
 def rows(batch: Tensor) -> list[bytes]:
@@ -131,7 +133,7 @@ def test_sizes_must_be_positive(small_model: Path, size: dict[str, int]):
 @pytest.fixture(scope="module")
 def after_a_kill(small_model: Path) -> Path:
     """Harvested by two processes at once, after a third was killed in the middle of it."""
-    key = activations.Key(str(small_model), models.identity(str(small_model)), OTHER_HOOK, OTHER_TOKENS)
+    key = activations.HarvestKey(str(small_model), models.identity(str(small_model)), OTHER_HOOK, OTHER_TOKENS)
     partial = key.folder().with_name(key.folder().name + ".partial")
     killed = prepare(small_model)
     wait_until(lambda: any(raw.stat().st_size > 0 for raw in partial.glob("*.raw")), killed)
@@ -162,14 +164,14 @@ def wait_until(condition, process: "subprocess.Popen[str]") -> None:
 
 
 def test_after_a_kill_two_processes_share_one_clean_harvest(after_a_kill: Path):
-    manifest = activations.check(after_a_kill)
+    manifest = activations.check_harvest(after_a_kill)
     assert manifest.rows == sum(shard.rows for shard in manifest.shards) == OTHER_TOKENS
     assert {path.name for path in after_a_kill.iterdir()} == {"manifest.json", *(s.name for s in manifest.shards)}
 
 
 def test_a_stored_harvest_is_not_made_again(small_model: Path, after_a_kill: Path):
     before = {path: path.stat().st_mtime_ns for path in after_a_kill.iterdir()}
-    activations.ensure(str(small_model), OTHER_HOOK, OTHER_TOKENS)
+    activations.ensure_harvest(str(small_model), OTHER_HOOK, OTHER_TOKENS)
     assert {path: path.stat().st_mtime_ns for path in after_a_kill.iterdir()} == before
 
 
@@ -184,7 +186,7 @@ def test_damage_is_found(after_a_kill: Path, tmp_path: Path, damage: str):
     if "gone" not in damage:
         hurt.write_bytes(b"[]" if damage == "no json" else content[: len(content) // 2])
     with pytest.raises(DamagedHarvest, match=hurt.name) as caught:
-        activations.check(tmp_path)
+        activations.check_harvest(tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -195,7 +197,7 @@ def test_a_flipped_byte_is_found_said_and_harvested_again(
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    activations.ensure(str(small_model), OTHER_HOOK, OTHER_TOKENS)
+    activations.ensure_harvest(str(small_model), OTHER_HOOK, OTHER_TOKENS)
     assert "shard_0000.safetensors does not have its checksum); harvesting them again" in capfd.readouterr().err
     assert json.loads((after_a_kill / "manifest.json").read_text()) == manifest  # the same activations once more
 

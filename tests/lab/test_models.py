@@ -104,7 +104,7 @@ def test_a_hook_without_a_layer_is_named():
 def test_a_device_that_is_not_here_is_named(device: str, said: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAE_AGENT_DEVICE", device)
     with pytest.raises(UserError, match=said):
-        models.compute()
+        models.device_config()
 
 
 def test_importing_the_lab_leaves_transformer_lens_alone():

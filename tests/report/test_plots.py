@@ -13,7 +13,7 @@ from figure_checks import overlapping
 from agent import TEMPLATES
 from agent.comparison.judgement import judge
 from agent.comparison.matching import all_metrics, compare
-from agent.lab.results import FinalInfo, Scored
+from agent.lab.results import FamilyScores, FinalInfo
 from agent.lab.verdicts import Verdict
 from agent.report import plots
 from agent.study.records import Baseline
@@ -162,7 +162,7 @@ def test_twelve_metrics_stand_in_rows_and_overlap_nothing(tmp_path: Path):
     runs = study(tmp_path, 3)
     for number in (1, 2):
         assert runs[number].info
-        found = {family: Scored(metrics={name: 0.1 + 0.02 * number}) for family, name in scores.items()}
+        found = {family: FamilyScores(metrics={name: 0.1 + 0.02 * number}) for family, name in scores.items()}
         info = runs[number].info.model_copy(update={"evaluations": found})
         runs[number] = replace(runs[number], info=info.model_copy(update={"comparison": compare(info, wide)}))
     figure = write(tmp_path, runs, wide)["comparison.png"]

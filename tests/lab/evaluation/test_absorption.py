@@ -17,7 +17,7 @@ from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.families import absorption
 from agent.lab.evaluation.random_floor import RandomSAE
 from agent.lab.evaluation.sae_adapter import BenchSAE
-from agent.lab.results import Scored
+from agent.lab.results import FamilyScores
 
 MEAN, FULL = "mean_absorption_fraction_score", "mean_full_absorption_score"
 
@@ -40,7 +40,7 @@ def knowing(speller: Evaluator, absorbed: set[str]) -> Knowing:
     return Knowing(speller.config(d_sae, D_MODEL), speller.model.W_E, vocabulary, absorbed)
 
 
-def score(speller: Evaluator, sae: BenchSAE, out: Path, name: str = "sae") -> Scored:
+def score(speller: Evaluator, sae: BenchSAE, out: Path, name: str = "sae") -> FamilyScores:
     out.mkdir()
     return absorption.score(speller, sae, out, name)
 
@@ -65,7 +65,7 @@ def sae_bench(speller: Evaluator, sae: BenchSAE, folder: Path, monkeypatch: pyte
     from sae_bench.evals.absorption import feature_absorption, main
     from sae_bench.evals.absorption.eval_config import AbsorptionEvalConfig
 
-    probes = shutil.copytree(spelling.kept_in(speller.folder) / "probes", folder / "probes")
+    probes = shutil.copytree(spelling.spelling_dir(speller.folder) / "probes", folder / "probes")
     k_sparse = partial(main.run_k_sparse_probing_experiment, experiment_dir=folder / "k", probes_dir=probes)
     absorbed = partial(
         main.run_feature_absortion_experiment,
@@ -150,11 +150,11 @@ def test_nothing_is_written_beside_sae_bench(speller: Evaluator, tmp_path: Path,
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["another_custom_sae_eval_results.json"]
     kept = {path.name for path in speller.folder.iterdir()}
-    assert kept <= {spelling.kept_in(speller.folder).name, "spelling.lock"}
+    assert kept <= {spelling.spelling_dir(speller.folder).name, "spelling.lock"}
 
 
 def test_a_model_that_spells_lacks_nothing(speller: Evaluator):
-    assert spelling.measure(speller).folder == spelling.kept_in(speller.folder)
+    assert spelling.measure(speller).folder == spelling.spelling_dir(speller.folder)
     assert absorption.unmet_requirements(place(speller)) == []
 
 
@@ -163,7 +163,7 @@ def test_a_model_that_cannot_spell_is_refused(tmp_path: Path, cache_dir: Path): 
     (mute.folder / "spelling.making").mkdir()  # what a process leaves that was killed while it measured
     (lack,) = absorption.unmet_requirements(place(mute))  # by another process
     assert "cannot spell: 6 of 26" in lack.reason
-    assert spelling.known(mute.folder)
+    assert spelling.cached_spelling(mute.folder)
     with pytest.raises(EvaluationError, match="cannot spell"):
         score(mute, RandomSAE(mute.config(40, D_MODEL), 4, torch.zeros(D_MODEL)), tmp_path / "out")
 
@@ -190,7 +190,7 @@ def test_the_measures_are_those_of_sklearn():
 
     truth = torch.rand(200, generator=torch.Generator().manual_seed(0)).numpy() > 0.8
     for scores in (truth * 1.0, 1.0 - truth, torch.randint(0, 5, (200,)).numpy() / 4, truth * 0.0):
-        ours = spelling.Measures
+        ours = spelling.FastMetrics
         assert ours.roc_auc_score(truth, scores) == pytest.approx(metrics.roc_auc_score(truth, scores))
         for name in ("f1_score", "precision_score", "recall_score"):
             theirs = getattr(metrics, name)(truth, scores > 0.5, zero_division=0)

@@ -116,7 +116,7 @@ def test_usage_counted_on_the_way_is_that_of_the_activations(evaluator: Evaluato
     text = text_on(evaluator.model, ids, "blocks.1.hook_resid_post")
     sae = random_sae(text)
     _, usage = core.run_core(sae, text, tmp_path, "sae")
-    x = text.hidden[text.ordinary]
+    x = text.hidden[text.ordinary_mask]
     latents = sae.encode(x)
     assert usage.tokens == len(x)
     assert usage.squared_error == pytest.approx((x - sae.decode(latents)).double().pow(2).sum().item(), rel=1e-6)

@@ -76,7 +76,7 @@ def test_a_dataset_that_is_not_as_it_was_packaged(tmp_path: Path, damage: str):
     dataset.unlink()
     if damage == "truncated":
         dataset.write_bytes(whole[:1000])
-    ended = run("-P", "-c", "from agent.lab import text; text.check()", PYTHONPATH=f"{tmp_path}:{Path.cwd()}")
+    ended = run("-P", "-c", "from agent.lab import text; text.check_datasets()", PYTHONPATH=f"{tmp_path}:{Path.cwd()}")
     assert f"{dataset} is not as it was packaged: pip install --force-reinstall sae-probes" in ended.stderr
 
 

@@ -62,7 +62,9 @@ def test_the_clamp_is_sae_benchs_own(evaluator: Evaluator):
     from sae_bench.evals.unlearning.utils.intervention import anthropic_clamp_resid_SAE_features
 
     model, read = evaluator.model, forgetting.load_texts(evaluator)["forget"]
-    plain = torch.nonzero(activations.ordinary(model, read.ids)[:, 1:].all(1))[:4, 0]  # theirs clamps end tokens too
+    plain = torch.nonzero(activations.ordinary_mask(model, read.ids)[:, 1:].all(1))[
+        :4, 0
+    ]  # theirs clamps end tokens too
     ids, sae, latents = read.ids[plain], evaluator.random_sae(64, 8), [3, 5, 8]
     clamp = partial(anthropic_clamp_resid_SAE_features, sae=sae, features_to_ablate=latents, multiplier=3.0)
     theirs = model.run_with_hooks(ids, return_type="loss", loss_per_token=True, fwd_hooks=[(HOOK, clamp)])
@@ -80,7 +82,7 @@ def test_the_clamp_is_sae_benchs_own(evaluator: Evaluator):
 def test_the_layers_above_any_hook_give_the_models_own_loss(evaluator: Evaluator, hook: str):
     model, ids = evaluator.model, forgetting.load_texts(evaluator)["retain"].ids[:2]
     entering, hooked = (activations.run_to_hook(model, ids, name) for name in (ablation.resume_point(hook)[0], hook))
-    own = model(ids, return_type="loss", loss_per_token=True) * activations.ordinary(model, ids)[:, :-1]
+    own = model(ids, return_type="loss", loss_per_token=True) * activations.ordinary_mask(model, ids)[:, :-1]
     found = ablation.window_losses(model, hook, ids, entering, hooked)
     assert found.tolist() == pytest.approx(own.sum(1).tolist(), rel=1e-5)
     assert ablation.window_losses(model, hook, ids, entering, 0 * hooked).tolist() != pytest.approx(

@@ -40,7 +40,7 @@ def test_ablating_is_what_the_whole_model_does_without_the_latents(
     def without(x: torch.Tensor, hook: object) -> torch.Tensor:  # noqa: ARG001
         return x - sae.encode(x)[..., latents] @ sae.W_dec[latents]
 
-    here = activations.ordinary(model, windows.ids)[:, :-1]
+    here = activations.ordinary_mask(model, windows.ids)[:, :-1]
     own = model(windows.ids).log_softmax(-1)[:, :-1][here]
     changed = model.run_with_hooks(windows.ids, fwd_hooks=[(HOOK, without)]).log_softmax(-1)[:, :-1][here]
     answers = windows.ids[:, 1:][here][:, None]

@@ -1,45 +1,52 @@
-"""An idea's own measures: figures that are right on a checkpoint made by hand, and files that go wrong."""
+"""An idea's own measures: correct on a checkpoint made by hand, and a broken analysis.py leaves the scores."""
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from builders import measured
+from builders import run as run_record
+from matplotlib import rc_context
 from small_lab import examination, run
 from small_lab import save as save_run
 from small_sae import header
 
-from agent import TEMPLATES
+from agent import TEMPLATES, ideas
 from agent.lab import checkpoint
 from agent.lab.evaluation import idea_analysis, scoring
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.idea_analysis import Examination
 from agent.lab.evaluation.requests import Score
 from agent.lab.results import FinalInfo
+from agent.report import figure_style
+from agent.report import idea_analysis as report
 
 TIERED = TEMPLATES / "ideas/hierarchical_sae/analysis.py"
 GROUPS = {"tier_0": (0, 3), "tier_1": (3, 5), "tier_2": (5, 6)}
 SCALE = 0.5
-# What the six latents are on two activations out of three, and on the third.
+# The six latents on two activations out of three, and on the third.
 FIRST, SECOND = [1.0, 0.0, 0.0, 2.0, 0.0, 5.0], [0.0, 3.0, 0.0, 0.0, 0.0, 1.0]
 
 
 def by_hand(folder: Path) -> Examination:
-    """An SAE whose latents are its six scaled inputs, and the activations on which they are FIRST or SECOND.
+    """Return the examination of an SAE whose latents are its six scaled inputs, on activations where they are FIRST or
+    SECOND.
 
-    W_0 predicts of tier 1 half of what it is; W_1 predicts tier 2 to the digit.
+    W_0 predicts half of tier 1; W_1 predicts tier 2 exactly.
     """
     W_0, W_1 = torch.zeros(3, 2), torch.zeros(2, 1)
     W_0[0, 0], W_1[0, 0] = 1.0, 2.5
     extra = {"composition_0": W_0, "composition_1": W_1}
     training = header().training.model_copy(update={"d_in": 6, "d_sae": 6})
-    made = header(d_in=6, d_sae=6, scale=SCALE, groups=GROUPS, training=training)
-    checkpoint.save(folder, lambda x: x.relu(), torch.eye(6), torch.zeros(6), made, extra=extra)
+    described = header(d_in=6, d_sae=6, scale=SCALE, groups=GROUPS, training=training)
+    checkpoint.save(folder, lambda x: x.relu(), torch.eye(6), torch.zeros(6), described, extra=extra)
     return examination(folder, torch.tensor([FIRST, FIRST, SECOND] * 2000) / SCALE, folder.parent / "examined")
 
 
-def test_the_figures_of_tiers_are_right(tmp_path: Path):
+def test_tier_figures_are_correct(tmp_path: Path):
     figures = idea_analysis.measure(TIERED, by_hand(tmp_path / "checkpoint"))
     of_tiers = ("tier_", "composition_0_r2", "composition_1_r2")
     assert {name: figure for name, figure in figures.items() if name.startswith(of_tiers)} == pytest.approx(
@@ -60,20 +67,91 @@ def test_the_figures_of_tiers_are_right(tmp_path: Path):
     )
 
 
-def test_reading_an_analysis_needs_no_torch_and_leaves_no_bytecode(tmp_path: Path):
-    copies = [Path(shutil.copy(TIERED.with_name(name), tmp_path)) for name in ("analysis.py", "figures.py")]
-    for copy in copies:
-        ended = run("-c", f"import sys, runpy; runpy.run_path({str(copy)!r}); sys.exit('torch' in sys.modules)")
-        assert ended.returncode == 0, ended.stderr
-    idea_analysis.measure(copies[0], by_hand(tmp_path / "checkpoint"))
-    assert {path.name for path in tmp_path.iterdir()} == {"analysis.py", "figures.py", "checkpoint", "examined"}
+def test_the_driver_reads_every_idea_without_torch():
+    source = """
+import sys
+from agent import ideas
+from agent.report import idea_analysis
+for name in ideas.idea_names():
+    own = idea_analysis.load(ideas.load(name))
+    assert own.measures and own.draw, name
+sys.exit("torch" in sys.modules)
+"""
+    process = run("-c", source)
+    assert process.returncode == 0, process.stderr
+
+
+def test_running_an_ideas_files_leaves_no_bytecode_and_no_module(tmp_path: Path):
+    names = ("measures.py", "analysis.py", "figures.py")
+    analysis = [Path(shutil.copy(TIERED.with_name(name), tmp_path)) for name in names][1]
+    idea_analysis.measure(analysis, by_hand(tmp_path / "checkpoint"))
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "checkpoint", "examined"}
+    assert "measures" not in sys.modules
+
+
+def test_a_figure_must_be_named_in_measures_py(tmp_path: Path):
+    (tmp_path / "measures.py").write_text("MEASURES = {'known': None}")
+    analysis = tmp_path / "analysis.py"
+    analysis.write_text("MEASURES = {'other': None}\ndef measure(exam): return {'known': 1, 'other': 2}")
+    with pytest.raises(LookupError, match="'other', which is not in MEASURES of measures.py"):
+        idea_analysis.measure(analysis, by_hand(tmp_path / "checkpoint"))
+
+
+# As ideas were written before measures.py: MEASURES in analysis.py, no torch at its top, modules under older names.
+OLDER_ANALYSIS = """
+from typing import TYPE_CHECKING
+from agent.lab.results import Measure
+if TYPE_CHECKING:
+    from agent.lab.evaluation.examination import Examination
+MEASURES = {"norm": Measure(title="norm", says="the mean norm of the activations")}
+def measure(exam: "Examination") -> dict[str, float]:
+    import torch
+    from agent.lab.evaluation.examination import Examination
+    from agent.lab.evaluation.subject import BenchSAE
+    from agent.lab.evaluation.world import Drawn, WorldEvaluator
+    assert isinstance(exam, Examination) and isinstance(exam.sae, BenchSAE)
+    assert not isinstance(exam.evaluator, WorldEvaluator) and not isinstance(exam.held_out, Drawn)
+    return {"norm": torch.linalg.vector_norm(exam.activations, dim=1).mean()}
+"""
+OLDER_FIGURES = """
+from agent import canvas
+from agent.display import format_value
+from agent.study import Run
+def draw(directory, runs):
+    assert all(isinstance(run, Run) for run in runs)
+    shown = [run for run in runs if run.counts]
+    figure, ((panel,),) = canvas.panels(1, 1, height=2.0, named=len(shown))
+    for run in shown:
+        panel.plot([0, 1], [run.info.analysis["norm"]] * 2, label=canvas.label(run), **canvas.style(run, 3))
+    canvas.legend(figure, panel)
+    text = ", ".join(f"run {run.number} L0 {format_value('l0', run.info.metric('l0'))}" for run in shown)
+    return [canvas.save(figure, directory / "norm.png", f"norms: {text}.")]
+"""
+
+
+def test_an_idea_in_the_older_layout_still_loads_is_measured_and_drawn(tmp_path: Path):
+    idea = ideas.load("matryoshka_sae").model_copy(update={"folder": tmp_path})
+    (tmp_path / "analysis.py").write_text(OLDER_ANALYSIS)
+    (tmp_path / "figures.py").write_text(OLDER_FIGURES)
+    own = report.load(idea)
+    assert own.path
+    assert own.measures
+    assert own.draw
+    assert own.measures["norm"].definition == "the mean norm of the activations"
+    figures = idea_analysis.measure(own.path, by_hand(tmp_path / "checkpoint"))
+    assert figures == {"norm": pytest.approx((2 * 30**0.5 + 10**0.5) / 3 / SCALE)}
+    info = measured(16.0, 0.84, 0.96, 0.98, 0.67).model_copy(update={"analysis": figures})
+    with rc_context(figure_style.STYLE):
+        drawn = own.draw(tmp_path, [run_record(tmp_path, 0, "Baseline", info)])
+    assert [(figure.name, figure.description) for figure in drawn] == [("norm.png", "norms: run 0 L0 16.00.")]
+    assert (tmp_path / "norm.png").exists()
 
 
 # Through the evaluator
 
 
 class Halved(torch.nn.Module):
-    """As little as can be evaluated: it says of an input where it is above 0."""
+    """The least that can be evaluated: its latents are the positive inputs."""
 
     def __init__(self, d_in: int) -> None:
         super().__init__()
@@ -114,13 +192,13 @@ def test_figures_come_with_the_scores(evaluator: Evaluator, run_dir: Path, tmp_p
     assert "analysis.nothing" in info.non_finite
 
 
-def test_an_sae_without_tiers_has_no_figures_of_tiers(evaluator: Evaluator, run_dir: Path):
+def test_an_sae_without_tiers_has_no_tier_figures(evaluator: Evaluator, run_dir: Path):
     info = analysed(evaluator, run_dir, TIERED)
     assert (info.analysis, info.errors, info.verdict.name) == ({}, {}, "ok")
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         (DEFINES.replace("RETURN", "{'other': 1.0}"), "'other', which is not in MEASURES"),
         (DEFINES.replace("RETURN", "{'tokens': torch.zeros(2)}"), "Error"),
@@ -132,10 +210,10 @@ def test_an_sae_without_tiers_has_no_figures_of_tiers(evaluator: Evaluator, run_
     ],
 )
 def test_an_analysis_that_fails_leaves_the_scores(
-    evaluator: Evaluator, run_dir: Path, tmp_path: Path, source: str | None, said: str
+    evaluator: Evaluator, run_dir: Path, tmp_path: Path, source: str | None, message: str
 ):
     info = analysed(evaluator, run_dir, tmp_path / "analysis.py", source)
-    assert said in info.errors["analysis"]
+    assert message in info.errors["analysis"]
     assert info.analysis == {}
     assert info.core
     assert info.verdict.ok

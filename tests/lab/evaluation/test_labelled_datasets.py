@@ -21,7 +21,7 @@ from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.families import scr, sparse_probing, tpp
 from agent.lab.evaluation.random_floor import RandomSAE
 from agent.lab.evaluation.sae_adapter import BenchSAE
-from agent.lab.results import Scored
+from agent.lab.results import FamilyScores
 
 D_SAE = 64
 NAMES = ("sparse_probing", "tpp", "scr")
@@ -52,7 +52,9 @@ def asked(family: str, seed: int = 42) -> Any:
     return replace(config, random_seed=seed)
 
 
-def ours(evaluator: Evaluator, family: str, sae: BenchSAE, out: Path, seed: int = 42, name: str = "sae") -> Scored:
+def ours(
+    evaluator: Evaluator, family: str, sae: BenchSAE, out: Path, seed: int = 42, name: str = "sae"
+) -> FamilyScores:
     run = sparse_probing.score_with if family == "sparse_probing" else probe_ablation.score
     return run(evaluator, sae, out, name, asked(family, seed))
 
@@ -65,7 +67,7 @@ def main_of(family: str) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def scored(evaluator: Evaluator, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Scored]:
+def scored(evaluator: Evaluator, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], FamilyScores]:
     """Two SAEs of the same name, one after the other."""
     out = tmp_path_factory.mktemp("scored")
     return {
@@ -103,7 +105,7 @@ def tables_as_they_were() -> Iterator[None]:
 def test_scores_equal_those_of_sae_bench(
     evaluator: Evaluator,
     family: str,
-    scored: dict[tuple[str, int], Scored],
+    scored: dict[tuple[str, int], FamilyScores],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -114,7 +116,7 @@ def test_scores_equal_those_of_sae_bench(
     if family != "sparse_probing":
         config = replace(config, n_values=[n for n in config.n_values if n <= D_SAE])
     lent = patching.PreloadedModel(evaluator.model)
-    with labelled_datasets.installed(), patching.isolated_sae_bench(main, tmp_path, 0, HookedTransformer=lent):
+    with labelled_datasets.datasets_installed(), patching.isolated_sae_bench(main, tmp_path, 0, HookedTransformer=lent):
         for _ in range(2):
             main.run_eval(config, given, "cpu", str(tmp_path), force_rerun=True, artifacts_path="made")
     (file,) = tmp_path.rglob("sae_custom_sae_eval_results.json")
@@ -126,7 +128,7 @@ def test_scores_equal_those_of_sae_bench(
     assert len(found) >= 8
 
 
-def test_ablation_by_linearity_is_ablation(evaluator: Evaluator, scored: dict[tuple[str, int], Scored]):  # noqa: ARG001
+def test_ablation_by_linearity_is_ablation(evaluator: Evaluator, scored: dict[tuple[str, int], FamilyScores]):  # noqa: ARG001
     """On padded activations, SAE-Bench's own function; the latents that fire on the padding count there too."""
     from sae_bench.evals.scr_and_tpp.main import ablated_precomputed_activations
 
@@ -143,12 +145,12 @@ def test_ablation_by_linearity_is_ablation(evaluator: Evaluator, scored: dict[tu
     assert torch.allclose(each.mean() - latents[:, chosen] @ sae.W_dec[chosen], expected, atol=1e-5)
 
 
-def test_tpp_and_scr_say_that_they_are_unreliable(scored: dict[tuple[str, int], Scored]):
+def test_tpp_and_scr_say_that_they_are_unreliable(scored: dict[tuple[str, int], FamilyScores]):
     for family in ("tpp", "scr"):
         assert "unreliable" in scored[family, 0].remark
 
 
-def test_more_latents_than_there_are_is_not_applicable(scored: dict[tuple[str, int], Scored]):
+def test_more_latents_than_there_are_is_not_applicable(scored: dict[tuple[str, int], FamilyScores]):
     found = scored["tpp", 0]
     assert found.metrics["tpp_threshold_500_total_metric"] is None
     assert found.not_applicable["tpp_threshold_500_total_metric"] == f"the SAE has {D_SAE} latents"
@@ -180,7 +182,7 @@ def test_a_model_in_bfloat16_is_evaluated_in_float32(evaluator: Evaluator, small
 
 @pytest.mark.parametrize("family", NAMES)
 def test_two_saes_share_no_result_and_one_has_the_same_again(
-    evaluator: Evaluator, family: str, scored: dict[tuple[str, int], Scored], tmp_path: Path
+    evaluator: Evaluator, family: str, scored: dict[tuple[str, int], FamilyScores], tmp_path: Path
 ):
     assert scored[family, 0].metrics != scored[family, 1].metrics
     torch.manual_seed(1234)  # whatever went before
@@ -190,7 +192,7 @@ def test_two_saes_share_no_result_and_one_has_the_same_again(
 
 @pytest.mark.parametrize("family", NAMES)
 def test_the_seed_reaches_what_is_drawn(
-    evaluator: Evaluator, family: str, scored: dict[tuple[str, int], Scored], tmp_path: Path
+    evaluator: Evaluator, family: str, scored: dict[tuple[str, int], FamilyScores], tmp_path: Path
 ):
     before = set(evaluator.memory)
     other = ours(evaluator, family, random_sae(evaluator), tmp_path, seed=7)
@@ -199,7 +201,7 @@ def test_the_seed_reaches_what_is_drawn(
 
 
 def test_the_models_side_is_made_once_and_survives_a_kill(
-    evaluator: Evaluator, scored: dict[tuple[str, int], Scored], tmp_path: Path
+    evaluator: Evaluator, scored: dict[tuple[str, int], FamilyScores], tmp_path: Path
 ):
     whole = {path: path.stat().st_mtime_ns for path in (evaluator.folder / "prompts").glob("*.safetensors")}
     assert whole
@@ -211,7 +213,7 @@ def test_the_models_side_is_made_once_and_survives_a_kill(
 
 
 def test_prompts_are_cut_at_their_end_whatever_was_probed_before(
-    evaluator: Evaluator, scored: dict[tuple[str, int], Scored], tmp_path: Path
+    evaluator: Evaluator, scored: dict[tuple[str, int], FamilyScores], tmp_path: Path
 ):
     """sae_probes turns the model's tokenizer round."""
     tokenizer: Any = evaluator.model.tokenizer
@@ -238,7 +240,7 @@ def test_an_empty_answer_is_an_error(evaluator: Evaluator, family: str, tmp_path
 
 
 def test_prompts_are_held_out_and_in_one_part_only():
-    with labelled_datasets.installed():
+    with labelled_datasets.datasets_installed():
         for dataset in TWO_WAY | MANY_WAY:
             train, test = labelled_datasets.multi_label(dataset, 200, 100, 42)
             seen = [{text.normalise(p) for found in part.values() for p in found} for part in (train, test)]
@@ -249,7 +251,7 @@ def test_prompts_are_held_out_and_in_one_part_only():
 
 def test_the_biased_set_ties_the_label_to_the_kind_and_the_test_set_does_not():
     for dataset, confounded in CONFOUNDED.items():
-        with labelled_datasets.installed():
+        with labelled_datasets.datasets_installed():
             train, test = labelled_datasets.train_test(dataset, True, 200, 100, 42, confounded.pair, confounded.classes)
         kinds = {
             text.normalise(p): (kind, label)

@@ -1,4 +1,4 @@
-"""In the place of the stream: ten steps, two in a smoke run."""
+"""A stand-in for the stream: ten steps, two in a smoke run."""
 
 import os
 

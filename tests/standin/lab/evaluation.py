@@ -1,4 +1,4 @@
-"""In the place of the evaluator: turns the header that a stand-in experiment left into results."""
+"""A stand-in for the evaluator: turns the header left by a stand-in experiment into results."""
 
 import hashlib
 import json
@@ -8,10 +8,23 @@ from pathlib import Path
 
 from agent.lab import results
 from agent.lab.evaluation import requests
-from agent.lab.results import Core, Expectation, FinalInfo, Floor, Latents, Probe, Probing, Scored, Sentinels, Training
+from agent.lab.results import (
+    Core,
+    Expectation,
+    FamilyScores,
+    FinalInfo,
+    Floor,
+    Latents,
+    Probe,
+    Probing,
+    Sentinels,
+    Training,
+)
 from agent.lab.verdicts import Verdict
 
-TPP = Scored(metrics={"tpp_threshold_20_total_metric": 0.031}, remark="TPP is unreliable at its canonical settings.")
+TPP = FamilyScores(
+    metrics={"tpp_threshold_20_total_metric": 0.031}, remark="TPP is unreliable at its canonical settings."
+)
 
 
 def main() -> None:

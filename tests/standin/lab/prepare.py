@@ -1,4 +1,4 @@
-"""In the place of the harvest: knows one model and three evaluations, and can be slow."""
+"""A stand-in for the preparation: knows one model and three evaluations, and can be slow."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ parser.add_argument("--hook_name")
 parser.add_argument("--tokens", type=int)
 parser.add_argument("--evals")
 parser.add_argument("--needed")
-parser.add_argument("--ground", type=Path)
+parser.add_argument("--fingerprint", type=Path)
 args = parser.parse_args()
 if args.model != "tiny-lm":
     print(f"error: unknown model {args.model!r}: did you mean tiny-lm?", file=sys.stderr)
@@ -28,10 +28,10 @@ if refused := left_out.keys() & (catalogue.named_families(args.evals) | {args.ne
     sys.exit(2)
 print("harvesting", flush=True)
 time.sleep(float(os.environ.get("SAE_AGENT_STANDIN_HARVEST", "0")))
-args.ground.write_text(
+args.fingerprint.write_text(
     json.dumps(
         {
-            "ground": os.environ.get("SAE_AGENT_STANDIN_GROUND", "0123456789abcdef"),
+            "fingerprint": os.environ.get("SAE_AGENT_STANDIN_GROUND", "0123456789abcdef"),
             "parts": {},
             "evals": [name for name in evals if name not in left_out],
             "left_out": left_out,

@@ -1,4 +1,4 @@
-"""In the place of the command line of an experiment."""
+"""A stand-in for the command line of an experiment."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""In the place of the guard and of finish: behaves as the experiment says, and trains nothing."""
+"""A stand-in for the guard and for finish: behaves as the experiment says, and trains nothing."""
 
 import json
 import math
@@ -82,7 +82,7 @@ def misbehave(guard: TrainingGuard, behaviour: str) -> None:
         case "linked":
             (out_dir / "metrics.jsonl").rename(out_dir / "elsewhere")
             (out_dir / "metrics.jsonl").symlink_to("elsewhere")
-        case "held":  # until the test lets go; a stray in another session, too
+        case "held":  # until the test removes the file; with a stray process in another session
             subprocess.Popen(["sleep", "62.5"], start_new_session=True)
             while Path(os.environ["SAE_AGENT_STANDIN_HOLD"]).exists():
                 time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""SAE-Bench `core` on one SAE: how well it rebuilds the activations, and what the model loses by it."""
+"""SAE-Bench `core` of one SAE: how well it reconstructs activations, and how much the model loses by it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,35 +22,35 @@ if TYPE_CHECKING:
 
 
 class EvaluationError(RuntimeError):
-    """An evaluation that gave no usable answer; the message is the reason."""
+    """An evaluation without a usable result; the message is the reason."""
 
 
 class RecordingSAE:
-    """An SAE on its way through core: each reconstruction is counted, so that nothing is encoded twice."""
+    """An SAE that counts the latents that core makes it compute, so that nothing is encoded twice."""
 
     def __init__(self, sae: BenchSAE, text: CoreText) -> None:
-        self.sae, self.text, self.counted = sae, text, UsageAccumulator(sae.cfg.d_sae, text.mean)
+        self.sae, self.text, self.accumulator = sae, text, UsageAccumulator(sae.cfg.d_sae, text.mean)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.sae, name)
 
     def encode(self, x: Tensor) -> Tensor:
-        self.given = x
+        self.x = x
         return self.sae.encode(x)
 
     def decode(self, latents: Tensor) -> Tensor:
-        rebuilt, mask = self.sae.decode(latents), self.text.ordinary[self.text.rows]
-        self.counted.add(self.given[mask].float(), latents[mask], rebuilt[mask])
+        rebuilt, mask = self.sae.decode(latents), self.text.ordinary_mask[self.text.rows]
+        self.accumulator.add(self.x[mask].float(), latents[mask], rebuilt[mask])
         return rebuilt
 
 
 def settings(model: str, ids: Tensor) -> "CoreEvalConfig":
-    """SAE-Bench's settings for windows of token ids `[windows, context]`."""
+    """Return SAE-Bench's settings for windows of token ids `[windows, context]`."""
     from sae_bench.evals.core.eval_config import CoreEvalConfig
 
     return CoreEvalConfig(
         model_name=model,
-        llm_dtype=str(models.compute().dtype).removeprefix("torch."),
+        llm_dtype=str(models.device_config().dtype).removeprefix("torch."),
         batch_size_prompts=BATCH_WINDOWS,
         n_eval_reconstruction_batches=min(RECONSTRUCTION_BATCHES, len(ids) // BATCH_WINDOWS),
         n_eval_sparsity_variance_batches=min(VARIANCE_BATCHES, len(ids) // BATCH_WINDOWS),
@@ -62,20 +62,20 @@ def settings(model: str, ids: Tensor) -> "CoreEvalConfig":
         compute_l2_norms=True,
         compute_sparsity_metrics=True,
         compute_variance_metrics=True,
-        compute_featurewise_density_statistics=True,  # its own output class insists on both featurewise groups
+        compute_featurewise_density_statistics=True,  # its output class requires both featurewise groups
         compute_featurewise_weight_based_metrics=True,
     )
 
 
 def run_core(sae: BenchSAE, text: CoreText, out: Path, name: str) -> tuple[Core, Usage]:
-    """Score an SAE on a text of whole batches, and keep SAE-Bench's own JSON in `out`. Raises EvaluationError."""
+    """Score an SAE on a text of whole batches, and keep SAE-Bench's own JSON in `out`. Raise EvaluationError."""
     from sae_bench.evals.core import main as core
 
     config = settings(sae.cfg.model_name, text.ids)
     text.reset_input_dataset()
-    watched = RecordingSAE(sae, text)
+    recording = RecordingSAE(sae, text)
     with patch.object(core, "get_recons_loss", lambda *_, **__: text.reconstruction_loss(sae)):
-        metrics, features = core.run_evals(watched, text, text, config, {}, ignore_tokens=text.special)  # type: ignore[arg-type]
+        metrics, features = core.run_evals(recording, text, text, config, {}, ignore_tokens=text.special)  # type: ignore[arg-type]
     if not metrics.get("model_performance_preservation"):
         raise EvaluationError("SAE-Bench core returned no scores")
     result = {
@@ -95,15 +95,15 @@ def run_core(sae: BenchSAE, text: CoreText, out: Path, name: str) -> tuple[Core,
         str(path),
         sae,  # type: ignore[arg-type]
     )
-    found = {name: value for group in metrics.values() for name, value in group.items()}
-    found["ce_loss_with_mean_ablation"] = text.ce_loss_with_mean_ablation
-    found["loss_added"] = found["ce_loss_with_sae"] - found["ce_loss_without_sae"]
-    usage = watched.counted.usage()
-    return _as_core(found, usage, sae.cfg.d_in), usage
+    figures = {name: value for group in metrics.values() for name, value in group.items()}
+    figures["ce_loss_with_mean_ablation"] = text.ce_loss_with_mean_ablation
+    figures["loss_added"] = figures["ce_loss_with_sae"] - figures["ce_loss_without_sae"]
+    usage = recording.accumulator.usage()
+    return _as_core(figures, usage, sae.cfg.d_in), usage
 
 
-class Rows:
-    """Stands in for a language model whose activations are known: its token ids are row numbers."""
+class RowModel:
+    """A stand-in for a language model: token ids are row numbers of known activations `[rows, d_in]`."""
 
     def __init__(self, activations: Tensor) -> None:
         self.activations = activations
@@ -113,13 +113,15 @@ class Rows:
 
 
 def run_core_on_rows(sae: BenchSAE, activations: Tensor, ids: Tensor, usage: Usage) -> Core:
-    """What SAE-Bench core says of an SAE on activations `[rows, d_in]` alone, without the model behind them; no figure
-    that needs a loss. `ids [windows, context]` are row numbers, whole batches of them."""
+    """Score an SAE on activations `[rows, d_in]` without a model: core, but for the figures that need a loss.
+
+    `ids [windows, context]` are row numbers, in whole batches.
+    """
     from sae_bench.evals.core.main import get_sparsity_and_variance_metrics
 
     metrics, _ = get_sparsity_and_variance_metrics(
         sae,  # type: ignore[arg-type]
-        Rows(activations),  # type: ignore[arg-type]
+        RowModel(activations),  # type: ignore[arg-type]
         TokenStore(ids),  # type: ignore[arg-type]
         n_batches=len(ids) // BATCH_WINDOWS,
         compute_l2_norms=True,
@@ -133,7 +135,7 @@ def run_core_on_rows(sae: BenchSAE, activations: Tensor, ids: Tensor, usage: Usa
 
 
 def _as_core(metrics: dict[str, float], usage: Usage, d_in: int) -> Core:
-    """The record of core from SAE-Bench's figures by name; those of the model's loss may be absent."""
+    """Build the record of core from SAE-Bench's figures by name; those of the model's loss may be absent."""
     own = {
         "explained_variance_centered": usage.explained_variance_centered,
         "mse": usage.squared_error / usage.tokens / d_in,

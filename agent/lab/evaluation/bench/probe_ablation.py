@@ -1,12 +1,12 @@
-"""What SAE-Bench's `scr` and `tpp` share: probes of the model's mean activations, with chosen latents ablated.
+"""The common part of SAE-Bench's `scr` and `tpp`: probes of the model's mean activations, with latents ablated.
 
 SAE-Bench encodes and decodes every test prompt again for each class and number of latents. But decoding is linear, so
 with the latents S ablated and the SAE's error left in, a prompt's mean activation is
 
     mean(x) - mean(f[S]) @ W_dec[S]
 
-and one encoding of each prompt serves all of them. SAE-Bench also takes the latents away that fire on the padding, an
-activation of zero: with p padded and n ordinary tokens, mean(f) stands for (sum of f(x) + p f(0)) / n.
+and one encoding of each prompt serves all of them. SAE-Bench also ablates the latents that fire on the padding, an
+activation of zero: with p padded and n ordinary tokens, mean(f) is (sum of f(x) + p f(0)) / n.
 """
 
 from dataclasses import replace
@@ -18,19 +18,19 @@ from torch import Tensor
 
 from agent.lab.evaluation.bench import labelled_datasets, patching, prompt_activations
 from agent.lab.evaluation.sae_adapter import BenchSAE
-from agent.lab.results import Scored
+from agent.lab.results import FamilyScores
 
 if TYPE_CHECKING:
-    from agent.lab.evaluation.bench.prompt_activations import Prompts
+    from agent.lab.evaluation.bench.prompt_activations import PromptActivations
     from agent.lab.evaluation.evaluator import Evaluator
 
-# Prompts to train and to test a probe with, both sides together, for tpp and scr: as the rarest class allows.
+# Prompts to train and to test a probe with, both sides together, by `spurious`: as many as the rarest class allows.
 SIZES = {False: (320, 140), True: (480, 240)}
 REMARK = "known to be unreliable at the canonical settings (arXiv 2605.18229): reported, and never decides"
 
 
 def config(model: str, spurious: bool, context: int, dtype: torch.dtype) -> Any:
-    """SAE-Bench's own settings on our datasets, but for their sizes."""
+    """Return SAE-Bench's own settings of scr (`spurious`) or tpp on our datasets, but for their sizes."""
     from sae_bench.evals.scr_and_tpp.eval_config import ScrAndTppEvalConfig
 
     train, test = SIZES[spurious]
@@ -44,64 +44,75 @@ def config(model: str, spurious: bool, context: int, dtype: torch.dtype) -> Any:
         llm_batch_size=64,
         llm_dtype=str(dtype).removeprefix("torch."),
         model_name=model,
-        column1_vals_lookup={name: [each.pair] for name, each in labelled_datasets.CONFOUNDED.items()},
+        column1_vals_lookup={name: [dataset.pair] for name, dataset in labelled_datasets.CONFOUNDED.items()},
     )
 
 
-def score(evaluator: "Evaluator", sae: BenchSAE, out: Path, name: str, asked: Any) -> Scored:
-    """SAE-Bench's scr or tpp of one SAE, as `asked` (a ScrAndTppEvalConfig) has it. Raises EvaluationError."""
+def score(evaluator: "Evaluator", sae: BenchSAE, out: Path, name: str, config: Any) -> FamilyScores:
+    """Run SAE-Bench's scr or tpp of one SAE with a ScrAndTppEvalConfig. Raise EvaluationError."""
     from sae_bench.evals.scr_and_tpp import main
 
     d_sae = len(sae.W_dec)
-    asked = replace(asked, n_values=[n for n in asked.n_values if n <= d_sae])
+    config = replace(config, n_values=[n for n in config.n_values if n <= d_sae])
 
-    def made(dataset: str) -> prompt_activations.Made:
-        kinds = asked.column1_vals_lookup[dataset][0] if asked.perform_scr else None
-        return prompt_activations.made(evaluator, main, dataset, asked, kinds)
+    def artifacts(dataset: str) -> prompt_activations.DatasetArtifacts:
+        kinds = config.column1_vals_lookup[dataset][0] if config.perform_scr else None
+        return prompt_activations.dataset_artifacts(evaluator, main, dataset, config, kinds)
 
     def single_dataset(dataset: str, *_: object) -> tuple[dict[str, Any], dict[str, float]]:
-        return ablations(made(dataset), sae, asked), made(dataset).scores
+        return ablations(artifacts(dataset), sae, config), artifacts(dataset).scores
 
-    for dataset in asked.dataset_names:  # before SAE-Bench sets the seed for this SAE
-        made(dataset)
-    with prompt_activations.lent(evaluator, main, single_dataset):
-        main.run_eval(asked, [(name, sae)], str(sae.device), str(out.absolute()), artifacts_path="unused")  # type: ignore[list-item]
-    metrics, details = prompt_activations.figures(patching.answer(out / ("scr" if asked.perform_scr else "tpp"), name))
-    return Scored(
+    for dataset in config.dataset_names:  # before SAE-Bench sets the seed for this SAE
+        artifacts(dataset)
+    with prompt_activations.preloaded_sae_bench(evaluator, main, single_dataset):
+        main.run_eval(config, [(name, sae)], str(sae.device), str(out.absolute()), artifacts_path="unused")  # type: ignore[list-item]
+    answer = patching.read_answer(out / ("scr" if config.perform_scr else "tpp"), name)
+    metrics, details = prompt_activations.metrics_and_details(answer)
+    return FamilyScores(
         metrics=metrics,
-        not_applicable={metric: _why(metric, d_sae) for metric, value in metrics.items() if value is None},
+        not_applicable={
+            metric: _reason_inapplicable(metric, d_sae) for metric, value in metrics.items() if value is None
+        },
         details=details,
         remark=REMARK,
     )
 
 
-def ablations(made: prompt_activations.Made, sae: BenchSAE, config: Any) -> dict[str, dict[int, dict[str, float]]]:
-    """In the place of SAE-Bench's `get_all_node_effects_for_one_sae` and `perform_feature_ablations`: accuracy of each
-    class's probe, by the class whose latents are ablated and their number."""
+def ablations(
+    artifacts: prompt_activations.DatasetArtifacts, sae: BenchSAE, config: Any
+) -> dict[str, dict[int, dict[str, float]]]:
+    """Replace SAE-Bench's `get_all_node_effects_for_one_sae` and `perform_feature_ablations`.
+
+    Return the accuracy of each class's probe, by the class whose latents are ablated and their number.
+    """
     from sae_bench.evals.scr_and_tpp import main
     from sae_bench.sae_bench_utils.dataset_info import PAIRED_CLASS_KEYS
 
-    classes = list(PAIRED_CLASS_KEYS if config.perform_scr else made.train)
-    train = {name: each.mean_latents(sae) for name, each in made.train.items()}
-    effects = {name: _effects(made.probes[name], sae, name, train, config.perform_scr) for name in classes}
-    means = {name: each.mean() for name, each in made.test.items()}
+    classes = list(PAIRED_CLASS_KEYS if config.perform_scr else artifacts.train)
+    train = {name: prompts.mean_latents(sae) for name, prompts in artifacts.train.items()}
+    effects = {name: _effects(artifacts.probes[name], sae, name, train, config.perform_scr) for name in classes}
+    means = {name: prompts.mean() for name, prompts in artifacts.test.items()}
     at_zero = sae.encode(torch.zeros_like(sae.W_dec[:1]))[0]
-    latents = {name: padded_means(each, sae, at_zero, config.context_length) for name, each in made.test.items()}
-    found: dict[str, dict[int, dict[str, float]]] = {}
+    latents = {
+        name: padded_means(prompts, sae, at_zero, config.context_length) for name, prompts in artifacts.test.items()
+    }
+    accuracies: dict[str, dict[int, dict[str, float]]] = {}
     for ablated in classes:
-        found[ablated] = {}
+        accuracies[ablated] = {}
         for n in config.n_values:
             chosen = main.select_top_n_features(effects[ablated], n, ablated)
             left = {name: means[name] - latents[name][:, chosen] @ sae.W_dec[chosen] for name in means}
-            found[ablated][n] = main.get_probe_test_accuracy(
-                made.probes, classes, left, config.probe_test_batch_size, config.perform_scr
+            accuracies[ablated][n] = main.get_probe_test_accuracy(
+                artifacts.probes, classes, left, config.probe_test_batch_size, config.perform_scr
             )
-    return found
+    return accuracies
 
 
 def _effects(probe: Any, sae: BenchSAE, name: str, latents: dict[str, Tensor], spurious: bool) -> Tensor:
-    """How far each latent moves a class's probe `[d_sae]`: SAE-Bench's `get_effects_per_class_precomputed_acts` on
-    mean latents."""
+    """Return how far each latent moves a class's probe `[d_sae]`.
+
+    This is SAE-Bench's `get_effects_per_class_precomputed_acts` on mean latents.
+    """
     from sae_bench.evals.sparse_probing.probe_training import prepare_probe_data
 
     inputs, labels = prepare_probe_data(latents, name, spurious)
@@ -110,11 +121,11 @@ def _effects(probe: Any, sae: BenchSAE, name: str, latents: dict[str, Tensor], s
     return (difference * toward).abs() if spurious else difference.clamp(min=0) * toward
 
 
-def padded_means(each: "Prompts", sae: BenchSAE, at_zero: Tensor, context: int) -> Tensor:
-    """Mean latents of each prompt `[prompts, d_sae]` as SAE-Bench ablates them: with those that fire on its padding."""
-    return each.mean_latents(sae) + at_zero * ((context - each.lengths) / each.lengths)[:, None]
+def padded_means(prompts: "PromptActivations", sae: BenchSAE, at_zero: Tensor, context: int) -> Tensor:
+    """Return the mean latents of each prompt `[prompts, d_sae]` as SAE-Bench ablates them, padding included."""
+    return prompts.mean_latents(sae) + at_zero * ((context - prompts.lengths) / prompts.lengths)[:, None]
 
 
-def _why(metric: str, d_sae: int) -> str:
+def _reason_inapplicable(metric: str, d_sae: int) -> str:
     threshold = int(metric.partition("_threshold_")[2].partition("_")[0])
     return f"the SAE has {d_sae} latents" if threshold > d_sae else "the biased probe follows neither label more"

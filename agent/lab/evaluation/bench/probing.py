@@ -1,6 +1,6 @@
 """SAE-Bench `sparse_probing_sae_probes`: how well a few latents tell classes of text apart.
 
-What depends on the model alone (its activations on the prompts, a probe on them) is made once and kept in the cache.
+The model's own part (its activations on the prompts, a probe on them) is computed once and kept in the cache.
 """
 
 import contextlib
@@ -21,9 +21,8 @@ from agent.lab.progress import track
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-# Of the held-out candidates, those on which a probe of tiny-lm's own activations has a test AUC between 0.65 and 0.97
-# and whose prompts fit its context (the few longer ones are read from their end); benchmarks/probing_datasets.py prints
-# the choice.
+# The held-out candidates on which a probe of tiny-lm's own activations has a test AUC between 0.65 and 0.97 and whose
+# prompts fit its context (the few longer ones are read from their end); benchmarks/probing_datasets.py prints them.
 DATASETS = (
     "135_context_type_Event_duration",
     "125_world_country_Italy",
@@ -41,7 +40,7 @@ OwnScores = dict[str, dict[str, float]]  # dataset -> auc, accuracy of a probe o
 
 @dataclass(frozen=True)
 class ModelProbes:
-    """The model's own side: where its activations are kept, and what a probe on them scores."""
+    """The folder of a model's activations on the prompts, and of the scores of probes on them."""
 
     name: str  # the model's name in sae_probes' file names
     folder: Path
@@ -61,14 +60,14 @@ class ModelProbes:
 def prepare_model(
     model: "HookedTransformer", name: str, hook_name: str, folder: Path, datasets: tuple[str, ...] = DATASETS
 ) -> ModelProbes:
-    """Make what is missing of the model's activations on the prompts and of the probes on them.
+    """Compute missing activations of the model on the prompts, and the probes on them.
 
-    A dataset counts as made once its marker is written: sae_probes takes any file it finds for whole.
+    A dataset is complete once its marker is written: sae_probes takes any file for a complete one.
     """
     from sae_probes.generate_model_activations import ensure_dataset_activations
     from sae_probes.run_baselines import run_baseline_dataset_layer
 
-    probes = ModelProbes(cache.slug(Path(name).name), folder)  # of a local model's path only the end: it names files
+    probes = ModelProbes(cache.slug(Path(name).name), folder)  # only the end of a local model's path: it names files
     missing = [dataset for dataset in datasets if not probes.marker(dataset).exists()]
     for dataset in track(missing, "probing the model itself", unit="datasets"):
         for left_over in [*folder.rglob(f"{dataset}_*"), *folder.rglob(f"*_{dataset}_*")]:
@@ -79,7 +78,7 @@ def prepare_model(
                 dataset_short_names=[dataset],
                 hook_names=[hook_name],
                 model_cache_path=probes.activations,
-                device=models.compute().device,
+                device=models.device_config().device,
                 max_seq_len=min(model.cfg.n_ctx, 1024),  # left-truncated to what the model was trained for
                 model=model,
             )
@@ -91,16 +90,16 @@ def prepare_model(
 def run_probing(
     sae: BenchSAE, probes: ModelProbes, out: Path, name: str, datasets: tuple[str, ...] = DATASETS
 ) -> tuple[Scores, OwnScores]:
-    """Probe one SAE. Returns its scores and the model's own; SAE-Bench's JSON is kept in `out`.
+    """Probe one SAE; SAE-Bench's JSON is kept in `out`. Return its scores and the model's own.
 
-    `out` must be new: sae_probes silently reuses what it finds under a results path. Raises EvaluationError.
+    `out` must be new: sae_probes silently reuses files under a results path. Raise EvaluationError.
     """
     from sae_bench.evals.sparse_probing_sae_probes import main as sae_probes_eval
     from sae_bench.evals.sparse_probing_sae_probes.eval_config import SparseProbingSaeProbesEvalConfig
 
-    if unmade := [dataset for dataset in datasets if not probes.marker(dataset).exists()]:
+    if missing := [dataset for dataset in datasets if not probes.marker(dataset).exists()]:
         raise EvaluationError(
-            f"sparse_probing_sae_probes: the model's activations on {', '.join(unmade)} are not in {probes.folder}"
+            f"sparse_probing_sae_probes: the model's activations on {', '.join(missing)} are not in {probes.folder}"
         )
     results_path = out / "sae_probes"
     shutil.copytree(probes.results, results_path)
@@ -116,8 +115,10 @@ def run_probing(
         answers = sae_probes_eval.run_eval(config, [(name, sae)], str(sae.device), str(out))  # type: ignore[list-item]
     answer = answers.get(f"{name}_custom_sae")
     if not answer or len(answer["eval_result_details"]) != len(datasets):
-        found = len(answer["eval_result_details"]) if answer else 0
-        raise EvaluationError(f"SAE-Bench sparse_probing_sae_probes answered for {found} of {len(datasets)} datasets")
+        count = len(answer["eval_result_details"]) if answer else 0
+        raise EvaluationError(
+            f"SAE-Bench sparse_probing_sae_probes gave scores for {count} of {len(datasets)} datasets"
+        )
     details = sorted(answer["eval_result_details"], key=lambda d: datasets.index(d["dataset_name"]))
     own = {d["dataset_name"]: {"auc": d["llm_test_auc"], "accuracy": d["llm_test_accuracy"]} for d in details}
     return {d["dataset_name"]: _by_k(d) for d in details}, own
@@ -129,9 +130,9 @@ def _by_k(detail: dict[str, Any]) -> dict[int, dict[str, float]]:
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """sae_probes prints a line and a bar for every dataset and number of latents.
+    """Hide the lines and bars of sae_probes, and use one BLAS thread.
 
-    Its logistic regressions are small: one BLAS thread fitted them 13 to 17 times faster than two, to the same digits.
+    One thread fits its small logistic regressions 13 to 17 times faster than two, to the same digits.
     """
     with (
         contextlib.redirect_stdout(io.StringIO()),

@@ -1,7 +1,7 @@
-"""The model's side of SAE-Bench's evaluations on labelled prompts, made once by SAE-Bench's own code.
+"""The model's part of SAE-Bench's evaluations on labelled prompts, computed once by SAE-Bench's own code.
 
-Its activations are kept without the padding (SAE-Bench encodes that again for every SAE: on short prompts, most of the
-work), its probes beside them.
+Activations are kept without the padding, which SAE-Bench encodes again for every SAE: on short prompts, most of the
+work. Probes of the model are kept in the same file.
 """
 
 import contextlib
@@ -32,45 +32,45 @@ if TYPE_CHECKING:
 
     from agent.lab.evaluation.evaluator import Evaluator
 
-FORMAT = 1  # of the files, and of the datasets in labelled.py
-TEXTS = 64  # encoded at once
+FORMAT = 1  # of the files, and of the datasets in labelled_datasets.py
+TEXTS = 64  # prompts encoded at once
 SEED = 42  # SAE-Bench's own
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """The hook's activations on the ordinary tokens of some prompts."""
+class PromptActivations:
+    """The hook's activations on the ordinary tokens of prompts."""
 
     rows: Tensor  # [tokens, d_in], float32, prompt after prompt
     lengths: Tensor  # [prompts], tokens of each
 
     def mean(self) -> Tensor:
-        """Mean activation of each prompt `[prompts, d_in]`."""
+        """Return the mean activation of each prompt `[prompts, d_in]`."""
         return torch.segment_reduce(self.rows, "mean", lengths=self.lengths)
 
     def mean_latents(self, sae: BenchSAE) -> Tensor:
-        """Mean latents of each prompt `[prompts, d_sae]`."""
+        """Return the mean latents of each prompt `[prompts, d_sae]`."""
         lengths = self.lengths.split(TEXTS)
-        rows = self.rows.split([int(each.sum()) for each in lengths])
+        rows = self.rows.split([int(part.sum()) for part in lengths])
         parts = zip(rows, lengths, strict=True)
         return torch.cat([torch.segment_reduce(sae.encode(x), "mean", lengths=n) for x, n in parts])
 
 
 @dataclass(frozen=True)
-class Made:
-    """What is made of a dataset without an SAE."""
+class DatasetArtifacts:
+    """The part of a dataset's evaluation that no SAE changes."""
 
-    train: dict[str, Prompts]  # by class
-    test: dict[str, Prompts]
-    scores: dict[str, Any]  # of probes on the model's own activations, as SAE-Bench keeps them
+    train: dict[str, PromptActivations]  # by class
+    test: dict[str, PromptActivations]
+    scores: dict[str, Any]  # of probes on the model's own activations, in SAE-Bench's form
     probes: dict[str, "Probe"]  # by class; sparse probing keeps none
 
 
-class Nothing(BenchSAE):
-    """One latent that never fires, in the dtype of the activations: SAE-Bench mixes an SAE's with its probes'."""
+class SilentSAE(BenchSAE):
+    """An SAE of one latent that never fires, in the dtype of the activations: SAE-Bench feeds its output to probes."""
 
     def __init__(self, cfg: Any, d_in: int, dtype: torch.dtype) -> None:
-        device = models.compute().device
+        device = models.device_config().device
         row = torch.ones(1, d_in, device=device, dtype=dtype)
         super().__init__(cfg, row.T, row[0, :1], row, torch.zeros_like(row[0]))
 
@@ -78,22 +78,22 @@ class Nothing(BenchSAE):
         return torch.zeros_like(x[..., :1])
 
 
-def made(
+def dataset_artifacts(
     evaluator: "Evaluator", evaluation: ModuleType, dataset: str, config: Any, kinds: tuple[str, str] | None = None
-) -> Made:
-    """The model's side of a dataset for an evaluation (its main.py), in memory, on the disk, or made now.
+) -> DatasetArtifacts:
+    """Return the model's part of a dataset for an evaluation (its main.py) from memory, the cache, or computed now.
 
-    Everything in `config` but the numbers of latents to ablate is in the file's name, as a hash; the seed is set for
-    each dataset, so that nothing depends on what was evaluated before.
+    The file's name holds a hash of `config` without the numbers of latents to ablate. The seed is set for each dataset,
+    so that nothing depends on earlier evaluations.
     """
-    asked = {name: value for name, value in asdict(config).items() if name not in ("n_values", "dataset_names")}
-    digest = hashlib.blake2b(json.dumps([text.VERSION, asked], default=str).encode(), digest_size=6).hexdigest()
+    settings = {name: value for name, value in asdict(config).items() if name not in ("n_values", "dataset_names")}
+    digest = hashlib.blake2b(json.dumps([text.VERSION, settings], default=str).encode(), digest_size=6).hexdigest()
     kind = evaluation.__name__.split(".")[-2] + ("-spurious" if kinds else "")
     name = f"{kind}-{cache.slug(dataset)}-seed{config.random_seed}-{digest}-v{FORMAT}.safetensors"
     if name not in evaluator.memory:
         path = evaluator.folder / "prompts" / name
         path.parent.mkdir(exist_ok=True)
-        with waiting_lock(path.with_suffix(".lock"), "another process reads the same prompts"):
+        with waiting_lock(path.with_suffix(".lock"), "another process computes activations on the same prompts"):
             if not path.exists():
                 _make(evaluator, evaluation, dataset, config, kinds, path)
         evaluator.memory[name] = _read(path)
@@ -108,9 +108,9 @@ def _make(
     kinds: tuple[str, str] | None,
     path: Path,
 ) -> None:
-    """By SAE-Bench's own function, given an SAE that does nothing; what it finds of that is thrown away."""
+    """Run SAE-Bench's own function with a silent SAE, and keep the model's part of its results."""
     d_in = len(evaluator.held_out("dev", BATCH_WINDOWS).mean)
-    nothing = Nothing(evaluator.config(1, d_in), d_in, evaluator.model.cfg.dtype)
+    silent = SilentSAE(evaluator.config(1, d_in), d_in, evaluator.model.cfg.dtype)
     if hasattr(config, "n_values"):
         config = replace(config, n_values=[1])
     with (
@@ -118,57 +118,60 @@ def _make(
         patching.isolated_sae_bench(evaluation, Path(scratch), SEED),
     ):
         torch.manual_seed(config.random_seed)
-        given = (dataset, config, nothing, evaluator.model, nothing.cfg.hook_layer, evaluator.hook_name)
-        # sae_probes leaves the tokenizer of the model cutting prompts from the left.
-        with labelled_datasets.installed(), patch.object(evaluator.model.tokenizer, "truncation_side", "right"):
+        arguments = (dataset, config, silent, evaluator.model, silent.cfg.hook_layer, evaluator.hook_name)
+        # sae_probes leaves the model's tokenizer cutting prompts from the left.
+        with (
+            labelled_datasets.datasets_installed(),
+            patch.object(evaluator.model.tokenizer, "truncation_side", "right"),
+        ):
             evaluation.run_eval_single_dataset(
-                *given, models.compute().device, scratch, True, *([kinds] if kinds else [])
+                *arguments, models.device_config().device, scratch, True, *([kinds] if kinds else [])
             )
         (activations,) = Path(scratch).glob("*_activations.pt")
-        found = torch.load(activations, map_location="cpu")
-        probes, scores = {}, found.pop("llm_results", None)
-        for kept in Path(scratch).glob("*_probes.pkl"):
-            probed = pickle.loads(kept.read_bytes())
-            probes, scores = probed["llm_probes"], probed["llm_test_accuracies"]
-        _write(path, found, scores, probes)
+        parts = torch.load(activations, map_location="cpu")
+        probes, scores = {}, parts.pop("llm_results", None)
+        for pickled in Path(scratch).glob("*_probes.pkl"):
+            results = pickle.loads(pickled.read_bytes())
+            probes, scores = results["llm_probes"], results["llm_test_accuracies"]
+        _write(path, parts, scores, probes)
 
 
-def _write(path: Path, found: dict[str, dict[str, Tensor]], scores: Any, probes: dict[str, Any]) -> None:
+def _write(path: Path, parts: dict[str, dict[str, Tensor]], scores: Any, probes: dict[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
-    for part, classes in found.items():
+    for part, classes in parts.items():
         for index, padded in enumerate(classes.values()):
             mask = padded.sum(-1) != 0  # SAE-Bench's own mark of what is no ordinary token
             tensors[f"{part}.{index}.rows"] = padded[mask].float()
             tensors[f"{part}.{index}.lengths"] = mask.sum(1)
     for index, probe in enumerate(probes.values()):
         tensors |= {f"probe.{index}.{key}": value.float().cpu() for key, value in probe.net.state_dict().items()}
-    said = {"classes": list(found["train"]), "scores": scores, "probes": list(probes)}
+    header = {"classes": list(parts["train"]), "scores": scores, "probes": list(probes)}
     with atomic_path(path) as partial:
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, {"json": json.dumps(said)})
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, {"json": json.dumps(header)})
 
 
-def _read(path: Path) -> Made:
+def _read(path: Path) -> DatasetArtifacts:
     from sae_bench.evals.sparse_probing.probe_training import Probe
 
-    with safe_open(path, "pt", device=models.compute().device) as file:
-        said = json.loads(file.metadata()["json"])
+    with safe_open(path, "pt", device=models.device_config().device) as file:
+        header = json.loads(file.metadata()["json"])
 
-        def prompts(part: str) -> dict[str, Prompts]:
-            names = enumerate(said["classes"])
+        def prompts(part: str) -> dict[str, PromptActivations]:
+            names = enumerate(header["classes"])
             get = file.get_tensor
-            return {name: Prompts(get(f"{part}.{i}.rows"), get(f"{part}.{i}.lengths")) for i, name in names}
+            return {name: PromptActivations(get(f"{part}.{i}.rows"), get(f"{part}.{i}.lengths")) for i, name in names}
 
         probes: dict[str, Probe] = {}
-        for index, name in enumerate(said["probes"]):
+        for index, name in enumerate(header["probes"]):
             state = {key: file.get_tensor(f"probe.{index}.{key}") for key in ("weight", "bias")}
             probes[name] = Probe(state["weight"].shape[1], torch.float32).to(state["weight"].device)
             probes[name].net.load_state_dict(state)
-        return Made(prompts("train"), prompts("test"), said["scores"], probes)
+        return DatasetArtifacts(prompts("train"), prompts("test"), header["scores"], probes)
 
 
 @contextlib.contextmanager
-def lent(evaluator: "Evaluator", evaluation: ModuleType, single_dataset: Any) -> Iterator[None]:
-    """SAE-Bench's run_eval, given our model and our work on a single dataset in the place of its own."""
+def preloaded_sae_bench(evaluator: "Evaluator", evaluation: ModuleType, single_dataset: Any) -> Iterator[None]:
+    """Make SAE-Bench's run_eval use our model and our evaluation of a single dataset."""
     parts = {"HookedTransformer": patching.PreloadedModel(evaluator.model), "run_eval_single_dataset": single_dataset}
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -177,15 +180,12 @@ def lent(evaluator: "Evaluator", evaluation: ModuleType, single_dataset: Any) ->
         yield
 
 
-def figures(answer: dict[str, Any]) -> tuple[dict[str, float | None], dict[str, dict[str, float | None]]]:
-    """The figures of an answer, and those that each dataset has.
-
-    Raises EvaluationError where there are none.
-    """
+def metrics_and_details(answer: dict[str, Any]) -> tuple[dict[str, float | None], dict[str, dict[str, float | None]]]:
+    """Return the figures of an answer, and those of each dataset. Raise EvaluationError if there are none."""
     details = {}
-    for each in answer.get("eval_result_details", ()):
-        name = each.pop("dataset_name").removesuffix("_results")
-        details[name] = {metric: value for metric, value in each.items() if value is not None}
+    for detail in answer.get("eval_result_details", ()):
+        name = detail.pop("dataset_name").removesuffix("_results")
+        details[name] = {metric: value for metric, value in detail.items() if value is not None}
     if not details or not all(details.values()):
         raise EvaluationError("SAE-Bench answered without figures")
     return patching.metrics(answer), details

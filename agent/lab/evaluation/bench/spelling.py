@@ -1,10 +1,10 @@
-"""Whether a model can say a word's first letter, and the probes that show it: the model's side of absorption.
+"""A model's knowledge of first letters, and the probes that show it: the model's part of absorption.
 
 The task is SAE-Bench's (Chanin et al. 2024, arXiv 2409.14507): "{word} has the first letter:" after ten words with
 their answers, for every word of letters that is one token. Linear probes of the activations on the word say which
 letters the model knows. They are trained once for a model and hook, with SAE-Bench's own code.
 
-python -P -m agent.lab.evaluation.spelling MODEL HOOK
+python -P -m agent.lab.evaluation.bench.spelling MODEL HOOK
 """
 
 import json
@@ -45,9 +45,9 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def words(tokenizer: Any) -> list[str]:
-    """The vocabulary's words of letters, with and without a space before them, in an order that is the same each time.
+    """Return the vocabulary's words of letters, with and without a space before them, sorted.
 
-    SAE-Bench takes them as the tokenizer gives them, in an order that differs from call to call.
+    SAE-Bench takes them in the tokenizer's order, which differs from call to call.
     """
     from sae_bench.evals.absorption.vocab import get_alpha_tokens
 
@@ -55,35 +55,37 @@ def words(tokenizer: Any) -> list[str]:
 
 
 def position(tokenizer: Any) -> int:
-    """Where the word stands, from the end of its prompt: -6 where the words after it are a token each."""
+    """Return the word's position from the end of its prompt: -6 if the words after it are a token each."""
     return -1 - len(tokenizer(TAIL, add_special_tokens=False).input_ids)
 
 
-def unfit(tokenizer: Any, context: int | None) -> list[tuple[str, str]]:
-    """What is wrong with a vocabulary and context for this task, and what to do about it."""
-    vocabulary, found = words(tokenizer), []
+def find_problems(tokenizer: Any, context: int | None) -> list[tuple[str, str]]:
+    """Return the reasons why a vocabulary or context does not suit this task, with remedies."""
+    vocabulary, problems = words(tokenizer), []
     shuffled = random.Random(SEED).sample(vocabulary, len(vocabulary))
     learnt = Counter(word.strip()[0].lower() for word in shuffled[: int(TRAINED_ON * len(vocabulary))])
     if unknown := [letter for letter in LETTERS if letter not in learnt]:
-        why = f"no word of its vocabulary that probes would learn from begins with {', '.join(unknown)}"
-        found.append((why, "use a model with a larger vocabulary"))
+        reason = f"no word of its vocabulary that probes would learn from begins with {', '.join(unknown)}"
+        problems.append((reason, "use a model with a larger vocabulary"))
     lines = tokenizer([f"\n{TEMPLATE.format(word=word)} A" for word in vocabulary], add_special_tokens=False).input_ids
     lengths = Counter(map(len, lines))
     if len(lengths) > 1:
         odd = len(vocabulary) - max(lengths.values())
-        found.append((f"{odd} of its {len(vocabulary):,} words are not one token in the prompt", "use another model"))
+        problems.append(
+            (f"{odd} of its {len(vocabulary):,} words are not one token in the prompt", "use another model")
+        )
     needed = (EXAMPLES + 1) * max(lengths, default=0)
     if context and needed > context:
-        found.append((f"a prompt with ten examples is {needed} tokens, its context {context}", "use another model"))
-    return found
+        problems.append((f"a prompt with ten examples is {needed} tokens, its context {context}", "use another model"))
+    return problems
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """What was measured of a model at a hook, and where its probes lie."""
+    """The results of a model at a hook, and the folder of its probes."""
 
     folder: Path
-    letters: dict[str, float]  # F1 of each letter's probe on words it did not learn from
+    letters: dict[str, float]  # F1 of each letter's probe on test words
     seconds: float
 
     @property
@@ -91,11 +93,11 @@ class Spelling:
         return self.folder / "probes"
 
     def speller(self, model: "HookedTransformer", hook_name: str) -> "Speller":
-        """The model, with its activations on the words that were made before."""
+        """Return the model with its cached activations on words."""
         return Speller(model, hook_name, self.folder)
 
     def test_activations(self, speller: "Speller") -> Tensor:
-        """The hook's activations on the words that the probes did not learn from, `[words, d_in]`."""
+        """Return the hook's activations on the test words, `[words, d_in]`."""
         from sae_bench.evals.absorption import common
 
         layer = models.layer_of(speller.hook_name)
@@ -103,46 +105,47 @@ class Spelling:
         return rows.float()
 
 
-def kept_in(folder: Path) -> Path:
-    """Where the spelling of a model and hook is kept, under the folder of its evaluation artefacts."""
+def spelling_dir(folder: Path) -> Path:
+    """Return the folder of a model and hook's spelling, under that of its evaluation artefacts."""
     return folder / f"spelling-v{FORMAT}-seed{SEED}"
 
 
-def known(folder: Path) -> Spelling | None:
-    """What was measured before; None where it was not."""
-    verdict = kept_in(folder) / "spelling.json"
-    return Spelling(verdict.parent, **json.loads(verdict.read_text())) if verdict.exists() else None
+def cached_spelling(folder: Path) -> Spelling | None:
+    """Return an earlier result, or None."""
+    path = spelling_dir(folder) / "spelling.json"
+    return Spelling(path.parent, **json.loads(path.read_text())) if path.exists() else None
 
 
 def measure(evaluator: "Evaluator") -> Spelling:
-    """Train the probes, or read what was made before. Whole or not at all: a kill leaves nothing that is taken for it.
+    """Train the probes, or return an earlier result. A killed process leaves nothing that counts as one.
 
-    Raises UserError where the disk is too full.
+    Raise UserError if the disk is too full.
     """
     folder, making = evaluator.folder, evaluator.folder / "spelling.making"
     with waiting_lock(folder / "spelling.lock", "another process measures the spelling of the same model"):
-        if not (found := known(folder)):
+        if not (spelling := cached_spelling(folder)):
             started, vocabulary = time.monotonic(), words(evaluator.model.tokenizer)
-            cache.require_space(folder, space(len(vocabulary), evaluator.model.cfg.d_model), "activations on words")
+            needed = required_bytes(len(vocabulary), evaluator.model.cfg.d_model)
+            cache.require_space(folder, needed, "activations on words")
             notify(f"measuring whether {evaluator.model_name} can spell, once for this model and hook")
             shutil.rmtree(making, ignore_errors=True)  # of a process that was killed
             making.mkdir()
             letters = _train(evaluator, vocabulary, making / "probes")
-            verdict = {"letters": letters, "seconds": round(time.monotonic() - started, 1)}
-            files.write_atomically(making / "spelling.json", json.dumps(verdict, indent=2))
-            making.rename(kept_in(folder))
-            found = known(folder)
-            assert found
-        return found
+            result = {"letters": letters, "seconds": round(time.monotonic() - started, 1)}
+            files.write_atomically(making / "spelling.json", json.dumps(result, indent=2))
+            making.rename(spelling_dir(folder))
+            spelling = cached_spelling(folder)
+            assert spelling
+        return spelling
 
 
-def space(count: int, d_model: int) -> int:
-    """Bytes on the disk while the probes are trained on `count` words: their activations, twice."""
+def required_bytes(count: int, d_model: int) -> int:
+    """Return the bytes on the disk while probes are trained on `count` words: their activations, twice."""
     return 2 * 4 * count * d_model
 
 
 def _train(evaluator: "Evaluator", vocabulary: list[str], probes: Path) -> dict[str, float]:
-    """Train the probes and leave them with their data; the F1 of each, as SAE-Bench takes it."""
+    """Train the probes, keep them with their data, and return SAE-Bench's F1 of each."""
     from sae_bench.evals.absorption import common
     from sae_bench.evals.absorption.prompting import first_letter_formatter
 
@@ -152,7 +155,7 @@ def _train(evaluator: "Evaluator", vocabulary: list[str], probes: Path) -> dict[
         patching.isolated_sae_bench(common, evaluator.folder, SEED),
     ):
         common.create_and_train_probe(
-            model=_Counted(model, layer, shown),  # type: ignore[arg-type]
+            model=_CountingModel(model, layer, shown),  # type: ignore[arg-type]
             formatter=first_letter_formatter(),
             hook_point=evaluator.hook_name,
             probes_dir=probes,
@@ -160,22 +163,22 @@ def _train(evaluator: "Evaluator", vocabulary: list[str], probes: Path) -> dict[
             batch_size=64,
             num_epochs=50,
             lr=1e-2,
-            device=torch.device(models.compute().device),
+            device=torch.device(models.device_config().device),
             base_template=TEMPLATE,
             pos_idx=position(model.tokenizer),
         )
-        for left_over in probes.rglob("*.dat"):  # the same activations once more
+        for left_over in probes.rglob("*.dat"):  # a second copy of the activations
             left_over.unlink()
         probe = common.load_probe(model.cfg.model_name, layer, probes)
         rows, labels = common.load_probe_data_split(model, layer, "test", probes)
         with torch.inference_mode():
-            found = (probe(rows) > 0).cpu().numpy()
+            predicted = (probe(rows) > 0).cpu().numpy()
         truth = np.array([label for _, label in labels])
-        return {letter: Measures.f1_score(truth == i, found[:, i]) for i, letter in enumerate(LETTERS)}
+        return {letter: FastMetrics.f1_score(truth == i, predicted[:, i]) for i, letter in enumerate(LETTERS)}
 
 
-class _Counted:
-    """A model that stops behind the hook, and shows how many prompts have been through it."""
+class _CountingModel:
+    """A model that stops after the hook, and shows on a progress bar how many prompts it has run."""
 
     def __init__(self, model: "HookedTransformer", layer: int, shown: Any) -> None:
         self.model, self.cfg, self.layer, self.shown = model, model.cfg, layer, shown
@@ -186,9 +189,9 @@ class _Counted:
 
 
 class Speller:
-    """The model as SAE-Bench's absorption sees it: its activations on the prompts, which are the same for every SAE.
+    """The model for SAE-Bench's absorption: its activations on the word of each prompt, the same for every SAE.
 
-    They are made when they are first asked for and kept; of each prompt only the word's.
+    They are computed on first use and cached.
     """
 
     def __init__(self, model: "HookedTransformer", hook_name: str, folder: Path) -> None:
@@ -196,65 +199,65 @@ class Speller:
         self.tokenizer = Words(model.tokenizer)
         self.position = position(model.tokenizer)
         self.path = folder / "words.safetensors"
-        self.made: dict[str, Tensor] = {}  # prompt -> [d_in]
-        self.kept = 0
+        self.activations: dict[str, Tensor] = {}  # prompt -> [d_in]
+        self.saved = 0
         if self.path.exists():
             with safe_open(self.path, "pt") as file:
                 prompts = json.loads(file.metadata()["prompts"])
-                self.made = dict(zip(prompts, file.get_tensor("activations"), strict=True))
-            self.kept = len(self.made)
+                self.activations = dict(zip(prompts, file.get_tensor("activations"), strict=True))
+            self.saved = len(self.activations)
 
     def to_tokens(self, *_: str) -> Tensor:
-        """Of one length for every prompt: that all have the same was seen before anything was trained."""
+        """Return tokens of one length for every prompt: find_problems has checked that all have the same."""
         return torch.empty(1, -self.position)
 
     def run_with_cache(self, prompts: list[str], names_filter: list[str]) -> tuple[None, dict[str, Tensor]]:
-        """Activations `[prompts, -position, d_in]` that are the word's at every position."""
-        if missing := [prompt for prompt in prompts if prompt not in self.made]:
+        """Return activations `[prompts, -position, d_in]`: the word's, at every position."""
+        if missing := [prompt for prompt in prompts if prompt not in self.activations]:
             stop = models.layer_of(self.hook_name) + 1
-            _, found = self.model.run_with_cache(missing, names_filter=names_filter, stop_at_layer=stop)
-            self.made |= zip(missing, found[self.hook_name][:, self.position].float().cpu(), strict=True)
-        rows = torch.stack([self.made[prompt] for prompt in prompts]).to(models.compute().device)
+            _, cached = self.model.run_with_cache(missing, names_filter=names_filter, stop_at_layer=stop)
+            self.activations |= zip(missing, cached[self.hook_name][:, self.position].float().cpu(), strict=True)
+        rows = torch.stack([self.activations[prompt] for prompt in prompts]).to(models.device_config().device)
         return None, {self.hook_name: rows[:, None].expand(-1, -self.position, -1)}
 
-    def keep(self) -> None:
-        """Write what was made since the file was read."""
-        if len(self.made) > self.kept:
-            rows = torch.stack(list(self.made.values()))
+    def save(self) -> None:
+        """Write the activations computed since the file was read or written."""
+        if len(self.activations) > self.saved:
+            rows = torch.stack(list(self.activations.values()))
             with files.atomic_path(self.path) as partial:
-                save_file({"activations": rows}, partial, metadata={"prompts": json.dumps(list(self.made))})
-            self.kept = len(self.made)
+                save_file({"activations": rows}, partial, metadata={"prompts": json.dumps(list(self.activations))})
+            self.saved = len(self.activations)
 
 
 class Words:
-    """A tokenizer as SAE-Bench's absorption sees it: its vocabulary in an order that is the same each time."""
+    """A tokenizer for SAE-Bench's absorption, with a sorted vocabulary."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.vocab = dict(sorted(tokenizer.get_vocab().items()))
         self.convert_tokens_to_string = tokenizer.convert_tokens_to_string
 
 
-class Measures:
-    """The four of sklearn.metrics that SAE-Bench asks 84 times a letter, of two classes and arrays that are sound.
+class FastMetrics:
+    """The four functions of sklearn.metrics that SAE-Bench calls 84 times a letter, for two classes.
 
-    The same figures; sklearn's checks of its arguments took two thirds of an SAE's absorption on a small model.
+    The figures are the same without sklearn's checks of arguments, two thirds of the time on a small model.
     """
 
     @staticmethod
-    def precision_score(truth: np.ndarray, found: np.ndarray) -> float:
-        return _share((truth & found).sum(), found.sum())
+    def precision_score(truth: np.ndarray, predicted: np.ndarray) -> float:
+        return _share((truth & predicted).sum(), predicted.sum())
 
     @staticmethod
-    def recall_score(truth: np.ndarray, found: np.ndarray) -> float:
-        return _share((truth & found).sum(), truth.sum())
+    def recall_score(truth: np.ndarray, predicted: np.ndarray) -> float:
+        return _share((truth & predicted).sum(), truth.sum())
 
     @staticmethod
-    def f1_score(truth: np.ndarray, found: np.ndarray) -> float:
-        return _share(2 * (truth & found).sum(), truth.sum() + found.sum())
+    def f1_score(truth: np.ndarray, predicted: np.ndarray) -> float:
+        return _share(2 * (truth & predicted).sum(), truth.sum() + predicted.sum())
 
     @staticmethod
     def roc_auc_score(truth: np.ndarray, scores: np.ndarray) -> float:
-        """By the rank-sum statistic, ties at their mean rank; NaN where there is one class."""
+        """Return the area by the rank-sum statistic, ties at their mean rank, or NaN if there is one class."""
         positive, negative = truth.sum(), (~truth).sum()
         if not positive or not negative:
             return math.nan
