@@ -191,10 +191,20 @@ def test_an_idea_has_analysis_and_figures_only_if_their_files_exist(tmp_path: Pa
 
 MEASURES = "MEASURES = {}\ndef measure(exam): ...\n"
 DRAW = "def draw(directory, runs): ...\n"
+TABLE = "MEASURES = {}\n"
+COMPUTE = "import torch.no_such_module\ndef measure(exam): ...\n"  # beside measures.py it is parsed, not run
 
 
 @pytest.mark.parametrize(
-    "files", [{}, {"analysis.py": MEASURES}, {"figures.py": DRAW}, {"analysis.py": MEASURES, "figures.py": DRAW}]
+    "files",
+    [
+        {},
+        {"analysis.py": MEASURES},
+        {"figures.py": DRAW},
+        {"analysis.py": MEASURES, "figures.py": DRAW},
+        {"measures.py": TABLE, "analysis.py": COMPUTE},
+        {"measures.py": TABLE, "analysis.py": COMPUTE, "figures.py": "from measures import MEASURES\n" + DRAW},
+    ],
 )
 def test_an_idea_may_have_measures_or_figures_or_both(tmp_path: Path, files: dict[str, str]):
     write_idea(tmp_path, IDEA)
@@ -212,6 +222,8 @@ def test_an_idea_may_have_measures_or_figures_or_both(tmp_path: Path, files: dic
         ("analysis.py", "MEASURES = {}", "defines no measure$"),
         ("analysis.py", DRAW, "defines no MEASURES and no measure$"),
         ("analysis.py", "def measure(:", "cannot be read: SyntaxError: "),
+        ("measures.py", "", "defines no MEASURES$"),
+        ("measures.py", "MEASURES =", "cannot be read: SyntaxError: "),
         ("figures.py", MEASURES, "defines no draw$"),
         ("figures.py", "import no_such_module", "cannot be read: ModuleNotFoundError: "),
     ],
@@ -221,6 +233,23 @@ def test_a_broken_analysis_or_figures_file_is_named(tmp_path: Path, name: str, s
     for file, content in {"analysis.py": MEASURES, "figures.py": DRAW, name: source}.items():
         (tmp_path / "ideas/mine" / file).write_text(content)
     with pytest.raises(BadIdea, match=f"ideas/mine/{name} {message}"):
+        idea_analysis.load(ideas.load("mine", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("analysis", "message"),
+    [
+        (None, "is missing: it computes the figures that measures.py names"),
+        ("MEASURES = {}", "defines no measure$"),
+        ("def measure(:", "cannot be read: SyntaxError: "),
+    ],
+)
+def test_a_broken_analysis_beside_measures_is_named(tmp_path: Path, analysis: str | None, message: str):
+    write_idea(tmp_path, IDEA)
+    (tmp_path / "ideas/mine/measures.py").write_text(TABLE)
+    if analysis is not None:
+        (tmp_path / "ideas/mine/analysis.py").write_text(analysis)
+    with pytest.raises(BadIdea, match=f"ideas/mine/analysis.py {message}"):
         idea_analysis.load(ideas.load("mine", tmp_path))
 
 

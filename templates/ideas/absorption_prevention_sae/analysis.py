@@ -1,49 +1,18 @@
-"""Whether features stay apart: dead and duplicate latents, how near decoder rows lie, what was merged and resampled."""
+"""Measure dead and duplicate latents, the cosines of decoder rows, and what training merged and resampled."""
 
-from typing import TYPE_CHECKING, Any
+import torch
+import torch.nn.functional as F
+from measures import DUPLICATE
+from torch import Tensor
 
 from agent.lab import results
-from agent.lab.results import Measure
+from agent.lab.evaluation.idea_analysis import Examination
 
-if TYPE_CHECKING:
-    from agent.lab.evaluation.idea_analysis import Examination
-
-DUPLICATE = 0.9  # cosine of two decoder rows from which they are duplicates
 ROWS = 2048  # decoder rows compared at once
 
-MEASURES = {
-    "dead_fraction": Measure(
-        title="dead fraction", says="the share of the latents that never fire on the evaluation text or samples"
-    ),
-    "duplicate_pairs": Measure(
-        title="duplicate pairs left",
-        says=f"pairs of latents that fire whose decoder rows have a cosine above {DUPLICATE}",
-        digits=0,
-    ),
-    "nearest_cosine": Measure(
-        title="nearest decoder cosine",
-        says="the mean over the latents that fire of the highest cosine of their decoder row with another's",
-    ),
-    "nearest_cosine_random": Measure(
-        title="nearest decoder cosine, random",
-        says="the same of as many random directions: what rows that have nothing in common would show",
-    ),
-    "duplicates_merged": Measure(
-        title="duplicates merged", says="latents that were merged into another during the training", digits=0
-    ),
-    "latents_resampled": Measure(
-        title="latents resampled",
-        says="how often during the training a dead latent was started again on a badly rebuilt input",
-        digits=0,
-    ),
-}
 
-
-def measure(exam: "Examination") -> "dict[str, float]":
-    """Each of MEASURES on the held-out activations; what was merged and resampled only where the training counted."""
-    import torch
-    import torch.nn.functional as F
-
+def measure(exam: Examination) -> dict[str, float]:
+    """Return each of MEASURES, those of merging and resampling only if training counted them."""
     checkpoint = exam.checkpoint
     fired = torch.zeros(checkpoint.header.d_sae, dtype=torch.bool, device=checkpoint.device)
     for latents in exam.latents():
@@ -53,9 +22,9 @@ def measure(exam: "Examination") -> "dict[str, float]":
     rows = F.normalize(checkpoint.W_dec[fired].float(), dim=1)
     if len(rows) > 1:
         random = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)).to(rows.device)
-        highest, pairs = _nearest(rows)
+        nearest, pairs = _nearest(rows)
         figures["duplicate_pairs"] = float(pairs)
-        figures["nearest_cosine"] = highest
+        figures["nearest_cosine"] = nearest
         figures["nearest_cosine_random"], _ = _nearest(F.normalize(random, dim=1))
     for figure, name in (("duplicates_merged", "merged"), ("latents_resampled", "resampled")):
         if name in checkpoint.extra:
@@ -63,12 +32,12 @@ def measure(exam: "Examination") -> "dict[str, float]":
     return figures
 
 
-def _nearest(rows: Any) -> tuple[float, int]:
-    """Of unit rows `[n, d_in]`: the mean of each one's highest cosine with another, and the pairs above DUPLICATE."""
+def _nearest(rows: Tensor) -> tuple[float, int]:
+    """Return the mean highest cosine of a unit row with another, and the pairs above DUPLICATE; `rows [n, d_in]`."""
     total, pairs = 0.0, 0
     for start in range(0, len(rows), ROWS):
         cosines = rows[start : start + ROWS] @ rows.T
         cosines.diagonal(start).fill_(-1)
         total += cosines.amax(1).sum().item()
-        pairs += (cosines > DUPLICATE).sum().item()
+        pairs += int((cosines > DUPLICATE).sum())
     return total / len(rows), pairs // 2

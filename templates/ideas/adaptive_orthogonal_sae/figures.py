@@ -1,4 +1,4 @@
-"""Draws what orthogonality across groups does: alpha against the metrics, and a decoder's conditions and cosines."""
+"""Draw the metrics against alpha, the condition numbers of groups of latents, and the cosines of the decoder."""
 
 import json
 import math
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
+
+from measures import BINS, DRAWS, KEPT, MEASURES
 
 from agent.display.formatting import format_value
 from agent.lab import results
@@ -17,15 +19,12 @@ from agent.study.runs import Run
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# As in analysis.py: random partitions, bins of cosines from 0 to 1, what measure leaves for draw.
-DRAWS, BINS, KEPT = 5, 50, "decoder.json"
 RAREST = 1e-6  # share of the pairs at which the histogram's axis ends
 
 COLUMNS = 3  # panels side by side
-OWN = {"decoder_cosine_largest": "", "forgetting_score": "forgetting"}  # beside the headline metrics, but for the same
-# Their titles and digits, as MEASURES of analysis.py has them.
-TITLES = {"decoder_cosine_largest": ("largest decoder |cosine|", 4), "forgetting_score": ("forgetting", 3)}
-PARTITIONS: dict[str, tuple[str, dict[str, Any]]] = {  # how the groups are shown whose condition numbers are
+# Measures drawn besides the headline metrics, each unless this headline metric shows the same.
+OWN = {"decoder_cosine_largest": "", "forgetting_score": "forgetting"}
+PARTITIONS: dict[str, tuple[str, dict[str, Any]]] = {  # of the latents, whose condition numbers are drawn
     "coactivation": ("groups that fire together", {"marker": "o", "color": "#0072B2"}),
     "own": ("groups that training ended with", {"marker": "s", "color": "#D55E00", "fillstyle": "none"}),
     "random": (f"random groups ({DRAWS} partitions)", {"marker": "x", "color": figure_style.GREY}),
@@ -33,7 +32,7 @@ PARTITIONS: dict[str, tuple[str, dict[str, Any]]] = {  # how the groups are show
 
 
 def draw(directory: Path, runs: Sequence[Run]) -> list[figure_style.Figure]:
-    """alpha_sweep.png, condition_numbers.png and decoder_cosines.png, each where there are data for it."""
+    """Draw alpha_sweep.png, condition_numbers.png and decoder_cosines.png, each if there are data for it."""
     counted = [run for run in runs if run.counts]
     kept = [(run, content) for run in counted if (content := run.kept(KEPT))]
     figures = []
@@ -45,11 +44,11 @@ def draw(directory: Path, runs: Sequence[Run]) -> list[figure_style.Figure]:
     return figures
 
 
-# alpha against the metrics
+# Metrics against alpha
 
 
 def draw_sweep(path: Path, counted: Sequence[Run], runs: Sequence[Run]) -> figure_style.Figure:
-    """A panel for each metric: the runs by the cosine that they allow, and the baseline as a line."""
+    """Draw a panel for each metric: the runs by the cosine that they allow, and the baseline as a line."""
     shown = [run for run in counted if alpha_of(run) is not None]
     reference = next((run for run in counted if run.number == 0 and run not in shown), None)
     infos = [run.info for run in counted if run.info]
@@ -78,17 +77,19 @@ def draw_sweep(path: Path, counted: Sequence[Run], runs: Sequence[Run]) -> figur
         panel.margins(0.1)
         panel.locator_params(axis="y", nbins=4)
     figure_style.legend(figure, figure.axes[0])
-    told = []
+    summaries = []
     for run in [*([reference] if reference else []), *shown]:
-        values = ", ".join(f"{title_of(name)} {told_of(name, value_of(run, name))}" for name in names)
-        told.append(f"run {run.number} ({'no alpha' if run is reference else f'alpha {alpha_of(run):g}'}): {values}")
+        values = ", ".join(f"{title_of(name)} {text_of(name, value_of(run, name))}" for name in names)
+        summaries.append(
+            f"run {run.number} ({'no alpha' if run is reference else f'alpha {alpha_of(run):g}'}): {values}"
+        )
     line = "The dashed line is run 0, the baseline. " if reference else ""
     return figure_style.save(
         figure,
         path,
-        "the headline metrics, and of the idea's own the largest decoder cosine and forgetting where they were "
-        "measured, against alpha, the cosine that latents of different groups may have; one seed each. Runs of the "
-        f"same alpha stand side by side; a line joins runs that differ in alpha alone. {line}{'; '.join(told)}."
+        "the headline metrics, and where measured the largest decoder cosine and forgetting, against alpha, the cosine "
+        "that latents of different groups may have; one seed each. Runs of the same alpha stand side by side; a line "
+        f"joins runs that differ in alpha alone. {line}{'; '.join(summaries)}."
         + figure_style.missing(
             [run for run in runs if run in shown or run is reference], runs, "has no alpha or no result"
         ),
@@ -96,13 +97,13 @@ def draw_sweep(path: Path, counted: Sequence[Run], runs: Sequence[Run]) -> figur
 
 
 def alpha_of(run: Run) -> float | None:
-    """The cosine that a run allowed; None where it had no orthogonality loss."""
+    """Return the cosine that a run allowed, or None if it had no orthogonality loss."""
     settings = run.info.training.settings if run.info and run.info.training else {}
     return settings.get("ALPHA") if settings.get("ORTHOGONALITY_COEFFICIENT") else None
 
 
 def side_by_side(shown: Sequence[Run]) -> dict[int, float]:
-    """Where each run stands on the axis of alpha: those that share one a little apart."""
+    """Return each run's place on the axis of alpha; runs that share one stand a little apart."""
     alphas = [alpha_of(run) or 0.0 for run in shown]
     apart = 0.06 * ((max(alphas) - min(alphas)) or 1.0)
     number, before, places = Counter(alphas), Counter[float](), {}
@@ -113,14 +114,14 @@ def side_by_side(shown: Sequence[Run]) -> dict[int, float]:
 
 
 def sweeps_of(shown: Sequence[Run]) -> list[list[Run]]:
-    """Runs whose settings differ in ALPHA alone, in its order; where there are at least two of them."""
-    found: dict[str, list[Run]] = {}
+    """Return the groups of at least two runs whose settings differ in ALPHA alone, sorted by it."""
+    sweeps: dict[str, list[Run]] = {}
     for run in shown:
         assert run.info
         assert run.info.training
         rest = {name: value for name, value in run.info.training.settings.items() if name != "ALPHA"}
-        found.setdefault(json.dumps(rest, sort_keys=True), []).append(run)
-    return [sorted(sweep, key=lambda run: alpha_of(run) or 0.0) for sweep in found.values() if len(sweep) > 1]
+        sweeps.setdefault(json.dumps(rest, sort_keys=True), []).append(run)
+    return [sorted(sweep, key=lambda run: alpha_of(run) or 0.0) for sweep in sweeps.values() if len(sweep) > 1]
 
 
 def value_of(run: Run, name: str) -> float:
@@ -130,7 +131,7 @@ def value_of(run: Run, name: str) -> float:
 
 
 def title_of(name: str) -> str:
-    return METRICS[name].title if name in METRICS else TITLES[name][0]
+    return METRICS[name].title if name in METRICS else MEASURES[name].title
 
 
 def better_of(name: str) -> str:
@@ -138,30 +139,30 @@ def better_of(name: str) -> str:
     return {"higher": " (↑ better)", "lower": " (↓ better)", "none": ""}[better]
 
 
-def told_of(name: str, value: float) -> str:
+def text_of(name: str, value: float) -> str:
     if math.isnan(value):
         return "not measured"
-    return format_value(name, value) if name in METRICS else f"{value:.{TITLES[name][1]}f}"
+    return format_value(name, value) if name in METRICS else f"{value:.{MEASURES[name].digits}f}"
 
 
-# The condition numbers of the groups
+# Condition numbers of groups
 
 
 def draw_conditions(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs: Sequence[Run]) -> figure_style.Figure:
-    """A row for each run, in it a line for each kind of partition, with a point for each group."""
+    """Draw a row for each run, with a line for each kind of partition and a point for each group."""
     titles, above, height = 2.75, 0.1, 0.5 * len(kept) + 0.05
     figure = figure_style.page(above + height + 0.95)
     panel = figure_style.add_panel(figure, titles, above, figure_style.WIDTH - titles - 0.2, height)
-    told = []
+    summaries = []
     for row, (run, content) in enumerate(kept):
-        said = []
+        parts = []
         for line, (kind, (title, look)) in enumerate(PARTITIONS.items()):
             if numbers := [number for number in content["conditions"].get(kind, []) if number is not None]:
                 y, middle = row + 0.24 * (line - 1), median(numbers)
                 panel.plot(numbers, [y] * len(numbers), linestyle="none", markersize=3.5, alpha=0.7, **look)
                 panel.plot([middle, middle], [y - 0.11, y + 0.11], color=look["color"], linewidth=1.6)
-                said.append(f"{title}: median {middle:.2f}, {min(numbers):.2f} to {max(numbers):.2f}")
-        told.append(f"run {run.number}: {', '.join(said)}")
+                parts.append(f"{title}: median {middle:.2f}, {min(numbers):.2f} to {max(numbers):.2f}")
+        summaries.append(f"run {run.number}: {', '.join(parts)}")
     for title, look in PARTITIONS.values():
         panel.plot([], [], linestyle="none", label=title, markersize=4, **look)
     figure_style.name_rows(panel, [figure_style.label(run, titles - 0.15) for run, _ in kept])
@@ -171,18 +172,18 @@ def draw_conditions(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs
     return figure_style.save(
         figure,
         path,
-        "the condition number of each group's decoder rows, the largest over the smallest singular value, over live "
-        "latents: in groups that fire together on held-out activations, formed alike for every run; in the groups that "
-        f"training ended with, where it had some; and in random ones of the same sizes. {'; '.join(told)}."
+        "the condition number (the largest over the smallest singular value) of each group's decoder rows, live "
+        "latents only: of groups that fire together on held-out activations, formed alike for every run; of the groups "
+        f"at the end of training, if there were any; and of random groups of the same sizes. {'; '.join(summaries)}."
         + figure_style.missing([run for run, _ in kept], runs, "has no measured groups"),
     )
 
 
-# The cosines of the decoder
+# Cosines of the decoder
 
 
 def draw_cosines(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs: Sequence[Run]) -> figure_style.Figure:
-    """Two histograms, a line for each run: of all pairs of live latents, and of each latent's largest cosine."""
+    """Draw two histograms, a line for each run: of all pairs of live latents, and of each latent's largest cosine."""
     figure, ((left, right),) = figure_style.panels(1, 2, height=2.2, named=len(kept))
     for panel, name in ((left, "pairs"), (right, "largest")):
         for run, content in kept:
@@ -194,23 +195,23 @@ def draw_cosines(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs: S
     left.yaxis.set_major_formatter("{x:g}")
     right.set(xlabel="largest |cosine| with another row", ylabel="share of the latents")
     figure_style.legend(figure, left)
-    told = []
+    summaries = []
     for run, _ in kept:
         assert run.info
         figures = (f"{word} {value_of(run, f'decoder_cosine_{word}'):.4f}" for word in ("mean", "largest", "max"))
-        told.append(f"run {run.number}: {', '.join(figures)}")
+        summaries.append(f"run {run.number}: {', '.join(figures)}")
     return figure_style.save(
         figure,
         path,
-        f"how the |cosines| of live latents' decoder rows spread, in bins of {1 / BINS:g}: over all pairs "
-        "(logarithmic), and of each latent the largest with another. Mean over pairs, mean of the largest, and "
-        f"maximum: {'; '.join(told)}."
+        f"histograms of the |cosines| of live latents' decoder rows, in bins of {1 / BINS:g}: of all pairs "
+        "(logarithmic), and of each latent's largest with another. Mean over pairs, mean of the largest, and "
+        f"maximum: {'; '.join(summaries)}."
         + figure_style.missing([run for run, _ in kept], runs, "has no measured decoder"),
     )
 
 
 def draw_histogram(panel: "Axes", run: Run, shares: Sequence[float]) -> None:
-    """The share in each bin, at its middle; empty bins are left out."""
+    """Plot the share in each bin at its middle; empty bins are left out."""
     x = [(i + 0.5) / BINS for i, share in enumerate(shares) if share > 0]
     y = [share for share in shares if share > 0]
     apart = max(1, len(x) // 4)

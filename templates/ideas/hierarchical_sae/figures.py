@@ -1,20 +1,21 @@
-"""Draws hierarchical SAEs: what training watched of each tier, and how each tier is used and what it is composed of."""
+"""Draw hierarchical SAEs: the training history of each tier, how it is used and what it is composed of."""
 
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from measures import TIERS
+
 from agent.lab.verdicts import MetricsRow
 from agent.report import figure_style
 from agent.study.runs import Run
 
-TIERS = range(3)  # as in analysis.py
 TIER_COLOURS = ("#000000", "#0072B2", "#56B4E9", "#E69F00")  # dark to light, as tiers have an order
-TIER_HATCHES = ("", "////", "....", "xxxx")  # without their colour they differ by these
+TIER_HATCHES = ("", "////", "....", "xxxx")  # for readers and printers without colour
 
 
 def draw(directory: Path, runs: Sequence[Run]) -> list[figure_style.Figure]:
-    """training_metrics.png, and tier_activity_comparison.png of the runs that count and have tiers."""
+    """Draw training_metrics.png, and tier_activity_comparison.png of the runs that count and have tiers."""
     figures = []
     if trained := [run for run in runs if run.metrics()]:
         figures.append(training_metrics(directory / "training_metrics.png", trained, runs))
@@ -24,7 +25,7 @@ def draw(directory: Path, runs: Sequence[Run]) -> list[figure_style.Figure]:
 
 
 def training_metrics(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> figure_style.Figure:
-    """What training watched, against steps; the lower row has a panel for each tier."""
+    """Draw the training history against steps, with a panel for each tier in the lower row."""
     from matplotlib.ticker import LogLocator
 
     tiers = [i for i in TIERS if any(f"tier_{i}_l0" in row.own for run in shown for row in run.metrics())]
@@ -34,22 +35,24 @@ def training_metrics(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> f
     panels = dict(zip([*curves, *lower], [panel for row in rows for panel in row], strict=False))
     for panel in [panel for row in rows for panel in row][len(panels) :]:
         panel.remove()
-    told = []
+    summaries = []
     for run in shown:
         history, name = run.metrics(), figure_style.label(run)
-        apart = max(1, len(history) // 5)  # between two markers; those of two runs seldom meet
+        apart = max(1, len(history) // 5)  # rows between two markers
         marked = {"markevery": (3 * run.number % apart, apart), "linewidth": 1.2}
         for title, panel in panels.items():
-            values = [watched(row, (curves | lower)[title]) for row in history]
+            values = [value_in(row, (curves | lower)[title]) for row in history]
             if title in curves or not all(map(math.isnan, values)):
                 panel.plot([row.step for row in history], values, label=name, **marked, **figure_style.style(run, 3))
-        last = [f"L2 {watched(history[-1], 'mse'):.4f}, L0 {watched(history[-1], 'l0'):.2f}"]
-        last += [f"total loss {watched(history[-1], 'loss'):.4f}"]
+        last = [f"L2 {value_in(history[-1], 'mse'):.4f}, L0 {value_in(history[-1], 'l0'):.2f}"]
+        last += [f"total loss {value_in(history[-1], 'loss'):.4f}"]
         if tiers and f"tier_{tiers[0]}_l0" in history[-1].own:
-            last += [f"active by tier {_tell((watched(history[-1], f'tier_{i}_l0') for i in tiers), 2)}"]
+            last += [f"active by tier {_joined((value_in(history[-1], f'tier_{i}_l0') for i in tiers), 2)}"]
         if tiers and f"tier_{tiers[0]}_size" in history[-1].own:
-            last += [f"latents by tier {_tell((watched(history[-1], f'tier_{i}_size') for i in tiers), 0)}"]
-        told.append(f"run {run.number} after {history[-1].step:,} steps{figure_style.remark(run)}: {', '.join(last)}")
+            last += [f"latents by tier {_joined((value_in(history[-1], f'tier_{i}_size') for i in tiers), 0)}"]
+        summaries.append(
+            f"run {run.number} after {history[-1].step:,} steps{figure_style.remark(run)}: {', '.join(last)}"
+        )
     for title, panel in panels.items():
         panel.set(xlabel="steps", ylabel=title)
         panel.locator_params(axis="x", nbins=4)
@@ -63,27 +66,26 @@ def training_metrics(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> f
         else:
             panel.set_ylim(0, 1.05 * panel.get_ylim()[1])
     figure_style.legend(figure, rows[0][0])
-    below = "; below, of the runs with tiers, the active latents of each tier on a token" if tiers else ""
+    below = "; below, for the runs with tiers, the active latents of each tier per token" if tiers else ""
     return figure_style.save(
         figure,
         path,
         "what training recorded on its own batches, against steps: the mean squared error, L0 and the total loss, "
-        f"which has terms that not every run has; error and loss are logarithmic{below}. Last: {'; '.join(told)}."
+        f"whose terms differ between runs; error and loss are logarithmic{below}. Last values: {'; '.join(summaries)}."
         + figure_style.missing(shown, runs, "left no training history"),
     )
 
 
-def watched(row: MetricsRow, name: str) -> float:
-    """A figure of a row of the training history; nan where it has none."""
+def value_in(row: MetricsRow, name: str) -> float:
+    """Return a figure of a row of the training history, NaN if it has none."""
     value = row.own.get(name) if name.startswith("tier_") else getattr(row, name)
     return math.nan if value is None else value
 
 
 def tier_activity(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> figure_style.Figure:
-    """How the latents, the firings and the live latents spread over the tiers, and what of a tier the one below
-    composes."""
-    found = [(run, run.info.analysis) for run in shown if run.info]
-    tiers = [i for i in TIERS if any(f"tier_{i}_l0_share" in analysis for _, analysis in found)]
+    """Draw each tier's share of the latents and of L0, its alive fraction, and how the tier below composes it."""
+    measured = [(run, run.info.analysis) for run in shown if run.info]
+    tiers = [i for i in TIERS if any(f"tier_{i}_l0_share" in analysis for _, analysis in measured)]
     columns = {  # what a panel shows, its axis, and the measure of each tier
         ("share of the latents", "fraction of all"): [f"tier_{i}_latents_share" for i in tiers],
         ("share of L0", "fraction of L0"): [f"tier_{i}_l0_share" for i in tiers],
@@ -95,9 +97,9 @@ def tier_activity(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> figu
     columns = {
         titles: names
         for titles, names in columns.items()
-        if any(analysis.get(name) is not None for name in names for _, analysis in found)
+        if any(analysis.get(name) is not None for name in names for _, analysis in measured)
     }
-    left, above, height, below, thickness = 2.75, 0.28, 0.36 * len(found) + 0.05, 0.5, 0.8 / len(tiers)
+    left, above, height, below, thickness = 2.75, 0.28, 0.36 * len(measured) + 0.05, 0.5, 0.8 / len(tiers)
     rows, cell = math.ceil(len(columns) / 3), (figure_style.WIDTH - left) / 3
     figure = figure_style.page(rows * (above + height + below) + 0.25)
     for place, ((title, axis), names) in enumerate(columns.items()):
@@ -105,40 +107,42 @@ def tier_activity(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> figu
         top = above + row * (above + height + below)
         panel = figure_style.add_panel(figure, left + column * cell, top, cell - 0.25, height)
         for i, name in enumerate(names):
-            values = [math.nan if (value := analysis.get(name)) is None else value for _, analysis in found]
-            places = [line + (i - (len(tiers) - 1) / 2) * thickness for line in range(len(found))]
+            values = [math.nan if (value := analysis.get(name)) is None else value for _, analysis in measured]
+            places = [line + (i - (len(tiers) - 1) / 2) * thickness for line in range(len(measured))]
             look = {"color": TIER_COLOURS[i % 4], "hatch": TIER_HATCHES[i % 4], "edgecolor": "white", "linewidth": 0}
             panel.barh(places, values, thickness, label=f"tier {i}{' (lowest)' if i == 0 else ''}", **look)
-        figure_style.name_rows(panel, [figure_style.label(run, left - 0.15) if column == 0 else "" for run, _ in found])
+        figure_style.name_rows(
+            panel, [figure_style.label(run, left - 0.15) if column == 0 else "" for run, _ in measured]
+        )
         panel.axvline(0, color=figure_style.GREY, linewidth=1)
         panel.grid(visible=False, axis="y")
         panel.set_title(title, loc="left")
         panel.set_xlabel(axis)
         panel.locator_params(axis="x", nbins=3)
     figure_style.legend(figure, figure.axes[0], columns=len(tiers))
-    told = []
-    for run, analysis in found:
-        values = [_tell(analysis.get(name) for name in names if name) for names in columns.values()]
-        said = ", ".join(f"{title} {value}" for (title, _), value in zip(columns, values, strict=True))
-        told.append(f"run {run.number}: {said}{strongest_pattern(run)}")
+    summaries = []
+    for run, analysis in measured:
+        values = [_joined(analysis.get(name) for name in names if name) for names in columns.values()]
+        text = ", ".join(f"{title} {value}" for (title, _), value in zip(columns, values, strict=True))
+        summaries.append(f"run {run.number}: {text}{strongest_pattern(run)}")
     return figure_style.save(
         figure,
         path,
-        "the tiers of each run that has them, lowest first: how the latents and the active latents spread over them, "
-        "and the fraction of a tier's latents that are alive; of the tiers but the lowest, what the one below says of "
-        "them: the R² of the learned composition map, the share of the activity that parts predict, and the normalised "
-        f"mutual information with the strongest part, each but R² above its shuffled control. {'; '.join(told)}."
+        "the tiers of each run that has them, lowest first: their shares of the latents and of the active latents, and "
+        "the fraction of a tier's latents that is alive. For all but the lowest tier, how the one below composes it: "
+        "the R² of the learned composition map, the share of the activity that parts predict, and the normalised "
+        f"mutual information with the strongest part, the last two minus a shuffled control. {'; '.join(summaries)}."
         + figure_style.missing(shown, runs, "has no measured tiers"),
     )
 
 
 def strongest_pattern(run: Run) -> str:
-    """The pattern that explains most, in words; empty where none was found."""
+    """Return the pattern that explains most, in words, or an empty text if there is none."""
     for pattern in run.kept("patterns.json").get("patterns", [])[:1]:
         sums = " + ".join(f"{w:.2f} x {part}" for part, w in zip(pattern["parts"], pattern["weights"], strict=True))
         return f", strongest pattern latent {pattern['latent']} = {sums} (R² {pattern['r2']:.2f})"
     return ""
 
 
-def _tell(values: Iterable[float | None], digits: int = 3) -> str:
+def _joined(values: Iterable[float | None], digits: int = 3) -> str:
     return " / ".join("not measured" if value is None else f"{value:.{digits}f}" for value in values)

@@ -1,9 +1,11 @@
-"""Draws the nested prefixes of Matryoshka SAEs: how each rebuilds alone, how each is used, what is in the first."""
+"""Draw each nested prefix of Matryoshka SAEs alone, what it adds, and the parent features in the first."""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from measures import DRAWS
 
 from agent.report import figure_style
 from agent.study.runs import Run
@@ -12,15 +14,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as MatplotlibFigure
 
-DRAWS = 8  # random orders of the latents, as in analysis.py
 COLOURS = ("#000000", "#0072B2", "#56B4E9", "#E69F00", "#D55E00")  # dark to light to warm, as prefixes have an order
-HATCHES = ("", "////", "....", "xxxx", "----")  # without their colour they differ by these
+HATCHES = ("", "////", "....", "xxxx", "----")  # for readers and printers without colour
 
 
 def draw(directory: Path, runs: Sequence[Run]) -> list[figure_style.Figure]:
-    """Of the runs that count and have prefixes: how each prefix rebuilds alone (prefix_reconstruction.png), how the
-    latents spread over what each adds (prefix_activity.png) and how that came about in training (prefix_training.png);
-    on a world also what parents stand in the first (prefix_parents.png)."""
+    """Draw the runs that count and have prefixes.
+
+    prefix_reconstruction.png shows each prefix alone, prefix_activity.png the latents that each adds,
+    prefix_training.png their share of L0 during training, and on a world prefix_parents.png the parents in the first.
+    """
     shown = [run for run in runs if run.counts and run.info and "prefix_0_l0_share" in run.info.analysis]
     if not shown:
         return []
@@ -37,7 +40,7 @@ def _reconstruction_figure(directory: Path, shown: Sequence[Run], runs: Sequence
     columns = {"EV of the prefix alone": "explained_variance", "EV of random latents": "random_explained_variance"}
     figure, (axes,) = figure_style.panels(1, len(columns), height=2.4, named=len(shown))
     axes[1].sharey(axes[0])
-    told = []
+    summaries = []
     for run in shown:
         ends, name = run.kept("prefixes.json").get("ends", []), figure_style.label(run)
         values = {kind: _values(run, f"prefix_{{}}_{kind}", len(ends)) for kind in columns.values()}
@@ -45,8 +48,8 @@ def _reconstruction_figure(directory: Path, shown: Sequence[Run], runs: Sequence
         for panel, kind in zip(axes, columns.values(), strict=True):
             panel.plot(ends, values[kind], label=name, linewidth=1.2, alpha=0.85, **figure_style.style(run, 5))
         pairs = zip(ends, *values.values(), strict=True)
-        said = [f"{end} latents {own:.3f} ({drawn:.3f})" for end, own, drawn in pairs]
-        told.append(f"run {run.number}: {', '.join(said)}")
+        values_text = ", ".join(f"{end} latents {own:.3f} ({drawn:.3f})" for end, own, drawn in pairs)
+        summaries.append(f"run {run.number}: {values_text}")
     for panel, title in zip(axes, columns, strict=True):
         panel.axhline(0, color=figure_style.GREY, linewidth=1)
         panel.set_xscale("log", base=2)
@@ -56,10 +59,10 @@ def _reconstruction_figure(directory: Path, shown: Sequence[Run], runs: Sequence
     return figure_style.save(
         figure,
         directory / "prefix_reconstruction.png",
-        "explained variance (EV) against the number of latents (logarithmic), on the left of each prefix alone, on the "
-        f"right of as many latents drawn at random from the same SAE, mean of {DRAWS} draws; the last prefix is the "
-        "whole SAE, and below 0 the mean activation would do better. Each prefix, with the random latents in brackets: "
-        f"{'; '.join(told)}.{figure_style.missing(shown, runs, 'has no measured prefixes')}",
+        "explained variance (EV) against the number of latents (logarithmic): on the left each prefix alone, on the "
+        f"right as many latents drawn at random from the same SAE, mean of {DRAWS} draws. The last prefix is the whole "
+        "SAE; below 0 the mean activation would do better. Each prefix, with the random latents in brackets: "
+        f"{'; '.join(summaries)}.{figure_style.missing(shown, runs, 'has no measured prefixes')}",
     )
 
 
@@ -68,7 +71,7 @@ def _activity_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run])
     counted = range(max(counts))
     columns = {  # what a panel shows, its axis, and the measure of each prefix
         ("share of L0", "fraction of L0"): "prefix_{}_l0_share",
-        ("alive fraction", "fraction of what the prefix adds"): "prefix_{}_alive_fraction",
+        ("alive fraction", "fraction of the latents it adds"): "prefix_{}_alive_fraction",
     }
     height, thickness = 0.42 * len(shown) + 0.05, 0.8 / len(counted)
     figure, axes = _rows(shown, len(columns), height)
@@ -78,27 +81,27 @@ def _activity_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run])
             rows = [row + (i - (count - 1) / 2) * thickness for row, count in enumerate(counts)]
             look = {"color": COLOURS[i], "hatch": HATCHES[i], "edgecolor": "white", "linewidth": 0}
             name = f"prefix {i}{'' if i else ' (smallest)'}"
-            panel.barh(rows, [each[i] for each in values], thickness, label=name, **look)
+            panel.barh(rows, [shares[i] for shares in values], thickness, label=name, **look)
         panel.axvline(0, color=figure_style.GREY, linewidth=1)
         panel.set_title(title, loc="left")
         panel.set_xlabel(axis)
     figure_style.legend(figure, axes[0], columns=len(counted))
-    told = []
+    summaries = []
     for run in shown:
-        said = [f"{title} {_tell(_values(run, name, len(counted)))}" for (title, _), name in columns.items()]
-        told.append(f"run {run.number}: {', '.join(said)}")
+        parts = [f"{title} {_joined(_values(run, name, len(counted)))}" for (title, _), name in columns.items()]
+        summaries.append(f"run {run.number}: {', '.join(parts)}")
     return figure_style.save(
         figure,
         directory / "prefix_activity.png",
-        "the latents that each prefix adds to the one before it, smallest prefix first: the share of the active "
-        f"latents that they are, and the fraction of them that are alive. {'; '.join(told)}."
+        "the latents that each prefix adds to the one before it, smallest prefix first: their share of the active "
+        f"latents, and the fraction of them that is alive. {'; '.join(summaries)}."
         + figure_style.missing(shown, runs, "has no measured prefixes"),
     )
 
 
 def _training_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run]) -> figure_style.Figure:
     figure, (axes,) = figure_style.panels(1, 2, height=2.0, named=len(shown))
-    told = []
+    summaries = []
     for run in shown:
         rows, label = run.metrics(), figure_style.label(run)
         ends = [name for name in rows[0].own if name.startswith("prefix_")]
@@ -110,7 +113,7 @@ def _training_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run])
             x = [row.tokens / 1e6 for row in rows]
             panel.plot(x, shares, label=label, linewidth=1.4, markevery=marked, **figure_style.style(run, 3.5))
             last.append(shares[-1])
-        told.append(f"run {run.number}: {last[0]:.3f} and {last[1]:.3f}{figure_style.remark(run)}")
+        summaries.append(f"run {run.number}: {last[0]:.3f} and {last[1]:.3f}{figure_style.remark(run)}")
     for panel, title in zip(axes, ("L0 share, smallest prefix", "L0 share, added by the largest"), strict=True):
         panel.set(xlabel="tokens (millions)", ylabel=title)
         panel.set_ylim(bottom=0)
@@ -118,9 +121,9 @@ def _training_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run])
     return figure_style.save(
         figure,
         directory / "prefix_training.png",
-        "the share of L0, the active latents, that lies in the smallest prefix, and that the largest adds to the one "
-        "before it, against training tokens, as the training recorded them on its own batches. At the end of training, "
-        f"{'; '.join(told)}.{figure_style.missing(shown, runs, 'left no history of its prefixes')}",
+        "the share of L0 (the active latents) in the smallest prefix, and the share that the largest adds to the one "
+        "before it, against training tokens, as training recorded them on its own batches. At the end of training, "
+        f"{'; '.join(summaries)}.{figure_style.missing(shown, runs, 'left no history of its prefixes')}",
     )
 
 
@@ -131,32 +134,32 @@ def _parents_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run]) 
         "parents_in_first_by_rate": ("if it held the most frequent features", "D", "#D55E00"),
     }
     figure, (panel,) = _rows(shown, 1, 0.3 * len(shown) + 0.05)
-    for name, (said, marker, colour) in marks.items():
+    for name, (label, marker, colour) in marks.items():
         x = [_figures(run)[name] or 0.0 for run in shown]
         look: dict[str, Any] = {
             "color": colour,
             "markerfacecolor": colour if marker == "o" else "none",
             "markersize": 8,
         }
-        panel.plot(x, range(len(shown)), marker, label=said, **look)
+        panel.plot(x, range(len(shown)), marker, label=label, **look)
     panel.set_xlim(left=0)
     panel.set_xlabel("fraction of the parents that have a latent")
     figure_style.legend(figure, panel, columns=3)
-    told = []
+    summaries = []
     for run in shown:
         learned, first, chance, by_rate = (_figures(run)[name] for name in ("parents_learned", *marks))
-        told.append(f"run {run.number}: {first:.3f}, {chance:.3f} and {by_rate:.3f} ({learned:.3f} have a latent)")
+        summaries.append(f"run {run.number}: {first:.3f}, {chance:.3f} and {by_rate:.3f} ({learned:.3f} have a latent)")
     return figure_style.save(
         figure,
         directory / "prefix_parents.png",
-        "of the world's parent features that have a latent, the fraction that has it in the first prefix, beside what "
-        "chance gives and what a prefix of the most frequent features would give. "
-        f"{'; '.join(told)}.{figure_style.missing(shown, runs, 'has no parents measured in a first prefix')}",
+        "of the world's parent features that have a latent, the fraction that has it in the first prefix, compared "
+        "with chance and with a prefix of the most frequent features. "
+        f"{'; '.join(summaries)}.{figure_style.missing(shown, runs, 'has no parents measured in a first prefix')}",
     )
 
 
 def _rows(shown: Sequence[Run], columns: int, height: float) -> "tuple[MatplotlibFigure, list[Axes]]":
-    """Panels beside each other with a row for each run, named on the left."""
+    """Return panels side by side with a row for each run, named on the left."""
     titles, above = 2.75, 0.28
     figure, cell = figure_style.page(above + height + 0.75), (figure_style.WIDTH - titles) / columns
     axes = [figure_style.add_panel(figure, titles + i * cell, above, cell - 0.25, height) for i in range(columns)]
@@ -173,10 +176,10 @@ def _figures(run: Run) -> Mapping[str, float | None]:
 
 
 def _values(run: Run, name: str, count: int) -> list[float]:
-    """A measure of each prefix, by the name's number; NaN where there is none."""
-    found = [_figures(run).get(name.format(i)) for i in range(count)]
-    return [math.nan if value is None else value for value in found]
+    """Return a measure of each prefix, NaN where it is missing; `name` has a place for the prefix's number."""
+    values = [_figures(run).get(name.format(i)) for i in range(count)]
+    return [math.nan if value is None else value for value in values]
 
 
-def _tell(values: Sequence[float]) -> str:
+def _joined(values: Sequence[float]) -> str:
     return " / ".join(f"{value:.3f}" for value in values if not math.isnan(value))

@@ -1,4 +1,4 @@
-"""Draws tree SAEs: how training went level by level, the paths that carry most, and what activates along them."""
+"""Draw tree SAEs: the training history by level, the paths that carry most, and the activations along them."""
 
 import math
 from collections.abc import Sequence
@@ -6,14 +6,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from measures import KEPT, TOKENS_OF_A_TREE
+
 from agent.report import figure_style
 from agent.study.runs import Run
 
-TOKENS_OF_A_TREE, KEPT = 6, "tree.json"  # as in analysis.py
-
 
 def draw(directory: Path, runs: Sequence[Run]) -> list[figure_style.Figure]:
-    """training_progression.png, feature_paths.png, level_activations.png."""
+    """Draw training_progression.png, feature_paths.png and level_activations.png, each if there are data for it."""
     grown = [(run, run.kept(KEPT)) for run in runs if run.counts]
     grown = [(run, kept) for run, kept in grown if kept.get("nodes")]
     trained = [run for run in runs if run.metrics()]
@@ -35,7 +35,7 @@ CURVES = (  # rows of panels: what is drawn, and its axis
 
 def _training_progression(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> figure_style.Figure:
     figure, axes = figure_style.panels(len(CURVES), 3, height=1.45, named=len(shown))
-    told = []
+    summaries = []
     for run in shown:
         rows, name = run.metrics(), figure_style.label(run)
         x, apart, last = [row.tokens / 1e6 for row in rows], max(1, len(rows) // 5), {}
@@ -45,7 +45,7 @@ def _training_progression(path: Path, shown: Sequence[Run], runs: Sequence[Run])
             marked = (3 * run.number % apart, apart)
             panel.plot(x, y, label=name, linewidth=1.3, markevery=marked, **figure_style.style(run, 3.2))
             last[curve] = y[-1]
-        told.append(f"run {run.number}{figure_style.remark(run)}: {_ends(last)}")
+        summaries.append(f"run {run.number}{figure_style.remark(run)}: {_ends(last)}")
     for panel, (curve, title) in zip(chain(*axes), chain(*CURVES), strict=True):
         panel.set(xlabel="tokens (millions)", ylabel=title)
         if curve == "mse":
@@ -59,20 +59,20 @@ def _training_progression(path: Path, shown: Sequence[Run], runs: Sequence[Run])
     return figure_style.save(
         figure,
         path,
-        "the training as it recorded itself, on its batches, against tokens: the squared error of all runs "
-        "(logarithmic); of those with a tree, the consistency loss between parents and children, which is measured "
-        "also where it is not trained on, the share of the edges that are open, and each level's L0 and number of "
-        f"latents. At the end, {'; '.join(told)}." + figure_style.missing(shown, runs, "left no training history"),
+        "what training recorded on its own batches, against tokens: the squared error of all runs (logarithmic); for "
+        "those with a tree, the consistency loss between parents and children (measured also if it is not trained on), "
+        f"the share of open edges, and each level's L0 and number of latents. At the end, {'; '.join(summaries)}."
+        + figure_style.missing(shown, runs, "left no training history"),
     )
 
 
 def _ends(last: "dict[str, float]") -> str:
-    said = f"mean squared error {last['mse']:.4f}"
+    text = f"mean squared error {last['mse']:.4f}"
     if math.isnan(last["consistency"]):
-        return f"{said}, no tree"
+        return f"{text}, no tree"
     l0s, sizes = (" / ".join(f"{last[f'level_{i}_{of}']:{form}}" for i in range(3)) for of, form in WHAT_ENDS)
     return (
-        f"{said}, consistency loss {last['consistency']:.3f}, {last['open_edges']:.1%} of the edges open, L0 by level "
+        f"{text}, consistency loss {last['consistency']:.3f}, {last['open_edges']:.1%} of the edges open, L0 by level "
         f"{l0s}, latents {sizes}"
     )
 
@@ -81,12 +81,11 @@ WHAT_ENDS = (("l0", ".2f"), ("size", ".0f"))
 
 
 def _places(nodes: "list[dict[str, Any]]") -> "dict[int, float]":
-    """Where each node stands from left to right: what has no children shown in a place of its own, a parent in the
-    middle of its children, and half a place between two trees."""
+    """Return each node's horizontal place: leaves in a row, parents in the middle of their children, trees apart."""
     place: dict[int, float] = {}
     next_free, tree = 0.0, 0
     parents = {node["parent"] for node in nodes}
-    for node in nodes:  # a parent stands before what is below it
+    for node in nodes:  # parents come before their children
         if node["tree"] != tree:
             next_free, tree = next_free + 0.7, node["tree"]
         if node["latent"] not in parents:
@@ -95,15 +94,15 @@ def _places(nodes: "list[dict[str, Any]]") -> "dict[int, float]":
     for level in (1, 2):
         for node in nodes:
             if node["level"] == level and node["latent"] in parents:
-                mine = [place[child["latent"]] for child in nodes if child["parent"] == node["latent"]]
-                place[node["latent"]] = sum(mine) / len(mine)
+                children = [place[child["latent"]] for child in nodes if child["parent"] == node["latent"]]
+                place[node["latent"]] = sum(children) / len(children)
     return place
 
 
 def _feature_paths(path: Path, grown: "list[tuple[Run, dict[str, Any]]]", runs: Sequence[Run]) -> figure_style.Figure:
     height, above, between = 1.35, 0.3, 0.42
     figure = figure_style.page(len(grown) * (height + between) + 0.1)
-    told = []
+    summaries = []
     for i, (run, kept) in enumerate(grown):
         panel = figure_style.add_panel(figure, 0.6, above + i * (height + between), figure_style.WIDTH - 0.7, height)
         nodes, place = kept["nodes"], _places(kept["nodes"])
@@ -119,27 +118,27 @@ def _feature_paths(path: Path, grown: "list[tuple[Run, dict[str, Any]]]", runs: 
             x, y = at[node["latent"]]
             size = 4 + 90 * node["activation"] / largest
             panel.scatter([x], [y], s=size, color="white", edgecolor="black", linewidth=0.9, zorder=2)
-            below, beside = {"xytext": (0, -7), "va": "top"}, {"xytext": (9, 0), "va": "center"}
+            below, right = {"xytext": (0, -7), "va": "top"}, {"xytext": (9, 0), "va": "center"}
             look = {"textcoords": "offset points", "fontsize": 5.5, "ha": "center", "rotation": 90}
-            panel.annotate(str(node["latent"]), (x, y), **look, **(beside if y else below))
+            panel.annotate(str(node["latent"]), (x, y), **look, **(right if y else below))
         panel.set(xlim=(-0.8, max(place.values()) + 0.8), ylim=(-0.65, 2.4), xticks=[])
         panel.set_yticks([0, 1, 2], ["leaves", "level 1", "top"])
         panel.tick_params(axis="y", length=0)
         panel.grid(visible=False)
         panel.spines[:].set_visible(False)
         panel.set_title(figure_style.label(run, figure_style.WIDTH - 0.9), loc="left")
-        what = "attribution" if kept["attributed"] else "activation carried"
-        told.append(
-            f"run {run.number}: {len(nodes)} latents in {nodes[-1]['tree'] + 1} trees, the thickest edge's {what} "
+        carried = "attribution" if kept["attributed"] else "activation carried"
+        summaries.append(
+            f"run {run.number}: {len(nodes)} latents in {nodes[-1]['tree'] + 1} trees, the thickest edge's {carried} "
             f"{thickest:.2g} a token, {kept['closed']} of {kept['edges']} edges pruned"
         )
     return figure_style.save(
         figure,
         path,
-        "of each run with a tree, the trees whose paths carry most: circles are latents, by number, their area the "
-        "mean activation beside the run's largest; lines are paths, their thickness the part of the parent's "
-        "attribution (the change of the loss without it, to first order) that came along them, or, where there is no "
-        f"language model, the activation they carry. Pruned paths are not there. {'; '.join(told)}."
+        "for each run with a tree, the trees whose paths carry most. Circles are latents, by number; their area is the "
+        "mean activation relative to the run's largest. Lines are paths; their thickness is the part of the parent's "
+        "attribution (the change of the loss without it, to first order) that came along them or, without a language "
+        f"model, the activation they carry. Pruned paths are left out. {'; '.join(summaries)}."
         + figure_style.missing([run for run, _ in grown], runs, "has no measured tree with an open path"),
     )
 
@@ -149,7 +148,7 @@ def _level_activations(
 ) -> figure_style.Figure:
     height, above, between, room, columns = 2.0, 0.3, 0.62, 0.1, min(len(grown), 2)
     figure = figure_style.page(-(-len(grown) // columns) * (height + between))
-    told, width = [], figure_style.WIDTH / columns - 0.65
+    summaries, width = [], figure_style.WIDTH / columns - 0.65
     for i, (run, kept) in enumerate(grown):
         top, left = above + i // columns * (height + between), 0.55 + i % columns * figure_style.WIDTH / columns
         rows = [[v for v, n in zip(kept["values"], kept["nodes"], strict=True) if n["level"] == at] for at in (2, 1, 0)]
@@ -168,13 +167,13 @@ def _level_activations(
         assert panel is not None
         panel.set_xlabel(f"samples, {TOKENS_OF_A_TREE} for each tree", labelpad=2)
         mean = {level: sum(map(sum, part)) / sum(map(len, part)) for level, part in present}
-        said = ", ".join(f"level {level} {len(part)} latents, mean {mean[level]:.2f}" for level, part in present)
-        told.append(f"run {run.number}: {len(kept['samples'])} samples, {said}")
+        levels = ", ".join(f"level {level} {len(part)} latents, mean {mean[level]:.2f}" for level, part in present)
+        summaries.append(f"run {run.number}: {len(kept['samples'])} samples, {levels}")
     return figure_style.save(
         figure,
         path,
-        "activations of the latents in feature_paths.png, in its order, on the tokens that move their trees most: a "
-        "row for each latent, white 0, black its largest on the evaluation text, a panel for each level, the top "
-        f"first; the samples of one tree stand together. {'; '.join(told)}."
+        "activations of the latents in feature_paths.png, in its order, on the tokens that activate their trees most: "
+        "a row for each latent (white 0, black its largest on the evaluation text), a panel for each level, the top "
+        f"first; the samples of one tree stand together. {'; '.join(summaries)}."
         + figure_style.missing([run for run, _ in grown], runs, "has no measured tree with an open path"),
     )

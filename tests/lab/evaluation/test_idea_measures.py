@@ -93,7 +93,7 @@ def test_a_figure_must_be_named_in_measures_py(tmp_path: Path):
     (tmp_path / "measures.py").write_text("MEASURES = {'known': None}")
     analysis = tmp_path / "analysis.py"
     analysis.write_text("MEASURES = {'other': None}\ndef measure(exam): return {'known': 1, 'other': 2}")
-    with pytest.raises(LookupError, match="'other', which is not in MEASURES of measures.py"):
+    with pytest.raises(LookupError, match=r"'other', which is not in MEASURES of measures\.py"):
         idea_analysis.measure(analysis, by_hand(tmp_path / "checkpoint"))
 
 
