@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints."""
+"""The command line: verbs and options. Each verb imports what it needs, so that --help answers at once."""
 
 import errno
 import math
@@ -16,8 +16,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 ideas_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(ideas_app, name="ideas")
 
-MODEL = "tiny-lm, a world (synth2k), a directory (./...), or a hub model."
-HOOK = "Where the SAE sits, as blocks.1.hook_resid_post."
+Model = Annotated[
+    str | None, typer.Option(help="tiny-lm, a synthetic world (synth2k), a directory (./...), or a hub model.")
+]
+Hook = Annotated[str | None, typer.Option(help="TransformerLens hook to train on, e.g. blocks.1.hook_resid_post.")]
+StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study under runs/.")]
+IdeaName = Annotated[str, typer.Argument(help="An idea: a directory of templates/ideas.")]
 
 # What a machine refuses, with a message that says it all.
 MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
@@ -25,43 +29,52 @@ MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, e
 
 @app.callback()
 def agent() -> None:
-    """Runs experiments on sparse autoencoders, and writes notes that are true in the morning."""
+    """Automated SAE experiments.
+
+    Propose a change, train it, score it with SAE-Bench, compare at matched L0, write it up.
+    """
 
 
 @app.command()
 def run(
     idea: Annotated[str, typer.Option(help="An idea: a directory of templates/ideas.")],
-    max_runs: Annotated[int, typer.Option(min=1, help="How many runs to try; the baseline is not counted.")],
-    model: Annotated[str | None, typer.Option(help=MODEL)] = None,
-    hook: Annotated[str | None, typer.Option(help=HOOK)] = None,
+    max_runs: Annotated[int, typer.Option(min=1, help="Number of runs; the baseline is not counted.")],
+    model: Model = None,
+    hook: Hook = None,
     evals: Annotated[
-        str | None, typer.Option(help="What scores a run: quick, standard, full, or evaluations with commas between.")
+        str | None, typer.Option(help="Evaluations of each run: quick, standard, full, or names with commas between.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; the GPU when there is one.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default the GPU if there is one.")] = None,
     max_hours: Annotated[
         float | None, typer.Option(help="Hours of work; no run starts that would exceed them.")
     ] = None,
     run_timeout: Annotated[
         float | None,
-        typer.Option(min=1, help="Seconds for one training, and one evaluation; 5 times the baseline's, at least 300."),
+        typer.Option(
+            min=1,
+            help="Seconds for one training, and for one evaluation; by default 5 times the baseline's, at least 300.",
+        ),
     ] = None,
-    proposer: Annotated[str | None, typer.Option(help="template, the idea's own plan, or llm.")] = None,
+    proposer: Annotated[str | None, typer.Option(help="template (the idea's own plan) or llm.")] = None,
     llm: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="A model at OPENAI_BASE_URL, with OPENAI_API_KEY.")
+        str | None, typer.Option(metavar="MODEL", help="Language model at OPENAI_BASE_URL; needs OPENAI_API_KEY.")
     ] = None,
-    llm_window: Annotated[int | None, typer.Option(min=1, help="Tokens the model can read at once.")] = None,
-    max_llm_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to read and write in all.")] = None,
-    max_cost: Annotated[float | None, typer.Option(min=0, help="Dollars for the model in all.")] = None,
-    price_in: Annotated[float | None, typer.Option(min=0, help="Dollars per million tokens read.")] = None,
-    price_out: Annotated[float | None, typer.Option(min=0, help="Dollars per million tokens written.")] = None,
+    llm_window: Annotated[int | None, typer.Option(min=1, help="Context window of the language model, tokens.")] = None,
+    max_llm_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Total token budget of the study, prompts plus answers.")
+    ] = None,
+    max_cost: Annotated[float | None, typer.Option(min=0, help="Total budget for the model, dollars.")] = None,
+    price_in: Annotated[float | None, typer.Option(min=0, help="Dollars per million prompt tokens.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, help="Dollars per million answer tokens.")] = None,
     replay: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A transcript.jsonl, whose answers are given again.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Replay the recorded answers of this transcript.jsonl; no network."),
     ] = None,
     approve: Annotated[bool, typer.Option("--approve", help="Show each change and ask before it runs.")] = False,
 ) -> None:
-    """Investigate an idea: the baseline, then a run for each proposal, then notes and plots.
+    """Study an idea: train the baseline and one run for each proposal, compare them, write notes and plots.
 
-    Whatever interrupts it, `agent resume` continues.
+    `agent resume` continues a study that was interrupted.
     """
     from agent import ideas
     from agent.commands import run as command
@@ -72,20 +85,29 @@ def run(
         raise UserError(f"--max-hours {max_hours:g}: give a number of hours above 0")
     plan = ideas.load(idea)
     if evals:
-        catalogue.parse_evals(evals)  # refused at once where it names none
-    given = {"model": _absolute(model), "hook_name": hook, "evals": evals}
-    fixed = plan.fixed.with_changes(**{name: value for name, value in given.items() if value})
-    prices = select.prices(price_in, price_out)
+        catalogue.parse_evals(evals)  # an unknown name is refused at once
+    changes = {"model": _absolute(model), "hook_name": hook, "evals": evals}
+    prices = select.price_pair(price_in, price_out)
     spend = {"max_tokens": max_llm_tokens, "max_cost": max_cost, "prices": prices, "window": llm_window}
-    language_model = select.language_model(proposer, llm, replay=replay, **spend)
-    limits = {"max_runs": max_runs, "max_hours": max_hours, "run_timeout": run_timeout}
-    command.start(plan, fixed, language_model, device, limits, approve, proposer)
+    command.start(
+        command.StudyRequest(
+            idea=plan,
+            fixed=plan.fixed.with_changes(**{name: value for name, value in changes.items() if value}),
+            max_runs=max_runs,
+            max_hours=max_hours,
+            run_timeout=run_timeout,
+            device=device,
+            language_model=select.requested_model(proposer, llm, replay=replay, **spend),
+            approve=approve,
+        )
+    )
 
 
 @app.command()
 def resume(
     path: Annotated[
-        Path | None, typer.Argument(metavar="[STUDY]", help="A study under runs/; the newest that has not ended.")
+        Path | None,
+        typer.Argument(metavar="[STUDY]", help="A study under runs/; by default the newest that has not ended."),
     ] = None,
 ) -> None:
     """Continue a study that was interrupted or killed, within what is left of its budgets."""
@@ -96,11 +118,11 @@ def resume(
 
 @app.command()
 def note(
-    path: Annotated[Path, typer.Argument(metavar="STUDY", help="A study under runs/.")],
-    run_name: Annotated[str, typer.Argument(metavar="RUN", help="The run that was made by hand in it, as run_6.")],
+    path: StudyPath,
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run made by hand in its directory, e.g. run_6.")],
     message: Annotated[str, typer.Option("-m", "--message", help="What was tried, for the notes.")],
 ) -> None:
-    """Take a run that was made by hand in a study's directory into its notes and plots."""
+    """Add a run made by hand in a study's directory to its notes and plots."""
     from agent.commands import run as command
 
     command.note(path, run_name, message)
@@ -118,10 +140,11 @@ def show(path: Annotated[Path, typer.Argument(help="A run's directory, or a stud
 def audit(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="A notes.txt, of this or an earlier system.")],
     results: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The runs' directories; without, the notes' own results decide.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Directory of the runs; by default the results in the notes are used."),
     ] = None,
 ) -> None:
-    """Hold every claim of a notes.txt against its figures: supported, contradicted or unsupported."""
+    """Check every claim of a notes.txt against its figures: supported, contradicted or unsupported."""
     from agent.audit import audit
 
     if not audit.audit(path, results):
@@ -130,7 +153,7 @@ def audit(
 
 @ideas_app.callback()
 def ideas(context: typer.Context) -> None:
-    """List the ideas there are, or show one with its plan."""
+    """List the ideas, show one with its plan, or draft a new one."""
     from agent.commands.ideas import print_ideas
 
     if context.invoked_subcommand is None:
@@ -138,7 +161,7 @@ def ideas(context: typer.Context) -> None:
 
 
 @ideas_app.command("show")
-def show_idea(name: Annotated[str, typer.Argument(help="An idea: a directory of templates/ideas.")]) -> None:
+def show_idea(name: IdeaName) -> None:
     """Show an idea with its plan."""
     from agent.commands.ideas import print_idea
     from agent.ideas import load
@@ -149,9 +172,9 @@ def show_idea(name: Annotated[str, typer.Argument(help="An idea: a directory of 
 @ideas_app.command("new")
 def new_idea(
     sentence: Annotated[str, typer.Argument(help="What to find out, in one sentence.")],
-    llm: Annotated[str, typer.Option(metavar="MODEL", help="A model of the server at OPENAI_BASE_URL.")],
+    llm: Annotated[str, typer.Option(metavar="MODEL", help="Language model at OPENAI_BASE_URL.")],
 ) -> None:
-    """Have a language model work out an idea with a plan, and take it in if you like it."""
+    """Draft an idea and its plan with a language model, and save it if you approve."""
     from agent.commands import new_idea
 
     new_idea.new(sentence, llm)
@@ -159,20 +182,19 @@ def new_idea(
 
 @app.command()
 def doctor(
-    model: Annotated[str, typer.Option(help=MODEL)] = "tiny-lm",
-    hook: Annotated[str | None, typer.Option(help=HOOK)] = None,
-    evals: Annotated[
-        str, typer.Option(help="quick, standard, full, or evaluations with commas between them.")
-    ] = "full",
+    model: Model = "tiny-lm",
+    hook: Hook = None,
+    evals: Annotated[str, typer.Option(help="quick, standard, full, or names with commas between.")] = "full",
 ) -> None:
-    """Show which evaluations can run here, and what is missing for the others. Exit code 1 where one cannot."""
+    """Show which evaluations can run here, and what the others need. Exit code 1 if one cannot run."""
     from agent.commands import doctor
     from agent.ideas import Fixed
     from agent.lab.evaluation import catalogue
 
-    catalogue.parse_evals(evals)  # refused at once where it names none
-    given = {"model": _absolute(model), "hook_name": hook}
-    raise typer.Exit(doctor.show(Fixed.model_validate({name: value for name, value in given.items() if value}), evals))
+    catalogue.parse_evals(evals)  # an unknown name is refused at once
+    changes = {"model": _absolute(model), "hook_name": hook}
+    fixed = Fixed.model_validate({name: value for name, value in changes.items() if value})
+    raise typer.Exit(doctor.show(fixed, evals))
 
 
 @app.command()
@@ -184,7 +206,7 @@ def cache(
         ),
     ] = None,
 ) -> None:
-    """Show what is stored for reuse under SAE_AGENT_CACHE, or clear it by kind."""
+    """Show what is cached under SAE_AGENT_CACHE, or clear it by kind."""
     from agent.commands import cache
 
     if clear:
@@ -194,7 +216,10 @@ def cache(
 
 
 def main() -> None:
-    """The console script. Exit codes: 0 done, 1 our fault or a failed study, 2 the user's mistake, 130 interrupted."""
+    """Run the console script.
+
+    Exit codes: 0 done, 1 our fault or a failed study, 2 the user's mistake, 130 interrupted.
+    """
     if sys.platform == "win32":
         _fail("sae-agent runs on Linux and macOS; on Windows use WSL", 2)
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set inside a git hook; a study has its own
@@ -213,13 +238,13 @@ def main() -> None:
             raise
         _fail(f"{error.filename or 'while writing'}: {error.strerror}", 1)
     else:
-        if code == 130:  # what typer makes of a Ctrl-C that no command has answered itself
+        if code == 130:  # what typer makes of a Ctrl-C that no command has handled
             _fail("interrupted", 130)
         sys.exit(code if isinstance(code, int) else 0)
 
 
 def _absolute(model: str | None) -> str | None:
-    """A directory given by its path, made good for child processes that run elsewhere; a bare name is a model's."""
+    """Make a directory's path absolute, for child processes that run elsewhere; a bare name is a model's."""
     if model and (os.sep in model or model.startswith((".", "~"))) and Path(model).expanduser().is_dir():
         return str(Path(model).expanduser().resolve())
     return model

@@ -20,7 +20,8 @@ from typing import Any
 from scipy.special import betaincinv
 
 from agent.comparison.judgement import FRESH_SEEDS, Judgement, judge
-from agent.comparison.matching import ALPHA, compare
+from agent.comparison.matching import compare
+from agent.comparison.significance import ALPHA
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Core, FinalInfo, Latents, Probing
 from agent.lab.verdicts import Verdict

@@ -26,7 +26,7 @@ from scipy.special import stdtrit
 from training import train
 
 from agent import TEMPLATES, ideas
-from agent.comparison import judgement, matching, statistics
+from agent.comparison import judgement, matching, significance
 from agent.comparison.baselines import Baselines
 from agent.comparison.matching import all_metrics
 from agent.lab import results
@@ -127,7 +127,7 @@ def against(reference: Trained, other: Trained, metric: str) -> tuple[float, flo
     parts = [(each.noise**2 / len(t.infos), each.df) for each, t in ((a, other), (b, reference))]
     variance = sum(part for part, _ in parts)
     df = variance**2 / sum(part**2 / free for part, free in parts)
-    return a.difference - b.difference, float(stdtrit(df, 1 - statistics.ALPHA / 2)) * math.sqrt(variance)
+    return a.difference - b.difference, float(stdtrit(df, 1 - significance.ALPHA / 2)) * math.sqrt(variance)
 
 
 def table(trained: Sequence[Trained], cells: dict[str, list[str]], first: str) -> str:

@@ -203,7 +203,7 @@ def scoring(study: Study, state: State) -> str:
         return "a run is scored"
     if state.runs and state.runs[0].stage == "done" and state.sentinels is None:
         return "the sentinels are scored"
-    finished = state.started and state.runs_used == state.started.max_runs and state.runs[-1].stage == "done"
+    finished = state.runs_used == state.started.max_runs and state.runs[-1].stage == "done"
     return "the test text is scored" if finished and not state.ended else "the driver alone"
 
 

@@ -67,7 +67,7 @@ class Checkout:
     def study(self) -> tuple[Study, State] | None:
         """None until a study has started: what lies there was killed before that."""
         for directory in sorted(self.root.glob("runs/*/"), reverse=True):
-            if (found := find_study(directory)) and found[1].started:
+            if found := find_study(directory):
                 return found
         return None
 

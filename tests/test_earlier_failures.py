@@ -12,7 +12,7 @@ Where another file has such a failure tested with real parts, it is not tested t
   test_a_comparison_blind_to_l0_is_fooled; test_notes.py, test_a_run_far_from_every_baseline_is_not_compared;
   test_evaluation.py for what is dense
 - a higher L1 norm called better sparsity: test_audit.py on audit_corpus/first/sparsity and second/norms; test_prose.py,
-  test_what_only_results_may_say_is_found
+  test_a_claim_that_only_results_may_make_is_found
 - optimizer state addressed by parameter instead of index: test_absorption_prevention_sae.py,
   test_adam_forgets_a_resampled_latent_and_no_other
 - equal metrics described as an effect: test_audit.py on audit_corpus/first/identical and second/nothing_changed

@@ -49,7 +49,7 @@ class StudyRequest:
     @property
     def goal(self) -> tuple[str, float]:
         """The primary metric and the smallest effect worth having."""
-        return ideas.goal(self.idea, self.fixed.model)
+        return ideas.primary_metric_and_effect(self.idea, self.fixed.model)
 
     def first_event(self, lab: dict[str, Any]) -> StudyStarted:
         """Return the study's first event; `lab` is what the lab wrote of its fingerprint and the evaluations."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.comparison.statistics import (
+from agent.comparison.significance import (
     ALPHA,
     compare_to_reference,
     holm,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from agent.comparison.statistics import compare_to_reference, mean, standard_deviation
+from agent.comparison.significance import compare_to_reference, mean, standard_deviation
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Comparison, FinalInfo
 from agent.study.records import Baseline

@@ -1,4 +1,4 @@
-"""Where proposals come from."""
+"""Where proposals come from: the protocol of a proposer. `template` is an idea's plan, `language_model` a model."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -10,25 +10,27 @@ if TYPE_CHECKING:
     from agent.study.events import Remark
     from agent.study.state import State
 
-# A step's name and a headline metric -> how its run came out against the baseline; None while it has no result.
+# (a step's name, a headline metric) -> which way it went in the step's run; None while that run has no comparison.
 ObservedDirection = Callable[[str, str], Direction | None]
 
 
 class Proposer(Protocol):
-    """Decides from the state and the results alone, so that a study that was killed goes on as if it had not been.
+    """Decides from the state and the results alone, so that a killed study goes on as if it had not been.
 
     What a proposer has to remember is an event: it returns one, the ledger records it, and it is asked again.
     """
 
-    def propose(self, state: "State", came_out: ObservedDirection) -> "Proposal | Remark | str":
-        """The next proposal, given all that happened so far; or something to record before it is asked again; or why
-        there is nothing left to try."""
+    def propose(self, state: "State", observed: ObservedDirection) -> "Proposal | Remark":
+        """Return the next proposal, or an event to record before it is asked again.
+
+        Raise StudyDone if there is nothing left to try.
+        """
         ...
 
     def describe(self, state: "State", run: int) -> "Remark | None":
-        """What is to be recorded as the description of a run whose result is known; None when nothing is missing."""
+        """Return what to record about a run whose result is known, or None if nothing is missing."""
         ...
 
-    def skipped(self, state: "State", came_out: ObservedDirection) -> list[tuple[str, str]]:
-        """The titles of what is passed over as things stand, and why."""
+    def skipped(self, state: "State", observed: ObservedDirection) -> list[tuple[str, str]]:
+        """Return title and reason of each step that is passed over as things stand."""
         ...

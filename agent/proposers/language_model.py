@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from agent.comparison.judgement import judgements
 from agent.ideas import Idea
-from agent.llm.client import Asker, LLMError
+from agent.llm.client import ChatModel, LLMError
 from agent.llm.transcript import Message
 from agent.proposers import ObservedDirection, answers, edits
 from agent.proposers.answers import BadAnswer
@@ -17,6 +17,7 @@ from agent.proposers.prompts import Prompts, fenced
 from agent.report import prose
 from agent.report.prose import Facts, Fault
 from agent.study.events import AnswerSentBack, PlanMade, Remark, RunDescribed
+from agent.study.outcomes import StudyDone
 from agent.study.records import PlannedRun, Proposal
 from agent.study.state import RunState, State
 from agent.study.workspace import Study
@@ -31,11 +32,11 @@ class BudgetSpent(Exception):
 class LLMProposer:
     """Proposes what a language model thinks of, within the form and the limits of the study."""
 
-    def __init__(self, study: Study, idea: Idea, asker: Asker) -> None:
+    def __init__(self, study: Study, idea: Idea, asker: ChatModel) -> None:
         self.study, self.asker = study, asker
         self.prompts = Prompts(study, idea, asker.window)
 
-    def propose(self, state: State, came_out: ObservedDirection) -> Proposal | Remark | str:  # noqa: ARG002
+    def propose(self, state: State, observed: ObservedDirection) -> Proposal | Remark:  # noqa: ARG002
         """Asks at most once: for a plan where a result has come since the last one, else for the plan's next run, or
         for another attempt at it. Raises LLMError where nobody answers."""
         newest, plan = state.runs[-1], state.plan
@@ -44,9 +45,11 @@ class LLMProposer:
                 return self._attempt(state, newest)
             if plan is None or plan.after_run < newest.number:
                 return self._plan(state)
-            return self._attempt(state, None) if plan.runs else f"the model ended its plan ({answers.ALL_COMPLETED})"
+            if not plan.runs:
+                raise StudyDone(f"the model ended its plan ({answers.ALL_COMPLETED})")
+            return self._attempt(state, None)
         except BudgetSpent as spent:
-            return str(spent)
+            raise StudyDone(str(spent)) from None
 
     def describe(self, state: State, run: int) -> Remark | None:
         """Asks for a paragraph on a run that counts, unless there is one. Raises LLMError where nobody answers."""
@@ -58,13 +61,13 @@ class LLMProposer:
         except BudgetSpent:
             return None
 
-    def skipped(self, state: State, came_out: ObservedDirection) -> list[tuple[str, str]]:  # noqa: ARG002
+    def skipped(self, state: State, observed: ObservedDirection) -> list[tuple[str, str]]:  # noqa: ARG002
         return still_planned(state)
 
-    def _plan(self, state: State) -> Remark | str:
+    def _plan(self, state: State) -> Remark:
         if len(sent := _sent_back(state, "plan")) >= ANSWERS:
             why = sent[-1].why.partition("\n")[0]
-            return f"the model gave no plan that can be used in {ANSWERS} answers ({why})"
+            raise StudyDone(f"the model gave no plan that can be used in {ANSWERS} answers ({why})")
         facts = self._facts(state)
         left = state.started.max_runs - state.runs_used
         answer = ""
@@ -77,21 +80,21 @@ class LLMProposer:
             fault
             for planned in runs
             for text in (planned.title, planned.what)
-            for fault in prose.faults(text, facts, ahead=state.runs[planned.start].proposal.source)
+            for fault in prose.find_faults(text, facts, experiment=state.runs[planned.start].proposal.source)
         ]
         if faults and not any(each.prose for each in sent):
             return AnswerSentBack(purpose="plan", answer=answer, why=_why(faults), prose=True)
         struck = [
             PlannedRun(
-                title=prose.strike(run.title, faults, "") or f"Run {state.runs[-1].number + number}",
-                what=prose.strike(run.what, faults, prose.AHEAD),
+                title=prose.remove_sentences(run.title, faults, "") or f"Run {state.runs[-1].number + number}",
+                what=prose.remove_sentences(run.what, faults, prose.REMOVED_BEFORE_RUN),
                 start=run.start,
             )
             for number, run in enumerate(runs, 1)
         ]
         return PlanMade(after_run=state.runs[-1].number, runs=struck)
 
-    def _attempt(self, state: State, failed: RunState | None) -> Proposal | Remark | str:
+    def _attempt(self, state: State, failed: RunState | None) -> Proposal | Remark:
         assert state.plan
         planned = state.plan.runs[0]
         number, attempt = (failed.number, failed.attempt + 1) if failed else (len(state.runs), 1)
@@ -113,10 +116,10 @@ class LLMProposer:
         except (BadAnswer, EditError) as error:
             return proposal.model_copy(update={"answer": answer, "unusable": str(error)})
         texts = (experiment.description, experiment.reasoning)
-        faults = [fault for text in texts for fault in prose.faults(text, facts, ahead=base + source)]
+        faults = [fault for text in texts for fault in prose.find_faults(text, facts, experiment=base + source)]
         if faults and not _sent_back(state, "proposal"):
             return AnswerSentBack(purpose="proposal", answer=answer, why=_why(faults), prose=True)
-        description, why = (prose.strike(text, faults, prose.AHEAD) for text in texts)
+        description, why = (prose.remove_sentences(text, faults, prose.REMOVED_BEFORE_RUN) for text in texts)
         said = {"description": description, "why": why, "predictions": experiment.predictions, "source": source}
         return proposal.model_copy(update=said)
 
@@ -125,14 +128,14 @@ class LLMProposer:
         try:
             answer = self._ask(state, self.prompts.description(state, run), "description")
             text = answers.parse_description(answer)
-            faults = prose.faults(text, facts)
+            faults = prose.find_faults(text, facts)
             why = _why(faults)
         except BadAnswer as error:
             faults, why = [], str(error)
         if why and not _sent_back(state, "description"):
             return AnswerSentBack(purpose="description", answer=answer, why=why, prose=bool(faults))
         measured = f"{{{{struck run_{run}}}}}"
-        return RunDescribed(run=run, text=prose.strike(text, faults, measured) or measured)
+        return RunDescribed(run=run, text=prose.remove_sentences(text, faults, measured) or measured)
 
     def _ask(self, state: State, messages: list[Message], purpose: str) -> str:
         """The answer to a prompt and what was sent back after it. Raises BadAnswer where it lies with the model that
@@ -157,13 +160,13 @@ class LLMProposer:
 class Silent:
     """In the place of a language model where nothing is asked, as when a run by hand is taken in."""
 
-    def propose(self, state: State, came_out: ObservedDirection) -> str:  # noqa: ARG002
-        return "nothing was asked"
+    def propose(self, state: State, observed: ObservedDirection) -> Proposal:  # noqa: ARG002
+        raise StudyDone("a run by hand was added, and nothing was proposed")
 
     def describe(self, state: State, run: int) -> None:
         pass
 
-    def skipped(self, state: State, came_out: ObservedDirection) -> list[tuple[str, str]]:  # noqa: ARG002
+    def skipped(self, state: State, observed: ObservedDirection) -> list[tuple[str, str]]:  # noqa: ARG002
         return still_planned(state)
 
 

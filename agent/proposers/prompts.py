@@ -15,10 +15,10 @@ from agent import ROOT, TEMPLATES
 from agent.comparison.judgement import judgements, observed_direction
 from agent.display.formatting import format_difference, format_value
 from agent.ideas import Idea, strict_templates
+from agent.lab.chat import rough_prompt_tokens
 from agent.lab.metrics import METRICS
 from agent.lab.verdicts import Verdict
 from agent.llm.client import LONGEST_ANSWER, LLMError
-from agent.llm.completion import rough_prompt_tokens
 from agent.llm.redact import redact
 from agent.llm.transcript import Message
 from agent.proposers.answers import ALL_COMPLETED
@@ -80,7 +80,6 @@ class Prompts:
     def _fitting(self, template: str, state: State, **task: Any) -> list[Message]:
         """The longest of the prompts that leaves room for an answer. Raises LLMError where none does."""
         runs, failed = self.study.load_runs(state), task.pop("failed", [])
-        assert state.started
         begun = sum(not run.by_hand for run in state.runs[1:]) + (task.get("number") == len(runs))
         left, longest = state.started.max_runs - begun, self.window - min(LONGEST_ANSWER, self.window // 4)
         for level in _levels(len([run for run in runs if run.info]), len(failed)):
@@ -100,7 +99,6 @@ class Prompts:
 
     def _told(self, state: State, runs: list[Run], level: Level) -> dict[str, Any]:
         """What every prompt may name."""
-        assert state.started
         judged = judgements(runs, state)
         facts = Facts(runs, judged, state.started.primary_metric)
         done = [run for run in runs if run.info]
@@ -132,15 +130,15 @@ class Prompts:
     def _detailed(self, run: Run, state: State, facts: Facts) -> dict[str, Any]:
         assert run.info
         proposal, judgement = run.state.proposal, facts.judged.get(run.number)
-        described = notes.describe(run, state, judgement, {})
+        summary = notes.describe(run, state, judgement, {})
         return {
             "number": run.number,
             "title": proposal.title,
             "start": _run(proposal.start),
             "description": prose.render(run.state.described or proposal.description, facts),
             "why": prose.render(proposal.why, facts),
-            "judged": described["judged"],
-            "compared": described["compared"],
+            "judged": summary.outcome,
+            "compared": summary.comparisons,
             "verdict": _said(run.info.verdict),
             "own": ", ".join(f"{name} {value:.3f}" for name, value in run.info.analysis.items() if value is not None),
             "warnings": run.info.verdict.warnings,
@@ -152,7 +150,7 @@ class Prompts:
         for place, (attempt, failure) in enumerate(failed, 1):
             newest, shown = place == len(failed), len(failed) - place < level.outputs
             directory = self.study.run_dir(run) if newest else self.study.attempt_dir(run, attempt)
-            output = [] if failure.proposal.unusable else process.tail(directory / "stderr.log", LINES)
+            output = [] if failure.proposal.unusable else process.last_lines(directory / "stderr.log", LINES)
             told.append(
                 {
                     "attempt": attempt,

@@ -1,8 +1,8 @@
-"""Which proposer a study has: as the user says, and as its ledger says afterwards."""
+"""Select a study's proposer: from the command line's options at first, from its ledger afterwards."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from agent.ideas import Fixed, Idea
 from agent.lab.errors import UserError
@@ -10,11 +10,10 @@ from agent.llm import transcript
 from agent.llm.client import Client, Limits
 from agent.llm.replay import Replay
 from agent.proposers import Proposer
+from agent.proposers.language_model import LLMProposer, Silent
 from agent.proposers.template import TemplateProposer
 from agent.study.events import LanguageModel, StudyStarted
-
-if TYPE_CHECKING:
-    from agent.study.workspace import Study
+from agent.study.workspace import Study
 
 LIMITS = {
     "max_tokens": "--max-llm-tokens",
@@ -22,11 +21,11 @@ LIMITS = {
     "prices": "--price-in",
     "window": "--llm-window",
 }
-OWN_PLAN = "proposals: the idea's own plan (--llm MODEL, with OPENAI_API_KEY set, has a language model propose)"
+IDEAS_PLAN = "proposals: the idea's own plan (--llm MODEL, with OPENAI_API_KEY set, has a language model propose)"
 
 
-def prices(price_in: float | None, price_out: float | None) -> tuple[float, float] | None:
-    """Dollars per million tokens, read and written; None where they are not known. Raises UserError."""
+def price_pair(price_in: float | None, price_out: float | None) -> tuple[float, float] | None:
+    """Return dollars per million tokens read and written, or None if not given. Raise UserError if one is missing."""
     if price_in is None and price_out is None:
         return None
     if price_in is None or price_out is None:
@@ -34,13 +33,16 @@ def prices(price_in: float | None, price_out: float | None) -> tuple[float, floa
     return price_in, price_out
 
 
-def language_model(proposer: str | None, model: str | None, **options: object) -> LanguageModel | None:
-    """What was asked for on the command line; None: the idea's own plan. Raises UserError, BadTranscript."""
+def requested_model(proposer: str | None, model: str | None, **options: object) -> LanguageModel | None:
+    """Return the language model that the options ask for, or None for the idea's own plan.
+
+    Raise UserError for options that do not fit together, BadTranscript for a --replay file that cannot be read.
+    """
     replay = options.get("replay")
     if proposer not in (None, "template", "llm"):
         raise UserError(f"--proposer {proposer}: give template or llm")
     if proposer == "template" and (model or replay):
-        raise UserError("--llm and --replay are of --proposer llm, not of template: leave one of them out")
+        raise UserError("--llm and --replay belong to --proposer llm, not to template: leave one of them out")
     if model is not None and not model.strip():
         raise UserError("--llm is empty: give the name of a model, or leave it out")
     if isinstance(replay, Path):
@@ -48,51 +50,62 @@ def language_model(proposer: str | None, model: str | None, **options: object) -
             raise UserError(f"--replay {replay}: it holds no exchange with a language model")
         model = exchanges[0].model
     if proposer == "llm" and not model:
-        raise UserError("--proposer llm needs the name of a model: give --llm MODEL")
+        raise UserError("--proposer llm needs --llm MODEL")
     if not model and (given := [LIMITS[name] for name, value in options.items() if value is not None]):
-        raise UserError(f"{given[0]} is of a language model, and none is asked: give --llm MODEL too, or leave it out")
+        raise UserError(f"{given[0]} needs --llm MODEL")
     if not model:
         return None
     return LanguageModel.model_validate({"model": model} | options)
 
 
-def check(idea: Idea, fixed: Fixed, model: LanguageModel | None) -> None:
-    """Raises what is wrong with a proposer before any time is spent: BadIdea, UserError."""
+def proposer_for(idea: Idea, fixed: Fixed, model: LanguageModel | None) -> Callable[[Study], Proposer]:
+    """Return what makes the proposer of a new study, once the study has a directory.
+
+    Raise what can be known to be wrong before that: BadIdea for a plan that cannot be rendered, LLMError for a missing
+    key, UserError for limits that cannot be kept.
+    """
     if model is None:
-        TemplateProposer(idea, fixed)
-    elif not model.replay:
-        _client(model, idea.folder / "transcript.jsonl")  # which is never written, as nothing is asked
+        template = TemplateProposer(idea, fixed)
+        return lambda _: template
+    if model.replay is None:
+        _client(model, idea.folder / "transcript.jsonl")  # checks key and limits; nothing is asked, so nothing written
+
+    def make(study: Study) -> Proposer:
+        if model.replay:
+            shutil.copyfile(model.replay, study.transcript)
+        return _language_model(study, idea, model)
+
+    return make
 
 
-def of_new_study(study: "Study", started: StudyStarted, idea: Idea) -> Proposer:
-    """Likewise, with the transcript to be replayed, if there is one, as the study's own from now on."""
-    if started.language_model and started.language_model.replay:
-        shutil.copyfile(started.language_model.replay, study.transcript)
-    return of_study(study, started, idea)
-
-
-def of_study(study: "Study", started: StudyStarted, idea: Idea, asking: bool = True) -> Proposer:
-    """The proposer that a study began with. Raises BadIdea, LLMError where there is no key."""
-    model = started.language_model
-    if model is None:
+def proposer_of(study: Study, started: StudyStarted, idea: Idea) -> Proposer:
+    """Return the proposer that a study began with. Raise BadIdea, or LLMError if there is no key."""
+    if started.language_model is None:
         return TemplateProposer(idea, started.fixed)
-    from agent.proposers.language_model import LLMProposer, Silent  # here because notes and plots come with it
-
-    if not asking:
-        return Silent()
-    asker = Replay(study.transcript) if model.replay else _client(model, study.transcript)
-    return LLMProposer(study, idea, asker)
+    return _language_model(study, idea, started.language_model)
 
 
-def spent(study: "Study") -> str:
-    """What a language model cost a study, in one line; empty where none was asked."""
+def silent_proposer_of(started: StudyStarted, idea: Idea) -> Proposer:
+    """Return a proposer that asks no language model, for adding a run made by hand."""
+    return Silent() if started.language_model else TemplateProposer(idea, started.fixed)
+
+
+def spent(study: Study) -> str:
+    """Return in one line what a language model cost a study, or an empty string if none was asked."""
     exchanges = transcript.read(study.transcript) if study.transcript.exists() else []
     if not exchanges:
         return ""
-    tokens_in, tokens_out = (sum(getattr(each.usage, f"tokens_{way}") for each in exchanges) for way in ("in", "out"))
-    costs = [each.cost for each in exchanges if each.cost is not None]
+    tokens_in, tokens_out = (
+        sum(getattr(exchange.usage, f"tokens_{way}") for exchange in exchanges) for way in ("in", "out")
+    )
+    costs = [exchange.cost for exchange in exchanges if exchange.cost is not None]
     dollars = f", ${sum(costs):.2f}" if len(costs) == len(exchanges) else ""
     return f"the model: {len(exchanges)} requests, {tokens_in:,} tokens read, {tokens_out:,} written{dollars}"
+
+
+def _language_model(study: Study, idea: Idea, model: LanguageModel) -> Proposer:
+    asker = Replay(study.transcript) if model.replay else _client(model, study.transcript)
+    return LLMProposer(study, idea, asker)
 
 
 def _client(model: LanguageModel, path: Path) -> Client:

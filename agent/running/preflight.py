@@ -13,6 +13,7 @@ from functools import cache
 from agent.ideas import Fixed
 from agent.lab.code_hash import without_docstrings
 from agent.lab.verdicts import Verdict
+from agent.study.outcomes import RunFailed
 
 LAB_IMPORTS = (
     "from agent.lab.activations import stream",
@@ -49,11 +50,11 @@ class _Found(Exception):
     """The first thing found wrong: the evidence."""
 
 
-def check(source: str, fixed: Fixed, earlier: Mapping[str, str]) -> Verdict | None:
-    """The first reason not to run `source`, or None. `earlier` maps what a run is called ("run 2") to its source.
+def check(source: str, fixed: Fixed, earlier: Mapping[str, str]) -> None:
+    """Raise RunFailed with the first reason not to run `source`. `earlier` maps a run's label ("run 2") to its source.
 
-    In this order: it does not parse, has lost a part that belongs to the lab, changes a fixed setting, imports what it
-    may not, does not lint (`preflight`); is the same code as an earlier run (`no_effect`).
+    `preflight`, in this order: it does not parse, has lost a part that belongs to the lab, changes a fixed setting,
+    imports what it may not, does not lint. `no_effect`: it is the same code as an earlier run.
     """
     try:
         program = _program(source)
@@ -63,12 +64,11 @@ def check(source: str, fixed: Fixed, earlier: Mapping[str, str]) -> Verdict | No
         _check_imports(tree, lines)
         _check_lint(tree, source)
     except _Found as found:
-        return Verdict(name="preflight", evidence=str(found))
+        raise RunFailed(Verdict(name="preflight", evidence=str(found))) from None
     for name, other in earlier.items():
         if _same(program, other):
             evidence = f"the same code as {name}: comments, docstrings and formatting change nothing"
-            return Verdict(name="no_effect", evidence=evidence)
-    return None
+            raise RunFailed(Verdict(name="no_effect", evidence=evidence))
 
 
 @cache

@@ -1,52 +1,63 @@
-"""What a study may spend: runs, hours, and seconds a process. All of it follows from the ledger.
+"""What a study may spend: runs, hours, and seconds for each process. All of it follows from the ledger.
 
-A run is reserved before it starts, so that a kill never gives one away. Hours are those of the drivers' own clocks, as
-far as they were recorded: what a killed driver spent after its last event is not known.
+A run is reserved before it starts, so a kill never gives one away. Hours are those the drivers recorded: what a killed
+driver spent after its last event is unknown.
 """
 
-from agent.study.state import RunState, State
+from dataclasses import dataclass
 
-SECONDS_UNKNOWN = 3600.0  # for a training, or for one family of an evaluation, before the baseline has shown it
-SECONDS_LEAST = 300.0
+from agent.study.outcomes import StudyDone
+from agent.study.state import State
+
+UNKNOWN_SECONDS = 3600.0  # for a training, or for one family of an evaluation, until the baseline has been timed
+LEAST_SECONDS = 300.0
 TIMES_BASELINE = 5.0  # an edit may make training slower, but not by any factor
 
 
-def spent(state: State, seconds: float) -> str | None:
-    """Which budget does not allow another run, after `seconds` of work on the study; None while all do."""
-    assert state.started
-    runs = state.started.max_runs
-    if state.runs_used >= runs:
-        return f"the budget of {runs} run{'s' * (runs > 1)} is spent"
-    return hours_spent(state, seconds)
+@dataclass(frozen=True)
+class Budget:
+    """The limits of a study in `state`, after `seconds` of work on it."""
 
+    state: State
+    seconds: float
 
-def hours_spent(state: State, seconds: float) -> str | None:
-    """Why the hours do not allow another training and its evaluation; None while they do."""
-    assert state.started
-    hours = state.started.max_hours
-    if hours is None or seconds + _longest(state.runs) <= hours * 3600:
-        return None
-    return (
-        f"the budget of {hours:g} hours does not allow another run: {seconds / 3600:.3g} are spent, "
-        f"and the longest run took {_longest(state.runs) / 3600:.3g}"
-    )
+    def require_run(self) -> None:
+        """Raise StudyDone unless another run is allowed."""
+        runs = self.state.started.max_runs
+        if self.state.runs_used >= runs:
+            raise StudyDone(f"the budget of {runs} run{'s' * (runs > 1)} is spent")
+        self.require_hours()
 
+    def require_hours(self) -> None:
+        """Raise StudyDone unless the hours allow a training and its evaluation as long as the longest so far."""
+        hours, longest = self.state.started.max_hours, self._longest_run
+        if hours is not None and self.seconds + longest > hours * 3600:
+            raise StudyDone(
+                f"the budget of {hours:g} hours does not allow another run: {self.seconds / 3600:.3g} are spent, "
+                f"and the longest run took {longest / 3600:.3g}"
+            )
 
-def timeout(state: State, seconds: float, evaluating: bool) -> float:
-    """Seconds the next process may take, a training or an evaluation, after `seconds` of work on the study."""
-    assert state.started
-    limit = state.started.run_timeout or _fitted(state.runs[0], evaluating, len(state.started.evals))
-    if state.started.max_hours is None:
-        return limit
-    return min(limit, max(1.0, state.started.max_hours * 3600 - seconds))
+    @property
+    def training_timeout(self) -> float:
+        """Seconds that the next training may take."""
+        return self._timeout(self.state.runs[0].training_seconds, UNKNOWN_SECONDS)
 
+    @property
+    def evaluation_timeout(self) -> float:
+        """Seconds that the next evaluation may take."""
+        unknown = UNKNOWN_SECONDS * len(self.state.started.evals)
+        return self._timeout(self.state.runs[0].evaluation_seconds, unknown)
 
-def _fitted(baseline: RunState, evaluating: bool, families: int) -> float:
-    took = baseline.evaluation_seconds if evaluating else baseline.training_seconds
-    unknown = SECONDS_UNKNOWN * (families if evaluating else 1)
-    return max(SECONDS_LEAST, TIMES_BASELINE * took) if took else unknown
+    def _timeout(self, baseline_seconds: float, unknown: float) -> float:
+        fitted = max(LEAST_SECONDS, TIMES_BASELINE * baseline_seconds) if baseline_seconds else unknown
+        limit = self.state.started.run_timeout or fitted
+        if self.state.started.max_hours is None:
+            return limit
+        return min(limit, max(1.0, self.state.started.max_hours * 3600 - self.seconds))
 
-
-def _longest(runs: list[RunState]) -> float:
-    """Seconds of the longest run so far; a baseline from the cache counts as if it had been trained."""
-    return max((max(run.seconds, run.training_seconds + run.evaluation_seconds) for run in runs), default=0.0)
+    @property
+    def _longest_run(self) -> float:
+        """Seconds of the longest run so far; a baseline from the cache counts as if it had been trained."""
+        return max(
+            (max(run.seconds, run.training_seconds + run.evaluation_seconds) for run in self.state.runs), default=0.0
+        )

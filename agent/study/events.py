@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from agent.ideas import Fixed
 from agent.lab.results import Comparison, Expectation
@@ -46,7 +46,8 @@ class StudyStarted(_Event):
     fixed: Fixed
     evals: tuple[str, ...]  # the families that every run is evaluated by
     left_out: dict[str, str] = {}  # families of the tier asked for that cannot run here -> why
-    ground: str  # what figures depend on beside the experiment: the lab, the model, versions, the device
+    # Of what figures depend on beside the experiment: the lab, the model, versions, the device.
+    fingerprint: str = Field(validation_alias=AliasChoices("ground", "fingerprint"), serialization_alias="ground")
     device: str | None = None  # None: the GPU when there is one
     max_runs: int
     max_hours: float | None = None

@@ -10,7 +10,7 @@ from agent.study.state import State
 from agent.study.workspace import Study
 
 
-def added(study: Study, state: State, name: str, message: str) -> HandRunAdded:
+def hand_run_event(study: Study, state: State, name: str, message: str) -> HandRunAdded:
     """The event that takes a run made by hand into a study. Raises UserError."""
     number, directory = len(state.runs), study.directory / name
     if number == 0:

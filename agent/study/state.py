@@ -7,7 +7,7 @@ from typing import Literal
 
 from agent.lab.results import Comparison, Expectation
 from agent.lab.verdicts import Verdict
-from agent.study.attempts import ATTEMPTS
+from agent.study.attempts import repeats_after_kill
 from agent.study.events import (
     AnswerSentBack,
     AttemptCutShort,
@@ -79,7 +79,7 @@ class RunState:
 class State:
     """What a study's events add up to."""
 
-    started: StudyStarted | None = None
+    started: StudyStarted
     sentinels: list[Expectation] | None = None
     baselines: list[Baseline] = field(default_factory=list)
     baselines_tried: dict[tuple[float, int], Verdict] = field(default_factory=dict)  # by K and seed
@@ -95,6 +95,11 @@ class State:
     last_time: datetime | None = None
     seconds: float = 0.0  # of work on the study, up to its last event
     seconds_before: float = 0.0  # what of them was spent by earlier drivers
+
+    @property
+    def open_runs(self) -> list[RunState]:
+        """The runs that are not done."""
+        return [run for run in self.runs if run.stage != "done"]
 
     @property
     def finished(self) -> bool:
@@ -113,8 +118,10 @@ class State:
 
 
 def derive(events: Sequence[Event]) -> State:
-    """The state of a study."""
-    state = State()
+    """Return the state of a study from its events, the first of which is study_started. Raise ValueError otherwise."""
+    if not events or not isinstance(events[0], StudyStarted):
+        raise ValueError("a study's first event is study_started")
+    state = State(events[0])
     for event in events:
         _account(state, event)
         _apply(state, event)
@@ -126,7 +133,8 @@ def _account(state: State, event: Event) -> None:
         state.seconds_before = state.seconds
     before, state.seconds = state.seconds, state.seconds_before + event.elapsed
     if isinstance(event, RunEvent | NotesWritten) and state.runs:
-        state.runs[-1].seconds += state.seconds - before
+        run = event.after_run if isinstance(event, NotesWritten) else event.run
+        state.runs[min(run, len(state.runs) - 1)].seconds += state.seconds - before
     state.last_time = event.time
     state.noted = isinstance(event, NotesWritten)
     if isinstance(event, PlanMade | ProposalMade | RunDescribed):
@@ -135,8 +143,6 @@ def _account(state: State, event: Event) -> None:
 
 def _apply(state: State, event: Event) -> None:
     match event:
-        case StudyStarted():
-            state.started = event
         case StudyInterrupted(why=why):
             state.interrupted, state.interrupted_by = event.time, why
         case StudyResumed():
@@ -164,7 +170,7 @@ def _apply(state: State, event: Event) -> None:
             state.replicates.setdefault(number, {})[seed] = comparison
         case ScoredOnTest(run=number):
             state.tested[number] = event
-        case NotesWritten():
+        case StudyStarted() | NotesWritten():
             pass
         case _:
             _advance(state.runs[event.run], event)
@@ -185,7 +191,7 @@ def _advance(run: RunState, event: RunEvent) -> None:
         case AttemptEnded(verdict=verdict, seconds=seconds):
             run.stage = "judged" if verdict else "evaluating"
             run.verdict, run.training_seconds = verdict, seconds
-        case AttemptCutShort(attempt=attempt, verdict=verdict) if attempt < ATTEMPTS:
+        case AttemptCutShort(attempt=attempt, verdict=verdict) if repeats_after_kill(attempt):
             run.stage, run.failed_attempts[attempt] = "reserved", FailedAttempt(run.proposal, verdict)
         case AttemptCutShort(verdict=verdict):
             run.stage, run.verdict = "judged", verdict

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from agent.comparison.baselines import required_baselines
 from agent.comparison.judgement import judge, prediction_outcome
 from agent.comparison.matching import all_metrics, bracketing_levels, compare, levels, missing_k, reseeded_level
-from agent.comparison.statistics import holm, smallest_detectable
+from agent.comparison.significance import holm, smallest_detectable
 from agent.ideas import Fixed, render_baseline
 from agent.lab.results import Comparison, Core, FamilyScores, FinalInfo, Latents, MetricComparison, Probing
 from agent.lab.verdicts import Verdict

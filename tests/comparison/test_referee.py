@@ -11,6 +11,7 @@ from agent.display.live import PlainDisplay
 from agent.running.workers import Workers
 from agent.study.events import AttemptEnded, AttemptStarted, EvaluationEnded, Event, RunCommitted
 from agent.study.ledger import Ledger
+from agent.study.outcomes import StudyDone
 from agent.study.workspace import Study
 
 
@@ -29,6 +30,7 @@ def test_sentinels_that_the_hours_do_not_allow_are_not_tried(tmp_path: Path):
     for event in baseline:
         ledger.append(event)
     with Workers(study, started, PlainDisplay()) as workers:
-        why = Referee(study, ledger, Baselines(study, started, workers), workers).prepare()
-    assert (why or "").startswith("the budget of 0.001 hours does not allow another run: ")
+        referee = Referee(study, ledger, Baselines(study, started, workers), workers)
+        with pytest.raises(StudyDone, match=r"the budget of 0\.001 hours does not allow another run: "):
+            referee.prepare()
     assert ledger.state.sentinels is None

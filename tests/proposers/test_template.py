@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import STARTED
 
 from agent.ideas import Fixed, Idea
 from agent.proposers.template import TemplateProposer
+from agent.study.outcomes import StudyDone
 from agent.study.state import RunState, State
 
 FREE = {"title": "t", "description": "d", "why": "w", "predictions": {"l0": "same"}}
@@ -31,15 +33,18 @@ def proposer(tmp_path: Path) -> TemplateProposer:
 def after(proposer: TemplateProposer, results: dict[str, Any], running: str | None = None):
     """What is proposed and what is passed over, once the named steps have run; None: without a result."""
     proposals = {proposal.name: proposal for proposal in proposer.plan}
-    state = State(runs=[RunState(i, proposals[name], stage="done") for i, name in enumerate(results, 1)])
+    state = State(STARTED, runs=[RunState(i, proposals[name], stage="done") for i, name in enumerate(results, 1)])
     if running:
         state.runs.append(RunState(len(state.runs) + 1, proposals[running], stage="training"))
 
-    def came_out(name: str, metric: str):
+    def observed(name: str, metric: str):
         return results.get(name) if metric == "ce_loss_score" else None
 
-    proposed = proposer.propose(state, came_out)
-    return None if isinstance(proposed, str) else proposed.name, proposer.skipped(state, came_out)
+    try:
+        proposed = proposer.propose(state, observed).name
+    except StudyDone:
+        proposed = None
+    return proposed, proposer.skipped(state, observed)
 
 
 def test_a_condition_is_open_until_its_step_was_tried(proposer: TemplateProposer):

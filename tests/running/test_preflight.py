@@ -7,6 +7,7 @@ import pytest
 from agent import ideas
 from agent.ideas import Fixed
 from agent.running import preflight
+from agent.study.outcomes import RunFailed
 
 FIXED = Fixed()
 BASELINE = ideas.render_baseline(FIXED)
@@ -24,8 +25,9 @@ def edited(old: str, new: str) -> str:
 
 def said(source: str) -> str:
     """The evidence of a preflight that failed."""
-    verdict = preflight.check(source, FIXED, {})
-    assert verdict, "nothing was found"
+    with pytest.raises(RunFailed) as failure:
+        preflight.check(source, FIXED, {})
+    verdict = failure.value.verdict
     assert verdict.name == "preflight"
     assert "\n" not in verdict.evidence
     return verdict.evidence
@@ -34,7 +36,7 @@ def said(source: str) -> str:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_what_is_shipped_passes(name: str):
     others = {other: source for other, source in SHIPPED.items() if other != name}
-    assert preflight.check(SHIPPED[name], FIXED, others) is None
+    preflight.check(SHIPPED[name], FIXED, others)
 
 
 CALL_OF_STREAM = "data = stream(MODEL, HOOK_NAME, tokens=TOKENS, batch=BATCH, seed=SEED)"
@@ -159,7 +161,7 @@ def test_an_expression_without_end_is_told():
     ],
 )
 def test_an_edit_of_the_training_passes(old: str, new: str):
-    assert preflight.check(edited(old, new), FIXED, {"run 0": BASELINE}) is None
+    preflight.check(edited(old, new), FIXED, {"run 0": BASELINE})
 
 
 def test_shapes_are_no_undefined_names():
@@ -167,21 +169,19 @@ def test_shapes_are_no_undefined_names():
         "def learning_rate(",
         'def shaped(x: Float[Tensor, "rows"]) -> Float[Tensor, "rows d_in"]: ...\ndef learning_rate(',
     )
-    assert (
-        preflight.check(shaped.replace("import torch\n", "import torch\nfrom jaxtyping import Float\n", 1), FIXED, {})
-        is None
-    )
+    preflight.check(shaped.replace("import torch\n", "import torch\nfrom jaxtyping import Float\n", 1), FIXED, {})
 
 
 def test_code_that_ran_before_has_no_effect():
     commented = edited("K = 16  #", "K = (16)  # as before:").replace(
         '"""Rises, stays, falls', '"""Goes up, stays, falls'
     )
-    verdict = preflight.check(commented, FIXED, {"run 1": "def broken(", "run 2, attempt 1": BASELINE})
-    assert verdict
+    with pytest.raises(RunFailed) as failure:
+        preflight.check(commented, FIXED, {"run 1": "def broken(", "run 2, attempt 1": BASELINE})
+    verdict = failure.value.verdict
     assert verdict.name == "no_effect"
     assert verdict.evidence.startswith("the same code as run 2, attempt 1: ")
-    assert preflight.check(edited("K = 16", "K = 17"), FIXED, {"run 2": BASELINE}) is None
+    preflight.check(edited("K = 16", "K = 17"), FIXED, {"run 2": BASELINE})
 
 
 def test_what_is_quoted_stands_in_the_baseline():
@@ -192,5 +192,5 @@ def test_what_is_quoted_stands_in_the_baseline():
 
 def test_it_takes_no_time():
     start = time.monotonic()
-    assert preflight.check(edited("K = 16", "K = 17"), FIXED, SHIPPED) is None
+    preflight.check(edited("K = 16", "K = 17"), FIXED, SHIPPED)
     assert time.monotonic() - start < 0.3

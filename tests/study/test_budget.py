@@ -5,7 +5,7 @@ from itertools import chain
 import pytest
 from builders import OK, PROPOSAL, STARTED
 
-from agent.study import budget
+from agent.study.budget import Budget
 from agent.study.events import (
     AttemptEnded,
     AttemptStarted,
@@ -15,6 +15,7 @@ from agent.study.events import (
     RunCommitted,
     RunReserved,
 )
+from agent.study.outcomes import StudyDone
 from agent.study.state import State, derive
 
 
@@ -34,15 +35,18 @@ def study(*runs: list[Event], **limits: object) -> State:
 
 
 def test_the_baseline_costs_no_run_and_a_reserved_run_does():
-    assert budget.spent(study(run(0, 1, 1)), 10) is None
+    Budget(study(run(0, 1, 1)), 10).require_run()
     reserved = [ProposalMade(run=1, proposal=PROPOSAL), RunReserved(run=1)]
-    assert budget.spent(study(run(0, 1, 1), reserved), 10) == "the budget of 1 run is spent"
+    with pytest.raises(StudyDone, match="the budget of 1 run is spent"):
+        Budget(study(run(0, 1, 1), reserved), 10).require_run()
 
 
 def test_no_run_starts_that_would_exceed_the_hours():
     state = study(run(0, 900, 100), max_runs=9, max_hours=1)
-    assert budget.spent(state, 2600) is None
-    assert budget.spent(state, 2610) == (
+    Budget(state, 2600).require_run()
+    with pytest.raises(StudyDone) as done:
+        Budget(state, 2610).require_run()
+    assert done.value.reason == (
         "the budget of 1 hours does not allow another run: 0.725 are spent, and the longest run took 0.278"
     )
 
@@ -61,4 +65,5 @@ def test_no_run_starts_that_would_exceed_the_hours():
     ],
 )
 def test_the_time_a_process_may_take(state: State, evaluating: bool, seconds: float):
-    assert budget.timeout(state, 200, evaluating) == pytest.approx(seconds)
+    budget = Budget(state, 200)
+    assert (budget.evaluation_timeout if evaluating else budget.training_timeout) == pytest.approx(seconds)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from builders import PROPOSAL
+from builders import PROPOSAL, STARTED
 
 from agent.lab.verdicts import Verdict
 from agent.study.attempts import ATTEMPTS
@@ -42,7 +42,6 @@ def path(tmp_path: Path) -> Path:
     ledger.append(ProposalMade(run=0, proposal=PROPOSAL))
     ledger.append(RunReserved(run=0))
     ledger.append(AttemptStarted(run=0, attempt=1))
-    ledger.close()
     return ledger.path
 
 
@@ -124,7 +123,7 @@ def test_what_was_changed_behind_the_drivers_back_is_put_back(path: Path, damage
 )
 def test_the_state_follows_from_the_events(events: list[Event], stage: str, verdict: Verdict | None, used: int):
     baseline = [ProposalMade(run=0, proposal=PROPOSAL), RunReserved(run=0), RunCommitted(run=0, verdict=OK)]
-    state = derive([*baseline, ProposalMade(run=1, proposal=PROPOSAL), *events])
+    state = derive([STARTED, *baseline, ProposalMade(run=1, proposal=PROPOSAL), *events])
     assert (state.runs[1].stage, state.runs[1].verdict, state.runs_used) == (stage, verdict, used)
     assert state.ended is None
 
@@ -132,6 +131,7 @@ def test_the_state_follows_from_the_events(events: list[Event], stage: str, verd
 def test_a_failed_attempt_is_remembered_with_its_proposal():
     state = derive(
         [
+            STARTED,
             ProposalMade(run=0, proposal=PROPOSAL),
             RunCommitted(run=0, verdict=OK),
             ProposalMade(run=1, proposal=PROPOSAL),
@@ -146,8 +146,8 @@ def test_a_failed_attempt_is_remembered_with_its_proposal():
 def test_a_run_by_hand_costs_nothing_of_the_budget():
     baseline = [ProposalMade(run=0, proposal=PROPOSAL), RunReserved(run=0), RunCommitted(run=0, verdict=OK)]
     by_hand = HandRunAdded(run=1, proposal=PROPOSAL, pid=1, host="here", elapsed=0.0)
-    assert derive([*baseline, by_hand]).runs[1].stage == "evaluating"
-    assert derive([*baseline, by_hand, RunCommitted(run=1, verdict=OK)]).runs_used == 0
+    assert derive([STARTED, *baseline, by_hand]).runs[1].stage == "evaluating"
+    assert derive([STARTED, *baseline, by_hand, RunCommitted(run=1, verdict=OK)]).runs_used == 0
 
 
 def test_a_study_that_is_resumed_has_not_ended_and_spends_from_where_it_was():
@@ -156,7 +156,7 @@ def test_a_study_that_is_resumed_has_not_ended_and_spends_from_where_it_was():
         StudyResumed(pid=1, host="here", elapsed=0.5),
         StudyInterrupted(elapsed=7.0),
     ]
-    states = [derive(events[:count]) for count in (1, 2, 3)]
+    states = [derive([STARTED, *events[:count]]) for count in (1, 2, 3)]
     assert [state.ended for state in states] == ["done", None, None]
     assert [state.interrupted is not None for state in states] == [False, False, True]
     assert [state.seconds for state in states] == [50.0, 50.5, 57.0]
@@ -169,3 +169,8 @@ def test_an_interruption_between_writing_an_event_and_noting_it_costs_no_event(p
     ledger.reload()
     ledger.append(StudyEnded(why="done"))
     assert [event.seq for event in read(path)] == [0, 1, 2, 3, 4]
+
+
+def test_events_of_no_study_add_up_to_nothing():
+    with pytest.raises(ValueError, match="first event is study_started"):
+        derive([RunReserved(run=0)])

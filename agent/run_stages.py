@@ -1,0 +1,258 @@
+"""One run, stage by stage: checked, reserved, trained, evaluated, settled. Each step ends with an event."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.comparison.baselines import Baselines
+from agent.comparison.referee import Referee
+from agent.display.approve import approve
+from agent.display.formatting import comparison_line, run_line
+from agent.ideas import Fixed
+from agent.lab import results
+from agent.lab.evaluation.requests import Score
+from agent.lab.results import FinalInfo, Training
+from agent.lab.verdicts import Verdict
+from agent.running import preflight
+from agent.running.run_files import collect_run_files
+from agent.running.watchdogs import require_disk
+from agent.running.workers import Workers
+from agent.study import attempts, events
+from agent.study.ledger import Ledger
+from agent.study.outcomes import RunFailed, StudyDone
+from agent.study.records import Proposal
+from agent.study.runs import Run
+from agent.study.state import State
+from agent.study.workspace import Study
+
+TOKENS_TOLERANCE = 0.01  # the stream ends with a whole batch
+SMOKE_SECONDS = 120.0  # a sound smoke test takes some 15, most of it imports
+
+
+class RunStages:
+    """The steps that bring a run of a study from one stage to the next, whichever other runs are open."""
+
+    def __init__(
+        self,
+        study: Study,
+        ledger: Ledger,
+        workers: Workers,
+        baselines: Baselines,
+        referee: Referee,
+        analysis: Path | None,
+        ask_proposer: Callable[[], Proposal],
+    ) -> None:
+        """`analysis` is the idea's analysis.py; `ask_proposer` raises StudyDone if there is nothing left to try."""
+        self.study, self.ledger, self.workers, self.baselines, self.referee = study, ledger, workers, baselines, referee
+        self.analysis, self.ask_proposer = analysis, ask_proposer
+        self.started, self.display = ledger.state.started, workers.display
+
+    @property
+    def state(self) -> State:
+        """What the ledger adds up to now."""
+        return self.ledger.state
+
+    def advance(self, run: int) -> None:
+        """Take the one step that brings a run from its stage to another."""
+        steps = {
+            "proposed": self.check,
+            "reserved": self.attempt,
+            "training": self.cut_short,
+            "evaluating": self.evaluate,
+            "judged": self.settle,
+        }
+        steps[self.state.runs[run].stage](run)
+
+    def check(self, run: int) -> None:
+        """Commit the proposal to the study's repository and check it; reserve the run if nothing is wrong with it."""
+        state = self.state.runs[run]
+        self.study.archive_attempt(run, state.attempt)
+        script, proposal = self.study.directory / "experiment.py", state.proposal
+        script.write_text(proposal.source)
+        label = f"run {run}" + (f", attempt {state.attempt + 1}" if state.attempt else "")
+        self.study.commit(f"{label}, proposal: {proposal.title}\n\n{proposal.description}\n\n{proposal.why}")
+        self.display.say(f"{label}: {proposal.title}")
+        start = time.monotonic()
+        try:
+            self.preflight(run)
+        except RunFailed as failure:
+            directory = self.study.run_dir(run)
+            directory.mkdir(exist_ok=True)
+            (directory / "experiment.py").write_text(proposal.source)
+            results.write(directory, FinalInfo(verdict=failure.verdict))
+            attempt, seconds = state.attempt + 1, time.monotonic() - start
+            self.ledger.append(
+                events.PreflightFailed(run=run, attempt=attempt, verdict=failure.verdict, seconds=seconds)
+            )
+        else:
+            self.ledger.append(events.RunReserved(run=run))
+
+    def preflight(self, run: int) -> None:
+        """Raise RunFailed if the code is known to be wrong, a person refuses it, or it fails in its first steps."""
+        proposal = self.state.runs[run].proposal
+        if proposal.refused:
+            raise RunFailed(proposal.refused)
+        preflight.check(proposal.source, self.started.fixed, self.earlier_sources(run))
+        if run > 0 and self.started.approve:
+            self.require_approval(run)
+        is_cached_baseline = run == 0 and self.baselines.cached_run(self.baselines.k, self.started.fixed.seed)
+        if not is_cached_baseline:
+            self.smoke_test(run)
+
+    def require_approval(self, run: int) -> None:
+        """Show the change to a person. Raise RunFailed if refused, UserError if there is no terminal to ask on."""
+        runs = self.state.runs
+        proposal = runs[run].proposal
+        with self.display.paused():
+            approved = approve(runs[proposal.start].proposal.source, proposal.source, f"run {run}: {proposal.title}")
+        if not approved:
+            raise RunFailed(Verdict(name="preflight", evidence="not approved by the researcher"))
+
+    def earlier_sources(self, run: int) -> dict[str, str]:
+        """Return the code of everything tried before, by run and attempt."""
+        sources = {}
+        for state in self.state.runs[: run + 1]:
+            for attempt, failure in state.failed_attempts.items():
+                if failure.verdict.name != "killed":
+                    sources[f"run {state.number}, attempt {attempt}"] = failure.proposal.source
+            if state.number < run:
+                sources[f"run {state.number}"] = state.proposal.source
+        return sources
+
+    def smoke_test(self, run: int) -> None:
+        """Train a few steps, export, load and score a slice. Raise RunFailed, leaving the trial as the run's."""
+        directory = self.study.directory / "smoke"
+        if directory.exists():
+            shutil.rmtree(directory)
+        label = f"run {run}, smoke test"
+        timeout = min(SMOKE_SECONDS, self.started.run_timeout or SMOKE_SECONDS)
+        try:
+            self.train(run, directory.name, label, timeout, smoke=True)
+            info = self.workers.score(Score(run_dir=directory, slice=True), label=label, timeout=timeout)
+            if info.verdict.ok and (difference := different_settings(self.started.fixed, info.training, smoke=True)):
+                info.verdict = Verdict(name="preflight", evidence=difference)
+            if not info.verdict.ok:
+                raise RunFailed(info.verdict)
+        except RunFailed as failure:
+            directory.rename(self.study.run_dir(run))
+            evidence = f"in the first steps: {failure.verdict.evidence}"
+            raise RunFailed(failure.verdict.model_copy(update={"evidence": evidence})) from None
+        shutil.rmtree(directory)
+
+    def attempt(self, run: int) -> None:
+        """Train once, in a new directory. Raise DiskFull if there is no room for it."""
+        require_disk(self.study.directory)
+        state, directory = self.state.runs[run], self.study.run_dir(run)
+        attempt = state.attempt + 1
+        self.study.archive_attempt(run, state.attempt)
+        self.ledger.append(events.AttemptStarted(run=run, attempt=attempt))
+        start, verdict = time.monotonic(), None
+        script, seed = self.study.directory / "experiment.py", self.started.fixed.seed
+        script.write_text(state.proposal.source)
+        if run == 0 and self.baselines.copy_from_cache(self.baselines.k, seed, directory):
+            shutil.copyfile(script, directory / "experiment.py")  # the same but for SEED, which the lab sets
+            seconds = results.read_metrics(directory)[-1].seconds
+        else:
+            try:
+                self.train(run, directory.name, f"run {run}", self.ledger.budget.training_timeout)
+            except RunFailed as failure:
+                verdict = failure.verdict
+                results.write(directory, FinalInfo(verdict=verdict))
+            seconds = time.monotonic() - start
+        self.ledger.append(events.AttemptEnded(run=run, attempt=attempt, verdict=verdict, seconds=seconds))
+
+    def train(self, run: int, directory: str, label: str, timeout: float, smoke: bool = False) -> None:
+        """Train a run's experiment.py into a directory of the study. Raise RunFailed."""
+        script, out = self.study.directory / "experiment.py", self.study.directory / directory
+        try:
+            self.workers.train(script, out, seed=self.started.fixed.seed, label=label, timeout=timeout, smoke=smoke)
+        except RunFailed:
+            self.undo_tampering(run)
+            raise
+        self.undo_tampering(run)
+
+    def undo_tampering(self, run: int) -> None:
+        """Restore what the experiment changed outside its directory; raise RunFailed(tampered) if there is any."""
+        (self.study.directory / "experiment.py").write_text(self.state.runs[run].proposal.source)
+        changed = self.study.restore_recorded_files(except_for=f"run_{run}")
+        if self.ledger.restore():
+            changed.append("the ledger")
+        if changed:
+            evidence = f"the experiment changed {', '.join(changed)}; put back as it was"
+            raise RunFailed(Verdict(name="tampered", evidence=evidence))
+
+    def cut_short(self, run: int, evidence: str = "the driver ended while training") -> None:
+        """Record that an attempt was cut short; what it left is kept."""
+        killed = Verdict(name="killed", evidence=evidence)
+        state = self.state.runs[run]
+        collect_run_files(self.study.run_dir(run), state.proposal.source)
+        results.write(self.study.run_dir(run), FinalInfo(verdict=killed))
+        self.ledger.append(events.AttemptCutShort(run=run, attempt=state.attempt, verdict=killed))
+
+    def evaluate(self, run: int) -> None:
+        """Have the checkpoint scored, and judge whether the run is comparable and differs from earlier ones."""
+        start, directory = time.monotonic(), self.study.run_dir(run)
+        request = Score(run_dir=directory, evals=self.started.evals, analysis=self.analysis)
+        info = self.workers.score(request, label=f"run {run}", timeout=self.ledger.budget.evaluation_timeout)
+        difference = different_settings(self.started.fixed, info.training)
+        if info.verdict.ok and difference:
+            info.verdict = Verdict(name="not_comparable", evidence=difference, warnings=info.verdict.warnings)
+        if info.verdict.ok and (twin := self.same_checkpoint(run, info)):
+            info.verdict = Verdict(name="no_effect", evidence=f"its checkpoint equals that of run {twin.number}")
+        results.write(directory, info)
+        attempt, seconds = self.state.runs[run].attempt, time.monotonic() - start
+        self.ledger.append(events.EvaluationEnded(run=run, attempt=attempt, verdict=info.verdict, seconds=seconds))
+
+    def same_checkpoint(self, run: int, info: FinalInfo) -> Run | None:
+        """Return an earlier run whose checkpoint has the same content, or None."""
+        content = info.environment["checkpoint"]
+        for other in self.study.load_runs(self.state):
+            if other.info and other.number < run and other.info.environment.get("checkpoint") == content:
+                return other
+        return None
+
+    def settle(self, run: int) -> None:
+        """Compare the run with the baseline and commit its results, or try again if another proposal may mend it."""
+        directory, state = self.study.run_dir(run), self.state.runs[run]
+        info, proposal = results.read(directory), self.another_proposal(run)
+        label = f"run {run}, attempt {state.attempt}" if proposal else f"run {run}"
+        if info.verdict.ok and run > 0:
+            info.comparison = self.referee.compare(info)
+            results.write(directory, info)
+        self.study.commit(f"{label}, result: {info.verdict.name}\n\n{info.verdict.evidence}")
+        self.display.say(f"{label}: {run_line(info)}")
+        if line := comparison_line(info, self.started.primary_metric):
+            self.display.say(f"{label}: {line}")
+        if proposal:
+            self.ledger.append(events.ProposalMade(run=run, proposal=proposal))
+            return
+        if run == 0 and info.verdict.ok:
+            self.baselines.save_to_cache(directory, self.baselines.k, self.started.fixed.seed)
+        self.ledger.append(events.RunCommitted(run=run, verdict=info.verdict))
+
+    def another_proposal(self, run: int) -> Proposal | None:
+        """Return another proposal for a run that an edit could have saved, or None."""
+        failed = self.state.runs[run]
+        assert failed.verdict
+        if run == 0 or failed.by_hand or not attempts.allows_another_proposal(failed.verdict, failed.attempt):
+            return None
+        try:
+            self.ledger.budget.require_hours()
+            return self.ask_proposer()
+        except StudyDone:
+            return None
+
+
+def different_settings(fixed: Fixed, training: Training | None, smoke: bool = False) -> str:
+    """Return how a run departed from the study's fixed settings, or an empty string."""
+    if training is None:
+        return "the results do not say what was trained"
+    differences = [
+        f"{name} is {getattr(training, name)}, the study's is {getattr(fixed, name)}"
+        for name in ("model", "hook_name", "d_sae")
+        if getattr(training, name) != getattr(fixed, name)
+    ]
+    if not smoke and abs(training.tokens - fixed.tokens) > TOKENS_TOLERANCE * fixed.tokens:
+        differences.append(f"trained on {training.tokens} tokens, the study's are {fixed.tokens}")
+    return "; ".join(differences)

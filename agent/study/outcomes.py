@@ -1,0 +1,19 @@
+"""How a run or a study ends early: exceptions that carry the verdict, or the reason."""
+
+from agent.lab.verdicts import Verdict
+
+
+class RunFailed(Exception):
+    """A run that does not count; `verdict` names the failure and its evidence."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(f"{verdict.name}: {verdict.evidence}")
+        self.verdict = verdict
+
+
+class StudyDone(Exception):
+    """Nothing more is tried in this study, for `reason`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
