@@ -152,7 +152,7 @@ class Scoring:
 
     def judge(self) -> Verdict:
         info, header = self.info, self.sae.checkpoint.header
-        if header.training.steps == 0 or not header.moved:
+        if header.training.steps == 0 or not header.any_parameter_changed:
             return Verdict(name="zero_steps", evidence=f"{header.training.steps} steps, and no parameter moved")
         if self.sae.checkpoint.non_finite:
             return Verdict(name="nan", evidence="the checkpoint holds parameters that are not finite")

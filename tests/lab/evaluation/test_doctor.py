@@ -34,7 +34,7 @@ def test_a_small_model_lacks_nothing_that_is_quick(here: EvalTarget):
     ("hook", "said"),
     [
         ("blocks.2.hook_resid_post", "the model has no hook blocks.2.hook_resid_post: its layers are 0 to 1"),
-        ("blocks.0.attn.hook_pattern", "blocks.0.attn.hook_pattern gives no vector a token: use one like blocks.1."),
+        ("blocks.0.attn.hook_pattern", "blocks.0.attn.hook_pattern has no per-token activation vector: use one like blocks.1."),
     ],
 )
 def test_a_hook_that_is_not_there(here: EvalTarget, hook: str, said: str):
@@ -77,7 +77,7 @@ def test_a_dataset_that_is_not_as_it_was_packaged(tmp_path: Path, damage: str):
     if damage == "truncated":
         dataset.write_bytes(whole[:1000])
     ended = run("-P", "-c", "from agent.lab import text; text.check_datasets()", PYTHONPATH=f"{tmp_path}:{Path.cwd()}")
-    assert f"{dataset} is not as it was packaged: pip install --force-reinstall sae-probes" in ended.stderr
+    assert f"{dataset} differs from its packaged checksum: pip install --force-reinstall sae-probes" in ended.stderr
 
 
 def test_a_hub_model_that_is_not_here():

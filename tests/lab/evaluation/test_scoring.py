@@ -86,7 +86,7 @@ def run_dirs(trained: Trained) -> dict[str, Path]:
         "dense": trained.save("dense", encode=sae.pre_activations),
         "nan decoder": trained.save("nan decoder", W_dec=sae.W_dec * math.nan),
         "nan encoder": trained.save("nan encoder", encode=lambda x: sae.encode(x) * poison),
-        "unmoved": trained.save("unmoved", moved=False),
+        "unmoved": trained.save("unmoved", changed=False),
     }
 
 
@@ -429,7 +429,7 @@ def test_a_checkpoint_that_fails_a_check_is_bad(
 def test_a_directory_that_is_no_run_is_one_line(tmp_path: Path):
     ended = run("-P", "-m", "agent.lab.evaluation", tmp_path / "none")
     assert ended.returncode == 2
-    assert "is no run directory" in one_line(ended.stderr)
+    assert "is not a run directory" in one_line(ended.stderr)
 
 
 def test_a_probing_answer_without_a_dataset_is_an_error_with_the_reason(
@@ -453,7 +453,7 @@ def test_where_a_family_fails_its_row_says_why_and_the_others_go_on(evaluator: E
     info = score(evaluator, run_dir, evals=("core", "ravel", "meta_structure"))
     assert info.verdict.ok
     (why,) = info.errors.values()
-    assert why.startswith("EvaluationError: SAE-Bench knows gemma-2-2b and pythia-160m-deduped, and not ")
+    assert why.startswith("EvaluationError: SAE-Bench supports gemma-2-2b and pythia-160m-deduped, not ")
     assert info.families == {"core", "meta_structure"}
     assert not (run_dir / "eval/ravel").exists()
     assert list((run_dir / "eval/meta_structure").glob("*.json"))

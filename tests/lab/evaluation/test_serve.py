@@ -56,7 +56,7 @@ def runs(small_model: Path, harvest: Any, tmp_path_factory: pytest.TempPathFacto
         "dead": save(directory / "dead", sae, manifest, encode=lambda x: (sae.pre_activations(x) - 1e9).relu()),
         "huge": save(directory / "huge", sae, manifest, W_dec=sae.W_dec * 3e38),
         "nan": save(directory / "nan", sae, manifest, W_dec=sae.W_dec * float("nan")),
-        "unmoved": save(directory / "unmoved", sae, manifest, moved=False),
+        "unmoved": save(directory / "unmoved", sae, manifest, changed=False),
         "missing": directory / "missing",
     }
 
@@ -99,7 +99,7 @@ def test_on_the_test_text_the_scores_are_others_and_say_so(server: Server, runs:
 @pytest.mark.parametrize(
     ("name", "verdict", "evidence"),
     [
-        ("sound", "ok", "a slice: loaded, encoded, decoded"),
+        ("sound", "ok", "smoke test: loaded, encoded, decoded"),
         ("young", "ok", "a slice"),
         ("dense", "ok", "a slice"),
         ("dead", "degenerate", "L0 is 0.000"),
@@ -138,11 +138,11 @@ def test_a_planted_link_in_the_place_of_sae_benchs_files_is_not_followed(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("score run_0", "no request: score run_0"),
+        ("score run_0", "not a request: score run_0"),
         ('{"task": "praise", "run_dir": "/"}', "'praise'"),
         ('{"task": "score", "run_dir": "/", "out": "../final_info.json"}', "score.out"),
         ('{"task": "score", "run_dir": "/", "speed": 2}', "score.speed"),
-        ('{"task": "score", "run_dir": "/no/such/run"}', "/no/such/run is no run directory"),
+        ('{"task": "score", "run_dir": "/no/such/run"}', "/no/such/run is not a run directory"),
     ],
 )
 def test_a_request_that_is_none_ends_it_with_one_line(line: str, said: str):

@@ -13,23 +13,29 @@ if TYPE_CHECKING:
 
 
 class Family(Protocol):
-    """A module of this package. `core` and `sparse_probing_sae_probes`, whose figures have records of their own, are
-    scored by the evaluator itself and have no `score`."""
+    """A module of this package.
+
+    `core` and `sparse_probing_sae_probes` have no `score`: scoring.py scores them into records of their own.
+    """
 
     SUMMARY: str  # what it measures, in one line
 
-    def unmet_requirements(self, place: EvalTarget) -> list[UnmetRequirement]:
-        """What is missing for it to run on a kind of model that suits it; empty where it is runnable."""
+    def unmet_requirements(self, target: EvalTarget) -> list[UnmetRequirement]:
+        """Return what is missing to run on a model of a kind that suits the family, within a second and without
+        loading the model; an empty list if it can run.
+        """
         ...
 
     def score(self, evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> "FamilyScores":
-        """Score one SAE. `out` is a new folder of the run's, where SAE-Bench's own JSON is kept; `name` is the SAE's,
-        by its content, so that no two SAEs share a cached result. What depends on the model alone is made once and
-        kept under `evaluator.folder`. Raises EvaluationError, or whatever SAE-Bench raises: the row says why.
+        """Score one SAE.
+
+        `out` is an empty folder of the run's for SAE-Bench's own JSON. `name` is the SAE's, by its content, so that no
+        two SAEs share a cached result. What depends on the model alone is cached in `evaluator.folder`. Raises
+        EvaluationError, or whatever SAE-Bench raises; the run's results keep the reason.
         """
         ...
 
 
 def load(name: str) -> Family:
-    """A family by name."""
+    """Import a family by name."""
     return importlib.import_module(f"agent.lab.evaluation.families.{name}")  # type: ignore[return-value]

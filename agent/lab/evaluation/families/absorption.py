@@ -1,8 +1,8 @@
 """SAE-Bench `absorption`: letters whose own latents fall silent where a more specific latent carries the letter.
 
-Linear probes of the model's activations say which words it knows the first letter of, k-sparse probes of the SAE which
-latents stand for a letter; a word whose letter the probe sees and those latents do not, though others point along the
-probe, is absorbed (Chanin et al. 2024, arXiv 2409.14507). The model's side of it is in evaluation/spelling.py.
+Linear probes show the first letters that can be read off the model's activations, k-sparse probes the latents that
+represent a letter. A word is absorbed if the linear probe detects its letter and those latents do not, while other
+latents point along the probe (Chanin et al. 2024, arXiv 2409.14507). bench/spelling.py has the model's side.
 """
 
 import subprocess
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 SUMMARY = "letters whose latent falls silent where a more specific latent carries the letter"
 
-ABLE_F1, ABLE_LETTERS = 0.6, 20  # SAE-Bench's: a letter counts above this F1, a model can spell from so many letters
+ABLE_F1, ABLE_LETTERS = 0.6, 20  # SAE-Bench's: the F1 above which a letter counts, the letters that a model must know
 METRICS = tuple(
-    f"{figure}_{of}"
-    for figure, of in (
+    f"{statistic}_{quantity}"
+    for statistic, quantity in (
         ("mean", "absorption_fraction_score"),
         ("mean", "full_absorption_score"),
         ("mean", "num_split_features"),
@@ -44,31 +44,31 @@ METRICS = tuple(
 )
 
 
-def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
-    """What is missing. Whether the model can spell is measured, in another process, where it is not known yet."""
-    if unmet := requirements.check_language_model(place):
+def unmet_requirements(target: EvalTarget) -> list[UnmetRequirement]:
+    """Return what is missing. If it is not cached whether the model can spell, another process measures it."""
+    if unmet := requirements.check_language_model(target):
         return unmet
-    tokenizer = place.tokenizer()
-    missing = _unfit(place.hook_name, tokenizer, place.config.get("max_position_embeddings"))
-    if not (found := spelling.known(place.folder)):
-        needed = spelling.space(len(spelling.words(tokenizer)), requirements.residual_width(place.config))
-        missing += requirements.check_disk(place, needed / 1e6)
-    return missing or _unable(found or _measured(place))
+    tokenizer = target.tokenizer()
+    missing = _check_model(target.hook_name, tokenizer, target.config.get("max_position_embeddings"))
+    if not (cached := spelling.cached_spelling(target.folder)):
+        needed = spelling.required_bytes(len(spelling.words(tokenizer)), requirements.residual_width(target.config))
+        missing += requirements.check_disk(target, needed / 1e6)
+    return missing or _check_spelling(cached or _measure_spelling(target))
 
 
-def _unfit(hook_name: str, tokenizer: Any, context: int | None) -> list[UnmetRequirement]:
+def _check_model(hook_name: str, tokenizer: Any, context: int | None) -> list[UnmetRequirement]:
     missing = []
     if not hook_name.endswith("hook_resid_post"):
-        why = f"SAE-Bench reads the residual stream behind a layer, not {hook_name}"
-        missing.append(UnmetRequirement(why, "use a hook like blocks.1.hook_resid_post"))
-    return missing + [UnmetRequirement(*said) for said in spelling.unfit(tokenizer, context)]
+        reason = f"SAE-Bench reads the residual stream after a layer, not {hook_name}"
+        missing.append(UnmetRequirement(reason, "use a hook like blocks.1.hook_resid_post"))
+    return missing + [UnmetRequirement(*problem) for problem in spelling.find_problems(tokenizer, context)]
 
 
-def _unable(found: "Spelling") -> list[UnmetRequirement]:
-    able = [letter for letter, f1 in found.letters.items() if f1 > ABLE_F1]
+def _check_spelling(model: "Spelling") -> list[UnmetRequirement]:
+    able = [letter for letter, f1 in model.letters.items() if f1 > ABLE_F1]
     if len(able) >= ABLE_LETTERS:
         return []
-    best = sorted(found.letters.values())[-ABLE_LETTERS]
+    best = sorted(model.letters.values())[-ABLE_LETTERS]
     return [
         UnmetRequirement(
             f"the model cannot spell: {len(able)} of 26 first letters can be read off its activations with an F1 above "
@@ -78,36 +78,37 @@ def _unable(found: "Spelling") -> list[UnmetRequirement]:
     ]
 
 
-def _measured(place: EvalTarget) -> "Spelling":
-    """The spelling of a model that no one has measured at this hook, by a process that loads the model."""
+def _measure_spelling(target: EvalTarget) -> "Spelling":
+    """Measure a model's spelling at this hook, in a process that loads the model."""
     notify(
-        "absorption: can the model spell? Measured once for a model and hook: 20 s for tiny-lm, longer for larger ones"
+        "absorption: measuring whether the model can spell, once for a model and hook: 20 s for tiny-lm, longer for "
+        "larger models"
     )
-    command = [sys.executable, "-P", "-m", "agent.lab.evaluation.spelling", place.model, place.hook_name]
-    subprocess.run(command, env=dict(place.environment), check=True)
-    found = spelling.known(place.folder)
-    assert found
-    return found
+    command = [sys.executable, "-P", "-m", "agent.lab.evaluation.bench.spelling", target.model, target.hook_name]
+    subprocess.run(command, env=dict(target.environment), check=True)
+    measured = spelling.cached_spelling(target.folder)
+    assert measured
+    return measured
 
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> FamilyScores:
-    """SAE-Bench's absorption of one SAE, on the model's side that is already made. Raises EvaluationError.
+    """Run SAE-Bench's absorption on one SAE, with the cached model's side. Raises EvaluationError.
 
-    A dead SAE has no value: one of which no latent fires on any of the test words, or none of those that the k-sparse
-    probes chose for the letters.
+    An SAE of which no latent fires on the test words, or no latent that the k-sparse probes chose for the letters, has
+    no value.
     """
     from sae_bench.evals.absorption import k_sparse_probing, main
     from sae_bench.evals.absorption.eval_config import AbsorptionEvalConfig
 
     model = evaluator.model
-    for lack in _unfit(evaluator.hook_name, model.tokenizer, model.cfg.n_ctx):
-        raise EvaluationError(lack.reason)
-    made = spelling.measure(evaluator)
-    for lack in _unable(made):
-        raise EvaluationError(lack.reason)
-    speller = made.speller(model, evaluator.hook_name)
+    for unmet in _check_model(evaluator.hook_name, model.tokenizer, model.cfg.n_ctx):
+        raise EvaluationError(unmet.reason)
+    model_side = spelling.measure(evaluator)
+    for unmet in _check_spelling(model_side):
+        raise EvaluationError(unmet.reason)
+    speller = model_side.speller(model, evaluator.hook_name)
     sae = patching.UnitNorm(sae)
-    fired = (sae.encode(made.test_activations(speller).to(sae.device)) != 0).any(0)
+    fired = (sae.encode(model_side.test_activations(speller).to(sae.device)) != 0).any(0)
     if not fired.any():
         return _dead("no latent fires on any of the words")
     config = AbsorptionEvalConfig(
@@ -119,43 +120,43 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Fami
     )
     tables: list[pd.DataFrame] = []
     with tempfile.TemporaryDirectory(dir=evaluator.folder) as scratch:
-        k_sparse_dir, own_k_sparse = Path(scratch, "k_sparse"), main.run_k_sparse_probing_experiment
+        k_sparse_dir, run_k_sparse = Path(scratch, "k_sparse"), main.run_k_sparse_probing_experiment
 
-        def k_sparse(**asked: Any) -> "pd.DataFrame":
-            tables.append(own_k_sparse(**asked, experiment_dir=k_sparse_dir, probes_dir=made.probes))
+        def k_sparse(**arguments: Any) -> "pd.DataFrame":
+            tables.append(run_k_sparse(**arguments, experiment_dir=k_sparse_dir, probes_dir=model_side.probes))
             return tables[0]
 
         absorbed = partial(
             main.run_feature_absortion_experiment,
             experiment_dir=Path(scratch, "absorption"),
             sparse_probing_experiment_dir=k_sparse_dir,
-            probes_dir=made.probes,
+            probes_dir=model_side.probes,
         )
-        lent = {
+        replacements = {
             "HookedTransformer": patching.PreloadedModel(speller),
             "run_k_sparse_probing_experiment": k_sparse,
             "run_feature_absortion_experiment": absorbed,
         }
-        measures = patch.object(k_sparse_probing, "metrics", spelling.Measures)
-        with measures, patching.isolated_sae_bench(main, Path(scratch), spelling.SEED, **lent):
+        fast_metrics = patch.object(k_sparse_probing, "metrics", spelling.FastMetrics)
+        with fast_metrics, patching.isolated_sae_bench(main, Path(scratch), spelling.SEED, **replacements):
             main.run_eval(config, [(name, sae)], str(sae.device), str(out.absolute()))  # type: ignore[list-item]
-    speller.keep()
-    return _scored(patching.answer(out, name), tables[0], fired)
+    speller.save()
+    return _family_scores(patching.read_answer(out, name), tables[0], fired)
 
 
-def _scored(found: dict[str, Any], table: "pd.DataFrame", fired: "Tensor") -> FamilyScores:
-    """SAE-Bench's answer with what its means hide: whether the SAE has latents for the letters at all.
+def _family_scores(answer: dict[str, Any], table: "pd.DataFrame", fired: "Tensor") -> FamilyScores:
+    """Return SAE-Bench's answer with what its means hide: whether the SAE has latents for the letters at all.
 
-    `fired [d_sae]` says which latents fire on any of the test words.
+    `fired [d_sae]` marks the latents that fire on any of the test words.
     """
     by_letter, details = table.set_index("letter"), {}
-    for row in found["eval_result_details"]:
+    for row in answer["eval_result_details"]:
         letter = row.pop("first_letter")
-        own = by_letter.loc[letter]
-        split = list(own["split_feats"])
+        probe = by_letter.loc[letter]
+        split = list(probe["split_feats"])
         details[letter] = row | {
-            "probe_f1": own["f1_probe"],
-            "split_f1": own[f"f1_sparse_sae_{len(split)}"],
+            "probe_f1": probe["f1_probe"],
+            "split_f1": probe[f"f1_sparse_sae_{len(split)}"],
             "split_alive": fired[split].float().mean().item(),
         }
     if not any(row["split_alive"] for row in details.values()):
@@ -167,9 +168,9 @@ def _scored(found: dict[str, Any], table: "pd.DataFrame", fired: "Tensor") -> Fa
             f"undertrained for this: the latents chosen for the letters find them with a mean F1 of {split_f1:.2f}, "
             f"the model's own probes with {probe_f1:.2f}; where an SAE has no latent for a letter, none is absorbed"
         )
-    return FamilyScores(metrics=patching.metrics(found), details=details, remark=remark)
+    return FamilyScores(metrics=patching.metrics(answer), details=details, remark=remark)
 
 
-def _dead(why: str) -> FamilyScores:
-    """SAE-Bench gives such an SAE a perfect 0.0."""
-    return FamilyScores(metrics=dict.fromkeys(METRICS), not_applicable=dict.fromkeys(METRICS, why))
+def _dead(reason: str) -> FamilyScores:
+    """Return no values, where SAE-Bench scores a perfect 0.0."""
+    return FamilyScores(metrics=dict.fromkeys(METRICS), not_applicable=dict.fromkeys(METRICS, reason))

@@ -1,18 +1,18 @@
-"""Forgetting: SAE-Bench's `unlearning` on local text, so that the question can be asked of any model.
+"""Forgetting: SAE-Bench's `unlearning` on local text, for any model.
 
-The procedure is that of sae_bench.evals.unlearning (Farrell et al. 2024, arXiv 2410.19278): latents that fire on fewer
-than a threshold of the retain text's tokens, those most frequent on the forget text first; the first n of them clamped
-to a negative value wherever they fire, the SAE's error added back; swept over thresholds, numbers and strengths. Two
-things differ. The texts are medicine and, to be retained, news, reviews and people, both held out, in place of WMDP's
-papers and wikitext. And what was forgotten is read from the loss, in place of multiple-choice questions that only an
+The procedure is that of sae_bench.evals.unlearning (Farrell et al. 2024, arXiv 2410.19278): take the latents that fire
+on less than a threshold of the retain text's tokens, sort them by their frequency on the forget text, and clamp the
+first n to a negative value wherever they fire, adding back the SAE's error; sweep over thresholds, n and strengths. Two
+things differ. The texts, both held out, are medicine, and to be retained news, reviews and people, in place of WMDP's
+papers and wikitext. And the score is read from the loss, in place of multiple-choice questions that only an
 instruction-tuned model answers: with L the mean loss in nats a token,
 
     forgetting_score = max(0, max over settings with L_retain' <= 1.01 L_retain of L_forget' - L_forget)
 
-where ' is with the latents clamped, as SAE-Bench takes the best of the settings that keep 0.99 of the other accuracy.
-Strengths grow until L_retain' exceeds its bound, and the last step is read linearly, so that the score does not jump
-with the grid. A latent is clamped to a multiple of its own mean where it fires on the forget text, as activations have
-no common scale from model to model. Latents are chosen on other documents than those on which the losses are measured.
+where ' is with the latents clamped; SAE-Bench takes the best of the settings that keep 0.99 of the other accuracy.
+Strengths grow until L_retain' exceeds its bound; the last step is interpolated linearly, so that the score does not
+jump with the grid. A latent is clamped to a multiple of its own mean activation on the forget text, because activations
+have no common scale across models. Latents are chosen on other documents than those that the losses are measured on.
 """
 
 import json
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
 
 SUMMARY = "what clamping a topic's latents costs on that topic (medicine), where the rest costs at most 1% more"
 
-FORMAT, SEED = 1, 0  # of what is cached
+FORMAT, SEED = 1, 0  # of the cached texts
 FORGET = ("98_cancer_cat", "101_disease_class")
 RETAIN = ("100_news_fake", "111_yelp_data", "56_wikidatasex_or_gender")
-CHOOSING, SCORED = 96, 32  # windows of each text, at most: to choose latents on, and to measure the losses on
+CHOOSING, SCORED = 96, 32  # windows of a text, at most: to choose latents on, and to measure losses on
 CACHE_NAME = f"forgetting-v{FORMAT}-seed{SEED}-{CHOOSING}-{SCORED}"
 RETAIN_THRESHOLDS = (0.001, 0.01)  # share of the retain text's tokens; SAE-Bench's
 LATENTS = (10, 20)  # SAE-Bench's
 MULTIPLES = (1, 4, 16, 64)  # of a latent's mean
 TOLERANCE = 0.01  # by which the retain text's loss may rise
-REMARK = "on tiny-lm a random untrained SAE scores higher than most trained ones: read beside its score, never decides"
+REMARK = "on tiny-lm a random untrained SAE scores higher than most trained ones: compare with its score; never decides"
 
 
 @dataclass(frozen=True)
@@ -59,52 +59,52 @@ class Text(Windows):
 
 @dataclass(frozen=True)
 class Sweep:
-    """What clamping an SAE's latents did."""
+    """The effects of clamping an SAE's latents, over all settings."""
 
     score: float  # nats a token
     l0: float  # on the retain text
-    latents: dict[str, list[int]]  # which were clamped, by what they are called in `added`
-    added: dict[str, dict[str, Number]]  # by setting: to the loss on either text
+    latents: dict[str, list[int]]  # the clamped latents, by their name in `added`
+    added: dict[str, dict[str, Number]]  # by setting: nats a token added to the loss on either text
 
 
-def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
+def unmet_requirements(target: EvalTarget) -> list[UnmetRequirement]:
     positions = 2 * (CHOOSING + 2 * SCORED) * models.MAX_CONTEXT
-    return requirements.check_language_model(place, 4 * positions * requirements.residual_width(place.config) / 1e6)
+    return requirements.check_language_model(target, 4 * positions * requirements.residual_width(target.config) / 1e6)
 
 
 @torch.no_grad()
 def score(evaluator: "Evaluator", sae: BenchSAE, out: Path, name: str) -> FamilyScores:
-    """The sweep on one SAE, and on a random one as sparse as it is.
+    """Score one SAE, and a random SAE of its width and L0.
 
-    `details` holds what each setting added to both losses, the file in `out` which latents it clamped, too.
+    `details` has what a setting added to both losses; the file in `out` also has the latents that it clamped.
     """
-    found = sweep(evaluator, sae)
-    if found is None:
+    result = sweep(evaluator, sae)
+    if result is None:
         return FamilyScores(
             metrics={"forgetting_score": None}, not_applicable={"forgetting_score": "no latent ever fires"}
         )
-    k = max(1, min(round(found.l0), sae.cfg.d_sae))
+    k = max(1, min(round(result.l0), sae.cfg.d_sae))
     floor = evaluator.cached_json(
         f"{CACHE_NAME}-random-{sae.cfg.d_sae}-{k}", lambda _: random_sae_score(evaluator, sae.cfg.d_sae, k)
     )
-    about = {"latents": found.latents, "added": found.added}
-    files.write_atomically(out / f"{name}_forgetting.json", json.dumps(about, indent=2))
+    record = {"latents": result.latents, "added": result.added}
+    files.write_atomically(out / f"{name}_forgetting.json", json.dumps(record, indent=2))
     return FamilyScores(
-        metrics={"forgetting_score": found.score, "random_forgetting_score": floor["score"]},
-        details=found.added,
+        metrics={"forgetting_score": result.score, "random_forgetting_score": floor["score"]},
+        details=result.added,
         remark=REMARK,
     )
 
 
 def random_sae_score(evaluator: "Evaluator", d_sae: int, k: int) -> dict[str, float]:
-    """What a random untrained SAE scores."""
-    found = sweep(evaluator, evaluator.random_sae(d_sae, k))
-    assert found
-    return {"score": found.score}
+    """Score a random untrained SAE."""
+    result = sweep(evaluator, evaluator.random_sae(d_sae, k))
+    assert result
+    return {"score": result.score}
 
 
 def sweep(evaluator: "Evaluator", sae: BenchSAE) -> Sweep | None:
-    """Every setting on one SAE; None where no latent ever fires."""
+    """Clamp an SAE's latents in every setting. Return None if no latent ever fires."""
     from sae_bench.evals.unlearning.utils.feature_activation import get_top_features
 
     texts = load_texts(evaluator)
@@ -112,45 +112,50 @@ def sweep(evaluator: "Evaluator", sae: BenchSAE) -> Sweep | None:
     on_retain, _ = firing_rates(sae, texts["retain"].choosing)
     if not on_forget.any() and not on_retain.any():
         return None
-    clamped: dict[tuple[int, ...], str] = {}  # two thresholds may choose the same latents
+    names: dict[tuple[int, ...], str] = {}  # of sets of latents; two thresholds may choose the same set
     for threshold in RETAIN_THRESHOLDS:
         top = get_top_features(on_forget.cpu().numpy(), on_retain.cpu().numpy(), retain_threshold=threshold).tolist()
         for number in LATENTS:
-            clamped.setdefault(tuple(top[:number]), f"{min(number, len(top))} latents on under {threshold:.1%}")
-    clamped.pop((), None)
-    used = sorted({latent for latents in clamped for latent in latents})
-    acts = {on: encode_text(evaluator, sae, read, used) for on, read in texts.items()}
-    most, best = TOLERANCE * texts["retain"].loss, 0.0
+            names.setdefault(tuple(top[:number]), f"{min(number, len(top))} latents on under {threshold:.1%}")
+    names.pop((), None)
+    used = sorted({latent for latents in names for latent in latents})
+    acts = {on: encode_text(evaluator, sae, windows, used) for on, windows in texts.items()}
+    tolerance, best = TOLERANCE * texts["retain"].loss, 0.0
     added: dict[str, dict[str, Number]] = {}
-    for latents, called in clamped.items():
-        which, chosen = [used.index(latent) for latent in latents], list(latents)
+    for latents, name in names.items():
+        columns, chosen = [used.index(latent) for latent in latents], list(latents)
         curve = [(0.0, 0.0)]
         for multiple in MULTIPLES:
-            forgot, lost = (
-                clamp_loss_added(evaluator, read, acts[on][..., which], -multiple * mean[chosen], sae.W_dec[chosen])
-                for on, read in texts.items()
+            clamp = -multiple * mean[chosen]
+            forget, retain = (
+                clamp_loss_added(evaluator, windows, acts[on][..., columns], clamp, sae.W_dec[chosen])
+                for on, windows in texts.items()
             )
-            added[f"{called}, x{multiple}"] = {"forget_loss_added": forgot, "retain_loss_added": lost}
-            curve.append((lost, forgot))
-            if lost > most:
+            added[f"{name}, x{multiple}"] = {"forget_loss_added": forget, "retain_loss_added": retain}
+            curve.append((retain, forget))
+            if retain > tolerance:
                 break
-        best = max(best, best_within_tolerance(curve, most))
-    return Sweep(best, on_retain.sum().item(), {called: list(latents) for latents, called in clamped.items()}, added)
+        best = max(best, best_within_tolerance(curve, tolerance))
+    return Sweep(best, on_retain.sum().item(), {name: list(latents) for latents, name in names.items()}, added)
 
 
-def best_within_tolerance(curve: list[tuple[float, float]], most: float) -> float:
-    """The most that is added to the forget loss while the retain loss gains at most `most`, by strengths in growing
-    order `[(added to retain, added to forget), ...]`, read linearly up to the one that adds more."""
-    *allowed, (lost, forgot) = curve
+def best_within_tolerance(curve: list[tuple[float, float]], tolerance: float) -> float:
+    """Return the most that is added to the forget loss while the retain loss gains at most `tolerance`.
+
+    `curve` is `[(added to retain, added to forget), ...]` by growing strength. If the last strength exceeds the
+    tolerance, the forget loss is interpolated linearly at it.
+    """
+    *allowed, (retain, forget) = curve
     best = max(added for _, added in allowed)
-    if lost <= most:
-        return max(best, forgot)
-    lost_before, forgot_before = allowed[-1]
-    return max(best, forgot_before + (forgot - forgot_before) * (most - lost_before) / (lost - lost_before))
+    if retain <= tolerance:
+        return max(best, forget)
+    retain_before, forget_before = allowed[-1]
+    margin = tolerance - retain_before
+    return max(best, forget_before + (forget - forget_before) * margin / (retain - retain_before))
 
 
 def firing_rates(sae: BenchSAE, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The share of the activations `[tokens, d_in]` on which each latent fires `[d_sae]`, and its mean there."""
+    """Return the share of activations `[tokens, d_in]` on which a latent fires `[d_sae]`, and its mean there."""
     fired, total = (torch.zeros(sae.cfg.d_sae, device=rows.device) for _ in range(2))
     for batch in rows.split(4096):
         latents = sae.encode(batch)
@@ -159,49 +164,46 @@ def firing_rates(sae: BenchSAE, rows: Tensor) -> tuple[Tensor, Tensor]:
     return fired / len(rows), total / fired.clamp(min=1)
 
 
-def encode_text(evaluator: "Evaluator", sae: BenchSAE, read: Text, latents: list[int]) -> Tensor:
-    """Some latents `[windows, context, n]` on the ordinary tokens of a text's windows."""
+def encode_text(evaluator: "Evaluator", sae: BenchSAE, windows: Text, latents: list[int]) -> Tensor:
+    """Return some latents `[windows, context, n]` on a text's windows; 0 on tokens that are not ordinary."""
     return torch.cat(
         [
             sae.encode(hooked)[..., latents] * activations.ordinary_mask(evaluator.model, ids)[..., None]
-            for ids, hooked in zip(read.ids.split(BATCH_WINDOWS), read.hooked.split(BATCH_WINDOWS), strict=True)
+            for ids, hooked in zip(windows.ids.split(BATCH_WINDOWS), windows.hooked.split(BATCH_WINDOWS), strict=True)
         ]
     )
 
 
-def clamp_loss_added(evaluator: "Evaluator", read: Text, acts: Tensor, clamp: Tensor, W_dec: Tensor) -> float:
-    """Nats a token that a text's loss gains where latents `[windows, context, n]`, wherever they fire, are set to
-    `clamp [n]`; `W_dec [n, d_in]` are their directions.
+def clamp_loss_added(evaluator: "Evaluator", windows: Text, acts: Tensor, clamp: Tensor, W_dec: Tensor) -> float:
+    """Return the nats a token that a text's loss gains when latents are clamped wherever they fire.
 
-    Only the layers above the hook are run, and only on windows in which one of the latents fires.
+    `acts [windows, context, n]` are the latents, `clamp [n]` their new values, `W_dec [n, d_in]` their directions. Only
+    the layers above the hook are run, and only on windows in which one of the latents fires.
     """
-    moved = torch.where(acts > 0, clamp - acts, 0.0)
-    (here,) = torch.nonzero((acts > 0).any(2).any(1), as_tuple=True)
+    change = torch.where(acts > 0, clamp - acts, 0.0)
+    (active,) = torch.nonzero((acts > 0).any(2).any(1), as_tuple=True)
     total = 0.0
-    for rows in here.split(BATCH_WINDOWS):
-        hooked = (read.hooked[rows].float() + moved[rows] @ W_dec).to(read.hooked.dtype)
-        ids, entering = read.ids[rows.cpu()], read.entering[rows]
-        total += (
-            (window_losses(evaluator.model, evaluator.hook_name, ids, entering, hooked) - read.losses[rows])
-            .sum()
-            .item()
-        )
-    return total / read.count.item()
+    for rows in active.split(BATCH_WINDOWS):
+        hooked = (windows.hooked[rows].float() + change[rows] @ W_dec).to(windows.hooked.dtype)
+        ids, entering = windows.ids[rows.cpu()], windows.entering[rows]
+        losses = window_losses(evaluator.model, evaluator.hook_name, ids, entering, hooked)
+        total += (losses - windows.losses[rows]).sum().item()
+    return total / windows.count.item()
 
 
 def load_texts(evaluator: "Evaluator") -> dict[str, Text]:
-    """The two texts as the model reads them; made once for a model and hook, and kept in the cache."""
+    """Return the forget and the retain text with the model's activations; cached for a model and hook."""
     if CACHE_NAME in evaluator.memory:
         return evaluator.memory[CACHE_NAME]
     path = evaluator.folder / f"{CACHE_NAME}.safetensors"
     with waiting_lock(path.with_suffix(".lock"), "another process reads the same texts"):
         if not path.exists():
-            made = {"forget": read_text(evaluator, FORGET), "retain": read_text(evaluator, RETAIN)}
-            tensors = {f"{on}.{n}": t.contiguous().cpu() for on, parts in made.items() for n, t in parts.items()}
+            texts = {"forget": read_text(evaluator, FORGET), "retain": read_text(evaluator, RETAIN)}
+            tensors = {f"{on}.{n}": t.contiguous().cpu() for on, parts in texts.items() for n, t in parts.items()}
             with files.atomic_path(path) as partial:
                 save_file(tensors, partial)
-    stored, device = load_file(path), models.device_config().device
-    parts = {n: t if n.endswith("ids") else t.to(device) for n, t in stored.items()}
+    device = models.device_config().device
+    parts = {n: t if n.endswith("ids") else t.to(device) for n, t in load_file(path).items()}
     evaluator.memory[CACHE_NAME] = {
         on: Text(**{n: parts[f"{on}.{n}"] for n in Text.__dataclass_fields__}) for on in ("forget", "retain")
     }
@@ -210,11 +212,11 @@ def load_texts(evaluator: "Evaluator") -> dict[str, Text]:
 
 @torch.no_grad()
 def read_text(evaluator: "Evaluator", datasets: tuple[str, ...]) -> dict[str, Tensor]:
-    """What a Text holds, of the development prompts of these datasets."""
+    """Return the fields of a Text, made from the development prompts of these datasets."""
     model, hook_name = evaluator.model, evaluator.hook_name
     folder = text.data_dir()
-    found = dict.fromkeys(p for name in datasets for p in text.read_prompts(folder / f"{name}.csv.zst"))
-    documents = [p for p in found if text.split_of(p) == "dev" and text.normalise(p) not in text.held_out_prompts()]
+    prompts = dict.fromkeys(p for name in datasets for p in text.read_prompts(folder / f"{name}.csv.zst"))
+    documents = [p for p in prompts if text.split_of(p) == "dev" and text.normalise(p) not in text.held_out_prompts()]
     random.Random(SEED).shuffle(documents)
     context = models.context_size(model)
     choosing = tokens.pack(model, documents[::2], context, CHOOSING * context)[:CHOOSING]

@@ -1,7 +1,7 @@
 """SAE-Bench `meta_structure`: how much of the decoder a smaller SAE, trained on the decoder's rows, explains.
 
-It reads nothing but the decoder, so it runs on any model, a synthetic world included. The rows are shown to it at
-length 1 (see stock.UnitNorm). Two SAEs are compared at the same width: the smaller one has a quarter of it.
+It reads nothing but the decoder, so it runs on any model, a synthetic world included. The decoder's rows are brought to
+length 1 (see patching.UnitNorm). Only SAEs of one width are comparable: the smaller one has a quarter of it.
 """
 
 from pathlib import Path
@@ -21,18 +21,18 @@ SEED = 42
 
 
 def unmet_requirements(_: EvalTarget) -> list[UnmetRequirement]:
-    """Every SAE has a decoder."""
+    """Return nothing: every SAE has a decoder."""
     return []
 
 
 def score(_: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> FamilyScores:
-    """SAE-Bench's own training on the decoder, from its seed: its entry point sets none. Raises EvaluationError."""
+    """Run SAE-Bench's own training on the decoder; its entry point sets no seed. Raises EvaluationError."""
     from sae_bench.evals.meta_structure import main
     from sae_bench.evals.meta_structure.eval_config import MetaStructureEvalConfig
 
     config, sae = MetaStructureEvalConfig(random_seed=SEED), patching.UnitNorm(sae)
     with patching.isolated_sae_bench(main, out, SEED):
         main.run_eval(config, [(name, sae)], str(sae.device), str(out.absolute()))  # type: ignore[list-item]
-    metrics = patching.metrics(patching.answer(out, name))
-    del metrics["train_time_seconds"]  # says nothing of the SAE, and differs from time to time
+    metrics = patching.metrics(patching.read_answer(out, name))
+    del metrics["train_time_seconds"]  # no property of the SAE, and never twice the same
     return FamilyScores(metrics=metrics)

@@ -1,7 +1,7 @@
 """SAE-Bench `ravel`: whether latents change one attribute of a city or a laureate and leave the others as they are.
 
-This path has not been run: SAE-Bench knows two models by the name that it needs, gemma-2-2b and pythia-160m-deduped,
-and takes hours without a GPU. Here is what it needs, known at once, and the plain call into it.
+This path has not been run: SAE-Bench supports two models by name, gemma-2-2b and pythia-160m-deduped, and takes hours
+without a GPU. This module checks all that it needs at once, and makes the plain call into it.
 """
 
 import tempfile
@@ -31,29 +31,28 @@ FILES = tuple(
 )
 
 
-def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
-    """All that is missing."""
+def unmet_requirements(target: EvalTarget) -> list[UnmetRequirement]:
     missing = []
-    if why := _unknown_model(place.model):
-        missing.append(UnmetRequirement(why, f"use {MODELS[1]}"))
+    if reason := _unknown_model(target.model):
+        missing.append(UnmetRequirement(reason, f"use {MODELS[1]}"))
     else:
-        missing += requirements.check_model_files(place)
-    if not place.hook_name.endswith("hook_resid_post"):
-        why = f"SAE-Bench changes the residual stream behind a layer, not {place.hook_name}"
-        missing.append(UnmetRequirement(why, "use a hook like blocks.1.hook_resid_post"))
+        missing += requirements.check_model_files(target)
+    if not target.hook_name.endswith("hook_resid_post"):
+        reason = f"SAE-Bench changes the residual stream after a layer, not {target.hook_name}"
+        missing.append(UnmetRequirement(reason, "use a hook like blocks.1.hook_resid_post"))
     if absent := [file for file in FILES if not (prompts_folder() / file).is_file()]:
-        asked = f"{REPOSITORY!r}, repo_type='dataset', local_dir={str(prompts_folder())!r}"
-        fetch = f'HF_HUB_OFFLINE=0 python -c "from huggingface_hub import snapshot_download as get; get({asked})"'
+        arguments = f"{REPOSITORY!r}, repo_type='dataset', local_dir={str(prompts_folder())!r}"
+        fetch = f'HF_HUB_OFFLINE=0 python -c "from huggingface_hub import snapshot_download as get; get({arguments})"'
         missing.append(
             UnmetRequirement(
-                f"{len(absent)} of its {len(FILES)} files of prompts are not in {prompts_folder()}", f"run {fetch}"
+                f"{len(absent)} of its {len(FILES)} prompt files are not in {prompts_folder()}", f"run {fetch}"
             )
         )
-    return missing + requirements.check_disk(place, MEGABYTES)
+    return missing + requirements.check_disk(target, MEGABYTES)
 
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> FamilyScores:
-    """The plain call into SAE-Bench. What it makes on the way is made again for each SAE, so a kill leaves nothing.
+    """Call SAE-Bench. Its intermediate files are made anew for every SAE, so that a killed run leaves nothing behind.
 
     Raises EvaluationError, or whatever SAE-Bench raises.
     """
@@ -61,15 +60,15 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Fami
     from sae_bench.evals.ravel.eval_config import RAVELEvalConfig
     from sae_bench.sae_bench_utils.activation_collection import LLM_NAME_TO_BATCH_SIZE, LLM_NAME_TO_DTYPE
 
-    if why := _unknown_model(evaluator.model_name):
-        raise EvaluationError(why)
+    if reason := _unknown_model(evaluator.model_name):
+        raise EvaluationError(reason)
     model, sae = evaluator.model_name.rpartition("/")[2], patching.UnitNorm(sae)
     with tempfile.TemporaryDirectory(dir=evaluator.folder) as scratch:
         Path(scratch, "base").symlink_to(prompts_folder(), target_is_directory=True)
         config = RAVELEvalConfig(
             model_name=model,
             random_seed=SEED,
-            llm_batch_size=LLM_NAME_TO_BATCH_SIZE[model] // 4,  # its own main divides: there are gradients
+            llm_batch_size=LLM_NAME_TO_BATCH_SIZE[model] // 4,  # as SAE-Bench's own main does: there are gradients
             llm_dtype=LLM_NAME_TO_DTYPE[model],
             artifact_dir=scratch,
         )
@@ -77,15 +76,15 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Fami
             saes, device = [(name, sae)], str(sae.device)
             main.run_eval(config, saes, device, str(out.absolute()), artifacts_path=scratch)  # type: ignore[arg-type]
     return FamilyScores(
-        metrics=patching.metrics(patching.answer(out, name)), remark="this path was never run in this project"
+        metrics=patching.metrics(patching.read_answer(out, name)), remark="this path was never run in this project"
     )
 
 
 def _unknown_model(model: str) -> str:
     name = model.rpartition("/")[2]
-    return "" if name in MODELS else f"SAE-Bench knows {' and '.join(MODELS)}, and not {name}"
+    return "" if name in MODELS else f"SAE-Bench supports {' and '.join(MODELS)}, not {name}"
 
 
 def prompts_folder() -> Path:
-    """Where its files of prompts are looked for."""
+    """Return the folder of the prompt files."""
     return cache.root() / "ravel_prompts"

@@ -1,8 +1,8 @@
 """SAE-Bench `sparse_probing`: how well a few latents, averaged over a prompt, tell two classes of text apart.
 
-Its own evaluation on held-out prompts of the probing texts (labelled.TWO_WAY): four questions, each asked from both
-sides. Latents are those of unit decoder rows, as SAE-Bench asks of an SAE: which ones it picks, and how its probes are
-regularised, depends on their scale.
+SAE-Bench's own evaluation, on held-out prompts of the probing texts (labelled_datasets.TWO_WAY): four classifications,
+with either class as the positive one. Decoder rows are brought to length 1, as SAE-Bench expects: the latents that it
+picks, and the regularisation of its probes, depend on their scale.
 """
 
 from pathlib import Path
@@ -24,12 +24,12 @@ SUMMARY = "how well a few latents tell two classes of text apart, averaged over 
 TRAIN, TEST = 600, 300  # prompts of both classes together
 
 
-def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
-    return labelled_datasets.unmet_requirements(place, list(labelled_datasets.TWO_WAY.values()), (TRAIN + TEST) // 2)
+def unmet_requirements(target: EvalTarget) -> list[UnmetRequirement]:
+    return labelled_datasets.unmet_requirements(target, list(labelled_datasets.TWO_WAY.values()), (TRAIN + TEST) // 2)
 
 
 def config(model: str, context: int, dtype: torch.dtype) -> Any:
-    """SAE-Bench's own settings on our datasets, but for their sizes."""
+    """Return SAE-Bench's own settings for our datasets; only the sizes differ."""
     from sae_bench.evals.sparse_probing.eval_config import SparseProbingEvalConfig
 
     return SparseProbingEvalConfig(
@@ -45,36 +45,41 @@ def config(model: str, context: int, dtype: torch.dtype) -> Any:
 
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> FamilyScores:
-    """SAE-Bench's sae_top_N_test_accuracy for N latents, sae_test_accuracy for all, llm_... for the model's own
-    activations. Raises EvaluationError."""
-    asked = config(sae.cfg.model_name, models.context_size(evaluator.model), models.device_config().dtype)
-    return score_with(evaluator, patching.UnitNorm(sae), out, name, asked)
+    """Return SAE-Bench's sae_top_N_test_accuracy for N latents, sae_test_accuracy for all, and llm_... for the model's
+    own activations. Raises EvaluationError."""
+    settings = config(sae.cfg.model_name, models.context_size(evaluator.model), models.device_config().dtype)
+    return score_with(evaluator, patching.UnitNorm(sae), out, name, settings)
 
 
-def score_with(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str, asked: Any) -> FamilyScores:
-    """The same as `asked` (a SparseProbingEvalConfig) has it."""
+def score_with(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str, settings: Any) -> FamilyScores:
+    """Score with a SparseProbingEvalConfig of one's own; see `score`."""
     from sae_bench.evals.sparse_probing import main
 
     def single_dataset(dataset: str, config: Any, sae: "BenchSAE", *_: object) -> tuple[dict[str, float], Any]:
-        by_class = probe_accuracies(prompt_activations.made(evaluator, main, dataset, config), sae, config.k_values)
-        return {name: sum(each.values()) / len(each) for name, each in by_class.items()}, by_class
+        by_class = probe_accuracies(
+            prompt_activations.dataset_artifacts(evaluator, main, dataset, config), sae, config.k_values
+        )
+        means = {metric: sum(by.values()) / len(by) for metric, by in by_class.items()}
+        return means, by_class
 
-    for dataset in asked.dataset_names:  # before SAE-Bench sets the seed for this SAE
-        prompt_activations.made(evaluator, main, dataset, asked)
-    with prompt_activations.lent(evaluator, main, single_dataset):
-        main.run_eval(asked, [(name, sae)], str(sae.device), str(out.absolute()), artifacts_path="unused")  # type: ignore[list-item]
-    metrics, details = prompt_activations.figures(patching.answer(out, name))
+    for dataset in settings.dataset_names:  # made before SAE-Bench sets the seed for this SAE
+        prompt_activations.dataset_artifacts(evaluator, main, dataset, settings)
+    with prompt_activations.preloaded_sae_bench(evaluator, main, single_dataset):
+        main.run_eval(settings, [(name, sae)], str(sae.device), str(out.absolute()), artifacts_path="unused")  # type: ignore[list-item]
+    metrics, details = prompt_activations.metrics_and_details(patching.read_answer(out, name))
     return FamilyScores(metrics={name: value for name, value in metrics.items() if value is not None}, details=details)
 
 
-def probe_accuracies(made: prompt_activations.Made, sae: "BenchSAE", ks: list[int]) -> dict[str, dict[str, float]]:
-    """Test accuracy by class of every probe that SAE-Bench trains, in its order."""
+def probe_accuracies(
+    artifacts: prompt_activations.DatasetArtifacts, sae: "BenchSAE", ks: list[int]
+) -> dict[str, dict[str, float]]:
+    """Return the test accuracy by class of every probe that SAE-Bench trains, in its order."""
     from sae_bench.evals.sparse_probing.probe_training import train_probe_on_activations
 
-    train = {name: each.mean_latents(sae) for name, each in made.train.items()}
-    test = {name: each.mean_latents(sae) for name, each in made.test.items()}
-    every = {"use_sklearn": False, "batch_size": 250, "epochs": 100, "lr": 1e-2}  # as SAE-Bench calls it
-    found = {"sae_test_accuracy": train_probe_on_activations(train, test, **every)[1], **made.scores}
+    train = {name: prompts.mean_latents(sae) for name, prompts in artifacts.train.items()}
+    test = {name: prompts.mean_latents(sae) for name, prompts in artifacts.test.items()}
+    on_all = {"use_sklearn": False, "batch_size": 250, "epochs": 100, "lr": 1e-2}  # as SAE-Bench calls it
+    accuracy = {"sae_test_accuracy": train_probe_on_activations(train, test, **on_all)[1], **artifacts.scores}
     for k in ks:
-        found[f"sae_top_{k}_test_accuracy"] = train_probe_on_activations(train, test, select_top_k=k)[1]
-    return found
+        accuracy[f"sae_top_{k}_test_accuracy"] = train_probe_on_activations(train, test, select_top_k=k)[1]
+    return accuracy

@@ -1,4 +1,4 @@
-"""SAE-Bench `sparse_probing_sae_probes`: evaluation/probing.py scores it."""
+"""SAE-Bench `sparse_probing_sae_probes`; bench/probing.py scores it."""
 
 from agent.lab.evaluation import requirements
 from agent.lab.evaluation.bench import probing
@@ -9,7 +9,7 @@ SUMMARY = "whether a few latents tell classes of short texts apart, as sae-probe
 PROMPTS = 11_124  # of the datasets together
 
 
-def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
-    made = all((place.folder / "probing" / f"{dataset}.made").exists() for dataset in probing.DATASETS)
-    widest = 4 * requirements.residual_width(place.config)  # of an MLP
-    return requirements.check_language_model(place, 1 if made else 4 * PROMPTS * widest / 1e6)
+def unmet_requirements(target: EvalTarget) -> list[UnmetRequirement]:
+    prepared = all((target.folder / "probing" / f"{dataset}.made").exists() for dataset in probing.DATASETS)
+    width = 4 * requirements.residual_width(target.config)  # of an MLP, the widest hook
+    return requirements.check_language_model(target, 1 if prepared else 4 * PROMPTS * width / 1e6)

@@ -1,6 +1,6 @@
-"""Ground truth: how the latents of an SAE stand to the features that made a synthetic world's samples.
+"""Ground truth: an SAE's latents against the true features of a synthetic world.
 
-F1, precision, recall, MCC, uniqueness and dead latents are sae_lens.synthetic's own; absorption is ours.
+F1, precision, recall, MCC, uniqueness and dead latents are computed by sae_lens.synthetic, absorption by ground_truth.
 """
 
 import json
@@ -23,18 +23,18 @@ __all__ = [
     "descendants",
     "score",
     "unmet_requirements",
-]  # the first and third for ideas of an earlier layout
+]  # MATCHED and descendants for ideas written for an earlier layout
 
 SUMMARY = "F1, MCC, uniqueness and absorption against a world's true features"
 
 
 def unmet_requirements(_: EvalTarget) -> list[UnmetRequirement]:
-    """Of every world the truth is known."""
+    """Return nothing: the features of every world are known."""
     return []
 
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> FamilyScores:
-    """Score an SAE on a world's samples; sae_lens's own JSON is kept in `out`, and each parent's figures."""
+    """Score an SAE on a world's samples; sae_lens's own JSON, with absorption by parent, is kept in `out`."""
     assert isinstance(evaluator, WorldEvaluator)
     scored, record = measure(evaluator.world, sae, evaluator.held_out(evaluator.split).features)
     (out / f"{name}_synthetic.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -1,9 +1,10 @@
-"""SAE-Bench `tpp`, targeted probe perturbation: does ablating the latents of one class leave the other classes alone?
+"""SAE-Bench `tpp`, targeted probe perturbation: whether ablating one class's latents leaves the other classes alone.
 
-A probe is trained for each class on the model's mean activations; the n latents that move it most are ablated. The
-score is the accuracy this takes from the class's own probe, less the mean of what it takes from the others.
+A probe is trained for every class on the model's mean activations, and the n latents that affect it most are ablated.
+The score is the accuracy that the class's own probe loses, less the mean of what the others lose.
 
-Classes: four kinds of news and the places of five countries (labelled.MANY_WAY), held-out prompts of the probing texts.
+Classes: four kinds of news and the places of five countries (labelled_datasets.MANY_WAY), on held-out prompts of the
+probing texts.
 """
 
 from pathlib import Path
@@ -21,15 +22,15 @@ if TYPE_CHECKING:
 SUMMARY = "whether ablating the latents of one class leaves the others alone"
 
 
-def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
-    used = list(labelled_datasets.MANY_WAY.values())
-    each = sum(probe_ablation.SIZES[False]) // 2
-    return labelled_datasets.unmet_requirements(place, used, each)
+def unmet_requirements(target: EvalTarget) -> list[UnmetRequirement]:
+    datasets = list(labelled_datasets.MANY_WAY.values())
+    per_class = sum(probe_ablation.SIZES[False]) // 2
+    return labelled_datasets.unmet_requirements(target, datasets, per_class)
 
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> FamilyScores:
-    """SAE-Bench's tpp_threshold_N_total_metric, ..._intended_diff_only and ..._unintended_diff_only, for N latents."""
-    asked = probe_ablation.config(
+    """Return SAE-Bench's tpp_threshold_N_{total_metric,intended_diff_only,unintended_diff_only} for N latents."""
+    config = probe_ablation.config(
         sae.cfg.model_name, False, models.context_size(evaluator.model), models.device_config().dtype
     )
-    return probe_ablation.score(evaluator, sae, out, name, asked)
+    return probe_ablation.score(evaluator, sae, out, name, config)

@@ -1,8 +1,8 @@
-"""SAE-Bench `unlearning`: what is lost of WMDP's biology, and of nothing else, by clamping the latents for it.
+"""SAE-Bench `unlearning`: how much of WMDP's biology, and of nothing else, is unlearnt by clamping latents.
 
-This path has not been run: it takes gemma-2-2b-it or gemma-2-9b-it, a GPU, and a corpus that is given on request. Here
-is what SAE-Bench needs, known at once (it finds one after the other, some after hours), and the plain call into it.
-The family `forgetting` asks the same question of any model.
+This path has not been run: it needs gemma-2-2b-it or gemma-2-9b-it, a GPU, and a corpus that is given on request. This
+module checks all that SAE-Bench needs at once (it finds one after the other, some after hours), and makes the plain
+call into it. The family `forgetting` measures the same on any model.
 """
 
 import json
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator
     from agent.lab.evaluation.sae_adapter import BenchSAE
 
-SUMMARY = "what is unlearnt of hazardous biology, and of nothing else, by clamping the latents that stand for it"
+SUMMARY = "how much of hazardous biology, and of nothing else, is unlearnt by clamping latents"
 
 SEED, MEGABYTES = 42, 1000
-MODELS = ("gemma-2-2b-it", "gemma-2-9b-it")  # whose prompts it knows
-CORPUS = Path("sae_bench/evals/unlearning/data/bio-forget-corpus.jsonl")  # where it looks, from its working directory
+MODELS = ("gemma-2-2b-it", "gemma-2-9b-it")  # that SAE-Bench has prompts for
+CORPUS = Path(
+    "sae_bench/evals/unlearning/data/bio-forget-corpus.jsonl"
+)  # where SAE-Bench looks, from its working directory
 REQUEST = "https://huggingface.co/datasets/cais/wmdp-corpora"
 DATASETS = (
     ("wikitext", "wikitext-2-raw-v1"),
@@ -37,29 +39,28 @@ DATASETS = (
 )
 
 
-def unmet_requirements(place: EvalTarget) -> list[UnmetRequirement]:
-    """All that is missing."""
+def unmet_requirements(target: EvalTarget) -> list[UnmetRequirement]:
     missing = []
-    if why := _unknown_model(place.model):
-        missing.append(UnmetRequirement(why, f"use {MODELS[0]}, or the family forgetting"))
+    if reason := _unknown_model(target.model):
+        missing.append(UnmetRequirement(reason, f"use {MODELS[0]}, or the family forgetting"))
     else:
-        missing += requirements.check_model_files(place)
+        missing += requirements.check_model_files(target)
     corpus = site_packages() / CORPUS
-    if said := corpus_problem(corpus):
+    if problem := corpus_problem(corpus):
         missing.append(
-            UnmetRequirement(f"the corpus to forget {said}", f"ask for it ({REQUEST}) and put it at {corpus}")
+            UnmetRequirement(f"the corpus to forget {problem}", f"ask for it ({REQUEST}) and put it at {corpus}")
         )
     for dataset, part in DATASETS:
-        if said := _dataset_problem(dataset, part):
+        if problem := _dataset_problem(dataset, part):
             fetch = f'python -c "from datasets import load_dataset as get; get({dataset!r}, {part!r})"'
             missing.append(
-                UnmetRequirement(f"{dataset} ({part}) is not stored on this machine: {said}", f"run {fetch}")
+                UnmetRequirement(f"{dataset} ({part}) is not stored on this machine: {problem}", f"run {fetch}")
             )
-    return missing + requirements.check_disk(place, MEGABYTES)
+    return missing + requirements.check_disk(target, MEGABYTES)
 
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> FamilyScores:
-    """The plain call into SAE-Bench. What it makes on the way is made again for each SAE, so a kill leaves nothing.
+    """Call SAE-Bench. Its intermediate files are made anew for every SAE, so that a killed run leaves nothing behind.
 
     Raises EvaluationError, or whatever SAE-Bench raises.
     """
@@ -67,13 +68,14 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Fami
     from sae_bench.evals.unlearning.eval_config import UnlearningEvalConfig
     from sae_bench.sae_bench_utils.activation_collection import LLM_NAME_TO_BATCH_SIZE, LLM_NAME_TO_DTYPE
 
-    if why := _unknown_model(evaluator.model_name):
-        raise EvaluationError(why)
+    if reason := _unknown_model(evaluator.model_name):
+        raise EvaluationError(reason)
     model, sae = evaluator.model_name.rpartition("/")[2], patching.UnitNorm(sae)
     config = UnlearningEvalConfig(
         model_name=model,
         random_seed=SEED,
-        llm_batch_size=LLM_NAME_TO_BATCH_SIZE[model] // 8,  # its own main divides: the texts are 8 times as long
+        llm_batch_size=LLM_NAME_TO_BATCH_SIZE[model]
+        // 8,  # as SAE-Bench's own main does: the texts are 8 times as long
         llm_dtype=LLM_NAME_TO_DTYPE[model],
     )
     with (
@@ -83,18 +85,18 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Fami
         saes, device = [(name, sae)], str(sae.device)
         main.run_eval(config, saes, device, str(out.absolute()), artifacts_path=scratch)  # type: ignore[arg-type]
     return FamilyScores(
-        metrics=patching.metrics(patching.answer(out, name)), remark="this path was never run in this project"
+        metrics=patching.metrics(patching.read_answer(out, name)), remark="this path was never run in this project"
     )
 
 
 def _unknown_model(model: str) -> str:
     if (name := model.rpartition("/")[2]) in MODELS:
         return ""
-    return f"SAE-Bench has the prompts of {' and '.join(MODELS)}, both tuned on instructions, and not of {name}"
+    return f"SAE-Bench has prompts for {' and '.join(MODELS)}, both tuned on instructions, not for {name}"
 
 
 def corpus_problem(corpus: Path) -> str:
-    """What is wrong with the corpus: its last line too has to be a text, or it was cut short."""
+    """Return what is wrong with the corpus, or "". The last line is read too: a download may be cut short."""
     try:
         lines = corpus.read_bytes().splitlines()
         return "" if all(isinstance(json.loads(line)["text"], str) for line in (lines[0], lines[-1])) else "has no text"
@@ -105,7 +107,7 @@ def corpus_problem(corpus: Path) -> str:
 
 
 def site_packages() -> Path:
-    """The folder that SAE-Bench lies in."""
+    """Return the folder that SAE-Bench is installed in."""
     spec = find_spec("sae_bench")
     assert spec
     assert spec.submodule_search_locations
@@ -113,11 +115,11 @@ def site_packages() -> Path:
 
 
 def _dataset_problem(dataset: str, part: str) -> str:
-    """Why a dataset cannot be loaded; its own library is asked, which the lab keeps to what is on the disk."""
+    """Return why a dataset cannot be loaded from the disk (the lab keeps its library offline), or ""."""
     from datasets import load_dataset_builder
 
     try:
         load_dataset_builder(dataset, part)
-    except (OSError, ValueError) as error:  # ConnectionError, FileNotFoundError, and one for a part that is not there
+    except (OSError, ValueError) as error:  # not stored, or without this part
         return str(error).splitlines()[0][:120]
     return ""
