@@ -47,7 +47,7 @@ class Loop:
 
     @property
     def state(self) -> State:
-        """What the ledger adds up to now."""
+        """The study's state, derived from the ledger."""
         return self.ledger.state
 
     def run(self) -> StudyResult:
@@ -109,7 +109,7 @@ class Loop:
             raise StudyDone(f"{done.reason} after {used} of at most {most} runs") from None
 
     def ask_proposer(self) -> Proposal:
-        """Return the proposer's next proposal; record what it has to remember on the way. Raise StudyDone."""
+        """Return the proposer's next proposal, recording its remarks on the way. Raise StudyDone."""
         while True:
             answer = self.proposer.propose(self.state, self.referee.observed_direction)
             if isinstance(answer, Proposal):
@@ -117,7 +117,7 @@ class Loop:
             self.record(answer)
 
     def record(self, remark: events.Remark) -> None:
-        """Record what a proposer has said beside its proposals, and show it."""
+        """Record and show a proposer's plan, description or refused answer."""
         self.ledger.append(remark)
         self.display.say(remark_line(remark))
 
@@ -180,7 +180,7 @@ class Loop:
         self.display.table(self.study.load_runs(self.state))
 
     def write_notes(self) -> None:
-        """Write notes and plots, and record that they say all of the ledger so far."""
+        """Write notes and plots, and record that they are up to date."""
         state = self.state
         skipped = self.proposer.skipped(state, self.referee.observed_direction)
         notes.write(self.study, state, skipped, self.analysis)

@@ -50,7 +50,7 @@ class RunStages:
 
     @property
     def state(self) -> State:
-        """What the ledger adds up to now."""
+        """The study's state, derived from the ledger."""
         return self.ledger.state
 
     def advance(self, run: int) -> None:

@@ -1,4 +1,4 @@
-"""What happens in a study: the events of its ledger."""
+"""The events of a study's ledger. Names of events and fields are a file format: they do not change."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,17 +13,17 @@ from agent.study.records import Baseline, PlannedRun, Proposal
 
 
 class _Event(BaseModel):
-    """What happened. The ledger fills in the number and the time (UTC) when it records the event."""
+    """Base of all events. The ledger fills in number and time (UTC) when it records one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seq: int = 0
     time: datetime = datetime.min.replace(tzinfo=UTC)
-    elapsed: float = 0.0  # seconds since this driver opened the ledger, of a clock that stops while the machine sleeps
+    elapsed: float = 0.0  # seconds since this driver opened the ledger, without the machine's sleep
 
 
 class LanguageModel(BaseModel):
-    """Where proposals come from, if not from the idea's plan, and what it may cost."""
+    """The language model that proposes runs, and its limits."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,8 +31,8 @@ class LanguageModel(BaseModel):
     max_tokens: int | None = None
     max_cost: float | None = None  # dollars
     prices: tuple[float, float] | None = None  # dollars per million tokens of input and of output
-    window: int | None = None  # tokens; None: as known of the model
-    replay: Path | None = None  # the transcript whose answers are given again
+    window: int | None = None  # context window, tokens; None: looked up by the model's name
+    replay: Path | None = None  # a transcript whose answers are replayed
 
 
 class StudyStarted(_Event):
@@ -44,14 +44,14 @@ class StudyStarted(_Event):
     primary_metric: str
     smallest_effect: float
     fixed: Fixed
-    evals: tuple[str, ...]  # the families that every run is evaluated by
-    left_out: dict[str, str] = {}  # families of the tier asked for that cannot run here -> why
-    # Of what figures depend on beside the experiment: the lab, the model, versions, the device.
+    evals: tuple[str, ...]  # evaluation families of every run
+    left_out: dict[str, str] = {}  # families of the requested tier that cannot run here -> reason
+    # Hash of what figures depend on apart from the experiment: lab code, model, package versions, device.
     fingerprint: str = Field(validation_alias=AliasChoices("ground", "fingerprint"), serialization_alias="ground")
-    device: str | None = None  # None: the GPU when there is one
+    device: str | None = None  # None: the GPU if there is one
     max_runs: int
     max_hours: float | None = None
-    run_timeout: float | None = None  # seconds for a training, and for an evaluation; None: from the baseline's
+    run_timeout: float | None = None  # seconds for a training, and for an evaluation; None: 5 times the baseline's
     language_model: LanguageModel | None = None  # None: the idea's own plan
     approve: bool = False  # ask a person before each run
 
@@ -70,16 +70,16 @@ class SentinelsScored(_Event):
 
 
 class BaselineMeasured(_Event):
-    """One more baseline with another K or seed, trained now or found in the cache."""
+    """A baseline with another K or seed, trained now or copied from the cache."""
 
     event: Literal["baseline_measured"] = "baseline_measured"
-    baseline: Baseline  # without figures where the verdict is not ok
+    baseline: Baseline  # without figures unless the verdict is ok
     verdict: Verdict
     seconds: float
 
 
 class ProposalMade(_Event):
-    """For the next run, or for the next attempt at a run that failed."""
+    """A proposal for the next run, or for another attempt at a run that failed."""
 
     event: Literal["proposal_made"] = "proposal_made"
     run: int
@@ -87,7 +87,7 @@ class ProposalMade(_Event):
 
 
 class HandRunAdded(_Event):
-    """A researcher's own run, trained by hand, which the study takes in."""
+    """A run that a researcher trained by hand and added to the study."""
 
     event: Literal["hand_run_added"] = "hand_run_added"
     run: int
@@ -101,21 +101,21 @@ class PlanMade(_Event):
 
     event: Literal["plan_made"] = "plan_made"
     after_run: int
-    runs: list[PlannedRun]  # none: the model said that all is done
+    runs: list[PlannedRun]  # empty: the model ended its plan
 
 
 class AnswerSentBack(_Event):
-    """An answer of a language model that was not taken, with what the model is told of it."""
+    """A refused answer of a language model, with the reason it is given."""
 
     event: Literal["answer_sent_back"] = "answer_sent_back"
     purpose: Literal["plan", "proposal", "description"]
     answer: str
     why: str
-    prose: bool = False  # it had the right form, and sentences that claimed what only results may say
+    prose: bool = False  # refused for sentences that claim what only results may say
 
 
 class RunDescribed(_Event):
-    """What a language model wrote of a run when its result was known, with placeholders for every figure."""
+    """A language model's description of a run whose result is known, with placeholders for figures."""
 
     event: Literal["run_described"] = "run_described"
     run: int
@@ -145,12 +145,12 @@ class AttemptEnded(_Event):
     event: Literal["attempt_ended"] = "attempt_ended"
     run: int
     attempt: int
-    verdict: Verdict | None  # None: trained to its end, and awaits the evaluation
+    verdict: Verdict | None  # None: trained to its end, to be evaluated next
     seconds: float
 
 
 class AttemptCutShort(_Event):
-    """The driver ended before the attempt did: the run is tried again while it has attempts left."""
+    """The driver ended before the attempt did; see attempts.repeats_after_kill."""
 
     event: Literal["attempt_cut_short"] = "attempt_cut_short"
     run: int
@@ -177,12 +177,12 @@ class ReplicateEnded(_Event):
 
 
 class ScoredOnTest(_Event):
-    """A run's figures on the text that no choice was made on."""
+    """A run's figures on the test split."""
 
     event: Literal["test_scored"] = "test_scored"
     run: int
     figures: dict[str, float | None]
-    why_not: str = ""  # why there are none
+    why_not: str = ""  # the reason if there are no figures
 
 
 class RunCommitted(_Event):
@@ -198,7 +198,7 @@ class NotesWritten(_Event):
 
 class StudyInterrupted(_Event):
     event: Literal["study_interrupted"] = "study_interrupted"
-    why: str = ""  # empty: by a person
+    why: str = ""  # empty: a person did it
 
 
 class StudyEnded(_Event):
@@ -206,7 +206,7 @@ class StudyEnded(_Event):
     why: str
 
 
-Remark = PlanMade | AnswerSentBack | RunDescribed  # what a proposer has recorded beside its proposals
+Remark = PlanMade | AnswerSentBack | RunDescribed  # what a proposer may record apart from proposals
 
 Event = Annotated[
     StudyStarted

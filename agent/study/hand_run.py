@@ -1,4 +1,4 @@
-"""A run that a researcher made in a study's directory, on its way into the study."""
+"""Runs made by hand in a study's directory."""
 
 import os
 import socket
@@ -11,17 +11,17 @@ from agent.study.workspace import Study
 
 
 def hand_run_event(study: Study, state: State, name: str, message: str) -> HandRunAdded:
-    """The event that takes a run made by hand into a study. Raises UserError."""
+    """Return the event that adds the run in directory `name` to a study. Raise UserError if it cannot be added."""
     number, directory = len(state.runs), study.directory / name
     if number == 0:
-        raise UserError(f"{study.name} has no baseline yet: agent resume makes it")
-    if state.runs[-1].stage != "done":
-        raise UserError(f"{study.name} is in the middle of run {number - 1}: agent resume finishes it")
+        raise UserError(f"{study.name} has no baseline yet: agent resume trains it")
+    if state.open_runs:
+        raise UserError(f"{study.name} is in the middle of run {state.open_runs[0].number}: agent resume finishes it")
     if name != f"run_{number}":
         raise UserError(f"the next run of {study.name} is run_{number}, not {name}: rename its directory")
     if not (directory / "experiment.py").is_file() or not (directory / "checkpoint").is_dir():
         raise UserError(
-            f"{directory} holds no finished run: python experiment.py --out_dir={name}, in {study.directory}"
+            f"{directory} holds no finished run: make one with python experiment.py --out_dir={name} in {study.directory}"
         )
     title, _, rest = message.strip().partition("\n")
     if not title:

@@ -54,12 +54,12 @@ class Ledger:
 
     @property
     def state(self) -> State:
-        """What the events add up to."""
+        """The study's state, derived from the events."""
         return derive(self.events)
 
     @property
     def budget(self) -> Budget:
-        """What may still be spent."""
+        """The study's limits, after the work done until now."""
         return Budget(self.state, self.seconds)
 
     @property

@@ -10,7 +10,7 @@ from agent.lab.verdicts import Verdict
 
 
 class Proposal(BaseModel):
-    """What to try next, with the reasons and the predictions recorded before it runs."""
+    """An edited experiment.py to run next, with the reasons and predictions recorded before it runs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -18,26 +18,26 @@ class Proposal(BaseModel):
     title: str
     description: str
     why: str
-    predictions: dict[str, Direction]  # headline metric -> where it should move from the baseline
+    predictions: dict[str, Direction]  # headline metric -> direction from the baseline
     source: str  # the whole experiment.py
     start: int = 0  # the run whose experiment.py was changed
-    answer: str = ""  # a language model's, where no experiment could be made of it
-    unusable: str = ""  # why not, as the model is told; the source is the unchanged one
+    answer: str = ""  # of a language model, if it could not be used
+    unusable: str = ""  # the reason, written for the model; `source` is then unchanged
 
     @property
     def refused(self) -> Verdict | None:
-        """The verdict on an answer that no experiment could be made of."""
-        why = re.split(r"\.\s|\n", self.unusable, maxsplit=1)[0]  # what else it says is for the model
+        """The verdict on an answer that could not be used, or None."""
+        why = re.split(r"\.\s|\n", self.unusable, maxsplit=1)[0]  # the rest is for the model
         return Verdict(name="preflight", evidence=f"the answer could not be used: {why}") if why else None
 
 
 class PlannedRun(BaseModel):
-    """A run that a language model means to make."""
+    """A run in a language model's plan."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str
-    what: str  # to change, and why
+    what: str  # what to change, and why
     start: int  # the run whose experiment.py is changed
 
 
@@ -52,4 +52,5 @@ class Baseline(BaseModel):
 
     @property
     def l0(self) -> float:
+        """L0, or NaN if it was not measured."""
         return self.figures["l0"] or math.nan

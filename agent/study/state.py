@@ -1,4 +1,4 @@
-"""What a study's events add up to."""
+"""The state of a study, derived from its events."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,13 +45,12 @@ RunEvent = (
     | RunCommitted
 )
 
-
 Stage = Literal["proposed", "reserved", "training", "evaluating", "judged", "done"]
 
 
 @dataclass(frozen=True)
 class FailedAttempt:
-    """A try at a run that was followed by another."""
+    """An attempt at a run that another one followed."""
 
     proposal: Proposal
     verdict: Verdict
@@ -59,61 +58,61 @@ class FailedAttempt:
 
 @dataclass
 class RunState:
-    """How far a run has come. Run 0 is the baseline."""
+    """One run and the stage it has reached. Run 0 is the baseline."""
 
     number: int
-    proposal: Proposal  # of the newest attempt
-    by_hand: bool = False  # a researcher's own, outside the budget
+    proposal: Proposal  # that of the newest attempt
+    by_hand: bool = False  # made by a researcher, outside the budget
     stage: Stage = "proposed"
     reserved: bool = False
-    attempt: int = 0  # the newest one
-    failed_attempts: dict[int, FailedAttempt] = field(default_factory=dict)  # those before it
+    attempt: int = 0  # number of the newest
+    failed_attempts: dict[int, FailedAttempt] = field(default_factory=dict)  # by number, before the newest
     verdict: Verdict | None = None
-    described: str | None = None  # by a language model, once its result was known; with placeholders
-    seconds: float = 0.0  # of work on it, all attempts together
+    described: str | None = None  # by a language model, with placeholders for figures
+    seconds: float = 0.0  # of work, all attempts together
     training_seconds: float = 0.0  # of the newest attempt
     evaluation_seconds: float = 0.0
 
 
 @dataclass
 class State:
-    """What a study's events add up to."""
+    """Everything that follows from a study's events."""
 
     started: StudyStarted
     sentinels: list[Expectation] | None = None
     baselines: list[Baseline] = field(default_factory=list)
     baselines_tried: dict[tuple[float, int], Verdict] = field(default_factory=dict)  # by K and seed
-    plan: PlanMade | None = None  # a language model's, as it was revised last
-    sent_back: list[AnswerSentBack] = field(default_factory=list)  # since its last answer that was taken
+    plan: PlanMade | None = None  # the language model's newest
+    sent_back: list[AnswerSentBack] = field(default_factory=list)  # since the last accepted answer
     runs: list[RunState] = field(default_factory=list)
     replicates: dict[int, dict[int, Comparison]] = field(default_factory=dict)  # run -> seed -> its comparison
     tested: dict[int, ScoredOnTest] = field(default_factory=dict)  # by run
-    interrupted: datetime | None = None  # when, if nobody has resumed it
-    interrupted_by: str = ""  # empty: a person
-    ended: str | None = None  # what ended the study
-    noted: bool = False  # whether the notes say all of this
+    interrupted: datetime | None = None  # None once it was resumed
+    interrupted_by: str = ""  # the reason; empty: a person
+    ended: str | None = None  # the reason
+    noted: bool = False  # the notes are up to date
     last_time: datetime | None = None
     seconds: float = 0.0  # of work on the study, up to its last event
-    seconds_before: float = 0.0  # what of them was spent by earlier drivers
+    seconds_before: float = 0.0  # those spent by earlier drivers
 
     @property
     def open_runs(self) -> list[RunState]:
-        """The runs that are not done."""
+        """Runs that are not done."""
         return [run for run in self.runs if run.stage != "done"]
 
     @property
     def finished(self) -> bool:
-        """Whether the study ended by itself, and its notes say so."""
+        """True if the study ended by itself and its notes are up to date."""
         return self.ended is not None and self.noted
 
     @property
     def runs_used(self) -> int:
-        """Runs reserved out of the budget; the baseline and runs by hand are not counted."""
+        """Number of runs reserved from the budget, without the baseline and runs made by hand."""
         return sum(run.number > 0 and run.reserved for run in self.runs)
 
     @property
     def broken(self) -> list[Expectation]:
-        """What the evaluation should have shown of the sentinels and did not."""
+        """Expectations about the sentinels that the evaluation did not meet."""
         return [expectation for expectation in self.sentinels or [] if not expectation.held]
 
 
