@@ -1,13 +1,12 @@
 """transcript.jsonl: every request to a language model, on the disk before its answer is acted on."""
 
-import errno
-import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agent.append_log import AppendLog, whole_lines
 from agent.lab.chat import Kind, Message, TokenUsage
 from agent.lab.errors import UserError
 
@@ -55,44 +54,21 @@ class Transcript:
     """The exchanges so far, and the file they are appended to."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file, if there is one, and cut off a torn last line. Raise BadTranscript."""
-        self.path = path
-        self._content = b""
-        if path.exists():
-            content = _content(path)
-            self._content = content[: content.rfind(b"\n") + 1]
-            os.truncate(path, len(self._content))
-        self.exchanges = _parse(self._content, path)
+        """Read what is there, and cut off a torn last line. Raise BadTranscript."""
+        self._log = AppendLog(path)
+        self.exchanges = _parse(self._log.content, path)
 
     def append(self, exchange: Exchange) -> None:
         """Record an exchange; it is on the disk when this returns."""
-        self._restore()
-        line = exchange.model_dump_json(exclude_none=True).encode() + b"\n"
-        with self.path.open("ab", buffering=0) as file:
-            if file.write(line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-            os.fsync(file.fileno())
-        self._content += line
+        self._log.restore()  # an experiment may have changed it, and nothing spent may be forgotten
+        self._log.append(exchange.model_dump_json(exclude_none=True, by_alias=True).encode() + b"\n")
         self.exchanges.append(exchange)
-
-    def _restore(self) -> None:
-        """Restore the file if an experiment has changed it, so that nothing spent is forgotten."""
-        content = self.path.read_bytes() if self.path.is_file() and not self.path.is_symlink() else b""
-        if content == self._content:
-            return
-        if os.path.lexists(self.path):
-            self.path.rename(self.path.with_suffix(".tampered"))
-        self.path.write_bytes(self._content)
 
 
 def read(path: Path) -> list[Exchange]:
     """Return the exchanges in the whole lines of a file. Raise BadTranscript, naming the line."""
-    return _parse(_content(path), path)
-
-
-def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return _parse(whole_lines(path), path)
     except OSError as error:
         raise BadTranscript(f"{path}: {error.strerror}") from None
 

@@ -21,7 +21,8 @@ def hand_run_event(study: Study, state: State, name: str, message: str) -> HandR
         raise UserError(f"the next run of {study.name} is run_{number}, not {name}: rename its directory")
     if not (directory / "experiment.py").is_file() or not (directory / "checkpoint").is_dir():
         raise UserError(
-            f"{directory} holds no finished run: make one with python experiment.py --out_dir={name} in {study.directory}"
+            f"{directory} holds no finished run: make one with python experiment.py --out_dir={name}, "
+            f"in {study.directory}"
         )
     title, _, rest = message.strip().partition("\n")
     if not title:
