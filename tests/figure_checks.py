@@ -1,4 +1,4 @@
-"""What is wrong with a drawn figure: texts that overlap or stand outside."""
+"""Check a drawn figure for texts that overlap or are cut off."""
 
 from itertools import combinations
 from typing import Any
@@ -11,30 +11,31 @@ from agent.report import plots
 
 
 def texts(drawing: MatplotlibFigure) -> list[tuple[str, Any]]:
-    """What can be read in a figure, and where it stands, in pixels."""
+    """Return the visible texts of a figure with their boxes, in pixels."""
     FigureCanvasAgg(drawing).draw()
-    unseen = {tick.label1 for axes in drawing.axes for axis in (axes.xaxis, axes.yaxis) for tick in beyond(axis)}
-    found = [text for text in drawing.findobj(Text) if text.get_text().strip() and text not in unseen]
-    return [(text.get_text(), text.get_window_extent()) for text in found]
+    hidden = {tick.label1 for axes in drawing.axes for axis in (axes.xaxis, axes.yaxis) for tick in ticks_outside(axis)}
+    visible = [text for text in drawing.findobj(Text) if text.get_text().strip() and text not in hidden]
+    return [(text.get_text(), text.get_window_extent()) for text in visible]
 
 
-def beyond(axis: Any) -> list[Any]:
-    """Ticks outside the limits of an axis: they are there, but not drawn."""
+def ticks_outside(axis: Any) -> list[Any]:
+    """Return the ticks outside the limits of an axis, which exist but are not drawn."""
     low, high = sorted(axis.get_view_interval())
     ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
     return [tick for tick in ticks if not low <= tick.get_loc() <= high]
 
 
 def overlapping(figure: plots.Figure) -> list[str]:
+    """Return what is wrong with the texts of a figure: cut off, inside a panel, or on another text."""
     assert figure.drawing
-    page, found = figure.drawing.bbox, texts(figure.drawing)
-    assert len(found) > 10
-    cut = [f"{said!r} is cut" for said, box in found if min(box.x0, box.y0) < 0 or box.x1 > page.x1 or box.y1 > page.y1]
+    page, boxes = figure.drawing.bbox, texts(figure.drawing)
+    assert len(boxes) > 10
+    cut = [f"{text!r} is cut" for text, box in boxes if min(box.x0, box.y0) < 0 or box.x1 > page.x1 or box.y1 > page.y1]
     panels = [axes.get_window_extent() for axes in figure.drawing.axes]
-    over = [f"{said!r} lies in a panel" for said, box in found for panel in panels if touch(box, panel)]
-    return cut + over + [f"{a!r} on {b!r}" for (a, one), (b, other) in combinations(found, 2) if touch(one, other)]
+    inside = [f"{text!r} lies in a panel" for text, box in boxes for panel in panels if overlap(box, panel)]
+    return cut + inside + [f"{a!r} on {b!r}" for (a, one), (b, other) in combinations(boxes, 2) if overlap(one, other)]
 
 
-def touch(one: Any, other: Any) -> bool:
-    """Whether two boxes share more than a pixel's edge."""
+def overlap(one: Any, other: Any) -> bool:
+    """Return whether two boxes overlap by more than one pixel in both directions."""
     return min(one.x1, other.x1) - max(one.x0, other.x0) > 1 and min(one.y1, other.y1) - max(one.y0, other.y0) > 1

@@ -15,7 +15,7 @@ from agent.audit.known_figures import KnownRuns
 from agent.audit.notes_reader import Notes, Statement
 from agent.lab.errors import UserError
 from agent.report.notes import edited
-from agent.report.plots import DRAWN
+from agent.report.plots import STUDY_FIGURES
 
 
 def audit(path: Path, directory: Path | None = None) -> bool:
@@ -43,7 +43,7 @@ def read(path: Path) -> Notes:
         notes.statements = [
             statement
             for statement in notes.statements
-            if statement.label in DRAWN or not statement.label.endswith(".png")
+            if statement.label in STUDY_FIGURES or not statement.label.endswith(".png")
         ]
     return notes
 

@@ -1,6 +1,6 @@
-"""How every figure looks: colours, a run's own marker and line, panels on a page as wide as a printed one.
+"""The look of all figures: colours, the marker and line of each run, and panels on a page as wide as a printed one.
 
-Pages are laid out in inches: matplotlib's constrained layout doubles the time a figure takes.
+Pages are laid out in inches, because matplotlib's constrained layout doubles the time that a figure takes.
 """
 
 import math
@@ -36,16 +36,16 @@ STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "grid.alpha": 0.25,
     "axes.formatter.useoffset": False,
-    "text.parse_math": False,  # titles are anybody's, and may hold dollar signs
+    "text.parse_math": False,  # titles may contain dollar signs
     "savefig.dpi": 200,
 }
-# Inches. A page is as wide as a printed one; a panel keeps LEFT and BELOW for the labels of its axes.
+# Inches. A panel keeps LEFT and BELOW free for the labels of its axes.
 WIDTH, LEFT, BELOW, MARGIN, LEGEND_LINE = 7.1, 0.76, 0.46, 0.17, 0.185
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that was written, what it shows, and what was written."""
+    """A figure in a file, with a description of what it shows."""
 
     name: str
     description: str
@@ -53,21 +53,21 @@ class Figure:
 
 
 def page(height: float) -> "MatplotlibFigure":
-    """An empty figure, `height` in inches."""
+    """Return an empty figure, `height` inches high."""
     from matplotlib.figure import Figure as MatplotlibFigure
 
     return MatplotlibFigure(figsize=(WIDTH, height))
 
 
 def add_panel(figure: "MatplotlibFigure", left: float, top: float, width: float, height: float) -> "Axes":
-    """A panel at inches from the left and the top of the page, without the labels of its axes."""
+    """Add a panel, in inches from the left and the top of the page; the labels of its axes lie outside of it."""
     page_height = figure.get_figheight()
     bottom = page_height - top - height
     return figure.add_axes((left / WIDTH, bottom / page_height, width / WIDTH, height / page_height))
 
 
 def panels(rows: int, columns: int, height: float, named: int) -> "tuple[MatplotlibFigure, list[list[Axes]]]":
-    """Equal panels, `height` in inches, with room below them for a legend that names so many things."""
+    """Return a figure with rows of equal panels, `height` inches high, and room for a legend of `named` entries."""
     step, cell = MARGIN + height + BELOW, WIDTH / columns
     figure = page(rows * step + math.ceil(named / 2) * LEGEND_LINE + 0.1)
 
@@ -79,19 +79,19 @@ def panels(rows: int, columns: int, height: float, named: int) -> "tuple[Matplot
 
 
 def listed(names: Sequence[str]) -> str:
-    """`a, b and c`."""
+    """Return the names as `a, b and c`."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def name_rows(panel: "Axes", names: Sequence[str]) -> None:
-    """A row for each name, the first at the top."""
+    """Give a panel one row per name, the first at the top."""
     panel.set_ylim(len(names) - 0.45, -0.55)
     panel.set_yticks(range(len(names)), names)
     panel.tick_params(axis="y", length=0)
 
 
 def legend(figure: "MatplotlibFigure", named: "Axes", columns: int = 2) -> None:
-    """One legend below all panels, where it overlaps nothing."""
+    """Draw the legend of the panel `named` below all panels, where it overlaps nothing."""
     handles, labels = named.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="lower center", ncols=columns, frameon=False, handlelength=3.5, borderaxespad=0.1
@@ -99,14 +99,14 @@ def legend(figure: "MatplotlibFigure", named: "Axes", columns: int = 2) -> None:
 
 
 def save(figure: "MatplotlibFigure", path: Path, description: str) -> Figure:
-    """Write the picture whole or not at all."""
+    """Write the figure as PNG, whole or not at all."""
     with atomic_path(path) as partial:
         figure.savefig(partial, format="png")
     return Figure(path.name, description, figure)
 
 
 def style(run: Run, size: float = 4.5) -> dict[str, Any]:
-    """How a run is drawn in every figure; the marker's size in points."""
+    """Return the matplotlib style that a run has in every figure; `size` is that of its marker, in points."""
     cycle, place = divmod(run.number, len(COLOURS))
     return {
         "color": COLOURS[place],
@@ -119,33 +119,33 @@ def style(run: Run, size: float = 4.5) -> dict[str, Any]:
 
 
 def label(run: Run, width: float = 2.7) -> str:
-    """A run's number and title, and its verdict where it does not count; the title cut to fit `width` inches."""
+    """Return the number and title of a run, cut to fit `width` inches, and its verdict if it does not count."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
     font, title = FontProperties(size=STYLE["legend.fontsize"]), " ".join(run.state.proposal.title.split())
 
-    def said(title: str) -> str:
+    def with_title(title: str) -> str:
         return f"run {run.number}: {title}{remark(run)}"
 
     def shortened(characters: int) -> str:
-        return said(title[:characters].rstrip() + "…")
+        return with_title(title[:characters].rstrip() + "…")
 
     def inches(text: str) -> float:
         return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
 
-    if inches(said(title)) <= width:
-        return said(title)
+    if inches(with_title(title)) <= width:
+        return with_title(title)
     too_long = bisect_right(range(len(title)), width, key=lambda characters: inches(shortened(characters)))
     return shortened(max(0, too_long - 1))
 
 
 def missing(shown: Sequence[Run], runs: Sequence[Run], why: str) -> str:
-    """A sentence on the runs that a figure lacks; empty where it lacks none."""
-    told = [f"run {run.number} {why}{remark(run)}" for run in runs if run not in shown]
-    return f" {sentences.NOT_SHOWN.render(runs='; '.join(told))}" if told else ""
+    """Return a sentence on the runs that a figure does not show; empty if it shows all."""
+    reasons = [f"run {run.number} {why}{remark(run)}" for run in runs if run not in shown]
+    return f" {sentences.NOT_SHOWN.render(runs='; '.join(reasons))}" if reasons else ""
 
 
 def remark(run: Run) -> str:
-    """The verdict of a run that does not count, in brackets."""
+    """Return the verdict of a run that does not count, in brackets; empty for other runs."""
     return "" if run.info is None or run.counts else f" ({run.info.verdict.name})"

@@ -1,4 +1,4 @@
-"""The figures of a study's notes, each with a description taken from the data it shows."""
+"""The figures of a study's notes, each with a description made from the data it shows."""
 
 import math
 import traceback
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.comparison.judgement import Judgement
 from agent.comparison.matching import levels, reseeded_level, seed_noise
-from agent.comparison.statistics import ALPHA
+from agent.comparison.significance import ALPHA
 from agent.display.formatting import format_difference, format_value
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Comparison
@@ -22,13 +22,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PER_ROW = 4  # secondary metrics side by side
-NEAR = 0.1  # share of L0 that is shown to either side of the runs
+NEAR = 0.1  # of L0, shown to either side of the runs in the enlarged row
 CURVES = (("loss", "training loss"), ("l0", "L0 (latents per token)"), ("alive_fraction", "alive fraction"))
-DRAWN = ("training_curves.png", "l0_front.png", "comparison.png")  # of every study; the others are an idea's own
-SCORES = ("explained_variance_centered", "ce_loss_score", "f1", "uniqueness")  # against L0, where they were measured
+STUDY_FIGURES = (
+    "training_curves.png",
+    "l0_front.png",
+    "comparison.png",
+)  # those of every study; an idea may add its own
+SCORES = ("explained_variance_centered", "ce_loss_score", "f1", "uniqueness")  # against L0, if measured
 
-
-Draw = Callable[[Path, Sequence[Run]], list[Figure]]  # `draw` of an idea's figures.py: writes into the directory
+# The type of `draw` in the figures.py of an idea, which writes its figures into a directory.
+Draw = Callable[[Path, Sequence[Run]], list[Figure]]
 
 
 def write(
@@ -40,14 +44,14 @@ def write(
     smallest_effect: float,
     draw: Draw | None,
 ) -> list[Figure]:
-    """Write the figures there is data for, as PNG; last the idea's own."""
+    """Write the figures that there is data for as PNG, and return them; those of the idea come last."""
     import matplotlib
 
     trained = [run for run in runs if run.metrics()]
     scored = [run for run in runs if run.counts and run.info and run.info.metric("l0") is not None]
     compared = [(run, run.info.comparison) for run in runs if run.counts and run.info and run.info.comparison]
     figures = []
-    curves, front, differences = (directory / name for name in DRAWN)
+    curves, front, differences = (directory / name for name in STUDY_FIGURES)
     with matplotlib.rc_context(figure_style.STYLE):
         if trained:
             figures.append(_training_curves(curves, trained, runs))
@@ -55,16 +59,16 @@ def write(
             figures.append(_l0_front(front, scored, runs, baselines))
         if any(comparison.metrics for _, comparison in compared):
             figures.append(_comparison(differences, compared, judgements, primary, smallest_effect))
-        return figures + (_own(draw, directory, runs) if draw else [])
+        return figures + (_idea_figures(draw, directory, runs) if draw else [])
 
 
-def _own(draw: Draw, directory: Path, runs: Sequence[Run]) -> list[Figure]:
+def _idea_figures(draw: Draw, directory: Path, runs: Sequence[Run]) -> list[Figure]:
     try:
         return draw(directory, runs)
-    except Exception as error:  # an idea's code may raise anything, and the notes are to be written all the same
+    except Exception as error:  # whatever the code of an idea raises, the notes must be written
         place = traceback.extract_tb(error.__traceback__)[:2][-1]
-        why = f"{type(error).__name__}: {error} ({place.filename} line {place.lineno})"
-        return [Figure("the idea's own figures", f"they could not be drawn: {why}.")]
+        reason = f"{type(error).__name__}: {error} ({place.filename} line {place.lineno})"
+        return [Figure("the idea's own figures", f"they could not be drawn: {reason}.")]
 
 
 def _training_curves(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> Figure:
@@ -77,40 +81,42 @@ def _training_curves(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> F
     axes[0].yaxis.set_major_formatter("{x:g}")
     axes[0].yaxis.set_minor_formatter("")
     axes[2].set_ylim(-0.02, 1.04)
-    told = []
+    lengths = []
     for run in shown:
         rows, name = run.metrics(), figure_style.label(run)
-        apart = max(1, len(rows) // 5)  # between two markers; those of two runs seldom meet
+        spacing = max(1, len(rows) // 5)  # rows between two markers
+        markers = (3 * run.number % spacing, spacing)  # shifted, so that those of two runs seldom overlap
         for panel, (curve, _) in zip(axes, CURVES, strict=True):
             x = [row.tokens / 1e6 for row in rows]
             y = [math.nan if getattr(row, curve) is None else getattr(row, curve) for row in rows]
-            marked = (3 * run.number % apart, apart)
-            panel.plot(x, y, label=name, linewidth=1.4, markevery=marked, **figure_style.style(run, 3.5))
-        told.append(f"run {run.number} to {rows[-1].tokens:,} tokens{figure_style.remark(run)}")
+            panel.plot(x, y, label=name, linewidth=1.4, markevery=markers, **figure_style.style(run, 3.5))
+        lengths.append(f"run {run.number} to {rows[-1].tokens:,} tokens{figure_style.remark(run)}")
     low, high = axes[0].get_ylim()
     axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
     low, high = axes[1].get_ylim()
     middle = (low + high) / 2
-    axes[1].set_ylim(min(low, 0.9 * middle), max(high, 1.1 * middle))  # else rounding of a constant L0 fills the panel
+    axes[1].set_ylim(
+        min(low, 0.9 * middle), max(high, 1.1 * middle)
+    )  # a constant L0 would fill the panel with rounding
     figure_style.legend(figure, axes[0])
-    lacking = figure_style.missing(shown, runs, "left no training history")
+    missing = figure_style.missing(shown, runs, "left no training history")
     return figure_style.save(
         figure,
         path,
-        f"{sentences.TRAINING_CURVES.render(runs='; '.join(told))} {sentences.OWN_LOSS.render()}{lacking}",
+        f"{sentences.TRAINING_CURVES.render(runs='; '.join(lengths))} {sentences.OWN_LOSS.render()}{missing}",
     )
 
 
 @dataclass(frozen=True)
 class _Curve:
-    """A metric of the baseline at its levels, in the order of L0, and the noise about it."""
+    """A metric of the baseline at its levels, in the order of L0, with its noise."""
 
     l0: list[float]
     values: list[float]
-    half_width: float | None  # of the interval that a new training falls into, 95%; None: the noise was not measured
+    half_width: float | None  # of the interval that 95% of new trainings fall into; None if the noise is not measured
 
-    def fine(self) -> tuple[Any, Any]:
-        """Points close together: between two levels the baseline is read linearly in log L0."""
+    def interpolate(self) -> tuple[Any, Any]:
+        """Return L0 and values at 300 points: between two levels the baseline is linear in log L0."""
         import numpy as np
 
         l0 = np.geomspace(self.l0[0], self.l0[-1], 300)
@@ -118,16 +124,16 @@ class _Curve:
 
 
 def _curve(name: str, baselines: Sequence[Baseline]) -> _Curve | None:
-    known = [(level.l0, values) for level in levels(baselines) if (values := level.values(name))]
-    if not known:
+    measured = [(level.l0, values) for level in levels(baselines) if (values := level.values(name))]
+    if not measured:
         return None
     noise, seeds = seed_noise(name, baselines), len(reseeded_level(baselines).baselines)
     half_width = None
     if noise is not None:
-        from scipy.special import stdtrit  # here because the driver starts sooner without it
+        from scipy.special import stdtrit  # here because scipy takes long to import
 
         half_width = float(stdtrit(seeds - 1, 1 - ALPHA / 2)) * noise * math.sqrt(1 + 1 / seeds)
-    return _Curve([l0 for l0, _ in known], [sum(values) / len(values) for _, values in known], half_width)
+    return _Curve([l0 for l0, _ in measured], [sum(values) / len(values) for _, values in measured], half_width)
 
 
 def _l0_front(path: Path, shown: Sequence[Run], runs: Sequence[Run], baselines: Sequence[Baseline]) -> Figure:
@@ -135,19 +141,19 @@ def _l0_front(path: Path, shown: Sequence[Run], runs: Sequence[Run], baselines: 
     curves = {name: _curve(name, baselines) for name in scores}
     l0s, labels = [_value(run, "l0") for run in shown], [figure_style.label(run) for run in shown]
     near = ((1 - NEAR) * min(l0s), (1 + NEAR) * max(l0s))
-    reach = [l0 for curve in curves.values() if curve for l0 in curve.l0]
-    enlarged = bool(reach) and (min(reach) < near[0] or max(reach) > near[1])
+    curve_l0s = [l0 for curve in curves.values() if curve for l0 in curve.l0]
+    enlarged = bool(curve_l0s) and (min(curve_l0s) < near[0] or max(curve_l0s) > near[1])
     figure, rows = figure_style.panels(
-        2 if enlarged else 1, len(scores), height=2.2, named=len(shown) + (3 if reach else 0)
+        2 if enlarged else 1, len(scores), height=2.2, named=len(shown) + (3 if curve_l0s else 0)
     )
     for axes in rows:
         for panel, name in zip(axes, scores, strict=True):
             panel.set(xlabel="L0 (latents per token)", ylabel=f"{METRICS[name].title} (better →)")
             if curve := curves[name]:
                 _draw_curve(panel, curve)
-            for run, said in zip(shown, labels, strict=True):
+            for run, label in zip(shown, labels, strict=True):
                 point = {**figure_style.style(run, 6), "linestyle": "none"}
-                panel.plot([_value(run, "l0")], [_value(run, name)], label=said, alpha=0.85, **point)
+                panel.plot([_value(run, "l0")], [_value(run, name)], label=label, alpha=0.85, **point)
             panel.margins(0.08)
     for i, name in enumerate(scores):
         _enlarge(rows[-1][i], name, near, [_value(run, name) for run in shown], curves[name])
@@ -155,25 +161,27 @@ def _l0_front(path: Path, shown: Sequence[Run], runs: Sequence[Run], baselines: 
             rows[-1][i].set_title("the rectangle, enlarged", fontsize=8, color=figure_style.GREY, loc="left")
             _outline(rows[0][i], rows[-1][i])
     figure_style.legend(figure, rows[0][0])
-    told = []
+    values_of_runs = []
     for run in shown:
         values = [
             sentences.FIGURE.render(title=METRICS[name].title, value=format_value(name, _value(run, name)))
             for name in ("l0", *scores)
         ]
-        told.append(sentences.LISTED_RUN.render(run=run.number, outcome_on_primary="", figures=", ".join(values)))
+        listed = sentences.LISTED_RUN.render(run=run.number, outcome_on_primary="", figures=", ".join(values))
+        values_of_runs.append(listed)
     lower = f" {sentences.LOWER_ROW.render(low=f'{near[0]:.1f}', high=f'{near[1]:.1f}')}" if enlarged else ""
     titles = figure_style.listed([METRICS[name].title for name in scores])
     return figure_style.save(
         figure,
         path,
-        f"{sentences.L0_FRONT.render(titles=titles)} {_tell_curves(curves, baselines)}{lower} {'; '.join(told)}."
+        f"{sentences.L0_FRONT.render(titles=titles)} {_describe_curves(curves, baselines)}{lower} "
+        f"{'; '.join(values_of_runs)}."
         f"{figure_style.missing(shown, runs, 'has no result')}",
     )
 
 
 def _draw_curve(panel: "Axes", curve: _Curve) -> None:
-    l0, values = curve.fine()
+    l0, values = curve.interpolate()
     if len(curve.l0) > 1:
         panel.plot(l0, values, color=figure_style.GREY, linewidth=1.2, label="the baseline")
         if curve.half_width:
@@ -184,15 +192,15 @@ def _draw_curve(panel: "Axes", curve: _Curve) -> None:
                 "label": "where 95% of its trainings fall",
             }
             panel.fill_between(l0, values - curve.half_width, values + curve.half_width, **band)
-    own = {"color": figure_style.GREY, "markersize": 4, "markerfacecolor": "white", "label": "the baseline's levels"}
-    panel.plot(curve.l0, curve.values, "o", **own)
+    points = {"color": figure_style.GREY, "markersize": 4, "markerfacecolor": "white", "label": "the baseline's levels"}
+    panel.plot(curve.l0, curve.values, "o", **points)
 
 
 def _enlarge(panel: "Axes", name: str, near: tuple[float, float], values: list[float], curve: _Curve | None) -> None:
-    """Show the runs, and what the curve has in their neighbourhood; at least what a difference is worth noticing."""
+    """Zoom a panel in on the runs and the curve near them, but not below the smallest difference that matters."""
     shown = [value for value in values if math.isfinite(value)]
     if curve:
-        l0, heights = curve.fine()
+        l0, heights = curve.interpolate()
         inside = heights[(l0 >= near[0]) & (l0 <= near[1])]
         half_width = curve.half_width or 0.0
         shown += [*(inside - half_width), *(inside + half_width)]
@@ -203,6 +211,7 @@ def _enlarge(panel: "Axes", name: str, near: tuple[float, float], values: list[f
 
 
 def _outline(whole: "Axes", part: "Axes") -> None:
+    """Draw the limits of the panel `part` as a rectangle in the panel `whole`."""
     from matplotlib.patches import Rectangle
 
     (left, right), (low, high) = part.get_xlim(), part.get_ylim()
@@ -211,22 +220,22 @@ def _outline(whole: "Axes", part: "Axes") -> None:
     )
 
 
-def _tell_curves(curves: Mapping[str, _Curve | None], baselines: Sequence[Baseline]) -> str:
+def _describe_curves(curves: Mapping[str, _Curve | None], baselines: Sequence[Baseline]) -> str:
     drawn = {METRICS[name].title: curve for name, curve in curves.items() if curve}
     if not drawn:
         return sentences.NO_CURVE.render()
-    known, own = levels(baselines), reseeded_level(baselines)
-    levelled = ", ".join(f"{level.l0:.1f} (K {level.k:g})" for level in known)
+    all_levels, seeded = levels(baselines), reseeded_level(baselines)
+    listed = ", ".join(f"{level.l0:.1f} (K {level.k:g})" for level in all_levels)
     widths = ", ".join(f"{title} ±{curve.half_width:.4f}" for title, curve in drawn.items() if curve.half_width)
     noise = (
-        f"95% of its single trainings fall within {widths} of it, by {len(own.baselines)} seeds at K {own.k:g}"
+        f"95% of its single trainings fall within {widths} of it, by {len(seeded.baselines)} seeds at K {seeded.k:g}"
         if widths
         else "the noise between seeds was not measured"
     )
-    if len(known) == 1:
-        return sentences.ONE_LEVEL.render(levels=levelled, noise=noise)
+    if len(all_levels) == 1:
+        return sentences.ONE_LEVEL.render(levels=listed, noise=noise)
     band = ", which is the band" if widths else ", so it has no band"
-    return sentences.BASELINE_LINE.render(levels=levelled, noise=noise + band)
+    return sentences.BASELINE_LINE.render(levels=listed, noise=noise + band)
 
 
 def _comparison(
@@ -239,10 +248,11 @@ def _comparison(
     shown = [(run, comparison) for run, comparison in compared if comparison.metrics]
     names = [name for name in HEADLINE[1:] if any(name in comparison.metrics for _, comparison in shown)]
     first, *others = sorted(names, key=lambda name: name != primary)
-    titles, verdicts, above, below, high, low = 2.75, 1.0, 0.28, 0.56, 0.2 * len(shown) + 0.1, 0.15 * len(shown) + 0.1
+    titles, outcomes, above, below = 2.75, 1.0, 0.28, 0.56  # inches
+    high, low = 0.2 * len(shown) + 0.1, 0.15 * len(shown) + 0.1  # of the first panel, and of the others
     rows = math.ceil(len(others) / PER_ROW)
     figure = figure_style.page(above + high + below + rows * (above + low + below) + 0.05)
-    main = figure_style.add_panel(figure, titles, above, figure_style.WIDTH - titles - verdicts, high)
+    main = figure_style.add_panel(figure, titles, above, figure_style.WIDTH - titles - outcomes, high)
     _differences(main, first, shown, "difference from the baseline at the run's own L0")
     figure_style.name_rows(main, [figure_style.label(run, titles - 0.15) for run, _ in shown])
     main.set_title(METRICS[first].title + (" (primary metric)" if first == primary else ""), loc="left", weight="bold")
@@ -250,10 +260,12 @@ def _comparison(
         main.set_xlabel(main.get_xlabel() + "   (dotted: the smallest effect worth having)")
         for effect in (-smallest_effect, smallest_effect):
             main.axvline(effect, color=figure_style.GREY, linestyle=":", linewidth=1.2)
-        _verdict(main, "verdict", (1, 6), "axes fraction", weight="bold")
+        _annotate(main, "outcome", (1, 6), "axes fraction", weight="bold")
         for row, (run, _) in enumerate(shown):
-            if judged := judgements.get(run.number):
-                _verdict(main, judged.outcome, (row, 0), main.get_yaxis_transform(), va="center_baseline", fontsize=8)
+            if judgement := judgements.get(run.number):
+                _annotate(
+                    main, judgement.outcome, (row, 0), main.get_yaxis_transform(), va="center_baseline", fontsize=8
+                )
     columns = math.ceil(len(others) / max(1, rows))
     for i, name in enumerate(others):
         (row, column), cell = divmod(i, columns), (figure_style.WIDTH - 0.6) / columns
@@ -265,38 +277,38 @@ def _comparison(
         panel.locator_params(axis="x", nbins=3)
         panel.tick_params(axis="x", labelsize=7)
     return figure_style.save(
-        figure, path, _tell_comparison(compared, [first, *others], judgements, primary, smallest_effect)
+        figure, path, _describe_comparison(compared, [first, *others], judgements, primary, smallest_effect)
     )
 
 
-def _verdict(panel: "Axes", text: str, place: tuple[float, float], coordinates: Any, **style: Any) -> None:
-    """Text to the right of a panel, at a height and points above it."""
-    height, points = place
+def _annotate(panel: "Axes", text: str, position: tuple[float, float], coordinates: Any, **style: Any) -> None:
+    """Write text to the right of a panel; `position` is a height in `coordinates`, and points above that."""
+    height, points = position
     panel.annotate(text, (1.04, height), (0, points), coordinates, "offset points", annotation_clip=False, **style)
 
 
 def _differences(panel: "Axes", name: str, shown: Sequence[tuple[Run, Comparison]], axis: str) -> None:
-    """A row for each run: the difference of a metric and its interval."""
+    """Draw the difference of a metric, with its interval, in one row per run."""
     metric = METRICS[name]
     panel.axvline(0, color=figure_style.GREY, linewidth=1)
     for row, (run, comparison) in enumerate(shown):
-        if each := comparison.metrics.get(name):
-            mark = {**figure_style.style(run, 4), "elinewidth": 1.2, "capsize": 2.5}
-            panel.errorbar([each.difference], [row], xerr=[each.half_width], **mark)
+        if compared := comparison.metrics.get(name):
+            style = {**figure_style.style(run, 4), "elinewidth": 1.2, "capsize": 2.5}
+            panel.errorbar([compared.difference], [row], xerr=[compared.half_width], **style)
     panel.margins(x=0.08)
     better = {"higher": "better →", "lower": "← better", "none": ""}[metric.better]
-    side = better if metric.decides else "never decides"
-    panel.set_xlabel(f"{axis}{f' ({metric.unit})' if metric.unit else ''}\n{side}")
+    note = better if metric.decides else "never decides"
+    panel.set_xlabel(f"{axis}{f' ({metric.unit})' if metric.unit else ''}\n{note}")
 
 
-def _tell_comparison(
+def _describe_comparison(
     compared: Sequence[tuple[Run, Comparison]],
     names: Sequence[str],
     judgements: Mapping[int, Judgement],
     primary: str,
     smallest_effect: float,
 ) -> str:
-    told, absent = [], []
+    differences_of_runs, absent = [], []
     for run, comparison in compared:
         if comparison.not_comparable:
             absent.append(f"run {run.number} is not comparable, {comparison.not_comparable}")
@@ -305,23 +317,22 @@ def _tell_comparison(
         outcome = f" ({judgement.outcome} on {METRICS[primary].title})" if judgement else ""
         differences = []
         for name in names:
-            if each := comparison.metrics.get(name):
-                differences.append(
-                    sentences.DIFFERENCE.render(title=METRICS[name].title, difference=format_difference(name, each))
-                )
+            if name in comparison.metrics:
+                difference = format_difference(name, comparison.metrics[name])
+                differences.append(sentences.DIFFERENCE.render(title=METRICS[name].title, difference=difference))
             else:
                 absent.append(f"{METRICS[name].title} of run {run.number}, which was not measured on both sides")
-        told.append(
+        differences_of_runs.append(
             sentences.LISTED_RUN.render(run=run.number, outcome_on_primary=outcome, figures=", ".join(differences))
         )
     unit = f" {METRICS[primary].unit}" if METRICS[primary].unit else ""
-    judged = (
+    about_primary = (
         sentences.ON_PRIMARY.render(title=METRICS[primary].title, smallest=f"{smallest_effect:g}", unit=unit)
         if names[0] == primary
         else sentences.NO_PRIMARY.render(title=METRICS[primary].title)
     )
     not_shown = f" {sentences.NOT_SHOWN.render(runs='; '.join(absent))}" if absent else ""
-    return f"{sentences.DIFFERENCES.render()} {judged} {'; '.join(told)}.{not_shown}"
+    return f"{sentences.DIFFERENCES.render()} {about_primary} {'; '.join(differences_of_runs)}.{not_shown}"
 
 
 def _value(run: Run, name: str) -> float:

@@ -1,6 +1,5 @@
-"""Figures say what their data say, in print and without colour, and nothing in them overlaps."""
+"""Figures agree with their data, are readable without colour, and have no overlapping texts."""
 
-import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from figure_checks import overlapping
 from agent import TEMPLATES
 from agent.comparison.judgement import judge
 from agent.comparison.matching import all_metrics, compare
+from agent.lab.evaluation import idea_files
 from agent.lab.results import FamilyScores, FinalInfo
 from agent.lab.verdicts import Verdict
 from agent.report import plots
@@ -27,7 +27,7 @@ TITLES = (
     "Ablation: no composition loss",
     "Ablation: tiers that grow",
 )
-# L0, explained variance, CE-loss score, alive fraction, probing AUC: as a study of hierarchical_sae came out
+# L0, explained variance, CE-loss score, alive fraction, probing AUC: as in a study of hierarchical_sae
 MEASURED = (
     (16.29, 0.8445, 0.9623, 0.981, 0.671),
     (16.27, 0.8418, 0.9607, 0.979, 0.674),
@@ -40,7 +40,7 @@ PRIMARY, SMALLEST_EFFECT = "ce_loss_score", 0.005
 
 
 def baseline(k: int, seed: int = 0) -> Baseline:
-    """K 16 is a little above L0 16; five seeds of it spread by 0.0005 of explained variance."""
+    """Make a baseline whose L0 is a little above K, and whose seeds vary by 0.0005 in explained variance."""
     l0, noise = 1.018 * k, (0.0, 0.7, -1.2, 1.1, -0.6)[seed]
     doublings = math.log2(k / 16)
     ev, score = 0.8445 + 0.05 * doublings, 0.9623 + 0.011 * doublings
@@ -52,7 +52,7 @@ BASELINES = [baseline(k) for k in (8, 11, 15, 17, 23, 32)] + [baseline(16, seed)
 
 
 def study(directory: Path, count: int = 6, baselines: Sequence[Baseline] = BASELINES) -> list[Run]:
-    """Run 0, then as many variants as wanted, each beside the baseline and with its tiers measured."""
+    """Make `count` runs: the baseline, then variants that are compared with it and have measured tiers."""
     runs = []
     for number in range(count):
         l0, *rest = MEASURED[number % len(MEASURED)]
@@ -77,13 +77,7 @@ def tiers(number: int) -> dict[str, float | None]:
 
 
 def idea_draw() -> plots.Draw:
-    path = TEMPLATES / "ideas/hierarchical_sae/figures.py"
-    spec = importlib.util.spec_from_file_location("figures", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.draw
+    return idea_files.run_file(TEMPLATES / "ideas/hierarchical_sae/figures.py")["draw"]
 
 
 def write(directory: Path, runs: list[Run], baselines: Sequence[Baseline] = BASELINES) -> dict[str, plots.Figure]:
@@ -108,7 +102,7 @@ def test_the_figures_of_a_study(six: tuple[Path, dict[str, plots.Figure]]):
     assert not list(directory.glob("*.partial"))
 
 
-def test_descriptions_give_the_figures_that_are_shown(six: tuple[Path, dict[str, plots.Figure]]):
+def test_descriptions_give_the_values_that_are_shown(six: tuple[Path, dict[str, plots.Figure]]):
     _, written = six
     front, comparison = written["l0_front.png"].description, written["comparison.png"].description
     assert "run 3: L0 16.17, explained variance 0.7928, CE-loss score 0.9437" in front
@@ -122,13 +116,13 @@ def test_descriptions_give_the_figures_that_are_shown(six: tuple[Path, dict[str,
     assert "Not shown: run 0 has no measured tiers." in tiers
 
 
-def test_the_band_is_as_wide_as_what_a_new_seed_of_the_baseline_is_judged_by(tmp_path: Path):
+def test_the_band_is_as_wide_as_the_interval_that_judges_a_new_seed(tmp_path: Path):
     """A run at the reseeded level is judged by the same interval: t(n-1) s sqrt(1 + 1/n)."""
     info = measured(16 * 1.018, 0.8445, 0.9623, 0.98, 0.671)
-    half_widths = {name: each.half_width for name, each in compare(info, BASELINES).metrics.items()}
-    said = write(tmp_path, [run(tmp_path, 0, "Baseline", info)])["l0_front.png"].description
-    assert f"explained variance ±{half_widths['explained_variance_centered']:.4f}" in said
-    assert f"CE-loss score ±{half_widths['ce_loss_score']:.4f}" in said
+    half_widths = {name: compared.half_width for name, compared in compare(info, BASELINES).metrics.items()}
+    text = write(tmp_path, [run(tmp_path, 0, "Baseline", info)])["l0_front.png"].description
+    assert f"explained variance ±{half_widths['explained_variance_centered']:.4f}" in text
+    assert f"CE-loss score ±{half_widths['ce_loss_score']:.4f}" in text
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +137,7 @@ def test_nothing_overlaps(tmp_path: Path, thirteen: dict[str, plots.Figure]):
             assert overlapping(figure) == [], name
 
 
-def test_twelve_metrics_stand_in_rows_and_overlap_nothing(tmp_path: Path):
+def test_twelve_metrics_are_laid_out_in_rows_without_overlap(tmp_path: Path):
     scores = {
         "sparse_probing": "sae_top_5_test_accuracy",
         "absorption": "mean_absorption_fraction_score",
@@ -156,14 +150,15 @@ def test_twelve_metrics_stand_in_rows_and_overlap_nothing(tmp_path: Path):
 
     names = ("sparse_probing_5", "absorption", "scr", "tpp", "forgetting", "autointerp", "meta_structure")
     wide = [
-        each.model_copy(update={"figures": each.figures | dict.fromkeys(names, 0.1 + 0.01 * each.seed)})
-        for each in BASELINES
+        baseline.model_copy(update={"figures": baseline.figures | dict.fromkeys(names, 0.1 + 0.01 * baseline.seed)})
+        for baseline in BASELINES
     ]
     runs = study(tmp_path, 3)
     for number in (1, 2):
-        assert runs[number].info
-        found = {family: FamilyScores(metrics={name: 0.1 + 0.02 * number}) for family, name in scores.items()}
-        info = runs[number].info.model_copy(update={"evaluations": found})
+        info = runs[number].info
+        assert info
+        evaluations = {family: FamilyScores(metrics={name: 0.1 + 0.02 * number}) for family, name in scores.items()}
+        info = info.model_copy(update={"evaluations": evaluations})
         runs[number] = replace(runs[number], info=info.model_copy(update={"comparison": compare(info, wide)}))
     figure = write(tmp_path, runs, wide)["comparison.png"]
     assert figure.drawing
@@ -174,11 +169,11 @@ def test_twelve_metrics_stand_in_rows_and_overlap_nothing(tmp_path: Path):
     assert overlapping(figure) == []
 
 
-def test_a_title_of_any_kind_fits(tmp_path: Path):
+def test_any_title_fits(tmp_path: Path):
     runs = []
-    for each in study(tmp_path, 3):
+    for variant in study(tmp_path, 3):
         title = "WIDE $\\frac TITLE\n" + "OF MANY WORDS " * 9
-        runs.append(run(tmp_path, each.number, title, each.info))
+        runs.append(run(tmp_path, variant.number, title, variant.info))
     runs.append(run(tmp_path, 3, title, FinalInfo(verdict=Verdict(name="out_of_memory", evidence="9 GiB"))))
     history(runs[3].directory, measured(*MEASURED[3]))
     written = write(tmp_path, runs)
@@ -186,9 +181,9 @@ def test_a_title_of_any_kind_fits(tmp_path: Path):
         assert overlapping(figure) == [], name
     drawing = written["training_curves.png"].drawing
     assert drawing
-    said = [text.get_text() for text in drawing.legends[0].get_texts()]
-    assert said[1].startswith("run 1: WIDE $\\frac TITLE OF")
-    assert said[3].endswith("… (out_of_memory)")
+    labels = [text.get_text() for text in drawing.legends[0].get_texts()]
+    assert labels[1].startswith("run 1: WIDE $\\frac TITLE OF")
+    assert labels[3].endswith("… (out_of_memory)")
 
 
 def test_a_diverging_loss_keeps_its_axis_legible(tmp_path: Path):
@@ -205,7 +200,7 @@ def test_runs_differ_without_their_colour(thirteen: dict[str, plots.Figure]):
         assert len({(line.get_marker(), line.get_fillstyle()) for line in lines}) == 13, name
 
 
-def test_before_there_are_baselines(tmp_path: Path):
+def test_figures_can_be_drawn_without_baselines(tmp_path: Path):
     written = write(tmp_path, study(tmp_path, 2, []), [])
     own = ["training_metrics.png", "tier_activity_comparison.png"]
     assert list(written) == ["training_curves.png", "l0_front.png", *own]
@@ -221,7 +216,7 @@ def test_baselines_of_one_seed_or_one_k_have_no_band(tmp_path: Path):
     assert "measured at L0 16.3 (K 16) alone and so has no line; 95% of its single trainings fall within" in one_k
 
 
-def test_what_is_not_shown_is_said(tmp_path: Path):
+def test_runs_that_are_not_shown_are_listed(tmp_path: Path):
     runs = study(tmp_path, 5)
     assert runs[2].info
     far = measured(60.0, 0.93, 0.99, 0.9, 0.7)
@@ -242,12 +237,12 @@ def test_what_is_not_shown_is_said(tmp_path: Path):
     assert overlapping(written["comparison.png"]) == []
 
 
-def test_nothing_is_drawn_of_nothing(tmp_path: Path):
+def test_a_study_without_data_has_no_figures(tmp_path: Path):
     runs = [run(tmp_path, 0, "Baseline", None)]
     assert write(tmp_path, runs, []) == {}
 
 
-def test_an_idea_whose_figures_cannot_be_drawn_is_told_why(tmp_path: Path):
+def test_the_notes_say_why_the_figures_of_an_idea_could_not_be_drawn(tmp_path: Path):
     def draw(directory: Path, runs: Sequence[Run]) -> list[plots.Figure]:
         raise KeyError(f"{directory.name}, {len(runs)} runs")
 
@@ -256,13 +251,13 @@ def test_an_idea_whose_figures_cannot_be_drawn_is_told_why(tmp_path: Path):
     assert f"could not be drawn: KeyError: '{tmp_path.name}, 1 runs' ({__file__} line" in last.description
 
 
-def test_a_primary_metric_that_cannot_be_shown_is_said(tmp_path: Path):
+def test_a_missing_primary_metric_is_reported(tmp_path: Path):
     *_, figure = plots.write(tmp_path, study(tmp_path, 2), BASELINES, {}, "kl_div_score", 0.01, None)
     assert "KL score, the primary metric, is not shown" in figure.description
     assert "dotted" not in figure.description
 
 
-def test_a_metric_that_is_better_when_lower_is_marked_so(six: tuple[Path, dict[str, plots.Figure]]):
+def test_the_axis_says_in_which_direction_a_metric_is_better(six: tuple[Path, dict[str, plots.Figure]]):
     drawing = six[1]["comparison.png"].drawing
     assert drawing
     labels = {panel.get_title("left"): panel.get_xlabel() for panel in drawing.axes}
@@ -271,12 +266,12 @@ def test_a_metric_that_is_better_when_lower_is_marked_so(six: tuple[Path, dict[s
     assert "better →" in labels["CE-loss score (primary metric)"]
 
 
-def test_each_run_has_its_verdict_beside_its_row(six: tuple[Path, dict[str, plots.Figure]]):
+def test_each_run_has_its_outcome_beside_its_row(six: tuple[Path, dict[str, plots.Figure]]):
     drawing = six[1]["comparison.png"].drawing
     assert drawing
     main = drawing.axes[0]
     assert [text.get_text() for text in main.texts] == [
-        "verdict",
+        "outcome",
         "negligible",
         "negligible",
         "worse",
