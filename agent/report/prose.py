@@ -101,7 +101,7 @@ class Facts:
         raise BadPlaceholder(f"run {number} has no figure {name!r}: {did_you_mean(name, [*self.headline, *settings])}")
 
     def compare(self, number: int, name: str) -> str:
-        """Say how a run's metric compares with the baseline's, as a predicate. Raise BadPlaceholder if it is not compared."""
+        """Compare a metric with the baseline in a predicate (differs by ...). Raise BadPlaceholder if it cannot be."""
         if number == 0:
             raise BadPlaceholder("run 0 is the baseline; compare another run with it")
         if name not in (*self.headline, self.primary):

@@ -1,4 +1,4 @@
-"""A language model's prose: what its placeholders become, and what it may not say beside them."""
+"""A language model's text: what its placeholders become, and what it may not say itself."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ import pytest
 
 from agent.comparison.judgement import Judgement, Outcome
 from agent.ideas import Fixed, render_baseline
-from agent.lab.results import Compared, Comparison, Core, FinalInfo, Training
+from agent.lab.results import Comparison, Core, FinalInfo, MetricComparison, Training
 from agent.lab.verdicts import Verdict
-from agent.proposers.template import baseline
+from agent.proposers.template import baseline_proposal
 from agent.report import prose
 from agent.report.prose import Facts
 from agent.study.runs import Run
@@ -18,17 +18,17 @@ BASELINE = render_baseline(Fixed())
 SETTINGS = {"K": 32, "AUX_K": 64, "CE_LOSS_SCORE": 0.993, "NOTE": "the best of all", "KIND": "relu", "ENDS": [8, 16]}
 
 
-def compared(value: float, reference: float, half_width: float) -> Compared:
-    return Compared(
+def compared(value: float, reference: float, half_width: float) -> MetricComparison:
+    return MetricComparison(
         value=value, reference=reference, noise=0.001, standard_error=0.001, df=4, half_width=half_width, p=0.01
     )
 
 
 def run(number: int, score: float | None, outside: str | None = None) -> Run:
-    """A run with a CE-loss score, 0.02 below which lies the baseline's; `outside`: why it is not compared."""
+    """Return a run whose CE-loss score is 0.02 above the baseline's. `outside`: why it is not compared."""
     if score is None:
         info = FinalInfo(verdict=Verdict(name="crashed", evidence="ValueError"))
-        return Run(RunState(number, baseline(Fixed())), Path(f"run_{number}"), info)
+        return Run(RunState(number, baseline_proposal(Fixed())), Path(f"run_{number}"), info)
     core = Core.model_validate(
         dict.fromkeys(Core.model_fields, 0.9) | {"l0": 16.2, "ce_loss_score": score, "tokens": 1}
     )
@@ -41,11 +41,11 @@ def run(number: int, score: float | None, outside: str | None = None) -> Run:
     fields = {"model": "m", "hook_name": "h", "layer": 1, "d_in": 1, "d_sae": 1, "steps": 1, "tokens": 1, "seed": 0}
     training = Training(**fields, final_loss=1.0, seconds=1.0, learning_rate=1.0, settings=SETTINGS)
     info = FinalInfo(verdict=Verdict(name="ok", evidence=""), core=core, comparison=comparison, training=training)
-    return Run(RunState(number, baseline(Fixed())), Path(f"run_{number}"), info)
+    return Run(RunState(number, baseline_proposal(Fixed())), Path(f"run_{number}"), info)
 
 
 def facts(outcome: Outcome = "worse") -> Facts:
-    """Run 1 was compared, run 2 crashed, run 3 could not be compared."""
+    """Return the facts of a study whose run 1 was compared, run 2 crashed and run 3 could not be compared."""
     runs = [run(0, 0.95), run(1, 0.97), run(2, None), run(3, 0.98, outside="no baselines near L0 40")]
     return Facts(runs, {1: Judgement(outcome), 3: Judgement("not comparable")}, "ce_loss_score")
 
@@ -73,7 +73,7 @@ def facts(outcome: Outcome = "worse") -> Facts:
             "The explained variance {{run_1 vs baseline explained_variance_centered}}.",
             "The explained variance is within noise of the baseline at the same L0 (difference +0.0001 ± 0.0020).",
         ),
-        ("Its L0 {{run_1 vs baseline l0}}.", "Its L0 differs by -0.10 ± 0.05 from the baseline as it was trained."),
+        ("Its L0 {{run_1 vs baseline l0}}.", "Its L0 differs by -0.10 ± 0.05 from the baseline as trained."),
         (
             "As seen, {{run_3 vs baseline ce_loss_score}}.",
             "As seen, the CE-loss score of run 3 cannot be compared with the baseline (no baselines near L0 40).",
@@ -81,17 +81,17 @@ def facts(outcome: Outcome = "worse") -> Facts:
         ("{{run_1.alive_fraction}} of it.", "not measured (alive fraction of run 1) of it."),
         (
             "{{struck run_1}}",
-            "[Struck, as only figures can say it; in its place:] The CE-loss score of run 1 differs by "
+            "[Removed: a claim in words; measured instead:] The CE-loss score of run 1 differs by "
             "+0.0200 ± 0.0020 from the baseline at the same L0 (worse).",
         ),
     ],
 )
-def test_a_placeholder_becomes_what_was_measured_and_says_of_what_where_the_words_do_not(text: str, rendered: str):
+def test_a_placeholder_becomes_a_figure_and_names_metric_and_run_if_the_words_do_not(text: str, rendered: str):
     assert prose.render(text, facts()) == rendered
 
 
 @pytest.mark.parametrize(
-    ("outcome", "said"),
+    ("outcome", "ending"),
     [
         ("better", "from the baseline at the same L0 (better, confirmed by fresh seeds)"),
         ("unconfirmed", "(not confirmed by fresh seeds yet)"),
@@ -100,10 +100,10 @@ def test_a_placeholder_becomes_what_was_measured_and_says_of_what_where_the_word
         ("within noise", "is within noise of the baseline at the same L0 (difference +0.0200 ± 0.0020)"),
     ],
 )
-def test_the_words_of_a_comparison_are_those_of_its_verdict(outcome: Outcome, said: str):
-    """So a sentence that was true when it was written stays true when the verdict changes."""
+def test_a_comparison_is_worded_by_its_outcome(outcome: Outcome, ending: str):
+    """So that a sentence that was true when it was written stays true when the outcome changes."""
     rendered = prose.render("The CE-loss score {{run_1 vs baseline ce_loss_score}}", facts(outcome))
-    assert rendered.endswith(said)
+    assert rendered.endswith(ending)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_the_words_of_a_comparison_are_those_of_its_verdict(outcome: Outcome, sa
         ("It is better than the baseline.", "a claim in words: better"),
         ("The loss was further reduced.", "a claim in words: further, reduced"),
         ("Half of it died.", "a number outside a placeholder: Half"),
-        ("See {{run_2.l0}}.", "run 2 has no result; those that have one: run_0, run_1, run_3"),
-        ("See {{run_9.l0}}.", "run 9 has no result"),
+        ("See {{run_2.l0}}.", "run 2 has no results; runs with results: run_0, run_1, run_3"),
+        ("See {{run_9.l0}}.", "run 9 has no results"),
         ("See {{run_1.ce_los_score}}.", "did you mean ce_loss_score"),
         ("The score is {{run_1.CE_LOSS_SCORE}}.", "run 1 has no figure 'CE_LOSS_SCORE'"),
         ("It is {{run_1.NOTE}}.", "run 1 has no figure 'NOTE'"),
@@ -122,12 +122,12 @@ def test_the_words_of_a_comparison_are_those_of_its_verdict(outcome: Outcome, sa
         ("See {{run_0 vs baseline l0}}.", "run 0 is the baseline"),
         ("See {{struck run_1}}.", "stands for nothing"),
         ("See {{run_1.l0}.", "braces that do not close"),
-        ("It hardly {{run_1 vs baseline l0}}.", "'hardly' beside a comparison"),
-        ("It doesn't do what {{run_1 vs baseline l0}} says.", '"n\'t" beside a comparison'),
+        ("It hardly {{run_1 vs baseline l0}}.", "'hardly' next to a comparison"),
+        ("It doesn't do what {{run_1 vs baseline l0}} says.", '"n\'t" next to a comparison'),
     ],
 )
-def test_what_only_results_may_say_is_found(sentence: str, why: str):
-    (fault,) = prose.faults(f"The tiers are disjoint. {sentence} The rest stayed as it was.", facts())
+def test_a_claim_that_only_results_may_make_is_found(sentence: str, why: str):
+    (fault,) = prose.find_faults(f"The tiers are disjoint. {sentence} The rest stayed as it was.", facts())
     assert fault.sentence == sentence
     assert why in fault.why
 
@@ -139,8 +139,8 @@ def test_what_only_results_may_say_is_found(sentence: str, why: str):
         "As in run 3, probing_auc_5 is left out. The CE-loss score {{run_1 vs baseline ce_loss_score}}.",
     ],
 )
-def test_what_claims_nothing_passes(text: str):
-    assert prose.faults(text, facts()) == []
+def test_a_text_without_claims_passes(text: str):
+    assert prose.find_faults(text, facts()) == []
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ def test_what_claims_nothing_passes(text: str):
         "Set `LEARNING_RATE` to 4e-3 for 2% of the steps, as Gao et al. (2024) did.",
     ],
 )
-def test_before_a_run_settings_have_numbers_and_expectations_any_words(text: str):
-    assert prose.faults(text, facts(), ahead=BASELINE.replace("K = 16", "K = 24")) == []
+def test_a_text_before_a_run_may_state_settings_and_expectations(text: str):
+    assert prose.find_faults(text, facts(), experiment=BASELINE.replace("K = 16", "K = 24")) == []
 
 
 @pytest.mark.parametrize(
@@ -169,24 +169,24 @@ def test_before_a_run_settings_have_numbers_and_expectations_any_words(text: str
         ("The CE-loss score {{run_1 vs baseline ce_loss_score}}, an increase.", "increase"),
     ],
 )
-def test_before_a_run_nothing_is_claimed_of_those_before(sentence: str, why: str):
-    (fault,) = prose.faults(sentence, facts(), ahead=BASELINE + "# 0.987")
+def test_a_text_before_a_run_may_not_claim_results_of_earlier_runs(sentence: str, why: str):
+    (fault,) = prose.find_faults(sentence, facts(), experiment=BASELINE + "# 0.987")
     assert why in fault.why
 
 
-def test_what_was_struck_has_its_place_taken_also_where_the_primary_metric_was_not_measured():
+def test_a_removed_claim_is_replaced_even_if_the_primary_metric_was_not_measured():
     unmeasured = Facts(facts().runs, {}, "absorption")
     assert prose.render("{{struck run_1}}", unmeasured) == (
-        "[Struck, as only figures can say it; in its place:] The absorption of run 1 cannot be compared with "
+        "[Removed: a claim in words; measured instead:] The absorption of run 1 cannot be compared with "
         "the baseline (not measured on both sides)."
     )
 
 
-def test_faulty_sentences_are_struck_and_the_rest_stays_word_for_word():
+def test_faulty_sentences_are_removed_and_the_rest_stays_word_for_word():
     text = "Tiers were added. It is better, by 0.02! L0 is {{run_1.l0}}. It improved.\n\nAnd nothing else."
-    found = prose.faults(text, facts())
-    assert [fault.sentence for fault in found] == ["It is better, by 0.02!", "It improved."]
-    struck = prose.strike(text, found, "{{struck run_1}}")
-    assert struck == "Tiers were added. {{struck run_1}} L0 is {{run_1.l0}}.\n\nAnd nothing else."
-    rendered = prose.render(struck, facts())
+    faults = prose.find_faults(text, facts())
+    assert [fault.sentence for fault in faults] == ["It is better, by 0.02!", "It improved."]
+    shortened = prose.remove_sentences(text, faults, "{{struck run_1}}")
+    assert shortened == "Tiers were added. {{struck run_1}} L0 is {{run_1.l0}}.\n\nAnd nothing else."
+    rendered = prose.render(shortened, facts())
     assert "(worse). L0 is 16.20 latents/token." in rendered
