@@ -48,7 +48,7 @@ class Batch:
 
     entry: Tensor  # [windows, context, d_model], the input of the first layer that is run
     model_args: dict[str, Any]  # derived from the ids alone
-    ordinary: Tensor  # [windows, context, 1], bool: the tokens whose activations are replaced
+    ordinary_mask: Tensor  # [windows, context, 1], bool: the tokens whose activations are replaced
     logits: Tensor | None  # the model's own; None if they take too much memory
     fixed: dict[str, Tensor]  # core's losses and divergences by token that do not depend on the SAE
 

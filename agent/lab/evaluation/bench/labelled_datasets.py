@@ -1,7 +1,7 @@
-"""Labelled text for SAE-Bench's own evaluations, from the probing datasets already installed.
+"""Labelled text for SAE-Bench's own evaluations, from the installed probing datasets.
 
 Only datasets of text.HELD_OUT are used: neither tiny-lm nor any SAE was trained on one of their prompts. Each prompt is
-taken once (a quarter of some files are repetitions, which would stand in training and test alike).
+used once: a quarter of some files are repetitions, which would be in training and test alike.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ CONTEXT = 64  # tokens; the prompts' median is 7 to 78 on tiny-lm's vocabulary
 
 @dataclass(frozen=True)
 class Labelled:
-    """The prompts of one file, sorted by their label in it or in a file that holds the same prompts."""
+    """The prompts of one file, with labels from it or from another file of the same prompts."""
 
     prompts: str
     labels: str
@@ -33,7 +33,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Confounded:
-    """Two files of different kinds of text with the same question asked of both."""
+    """Two files of different kinds of text, labelled by the same question."""
 
     kinds: dict[str, Labelled]  # kind of text -> its prompts, in the two classes
     classes: tuple[str, str]
@@ -48,7 +48,7 @@ def _two_way(name: str, **classes: str) -> Labelled:
     return Labelled(name, name, classes)
 
 
-# Those of the held-out binary datasets that sparse_probing_sae_probes leaves, and on which a probe of tiny-lm's mean
+# Held-out binary datasets that sparse_probing_sae_probes does not use, and on which a probe of tiny-lm's mean
 # activations is right about more than three prompts in four: 0.99, 0.83, 0.78, 0.83.
 TWO_WAY = {
     "sae-probes/click_bait": _two_way("105_click_bait", clickbait="clickbait", factual="factual"),
@@ -57,8 +57,8 @@ TWO_WAY = {
     "sae-probes/clinical_trials": _two_way("84_clinical-trials", bigram="bigram", other="not_bigram"),
 }
 
-# TPP asks whether the latents of one class leave the others alone, so it wants more than two. The held-out files say
-# only "Politics or not"; what else the prompt was stands in the file from which they were drawn.
+# TPP measures whether the latents of one class leave the others alone, so it needs more than two. The held-out files
+# say only "Politics or not"; the other classes are in the file from which they were drawn.
 MANY_WAY = {
     "sae-probes/news": Labelled(
         "139_news_class_Politics",
@@ -72,7 +72,7 @@ MANY_WAY = {
     ),
 }
 
-# The label that is spuriously tied to the kind of text; see families/scr.py.
+# The label is spuriously tied to the kind of text; see families/scr.py.
 CONFOUNDED = {
     "sae-probes/lure": Confounded(
         {
@@ -101,21 +101,18 @@ def _frame(name: str) -> Any:
 
 
 def texts(labelled: Labelled) -> Texts:
-    """The distinct prompts of each class, in the file's order."""
+    """Return the distinct prompts of each class, in the file's order."""
     frame = _frame(labelled.prompts)
     labels = frame["target"] if labelled.labels == labelled.prompts else _frame(labelled.labels)["target"]
     labels = labels.reindex(frame.index)
     return {name: frame["prompt"][labels == label].tolist() for name, label in labelled.classes.items()}
 
 
-def split(found: Texts, train: int, test: int, seed: int) -> tuple[Texts, Texts]:
-    """So many prompts of each class for training, others for testing, drawn by the seed.
-
-    Raises ValueError where a class has fewer.
-    """
+def split(texts: Texts, train: int, test: int, seed: int) -> tuple[Texts, Texts]:
+    """Draw `train` and `test` prompts of each class by the seed. Raise ValueError if a class has fewer."""
     rng = np.random.default_rng(seed)
     parts: tuple[Texts, Texts] = ({}, {})
-    for name, prompts in found.items():
+    for name, prompts in texts.items():
         if len(prompts) < train + test:
             raise ValueError(f"class {name} has {len(prompts)} prompts of {train + test}")
         drawn = [prompts[i] for i in rng.permutation(len(prompts))[: train + test]]
@@ -124,7 +121,7 @@ def split(found: Texts, train: int, test: int, seed: int) -> tuple[Texts, Texts]
 
 
 def multi_label(dataset: str, train: int, test: int, seed: int) -> tuple[Texts, Texts]:
-    """In the place of SAE-Bench's `get_multi_label_train_test_data`: as there, sizes count both sides of a probe."""
+    """Replace SAE-Bench's `get_multi_label_train_test_data`: as there, sizes count both sides of a probe."""
     return split(texts((TWO_WAY | MANY_WAY)[dataset]), train // 2, test // 2, seed)
 
 
@@ -137,7 +134,7 @@ def train_test(
     column1: tuple[str, str] | None = None,
     column2: tuple[str, str] | None = None,
 ) -> tuple[Texts, Texts]:
-    """In the place of SAE-Bench's `get_train_test_data`, with its own `get_spurious_corr_data` on our tables."""
+    """Replace SAE-Bench's `get_train_test_data`, with its own `get_spurious_corr_data` on our tables."""
     import pandas as pd
     from sae_bench.evals.scr_and_tpp.dataset_creation import get_spurious_corr_data
 
@@ -147,37 +144,35 @@ def train_test(
     assert column2
     confounded, rows = CONFOUNDED[dataset], ([], [])
     for kind, labelled in confounded.kinds.items():
-        # Of the two combinations that agree SAE-Bench wants more than half of `train`, of the others a quarter.
+        # SAE-Bench needs more than half of `train` of the two combinations that agree, and a quarter of the others.
         for part, drawn in zip(rows, split(texts(labelled), train // 2 + 1, test // 2 + 1, seed), strict=True):
-            part += [
-                {"text": prompt, "kind": kind, "label": label} for label, found in drawn.items() for prompt in found
-            ]
-    found = [
+            part += [{"text": prompt, "kind": kind, "label": label} for label, some in drawn.items() for prompt in some]
+    parts = [
         get_spurious_corr_data(pd.DataFrame(part), column1, column2, dataset, size // 4, seed)
         for part, size in zip(rows, (train, test), strict=True)
     ]
-    return found[0], found[1]
+    return parts[0], parts[1]
 
 
 @contextmanager
-def installed() -> Iterator[None]:
-    """SAE-Bench's tables with our datasets in them, for as long as this lasts."""
+def datasets_installed() -> Iterator[None]:
+    """Add our datasets to SAE-Bench's tables for the time of a `with`."""
     from sae_bench.evals.scr_and_tpp import dataset_creation
     from sae_bench.evals.scr_and_tpp import main as scr_and_tpp
     from sae_bench.sae_bench_utils import dataset_info, dataset_utils
 
-    classes = {name: list(each.classes) for name, each in (TWO_WAY | MANY_WAY).items()}
+    classes = {name: list(labelled.classes) for name, labelled in (TWO_WAY | MANY_WAY).items()}
     columns = {
         name: {
             "text_column_name": "text",
             "column1_name": "kind",
             "column2_name": "label",
-            "column1_mapping": {kind: kind for kind in each.kinds},
-            "column2_mapping": {label: label for label in each.classes},
+            "column1_mapping": {kind: kind for kind in confounded.kinds},
+            "column2_mapping": {label: label for label in confounded.classes},
         }
-        for name, each in CONFOUNDED.items()
+        for name, confounded in CONFOUNDED.items()
     }
-    labels = {name: each.classes for name, each in CONFOUNDED.items()} | dict.fromkeys(MANY_WAY, ("", ""))
+    labels = {name: confounded.classes for name, confounded in CONFOUNDED.items()} | dict.fromkeys(MANY_WAY, ("", ""))
     with ExitStack() as stack:
         stack.enter_context(patch.dict(dataset_info.chosen_classes_per_dataset, classes))
         stack.enter_context(patch.dict(dataset_info.dataset_metadata, columns))
@@ -187,19 +182,17 @@ def installed() -> Iterator[None]:
         yield
 
 
-def unmet_requirements(place: EvalTarget, used: list[Labelled], each: int) -> list[UnmetRequirement]:
-    """What an evaluation lacks that needs so many prompts of `each` class, and stores the activations on them."""
-    tokens = CONTEXT * each * sum(len(labelled.classes) for labelled in used)
-    if missing := requirements.check_language_model(
-        place, 3 * tokens * requirements.residual_width(place.config) * 4 / 1e6
-    ):
+def unmet_requirements(target: EvalTarget, used: list[Labelled], per_class: int) -> list[UnmetRequirement]:
+    """Check an evaluation that needs `per_class` prompts of each class and disk space for the activations on them."""
+    tokens = CONTEXT * per_class * sum(len(labelled.classes) for labelled in used)
+    megabytes = 3 * tokens * requirements.residual_width(target.config) * 4 / 1e6
+    if missing := requirements.check_language_model(target, megabytes):
         return missing
     short = {
-        f"{labelled.prompts}: {len(prompts)} prompts are labelled {labelled.classes[name]} and {each} are needed"
+        f"{labelled.prompts}: {len(prompts)} prompts are labelled {labelled.classes[name]} and {per_class} are needed"
         for labelled in used
         for name, prompts in texts(labelled).items()
-        if len(prompts) < each
+        if len(prompts) < per_class
     }
-    return [
-        UnmetRequirement(why, "the labels are those of sae-probes 0.4.2: install it again") for why in sorted(short)
-    ]
+    remedy = "install sae-probes 0.4.2 again: the labels are of that version"
+    return [UnmetRequirement(reason, remedy) for reason in sorted(short)]

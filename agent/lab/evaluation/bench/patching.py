@@ -1,4 +1,4 @@
-"""SAE-Bench's own entry points, called with our model, our folders and an SAE in the form that they expect."""
+"""Calls of SAE-Bench's own entry points with our model, our folders and an SAE in the form they expect."""
 
 import contextlib
 import io
@@ -20,10 +20,10 @@ from agent.lab.evaluation.sae_adapter import BenchSAE
 
 
 class UnitNorm(BenchSAE):
-    """The same SAE with decoder rows of length 1 and latents that carry their lengths, as SAE-Bench asks of an SAE.
+    """The same SAE with decoder rows of length 1, and their lengths in the latents (SAELens: fold_W_dec_norm).
 
-    It multiplies latents by the cosine of their rows (absorption) and learns from the rows as they are
-    (meta_structure), and only warns where they are not of length 1. SAELens calls this fold_W_dec_norm.
+    SAE-Bench multiplies latents by the cosine of their rows (absorption) and learns from the rows as they are
+    (meta_structure), and only warns if they are not of length 1.
     """
 
     def __init__(self, sae: BenchSAE) -> None:
@@ -38,7 +38,7 @@ class UnitNorm(BenchSAE):
 
 
 class PreloadedModel:
-    """In the place of HookedTransformer in an evaluation: whatever model it asks for, it is given ours."""
+    """A stand-in for HookedTransformer that returns our model, whatever model an evaluation loads."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -49,11 +49,11 @@ class PreloadedModel:
 
 @contextlib.contextmanager
 def isolated_sae_bench(evaluation: ModuleType, folder: Path, seed: int, **parts: Any) -> Iterator[None]:
-    """For the time of a call, `evaluation` (a main.py of SAE-Bench) sees `parts` in place of its own names.
+    """Replace names of `evaluation` (a main.py of SAE-Bench) by `parts` for the time of a `with`.
 
-    It works in `folder`, since some write to where they stand. It starts from `seed`, and leaves torch's gradients
-    as they were: each switches them for the whole process. What it prints is not shown; its fits are too small for
-    more than one BLAS thread.
+    The working directory is `folder`, since some evaluations write to it. The seed is set, and torch's gradients are
+    as before afterwards: each evaluation switches them for the whole process. Output is not shown. One BLAS thread is
+    used, as the fits are too small for more.
     """
     random.seed(seed)
     torch.manual_seed(seed)
@@ -70,22 +70,21 @@ def isolated_sae_bench(evaluation: ModuleType, folder: Path, seed: int, **parts:
         yield
 
 
-def answer(out: Path, name: str) -> dict[str, Any]:
-    """The JSON that an evaluation left in `out` for the SAE of this name. Raises EvaluationError where there is none.
+def read_answer(out: Path, name: str) -> dict[str, Any]:
+    """Return the JSON that an evaluation left in `out` for the SAE of this name. Raise EvaluationError without one.
 
-    Some log what went wrong and return; then the missing file is all there is to see.
+    Some evaluations log an error and return; the missing file is the only sign of it.
     """
     path = out / f"{name}_custom_sae_eval_results.json"
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise EvaluationError(f"SAE-Bench left no {path.name}: it gave up without an exception") from None
+        raise EvaluationError(f"SAE-Bench wrote no {path.name}: it failed without an exception") from None
 
 
-def metrics(found: dict[str, Any]) -> dict[str, float | None]:
-    """The figures of every category of an answer, under SAE-Bench's own names. Raises EvaluationError where there are
-    none."""
-    figures = {name: value for category in found["eval_result_metrics"].values() for name, value in category.items()}
+def metrics(answer: dict[str, Any]) -> dict[str, float | None]:
+    """Return the figures of all categories under SAE-Bench's own names. Raise EvaluationError if there are none."""
+    figures = {name: value for category in answer["eval_result_metrics"].values() for name, value in category.items()}
     if not figures:
         raise EvaluationError("SAE-Bench answered without figures")
     return figures
