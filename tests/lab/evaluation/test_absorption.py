@@ -1,4 +1,4 @@
-"""Absorption: SAE-Bench's own figures, planted absorption found, dead SAEs and models that cannot spell told apart."""
+"""Absorption: SAE-Bench's own metrics, planted absorption, dead SAEs, and models that cannot spell."""
 
 import random
 import shutil
@@ -28,8 +28,8 @@ def speller(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Evalua
 
 
 @pytest.fixture(scope="module")
-def asked(speller: Evaluator) -> list[str]:
-    """The words that the probes do not learn from."""
+def held_out_words(speller: Evaluator) -> list[str]:
+    """Return the words that the probes are not trained on."""
     words = spelling.words(speller.model.tokenizer)
     return random.Random(spelling.SEED).sample(words, len(words))[int(spelling.TRAINED_ON * len(words)) :]
 
@@ -45,7 +45,7 @@ def score(speller: Evaluator, sae: BenchSAE, out: Path, name: str = "sae") -> Fa
     return absorption.score(speller, sae, out, name)
 
 
-def place(model: Evaluator, **changes: Any) -> EvalTarget:
+def target(model: Evaluator, **changes: Any) -> EvalTarget:
     known = {
         "model": model.model_name,
         "hook_name": model.hook_name,
@@ -58,9 +58,9 @@ def place(model: Evaluator, **changes: Any) -> EvalTarget:
 
 
 def sae_bench(speller: Evaluator, sae: BenchSAE, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """SAE-Bench's own entry point, on the model itself and the same probes.
+    """Run SAE-Bench's own entry point on the model itself and the same probes.
 
-    It has no seed and takes the vocabulary in an order that differs from call to call; both are set here.
+    It sets no seed, and its order of the vocabulary differs from call to call; both are fixed here.
     """
     from sae_bench.evals.absorption import feature_absorption, main
     from sae_bench.evals.absorption.eval_config import AbsorptionEvalConfig
@@ -84,7 +84,7 @@ def sae_bench(speller: Evaluator, sae: BenchSAE, folder: Path, monkeypatch: pyte
     return main.run_eval(config, [("sae", sae)], "cpu", str(folder))["sae_custom_sae"]  # type: ignore[list-item]
 
 
-def test_the_figures_are_sae_benchs_own(speller: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_metrics_equal_sae_benchs(speller: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sae = RandomSAE(speller.config(96, D_MODEL), 6, torch.zeros(D_MODEL))
     ours = score(speller, sae, tmp_path / "out")
     theirs = sae_bench(speller, sae, tmp_path, monkeypatch)
@@ -96,44 +96,44 @@ def test_the_figures_are_sae_benchs_own(speller: Evaluator, tmp_path: Path, monk
         assert {name: ours.details[letter][name] for name in row} == pytest.approx(row, abs=1e-4)
 
 
-def test_planted_absorption_is_found_and_where_it_is(speller: Evaluator, asked: list[str], tmp_path: Path):
+def test_planted_absorption_is_found_at_its_letters(speller: Evaluator, held_out_words: list[str], tmp_path: Path):
     sound = score(speller, knowing(speller, set()), tmp_path / "sound")
     assert (sound.metrics[FULL], sound.metrics[MEAN], sound.remark) == (0, 0, "")
     known = [letter for letter in sound.details if sound.details[letter]["num_probe_true_positives"] >= 2]
     chosen = known[::2]
-    absorbed = {next(word for word in asked if word.strip()[0].lower() == letter) for letter in chosen}
+    absorbed = {next(word for word in held_out_words if word.strip()[0].lower() == letter) for letter in chosen}
     scored = score(speller, knowing(speller, absorbed), tmp_path / "absorbing")
     counted = {letter: row["num_full_absorption"] for letter, row in scored.details.items()}
     assert counted == {letter: float(letter in chosen) for letter in counted}
 
 
-def test_a_dead_sae_has_no_absorption(speller: Evaluator, asked: list[str], tmp_path: Path):
+def test_a_dead_sae_has_no_absorption(speller: Evaluator, held_out_words: list[str], tmp_path: Path):
     sae = knowing(speller, set())
     alive = sae.encode
-    seen = torch.tensor([sae.words.index(word) for word in asked if word in sae.words])
+    shown = torch.tensor([sae.words.index(word) for word in held_out_words if word in sae.words])
 
     def one_latent(x: torch.Tensor) -> torch.Tensor:
-        """On the words that are asked, and no letter's: it is silent on those that show which latents are letters'."""
+        """Fire one latent on the held-out words alone, so that the k-sparse probes see no latent fire."""
         latents = torch.zeros_like(alive(x))
-        latents[..., -1] = torch.isin((x @ sae.embedding.T).argmax(-1), seen).float()
+        latents[..., -1] = torch.isin((x @ sae.embedding.T).argmax(-1), shown).float()
         return latents
 
-    for case, encode, why in (
+    for case, encode, reason in (
         ("dead", lambda x: alive(x) * 0, "no latent fires on any of the words"),
         ("no letters", one_latent, "the latents chosen for the letters fire on none of the words"),
     ):
         sae.encode = encode  # type: ignore[method-assign]
         scored = score(speller, sae, tmp_path / case)
         assert set(scored.metrics.values()) == {None}
-        assert scored.not_applicable == dict.fromkeys(scored.metrics, why)
+        assert scored.not_applicable == dict.fromkeys(scored.metrics, reason)
 
 
-def test_an_sae_without_letters_carries_a_remark(speller: Evaluator, tmp_path: Path):
+def test_an_sae_without_latents_for_letters_gets_a_remark(speller: Evaluator, tmp_path: Path):
     scored = score(speller, RandomSAE(speller.config(40, D_MODEL), 1, torch.zeros(D_MODEL)), tmp_path / "random")
     assert "undertrained" in scored.remark
 
 
-def test_what_sae_bench_is_given_has_a_decoder_of_unit_rows(speller: Evaluator):
+def test_sae_bench_gets_decoder_rows_of_length_1(speller: Evaluator):
     sae = RandomSAE(speller.config(40, D_MODEL), 4, torch.zeros(D_MODEL))
     sae.W_dec = sae.W_dec * torch.linspace(0, 2, 40)[:, None]
     folded, x = patching.UnitNorm(sae), torch.randn(30, D_MODEL)
@@ -141,7 +141,9 @@ def test_what_sae_bench_is_given_has_a_decoder_of_unit_rows(speller: Evaluator):
     assert folded(x) == pytest.approx(sae(x), abs=1e-5)
 
 
-def test_nothing_is_written_beside_sae_bench(speller: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_written_into_sae_benchs_own_folders(
+    speller: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     from sae_bench.evals.absorption import common
 
     monkeypatch.chdir(tmp_path)
@@ -153,39 +155,44 @@ def test_nothing_is_written_beside_sae_bench(speller: Evaluator, tmp_path: Path,
     assert kept <= {spelling.spelling_dir(speller.folder).name, "spelling.lock"}
 
 
-def test_a_model_that_spells_lacks_nothing(speller: Evaluator):
+def test_a_model_that_can_spell_meets_the_requirements(speller: Evaluator):
     assert spelling.measure(speller).folder == spelling.spelling_dir(speller.folder)
-    assert absorption.unmet_requirements(place(speller)) == []
+    assert absorption.unmet_requirements(target(speller)) == []
 
 
 def test_a_model_that_cannot_spell_is_refused(tmp_path: Path, cache_dir: Path):  # noqa: ARG001
     mute = Evaluator(str(make_model(tmp_path / "mute", letters="abcdef")), HOOK)
-    (mute.folder / "spelling.making").mkdir()  # what a process leaves that was killed while it measured
-    (lack,) = absorption.unmet_requirements(place(mute))  # by another process
-    assert "cannot spell: 6 of 26" in lack.reason
+    (mute.folder / "spelling.making").mkdir()  # left by a killed process
+    (unmet,) = absorption.unmet_requirements(target(mute))  # measured by another process
+    assert "cannot spell: 6 of 26" in unmet.reason
     assert spelling.cached_spelling(mute.folder)
     with pytest.raises(EvaluationError, match="cannot spell"):
         score(mute, RandomSAE(mute.config(40, D_MODEL), 4, torch.zeros(D_MODEL)), tmp_path / "out")
 
 
-def test_every_other_precondition_is_known_without_the_model(speller: Evaluator, tmp_path: Path):
-    def why(**changes: Any) -> str:
-        return " / ".join(
-            lack.reason for lack in absorption.unmet_requirements(place(speller, folder=tmp_path / "new", **changes))
-        )
+def test_every_other_requirement_is_checked_without_the_model(speller: Evaluator, tmp_path: Path):
+    def reasons(**changes: Any) -> list[str]:
+        elsewhere = target(speller, folder=tmp_path / "new", **changes)
+        return [unmet.reason for unmet in absorption.unmet_requirements(elsewhere)]
 
-    assert "blocks.1.mlp.hook_post" in why(hook_name="blocks.1.mlp.hook_post")
-    assert "88 tokens, its context 64" in why(config={"max_position_embeddings": 64})
-    assert "MB are free" in why(config={"hidden_size": 10**15})
+    def reason(**changes: Any) -> str:
+        (only,) = reasons(**changes)
+        return only
+
+    assert "blocks.1.mlp.hook_post" in reason(hook_name="blocks.1.mlp.hook_post")
+    assert "88 tokens, its context 64" in reason(config={"max_position_embeddings": 64})
+    assert "MB are free" in reason(config={"hidden_size": 10**15})
     few = make_tokenizer([word for word in WORDS if word[1] not in "qz"])
-    assert "begins with q, z" in why(tokenizer=lambda: few)
+    assert "begins with q, z" in reason(tokenizer=lambda: few)
     cut = make_tokenizer([*WORDS, " aB"], " ?[a-z]+| ?[A-Z]")
-    assert "1 of its 317 words are not one token" in why(tokenizer=lambda: cut)
-    all_of_it = why(hook_name="blocks.1.hook_resid_pre", config={"max_position_embeddings": 64}, tokenizer=lambda: few)
-    assert all_of_it.count(" / ") == 2
+    assert "1 of its 317 words are not one token" in reason(tokenizer=lambda: cut)
+    together = reasons(
+        hook_name="blocks.1.hook_resid_pre", config={"max_position_embeddings": 64}, tokenizer=lambda: few
+    )
+    assert len(together) == 3
 
 
-def test_the_measures_are_those_of_sklearn():
+def test_the_fast_metrics_equal_sklearns():
     from sklearn import metrics
 
     truth = torch.rand(200, generator=torch.Generator().manual_seed(0)).numpy() > 0.8

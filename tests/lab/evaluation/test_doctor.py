@@ -1,4 +1,4 @@
-"""What an evaluation lacks is known before any time is spent."""
+"""Unmet requirements of evaluations are reported before any time is spent."""
 
 import json
 import shutil
@@ -16,54 +16,57 @@ from agent.lab.evaluation.catalogue import EvalTarget
 
 
 @pytest.fixture(scope="module")
-def here(small_model: Path) -> EvalTarget:
+def target(small_model: Path) -> EvalTarget:
     return doctor.eval_target(str(small_model), HOOK)
 
 
-def lacks(place: EvalTarget, name: str = "core") -> list[str]:
-    return [f"{lack.reason}: {lack.remedy}" for lack in families.load(name).unmet_requirements(place)]
+def unmet(target: EvalTarget, family: str = "core") -> list[str]:
+    return [f"{each.reason}: {each.remedy}" for each in families.load(family).unmet_requirements(target)]
 
 
-def test_a_small_model_lacks_nothing_that_is_quick(here: EvalTarget):
-    assert doctor.resolve_families(here, "quick") == (("core", "sparse_probing_sae_probes"), {})
-    assert lacks(here, "forgetting") == []
-    assert len(here.tokenizer()) == 512
+def test_a_small_model_meets_the_requirements_of_the_quick_tier(target: EvalTarget):
+    assert doctor.resolve_families(target, "quick") == (("core", "sparse_probing_sae_probes"), {})
+    assert unmet(target, "forgetting") == []
+    assert len(target.tokenizer()) == 512
 
 
 @pytest.mark.parametrize(
-    ("hook", "said"),
+    ("hook", "message"),
     [
         ("blocks.2.hook_resid_post", "the model has no hook blocks.2.hook_resid_post: its layers are 0 to 1"),
-        ("blocks.0.attn.hook_pattern", "blocks.0.attn.hook_pattern has no per-token activation vector: use one like blocks.1."),
+        (
+            "blocks.0.attn.hook_pattern",
+            "hook blocks.0.attn.hook_pattern has no per-token activation vector: use one like ",
+        ),
     ],
 )
-def test_a_hook_that_is_not_there(here: EvalTarget, hook: str, said: str):
-    (found,) = lacks(replace(here, hook_name=hook))
-    assert found.startswith(said)
+def test_a_hook_that_does_not_fit_is_reported(target: EvalTarget, hook: str, message: str):
+    (line,) = unmet(replace(target, hook_name=hook))
+    assert line.startswith(message)
 
 
-def test_a_world_has_no_text(here: EvalTarget):
-    world = replace(here, world=True, hook_name="activations")
+def test_a_world_runs_the_families_that_need_no_text(target: EvalTarget):
+    world = replace(target, world=True, hook_name="activations")
     everything = ("core", "meta_structure", "synthetic")  # sparsity and reconstruction are measured there too
     assert doctor.resolve_families(world, "full") == (everything, {})
     assert doctor.resolve_families(world, "standard") == (("core", "synthetic"), {})
     for name in ("sparse_probing_sae_probes", "forgetting", "absorption"):
-        said = f"{name} cannot run: a synthetic world has no text and no language model: use --evals synthetic"
-        with pytest.raises(UserError, match=said):
+        message = f"{name} cannot run: a synthetic world has no text and no language model: use --evals synthetic"
+        with pytest.raises(UserError, match=message):
             doctor.resolve_families(world, f"core,{name}")
     with pytest.raises(UserError, match="the true features of a language model are not known"):
-        doctor.resolve_families(here, "synthetic")
+        doctor.resolve_families(target, "synthetic")
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="a file system without room, on Linux alone")
-def test_a_full_disk(here: EvalTarget):
-    (found,) = lacks(replace(here, folder=Path("/proc/sae-agent/evaluation")))
-    assert found.startswith("50 MB are needed and 0 MB are free in ")
-    assert found.endswith("free some space or point SAE_AGENT_CACHE at another disk")
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc, a file system without room")
+def test_a_full_disk_is_reported(target: EvalTarget):
+    (line,) = unmet(replace(target, folder=Path("/proc/sae-agent/evaluation")))
+    assert line.startswith("50 MB are needed and 0 MB are free in ")
+    assert line.endswith("free some space or point SAE_AGENT_CACHE at another disk")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
-def test_a_dataset_that_is_not_as_it_was_packaged(tmp_path: Path, damage: str):
+def test_a_damaged_dataset_is_reported_with_the_remedy(tmp_path: Path, damage: str):
     package = text.data_dir().parent.parent
     copied = tmp_path / package.name
     shutil.copytree(
@@ -80,43 +83,53 @@ def test_a_dataset_that_is_not_as_it_was_packaged(tmp_path: Path, damage: str):
     assert f"{dataset} differs from its packaged checksum: pip install --force-reinstall sae-probes" in ended.stderr
 
 
-def test_a_hub_model_that_is_not_here():
-    (found,) = lacks(doctor.eval_target("gpt2", HOOK))
-    assert found.startswith("gpt2 is not stored on this machine and the hub cannot be reached")
+def test_a_hub_model_that_cannot_be_reached_is_reported():
+    (line,) = unmet(doctor.eval_target("gpt2", HOOK))
+    assert line.startswith("gpt2 is not stored on this machine and the hub cannot be reached")
 
 
-def test_of_a_tier_what_cannot_run_is_left_out_and_what_is_named_is_refused(here: EvalTarget):
-    evals, left_out = doctor.resolve_families(here, "full", "core")
+def test_a_family_that_cannot_run_is_left_out_of_a_tier_and_refused_by_name(target: EvalTarget):
+    evals, left_out = doctor.resolve_families(target, "full", "core")
     assert evals[0] == "core"
     assert "forgetting" in evals
     assert left_out["ravel"]
     assert not set(evals) & set(left_out)
     with pytest.raises(UserError, match=r"^ravel cannot run: "):
-        doctor.resolve_families(here, "forgetting,ravel", "core")
+        doctor.resolve_families(target, "forgetting,ravel", "core")
     with pytest.raises(UserError, match=r"^ravel cannot run: "):
-        doctor.resolve_families(here, "quick", "ravel")
-    beyond = replace(here, hook_name="blocks.2.hook_resid_post")
+        doctor.resolve_families(target, "quick", "ravel")
+    beyond = replace(target, hook_name="blocks.2.hook_resid_post")
     with pytest.raises(UserError, match=r"^core, forgetting cannot run: the model has no hook"):
         doctor.resolve_families(beyond, "forgetting", "core")
 
 
-def test_before_a_harvest_it_is_said_what_cannot_run(small_model: Path, harvest: Any, tmp_path: Path):  # noqa: ARG001
-    found = tmp_path / "found.json"
-    command = ("-P", "-m", "agent.lab.prepare", "--model", small_model, "--tokens", str(TOKENS), "--fingerprint", found)
+def test_families_that_cannot_run_are_reported_before_the_harvest(small_model: Path, harvest: Any, tmp_path: Path):  # noqa: ARG001
+    report = tmp_path / "found.json"
+    command = (
+        "-P",
+        "-m",
+        "agent.lab.prepare",
+        "--model",
+        small_model,
+        "--tokens",
+        str(TOKENS),
+        "--fingerprint",
+        report,
+    )
     ended = run(*command, "--hook_name", HOOK, "--evals", "full")
     assert ended.returncode == 0, ended.stderr
-    told = json.loads(found.read_text())
-    assert told["left_out"]["ravel"]
-    assert "synthetic" not in told["left_out"]  # it suits no language model, and nobody asked for it by name
-    for name, why in told["left_out"].items():
-        assert f"left out of full: {name}: {why}\n" in ended.stdout
+    left_out = json.loads(report.read_text())["left_out"]
+    assert left_out["ravel"]
+    assert "synthetic" not in left_out  # it does not suit a language model, and the tier only offers it
+    for name, reason in left_out.items():
+        assert f"left out of full: {name}: {reason}\n" in ended.stdout
     assert ended.stdout.index("left out") < ended.stdout.index("activations:")
     refused = run(*command, "--hook_name", "blocks.0.hook_resid_post", "--evals", "ravel")
     assert refused.returncode == 2
     assert one_line(refused.stderr).startswith("error: ravel cannot run: ")
 
 
-def test_agent_doctor_prints_a_table_and_exits_by_it(cache_dir: Path):  # noqa: ARG001
+def test_agent_doctor_prints_a_table_and_exits_1_if_a_family_cannot_run(cache_dir: Path):  # noqa: ARG001
     sound = run("-m", "agent", "doctor", "--evals", "sparse_probing_sae_probes,forgetting")
     assert sound.returncode == 0, sound.stderr
     rows = [line.split()[:2] for line in sound.stdout.splitlines()]
@@ -124,7 +137,7 @@ def test_agent_doctor_prints_a_table_and_exits_by_it(cache_dir: Path):  # noqa: 
         assert [name, "yes"] in rows
     assert "text: 155 datasets, whole" in sound.stdout
     world = run("-m", "agent", "doctor", "--model", "synth2k")
-    assert world.returncode == 0, world.stderr  # what has no meaning on a world is no lack
+    assert world.returncode == 0, world.stderr  # a family that does not suit a world is no failure
     rows = [line.split()[:2] for line in world.stdout.splitlines()]
     assert [row[0] for row in rows if row[1:] == ["yes"]] == ["core", "meta_structure", "synthetic"]
     assert (

@@ -1,4 +1,4 @@
-"""What an idea's analysis may ask of the evaluator: parts of an SAE, ablations, gradients."""
+"""The interface of an idea's analysis.py: parts of an SAE, ablations, gradients, kept data."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def windows(evaluator: Evaluator) -> ablation.Windows:
     return ablation.read_windows(evaluator.model, HOOK, evaluator.held_out("dev").ids[:6])
 
 
-def test_a_part_of_an_sae_holds_its_latents_and_no_others(evaluator: Evaluator, sae: BenchSAE):
+def test_a_part_of_an_sae_has_its_latents_and_no_others(evaluator: Evaluator, sae: BenchSAE):
     x = evaluator.held_out("dev").activations[:100]
     lower, upper = PartSAE(sae, 0, 48), PartSAE(sae, 48, D_SAE)
     assert (lower.cfg.d_sae, upper.cfg.d_sae, sae.cfg.d_sae) == (48, D_SAE - 48, D_SAE)
@@ -32,7 +32,7 @@ def test_a_part_of_an_sae_holds_its_latents_and_no_others(evaluator: Evaluator, 
     torch.testing.assert_close(lower(x) + upper(x) - sae.b_dec, sae(x))
 
 
-def test_ablating_is_what_the_whole_model_does_without_the_latents(
+def test_ablation_equals_the_whole_model_run_without_the_latents(
     evaluator: Evaluator, sae: BenchSAE, windows: ablation.Windows
 ):
     model, latents = evaluator.model, [3, 5, 8, 13, 21]
@@ -40,17 +40,19 @@ def test_ablating_is_what_the_whole_model_does_without_the_latents(
     def without(x: torch.Tensor, hook: object) -> torch.Tensor:  # noqa: ARG001
         return x - sae.encode(x)[..., latents] @ sae.W_dec[latents]
 
-    here = activations.ordinary_mask(model, windows.ids)[:, :-1]
-    own = model(windows.ids).log_softmax(-1)[:, :-1][here]
-    changed = model.run_with_hooks(windows.ids, fwd_hooks=[(HOOK, without)]).log_softmax(-1)[:, :-1][here]
-    answers = windows.ids[:, 1:][here][:, None]
+    mask = activations.ordinary_mask(model, windows.ids)[:, :-1]
+    before = model(windows.ids).log_softmax(-1)[:, :-1][mask]
+    changed = model.run_with_hooks(windows.ids, fwd_hooks=[(HOOK, without)]).log_softmax(-1)[:, :-1][mask]
+    next_ids = windows.ids[:, 1:][mask][:, None]
     effects = ablation.ablate(evaluator.model, HOOK, windows, sae, [latents])
-    assert effects.loss_added[0] == pytest.approx((own - changed).gather(1, answers).mean().item(), rel=1e-3)
-    assert effects.kl[0] == pytest.approx((own.exp() * (own - changed)).sum(1).mean().item(), rel=1e-3)
+    assert effects.loss_added[0] == pytest.approx((before - changed).gather(1, next_ids).mean().item(), rel=1e-3)
+    assert effects.kl[0] == pytest.approx((before.exp() * (before - changed)).sum(1).mean().item(), rel=1e-3)
     assert effects.kl[0] > 1e-4
 
 
-def test_ablations_are_compared_by_what_they_change(evaluator: Evaluator, sae: BenchSAE, windows: ablation.Windows):
+def test_ablations_are_compared_by_their_changes_of_the_predictions(
+    evaluator: Evaluator, sae: BenchSAE, windows: ablation.Windows
+):
     effects = ablation.ablate(evaluator.model, HOOK, windows, sae, [[3, 5], [5, 3], [], [8]])
     assert effects.cosine[0, 1].item() == pytest.approx(1)
     assert effects.loss_added[0] == pytest.approx(effects.loss_added[1], abs=1e-6)
@@ -59,16 +61,18 @@ def test_ablations_are_compared_by_what_they_change(evaluator: Evaluator, sae: B
     assert abs(effects.cosine[0, 3].item()) < 0.999
 
 
-def test_the_gradient_foretells_a_small_ablation(evaluator: Evaluator, sae: BenchSAE, windows: ablation.Windows):
+def test_the_gradient_predicts_the_effect_of_a_small_ablation(
+    evaluator: Evaluator, sae: BenchSAE, windows: ablation.Windows
+):
     rows, gradient = ablation.loss_gradient(evaluator.model, HOOK, windows)
     latents = sae.encode(rows)
-    foretold = -(latents * (gradient @ sae.W_dec.T)).sum(0)
-    chosen = foretold.abs().topk(8).indices.tolist()
+    predicted = -(latents * (gradient @ sae.W_dec.T)).sum(0)
+    chosen = predicted.abs().topk(8).indices.tolist()
     share = 1e-2
-    sae_of_little = replace_decoder(sae, share * sae.W_dec)
-    done = [ablation.ablate(evaluator.model, HOOK, windows, sae_of_little, [[i]]).loss_added[0] for i in chosen]
-    expected = share * foretold[chosen] / windows.count
-    torch.testing.assert_close(torch.tensor(done), expected, rtol=0.05, atol=2e-6)
+    small = replace_decoder(sae, share * sae.W_dec)
+    measured = [ablation.ablate(evaluator.model, HOOK, windows, small, [[i]]).loss_added[0] for i in chosen]
+    expected = share * predicted[chosen] / windows.count
+    torch.testing.assert_close(torch.tensor(measured), expected, rtol=0.05, atol=2e-6)
 
 
 def replace_decoder(sae: BenchSAE, W_dec: torch.Tensor) -> BenchSAE:
@@ -77,13 +81,13 @@ def replace_decoder(sae: BenchSAE, W_dec: torch.Tensor) -> BenchSAE:
     return part
 
 
-def test_parts_are_probed_one_after_the_other(evaluator: Evaluator, sae: BenchSAE, tmp_path: Path):
+def test_parts_of_an_sae_are_probed(evaluator: Evaluator, sae: BenchSAE, tmp_path: Path):
     exam = Examination(evaluator, sae, evaluator.held_out("dev"), tmp_path)  # type: ignore[arg-type]
-    found = [exam.probing_accuracy(exam.part(*of), f"part_{of[0]}") for of in ((0, 4), (4, D_SAE))]
-    assert 0.5 < found[0] < found[1] < 1
+    narrow, wide = (exam.probing_accuracy(exam.part(*part), f"part_{part[0]}") for part in ((0, 4), (4, D_SAE)))
+    assert 0.5 < narrow < wide < 1
 
 
-def test_what_a_measure_keeps_is_there_for_its_figures(tmp_path: Path):
+def test_data_that_an_analysis_keeps_can_be_read_for_its_plots(tmp_path: Path):
     folder = tmp_path / "eval/analysis"
     folder.mkdir(parents=True)
     results.keep(folder, "parts.json", {"rows": [1.0, float("nan")]})

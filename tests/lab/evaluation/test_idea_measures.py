@@ -166,7 +166,7 @@ def run_dir(harvest: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_run(tmp_path_factory.mktemp("analysed") / "run", Halved(harvest[1].d_in), harvest[1])
 
 
-def analysed(evaluator: Evaluator, run_dir: Path, path: Path, source: str | None = None) -> FinalInfo:
+def score_with_analysis(evaluator: Evaluator, run_dir: Path, path: Path, source: str | None = None) -> FinalInfo:
     if source is not None:
         path.write_text(source)
     return scoring.score(evaluator, Score(run_dir=run_dir, slice=True, analysis=path))
@@ -181,9 +181,9 @@ def measure(exam):
 """
 
 
-def test_figures_come_with_the_scores(evaluator: Evaluator, run_dir: Path, tmp_path: Path):
+def test_an_ideas_figures_are_in_the_results(evaluator: Evaluator, run_dir: Path, tmp_path: Path):
     figures = "{'tokens': len(exam.activations), 'scale': exam.activations.norm(dim=1).mean(), 'nothing': float('nan')}"
-    info = analysed(evaluator, run_dir, tmp_path / "analysis.py", DEFINES.replace("RETURN", figures))
+    info = score_with_analysis(evaluator, run_dir, tmp_path / "analysis.py", DEFINES.replace("RETURN", figures))
     held_out = evaluator.held_out("dev", 16)
     assert info.errors == {}
     assert info.analysis["tokens"] == len(held_out.activations)
@@ -193,7 +193,7 @@ def test_figures_come_with_the_scores(evaluator: Evaluator, run_dir: Path, tmp_p
 
 
 def test_an_sae_without_tiers_has_no_tier_figures(evaluator: Evaluator, run_dir: Path):
-    info = analysed(evaluator, run_dir, TIERED)
+    info = score_with_analysis(evaluator, run_dir, TIERED)
     assert (info.analysis, info.errors, info.verdict.name) == ({}, {}, "ok")
 
 
@@ -212,7 +212,7 @@ def test_an_sae_without_tiers_has_no_tier_figures(evaluator: Evaluator, run_dir:
 def test_an_analysis_that_fails_leaves_the_scores(
     evaluator: Evaluator, run_dir: Path, tmp_path: Path, source: str | None, message: str
 ):
-    info = analysed(evaluator, run_dir, tmp_path / "analysis.py", source)
+    info = score_with_analysis(evaluator, run_dir, tmp_path / "analysis.py", source)
     assert message in info.errors["analysis"]
     assert info.analysis == {}
     assert info.core

@@ -1,4 +1,4 @@
-"""Meta-structure: SAE-Bench's own figures, the same each time, of a decoder with rows of any length."""
+"""Meta-structure: SAE-Bench's own metrics, reproducible, for decoder rows of any length."""
 
 import json
 import random
@@ -21,7 +21,7 @@ def score(evaluator: Evaluator, sae: BenchSAE, out: Path) -> dict[str, float | N
     return meta_structure.score(evaluator, sae, out, "sae").metrics
 
 
-def test_the_figures_are_sae_benchs_own_whatever_the_lengths_of_rows(evaluator: Evaluator, tmp_path: Path):
+def test_the_metrics_equal_sae_benchs_whatever_the_lengths_of_decoder_rows(evaluator: Evaluator, tmp_path: Path):
     from sae_bench.evals.meta_structure import main
     from sae_bench.evals.meta_structure.eval_config import MetaStructureEvalConfig
 
@@ -34,11 +34,11 @@ def test_the_figures_are_sae_benchs_own_whatever_the_lengths_of_rows(evaluator: 
     theirs = json.loads((tmp_path / "theirs" / "sae_custom_sae_eval_results.json").read_text())
     figures = theirs["eval_result_metrics"]["meta_structure"]
     sae.W_dec = sae.W_dec * torch.linspace(0.1, 3, WIDTH)[:, None]
-    with torch.no_grad():  # as another evaluation may leave it
+    with torch.no_grad():  # another evaluation may have switched gradients off
         ours = score(evaluator, sae, tmp_path / "ours")
     assert ours == pytest.approx({name: figures[name] for name in ours}, abs=1e-4)
     assert 0.05 < ours["decoder_fraction_variance_explained"] < 0.95  # type: ignore[operator]
 
 
-def test_nothing_is_missing_anywhere(tmp_path: Path):
+def test_it_has_no_requirements(tmp_path: Path):
     assert meta_structure.unmet_requirements(EvalTarget("synth2k", HOOK, True, {}, lambda: None, tmp_path, {})) == []

@@ -1,4 +1,4 @@
-"""The evaluator: figures that are right, sick SAEs called what they are, and nothing shared that should not be."""
+"""The evaluator: correct figures, the right verdict for every broken SAE, and no result shared by two SAEs."""
 
 import json
 import math
@@ -45,12 +45,12 @@ def dev(evaluator: Evaluator) -> HeldOut:
     return evaluator.held_out("dev")
 
 
-def score(evaluator: Evaluator, run_dir: Path, **asked: Any) -> FinalInfo:
-    return scoring.score(evaluator, Score(run_dir=run_dir, **asked))
+def score(evaluator: Evaluator, run_dir: Path, **request: Any) -> FinalInfo:
+    return scoring.score(evaluator, Score(run_dir=run_dir, **request))
 
 
 class Eager(BenchSAE):
-    """The trained module itself, with no checkpoint between it and SAE-Bench."""
+    """The trained module itself, shown to SAE-Bench without a checkpoint."""
 
     def __init__(self, cfg: Any, sae: Any, scale: float) -> None:
         self.sae, self.scale = sae, scale
@@ -74,7 +74,7 @@ def trained(small_model: Path, harvest: Any, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def run_dirs(trained: Trained) -> dict[str, Path]:
-    """A sound SAE, one whose decoder rows are permuted, and sick ones."""
+    """Return runs with a sound SAE, one whose decoder rows are permuted, and broken ones."""
     sae = trained.sae
     poison = torch.full((D_SAE,), math.nan)
     mixed = torch.randperm(D_SAE, generator=torch.Generator().manual_seed(1))
@@ -92,7 +92,7 @@ def run_dirs(trained: Trained) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def scored(evaluator: Evaluator, run_dirs: dict[str, Path]) -> dict[str, FinalInfo]:
-    """All of them evaluated in one process, one after another."""
+    """Score all of them with one evaluator, one after another."""
     return {name: score(evaluator, run_dir) for name, run_dir in run_dirs.items()}
 
 
@@ -103,7 +103,7 @@ def eager(trained: Trained, evaluator: Evaluator) -> Iterator[Eager]:
 
 
 def sae_bench_core(sae: BenchSAE, evaluator: Evaluator, batch: int) -> dict[str, dict[str, float]]:
-    """SAE-Bench core as its own users call it, on the windows that the evaluator uses."""
+    """Run SAE-Bench core as its own users call it, on the evaluator's windows."""
     from sae_bench.evals.core import main
     from sae_bench.evals.core.eval_config import CoreEvalConfig
 
@@ -130,12 +130,12 @@ def sae_bench_core(sae: BenchSAE, evaluator: Evaluator, batch: int) -> dict[str,
 
 
 def figures(info: FinalInfo) -> Any:
-    """What core gave."""
+    """Return the core metrics."""
     assert info.core, info.errors
     return info.core
 
 
-# The figures are right
+# Correct figures
 
 
 def test_a_trained_sae_is_ok_and_above_the_random_floor(scored: dict[str, FinalInfo]):
@@ -182,11 +182,11 @@ def test_mse_is_a_mean_over_tokens_and_dimensions(eager: Eager, evaluator: Evalu
     assert figures(scored["sound"]).mse == pytest.approx(error, rel=1e-5)
 
 
-def test_mse_does_not_depend_on_the_batch_size_as_sae_benchs_does(eager: Eager, evaluator: Evaluator):
+def test_mse_does_not_depend_on_the_batch_size_unlike_sae_benchs(eager: Eager, evaluator: Evaluator):
     ours = [measure_usage(eager, dev(evaluator).activations, dev(evaluator).mean, batch) for batch in (100, 5000)]
     assert ours[0].squared_error == pytest.approx(ours[1].squared_error, rel=1e-6)
     theirs = [sae_bench_core(eager, evaluator, batch)["reconstruction_quality"]["mse"] for batch in (8, 16)]
-    assert theirs[0] > 1.5 * theirs[1]  # else SAE-Bench was mended, and our own figure need not stand beside it
+    assert theirs[0] > 1.5 * theirs[1]  # if not, SAE-Bench has fixed it, and our own mse is no longer needed
 
 
 def test_loss_added_is_what_the_sae_costs(scored: dict[str, FinalInfo]):
@@ -197,7 +197,7 @@ def test_loss_added_is_what_the_sae_costs(scored: dict[str, FinalInfo]):
 
 @torch.no_grad()
 def test_mean_ablation_is_the_loss_at_the_mean(evaluator: Evaluator, scored: dict[str, FinalInfo]):
-    """By another way: the model run by hand from the hook's layer on."""
+    """Compare with another way to compute it: the model run by hand from the hook's layer on."""
     ids = dev(evaluator).ids[: core.BATCH_WINDOWS * core.RECONSTRUCTION_BATCHES]
     ordinary = ~torch.isin(ids, torch.tensor(sorted(tokens.special_ids(evaluator.model))))
     hidden = activations.run_to_hook(evaluator.model, ids, HOOK)
@@ -209,7 +209,7 @@ def test_mean_ablation_is_the_loss_at_the_mean(evaluator: Evaluator, scored: dic
     )
 
 
-def test_probing_answers_for_every_dataset_beside_the_model_and_chance(scored: dict[str, FinalInfo]):
+def test_probing_scores_every_dataset_for_the_sae_the_model_and_a_random_sae(scored: dict[str, FinalInfo]):
     probed: Any = scored["sound"].probing
     assert [probe.dataset for probe in probed.datasets] == list(probing.DATASETS)
     for probe in probed.datasets:
@@ -218,7 +218,7 @@ def test_probing_answers_for_every_dataset_beside_the_model_and_chance(scored: d
     assert probed.llm_auc > 0.6
 
 
-# The same twice, and never another's
+# Reproducible, and never another SAE's
 
 
 def same(info: FinalInfo) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def test_a_floor_is_measured_once(evaluator: Evaluator):
     assert not [path for path in evaluator.folder.glob("floor-*") if path.is_dir()]
 
 
-# The sentinels: what is known of them comes out
+# The sentinels score what they must
 
 
 def test_a_permuted_decoder_explains_less_than_nothing_with_the_same_latents(scored: dict[str, FinalInfo]):
@@ -273,7 +273,7 @@ def test_a_permuted_decoder_explains_less_than_nothing_with_the_same_latents(sco
 
 
 class Undecoded(CheckpointSAE):
-    """Its reconstruction is what it was given: scored so, a decoder cannot be bad."""
+    """An SAE that returns its input as the reconstruction, so that a bad decoder goes unnoticed."""
 
     def encode(self, x: Tensor) -> Tensor:
         self.given = x.float()
@@ -284,29 +284,29 @@ class Undecoded(CheckpointSAE):
 
 
 class ForgetfulIdentity(sentinels.IdentitySAE):
-    """Loses a little on the way."""
+    """An identity that loses a little."""
 
     def decode(self, latents: Tensor) -> Tensor:
         return super().decode(latents * 0.95)
 
 
 class Leaky(RandomSAE):
-    """Keeps one latent more than it says."""
+    """A random SAE that keeps one latent more than it claims."""
 
     def encode(self, x: Tensor) -> Tensor:
         return RandomSAE(self.cfg, self.k + 1, self.b_dec).encode(x)
 
 
-def broken(evaluator: Evaluator, tried: sentinels.SentinelSAEs, out: Path) -> set[tuple[str, str]]:
-    found = sentinels.check_expectations(evaluator, tried, out).expectations
-    return {(each.sentinel, each.metric) for each in found if not each.held}
+def failures(evaluator: Evaluator, saes: sentinels.SentinelSAEs, out: Path) -> set[tuple[str, str]]:
+    expectations = sentinels.check_expectations(evaluator, saes, out).expectations
+    return {(expectation.sentinel, expectation.metric) for expectation in expectations if not expectation.held}
 
 
-def test_the_sentinels_hold_until_the_evaluation_is_broken(
+def test_the_sentinels_hold_unless_the_evaluation_is_broken(
     evaluator: Evaluator, run_dirs: dict[str, Path], tmp_path: Path
 ):
     sound = sentinels.build_sentinels(evaluator, run_dirs["sound"])
-    assert broken(evaluator, sound, tmp_path / "sound") == set()
+    assert failures(evaluator, sound, tmp_path / "sound") == set()
     first, second = sound.trained, sound.permuted
     assert isinstance(first, CheckpointSAE)
     assert isinstance(second, CheckpointSAE)
@@ -317,7 +317,7 @@ def test_the_sentinels_hold_until_the_evaluation_is_broken(
         identity=ForgetfulIdentity(sound.identity.cfg, sound.identity.b_dec),
         random=Leaky(sound.random.cfg, sound.random.k, sound.random.b_dec),
     )
-    assert broken(evaluator, wrong, tmp_path / "wrong") == {
+    assert failures(evaluator, wrong, tmp_path / "wrong") == {
         ("permuted decoder", "explained_variance_centered"),
         ("permuted decoder", "ce_loss_score"),
         ("identity", "explained_variance_centered"),
@@ -331,7 +331,7 @@ def test_probing_another_encoder_breaks_a_sentinel(evaluator: Evaluator, run_dir
     sound = sentinels.build_sentinels(evaluator, run_dirs["sound"])
     other = sentinels.build_sentinels(evaluator, run_dirs["sparser"])
     wrong = replace(sound, permuted=other.permuted)
-    assert broken(evaluator, wrong, tmp_path) == {("permuted decoder", "probing_auc_5")}
+    assert failures(evaluator, wrong, tmp_path) == {("permuted decoder", "probing_auc_5")}
 
 
 def test_dev_and_test_share_no_window(evaluator: Evaluator):
@@ -347,7 +347,7 @@ def test_a_random_sae_keeps_k_latents(evaluator: Evaluator):
     assert usage.explained_variance_centered < 0.6
 
 
-# Sick SAEs
+# Broken SAEs
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,9 @@ def test_a_random_sae_keeps_k_latents(evaluator: Evaluator):
         ("unmoved", "zero_steps", "no parameter moved"),
     ],
 )
-def test_a_sick_sae_is_called_what_it_is(scored: dict[str, FinalInfo], name: str, verdict: str, evidence: str):
+def test_a_broken_sae_gets_the_verdict_that_names_its_fault(
+    scored: dict[str, FinalInfo], name: str, verdict: str, evidence: str
+):
     assert scored[name].verdict.name == verdict
     assert evidence in scored[name].verdict.evidence
 
@@ -369,11 +371,11 @@ def test_a_sick_sae_is_called_what_it_is(scored: dict[str, FinalInfo], name: str
 def test_a_dead_sae_explains_nothing(scored: dict[str, FinalInfo]):
     info = scored["dead"]
     assert info.latents
-    assert figures(info).explained_variance_centered == pytest.approx(0, abs=0.02)  # SAE-Bench's own figure says more
+    assert figures(info).explained_variance_centered == pytest.approx(0, abs=0.02)  # SAE-Bench's own figure is higher
     assert (figures(info).l0, info.latents.alive_fraction) == (0, 0)
 
 
-def test_what_is_not_finite_is_null_and_listed(scored: dict[str, FinalInfo], run_dirs: dict[str, Path]):
+def test_a_figure_that_is_not_finite_is_null_and_listed(scored: dict[str, FinalInfo], run_dirs: dict[str, Path]):
     for name in ("nan decoder", "nan encoder"):
         info = scored[name]
         results.write(run_dirs[name], info)
@@ -383,10 +385,10 @@ def test_what_is_not_finite_is_null_and_listed(scored: dict[str, FinalInfo], run
     assert "core.explained_variance_centered" in scored["nan decoder"].non_finite
 
 
-# What cannot be evaluated
+# SAEs that cannot be evaluated
 
 
-def test_a_bad_checkpoint_is_a_result_and_not_a_crash(run_dirs: dict[str, Path], tmp_path: Path):
+def test_a_bad_checkpoint_gives_a_result_and_no_crash(run_dirs: dict[str, Path], tmp_path: Path):
     missing, forged, other = tmp_path / "missing", tmp_path / "forged", tmp_path / "other version"
     missing.mkdir()
     for bad in (forged, other):
@@ -404,7 +406,7 @@ def test_a_bad_checkpoint_is_a_result_and_not_a_crash(run_dirs: dict[str, Path],
 
 
 @pytest.mark.parametrize("damage", ["truncated", "another width", "mixing rows"])
-def test_a_checkpoint_that_fails_a_check_is_bad(
+def test_a_checkpoint_that_fails_a_check_is_a_bad_checkpoint(
     evaluator: Evaluator, trained: Trained, run_dirs: dict[str, Path], tmp_path: Path, damage: str
 ):
     bad = tmp_path / "run"
@@ -426,41 +428,41 @@ def test_a_checkpoint_that_fails_a_check_is_bad(
     assert "\n" not in info.verdict.evidence
 
 
-def test_a_directory_that_is_no_run_is_one_line(tmp_path: Path):
+def test_a_path_that_is_not_a_run_is_refused_in_one_line(tmp_path: Path):
     ended = run("-P", "-m", "agent.lab.evaluation", tmp_path / "none")
     assert ended.returncode == 2
     assert "is not a run directory" in one_line(ended.stderr)
 
 
-def test_a_probing_answer_without_a_dataset_is_an_error_with_the_reason(
+def test_probing_a_dataset_without_activations_is_an_error_that_names_it(
     evaluator: Evaluator, eager: Eager, tmp_path: Path
 ):
-    asked = (probing.DATASETS[0], "999_no_such_dataset")
+    datasets = (probing.DATASETS[0], "999_no_such_dataset")
     with pytest.raises(EvaluationError, match="activations on 999_no_such_dataset are not in"):
-        probing.run_probing(eager, evaluator.probes, tmp_path, "sae", asked)
+        probing.run_probing(eager, evaluator.probes, tmp_path, "sae", datasets)
 
 
-def test_a_probing_answer_that_lacks_a_dataset_is_an_error(evaluator: Evaluator, eager: Eager, tmp_path: Path):
-    """What SAE-Bench gives where it finds another SAE's result for half of what was asked."""
+def test_probing_results_without_a_dataset_are_an_error(evaluator: Evaluator, eager: Eager, tmp_path: Path):
+    """SAE-Bench returns such a result if it finds another SAE's file for some of the datasets."""
     left_over = tmp_path / "sae_custom_sae_eval_results.json"
     left_over.write_text("{}")
     with pytest.raises(EvaluationError, match="answered for 0 of 1 datasets"):
         probing.run_probing(eager, evaluator.probes, tmp_path, "sae", (probing.DATASETS[0],))
 
 
-def test_where_a_family_fails_its_row_says_why_and_the_others_go_on(evaluator: Evaluator, trained: Trained):
+def test_a_family_that_fails_leaves_its_reason_and_the_others_go_on(evaluator: Evaluator, trained: Trained):
     run_dir = trained.save("asked too much")
     info = score(evaluator, run_dir, evals=("core", "ravel", "meta_structure"))
     assert info.verdict.ok
-    (why,) = info.errors.values()
-    assert why.startswith("EvaluationError: SAE-Bench supports gemma-2-2b and pythia-160m-deduped, not ")
+    (reason,) = info.errors.values()
+    assert reason.startswith("EvaluationError: SAE-Bench supports gemma-2-2b and pythia-160m-deduped, not ")
     assert info.families == {"core", "meta_structure"}
     assert not (run_dir / "eval/ravel").exists()
     assert list((run_dir / "eval/meta_structure").glob("*.json"))
 
 
-def test_a_preparation_that_was_killed_is_made_again(evaluator: Evaluator, tmp_path: Path):
-    """Half a file of sae_probes' would be taken for whole, or never be read again."""
+def test_a_preparation_that_was_killed_starts_again(evaluator: Evaluator, tmp_path: Path):
+    """sae_probes would take half a file of its own for a whole one, or fail on it for ever."""
     dataset = (probing.DATASETS[0],)
 
     def prepare() -> probing.ModelProbes:

@@ -1,4 +1,4 @@
-"""The evaluator as the driver uses it: one process, a request a line, each answered by a file."""
+"""The evaluator as the driver uses it: one process, one request a line, one result file a request."""
 
 import json
 import signal
@@ -18,22 +18,22 @@ SERVE = ("-P", "-m", "agent.lab.evaluation", "--serve")
 
 
 class Server:
-    """An evaluator waiting for requests."""
+    """An evaluator process that waits for requests."""
 
     def __init__(self) -> None:
         self.process: Any = start(*SERVE, stdin=subprocess.PIPE)
 
     def ask(self, run_dir: Path, out: str, **request: Any) -> Path:
-        """The file that answers the request."""
+        """Send a request and return its result file."""
         line = {"task": "score", "run_dir": str(run_dir), "out": out} | request
         self.process.stdin.write(json.dumps(line) + "\n")
         self.process.stdin.flush()
-        answer, limit = run_dir / out, time.monotonic() + 200
-        while not answer.exists():
+        result, limit = run_dir / out, time.monotonic() + 200
+        while not result.exists():
             assert self.process.poll() is None, self.process.stderr.read()
             assert time.monotonic() < limit
             time.sleep(0.02)
-        return answer
+        return result
 
     def score(self, run_dir: Path, out: str = "final_info.json", **request: Any) -> FinalInfo:
         return results.read(run_dir, self.ask(run_dir, out, **request).name)
@@ -41,7 +41,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def runs(small_model: Path, harvest: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The baseline trained, hardly trained, dead, without a finite decoder, unmoved, and not there at all."""
+    """Return runs with a sound SAE, a hardly trained one, sick ones, and without a checkpoint."""
     directory = tmp_path_factory.mktemp("served")
     module, manifest = load(experiment(directory, small_model)), harvest[1]
     data = activations.stream(str(small_model), HOOK, tokens=TOKENS, batch=module.BATCH, seed=0)
@@ -73,14 +73,14 @@ def figures(info: FinalInfo) -> dict[str, Any]:
     return info.model_dump(exclude={"evaluation_seconds"})
 
 
-def test_two_requests_about_one_checkpoint_get_the_same_figures(server: Server, runs: dict[str, Path]):
+def test_the_same_checkpoint_gets_the_same_figures_twice(server: Server, runs: dict[str, Path]):
     first, second = server.score(runs["sound"]), server.score(runs["again"])
     assert first.verdict.ok, first
     assert first.probing
     assert figures(first) == figures(second)
 
 
-def test_on_the_test_text_the_scores_are_others_and_say_so(server: Server, runs: dict[str, Path]):
+def test_scores_on_the_test_text_differ_and_are_marked(server: Server, runs: dict[str, Path]):
     dev = server.score(runs["sound"], "dev_info.json", evals=("core",))
     kept = sorted(path.name for path in (runs["sound"] / "eval").iterdir())
     test = server.score(runs["sound"], "test_info.json", split="test", evals=("core",))
@@ -109,7 +109,7 @@ def test_on_the_test_text_the_scores_are_others_and_say_so(server: Server, runs:
         ("missing", "bad_checkpoint", "checkpoint"),
     ],
 )
-def test_a_slice_tells_what_works_from_what_is_broken(
+def test_the_smoke_test_tells_working_saes_from_broken_ones(
     server: Server, runs: dict[str, Path], name: str, verdict: str, evidence: str
 ):
     info = server.score(runs[name], "slice.json", slice=True)
@@ -119,12 +119,16 @@ def test_a_slice_tells_what_works_from_what_is_broken(
 
 
 def test_the_sentinels_hold(server: Server, runs: dict[str, Path]):
-    tried = Sentinels.model_validate_json(server.ask(runs["sound"], "sentinels.json", task="sentinels").read_text())
-    assert {each.sentinel for each in tried.expectations} == {"permuted decoder", "identity", "random"}
-    assert not [each for each in tried.expectations if not each.held]
+    sentinels = Sentinels.model_validate_json(server.ask(runs["sound"], "sentinels.json", task="sentinels").read_text())
+    assert {expectation.sentinel for expectation in sentinels.expectations} == {
+        "permuted decoder",
+        "identity",
+        "random",
+    }
+    assert not [expectation for expectation in sentinels.expectations if not expectation.held]
 
 
-def test_a_planted_link_in_the_place_of_sae_benchs_files_is_not_followed(
+def test_a_link_planted_in_place_of_the_evaluation_folder_is_not_followed(
     server: Server, runs: dict[str, Path], tmp_path: Path
 ):
     (tmp_path / "mine").touch()
@@ -136,7 +140,7 @@ def test_a_planted_link_in_the_place_of_sae_benchs_files_is_not_followed(
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("score run_0", "not a request: score run_0"),
         ('{"task": "praise", "run_dir": "/"}', "'praise'"),
@@ -145,30 +149,30 @@ def test_a_planted_link_in_the_place_of_sae_benchs_files_is_not_followed(
         ('{"task": "score", "run_dir": "/no/such/run"}', "/no/such/run is not a run directory"),
     ],
 )
-def test_a_request_that_is_none_ends_it_with_one_line(line: str, said: str):
+def test_an_invalid_request_ends_the_evaluator_with_one_line(line: str, message: str):
     process = start(*SERVE, stdin=subprocess.PIPE)
     _, err = process.communicate(line + "\n", timeout=60)
     assert process.returncode == 2
-    assert said in one_line(err)
+    assert message in one_line(err)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
-def test_a_signal_ends_it(number: signal.Signals, code: int, runs: dict[str, Path]):
+def test_a_signal_ends_the_evaluator(number: signal.Signals, code: int, runs: dict[str, Path]):
     server = Server()
-    server.score(runs["missing"], f"{number.name}.json")  # it listens
+    server.score(runs["missing"], f"{number.name}.json")  # it is running
     server.process.send_signal(number)
     assert server.process.wait(timeout=60) == code
     assert "Traceback" not in server.process.stderr.read()
 
 
-def test_run_directories_and_requests_do_not_mix(tmp_path: Path):
+def test_run_directories_and_serve_exclude_each_other(tmp_path: Path):
     for arguments in ([], ["--serve", str(tmp_path)]):
         ended = run("-P", "-m", "agent.lab.evaluation", *arguments)
         assert ended.returncode == 2
         assert "give run directories, or --serve and none" in ended.stderr
 
 
-def test_by_hand_what_cannot_run_is_refused_before_anything_is_scored(runs: dict[str, Path]):
+def test_a_named_family_that_cannot_run_is_refused_before_anything_is_scored(runs: dict[str, Path]):
     before = sorted(runs["again"].rglob("*"))
     ended = run("-P", "-m", "agent.lab.evaluation", runs["again"], "--evals", "core,ravel")
     assert ended.returncode == 2
