@@ -1,14 +1,14 @@
-"""How much time the evaluator saves on SAE-Bench's own entry points, and that it gives the same figures.
+"""Compare the evaluator with SAE-Bench's own entry points: the time of both, and that the figures are the same.
 
     python benchmarks/evaluation.py [RUN_DIR RUN_DIR] [--evals standard]
 
 Scores two SAEs on tiny-lm (of the runs given, or two baselines trained here) by SAE-Bench's own entry points and by
-ours, in this process and on the same data, the first SAE apart from the second: the first also makes what depends on
-the model alone. SAE-Bench keeps its artefacts between the two, as its users would, and loads the model at every call,
-as it does. Both sides have one thread for their small fits. Nothing else should run beside it.
+ours, in this process and on the same data. The first SAE is timed apart from the second, because its time includes what
+depends on the model alone. SAE-Bench keeps its artefacts between the two, as its users would, and loads the model at
+every call, as it always does. Both sides fit with one thread. Run nothing else at the same time.
 
-The largest difference is over all metrics of the second SAE: those of the first hang, in SAE-Bench, on random numbers
-that making its artefacts has used up. It is called for one dataset at a time on the first SAE for the same reason.
+The largest difference is over all metrics of the second SAE: with the first, SAE-Bench's random state depends on the
+artefacts that it makes. For the same reason it is called for one dataset at a time on the first SAE.
 """
 
 import argparse
@@ -44,8 +44,8 @@ LEVELS = (16, 24)  # K of the two baselines
 Figures = dict[str, float | None]
 
 
-class Loads:
-    """In the place of HookedTransformer in an evaluation: loads tiny-lm, whose name it does not know."""
+class TinyLmLoader:
+    """A stand-in for HookedTransformer, which does not know tiny-lm by name: it loads tiny-lm."""
 
     @staticmethod
     def from_pretrained_no_processing(*_: object, **__: object) -> Any:
@@ -53,22 +53,22 @@ class Loads:
 
 
 @dataclass
-class Stock:
-    """SAE-Bench as its users call it; what it keeps between two SAEs is under `folder`."""
+class SaeBench:
+    """SAE-Bench as its users call it. Its artefacts are kept in `folder`."""
 
-    evaluator: Evaluator  # of ours, for its windows of text alone
+    evaluator: Evaluator  # ours, for its windows of text alone
     folder: Path
 
     def core(self, sae: BenchSAE, name: str, first: bool) -> Figures:  # noqa: ARG002
-        """On our windows: its own ActivationsStore would cut others from a text."""
+        """Run core on our windows; SAE-Bench's own ActivationsStore would cut different ones."""
         from sae_bench.evals.core import main
 
         model, ids = models.load(MODEL), self.evaluator.held_out("dev").ids
         config = core.settings(sae.cfg.model_name, ids)
         special: Any = tokens.special_ids(model)
         metrics, features = main.run_evals(sae, TokenStore(ids), model, config, {}, ignore_tokens=special)  # type: ignore[arg-type]
-        found = {**metrics, "misc_metrics": main.calculate_misc_metrics(features)}
-        return {key: value for group in found.values() for key, value in group.items()}
+        groups = {**metrics, "misc_metrics": main.calculate_misc_metrics(features)}
+        return {key: value for group in groups.values() for key, value in group.items()}
 
     def sparse_probing_sae_probes(self, sae: BenchSAE, name: str, first: bool) -> Figures:
         from sae_bench.evals.sparse_probing_sae_probes import main
@@ -84,7 +84,7 @@ class Stock:
             results_path=str(self.folder / "sae_probes"),
             model_cache_path=str(self.folder / "activations"),
         )
-        if first:  # its own call asks for 1,024 tokens, whatever the model was made for
+        if first:  # SAE-Bench asks for 1,024 tokens, whatever the model's context is
             model = models.load(MODEL)
             ensure_dataset_activations(
                 slug,
@@ -122,28 +122,28 @@ class Stock:
         return self._on_prompts(main, config, sae, name, first)
 
     def _on_prompts(self, main: ModuleType, config: Any, sae: BenchSAE, name: str, first: bool) -> Figures:
-        found: Figures = {}
-        each = [replace(config, dataset_names=[one]) for one in config.dataset_names] if first else [config]
+        figures: Figures = {}
+        parts = [replace(config, dataset_names=[dataset]) for dataset in config.dataset_names] if first else [config]
         with labelled_datasets.datasets_installed():
-            for part in each:
-                found = self._run(main, part, sae, name, artifacts_path=str(self.folder / "artefacts"))
-        return found
+            for part in parts:
+                figures = self._run(main, part, sae, name, artifacts_path=str(self.folder / "artefacts"))
+        return figures
 
     def _run(self, main: ModuleType, config: Any, sae: BenchSAE, name: str, **more: Any) -> Figures:
         with tempfile.TemporaryDirectory(dir=self.folder) as out, ExitStack() as stack:
-            loads = {"HookedTransformer": Loads} if hasattr(main, "HookedTransformer") else {}
+            loads = {"HookedTransformer": TinyLmLoader} if hasattr(main, "HookedTransformer") else {}
             stack.enter_context(patching.isolated_sae_bench(main, Path(out), 42, **loads))
             main.run_eval(config, [(name, sae)], str(sae.device), out, **more)
-            return written(Path(out), name)
+            return read_figures(Path(out), name)
 
 
-def written(out: Path, name: str) -> Figures:
-    """The metrics of the JSON that SAE-Bench left somewhere under a folder."""
+def read_figures(out: Path, name: str) -> Figures:
+    """Return the metrics of the JSON file that SAE-Bench wrote somewhere under a folder."""
     (path,) = out.rglob(f"{name}_custom_sae_eval_results.json")
     return patching.metrics(json.loads(path.read_text()))
 
 
-def ours(evaluator: Evaluator, family: str, sae: BenchSAE, name: str, out: Path) -> Figures:
+def score_ours(evaluator: Evaluator, family: str, sae: BenchSAE, name: str, out: Path) -> Figures:
     out.mkdir()
     if family == "core":
         evaluator.score_core(sae, evaluator.held_out("dev"), out, name)
@@ -151,59 +151,61 @@ def ours(evaluator: Evaluator, family: str, sae: BenchSAE, name: str, out: Path)
         evaluator.probe(sae, out, name)
     else:
         families.load(family).score(evaluator, sae, out, name)
-    return written(out, name)
+    return read_figures(out, name)
 
 
 @dataclass
 class Row:
     family: str
-    why: str = ""  # there is nothing to compare
-    stock: list[float] = field(default_factory=list)  # seconds: the first SAE, the second
+    reason: str = ""  # why there is nothing to compare
+    sae_bench: list[float] = field(default_factory=list)  # seconds: the first SAE, the second
     ours: list[float] = field(default_factory=list)
     difference: float = 0.0
-    metric: str = ""  # that differs most
+    metric: str = ""  # the one that differs most
 
     def show(self) -> str:
-        if self.why:
-            return f"| {self.family} | {self.why} ||||||"
-        seconds = [*self.stock, *self.ours, self.stock[1] / self.ours[1]]
-        figures = " | ".join(f"{each:.1f}" for each in seconds)
+        if self.reason:
+            return f"| {self.family} | {self.reason} ||||||"
+        numbers = [*self.sae_bench, *self.ours, self.sae_bench[1] / self.ours[1]]
+        figures = " | ".join(f"{number:.1f}" for number in numbers)
         return f"| {self.family} | {figures} | {self.difference:.1e} ({self.metric}) |"
 
 
-def timed(work: Callable[[], Figures]) -> tuple[float, Figures]:
+def time_call(work: Callable[[], Figures]) -> tuple[float, Figures]:
     started = time.monotonic()
-    found = work()
-    return time.monotonic() - started, found
+    figures = work()
+    return time.monotonic() - started, figures
 
 
-def compare(family: str, evaluator: Evaluator, theirs: Stock, saes: dict[str, BenchSAE], scratch: Path) -> Row:
-    """Both sides on the first SAE, then on the second."""
+def compare(family: str, evaluator: Evaluator, theirs: SaeBench, saes: dict[str, BenchSAE], scratch: Path) -> Row:
+    """Run both sides on the first SAE, then on the second."""
     row = Row(family)
     for index, (name, sae) in enumerate(saes.items()):
         notify(f"{family}, SAE {index + 1}: SAE-Bench, then ours")
-        seconds, expected = timed(lambda sae=sae, name=name, first=not index: getattr(theirs, family)(sae, name, first))
-        row.stock.append(seconds)
-        seconds, found = timed(
-            lambda sae=sae, name=name: ours(evaluator, family, sae, name, scratch / f"{family}-{name}")
+        seconds, expected = time_call(
+            lambda sae=sae, name=name, first=not index: getattr(theirs, family)(sae, name, first)
+        )
+        row.sae_bench.append(seconds)
+        seconds, figures = time_call(
+            lambda sae=sae, name=name: score_ours(evaluator, family, sae, name, scratch / f"{family}-{name}")
         )
         row.ours.append(seconds)
-        # Times are no metrics, and what has no value is -1 in core's JSON.
-        shared = [key for key in expected if key in found and not key.endswith("seconds")]
-        gaps = {key: abs((expected[key] or 0) - (found[key] or 0)) for key in shared}
-        row.metric = max(gaps, key=lambda key: gaps[key])
-        row.difference = gaps[row.metric]
+        # Times are not compared; core's JSON has -1 where there is no value.
+        shared = [key for key in expected if key in figures and not key.endswith("seconds")]
+        differences = {key: abs((expected[key] or 0) - (figures[key] or 0)) for key in shared}
+        row.metric = max(differences, key=lambda key: differences[key])
+        row.difference = differences[row.metric]
     notify(row.show())
     return row
 
 
-def trained(out: Path) -> list[Path]:
-    """Two baselines of other K."""
+def train_baselines(out: Path) -> list[Path]:
+    """Train two baselines with different K."""
     run_dirs = []
     for k in LEVELS:
         script, run_dir = out / f"k{k}.py", out / f"k{k}"
-        source, found = re.subn(r"(?m)^K = 16\b", f"K = {k}", ideas.render_baseline(Fixed()))
-        assert found == 1
+        source, count = re.subn(r"(?m)^K = 16\b", f"K = {k}", ideas.render_baseline(Fixed()))
+        assert count == 1
         script.write_text(source)
         env = os.environ | {"SAE_AGENT_DRIVEN": "1"}
         subprocess.run([sys.executable, str(script), f"--out_dir={run_dir}"], env=env, check=True)
@@ -219,25 +221,25 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        run_dirs = args.run_dirs or trained(scratch)
-        os.environ["SAE_AGENT_CACHE"] = str(scratch / "cache")  # ours makes everything anew
+        run_dirs = args.run_dirs or train_baselines(scratch)
+        os.environ["SAE_AGENT_CACHE"] = str(scratch / "cache")  # empty: our side starts from nothing too
         started = time.monotonic()
         evaluator = Evaluator(MODEL, HOOK_NAME)
         held_out = evaluator.held_out("dev")
         notify(f"our evaluator: model loaded, text tokenized and read in {time.monotonic() - started:.1f} s, once")
         saes: dict[str, BenchSAE] = {
-            f"sae-{checkpoint.content_hash(each / 'checkpoint')[:16]}": evaluator.checkpoint_sae(
-                evaluator.load_checkpoint(each, held_out), held_out
+            f"sae-{checkpoint.content_hash(run_dir / 'checkpoint')[:16]}": evaluator.checkpoint_sae(
+                evaluator.load_checkpoint(run_dir, held_out), held_out
             )
-            for each in run_dirs
+            for run_dir in run_dirs
         }
-        (scratch / "stock").mkdir()
-        theirs = Stock(evaluator, scratch / "stock")
+        (scratch / "sae_bench").mkdir()
+        theirs = SaeBench(evaluator, scratch / "sae_bench")
         for checked in doctor.check_families(doctor.eval_target(MODEL, HOOK_NAME), catalogue.parse_evals(args.evals)):
             if checked.unmet_requirements:
-                rows.append(Row(checked.name, why=checked.unmet_requirements[0].reason))
+                rows.append(Row(checked.name, reason=checked.unmet_requirements[0].reason))
             elif not hasattr(theirs, checked.name):
-                rows.append(Row(checked.name, why="SAE-Bench has no counterpart"))
+                rows.append(Row(checked.name, reason="SAE-Bench has no counterpart"))
             else:
                 rows.append(compare(checked.name, evaluator, theirs, saes, scratch))
     print(f"{torch.get_num_threads()} threads, {models.device_config().device}; seconds\n")
@@ -247,10 +249,10 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
         print(row.show())
-    run = [row for row in rows if not row.reason]
-    sums = [sum(getattr(row, side)[index] for row in run) for side in ("stock", "ours") for index in (0, 1)]
+    compared = [row for row in rows if not row.reason]
+    sums = [sum(getattr(row, side)[index] for row in compared) for side in ("sae_bench", "ours") for index in (0, 1)]
     ratio = sums[1] / sums[3]
-    figures = " | ".join(f"{each:.1f}" for each in (*sums, ratio))
+    figures = " | ".join(f"{number:.1f}" for number in (*sums, ratio))
     print(f"| {args.evals} | {figures} | at least 5: {'held' if ratio >= 5 else 'MISSED'} |")
 
 
