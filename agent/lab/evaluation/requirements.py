@@ -7,7 +7,7 @@ from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 
 
 def check_language_model(target: EvalTarget, megabytes: float = 0) -> list[UnmetRequirement]:
-    """Return what is missing to evaluate a language model on the wheel's text and write `megabytes` to the cache."""
+    """Return what is missing to evaluate a language model on sae-probes' text and write `megabytes` to the cache."""
     return [*check_model_files(target), *_check_hook(target), *_check_text(), *check_disk(target, megabytes)]
 
 
