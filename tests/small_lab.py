@@ -135,9 +135,9 @@ def train(module: ModuleType, data: Stream, steps: int | None = None) -> Any:
 
 
 def save(
-    run_dir: Path, sae: Any, manifest: Manifest, *, moved: bool = True, encode: Any = None, **tensors: Any
+    run_dir: Path, sae: Any, manifest: Manifest, *, changed: bool = True, encode: Any = None, **tensors: Any
 ) -> Path:
-    """A run with the checkpoint of `sae` in it; `tensors` replace its own."""
+    """Make a run with the checkpoint of `sae` in it; `tensors` replace its own."""
     d_sae, d_in = sae.W_dec.shape
     training = Training(
         model=manifest.model,
@@ -161,7 +161,7 @@ def save(
         d_sae=d_sae,
         scale=manifest.scale,
         training=training,
-        moved=moved,
+        any_parameter_changed=changed,
     )
     run_dir.mkdir(parents=True)
     decoder = {"W_dec": sae.W_dec, "b_dec": sae.b_dec} | tensors

@@ -119,7 +119,7 @@ def header(**changes: Any) -> Header:
         settings={"k": 5},
     )
     fields = {"model": "tiny-lm", "hook_name": training.hook_name, "layer": 1, "d_in": D_IN, "d_sae": D_SAE}
-    return Header(**(fields | {"scale": SCALE, "training": training, "moved": True} | changes))
+    return Header(**(fields | {"scale": SCALE, "training": training, "any_parameter_changed": True} | changes))
 
 
 def save(

@@ -181,8 +181,11 @@ def test_in_a_study_a_smoke_run_is_as_short_as_ever(script: Path, small_model: P
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model": "tiny-lm"}, "and this study's is 'tiny-lm', the same for all its runs"),
-        ({"hook_name": "blocks.0.hook_mlp_out"}, f"HOOK_NAME is '{HOOK}' and this study's is 'blocks.0.hook_mlp_out'"),
+        ({"model": "tiny-lm"}, "but the study fixes it to 'tiny-lm': restore it"),
+        (
+            {"hook_name": "blocks.0.hook_mlp_out"},
+            f"'{HOOK}' but the study fixes it to 'blocks.0.hook_mlp_out'",
+        ),
     ],
 )
 def test_another_model_or_hook_than_the_studys_is_one_line(

@@ -30,7 +30,7 @@ FAILURES = {
     "killed": ("killed", "SIGKILL"),
     "forging": ("crashed", "error: forged and gone"),
     "without_checkpoint": ("not_evaluated", "error: the evaluator broke"),
-    "linked": ("crashed", "metrics.jsonl is no regular file"),
+    "linked": ("crashed", "metrics.jsonl is not a regular file"),
     "narrow": ("not_comparable", "d_sae is 512, the study's is 1024"),
     "deadly": ("not_evaluated", "error: the evaluator died of it"),
     "tampering": ("tampered", "the experiment changed run_0/final_info.json; put back as it was"),
@@ -262,7 +262,7 @@ def test_sentinels_without_scores_are_tried_again_by_resume(checkout: Checkout, 
     checkout.plan("fine")
     ended = checkout.run(1)
     assert ended.returncode == 2
-    assert "sentinels got no scores (error: the sentinels were too much): agent resume tries them" in ended.stderr
+    assert "returned no sentinel scores (error: the sentinels were too much); agent resume retries" in ended.stderr
     (tmp_path / "home/mute").unlink()
     resumed = checkout.agent("resume")
     assert resumed.returncode == 0, resumed.stderr

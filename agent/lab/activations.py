@@ -1,7 +1,7 @@
-"""Harvest a model's activations once, keep them shuffled on disk, stream them to every run.
+"""A model's activations: harvested once, kept shuffled on disk, streamed to every run.
 
 A harvest is a folder of float16 shards with a manifest (sizes, checksums, scaling). The rows of a batch go to random
-shards, and each shard is shuffled when it is closed, so reading one shard after another is reading shuffled text.
+shards, and a shard is shuffled when it is closed, so reading one shard after another is reading shuffled text.
 """
 
 import functools
@@ -39,13 +39,15 @@ SMOKE_TOKENS = 20_000
 
 
 class Shard(BaseModel):
+    """A file of a harvest."""
+
     name: str
     rows: int
     sha256: str
 
 
 class Manifest(BaseModel):
-    """What a harvest holds."""
+    """The description of a harvest: its shards and their scaling."""
 
     format: int
     model: str
@@ -60,7 +62,7 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class HarvestKey:
-    """What makes two harvests the same."""
+    """The key of a harvest: two harvests with the same key are the same."""
 
     model: str
     identity: str
@@ -68,6 +70,7 @@ class HarvestKey:
     rows: int
 
     def folder(self) -> Path:
+        """Return the folder of the harvest in the cache."""
         parts = [FORMAT, text.VERSION, HARVEST_SEED, models.MAX_CONTEXT, str(models.device_config().dtype)]
         digest = hashlib.sha256(json.dumps([self.identity, self.hook_name, self.rows, *parts]).encode())
         name = f"{cache.slug(Path(self.model).name)}-{cache.slug(self.hook_name)}-{digest.hexdigest()[:12]}"
@@ -76,26 +79,28 @@ class HarvestKey:
 
 @dataclass
 class TokenBudget:
-    """Counts the tokens that an experiment was served, and ends where they reach the budget."""
+    """A budget of tokens, with the number that was served of it."""
 
-    budget: int = sys.maxsize
+    total: int = sys.maxsize
     served: int = 0
 
     @property
     def left(self) -> int:
-        return self.budget - self.served
+        return self.total - self.served
 
 
 class Stream:
-    """Batches `[batch, d_in]` (float32, scaled) of a harvest: shuffled, endless order fixed by the seed, ending after
-    `total` tokens or where the meter ends. The last batch may be shorter."""
+    """Batches `[batch, d_in]` (float32, scaled) of a harvest, shuffled by the seed.
+
+    It ends after `total` tokens, or when the budget is spent; the last batch may be shorter.
+    """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, total: int, batch: int, seed: int, meter: TokenBudget | None = None
+        self, folder: Path, manifest: Manifest, total: int, batch: int, seed: int, budget: TokenBudget | None = None
     ) -> None:
-        self.meter = meter or TokenBudget()
+        self.budget = budget or TokenBudget()
         self.manifest, self.batch, self.seed = manifest, batch, seed
-        self.total = total = min(total, self.meter.left)
+        self.total = total = min(total, self.budget.left)
         self.device = torch.device(models.device_config().device)
         self.steps = math.ceil(total / batch)
         self.mean = torch.tensor(manifest.mean, device=self.device)
@@ -109,10 +114,10 @@ class Stream:
     def __iter__(self) -> Iterator[Tensor]:
         left, rest = self.total, torch.empty(0, self.d_in, device=self.device)
         rows = self._rows()
-        while (take := min(self.batch, left, self.meter.left)) > 0:
+        while (take := min(self.batch, left, self.budget.left)) > 0:
             while len(rest) < take:
                 rest = torch.cat([rest, next(rows)])
-            self.meter.served += take
+            self.budget.served += take
             yield rest[:take]
             rest, left = rest[take:], left - take
 
@@ -128,7 +133,7 @@ class Stream:
                     yield stored[chunk.to(stored.device)].to(self.device).float() * correction
 
     def _shard(self, name: str) -> Tensor:
-        """One shard; on a GPU with room to spare it stays there."""
+        """Return the rows `[rows, d_in]` of a shard, which stays on a GPU with room to spare."""
         if name in self._resident:
             return self._resident[name]
         stored = load_file(self._folder / name)["activations"]
@@ -138,21 +143,21 @@ class Stream:
 
 
 def stream(model: str, hook_name: str, *, tokens: int, batch: int, seed: int) -> Stream:
-    """The training stream of a run: `tokens` activations in batches. Harvests first where nothing is stored yet.
+    """Return the training stream of a run, `tokens` activations in batches, harvesting them first if need be.
 
     In a study (SAE_AGENT_FIXED) model, hook and tokens are the study's, and the tokens are one budget for all streams
-    of the process. Raises UserError for an unknown model or hook, or one that is not the study's, or a full disk.
+    of the process. Raises UserError for an unknown model or hook, one that is not the study's, or a full disk.
     """
     if tokens < 1 or batch < 1:
         raise UserError(f"tokens and batch must be positive, not {tokens} and {batch}")
     fixed = json.loads(os.environ.get("SAE_AGENT_FIXED", "null"))
     if fixed:
-        for constant, found, wanted in (
+        for constant, actual, expected in (
             ("MODEL", models.canonical_name(model), models.canonical_name(fixed["model"])),
             ("HOOK_NAME", hook_name, fixed["hook_name"]),
         ):
-            if found != wanted:
-                raise UserError(f"{constant} is {found!r} and this study's is {wanted!r}, the same for all its runs")
+            if actual != expected:
+                raise UserError(f"{constant} is {actual!r} but the study fixes it to {expected!r}: restore it")
         tokens = fixed["tokens"]
     folder, manifest = ensure_harvest(model, hook_name, tokens)
     total = min(tokens, SMOKE_TOKENS) if os.environ.get("SAE_AGENT_SMOKE") else tokens
@@ -161,12 +166,12 @@ def stream(model: str, hook_name: str, *, tokens: int, batch: int, seed: int) ->
 
 @functools.cache
 def _process_budget(budget: int) -> TokenBudget:
-    """One meter for the whole process: to read the data again is to read more of it."""
+    """Return the one budget of the process: a second pass over the data counts too."""
     return TokenBudget(budget)
 
 
 def ensure_harvest(model: str, hook_name: str, tokens: int) -> tuple[Path, Manifest]:
-    """The checked harvest of this key, made now if it is missing or damaged. One process harvests, others wait."""
+    """Return folder and manifest of a checked harvest; make it if it is missing or damaged. Other processes wait."""
     key = HarvestKey(model, models.identity(model), hook_name, min(tokens, MAX_HARVEST))
     folder = key.folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -175,14 +180,14 @@ def ensure_harvest(model: str, hook_name: str, tokens: int) -> tuple[Path, Manif
             try:
                 return folder, check_harvest(folder)
             except DamagedHarvest as error:
-                notify(f"stored activations are damaged ({error}); harvesting them again")
+                notify(f"harvested activations are damaged ({error}); harvesting them again")
                 shutil.rmtree(folder)
         harvest(key, folder)
         return folder, check_harvest(folder)
 
 
 class DamagedHarvest(Exception):
-    """A stored harvest is not what its manifest says."""
+    """A harvest that differs from its manifest."""
 
 
 def check_harvest(folder: Path) -> Manifest:
@@ -200,9 +205,8 @@ def check_harvest(folder: Path) -> Manifest:
 
 @torch.no_grad()
 def harvest(key: HarvestKey, folder: Path) -> None:
-    """Run the model over the training text, or draw from the world, and write `folder` whole; what an interrupted
-    harvest left is removed."""
-    partial = folder.with_name(folder.name + ".partial")
+    """Run the model over the training text, or draw from the world, and write `folder` whole."""
+    partial = folder.with_name(folder.name + ".partial")  # one name, so that the next harvest removes what a kill left
     shutil.rmtree(partial, ignore_errors=True)
     width, batches = _from_world(key) if is_world(key.model) else _from_text(key)
     cache.require_space(folder.parent, 2 * 2 * key.rows * width, "activations")
@@ -217,46 +221,46 @@ def harvest(key: HarvestKey, folder: Path) -> None:
 
 
 def _from_text(key: HarvestKey) -> tuple[int, Iterator[Tensor]]:
-    """The width of a language model's hook, and its activations `[tokens, d_in]` on the training text."""
+    """Return the width of a language model's hook, and its activations `[tokens, d_in]` on the training text."""
     model = models.load(key.model)
     models.check_hook(model, key.hook_name)
     width = model.cfg.d_mlp if key.hook_name.endswith("mlp.hook_post") else model.cfg.d_model
     assert width is not None
     splits = tokens.text_split_for(key.model, "sae")
     ids = tokens.windows(model, splits, models.context_size(model), key.rows, HARVEST_SEED).split(BATCH_WINDOWS)
-    shown = track(ids, f"harvesting {key.hook_name} of {key.model}", unit="windows", per_item=BATCH_WINDOWS)
-    return width, (run_to_hook(model, batch, key.hook_name)[ordinary_mask(model, batch)] for batch in shown)
+    batches = track(ids, f"harvesting {key.hook_name} of {key.model}", unit="windows", per_item=BATCH_WINDOWS)
+    return width, (run_to_hook(model, batch, key.hook_name)[ordinary_mask(model, batch)] for batch in batches)
 
 
 def _from_world(key: HarvestKey) -> tuple[int, Iterator[Tensor]]:
-    """The width of a world, and its activations `[samples, d_in]`."""
+    """Return the width of a world, and its activations `[samples, d_in]`."""
     worlds.check_hook(key.model, key.hook_name)
     world = worlds.load(key.model, models.device_config().device)
     return world.cfg.hidden_dim, (rows for rows, _ in worlds.samples(world, key.rows, "sae"))
 
 
 def run_to_hook(model: "HookedTransformer", ids: Tensor, hook_name: str) -> Tensor:
-    """Activations `[batch, context, d_in]` at a hook, in the model's dtype; no layer above it is run."""
-    _, stored = model.run_with_cache(
+    """Return activations `[batch, context, d_in]` at a hook, in the model's dtype, running no layer above it."""
+    _, cached = model.run_with_cache(
         ids.to(models.device_config().device),
         names_filter=[hook_name],
         stop_at_layer=models.layer_of(hook_name) + 1,
         prepend_bos=False,
     )
-    return stored[hook_name]
+    return cached[hook_name]
 
 
 def ordinary_mask(model: "HookedTransformer", ids: Tensor) -> Tensor:
-    """Mask `[batch, context]` of the tokens that are not special."""
+    """Return the mask `[batch, context]` of the tokens that are not special."""
     special = torch.tensor(sorted(tokens.special_ids(model)), dtype=ids.dtype)
     return ~torch.isin(ids, special).to(models.device_config().device)
 
 
 class _Writer:
-    """Deals rows to shards at random; closes them shuffled, with checksums."""
+    """A writer that deals rows to shards at random, and closes the shards shuffled, with checksums."""
 
     def __init__(self, folder: Path, rows: int, width: int) -> None:
-        self.folder, self.wanted, self.width = folder, rows, width
+        self.folder, self.target, self.width = folder, rows, width
         self.shards = math.ceil(rows / SHARD_ROWS)
         self.files = [(folder / f"{i}.raw").open("wb") for i in range(self.shards)]
         self.generator = torch.Generator().manual_seed(HARVEST_SEED)
@@ -265,10 +269,10 @@ class _Writer:
 
     @property
     def full(self) -> bool:
-        return self.rows >= self.wanted
+        return self.rows >= self.target
 
     def add(self, rows: Tensor) -> None:
-        rows = rows.float().cpu()[: self.wanted - self.rows]
+        rows = rows.float().cpu()[: self.target - self.rows]
         if self.stored_scale is None:
             self.stored_scale = math.sqrt(self.width) / rows.norm(dim=1).mean().item()
         rows = rows * self.stored_scale
@@ -281,7 +285,9 @@ class _Writer:
 
     def finish(self, key: HarvestKey) -> None:
         if self.rows == 0 or self.stored_scale is None:
-            raise UserError(f"the training text gave no activations for {key.model}")
+            raise UserError(
+                f"{key.model} has no activations on the training text: its tokenizer gives only special tokens"
+            )
         shards = [self._close(index) for index in range(self.shards)]
         correction = math.sqrt(self.width) / (self.norm_sum / self.rows)
         manifest = Manifest(

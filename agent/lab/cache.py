@@ -1,4 +1,4 @@
-"""Where large things that can be made again are kept, shared between studies."""
+"""The cache: large files that can be made again, shared between studies."""
 
 import fcntl
 import os
@@ -12,16 +12,16 @@ from agent.lab.errors import UserError
 
 
 def root() -> Path:
-    """The cache folder: SAE_AGENT_CACHE, or sae-agent in the user's cache folder."""
-    if chosen := os.environ.get("SAE_AGENT_CACHE"):
-        return Path(chosen).expanduser().absolute()
+    """Return the cache folder: SAE_AGENT_CACHE, or sae-agent in the user's cache folder."""
+    if folder := os.environ.get("SAE_AGENT_CACHE"):
+        return Path(folder).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base).absolute() / "sae-agent"
 
 
 @contextmanager
 def in_use() -> Iterator[None]:
-    """Keep the cache from being cleared for as long as this process works with it; any end of it frees the lock."""
+    """Keep `agent cache --clear` away while this process works with the cache; the system frees the lock if it dies."""
     root().mkdir(parents=True, exist_ok=True)
     with (root() / "lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
@@ -29,12 +29,12 @@ def in_use() -> Iterator[None]:
 
 
 def slug(name: str) -> str:
-    """A name fit for a file: letters, digits, dots and hyphens."""
+    """Return a name fit for a file: letters, digits, dots and hyphens."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
 
 
 def free_space(folder: Path) -> int:
-    """Bytes free on the disk of a folder that need not exist yet."""
+    """Return the bytes free on the disk of a folder that need not exist yet."""
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 

@@ -1,17 +1,17 @@
-"""Hash what code does, and not how it is worded: comments, docstrings and error messages change no figure. No torch."""
+"""A hash of what code does: comments, docstrings and error messages change no figure and are left out. No torch."""
 
 import ast
 import hashlib
 import warnings
 from pathlib import Path
 
-# What the lab says, refuses or asks for, and no figure can depend on.
+# Messages, progress and checks before the work: no figure depends on them.
 WITHOUT_FIGURES = {
     "code_hash.py",
-    "ending.py",
     "errors.py",
     "evaluation/doctor.py",
-    "evaluation/preconditions.py",
+    "evaluation/requirements.py",
+    "exits.py",
     "progress.py",
 }
 
@@ -30,19 +30,19 @@ def without_docstrings(source: str) -> ast.Module:
 def lab_hash(folder: Path = Path(__file__).parent) -> str:
     """Return 16 hex digits that change whenever the lab's code may give other figures.
 
-    Left out are the files in WITHOUT_FIGURES, docstrings, comments, and what errors that are raised say.
+    Left out are the files in WITHOUT_FIGURES, docstrings, comments, and the messages of exceptions.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         name = path.relative_to(folder).as_posix()
         if name not in WITHOUT_FIGURES:
-            code = ast.dump(_Silent().visit(without_docstrings(path.read_text(encoding="utf-8"))))
+            code = ast.dump(_EmptyMessages().visit(without_docstrings(path.read_text(encoding="utf-8"))))
             digest.update(f"{name} {hashlib.sha256(code.encode()).hexdigest()}\n".encode())
     return digest.hexdigest()[:16]
 
 
-class _Silent(ast.NodeTransformer):
-    """Empties the messages of exceptions that are raised."""
+class _EmptyMessages(ast.NodeTransformer):
+    """A transformer that empties the messages of raised exceptions."""
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         if isinstance(node.exc, ast.Call):

@@ -1,15 +1,15 @@
-"""What a study and its baseline start from on each model, where the idea and the user say nothing. No torch here."""
+"""Default settings of a study and its baseline by model, where the idea and the user give none. No torch here."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-WORLD_FILE = "synthetic_model_config.json"  # a directory with it in holds a world that sae_lens saved
-WORLD_HOOK = "activations"  # the one place in a world that an SAE can sit
+WORLD_FILE = "synthetic_model_config.json"  # a directory with this file holds a world that sae_lens saved
+WORLD_HOOK = "activations"  # the only hook of a world
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """Fixed settings of a study, and the baseline's own constants."""
+    """The fixed settings of a study, and the baseline's own constants."""
 
     hook_name: str
     tokens: int  # on a world: samples
@@ -19,7 +19,7 @@ class Defaults:
     learning_rate: float
     decay: float  # share of the steps over which the learning rate falls to zero
     aux_divisor: int  # 1 over the weight of the dead latents' loss
-    dead_windows: int  # latents are dead that have not fired for 1 over this of the training
+    dead_windows: int  # a latent is dead after 1 over this of the training without firing
     primary_metric: str
     smallest_effect: float  # of the primary metric
 
@@ -39,14 +39,14 @@ LANGUAGE_MODEL = Defaults(
 )
 
 # Error on the last tenth of the training text, one seed: 0.0634 at 2e-3, 0.0593 at 4e-3, 0.0582 at 8e-3, 0.0637 at
-# 16e-3, where latents begin to die. Other models keep a rate that is untuned for them, and careful.
+# 16e-3, where latents begin to die. Other models keep a cautious rate that is not tuned for them.
 TINY_LM = replace(LANGUAGE_MODEL, learning_rate=8e-3)
 
 # SynthSAEBench (arXiv 2602.14687) at its own size, and an eighth of it. With a batch of 1,024 synth2k trains too few
 # steps and its latents die. A learning rate that falls explains more variance at the cost of F1 (synth2k at 4e-3, one
 # seed: 0.712 without a fall, 0.692 over the last 0.3 of the steps, 0.678 over 0.6), and F1 is what a world is for.
 # The full weight of the dead latents' loss, and a short wait for it, gave 0.717 (explained variance 0.809 for 0.803).
-# The large world has not been trained on, for want of a GPU: its constants are untried.
+# The constants of the large world are untried: nothing was trained on it, for want of a GPU.
 WORLDS = {
     "synth2k": Defaults(
         hook_name=WORLD_HOOK,
@@ -78,12 +78,12 @@ WORLDS = {
 
 
 def is_world(model: str) -> bool:
-    """Whether a model is a synthetic world: one of WORLDS, or a directory that holds one."""
+    """Return True if a model is a synthetic world: one of WORLDS, or a directory that holds one."""
     return model in WORLDS or Path(model).expanduser().joinpath(WORLD_FILE).is_file()
 
 
 def for_model(model: str) -> Defaults:
-    """The defaults of a model; a world of the user's own has those of synth2k."""
+    """Return the defaults of a model; a world of the user's own has those of synth2k."""
     if is_world(model):
         return WORLDS.get(model, WORLDS["synth2k"])
     return TINY_LM if model == "tiny-lm" else LANGUAGE_MODEL

@@ -1,15 +1,15 @@
-"""What a user can act on: the message says what happened, where, and what to do; the exit code is 2."""
+"""Errors that a user can act on: the message tells what happened, where, and what to do; the exit code is 2."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake or a condition the user can mend. Shown as one line, without a traceback."""
+    """A mistake or a condition that the user can mend; shown as one line, without a traceback."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The known names closest to a mistyped one, as the end of an error message."""
+    """Return the known names closest to a mistyped one, as the end of an error message."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:8]
     return f"did you mean {' or '.join(close)}?" if close else "none is known"

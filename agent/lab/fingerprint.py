@@ -1,4 +1,4 @@
-"""The ground on which figures compare: what they depend on beside the experiment."""
+"""The fingerprint of what figures depend on beside the experiment: they compare only where it is equal."""
 
 import hashlib
 import importlib.metadata
@@ -13,21 +13,21 @@ from agent.lab.code_hash import lab_hash
 
 
 def environment() -> dict[str, str]:
-    """Versions, device and text that the figures depend on. Imports none of the packages it names but torch."""
+    """Return versions, device and text that the figures depend on, importing none of the packages but torch."""
     packages = ("torch", "transformer-lens", "sae-lens", "sae-bench", "sae-probes", "scikit-learn", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
-    chosen = models.device_config()
+    config = models.device_config()
     return {
         "python": platform.python_version(),
         **versions,
-        "device": torch.cuda.get_device_name(chosen.device) if chosen.device.startswith("cuda") else chosen.device,
-        "dtype": str(chosen.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name(config.device) if config.device.startswith("cuda") else config.device,
+        "dtype": str(config.dtype).removeprefix("torch."),
         "text": text.VERSION,
     }
 
 
 def fingerprint(model: str) -> dict[str, Any]:
-    """`parts`, and `ground`, a hash of them: figures of two runs compare where these are equal."""
+    """Return the `parts` that figures depend on, and `fingerprint`, 16 hex digits of their hash."""
     parts = {"model": models.identity(model), "lab": lab_hash(), **environment()}
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return {"ground": digest[:16], "parts": parts}
+    return {"fingerprint": digest[:16], "parts": parts}

@@ -1,15 +1,12 @@
-"""The table of metrics, which every reader of results shares. No torch here."""
+"""The table of metrics, which all readers of results share. No torch here."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 
-if TYPE_CHECKING:
-    pass
-
 
 class Metric(BaseModel):
-    """How a figure is named, found, shown and read."""
+    """A metric: its path in FinalInfo, and how it is shown and read."""
 
     path: str
     title: str
@@ -28,11 +25,11 @@ class Metric(BaseModel):
     ]
     digits: int = 4
     worth: float = 0.0  # the smallest difference worth noticing
-    companion: str = ""  # a metric without which this one would mislead, shown wherever this is
+    companion: str = ""  # a metric without which this one misleads; the two are shown together
     decides: bool = True  # False: known to be unreliable; shown, and never a primary metric
 
 
-# Healthy ranges: SAE-Bench's published baselines at L0 20 to 320; `none` in `better` means no direction is better.
+# Healthy ranges: SAE-Bench's published baselines at L0 20 to 320.
 METRICS: dict[str, Metric] = {
     "steps": Metric(path="training.steps", title="steps", group="training", digits=0),
     "tokens": Metric(path="training.tokens", title="tokens", group="training", digits=0),
@@ -186,7 +183,7 @@ METRICS: dict[str, Metric] = {
     ),
 }
 
-# In the order in which they are shown; of each study only what was measured in it.
+# In the order in which they are shown; a study shows those that it measured.
 HEADLINE = (
     "l0",
     "explained_variance_centered",
@@ -211,6 +208,6 @@ HEADLINE = (
 
 
 def family_of(name: str) -> str:
-    """The evaluation family that measures a metric."""
+    """Return the evaluation family that measures a metric."""
     first, second, *_ = METRICS[name].path.split(".")
     return {"evaluations": second, "probing": "sparse_probing_sae_probes"}.get(first, "core")

@@ -1,4 +1,4 @@
-"""A model's name -> a HookedTransformer: the embedded tiny-lm, a local directory, or any hub model."""
+"""Models by name, as HookedTransformers: the embedded tiny-lm, a local directory, or any hub model."""
 
 import contextlib
 import functools
@@ -30,45 +30,53 @@ if TYPE_CHECKING:
 
 EMBEDDED = {"tiny-lm": Path(__file__).parent / "tiny_lm"}
 HOOK = re.compile(r"blocks\.\d+\.(hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)|mlp\.hook_post)")
-MAX_CONTEXT = 128  # tokens in a window: SAE-Bench core's own default; longer ones cost attention time
+MAX_CONTEXT = 128  # tokens in a window, SAE-Bench core's default; longer ones cost attention time
 
 
 @dataclass(frozen=True)
 class DeviceConfig:
-    """Where the work is done: a device and the language model's dtype on it."""
+    """The device of the computation, and the language model's dtype on it."""
 
     device: str
     dtype: torch.dtype
 
 
 def device_config() -> DeviceConfig:
-    """bfloat16 on a GPU, float32 on a CPU; SAE_AGENT_DEVICE chooses. Raises UserError for a device that is not here."""
+    """Return SAE_AGENT_DEVICE, or else a GPU if there is one, with bfloat16 on a GPU and float32 on a CPU.
+
+    Raises UserError for a device that this machine lacks.
+    """
     device = os.environ.get("SAE_AGENT_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise UserError(f"unknown device {device!r}: use cpu, cuda or cuda:N")
     if device.startswith("cuda"):
         index = int(device.partition(":")[2] or 0)
         if index >= torch.cuda.device_count():
-            raise UserError(f"device {device} is not here ({torch.cuda.device_count()} GPUs seen): use --device cpu")
+            raise UserError(f"no device {device}: {torch.cuda.device_count()} GPUs are visible; use --device cpu")
         return DeviceConfig(device, torch.bfloat16)
     return DeviceConfig("cpu", torch.float32)
 
 
 def local_directory(name: str) -> Path | None:
-    """The directory of an embedded or local model; None for a hub name or a world that has one."""
+    """Return the directory of an embedded or local model, or None for a name of the hub or of WORLDS.
+
+    Raises UserError for a directory without a model.
+    """
     if name in EMBEDDED:
         return EMBEDDED[name]
     path = Path(name).expanduser()
     if name in WORLDS or not path.is_dir():
         return None
     if not (path / "config.json").is_file() and not (path / WORLD_FILE).is_file():
-        raise UserError(f"{path} holds no config.json: a local model is a directory written by save_pretrained")
+        raise UserError(f"{path} holds no config.json: a local model is a directory that save_pretrained wrote")
     return path.absolute()
 
 
 def find_directory(name: str) -> Path | None:
-    """The directory of a model's files; None for a hub model that is not on this machine. Raises UserError for an
-    unknown one."""
+    """Return the directory of a model's files, or None for a hub model that was not fetched yet.
+
+    Raises UserError for an unknown model.
+    """
     if directory := local_directory(name):
         return directory
     from huggingface_hub import try_to_load_from_cache
@@ -78,13 +86,13 @@ def find_directory(name: str) -> Path | None:
 
 
 def canonical_name(name: str) -> str:
-    """The name that finds the same model from any working directory: a local model's absolute path."""
+    """Return a name that finds the same model from any working directory: for a local one its absolute path."""
     directory = local_directory(name)
     return str(directory) if directory and name not in EMBEDDED else name
 
 
 def identity(name: str) -> str:
-    """A hash of the weights and tokenizer (local), or the hub's commit: what the model is, whatever it is called."""
+    """Return a hash of weights and tokenizer for a local model, the hub's commit for another, fetched if need be."""
     if is_world(name):
         return worlds.identity(name)
     directory = local_directory(name)
@@ -99,34 +107,36 @@ def identity(name: str) -> str:
 
 
 def load(name: str) -> "HookedTransformer":
-    """The language model in evaluation mode, without weight processing. Raises UserError for an unknown or unreachable
-    one."""
+    """Load a language model in evaluation mode, without weight processing.
+
+    Raises UserError for a model that is unknown, unreachable or damaged.
+    """
     directory = local_directory(name)
-    chosen = device_config()
-    # TransformerLens 3 announces its successor and each load, at every load.
+    config = device_config()
+    # TransformerLens 3 prints an advertisement of its successor, and a line, at every load.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        model = _load_local(directory, chosen) if directory else _load_hub(name, chosen)
+        model = _load_local(directory, config) if directory else _load_hub(name, config)
     if model.tokenizer is None:
-        raise UserError(f"model {name} has no tokenizer")
+        raise UserError(f"model {name} has no tokenizer: save one to its directory")
     return model.eval().requires_grad_(False)
 
 
 def context_size(model: "HookedTransformer") -> int:
-    """Tokens in one window of text: what the model was trained for, at most MAX_CONTEXT."""
+    """Return the tokens in one window of text: the model's context, at most MAX_CONTEXT."""
     return min(model.cfg.n_ctx, MAX_CONTEXT)
 
 
 def check_hook(model: "HookedTransformer", hook_name: str) -> None:
-    """Raise UserError unless the model has this hook and its activations are vectors a layer number can be read of."""
+    """Raise UserError unless the model has this hook and it has an activation vector per token."""
     if hook_name not in model.hook_dict:
         raise UserError(f"the model has no hook {hook_name!r}: {did_you_mean(hook_name, model.hook_dict)}")
     if not HOOK.fullmatch(hook_name):
-        raise UserError(f"hook {hook_name!r} gives no vector a token: use one like blocks.1.hook_resid_post")
+        raise UserError(f"hook {hook_name!r} has no per-token activation vector: use one like blocks.1.hook_resid_post")
 
 
 def layer_of(hook_name: str) -> int:
-    """The layer number in a hook's name; a world has one layer, the zeroth."""
+    """Return the layer number in a hook's name, 0 for a world. Raises UserError for a name without one."""
     if hook_name == WORLD_HOOK:
         return 0
     match = re.match(r"blocks\.(\d+)\.", hook_name)
@@ -135,9 +145,11 @@ def layer_of(hook_name: str) -> int:
     return int(match.group(1))
 
 
-def _load_local(directory: Path, chosen: DeviceConfig) -> "HookedTransformer":
-    """TransformerLens picks an architecture by substrings of the path (a folder of user robert would load as BERT),
-    so it is shown a neutral link to the directory, and what it picked is checked against the model's own config."""
+def _load_local(directory: Path, config: DeviceConfig) -> "HookedTransformer":
+    """Load a local model by a neutral link, and check its architecture against its own config.json.
+
+    TransformerLens picks the architecture by substrings of the path: a folder of user robert would load as BERT.
+    """
     from transformer_lens import HookedTransformer
     from transformer_lens.supported_models import OFFICIAL_MODEL_NAMES
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -149,30 +161,30 @@ def _load_local(directory: Path, chosen: DeviceConfig) -> "HookedTransformer":
         tokenizer = AutoTokenizer.from_pretrained(directory)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{directory} cannot be loaded as a model: {str(error).splitlines()[0]}") from error
-    before = Path.cwd()
+    working_directory = Path.cwd()
     with tempfile.TemporaryDirectory() as scratch:
         Path(scratch, "local").symlink_to(directory, target_is_directory=True)
-        os.chdir(scratch)  # a relative name keeps the user's folders out of the path TransformerLens reads
+        os.chdir(scratch)  # a relative name keeps the user's folders out of the path that TransformerLens reads
         OFFICIAL_MODEL_NAMES.append("local")
         try:
             model = HookedTransformer.from_pretrained_no_processing(
-                "local", hf_model=hf_model, tokenizer=tokenizer, device=chosen.device, dtype=chosen.dtype
+                "local", hf_model=hf_model, tokenizer=tokenizer, device=config.device, dtype=config.dtype
             )
-        except Exception as error:  # it raises whatever an architecture's conversion trips over
+        except Exception as error:  # the conversion of an architecture may raise anything
             raise UserError(f"TransformerLens cannot load {directory}: {error}") from error
         finally:
             OFFICIAL_MODEL_NAMES.remove("local")
-            os.chdir(before)
+            os.chdir(working_directory)
     declared = json.loads((directory / "config.json").read_text())["architectures"][0]
     if model.cfg.original_architecture != declared:
         raise UserError(
-            f"{directory} is a {declared}, but TransformerLens took it for {model.cfg.original_architecture}"
+            f"{directory} is a {declared}, but TransformerLens loaded it as {model.cfg.original_architecture}"
         )
     return model
 
 
 def _hub_repository(name: str) -> str:
-    """The hub repository of a TransformerLens model name or alias. Raises UserError with the nearest names."""
+    """Return the hub repository of a TransformerLens model name or alias. Raises UserError with the closest names."""
     from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
 
     aliases = {alias.lower(): official for official, names in MODEL_ALIASES.items() for alias in names}
@@ -186,7 +198,7 @@ def _hub_repository(name: str) -> str:
 
 
 def _hub_commit(repository: str) -> str:
-    """The commit of the locally stored snapshot, fetched first if it is not there."""
+    """Return the commit of a hub model's local snapshot, fetching it first if there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(repository, "config.json")
@@ -194,13 +206,13 @@ def _hub_commit(repository: str) -> str:
         _fetch(repository)
         config = try_to_load_from_cache(repository, "config.json")
     if not isinstance(config, str):
-        raise UserError(f"model {repository} was fetched but holds no config.json")
+        raise UserError(f"model {repository} holds no config.json on the hub: use another model")
     return Path(config).parent.name
 
 
 @functools.cache
 def hub_error() -> OSError | None:
-    """Why the hub cannot be reached from here; None where it can."""
+    """Return the error of a connection to the hub, or None if it can be reached."""
     from huggingface_hub.constants import ENDPOINT
 
     hub = urlparse(ENDPOINT)
@@ -214,26 +226,27 @@ def hub_error() -> OSError | None:
 
 
 def _fetch(repository: str) -> None:
-    """Store a hub model locally; everything after this works without a network."""
-    if refusal := hub_error():
+    """Download a hub model, so that everything after works without a network. Raises UserError."""
+    if error := hub_error():
         raise UserError(
-            f"model {repository} is not stored on this machine and the hub cannot be reached ({refusal}): "
+            f"model {repository} is not stored on this machine and the hub cannot be reached ({error}): "
             "use the embedded tiny-lm, a local directory, or fetch it where there is a network"
         )
     script = "import sys; from huggingface_hub import snapshot_download as get; get(sys.argv[1])"
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", script, repository],
         env={**os.environ, "HF_HUB_OFFLINE": "0"},
         stderr=subprocess.PIPE,
         text=True,
     )
-    if done.returncode != 0:
-        raise UserError(f"model {repository} could not be fetched: {(done.stderr.strip() or '?').splitlines()[-1]}")
+    if result.returncode != 0:
+        reason = (result.stderr.strip() or "?").splitlines()[-1]
+        raise UserError(f"model {repository} could not be fetched: {reason}")
 
 
-def _load_hub(name: str, chosen: DeviceConfig) -> "HookedTransformer":
+def _load_hub(name: str, config: DeviceConfig) -> "HookedTransformer":
     from transformer_lens import HookedTransformer
 
     _hub_commit(_hub_repository(name))
-    kwargs: dict[str, Any] = {"device": chosen.device, "dtype": chosen.dtype}
+    kwargs: dict[str, Any] = {"device": config.device, "dtype": config.dtype}
     return HookedTransformer.from_pretrained_no_processing(name, **kwargs)

@@ -1,6 +1,6 @@
-"""python -P -m agent.lab.prepare --model M --hook_name H --tokens N: have the activations ready before a study runs.
+"""python -P -m agent.lab.prepare --model M --hook_name H --tokens N: harvest the activations before a study runs.
 
-With --evals, what the study is to be evaluated by is checked first; nothing is harvested where it cannot be.
+The evaluations in --evals are checked first; nothing is harvested if one that is required cannot run.
 """
 
 import argparse
@@ -18,21 +18,21 @@ def main() -> None:
     parser.add_argument("--hook_name", required=True)
     parser.add_argument("--tokens", type=int, required=True)
     parser.add_argument("--evals", default="quick", help="families, or quick, standard, full")
-    parser.add_argument("--needed", default="core", metavar="FAMILY", help="what measures the primary metric")
-    parser.add_argument("--ground", type=Path, metavar="FILE", help="write here, as JSON, what was found")
+    parser.add_argument("--needed", default="core", metavar="FAMILY", help="family that measures the primary metric")
+    parser.add_argument("--fingerprint", type=Path, metavar="FILE", help="JSON file for fingerprint and families")
     args = parser.parse_args()
     with one_line_errors("nothing half-harvested is kept"):
-        models.identity(args.model)  # fetches a hub model, so that it can be looked at
+        models.identity(args.model)  # fetches a hub model, so that its config can be read
         evals, left_out = doctor.resolve_families(
             doctor.eval_target(args.model, args.hook_name), args.evals, args.needed
         )
-        for name, why in left_out.items():
-            print(f"left out of {args.evals}: {name}: {why}", flush=True)
+        for name, reason in left_out.items():
+            print(f"left out of {args.evals}: {name}: {reason}", flush=True)
         folder, manifest = activations.ensure_harvest(args.model, args.hook_name, args.tokens)
         print(f"activations: {manifest.rows:,} of {manifest.hook_name} in {folder}")
-        if args.ground:
-            found = fingerprint.fingerprint(args.model) | {"evals": evals, "left_out": left_out}
-            files.write_atomically(args.ground, json.dumps(found, indent=2) + "\n")
+        if args.fingerprint:
+            content = fingerprint.fingerprint(args.model) | {"evals": evals, "left_out": left_out}
+            files.write_atomically(args.fingerprint, json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

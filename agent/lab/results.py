@@ -1,4 +1,4 @@
-"""final_info.json, typed. No torch here."""
+"""The results of a run, final_info.json, as typed records; how they are written and read. No torch here."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ Number = float | None  # null where the measured value was not finite; its path 
 
 
 class Training(BaseModel):
-    """What was trained, and what it cost."""
+    """A training: what was trained, and what it cost."""
 
     model: str
     hook_name: str
@@ -39,15 +39,15 @@ class Training(BaseModel):
 
 
 class Core(BaseModel):
-    """SAE-Bench core, and beside it the figures it gets wrong or leaves out."""
+    """The figures of SAE-Bench core, and those that it gets wrong or leaves out."""
 
     l0: Number
     l1: Number
-    explained_variance_centered: Number  # 1 - squared errors / squares about the mean: the one that decides
+    explained_variance_centered: Number  # 1 - squared errors / squares about the mean; used for every decision
     explained_variance: Number  # SAE-Bench 0.6's figure of that name, kept for comparison with published tables
     explained_variance_legacy: Number  # likewise
     mse: Number  # squared error per token and dimension, in the model's units; independent of the batch size
-    mse_sae_bench: Number  # SAE-Bench's figure, which is divided by the tokens of a batch
+    mse_sae_bench: Number  # SAE-Bench's figure, divided by the tokens of a batch
     cossim: Number
     l2_ratio: Number
     relative_reconstruction_bias: Number
@@ -62,7 +62,7 @@ class Core(BaseModel):
 
 
 class Latents(BaseModel):
-    """How the latents are used on the evaluation text."""
+    """The use of the latents on the evaluation text."""
 
     alive_fraction: Number  # fired at least once
     dense_fraction: Number  # fired on more than one token in ten
@@ -72,7 +72,7 @@ class Latents(BaseModel):
 
 
 class Probe(BaseModel):
-    """Sparse probing of one dataset: test AUC and accuracy by number of latents probed."""
+    """Sparse probing on one dataset: test AUC and accuracy by number of latents probed."""
 
     dataset: str
     auc: dict[int, Number]
@@ -83,7 +83,7 @@ class Probe(BaseModel):
 
 
 class Probing(BaseModel):
-    """sparse_probing_sae_probes: the means over the datasets, and each dataset."""
+    """The figures of sparse_probing_sae_probes: means over the datasets, and each dataset's own."""
 
     auc: dict[int, Number]
     accuracy: dict[int, Number]
@@ -94,34 +94,34 @@ class Probing(BaseModel):
 
 
 class FamilyScores(BaseModel):
-    """What an evaluation family found of one SAE; core and sparse_probing_sae_probes have records of their own."""
+    """The figures of an evaluation family; core and sparse_probing_sae_probes have records of their own."""
 
     metrics: dict[str, Number]  # null: the figure was not finite, or see not_applicable
     not_applicable: dict[str, str] = {}  # metric -> why it has no value for this SAE
     details: dict[str, dict[str, Number]] = {}  # dataset, class or concept -> its own figures
-    remark: str = ""  # what to bear in mind when reading it
+    remark: str = ""  # a caveat for whoever reads the figures
     seconds: float = 0.0
 
 
 class Floor(BaseModel):
-    """A random untrained SAE of the same width and sparsity through the same evaluator."""
+    """The scores of a random untrained SAE of the same width and sparsity by the same evaluator."""
 
     k: int
     explained_variance_centered: Number
     ce_loss_score: Number  # null on a synthetic world
-    truth: dict[str, Number] = {}  # on a synthetic world: f1, mcc and what else its family scores
+    truth: dict[str, Number] = {}  # on a synthetic world: f1, mcc and the other metrics of its family
 
 
 class MetricComparison(BaseModel):
-    """One metric of a run beside what the baseline has at the run's own L0."""
+    """A metric of a run compared with the baseline's at the run's own L0."""
 
     value: float
-    reference: float  # read between two baselines, one at or below this L0 and one at or above it
+    reference: float  # interpolated between two baselines, one at or below this L0 and one at or above it
     noise: float  # standard deviation of one training, from the spread of the reseeded baselines
     standard_error: float  # of the difference
     df: int  # degrees of freedom behind the noise
     half_width: float  # of the difference's 95% interval, not corrected for the number of runs
-    p: float  # two-sided, not corrected either
+    p: float  # two-sided, not corrected for the number of runs
 
     @property
     def difference(self) -> float:
@@ -129,16 +129,16 @@ class MetricComparison(BaseModel):
 
 
 class Comparison(BaseModel):
-    """A run beside the baseline at the run's own L0. Written by the driver."""
+    """A run compared with the baseline at the run's own L0; written by the driver."""
 
-    levels: list[float]  # K of the baselines it was read between
+    levels: list[float]  # K of the baselines that were interpolated
     seeds: int  # baselines behind the noise
-    metrics: dict[str, MetricComparison]  # those that were measured on both sides
-    not_comparable: str | None = None  # why there is none of it
+    metrics: dict[str, MetricComparison]  # those that run and baselines have
+    not_comparable: str | None = None  # why there is no comparison
 
 
 class Expectation(BaseModel):
-    """What a sentinel must score if the evaluation works, and what it scored."""
+    """The score that a sentinel must have if the evaluation works, and the one it has."""
 
     sentinel: str  # permuted decoder, identity, random
     metric: str
@@ -148,7 +148,7 @@ class Expectation(BaseModel):
 
 
 class Sentinels(BaseModel):
-    """The evaluator, tried on SAEs whose scores are known beforehand."""
+    """A check of the evaluator on SAEs whose scores are known beforehand."""
 
     expectations: list[Expectation]
 
@@ -164,7 +164,7 @@ class Measure(BaseModel):
 
 
 class FinalInfo(BaseModel):
-    """Everything measured of one run. Written by the evaluator, or by the driver for a run that failed."""
+    """The measurements of one run; written by the evaluator, or by the driver for a run that failed."""
 
     format_version: Literal[1] = FORMAT_VERSION
     verdict: Verdict
@@ -184,12 +184,12 @@ class FinalInfo(BaseModel):
 
     @property
     def families(self) -> set[str]:
-        """The evaluation families that it holds figures of."""
+        """The evaluation families with figures here."""
         own = {"core": self.core, "sparse_probing_sae_probes": self.probing}
         return {name for name, record in own.items() if record} | set(self.evaluations)
 
     def metric(self, name: str) -> float | None:
-        """A metric of METRICS by name; None where it was not measured or not finite."""
+        """Return a metric of METRICS by name, or None if it was not measured or not finite."""
         value: Any = self
         for part in METRICS[name].path.split("."):
             if value is None:
@@ -202,11 +202,11 @@ class FinalInfo(BaseModel):
 
 
 class BadResults(UserError):
-    """final_info.json is missing, damaged or of another version."""
+    """The error of a result file that is missing, damaged or of another version."""
 
 
 def null_non_finite(value: Any, path: str = "") -> tuple[Any, list[str]]:
-    """The value with every non-finite number replaced by None, and the paths where that was done."""
+    """Replace every non-finite number in a value by None. Returns the value and the paths of the replaced ones."""
     if isinstance(value, dict):
         parts = {k: null_non_finite(v, f"{path}.{k}" if path else str(k)) for k, v in value.items()}
         return {k: v for k, (v, _) in parts.items()}, [p for _, ps in parts.values() for p in ps]
@@ -219,12 +219,12 @@ def null_non_finite(value: Any, path: str = "") -> tuple[Any, list[str]]:
 
 
 def write(run_dir: Path, info: FinalInfo | Sentinels, name: str = "final_info.json") -> None:
-    """Write results, whole or not at all."""
+    """Write results to `name` in a run directory, whole or not at all."""
     write_atomically(run_dir / name, info.model_dump_json(indent=2) + "\n")
 
 
 def read(run_dir: Path, name: str = "final_info.json") -> FinalInfo:
-    """The results of a run. Raises BadResults."""
+    """Read the results of a run. Raises BadResults."""
     path = run_dir / name
     try:
         return FinalInfo.model_validate_json(_read_plain(path))
@@ -238,7 +238,7 @@ def read(run_dir: Path, name: str = "final_info.json") -> FinalInfo:
 
 
 def read_metrics(run_dir: Path) -> list[MetricsRow]:
-    """The rows of metrics.jsonl; a last line cut short by a crash is dropped, other damage raises BadResults."""
+    """Read metrics.jsonl, without a last line that was cut short. Raises BadResults if another is damaged."""
     path = run_dir / "metrics.jsonl"
     try:
         lines = _read_plain(path).decode(errors="replace").split("\n")
@@ -254,12 +254,12 @@ def read_metrics(run_dir: Path) -> list[MetricsRow]:
 
 
 def keep(folder: Path, name: str, content: dict[str, Any]) -> None:
-    """Leave in the file `name` of an Examination's `out` what the idea's `draw` shows; non-finite numbers are null."""
+    """Write what an idea's `draw` shows to `name` in an Examination's `out`; non-finite numbers become null."""
     write_atomically(folder / name, json.dumps(null_non_finite(content)[0]))
 
 
 def read_kept(path: Path) -> dict[str, Any]:
-    """What `keep` left; empty where there is nothing. Raises BadResults for a damaged file."""
+    """Read what `keep` wrote, or {} if there is no file. Raises BadResults if it is damaged."""
     try:
         return json.loads(_read_plain(path))
     except FileNotFoundError:
@@ -269,26 +269,26 @@ def read_kept(path: Path) -> dict[str, Any]:
 
 
 def _read_plain(path: Path) -> bytes:
-    """The content of a file that an experiment may have put there: no link is followed, no pipe waited for."""
+    """Read a file that an experiment may have planted: no link is followed, no pipe waited for."""
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise BadResults(f"{path} is no regular file")
+                raise BadResults(f"{path} is not a regular file")
             if status.st_size > MOST_BYTES:
                 raise BadResults(f"{path} is larger than {MOST_BYTES / 2**20:.0f} MiB")
             return file.read(MOST_BYTES)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise
-        raise BadResults(f"{path} is no regular file") from None
+        raise BadResults(f"{path} is not a regular file") from None
 
 
 def _first_line(error: Exception) -> str:
     return " ".join(str(error).split("\n")[:2])
 
 
-def headline(infos: "Iterable[FinalInfo]") -> list[str]:
-    """The headline metrics that any of these results measured, in the order in which they are shown."""
-    known = list(infos)
-    return [name for name in HEADLINE if name == "l0" or any(info.metric(name) is not None for info in known)]
+def headline(infos: Iterable[FinalInfo]) -> list[str]:
+    """Return the headline metrics that any of the results has, and L0, in the order in which they are shown."""
+    infos = list(infos)
+    return [name for name in HEADLINE if name == "l0" or any(info.metric(name) is not None for info in infos)]

@@ -1,4 +1,4 @@
-"""How an experiment starts: its one argument, its directory, and errors that are one line."""
+"""The start of an experiment: its one argument, its directory, and errors as one line."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ from agent.lab.training import TrainingStopped
 def run(main: Callable[[Path], None]) -> None:
     """Parse --out_dir, make the directory, keep a copy of the experiment in it, and call `main(out_dir)`.
 
-    Exit codes: 0 done, 1 the training was stopped by the guard or failed, 2 the user's mistake, 130 interrupted.
+    Exit codes: 0 done, 1 the guard stopped the training or it failed, 2 the user's mistake, 130 interrupted.
     """
     script = Path(sys.argv[0]).absolute()
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
@@ -43,7 +43,7 @@ def run(main: Callable[[Path], None]) -> None:
 
 
 def set_seed(main: Callable[[Path], None], seed: int) -> None:
-    """Set the experiment's SEED, so that initialisation and order of the tokens follow. Raises UserError."""
+    """Set the experiment's SEED, which fixes initialisation and order of the tokens. Raises UserError without one."""
     names: dict[str, Any] = getattr(main, "__globals__", {})
     if "SEED" not in names:
         raise UserError("the experiment has no constant SEED, so it cannot be run again with another seed: restore it")
@@ -51,7 +51,7 @@ def set_seed(main: Callable[[Path], None], seed: int) -> None:
 
 
 def make_out_dir(out_dir: Path) -> None:
-    """Create the directory. Raises UserError if it cannot be a new run's."""
+    """Create the directory. Raises UserError if it is in use or cannot be written."""
     if out_dir.is_file():
         raise UserError(f"--out_dir {out_dir} is a file: choose {next_free_name(out_dir)}")
     if out_dir.is_dir() and any(out_dir.iterdir()):
@@ -64,7 +64,7 @@ def make_out_dir(out_dir: Path) -> None:
 
 
 def remove_out_dir_without_steps(out_dir: Path) -> None:
-    """After a mistake that was found before the first step, the same --out_dir can be given again."""
+    """Remove the directory of a run that failed before its first step, so that --out_dir can be given again."""
     if (out_dir / "metrics.jsonl").stat().st_size == 0:
         for name in ("metrics.jsonl", "experiment.py"):
             (out_dir / name).unlink(missing_ok=True)
@@ -72,7 +72,7 @@ def remove_out_dir_without_steps(out_dir: Path) -> None:
 
 
 def next_free_name(out_dir: Path) -> Path:
-    """The next name in the sequence that is not taken: run_3 -> run_4, results -> results_1."""
+    """Return the next name in the sequence that is not taken: run_3 -> run_4, results -> results_1."""
     stem, _, number = out_dir.name.rpartition("_")
     stem, first = (stem, int(number) + 1) if stem and number.isdigit() else (out_dir.name, 1)
     return next(p for i in range(first, first + 100_000) if not (p := out_dir.with_name(f"{stem}_{i}")).exists())

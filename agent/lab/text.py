@@ -1,9 +1,9 @@
 """The text of the probing datasets inside the sae-probes wheel, split once and for all.
 
-Every prompt goes to exactly one split, by a hash of its normalised text: the language model `tiny-lm` is
-trained on `lm`, sparse autoencoders on `sae`, evaluations choose on `dev` and report on `test`. The datasets in
-HELD_OUT (candidates for the default probing evaluation) are left out whole, with every duplicate of their prompts
-in any other dataset, so that a probed prompt was never trained on.
+Every prompt goes to exactly one split, by a hash of its normalised text: the language model `tiny-lm` is trained on
+`lm`, sparse autoencoders on `sae`; evaluations choose on `dev` and report on `test`. The datasets in HELD_OUT, for the
+default probing evaluation, are left out whole, with every duplicate of their prompts in any other dataset, so that a
+probed prompt was never trained on.
 """
 
 import base64
@@ -17,7 +17,7 @@ from typing import Literal
 
 Split = Literal["lm", "sae", "dev", "test"]
 
-VERSION = "sae-probes-0.4.2/1"  # data and the rules below; stored activations are keyed by it
+VERSION = "sae-probes-0.4.2/1"  # of the data and the rules below; harvests are keyed by it
 
 DATASETS = 155  # files in the package, of which sae-probes probes 113
 
@@ -44,16 +44,16 @@ HELD_OUT = (
 
 
 class TextMissing(RuntimeError):
-    """The sae-probes wheel, whose datasets are the text, is not installed or not whole."""
+    """The error of a sae-probes wheel, whose datasets are the text, that is missing or damaged."""
 
 
 def normalise(prompt: str) -> str:
-    """Lower case, white space folded: two prompts alike in this form are duplicates."""
+    """Return a prompt in lower case, white space folded: prompts that are equal in this form are duplicates."""
     return " ".join(prompt.lower().split())
 
 
 def split_of(prompt: str) -> Split:
-    """The split a prompt belongs to, whatever dataset it stands in."""
+    """Return the split of a prompt, which does not depend on its dataset."""
     return _split_of_normalised(normalise(prompt))
 
 
@@ -68,7 +68,7 @@ def _split_of_normalised(key: str) -> Split:
 
 
 def data_dir() -> Path:
-    """The folder of the wheel's datasets, found without importing sae_probes (which takes 8 s)."""
+    """Find the folder of the wheel's datasets without importing sae_probes, which takes 8 s. Raises TextMissing."""
     spec = importlib.util.find_spec("sae_probes")
     if spec is None or spec.origin is None:
         raise TextMissing("the package sae-probes is not installed: pip install -e . in the project's root")
@@ -79,21 +79,21 @@ def data_dir() -> Path:
 
 
 def check_datasets() -> int:
-    """Compare each dataset with the checksum it was packaged with; their number. Raises TextMissing."""
+    """Compare each dataset with its packaged checksum and return their number. Raises TextMissing."""
     folder = data_dir()
     packaged = [file for file in importlib.metadata.files("sae-probes") or [] if file.parent.name == folder.name]
     for file in packaged:
         path = Path(str(file.locate()))
         digest = hashlib.sha256(path.read_bytes()).digest() if path.exists() else b""
         if file.hash and base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != file.hash.value:
-            raise TextMissing(f"{path} is not as it was packaged: pip install --force-reinstall sae-probes")
+            raise TextMissing(f"{path} differs from its packaged checksum: pip install --force-reinstall sae-probes")
     if len(packaged) < DATASETS:
         raise TextMissing(f"sae-probes lists {len(packaged)} of {DATASETS} datasets: pip install --force-reinstall it")
     return len(packaged)
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of one dataset file, in the file's order."""
+    """Read the prompts of one dataset file, in the file's order."""
     import pandas as pd
 
     frame = pd.read_csv(path, compression="zstd")
@@ -102,13 +102,13 @@ def read_prompts(path: Path) -> list[str]:
 
 @cache
 def held_out_prompts() -> frozenset[str]:
-    """Normalised prompts of every held-out dataset."""
+    """Return the normalised prompts of all held-out datasets."""
     folder = data_dir()
     return frozenset(normalise(p) for name in HELD_OUT for p in read_prompts(folder / f"{name}.csv.zst"))
 
 
 def prompts(*splits: Split) -> Iterator[str]:
-    """Every distinct prompt of the splits, held-out ones excepted, datasets in name order."""
+    """Yield every distinct prompt of the splits but the held-out ones, datasets in name order."""
     seen = set(held_out_prompts())
     for path in sorted(data_dir().glob("*.csv.zst")):
         for prompt in read_prompts(path):

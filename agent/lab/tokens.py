@@ -1,4 +1,4 @@
-"""Text -> windows of token ids, alike for harvesting and for evaluation."""
+"""Windows of token ids from text, the same way for harvesting and for evaluation."""
 
 import random
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ CHUNK = 2000  # documents tokenized at once
 
 
 def special_ids(model: "HookedTransformer") -> set[int]:
-    """Ids whose activations are neither trained on nor scored: beginning, end, padding."""
+    """Return the ids whose activations are neither trained on nor scored: beginning, end, padding."""
     tokenizer = model.tokenizer
     assert tokenizer is not None
     ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
@@ -23,14 +23,14 @@ def special_ids(model: "HookedTransformer") -> set[int]:
 
 
 def text_split_for(model_name: str, purpose: text.Split) -> list[text.Split]:
-    """The splits that serve a purpose: only tiny-lm has to keep away from the text it was itself trained on."""
+    """Return the splits that serve a purpose: only tiny-lm must not see the text it was itself trained on."""
     return ["sae", "lm"] if purpose == "sae" and model_name != "tiny-lm" else [purpose]
 
 
 def windows(model: "HookedTransformer", splits: list[text.Split], context: int, tokens: int, seed: int) -> Tensor:
-    """The documents of some splits in a seeded order, packed.
+    """Pack the documents of some splits in a seeded order.
 
-    Returns token ids `[windows, context]` holding at least `tokens` ordinary tokens, or all there are.
+    Returns token ids `[windows, context]` with at least `tokens` ordinary tokens, or all there are.
     """
     documents = list(text.prompts(*splits))
     random.Random(seed).shuffle(documents)
@@ -38,9 +38,9 @@ def windows(model: "HookedTransformer", splits: list[text.Split], context: int, 
 
 
 def pack(model: "HookedTransformer", documents: list[str], context: int, tokens: int) -> Tensor:
-    """Documents one after another, an end token after each, a beginning token before each window.
+    """Pack documents one after another, an end token after each, a beginning token before each window.
 
-    Returns token ids `[windows, context]` holding at least `tokens` ordinary tokens, or all there are.
+    Returns token ids `[windows, context]` with at least `tokens` ordinary tokens, or all there are.
     """
     tokenizer = model.tokenizer
     assert tokenizer is not None

@@ -1,4 +1,4 @@
-"""What every training shares: the guard that watches it, its metrics.jsonl, and finish()."""
+"""The parts that all trainings share: the guard that watches them, metrics.jsonl, and finish()."""
 
 import math
 import os
@@ -19,17 +19,17 @@ from agent.lab.results import Training
 from agent.lab.verdicts import MetricsRow, Verdict
 
 ROWS = 100  # lines in metrics.jsonl over a whole training; the host waits for the device once a line
-COMPARED_VALUES = 4096  # values of each parameter compared to tell whether it moved
+COMPARED_VALUES = 4096  # of each parameter, to tell if it changed during the training
 
 
 def constants(names: dict[str, Any]) -> dict[str, Any]:
-    """The experiment's constants among its globals: upper-case names of plain values."""
+    """Return the experiment's constants among its globals: upper-case names of plain values."""
     plain = (bool, int, float, str, list, tuple)
     return {name: value for name, value in names.items() if name.isupper() and isinstance(value, plain)}
 
 
 class TrainingStopped(Exception):
-    """The guard ended a training; carries the verdict."""
+    """The guard ended the training; carries the verdict."""
 
     def __init__(self, verdict: Verdict) -> None:
         super().__init__(f"{verdict.name}: {verdict.evidence}")
@@ -37,9 +37,9 @@ class TrainingStopped(Exception):
 
 
 class TrainingGuard:
-    """Writes metrics.jsonl and stops a training that cannot become a result.
+    """A guard that writes metrics.jsonl and stops a training that cannot become a result.
 
-    `sae`'s parameters are watched for movement. `settings` are the experiment's constants, recorded with the results.
+    It checks that the parameters of `sae` change. `settings` are the experiment's constants, recorded with the results.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TrainingGuard:
         self._own: dict[str, Tensor] = {}
         self._pending = 0
         self._learning_rate = 0.0
-        self._before = self._sample()
+        self._initial = self._sample()
         self._file: TextIO = (out_dir / "metrics.jsonl").open("w")
         self._bar = progress_bar("training", stream.total, "tokens")
         self._started = time.monotonic()
@@ -73,14 +73,14 @@ class TrainingGuard:
         learning_rate: float,
         own: dict[str, Tensor] | None = None,
     ) -> None:
-        """Record one optimizer step; the scalar tensors stay on their device until the next line is written. `own` is
-        what else the experiment watches, under the same names at every step.
+        """Record one optimizer step. The scalar tensors stay on their device until the next line is written.
 
+        `own` holds further metrics of the experiment, under the same names at every step.
         Raises TrainingStopped on a non-finite loss, gradient norm or parameter, or a loss above the ceiling.
         """
         self._own = own or {}
-        watched = (loss, l0, mse, alive_fraction, grad_norm, *self._own.values())
-        values = torch.stack([t.detach().float() for t in watched])
+        metrics = (loss, l0, mse, alive_fraction, grad_norm, *self._own.values())
+        values = torch.stack([t.detach().float() for t in metrics])
         self._sums = values if self._sums is None else self._sums + values
         self._pending += 1
         self._learning_rate = learning_rate
@@ -91,13 +91,13 @@ class TrainingGuard:
             self._write_row()
 
     def close(self, d_sae: int) -> Training:
-        """End the training and judge it. Raises TrainingStopped; else returns its record."""
+        """End the training and return its record. Raises TrainingStopped if it cannot become a result."""
         if self._pending:
             self._write_row()
         self._bar.close()
         self._file.close()
         seconds = time.monotonic() - self._started
-        if verdict := verdicts.judge_training(self.rows, self.steps, self.moved):
+        if verdict := verdicts.judge_training(self.rows, self.steps, self.any_parameter_changed):
             raise TrainingStopped(verdict)
         return Training(
             model=self.model,
@@ -106,7 +106,7 @@ class TrainingGuard:
             d_in=self.stream.d_in,
             d_sae=d_sae,
             steps=self.steps,
-            tokens=self.stream.meter.served,  # what it was given, whatever it reported
+            tokens=self.stream.budget.served,  # whatever the experiment reported
             final_loss=self.rows[-1].loss,
             seconds=round(seconds, 2),
             learning_rate=max(row.learning_rate for row in self.rows),
@@ -115,9 +115,9 @@ class TrainingGuard:
         )
 
     @property
-    def moved(self) -> bool:
-        """Whether any watched parameter differs from what it was before the first step."""
-        return any(not torch.equal(a, b) for a, b in zip(self._before, self._sample(), strict=True))
+    def any_parameter_changed(self) -> bool:
+        """True if a compared parameter differs from its value before the first step."""
+        return any(not torch.equal(a, b) for a, b in zip(self._initial, self._sample(), strict=True))
 
     def _sample(self) -> list[Tensor]:
         return [p.detach().flatten()[:COMPARED_VALUES].clone() for p in self.sae.parameters()]
@@ -160,12 +160,12 @@ def finish(
     groups: dict[str, tuple[int, int]] | None = None,
     extra: dict[str, Tensor] | None = None,
 ) -> None:
-    """The last line of an experiment: judge the training, save the checkpoint, and have it evaluated.
+    """Judge the training, save the checkpoint, and have it evaluated: the last line of an experiment.
 
     `encode` maps scaled activations `[batch, d_in]` to latents `[batch, d_sae]`, each row alone. The decoder is data:
-    `W_dec [d_sae, d_in]`, `b_dec [d_in]`. `W_enc [d_in, d_sae]`, `b_enc [d_sae]` and `threshold [d_sae]` where the
-    encoder is `where(pre > threshold, pre, 0)` of an affine `pre` (then the SAELens format is written beside the
-    checkpoint). `groups` names ranges of latents, `extra` holds tensors an analysis needs.
+    `W_dec [d_sae, d_in]`, `b_dec [d_in]`. Give `W_enc [d_in, d_sae]`, `b_enc [d_sae]` and `threshold [d_sae]` if the
+    encoder is `where(pre > threshold, pre, 0)` of an affine `pre`; then ../sae_lens is written too. `groups` names
+    ranges of latents, `extra` holds tensors that an analysis needs.
 
     Raises TrainingStopped, or CheckpointError for a checkpoint that would not load.
     """
@@ -181,7 +181,7 @@ def finish(
         groups=groups or {},
         extra=sorted(extra or {}),
         training=training,
-        moved=guard.moved,
+        any_parameter_changed=guard.any_parameter_changed,
         architecture="jumprelu" if threshold is not None else None,
     )
     checkpoint.save(
@@ -203,11 +203,11 @@ def finish(
 
 
 def evaluate(run_dir: Path) -> None:
-    """Start the trusted evaluator on a run in a process of its own; its failure is this process's exit code."""
+    """Evaluate a run in a process of its own. Exits with that process's code if it fails."""
     command = [sys.executable, "-P", "-m", "agent.lab.evaluation", str(run_dir)]
     try:
         code = subprocess.run(command).returncode
-    except KeyboardInterrupt:  # the evaluator got it too, and has said how to go on
+    except KeyboardInterrupt:  # the evaluator got it too, and has printed how to go on
         code = 130
     if code != 0:
         raise SystemExit(code if code > 0 else 1)

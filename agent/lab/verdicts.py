@@ -1,4 +1,4 @@
-"""The one judge of a run. The guard inside a training process and the driver outside both ask it."""
+"""The verdicts on a run, by the same rules for the guard inside a training process and the driver outside."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-LOSS_CEILING = 1e6  # on activations scaled to mean norm sqrt(d_in), where a useless SAE has a loss near d_in
+LOSS_CEILING = 1e6  # on activations scaled to mean norm sqrt(d_in), on which a useless SAE has a loss near d_in
 
 VerdictName = Literal[
     "ok",
@@ -28,12 +28,12 @@ VerdictName = Literal[
     "not_evaluated",
 ]
 
-# Verdicts no edit of experiment.py can mend.
+# Verdicts that no edit of experiment.py can mend.
 NOT_RETRYABLE = frozenset({"ok", "killed", "disk_full", "not_comparable"})
 
 
 class Verdict(BaseModel):
-    """What the guards say of a run, and the fact that made them say it."""
+    """The judgement of the guards on a run, with the fact that it follows from."""
 
     name: VerdictName
     evidence: str
@@ -45,7 +45,7 @@ class Verdict(BaseModel):
 
 
 class MetricsRow(BaseModel):
-    """One line of metrics.jsonl: means over the steps since the line before."""
+    """A line of metrics.jsonl: means over the steps since the line before."""
 
     step: int
     tokens: int
@@ -56,11 +56,11 @@ class MetricsRow(BaseModel):
     learning_rate: float
     grad_norm: float | None
     seconds: float
-    own: dict[str, float | None] = {}  # what else the experiment watches, by names of its own
+    own: dict[str, float | None] = {}  # further metrics of the experiment, by names of its own
 
 
 def judge_metrics(rows: Sequence[MetricsRow]) -> Verdict | None:
-    """The reason these rows cannot come from a sound training, or None while they can."""
+    """Return the verdict on rows that no sound training writes, or None if a sound one may have written them."""
     for row in rows:
         for name in ("loss", "grad_norm"):
             value = getattr(row, name)
@@ -74,13 +74,13 @@ def judge_metrics(rows: Sequence[MetricsRow]) -> Verdict | None:
     return None
 
 
-def judge_training(rows: Sequence[MetricsRow], steps: int, moved: bool) -> Verdict | None:
-    """Judge a training that has ended: its rows, its number of steps, and whether any parameter moved."""
+def judge_training(rows: Sequence[MetricsRow], steps: int, any_parameter_changed: bool) -> Verdict | None:
+    """Return the verdict on a training that has ended without a result, or None if nothing is wrong with it."""
     if steps == 0 or not rows:
         return Verdict(name="zero_steps", evidence="training ended without a step")
     if verdict := judge_metrics(rows):
         return verdict
-    if not moved:
+    if not any_parameter_changed:
         return Verdict(name="zero_steps", evidence=f"no parameter moved in {steps} steps")
     return None
 
@@ -96,12 +96,12 @@ def judge_scores(
     floor_explained_variance: float | None,
     floor_ce_loss_score: float | None,
 ) -> Verdict:
-    """Judge the scores of an evaluated checkpoint against a random untrained SAE at the same sparsity (the floor).
+    """Judge the scores of a checkpoint against those of a random untrained SAE of the same sparsity (the floor).
 
-    `has_loss` is False of a synthetic world: there the explained variance alone says what the SAE keeps.
+    `has_loss` is False for a synthetic world, which is judged by explained variance alone.
     """
     if l0 is None or l0 < 1:
-        return Verdict(name="degenerate", evidence=f"L0 is {_show(l0)}: the SAE is dead")
+        return Verdict(name="degenerate", evidence=f"L0 is {_format(l0)}: the SAE is dead")
     if l0 > d_sae / 4:
         return Verdict(name="degenerate", evidence=f"L0 {l0:.1f} is more than a quarter of d_sae {d_sae}: dense")
     scores = [("explained variance", explained_variance, floor_explained_variance)]
@@ -122,13 +122,13 @@ def judge_scores(
 
 
 def judge_smoke_test(*, l0: float | None, explained_variance: float | None) -> Verdict:
-    """Judge a checkpoint of a few steps on a slice of text: it may be dense or bad, but not broken."""
+    """Judge a checkpoint of a few steps on a little text: it may be dense or bad, but not broken."""
     if l0 is None or l0 == 0:
-        return Verdict(name="degenerate", evidence=f"L0 is {_show(l0)} on a slice of text: nothing is encoded")
+        return Verdict(name="degenerate", evidence=f"L0 is {_format(l0)} on the smoke-test batch: no latent fires")
     if explained_variance is None:
-        return Verdict(name="degenerate", evidence="the reconstruction of a slice of text is not finite")
-    return Verdict(name="ok", evidence="a slice: loaded, encoded, decoded")
+        return Verdict(name="degenerate", evidence="the reconstruction of the smoke-test batch is not finite")
+    return Verdict(name="ok", evidence="smoke test: loaded, encoded, decoded")
 
 
-def _show(value: float | None) -> str:
+def _format(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.3f}"

@@ -1,8 +1,8 @@
-"""Synthetic worlds: sparse features with a hierarchy in place of a language model, so that the truth is known.
+"""Synthetic worlds: sparse features with a hierarchy in place of a language model, so that the features are known.
 
-A world is sae_lens.synthetic's SyntheticModel by the recipe of SynthSAEBench (arXiv 2602.14687), built here and kept in
-the cache. The published one was drawn on a GPU, whose random numbers a CPU does not have: a world built here is equal
-to it in distribution, and its scores are `local equivalent`. A directory that SyntheticModel.save wrote is a world too.
+A world is a SyntheticModel of sae_lens.synthetic by the recipe of SynthSAEBench (arXiv 2602.14687), built here and kept
+in the cache. The published one was drawn on a GPU, whose random numbers a CPU does not have: a world built here equals
+it in distribution, and its scores are `local equivalent`. A directory that SyntheticModel.save wrote is a world too.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 Split = Literal["sae", "dev", "test"]
 
-FORMAT = 1  # of a built world: with other code it is another world
+FORMAT = 1  # of built worlds: raise it if the code builds another world
 SIZES = {"synth2k": (2048, 256, 16), "synth-sae-bench-16k": (16384, 768, 128)}  # features, dimensions, roots
-SEEDS: dict[Split, int] = {"sae": 0, "dev": 1_000_000, "test": 2_000_000}  # of a split's first batch; one more for each
+SEEDS: dict[Split, int] = {"sae": 0, "dev": 1_000_000, "test": 2_000_000}  # of the first batch; the next has one more
 BATCH = 1024  # samples drawn at once; the features of one batch take 64 MB in the largest world
 
 
 def world_config(features: int, d_in: int, roots: int) -> "SyntheticModelConfig":
-    """The published recipe (v2 of its configuration) at any size."""
+    """Return the published recipe (v2 of its configuration) at another size."""
     from sae_lens.synthetic import (
         FoldedNormalMagnitudeConfig,
         HierarchyConfig,
@@ -66,7 +66,7 @@ def world_config(features: int, d_in: int, roots: int) -> "SyntheticModelConfig"
 
 
 def identity(name: str) -> str:
-    """A hash of what a world is: the configuration and version it is built by, or a directory's files."""
+    """Return a hash of a world: of the configuration and version it is built by, or of a directory's files."""
     if name in SIZES:
         content = json.dumps([FORMAT, world_config(*SIZES[name]).to_dict()], sort_keys=True).encode()
         return hashlib.sha256(content).hexdigest()[:16]
@@ -78,13 +78,13 @@ def identity(name: str) -> str:
 
 
 def check_hook(name: str, hook_name: str) -> None:
-    """Raise UserError unless this is the place where a world has its activations."""
+    """Raise UserError unless this is the hook of a world."""
     if hook_name != defaults.WORLD_HOOK:
         raise UserError(f"the world {name} has no hook {hook_name!r}: its one hook is {defaults.WORLD_HOOK}")
 
 
 def load(name: str, device: str = "cpu") -> "SyntheticModel":
-    """A world on a device, built first where it is not in the cache. Raises UserError for a damaged directory."""
+    """Load a world, building it first if the cache has none. Raises UserError for a damaged directory."""
     from sae_lens.synthetic import SyntheticModel
 
     if name in SIZES:
@@ -97,29 +97,29 @@ def load(name: str, device: str = "cpu") -> "SyntheticModel":
     else:
         folder = Path(name).expanduser()
     try:
-        with torch.random.fork_rng():  # it draws features that it then throws away
+        with torch.random.fork_rng():  # loading draws features and throws them away
             return SyntheticModel.load_from_disk(folder, device=device).requires_grad_(False)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{folder} cannot be loaded as a world: {why}; delete it or write it again") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{folder} cannot be loaded as a world: {reason}; delete it or write it again") from error
 
 
-def build(made_as: "SyntheticModelConfig") -> "SyntheticModel":
-    """The world of a configuration, on the CPU, so that every machine draws the same numbers."""
+def build(config: "SyntheticModelConfig") -> "SyntheticModel":
+    """Build a world on the CPU, so that every machine draws the same numbers."""
     from sae_lens.synthetic import FeatureDictionary, SyntheticModel
 
-    assert made_as.orthogonalization
-    notify(f"building a world of {made_as.num_features:,} features in {made_as.hidden_dim} dimensions")
+    assert config.orthogonalization
+    notify(f"building a world of {config.num_features:,} features in {config.hidden_dim} dimensions")
     dictionary = FeatureDictionary(
-        made_as.num_features, made_as.hidden_dim, bias=made_as.bias, initializer=None, seed=made_as.seed
+        config.num_features, config.hidden_dim, bias=config.bias, initializer=None, seed=config.seed
     )
-    steps, rate = made_as.orthogonalization.num_steps, made_as.orthogonalization.lr
+    steps, rate = config.orthogonalization.num_steps, config.orthogonalization.lr
     dictionary.feature_vectors.data = orthogonalize(dictionary.feature_vectors.data, steps, rate)
-    return SyntheticModel(made_as, feature_dict=dictionary)
+    return SyntheticModel(config, feature_dict=dictionary)
 
 
 def orthogonalize(vectors: Tensor, steps: int, rate: float) -> Tensor:
-    """Push unit vectors `[n, d]` apart with Adam, as sae_lens.synthetic.orthogonalize_embeddings does; unit again.
+    """Push vectors `[n, d]` apart with Adam, as sae_lens.synthetic.orthogonalize_embeddings does. Returns unit vectors.
 
     Its loss is sum_{i != j} (e_i . e_j)^2 + n sum_i (s_i - 1)^2 with s_i = |e_i|^2, whose first sum is
     ||E^T E||^2 - sum s^2. So the gradient is 4 (E E^T E - s E + n (s - 1) E): n d^2 operations in place of n^2 d.
@@ -133,16 +133,16 @@ def orthogonalize(vectors: Tensor, steps: int, rate: float) -> Tensor:
 
 
 def orthogonalization_gradient(vectors: Tensor) -> Tensor:
-    """`[n, d]`, of the loss of `orthogonalize`."""
+    """Return the gradient `[n, d]` of the loss of `orthogonalize`."""
     squares = vectors.pow(2).sum(1, keepdim=True)
     return 4 * (vectors @ (vectors.T @ vectors) + (len(vectors) * (squares - 1) - squares) * vectors)
 
 
 @torch.no_grad()
 def samples(world: "SyntheticModel", rows: int, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-    """Independent draws in batches: activations `[batch, d_in]` and features `[batch, num_features]`.
+    """Draw samples in batches: activations `[batch, d_in]` and features `[batch, num_features]`.
 
-    Each batch has a seed of its own, so the same rows come whatever is drawn between them.
+    A batch has a seed of its own, so its rows do not depend on what is drawn before it.
     """
     starts = range(0, rows, BATCH)
     for number, start in enumerate(track(starts, f"drawing from the world ({split})", "samples", per_item=BATCH)):

@@ -1,4 +1,4 @@
-"""Stored activations: scaled, shuffled, harvested once, and never half taken for whole."""
+"""Harvested activations: scaled, shuffled, harvested once; a harvest that was cut short is never used."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ OTHER_HOOK, OTHER_TOKENS = "blocks.0.hook_resid_post", 140_000
 
 
 def stream(model: Path, *, size: int = TOKENS, batch: int = 1000, seed: int = 0) -> activations.Stream:
-    """Of the harvest there is: its key has TOKENS in it, so a shorter stream is cut."""
+    """Stream `size` tokens of the one harvest, whose key holds TOKENS."""
     whole = activations.stream(str(model), HOOK, tokens=TOKENS, batch=batch, seed=seed)
     return activations.Stream(
         activations.ensure_harvest(str(model), HOOK, TOKENS)[0], whole.manifest, size, batch, seed
@@ -37,7 +37,7 @@ def rows(batch: Tensor) -> list[bytes]:
     return [hashlib.blake2b(row.numpy().tobytes(), digest_size=8).digest() for row in batch]
 
 
-# What is stored
+# The harvest
 
 
 def test_activations_have_mean_norm_sqrt_d_in_and_the_mean_of_the_manifest(small_model: Path, harvest: Harvest):
@@ -48,8 +48,8 @@ def test_activations_have_mean_norm_sqrt_d_in_and_the_mean_of_the_manifest(small
     torch.testing.assert_close(everything.mean(0), torch.tensor(harvest[1].mean), rtol=1e-2, atol=1e-2)
 
 
-def test_they_are_the_models_own_on_ordinary_tokens(small_model: Path, harvest: Harvest):
-    """The first windows run by hand: every row is stored, save those of special tokens."""
+def test_the_harvest_holds_the_models_activations_on_ordinary_tokens(small_model: Path, harvest: Harvest):
+    """Run the first windows by hand: every row is in the harvest, but those of special tokens are not."""
     folder, manifest = harvest
     model = models.load(str(small_model))
     ids = tokens.windows(model, ["sae", "lm"], models.context_size(model), TOKENS, activations.HARVEST_SEED)[:16]
@@ -65,7 +65,7 @@ def test_they_are_the_models_own_on_ordinary_tokens(small_model: Path, harvest: 
     assert distance[:, 0].min() > 0.1
 
 
-def test_a_pass_holds_every_stored_row_once_in_another_order(small_model: Path, harvest: Harvest):
+def test_a_pass_yields_every_harvested_row_once_in_another_order(small_model: Path, harvest: Harvest):
     folder, manifest = harvest
     assert len(manifest.shards) == 2
     correction = manifest.scale / manifest.stored_scale
@@ -75,8 +75,8 @@ def test_a_pass_holds_every_stored_row_once_in_another_order(small_model: Path, 
     assert streamed != rows(torch.cat(stored))
 
 
-def test_neighbours_in_the_text_are_no_neighbours_in_the_stream(small_model: Path):
-    """Tokens of a window share much; a batch of the stream is as wide as the whole."""
+def test_neighbours_in_the_text_are_apart_in_the_stream(small_model: Path):
+    """Tokens of one window are alike; a batch of the stream varies as much as the whole."""
     batches = list(stream(small_model))[:20]
     whole = torch.cat(list(stream(small_model))).var(0).sum()
     for batch in batches:
@@ -86,14 +86,14 @@ def test_neighbours_in_the_text_are_no_neighbours_in_the_stream(small_model: Pat
 # The stream
 
 
-def test_it_yields_exactly_the_tokens_asked_for(small_model: Path):
+def test_a_stream_yields_exactly_the_requested_tokens(small_model: Path):
     short = stream(small_model, size=10_500, batch=1000)
     lengths = [len(x) for x in short]
     assert lengths == [1000] * 10 + [500]
     assert short.steps == len(lengths)
 
 
-def test_more_tokens_than_are_stored_are_read_again_in_another_order(small_model: Path):
+def test_a_stream_longer_than_the_harvest_repeats_it_in_another_order(small_model: Path):
     everything = rows(torch.cat(list(stream(small_model, size=2 * TOKENS))))
     first, second = everything[:TOKENS], everything[TOKENS:]
     assert Counter(first) == Counter(second)
@@ -106,7 +106,7 @@ def test_the_seed_fixes_the_order(small_model: Path):
     assert not torch.equal(one, other)
 
 
-def test_a_batch_belongs_to_whoever_got_it(small_model: Path):
+def test_a_batch_stays_as_it_is_when_the_next_is_read(small_model: Path):
     batches = iter(stream(small_model, batch=100))
     first = next(batches)
     kept = first.clone()
@@ -114,7 +114,7 @@ def test_a_batch_belongs_to_whoever_got_it(small_model: Path):
     assert torch.equal(first, kept)
 
 
-def test_smoke_shortens_it(small_model: Path, harvest: Harvest, monkeypatch: pytest.MonkeyPatch):
+def test_a_smoke_run_streams_fewer_tokens(small_model: Path, harvest: Harvest, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
     short = activations.stream(str(small_model), HOOK, tokens=TOKENS, batch=1000, seed=0)
     assert short.manifest == harvest[1]
@@ -122,17 +122,17 @@ def test_smoke_shortens_it(small_model: Path, harvest: Harvest, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("size", [{"tokens": 0, "batch": 8}, {"tokens": 8, "batch": 0}, {"tokens": -5, "batch": 8}])
-def test_sizes_must_be_positive(small_model: Path, size: dict[str, int]):
+def test_tokens_and_batch_must_be_positive(small_model: Path, size: dict[str, int]):
     with pytest.raises(UserError, match="must be positive"):
         activations.stream(str(small_model), HOOK, seed=0, **size)
 
 
-# Interrupted, at once, damaged
+# Harvests that are interrupted, concurrent or damaged
 
 
 @pytest.fixture(scope="module")
 def after_a_kill(small_model: Path) -> Path:
-    """Harvested by two processes at once, after a third was killed in the middle of it."""
+    """A harvest made by two processes at once, after a third was killed while it harvested."""
     key = activations.HarvestKey(str(small_model), models.identity(str(small_model)), OTHER_HOOK, OTHER_TOKENS)
     partial = key.folder().with_name(key.folder().name + ".partial")
     killed = prepare(small_model)
@@ -169,14 +169,14 @@ def test_after_a_kill_two_processes_share_one_clean_harvest(after_a_kill: Path):
     assert {path.name for path in after_a_kill.iterdir()} == {"manifest.json", *(s.name for s in manifest.shards)}
 
 
-def test_a_stored_harvest_is_not_made_again(small_model: Path, after_a_kill: Path):
+def test_a_whole_harvest_is_not_made_again(small_model: Path, after_a_kill: Path):
     before = {path: path.stat().st_mtime_ns for path in after_a_kill.iterdir()}
     activations.ensure_harvest(str(small_model), OTHER_HOOK, OTHER_TOKENS)
     assert {path: path.stat().st_mtime_ns for path in after_a_kill.iterdir()} == before
 
 
 @pytest.mark.parametrize("damage", ["truncated", "no json", "gone", "shard gone", "shard truncated"])
-def test_damage_is_found(after_a_kill: Path, tmp_path: Path, damage: str):
+def test_a_damaged_harvest_is_detected(after_a_kill: Path, tmp_path: Path, damage: str):
     for path in after_a_kill.iterdir():
         os.link(path, tmp_path / path.name)
     manifest, shard = tmp_path / "manifest.json", tmp_path / "shard_0001.safetensors"
@@ -190,7 +190,7 @@ def test_damage_is_found(after_a_kill: Path, tmp_path: Path, damage: str):
     assert "\n" not in str(caught.value)
 
 
-def test_a_flipped_byte_is_found_said_and_harvested_again(
+def test_a_flipped_byte_is_reported_and_the_activations_harvested_again(
     small_model: Path, after_a_kill: Path, capfd: pytest.CaptureFixture[str]
 ):
     shard, manifest = after_a_kill / "shard_0000.safetensors", json.loads((after_a_kill / "manifest.json").read_text())
@@ -202,34 +202,34 @@ def test_a_flipped_byte_is_found_said_and_harvested_again(
     assert json.loads((after_a_kill / "manifest.json").read_text()) == manifest  # the same activations once more
 
 
-def test_a_disk_without_room_is_named_before_anything_is_written(tmp_path: Path):
+def test_a_full_disk_is_reported_before_anything_is_written(tmp_path: Path):
     with pytest.raises(UserError, match=r"activations need 1000000000\.0 GB and .* GB free: free some space or point"):
         cache.require_space(tmp_path / "new", 10**18, "activations")
     assert not (tmp_path / "new").exists()
 
 
-# The ground on which figures compare
+# The fingerprint of what figures depend on
 
 
 @pytest.mark.usefixtures("harvest")
-def test_the_ground_changes_with_the_model_and_with_nothing_else(small_model: Path, tmp_path: Path):
+def test_the_fingerprint_changes_with_the_model_and_with_nothing_else(small_model: Path, tmp_path: Path):
     arguments = ["--model", str(small_model), "--hook_name", HOOK, "--tokens", str(TOKENS)]
-    ended = run("-P", "-m", "agent.lab.prepare", *arguments, "--ground", tmp_path / "ground.json")
+    ended = run("-P", "-m", "agent.lab.prepare", *arguments, "--fingerprint", tmp_path / "prepared.json")
     assert ended.returncode == 0, ended.stderr
-    one = json.loads((tmp_path / "ground.json").read_text())
+    one = json.loads((tmp_path / "prepared.json").read_text())
     copy = shutil.copytree(small_model, tmp_path / "a copy")
-    assert {name: one[name] for name in ("ground", "parts")} == fingerprint.fingerprint(str(copy))
+    assert {name: one[name] for name in ("fingerprint", "parts")} == fingerprint.fingerprint(str(copy))
     assert one["evals"] == ["core", "sparse_probing_sae_probes"]
-    assert len(one["ground"]) == 16
+    assert len(one["fingerprint"]) == 16
     assert one["parts"]["lab"] == lab_hash()
     assert one["parts"]["model"] == models.identity(str(small_model))
     (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
     changed = fingerprint.fingerprint(str(copy))
-    assert changed["ground"] != one["ground"]
+    assert changed["fingerprint"] != one["fingerprint"]
     assert {name for name, part in changed["parts"].items() if part != one["parts"][name]} == {"model"}
 
 
-def test_the_labs_hash_is_had_without_torch():
+def test_the_hash_of_the_lab_needs_no_torch():
     ended = run(
         "-c",
         "import sys; from agent.lab.code_hash import lab_hash; print(lab_hash()); sys.exit('torch' in sys.modules)",

@@ -1,10 +1,11 @@
-"""What the lab's hash takes for another lab: code that may give other figures, and no other wording of the same."""
+"""The lab's hash: it changes with code that may give other figures, and not with the wording of the same code."""
 
 import time
 from pathlib import Path
 
 import pytest
 
+from agent.lab import code_hash
 from agent.lab.code_hash import lab_hash
 
 CODE = '''"""A module."""
@@ -61,10 +62,15 @@ def test_a_new_or_renamed_file_is_another_lab(lab: Path):
     assert len({before, added, lab_hash(lab)}) == 3
 
 
-def test_what_only_talks_is_left_out(lab: Path):
+def test_files_of_messages_alone_are_left_out(lab: Path):
     before = lab_hash(lab)
     (lab / "progress.py").write_text("print('still working')\n")
     assert lab_hash(lab) == before
+
+
+def test_every_file_that_is_left_out_exists():
+    folder = Path(code_hash.__file__).parent
+    assert [name for name in code_hash.WITHOUT_FIGURES if not (folder / name).is_file()] == []
 
 
 def test_hashing_the_real_lab_is_quick():

@@ -87,7 +87,7 @@ def test_a_broken_model_is_named(small_model: Path, tmp_path: Path):
         ("blocks.1.hook_resid_pots", r"no hook .*did you mean .*blocks\.1\.hook_resid_post"),
         ("blocks.7.hook_resid_post", r"no hook .*did you mean .*hook_resid_post"),
         ("hook_embed", "use one like blocks.1.hook_resid_post"),
-        ("blocks.1.attn.hook_pattern", "gives no vector a token"),
+        ("blocks.1.attn.hook_pattern", "has no per-token activation vector"),
     ],
 )
 def test_a_hook_that_cannot_be_used_is_answered_with_one_that_can(loaded, hook: str, said: str):
@@ -100,7 +100,7 @@ def test_a_hook_without_a_layer_is_named():
         models.layer_of("ln_final.hook_normalized")
 
 
-@pytest.mark.parametrize(("device", "said"), [("tpu", "unknown device 'tpu'"), ("cuda:99", "cuda:99 is not here")])
+@pytest.mark.parametrize(("device", "said"), [("tpu", "unknown device 'tpu'"), ("cuda:99", "no device cuda:99")])
 def test_a_device_that_is_not_here_is_named(device: str, said: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAE_AGENT_DEVICE", device)
     with pytest.raises(UserError, match=said):

@@ -38,10 +38,10 @@ def huge(path: Path) -> None:
 
 
 PLANTED = {
-    link: "is no regular file",
-    dangling_link: "is no regular file",
-    pipe: "is no regular file",
-    directory: "is no regular file",
+    link: "is not a regular file",
+    dangling_link: "is not a regular file",
+    pipe: "is not a regular file",
+    directory: "is not a regular file",
     huge: "is larger than 16 MiB",
 }
 

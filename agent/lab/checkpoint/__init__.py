@@ -1,8 +1,8 @@
-"""A trained SAE on disk: saved, checked, loaded. Hostile until checked; reading it runs nothing that it holds.
+"""A trained SAE on disk: saved, checked, loaded. It is hostile until checked; reading it runs none of its content.
 
-A checkpoint is a folder of three files: header.json, encode.json (the encoder, see agent.lab.graph) and
-tensors.safetensors (the decoder, W_enc and b_enc where the encoder has them, and whatever encode.json refers to).
-There is no torch.export archive and no pickle: loading either has run planted code.
+A checkpoint is a folder of three files: header.json, encode.json (the encoder, see graph.py) and tensors.safetensors
+(the decoder, W_enc and b_enc if the encoder has them, and the tensors that encode.json refers to). It holds no
+torch.export archive and no pickle: loading either has run planted code.
 """
 
 import hashlib
@@ -27,16 +27,16 @@ from agent.lab.results import Training
 
 FORMAT_VERSION = 1
 MAX_D_SAE = 2**20
-ROWS_AT_ONCE = 16_384  # bounds what the encoder's intermediate values take
+ROWS_AT_ONCE = 16_384  # bounds the memory of the encoder's intermediate values
 _EXTRA_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 __all__ = ["Checkpoint", "CheckpointError", "Header", "check_behaviour", "content_hash", "load", "read_header", "save"]
 
 
 class Header(BaseModel):
-    """What the tensors mean."""
+    """The meaning of a checkpoint's tensors, and the record of their training."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True)
 
     format_version: int = FORMAT_VERSION
     model: str
@@ -44,12 +44,12 @@ class Header(BaseModel):
     layer: int
     d_in: int = Field(gt=0)
     d_sae: int = Field(gt=0, le=MAX_D_SAE)
-    scale: float = Field(gt=0)  # the model's activations were multiplied by this before encode saw them
+    scale: float = Field(gt=0)  # encode takes the model's activations times this
     groups: dict[str, tuple[int, int]] = {}  # latents [start, end) of a tier or other group
     extra: list[str] = []  # names of the tensors an analysis needs
     training: Training
-    moved: bool  # a parameter moved during training
-    architecture: str | None = None  # one of sae_lens_format.ARCHITECTURES, or None
+    any_parameter_changed: bool = Field(validation_alias="moved", serialization_alias="moved")  # during training
+    architecture: str | None = None  # one of sae_lens.ARCHITECTURES, or None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Header":
@@ -66,7 +66,7 @@ class Header(BaseModel):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded SAE. Its tensors are as trained, on scaled activations; encode and decode undo the scaling."""
+    """A loaded SAE; its tensors are as trained, on scaled activations, and encode and decode undo the scaling."""
 
     header: Header
     graph: Graph
@@ -75,40 +75,44 @@ class Checkpoint:
 
     @property
     def W_dec(self) -> Tensor:
-        """[d_sae, d_in], as trained: divide by header.scale for the model's own units."""
+        """The decoder `[d_sae, d_in]` as trained: divide by header.scale for the model's own units."""
         return self.tensors["W_dec"]
 
     @property
     def b_dec(self) -> Tensor:
-        """[d_in], as trained: divide by header.scale for the model's own units."""
+        """The decoder's bias `[d_in]` as trained: divide by header.scale for the model's own units."""
         return self.tensors["b_dec"]
 
     @property
     def W_enc(self) -> Tensor | None:
-        """[d_in, d_sae], as trained: multiply by header.scale for the model's own units. None if not affine."""
+        """The encoder `[d_in, d_sae]` as trained, or None if it is not affine.
+
+        Multiply it by header.scale for the model's own units.
+        """
         return self.tensors.get("W_enc")
 
     @property
     def b_enc(self) -> Tensor | None:
-        """[d_sae], or None."""
+        """The encoder's bias `[d_sae]`, or None."""
         return self.tensors.get("b_enc")
 
     @property
     def threshold(self) -> Tensor | None:
-        """[d_sae], the pre-activation a latent must exceed; or None."""
+        """The pre-activations `[d_sae]` that latents must exceed, or None."""
         return self.tensors.get("threshold")
 
     @property
     def extra(self) -> dict[str, Tensor]:
+        """The tensors that an idea's analysis needs, by name."""
         return {name: self.tensors[f"extra.{name}"] for name in self.header.extra}
 
     @property
     def non_finite(self) -> bool:
-        """Whether a parameter of the encoder or the decoder is NaN or infinite."""
+        """True if a parameter of the encoder or the decoder is NaN or infinite."""
         return any(not _finite(tensor) for name, tensor in self.tensors.items() if not name.startswith("extra."))
 
     def encode(self, x: Tensor) -> Tensor:
-        """Latents [..., d_sae], float32, of the model's own (unscaled) activations [..., d_in]."""
+        """Return latents `[..., d_sae]`, float32, of the model's own (unscaled) activations `[..., d_in]`."""
         rows = x.to(self.device, torch.float32).reshape(-1, self.header.d_in) * self.header.scale
         return self._encode_scaled(rows).reshape(*x.shape[:-1], self.header.d_sae)
 
@@ -121,17 +125,17 @@ class Checkpoint:
     def _encode_part(self, rows: Tensor) -> Tensor:
         latents = self.graph(rows, self.tensors)
         if not isinstance(latents, Tensor) or latents.shape != (len(rows), self.header.d_sae):
-            raise GraphError(f"the graph gives {_kind(latents)} where [{len(rows)}, {self.header.d_sae}] belongs")
+            raise GraphError(f"the graph gives {_kind(latents)} in place of [{len(rows)}, {self.header.d_sae}]")
         return latents
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Reconstruction [..., d_in] of the model's own activations from latents [..., d_sae]."""
+        """Reconstruct the model's own activations `[..., d_in]` from latents `[..., d_sae]`."""
         return (latents.to(self.device, torch.float32) @ self.W_dec + self.b_dec) / self.header.scale
 
     def encoder_matrix(self, x: Tensor) -> Tensor:
-        """A stand-in [d_in, d_sae] for W_enc where the encoder has none: its Jacobian. Scaled, as W_enc would be.
+        """Return the encoder's Jacobian `[d_in, d_sae]`, in place of W_enc if it has none, and scaled like it.
 
-        x is one scaled activation [d_in], such as the mean of the data, or several [n, d_in]. A latent has no slope
+        x is one scaled activation `[d_in]`, such as the mean of the data, or several `[n, d_in]`. A latent has no slope
         where it does not fire, so its column is the mean over the points at which it fires, and zero if it fires at
         none: at the mean alone most latents of a sparse encoder are silent.
         """
@@ -161,22 +165,22 @@ def save(
 ) -> None:
     """Save an SAE as `folder`, whole or not at all; for a standard architecture also as ../sae_lens.
 
-    encode: a module, method or function from scaled activations [batch, d_in] to latents [batch, d_sae], for any
-    batch size, on the device of W_dec. W_dec [d_sae, d_in], b_dec [d_in], W_enc [d_in, d_sae], b_enc [d_sae],
-    threshold [d_sae] or a scalar: the pre-activation that a latent must exceed.
-    Raises CheckpointError when shapes are wrong, encode cannot be exported, or the graph does not do what encode does.
+    encode: a module, method or function from scaled activations `[batch, d_in]` to latents `[batch, d_sae]`, for any
+    batch size, on the device of W_dec. W_dec `[d_sae, d_in]`, b_dec `[d_in]`, W_enc `[d_in, d_sae]`, b_enc `[d_sae]`,
+    threshold `[d_sae]` or a scalar: the pre-activation that a latent must exceed.
+    Raises CheckpointError if shapes are wrong, encode cannot be exported, or the graph computes something else.
     """
     destinations = [folder, folder.parent / "sae_lens"] if header.architecture else [folder]
     for destination in destinations:
         if os.path.lexists(destination):
-            raise CheckpointError(f"{destination} exists and is not overwritten; save to another place")
+            raise CheckpointError(f"{destination} exists and is not overwritten; save to another folder")
     header = _checked_header(header, extra or {})
     named = _named_tensors(header, W_dec, b_dec, W_enc, b_enc, threshold)
     sample = _sample(named).to(W_dec.device)
     try:
-        expected = _eager(encode, sample, header)
+        expected = _encode_eagerly(encode, sample, header)
         document, traced = trace(encode, sample[: len(sample) // 2], named)
-        tensors = named | {name: _stored(name, tensor) for name, tensor in traced.items()}
+        tensors = named | {name: _to_saved(name, tensor) for name, tensor in traced.items()}
         graph = parse(document, tensors)
         # On the device of encode: elsewhere the last bits differ.
         if not _agree(graph(sample, {name: t.to(sample.device) for name, t in tensors.items()}), expected):
@@ -186,14 +190,14 @@ def save(
             standard = sae_lens.files(header, named, sample.cpu(), graph(sample.cpu(), tensors))
     except GraphError as error:
         raise CheckpointError(f"cannot save {folder}: {error}") from error
-    tensors |= {f"extra.{name}": _stored(name, tensor) for name, tensor in (extra or {}).items()}
+    tensors |= {f"extra.{name}": _to_saved(name, tensor) for name, tensor in (extra or {}).items()}
     parts = {HEADER: header.model_dump_json(indent=2) + "\n", ENCODE: _encode_json(document), TENSORS: tensors}
     for destination, content in zip(destinations, (parts, standard), strict=False):
         files.write(destination, content)
 
 
 def load(folder: Path, device: str | torch.device = "cpu") -> Checkpoint:
-    """Check a checkpoint and load it. Raises CheckpointError. Follow it with check_behaviour on real activations."""
+    """Check and load a checkpoint. Raises CheckpointError. Call check_behaviour on real activations next."""
     device = torch.device(device)
     with files.reading(folder) as contents:
         header = _parse_header(contents[HEADER])
@@ -201,7 +205,7 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Checkpoint:
         _check_shapes(header, tensors)
         graph = parse(files.as_json(contents[ENCODE], ENCODE), tensors)
         if unexpected := set(tensors) ^ (_declared_names(header, tensors) | graph.tensor_names):
-            raise GraphError(f"{TENSORS} lacks, or holds without need, {min(unexpected)[:60]!r}")
+            raise GraphError(f"tensor {min(unexpected)[:60]!r} is missing in {TENSORS}, or does not belong there")
         checkpoint = Checkpoint(header, graph, {name: t.to(device) for name, t in tensors.items()}, device)
         latents = _run(checkpoint, torch.zeros(3, header.d_in))
         if latents.dtype != torch.float32:
@@ -210,16 +214,16 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Checkpoint:
 
 
 def read_header(folder: Path) -> Header:
-    """The header alone, of a folder with the right members. Raises CheckpointError."""
+    """Read the header alone, of a folder with the right files. Raises CheckpointError."""
     with files.reading(folder, [HEADER]) as contents:
         return _parse_header(contents[HEADER])
 
 
 def check_behaviour(checkpoint: Checkpoint, x: Tensor) -> None:
-    """Check that rows of x [n, d_in], the model's own activations, encode alike alone, in other batches, and twice.
+    """Check that rows of x `[n, d_in]`, the model's own activations, encode alike alone, in other batches, and twice.
 
-    The last bits of a matrix product change with the batch size and can carry a latent over its threshold, so a
-    few entries may differ. A few hundred rows are enough. Raises CheckpointError; ValueError for fewer than 16 rows.
+    A few entries may differ: the last bits of a matrix product change with the batch size and can carry a latent over
+    its threshold. A few hundred rows are enough. Raises CheckpointError; ValueError for fewer than 16 rows.
     """
     rows = len(x)
     if rows < 16 or x.shape[1:] != (checkpoint.header.d_in,):
@@ -242,7 +246,7 @@ def check_behaviour(checkpoint: Checkpoint, x: Tensor) -> None:
 
 
 def content_hash(folder: Path) -> str:
-    """sha256 of the encoder and all tensors: equal for checkpoints that compute the same. Raises CheckpointError."""
+    """Return the sha256 of encoder and tensors, equal for checkpoints that compute the same. Raises CheckpointError."""
     digest = hashlib.sha256()
     with files.reading(folder, [ENCODE, TENSORS]) as contents:
         for content in contents.values():
@@ -255,12 +259,12 @@ def _checked_header(header: Header, extra: Mapping[str, Tensor]) -> Header:
     try:
         return Header.model_validate_json(header.model_dump_json())
     except ValueError as error:  # pydantic's own errors, and settings that are no JSON
-        raise CheckpointError(f"the checkpoint's header is wrong: {flat_message(error)}") from None
+        raise CheckpointError(f"cannot save the checkpoint: its header is wrong: {flat_message(error)}") from None
 
 
 def _named_tensors(header: Header, *tensors: Tensor | None) -> dict[str, Tensor]:
     names = ("W_dec", "b_dec", "W_enc", "b_enc", "threshold")
-    named = {name: _stored(name, t) for name, t in zip(names, tensors, strict=True) if t is not None}
+    named = {name: _to_saved(name, t) for name, t in zip(names, tensors, strict=True) if t is not None}
     if "threshold" in named and named["threshold"].numel() == 1:
         named["threshold"] = named["threshold"].reshape(1).expand(header.d_sae).contiguous()
     try:
@@ -270,33 +274,34 @@ def _named_tensors(header: Header, *tensors: Tensor | None) -> dict[str, Tensor]
     return named
 
 
-def _stored(name: str, tensor: Tensor) -> Tensor:
-    stored = tensor.detach().cpu()
-    stored = (stored.float() if stored.is_floating_point() else stored).clone(memory_format=torch.contiguous_format)
-    if stored.dtype not in DTYPES:
-        raise CheckpointError(f"tensor {name} is {stored.dtype}; a checkpoint holds float32, integers and bool")
-    return stored
+def _to_saved(name: str, tensor: Tensor) -> Tensor:
+    """Return a contiguous copy on the CPU, floats as float32. Raises CheckpointError for other dtypes."""
+    copy = tensor.detach().cpu()
+    copy = (copy.float() if copy.is_floating_point() else copy).clone(memory_format=torch.contiguous_format)
+    if copy.dtype not in DTYPES:
+        raise CheckpointError(f"tensor {name} is {copy.dtype}; a checkpoint holds float32, integers and bool")
+    return copy
 
 
 def _sample(named: Mapping[str, Tensor]) -> Tensor:
-    """Scaled activations [129, d_in] on which encoder and graph are compared: noise, and rows that wake latents."""
+    """Draw scaled activations `[129, d_in]` to compare encoder and graph on: noise, and rows on which latents fire."""
     W_dec, b_dec = named["W_dec"], named["b_dec"]
     generator = torch.Generator().manual_seed(0)  # the caller's random state is left alone
     directions = [W_dec, named["W_enc"].T] if "W_enc" in named else [W_dec]
     rows = [torch.randn(33, len(b_dec), generator=generator)]
     for matrix in directions:
-        chosen = matrix[torch.randint(len(matrix), (96 // len(directions),), generator=generator)]
-        chosen = torch.nn.functional.normalize(chosen.nan_to_num(0, 0, 0), dim=1)
-        rows.append(b_dec.nan_to_num(0, 0, 0) + 2 * math.sqrt(len(b_dec)) * chosen)  # twice the mean norm
+        drawn = matrix[torch.randint(len(matrix), (96 // len(directions),), generator=generator)]
+        drawn = torch.nn.functional.normalize(drawn.nan_to_num(0, 0, 0), dim=1)
+        rows.append(b_dec.nan_to_num(0, 0, 0) + 2 * math.sqrt(len(b_dec)) * drawn)  # twice the mean norm
     return torch.cat(rows)
 
 
-def _eager(encode: Callable[[Tensor], Tensor], sample: Tensor, header: Header) -> Tensor:
+def _encode_eagerly(encode: Callable[[Tensor], Tensor], sample: Tensor, header: Header) -> Tensor:
     with torch.no_grad():
         latents = encode(sample.clone())
-    wanted = [len(sample), header.d_sae]
-    if not isinstance(latents, Tensor) or list(latents.shape) != wanted or latents.dtype != torch.float32:
-        raise GraphError(f"encode turned {_kind(sample)} into {_kind(latents)}; expected torch.float32 {wanted}")
+    shape = [len(sample), header.d_sae]
+    if not isinstance(latents, Tensor) or list(latents.shape) != shape or latents.dtype != torch.float32:
+        raise GraphError(f"encode turned {_kind(sample)} into {_kind(latents)}; expected torch.float32 {shape}")
     return latents.cpu()
 
 
@@ -321,7 +326,7 @@ def _parse_header(content: bytes) -> Header:
 
 def _check_shapes(header: Header, tensors: Mapping[str, Tensor]) -> None:
     d_in, d_sae = header.d_in, header.d_sae
-    for name, wanted in {
+    for name, expected in {
         "W_dec": (d_sae, d_in),
         "b_dec": (d_in,),
         "W_enc": (d_in, d_sae),
@@ -330,13 +335,13 @@ def _check_shapes(header: Header, tensors: Mapping[str, Tensor]) -> None:
     }.items():
         if name not in tensors:
             if name in ("W_dec", "b_dec"):
-                raise GraphError(f"there is no {name}")
+                raise GraphError(f"{name} is missing")
             continue
         shape, dtype = tuple(tensors[name].shape), tensors[name].dtype
-        if shape != wanted and shape == wanted[::-1]:
-            raise GraphError(f"{name} is transposed: it is {list(shape)} and must be {list(wanted)}; give {name}.T")
-        if shape != wanted or dtype != torch.float32:
-            raise GraphError(f"{name} is {dtype} {list(shape)} and must be torch.float32 {list(wanted)}")
+        if shape != expected and shape == expected[::-1]:
+            raise GraphError(f"{name} is transposed: it is {list(shape)} and must be {list(expected)}; give {name}.T")
+        if shape != expected or dtype != torch.float32:
+            raise GraphError(f"{name} is {dtype} {list(shape)} and must be torch.float32 {list(expected)}")
 
 
 def _declared_names(header: Header, tensors: Mapping[str, Tensor]) -> set[str]:
@@ -345,6 +350,7 @@ def _declared_names(header: Header, tensors: Mapping[str, Tensor]) -> set[str]:
 
 
 def _run(checkpoint: Checkpoint, x: Tensor) -> Tensor:
+    """Encode without gradients. Raises CheckpointError if the encoder fails."""
     try:
         with torch.no_grad():
             return checkpoint.encode(x)
@@ -363,7 +369,7 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _agree(a: Tensor, b: Tensor) -> bool:
-    """Whether two encodings of the same rows are one but for a few latents carried over their threshold."""
+    """Return True if two encodings of the same rows are equal but for a few latents carried over their threshold."""
     if a.shape != b.shape:
         return False
     close = (a == b) | ((a - b).abs() <= 1e-3 * (1 + a.abs())) | (a.isnan() & b.isnan())

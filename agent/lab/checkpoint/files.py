@@ -24,13 +24,13 @@ DTYPES = frozenset({torch.float32, torch.int64, torch.int32, torch.bool})
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be saved, or is not what it should be. The message says which check failed."""
+    """The error of a checkpoint that cannot be saved, or fails a check, which the message names."""
 
 
 def write(folder: Path, files: Mapping[str, str | dict[str, Tensor]]) -> None:
     """Write texts, and tensors as safetensors, into a new folder that appears when all of it is on the disk.
 
-    Raises CheckpointError, or the OSError ENOSPC of a full disk; either way no part of the folder is left.
+    Raises CheckpointError, or OSError (ENOSPC) if the disk is full; either way no part of the folder is left.
     """
     try:
         with atomic_path(folder) as partial:
@@ -47,7 +47,7 @@ def write(folder: Path, files: Mapping[str, str | dict[str, Tensor]]) -> None:
 
 @contextmanager
 def reading(folder: Path, names: Iterable[str] = tuple(MAX_BYTES)) -> Iterator[dict[str, bytes]]:
-    """The named files' contents; what is found wrong, here or by the caller, becomes a CheckpointError."""
+    """Yield the contents of the named files. A GraphError, here or in the block, becomes a CheckpointError."""
     try:
         yield _read_files(folder, names)
     except FileNotFoundError:
@@ -61,10 +61,10 @@ def reading(folder: Path, names: Iterable[str] = tuple(MAX_BYTES)) -> Iterator[d
 def _read_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        found = set(os.listdir(directory))
-        if missing := set(MAX_BYTES) - found:
+        members = set(os.listdir(directory))
+        if missing := set(MAX_BYTES) - members:
             raise GraphError(f"{', '.join(sorted(missing))} is missing")
-        if extra := found - set(MAX_BYTES):
+        if extra := members - set(MAX_BYTES):
             raise GraphError(f"{min(extra)[:60]!r} does not belong in it")
         return {name: _read_file(directory, name) for name in names}
     finally:
@@ -74,7 +74,7 @@ def _read_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
 def _read_file(directory: int, name: str) -> bytes:
     if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
         raise GraphError(f"{name} is not a regular file")
-    # Should it have become a link or a pipe since, then it is neither followed nor waited for.
+    # If it has become a link or a pipe since, it is neither followed nor waited for.
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
@@ -110,5 +110,5 @@ def as_tensors(content: bytes) -> dict[str, Tensor]:
 
 
 def flat_message(error: Exception) -> str:
-    """The message of an error as the end of a line."""
+    """Return the message of an error on one line, at most 300 characters of it."""
     return " ".join(str(error).split())[:300]

@@ -1,8 +1,8 @@
-"""An encoder as data: its torch.export graph as JSON, held to a list of pure operators, and interpreted.
+"""An encoder as data: its torch.export graph as JSON, restricted to a list of pure operators, and interpreted.
 
-torch.export.save was tried first and left: its archive holds pickled sample inputs and symbolic expressions that
-are parsed as Python, and both ran planted code on loading. Here nothing is unpickled or evaluated, and a name that
-is not in OPERATORS or PYTHON_OPERATORS is never looked up.
+torch.export.save is no alternative: its archive holds pickled sample inputs and symbolic expressions that are parsed
+as Python, and both ran planted code on loading. Here nothing is unpickled or evaluated, and a name that is not in
+OPERATORS or PYTHON_OPERATORS is never looked up.
 
 A document is {"nodes": [{"name", "op", "args", "kwargs"}, ...], "output": name}. Arguments are null, booleans,
 numbers, lists of these, and objects with one key: {"node": name of an earlier node, or "x"}, {"tensor": name},
@@ -13,7 +13,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ MAX_NODES = 10_000
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,99}")
 
 # Pure functions of their arguments: nothing here writes in place, draws random numbers, reads uninitialised memory,
-# or has an output whose shape depends on values (but for index with a mask). A test holds the list to that.
+# or has an output whose shape depends on values (but for index with a mask). A test checks that.
 _ATEN = """
 abs.default add.Scalar add.Tensor addcdiv.default addcmul.default addmm.default alias.default all.default all.dim
 all.dims amax.default amin.default any.default any.dim any.dims arange.default arange.start arange.start_step
@@ -54,7 +54,7 @@ var.correction var.dim view.default where.Scalar where.ScalarOther where.ScalarS
 zeros_like.default
 """
 OPERATORS = frozenset(f"aten.{name}" for name in _ATEN.split())
-# What these return depends on the shape of their first argument alone, so no value flows through them.
+# Their results depend on the shape of the first argument alone, so no value flows through them.
 _SHAPE_ONLY = frozenset(
     f"aten.{name}.default"
     for name in ("full_like", "new_full", "new_ones", "new_zeros", "ones_like", "sym_numel", "zeros_like")
@@ -70,13 +70,13 @@ _FLOATS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
 class GraphError(ValueError):
-    """The graph is not one a checkpoint may hold; the message says why."""
+    """The error of a graph that a checkpoint may not hold; the message tells why."""
 
 
 def _integers(function: Callable[[int, int], int]) -> Callable[[int, int], int]:
     def call(a: int, b: int) -> int:
         if type(a) is not int or type(b) is not int:
-            raise GraphError("an operator on sizes was given something else")
+            raise GraphError("an operator on sizes got an argument that is not an integer")
         result = function(a, b)
         if abs(result) >= 2**63:  # repeated squaring would otherwise fill the memory
             raise GraphError("a size is out of range")
@@ -87,7 +87,7 @@ def _integers(function: Callable[[int, int], int]) -> Callable[[int, int], int]:
 
 def _getitem(values: Any, index: int) -> Any:
     if not isinstance(values, tuple | list) or type(index) is not int or not 0 <= index < len(values):
-        raise GraphError("getitem was given something that is not one of an operator's several results")
+        raise GraphError("getitem got an argument that is not one of an operator's several results")
     return values[index]
 
 
@@ -106,13 +106,13 @@ PYTHON_OPERATORS: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class _Value:
-    """Stands in an argument for the value of a node, of the input or of a tensor."""
+    """A placeholder in an argument for the value of a node, of the input or of a tensor."""
 
     key: str
 
 
 class _Here:
-    """Stands in an argument for the device of the input."""
+    """A placeholder in an argument for the device of the input."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,12 @@ class _Step:
     call: Callable[..., Any]
     args: list[Any]
     kwargs: dict[str, Any]
-    spent: tuple[str, ...]  # values nobody reads after this step
+    spent: tuple[str, ...]  # values that no later step reads
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A checked graph. Call it with x [batch, d_in] and the tensors it names; it returns what the encoder returned."""
+    """A checked graph: called with x `[batch, d_in]` and the tensors it names, it computes what the encoder did."""
 
     steps: tuple[_Step, ...]
     output: str
@@ -177,14 +177,14 @@ def parse(document: Any, tensor_names: Collection[str]) -> Graph:
         step = _parse_node(node, known, tensor_names)
         steps.append(step)
         known.add(step.key)
-        if node["op"] not in _SHAPE_ONLY and live & _reads(step):
+        if node["op"] not in _SHAPE_ONLY and live & _values_read(step):
             live.add(step.key)
     output = document["output"]
     if not isinstance(output, str) or _node_key(output) not in known:
         raise GraphError("the output is not a node of the graph")
     if _node_key(output) not in live:
         raise GraphError("the output does not depend on the input")
-    return _finish(steps, _node_key(output))
+    return _with_spent(steps, _node_key(output))
 
 
 def _parse_node(node: Any, known: set[str], tensor_names: Collection[str]) -> _Step:
@@ -192,14 +192,14 @@ def _parse_node(node: Any, known: set[str], tensor_names: Collection[str]) -> _S
         raise GraphError("a node is not an object with name, op, args and kwargs")
     name, op, args, kwargs = node["name"], node["op"], node["args"], node["kwargs"]
     if not isinstance(name, str) or not _NAME.fullmatch(name) or _node_key(name) in known:
-        raise GraphError(f"a node is named {_shown(name)}, which is no name or already taken")
+        raise GraphError(f"a node is named {_shorten(name)}, which is not a valid name, or already taken")
     if not isinstance(op, str) or (op not in OPERATORS and op not in PYTHON_OPERATORS):
-        raise GraphError(f"node {name}: operator {_shown(op)} is not allowed")
+        raise GraphError(f"node {name}: operator {_shorten(op)} is not allowed")
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise GraphError(f"node {name}: args is not a list or kwargs is not an object")
     call, accepted = _look_up(op)
     if unknown := set(kwargs) - accepted:
-        raise GraphError(f"node {name}: {op} has no argument {_shown(min(unknown))}")
+        raise GraphError(f"node {name}: {op} has no argument {_shorten(min(unknown))}")
     read = _Reader(name, known, tensor_names)
     return _Step(_node_key(name), call, read(args), {key: read(value) for key, value in kwargs.items()}, ())
 
@@ -217,7 +217,7 @@ def _look_up(op: str) -> tuple[Callable[..., Any], set[str]]:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Turns an argument of the document into a template for _fill."""
+    """A converter of the arguments of a node into templates for _fill."""
 
     node: str
     known: set[str]
@@ -232,12 +232,12 @@ class _Reader:
                 return self._named(kind, content)
         if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63):
             return value
-        raise GraphError(f"node {self.node}: {_shown(value)} is not an argument a graph may hold")
+        raise GraphError(f"node {self.node}: {_shorten(value)} is not an argument a graph may hold")
 
     def _named(self, kind: str, content: str) -> Any:
         if kind == "node":
             if _node_key(content) not in self.known:
-                raise GraphError(f"node {self.node} refers to {_shown(content)}, which is not an earlier node")
+                raise GraphError(f"node {self.node} refers to {_shorten(content)}, which is not an earlier node")
             return _Value(_node_key(content))
         if kind == "tensor" and content in self.tensor_names:
             return _Value(_tensor_key(content))
@@ -248,33 +248,34 @@ class _Reader:
         for name, table in (("dtype", _DTYPES), ("memory_format", _MEMORY_FORMATS), ("float", _FLOATS)):
             if kind == name and content in table:
                 return table[content]
-        raise GraphError(f"node {self.node}: there is no {_shown(kind)} {_shown(content)}")
+        raise GraphError(f"node {self.node}: there is no {_shorten(kind)} {_shorten(content)}")
 
 
-def _reads(step: _Step) -> set[str]:
-    found: set[str] = set()
+def _values_read(step: _Step) -> set[str]:
+    """Return the keys of the values that the arguments of a step refer to."""
+    keys: set[str] = set()
     pending: list[Any] = [step.args, step.kwargs]
     while pending:
         item = pending.pop()
         if isinstance(item, _Value):
-            found.add(item.key)
+            keys.add(item.key)
         elif isinstance(item, list | dict):
             pending.extend(item.values() if isinstance(item, dict) else item)
-    return found
+    return keys
 
 
-def _finish(steps: list[_Step], output: str) -> Graph:
-    """Note after which step each value is spent, so that memory holds only what is still to be read."""
-    needed, finished, tensor_names = {output}, [], set()
+def _with_spent(steps: list[_Step], output: str) -> Graph:
+    """Build the graph, with the step after which a value is spent, so that memory holds only what is still read."""
+    needed, kept, tensor_names = {output}, [], set()
     for step in reversed(steps):
-        reads = _reads(step)
+        reads = _values_read(step)
         spent = (reads | {step.key}) - needed
         needed |= reads
         tensor_names |= {key.removeprefix("tensor ") for key in reads if key.startswith("tensor ")}
-        finished.append(_Step(step.key, step.call, step.args, step.kwargs, tuple(sorted(spent))))
-    return Graph(tuple(reversed(finished)), output, frozenset(tensor_names))
+        kept.append(replace(step, spent=tuple(sorted(spent))))
+    return Graph(tuple(reversed(kept)), output, frozenset(tensor_names))
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""The SAELens format, for SAEs of a standard architecture: `sae_lens.SAE.load_from_disk` opens what is written here."""
+"""The SAELens format, for SAEs of a standard architecture: `sae_lens.SAE.load_from_disk` opens these files."""
 
 import json
 from collections.abc import Mapping
@@ -26,16 +26,16 @@ class _Header(Protocol):
 def files(
     header: _Header, tensors: Mapping[str, Tensor], x: Tensor, latents: Tensor
 ) -> dict[str, str | dict[str, Tensor]]:
-    """cfg.json and sae_weights.safetensors for an SAE that takes the model's own, unscaled activations.
+    """Return cfg.json and sae_weights.safetensors for an SAE that takes the model's own, unscaled activations.
 
-    x [n, d_in] are scaled activations and latents [n, d_sae] what the encoder makes of them: from these it is found
-    whether the encoder subtracts b_dec first, and that it is of the architecture the header names. Raises GraphError.
+    The encoder's latents `[n, d_sae]` of scaled activations x `[n, d_in]` tell if it subtracts b_dec first. Raises
+    GraphError if they do not fit the architecture in the header.
     """
-    wanted = {"W_enc", "b_enc"} | (set() if header.architecture == "relu" else {"threshold"})
-    if header.architecture not in ARCHITECTURES or not wanted <= set(tensors):
+    required = {"W_enc", "b_enc"} | (set() if header.architecture == "relu" else {"threshold"})
+    if header.architecture not in ARCHITECTURES or not required <= set(tensors):
         raise GraphError(
             f"architecture {header.architecture!r} is not one of {', '.join(sorted(ARCHITECTURES))}, or lacks "
-            f"{', '.join(sorted(wanted - set(tensors))) or 'nothing'}; give None if it is not a standard one"
+            f"{', '.join(sorted(required - set(tensors))) or 'nothing'}; give None if it is not a standard one"
         )
     scale = header.scale
     weights = {  # scaling is folded in: (scale * x - b_dec) @ W_enc == (x - b_dec / scale) @ (scale * W_enc)

@@ -1,4 +1,4 @@
-"""From an encoder in Python to the document that agent.lab.graph checks and interprets."""
+"""The export of an encoder in Python as the document that graph.py checks and interprets."""
 
 import math
 import warnings
@@ -20,11 +20,11 @@ _HINTS = {
 def trace(
     encode: Callable[[Tensor], Tensor], sample: Tensor, named: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Export encode on a sample [batch, d_in] as a document, and the tensors it reads that `named` does not hold.
+    """Export encode on a sample `[batch, d_in]`. Returns the document, and the tensors it reads beside the `named`.
 
-    A tensor equal to one of `named` refers to that one; the others are called encode.0, encode.1, ... Names carry
-    nothing of the program that was traced, so equal encoders give equal documents.
-    Raises GraphError when encode cannot be exported, is random, or changes a tensor it should only read.
+    A tensor equal to one of `named` refers to that one; the others are called encode.0, encode.1, ... No name comes
+    from the traced program, so equal encoders give equal documents.
+    Raises GraphError if encode cannot be exported, is random, or changes a tensor that it should only read.
     """
     program = _export(encode, sample)
     outputs = program.graph_signature.output_specs
@@ -37,7 +37,7 @@ def trace(
 
 
 class _Encode(nn.Module):
-    """Shows torch.export the module a method belongs to, so that its parameters are found."""
+    """A wrapper of a method that shows torch.export its module, so that the parameters are found."""
 
     def __init__(self, encode: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -61,13 +61,13 @@ def _export(encode: Callable[[Tensor], Tensor], sample: Tensor) -> torch.export.
     except Exception as error:  # encode is a researcher's code: it may raise anything
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         raise GraphError(
-            f"encode cannot be exported ({type(error).__name__}: {reason}); it must be made of tensor operations "
-            "alone, for any batch size: no .item(), no branch on values, no numpy"
+            f"encode cannot be exported ({type(error).__name__}: {reason}); it may consist only of tensor operations "
+            "for any batch size: no .item(), no branch on values, no numpy"
         ) from error
 
 
 class _Writer:
-    """Writes an exported program as a document; only what the output needs is written."""
+    """A writer of an exported program as a document, with the nodes that the output needs."""
 
     def __init__(self, program: torch.export.ExportedProgram, named: Mapping[str, Tensor]) -> None:
         self.program, self.named = program, named
@@ -83,7 +83,7 @@ class _Writer:
                 continue
             op = self._operator(node)
             name = f"{op.split('.')[1].strip('_')}_{len(nodes)}"
-            # Strided, unpinned tensors are the only ones there are here.
+            # All tensors here are strided and unpinned.
             kwargs = {k: self._argument(v) for k, v in node.kwargs.items() if k not in ("layout", "pin_memory")}
             nodes.append({"name": name, "op": op, "args": self._argument(node.args), "kwargs": kwargs})
             self.refs[node.name] = {"node": name}
@@ -112,7 +112,7 @@ class _Writer:
             return name
         if torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()):
             raise GraphError(f"encode is random ({name}): call .eval() before saving, and keep noise to training")
-        hint = _HINTS.get(name, "OPERATORS in agent/lab/graph.py lists what it may")
+        hint = _HINTS.get(name, "OPERATORS in agent/lab/checkpoint/graph.py lists the allowed ones")
         raise GraphError(f"encode uses {name}, which a checkpoint may not hold: {hint}")
 
     def _input(self, name: str) -> dict[str, str]:
