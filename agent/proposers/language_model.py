@@ -1,7 +1,7 @@
-"""The language model as proposer: it plans, edits experiment.py, and describes what came out.
+"""The language model as proposer: it plans, edits experiment.py, and describes the results.
 
-Every question is built from the state and the results, and what comes of its answer is an event or a proposal, so that
-a study that was killed asks what it would have asked.
+Every prompt is built from the state and the results, and every answer becomes an event or a proposal, so that a killed
+study asks again what it would have asked.
 """
 
 from collections.abc import Sequence
@@ -22,52 +22,51 @@ from agent.study.records import PlannedRun, Proposal
 from agent.study.state import RunState, State
 from agent.study.workspace import Study
 
-ANSWERS = 4  # tries at a plan before the study ends without one
-
-
-class BudgetSpent(Exception):
-    """The limits of tokens or dollars allow no further question. The message is a clause."""
+MAX_PLANS = 4  # unusable plans in a row, after which the study ends
 
 
 class LLMProposer:
-    """Proposes what a language model thinks of, within the form and the limits of the study."""
+    """Proposes what a language model plans and edits, within the limits of the study."""
 
-    def __init__(self, study: Study, idea: Idea, asker: ChatModel) -> None:
-        self.study, self.asker = study, asker
-        self.prompts = Prompts(study, idea, asker.window)
+    def __init__(self, study: Study, idea: Idea, llm: ChatModel) -> None:
+        self.study, self.llm = study, llm
+        self.prompts = Prompts(study, idea, llm.window)
 
     def propose(self, state: State, observed: ObservedDirection) -> Proposal | Remark:  # noqa: ARG002
-        """Asks at most once: for a plan where a result has come since the last one, else for the plan's next run, or
-        for another attempt at it. Raises LLMError where nobody answers."""
+        """Ask once: for a plan if a run has finished since the last one, else for the next run or another attempt.
+
+        Raise StudyDone if nothing is left to plan or the model's budget is spent, LLMError if it cannot be reached.
+        """
         newest, plan = state.runs[-1], state.plan
-        try:
-            if newest.stage != "done":
-                return self._attempt(state, newest)
-            if plan is None or plan.after_run < newest.number:
-                return self._plan(state)
-            if not plan.runs:
-                raise StudyDone(f"the model ended its plan ({answers.ALL_COMPLETED})")
-            return self._attempt(state, None)
-        except BudgetSpent as spent:
-            raise StudyDone(str(spent)) from None
+        if newest.stage != "done":
+            return self._attempt(state, newest)
+        if plan is None or plan.after_run < newest.number:
+            return self._plan(state)
+        if not plan.runs:
+            raise StudyDone(f"the model ended its plan ({answers.ALL_COMPLETED})")
+        return self._attempt(state, None)
 
     def describe(self, state: State, run: int) -> Remark | None:
-        """Asks for a paragraph on a run that counts, unless there is one. Raises LLMError where nobody answers."""
-        told = state.runs[run]
-        if run == 0 or told.by_hand or told.described is not None or not (told.verdict and told.verdict.ok):
+        """Ask for a paragraph on a run that counts and has none; return None if none is needed or the budget is spent.
+
+        Raise LLMError if the model cannot be reached.
+        """
+        described = state.runs[run]
+        needed = run > 0 and not described.by_hand and described.described is None
+        if not needed or not (described.verdict and described.verdict.ok):
             return None
         try:
             return self._description(state, run)
-        except BudgetSpent:
+        except StudyDone:
             return None
 
     def skipped(self, state: State, observed: ObservedDirection) -> list[tuple[str, str]]:  # noqa: ARG002
         return still_planned(state)
 
     def _plan(self, state: State) -> Remark:
-        if len(sent := _sent_back(state, "plan")) >= ANSWERS:
-            why = sent[-1].why.partition("\n")[0]
-            raise StudyDone(f"the model gave no plan that can be used in {ANSWERS} answers ({why})")
+        if len(unusable := _sent_back(state, "plan")) >= MAX_PLANS:
+            why = unusable[-1].why.partition("\n")[0]
+            raise StudyDone(f"none of {MAX_PLANS} plans by the model could be used ({why})")
         facts = self._facts(state)
         left = state.started.max_runs - state.runs_used
         answer = ""
@@ -82,9 +81,9 @@ class LLMProposer:
             for text in (planned.title, planned.what)
             for fault in prose.find_faults(text, facts, experiment=state.runs[planned.start].proposal.source)
         ]
-        if faults and not any(each.prose for each in sent):
+        if faults and not any(rejected.prose for rejected in unusable):
             return AnswerSentBack(purpose="plan", answer=answer, why=_why(faults), prose=True)
-        struck = [
+        runs = [
             PlannedRun(
                 title=prose.remove_sentences(run.title, faults, "") or f"Run {state.runs[-1].number + number}",
                 what=prose.remove_sentences(run.what, faults, prose.REMOVED_BEFORE_RUN),
@@ -92,7 +91,7 @@ class LLMProposer:
             )
             for number, run in enumerate(runs, 1)
         ]
-        return PlanMade(after_run=state.runs[-1].number, runs=struck)
+        return PlanMade(after_run=state.runs[-1].number, runs=runs)
 
     def _attempt(self, state: State, failed: RunState | None) -> Proposal | Remark:
         assert state.plan
@@ -120,8 +119,8 @@ class LLMProposer:
         if faults and not _sent_back(state, "proposal"):
             return AnswerSentBack(purpose="proposal", answer=answer, why=_why(faults), prose=True)
         description, why = (prose.remove_sentences(text, faults, prose.REMOVED_BEFORE_RUN) for text in texts)
-        said = {"description": description, "why": why, "predictions": experiment.predictions, "source": source}
-        return proposal.model_copy(update=said)
+        changes = {"description": description, "why": why, "predictions": experiment.predictions, "source": source}
+        return proposal.model_copy(update=changes)
 
     def _description(self, state: State, run: int) -> Remark:
         facts, answer, text = self._facts(state), "", ""
@@ -138,16 +137,19 @@ class LLMProposer:
         return RunDescribed(run=run, text=prose.remove_sentences(text, faults, measured) or measured)
 
     def _ask(self, state: State, messages: list[Message], purpose: str) -> str:
-        """The answer to a prompt and what was sent back after it. Raises BadAnswer where it lies with the model that
-        there is none, BudgetSpent, LLMError."""
-        for sent in _sent_back(state, purpose):
-            messages += [{"role": "assistant", "content": sent.answer}] if sent.answer else []
-            messages.append({"role": "user", "content": f"{sent.why}\n\nSend the whole answer again."})
+        """Return the answer to a prompt that is followed by the earlier unusable answers and what was wrong with them.
+
+        Raise BadAnswer if the model refused or broke off, StudyDone if its budget is spent, LLMError if it cannot be
+        reached.
+        """
+        for unusable in _sent_back(state, purpose):
+            messages += [{"role": "assistant", "content": unusable.answer}] if unusable.answer else []
+            messages.append({"role": "user", "content": f"{unusable.why}\n\nSend the whole answer again."})
         try:
-            return self.asker.ask(messages, purpose)
+            return self.llm.ask(messages, purpose)
         except LLMError as error:
             if error.kind == "budget":
-                raise BudgetSpent(f"the model's budget is spent ({self.asker.spent.tokens:,} tokens)") from None
+                raise StudyDone(f"the model's budget is spent ({self.llm.spent.tokens:,} tokens)") from None
             if error.answered:
                 raise BadAnswer(str(error)) from None
             raise
@@ -157,8 +159,8 @@ class LLMProposer:
         return Facts(runs, judgements(runs, state), state.started.primary_metric)
 
 
-class Silent:
-    """In the place of a language model where nothing is asked, as when a run by hand is taken in."""
+class SilentProposer:
+    """Proposes nothing and asks no language model: for adding a run made by hand."""
 
     def propose(self, state: State, observed: ObservedDirection) -> Proposal:  # noqa: ARG002
         raise StudyDone("a run by hand was added, and nothing was proposed")
@@ -171,21 +173,21 @@ class Silent:
 
 
 def still_planned(state: State) -> list[tuple[str, str]]:
-    """What the plan held when the study ended, for the notes."""
+    """Return title and reason of each planned run that was not started when the study ended."""
     if state.plan is None or state.ended is None:
         return []
-    begun = len(state.runs) - 1 > state.plan.after_run
-    return [(planned.title, "still planned when the study ended") for planned in state.plan.runs[begun:]]
+    first_started = len(state.runs) - 1 > state.plan.after_run
+    return [(planned.title, "still planned when the study ended") for planned in state.plan.runs[first_started:]]
 
 
 def _sent_back(state: State, purpose: str) -> list[AnswerSentBack]:
-    return [sent for sent in state.sent_back if sent.purpose == purpose]
+    return [answer for answer in state.sent_back if answer.purpose == purpose]
 
 
 def _why(faults: Sequence[Fault]) -> str:
-    """What the model is told of its sentences; empty where nothing is wrong with them."""
+    """Tell the model which of its sentences are not allowed; return an empty string if all are."""
     if not faults:
         return ""
     quoted = "\n".join(f"- {' '.join(fault.sentence.split())}\n  {fault.why}" for fault in faults)
-    what = "These sentences say what only results may say"
-    return f"{what}:\n{fenced(quoted)}\nWrite them with placeholders, or leave them out."
+    claims = "These sentences claim what only results can show"
+    return f"{claims}:\n{fenced(quoted)}\nWrite them with placeholders, or leave them out."

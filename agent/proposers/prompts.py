@@ -1,8 +1,8 @@
-"""What a language model is asked: templates/prompts, filled from the ledger and the results and from nothing else.
+"""The prompts for a language model: templates/prompts, filled from the ledger and the results only.
 
-No clock and no path of this machine goes in, so that the same study asks the same questions again. A prompt that does
-not fit the model's window gets shorter by whole parts: the oldest runs lose their paragraphs and keep their line in the
-table, then the oldest attempts their output, then the oldest runs their line.
+No clock and no local path goes in, so that the same study gives the same prompts again. A prompt that does not fit the
+model's window is shortened by whole parts: first the oldest runs lose their paragraphs but keep their row in the table,
+then the oldest attempts lose their output, then the oldest runs their row.
 """
 
 import re
@@ -31,37 +31,38 @@ from agent.study.runs import Run
 from agent.study.state import State
 from agent.study.workspace import Study
 
-LINES = 15  # of what a failed run said last
-_TIMES = re.compile(r"0x[0-9a-f]{6,}")  # where an object lay in memory
+OUTPUT_LINES = 15  # the last ones of a failed run
+_ADDRESSES = re.compile(r"0x[0-9a-f]{6,}")  # of objects in memory; they differ from one start to the next
 
 
 @dataclass(frozen=True)
-class Level:
+class Detail:
     """How much of a study a prompt tells."""
 
-    detailed: int  # newest runs that have paragraphs
-    outputs: int  # newest failed attempts that are shown with what they printed
-    listed: int  # newest runs that have a line in the table
+    paragraphs: int  # newest runs that have paragraphs
+    outputs: int  # newest failed attempts that are shown with their output
+    rows: int  # newest runs that have a row in the table
 
 
 class Prompts:
-    """The prompts of one study, as long as the window of its model allows."""
+    """The prompts of one study, each as long as the model's window allows."""
 
     def __init__(self, study: Study, idea: Idea, window: int, templates: Path = TEMPLATES) -> None:
-        """`window`: tokens, the answer's included."""
+        """Set up the prompts for a model with a context window of `window` tokens, prompt plus answer."""
         self.study, self.idea, self.window = study, idea, window
         self.environment = strict_templates(templates / "prompts")
 
     def plan(self, state: State) -> list[Message]:
+        """Ask for a plan of the remaining runs; the newest run that counts shows its experiment.py."""
         counted = [run.number for run in self.study.load_runs(state) if run.counts]
         source = state.runs[counted[-1]].proposal.source
-        return self._fitting("plan.j2", state, plan=state.plan, start=counted[-1], **_quoted(source))
+        return self._fit("plan.j2", state, plan=state.plan, start=counted[-1], **_fenced_source(source))
 
     def proposal(self, state: State, base: Proposal, number: int, attempt: int) -> list[Message]:
-        """`base` holds the file to be edited; it is the failed attempt before this one, where there was one."""
+        """Ask for edits to the file of `base`: the previous attempt at this run, or the run that it starts from."""
         failed = state.runs[number] if number < len(state.runs) else None
-        stands = f"that of {_run(base.start)}" if failed is None else f"as attempt {attempt - 1} left it"
-        return self._fitting(
+        origin = f"from {_run_name(base.start)}" if failed is None else f"as left by attempt {attempt - 1}"
+        return self._fit(
             "proposal.j2",
             state,
             number=number,
@@ -69,40 +70,41 @@ class Prompts:
             title=base.title,
             what=base.description,
             failed=[*failed.failed_attempts.items(), (failed.attempt, failed)] if failed else [],
-            stands=stands,
-            **_quoted(base.source),
+            origin=origin,
+            **_fenced_source(base.source),
         )
 
     def description(self, state: State, number: int) -> list[Message]:
+        """Ask for a paragraph on a run that has its result."""
         proposal = state.runs[number].proposal
-        return self._fitting("description.j2", state, number=number, title=proposal.title, written=proposal.description)
+        return self._fit("description.j2", state, number=number, title=proposal.title, written=proposal.description)
 
-    def _fitting(self, template: str, state: State, **task: Any) -> list[Message]:
-        """The longest of the prompts that leaves room for an answer. Raises LLMError where none does."""
+    def _fit(self, template: str, state: State, **task: Any) -> list[Message]:
+        """Return the longest prompt that leaves room for an answer. Raise LLMError if even the shortest does not."""
         runs, failed = self.study.load_runs(state), task.pop("failed", [])
         begun = sum(not run.by_hand for run in state.runs[1:]) + (task.get("number") == len(runs))
         left, longest = state.started.max_runs - begun, self.window - min(LONGEST_ANSWER, self.window // 4)
-        for level in _levels(len([run for run in runs if run.info]), len(failed)):
-            failures = self._failures(failed, task.get("number", 0), level)
-            told = self._told(state, runs, level) | {"failures": failures, "runs_left": left} | task
-            messages = [self._message("system", "system.j2", told), self._message("user", template, told)]
+        for detail in _details(len([run for run in runs if run.info]), len(failed)):
+            failures = self._failures(failed, task.get("number", 0), detail)
+            variables = self._variables(state, runs, detail) | {"failures": failures, "runs_left": left} | task
+            messages = [self._message("system", "system.j2", variables), self._message("user", template, variables)]
             if rough_prompt_tokens(messages) <= longest:
                 return messages
         raise LLMError(
             "request",
-            f"experiment.py and the shortest account of the study need about {rough_prompt_tokens(messages):,} tokens, "
-            f"and the model's window of {self.window:,} leaves {longest:,}: begin a study with a larger --llm-window",
+            f"the shortest prompt of this study has about {rough_prompt_tokens(messages):,} tokens, "
+            f"but the model's window of {self.window:,} leaves {longest:,}: start a study with a larger --llm-window",
         )
 
-    def _message(self, role: str, template: str, told: dict[str, Any]) -> Message:
-        return {"role": role, "content": redact(self.environment.get_template(template).render(told))}
+    def _message(self, role: str, template: str, variables: dict[str, Any]) -> Message:
+        return {"role": role, "content": redact(self.environment.get_template(template).render(variables))}
 
-    def _told(self, state: State, runs: list[Run], level: Level) -> dict[str, Any]:
-        """What every prompt may name."""
+    def _variables(self, state: State, runs: list[Run], detail: Detail) -> dict[str, Any]:
+        """Return what every template may use."""
         judged = judgements(runs, state)
         facts = Facts(runs, judged, state.started.primary_metric)
         done = [run for run in runs if run.info]
-        listed = [*done[:1], *done[1:][len(done[1:]) - level.listed :]] if len(done) > level.listed else done
+        listed = [*done[:1], *done[1:][len(done[1:]) - detail.rows :]] if len(done) > detail.rows else done
         return {
             "started": state.started,
             "steps": [(step.title, notes.flow(step.description)) for step in self.idea.plan],
@@ -121,7 +123,7 @@ class Prompts:
             "rows": [_row(run, facts) for run in listed],
             "unlisted": len(done) - len(listed),
             "detailed": [
-                self._detailed(run, state, facts) for run in done[1:][max(len(done) - 1 - level.detailed, 0) :]
+                self._detailed(run, state, facts) for run in done[1:][max(len(done) - 1 - detail.paragraphs, 0) :]
             ],
             "attempts": ATTEMPTS,
             "all_completed": ALL_COMPLETED,
@@ -134,46 +136,46 @@ class Prompts:
         return {
             "number": run.number,
             "title": proposal.title,
-            "start": _run(proposal.start),
+            "start": _run_name(proposal.start),
             "description": prose.render(run.state.described or proposal.description, facts),
             "why": prose.render(proposal.why, facts),
             "judged": summary.outcome,
             "compared": summary.comparisons,
-            "verdict": _said(run.info.verdict),
+            "verdict": _verdict_text(run.info.verdict),
             "own": ", ".join(f"{name} {value:.3f}" for name, value in run.info.analysis.items() if value is not None),
             "warnings": run.info.verdict.warnings,
         }
 
-    def _failures(self, failed: Sequence[tuple[int, Any]], run: int, level: Level) -> list[dict[str, Any]]:
-        """The failed attempts at a run, the newest ones with what they printed or what had been answered."""
-        told = []
+    def _failures(self, failed: Sequence[tuple[int, Any]], run: int, detail: Detail) -> list[dict[str, Any]]:
+        """Describe the failed attempts at a run, the newest ones with their output or the model's answer."""
+        failures = []
         for place, (attempt, failure) in enumerate(failed, 1):
-            newest, shown = place == len(failed), len(failed) - place < level.outputs
+            newest, shown = place == len(failed), len(failed) - place < detail.outputs
             directory = self.study.run_dir(run) if newest else self.study.attempt_dir(run, attempt)
-            output = [] if failure.proposal.unusable else process.last_lines(directory / "stderr.log", LINES)
-            told.append(
+            output = [] if failure.proposal.unusable else process.last_lines(directory / "stderr.log", OUTPUT_LINES)
+            failures.append(
                 {
                     "attempt": attempt,
-                    "verdict": _said(failure.verdict),
-                    "told": failure.proposal.unusable if shown else "",
-                    "output": fenced(shortened("\n".join(output), self.study)) if output and shown else "",
+                    "verdict": _verdict_text(failure.verdict),
+                    "error": failure.proposal.unusable if shown else "",
+                    "output": fenced(_reproducible("\n".join(output), self.study)) if output and shown else "",
                     "answer": fenced(failure.proposal.answer) if failure.proposal.answer and shown else "",
                 }
             )
-        return told
+        return failures
 
 
-def _levels(runs: int, attempts: int) -> Iterator[Level]:
-    """From everything to the least that is worth asking with."""
-    for detailed in range(runs, -1, -1):
-        yield Level(detailed, attempts, runs)
+def _details(runs: int, attempts: int) -> Iterator[Detail]:
+    """Yield from everything to the least that a useful prompt needs."""
+    for paragraphs in range(runs, -1, -1):
+        yield Detail(paragraphs, attempts, runs)
     for outputs in range(attempts - 1, 0, -1):
-        yield Level(0, outputs, runs)
-    for listed in range(runs - 1, -1, -1):
-        yield Level(0, 1, listed)
+        yield Detail(0, outputs, runs)
+    for rows in range(runs - 1, -1, -1):
+        yield Detail(0, 1, rows)
 
 
-def _quoted(source: str) -> dict[str, str]:
+def _fenced_source(source: str) -> dict[str, str]:
     return {"source": source if source.endswith("\n") else source + "\n", "fence": _fence(source)}
 
 
@@ -183,28 +185,28 @@ def _fence(text: str) -> str:
 
 
 def fenced(text: str) -> str:
-    """Text that is data: between fences that nothing in it can close."""
+    """Put text between fences that nothing in it can close."""
     fence = _fence(text)
     return f"{fence}\n{text}\n{fence}"
 
 
-def shortened(text: str, study: Study) -> str:
-    """What a program printed, without the paths of this machine and what differs from one start to the next."""
+def _reproducible(text: str, study: Study) -> str:
+    """Remove local paths and memory addresses from the output of a program."""
     text = text.replace(f"{study.directory}/", "").replace(f"{ROOT}/", "")
     text = re.sub(r"(?<![\w.])/[^\s\"']*/(site-packages|lib/python3\.\d+)/", "", text)
-    return _TIMES.sub("0x...", text.replace(str(Path.home()), "~"))
+    return _ADDRESSES.sub("0x...", text.replace(str(Path.home()), "~"))
 
 
-def _run(number: int) -> str:
+def _run_name(number: int) -> str:
     return f"run {number}" if number else "the baseline"
 
 
-def _said(verdict: Verdict) -> str:
+def _verdict_text(verdict: Verdict) -> str:
     return f"{verdict.name} ({verdict.evidence})"
 
 
 def _row(run: Run, facts: Facts) -> list[str]:
-    """A run in one line of the table."""
+    """Return a run's row of the table."""
     assert run.info
     verdict, compared = run.info.verdict.name, run.info.comparison.metrics if run.info.comparison else {}
     if judgement := facts.judged.get(run.number):

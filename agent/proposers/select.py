@@ -10,7 +10,7 @@ from agent.llm import transcript
 from agent.llm.client import Client, Limits
 from agent.llm.replay import Replay
 from agent.proposers import Proposer
-from agent.proposers.language_model import LLMProposer, Silent
+from agent.proposers.language_model import LLMProposer, SilentProposer
 from agent.proposers.template import TemplateProposer
 from agent.study.events import LanguageModel, StudyStarted
 from agent.study.workspace import Study
@@ -87,7 +87,7 @@ def proposer_of(study: Study, started: StudyStarted, idea: Idea) -> Proposer:
 
 def silent_proposer_of(started: StudyStarted, idea: Idea) -> Proposer:
     """Return a proposer that asks no language model, for adding a run made by hand."""
-    return Silent() if started.language_model else TemplateProposer(idea, started.fixed)
+    return SilentProposer() if started.language_model else TemplateProposer(idea, started.fixed)
 
 
 def spent(study: Study) -> str:

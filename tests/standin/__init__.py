@@ -19,20 +19,21 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
 WITHOUT_TORCH = (  # the files of the lab that the driver shares
     *("__init__", "cache", "chat", "code_hash", "defaults", "errors", "files", "metrics"),
-    *("progress", "results", "verdicts", "evaluation/__init__", "evaluation/requests", "evaluation/catalogue"),
+    *("progress", "results", "verdicts"),
+    *("evaluation/__init__", "evaluation/requests", "evaluation/catalogue", "evaluation/idea_files"),
 )
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """A copy of the driver with the stand-ins in the place of what imports torch."""
+    """A copy of the driver in which stand-ins replace the modules that import torch."""
 
     root: Path
 
     def plan(self, *behaviours: str, **fields: Any) -> None:
         """Write the idea stand_in with one step for each behaviour of the stand-in experiment.
 
-        What follows a dot only tells two steps of one behaviour apart.
+        A suffix after a dot only tells two steps with the same behaviour apart.
         """
         steps = [
             {
@@ -56,7 +57,7 @@ class Checkout:
         (self.root / "templates/ideas/stand_in/idea.yaml").write_text(yaml.safe_dump(idea | fields))
 
     def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
-        """Start `agent` on a machine with an empty home directory and no terminal."""
+        """Start `agent` with an empty home directory and no terminal."""
         home = self.root.parent / "home"
         home.mkdir(exist_ok=True)
         env = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(self.root)}
@@ -78,7 +79,7 @@ class Checkout:
         return self.agent("run", "--idea", "stand_in", "--max-runs", str(max_runs), *arguments, **environment)
 
     def run_by_hand(self, name: str, old: str, new: str) -> None:
-        """What a researcher does: edit the study's experiment.py, and run it."""
+        """Edit the study's experiment.py and run it, as a researcher does."""
         study = self.study.directory
         (study / "experiment.py").write_text((study / "experiment.py").read_text().replace(old, new))
         command = [sys.executable, "experiment.py", f"--out_dir={name}"]
@@ -104,7 +105,7 @@ class Checkout:
 
 
 def make_checkout(directory: Path) -> Checkout:
-    """A checkout at a path with a space in it."""
+    """Make a checkout at a path with a space in it."""
     root = directory / "a checkout"
     ignored = shutil.ignore_patterns("lab", "__pycache__")
     shutil.copytree(REPOSITORY / "agent", root / "agent", ignore=ignored)
@@ -121,7 +122,7 @@ def make_checkout(directory: Path) -> Checkout:
 
 
 def processes() -> list[str]:
-    """The command lines of all that runs on this machine."""
+    """Return the command lines of all running processes."""
     return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
 
 
@@ -134,4 +135,4 @@ def wait_for(condition: Callable[[], bool]) -> None:
         except (ValueError, FileNotFoundError):  # the study does not exist yet
             pass
         time.sleep(0.05)
-    raise AssertionError("waited in vain")
+    raise AssertionError("the condition did not become true within 30 s")

@@ -1,4 +1,4 @@
-"""On a driver's path, this cuts its power: STANDIN_KILL_AFTER names the event that is the last one on the disk."""
+"""Kill a process that has this on its path right after the event STANDIN_KILL_AFTER has reached the disk."""
 
 import os
 import signal
