@@ -1,10 +1,9 @@
-"""How often the comparison claims what is not there, and how often it finds what is: the tables of docs/calibration.md.
+"""Measure how often the comparison makes false claims and finds true effects: the tables of docs/calibration.md.
 
     python benchmarks/calibration.py
 
-Draws placebo studies, all of whose runs are in truth baselines, from benchmarks/reseeded_baselines.json and lets the
-comparison that every study uses decide. Takes well under a minute; ends with exit code 1 if more than 5% of the placebo
-studies claim something.
+Draws placebo studies, whose runs are all baselines, from benchmarks/reseeded_baselines.json and applies the comparison
+that every study uses. Takes well under a minute; exits with 1 if more than 5% of the placebo studies claim something.
 """
 
 import json
@@ -32,13 +31,13 @@ STUDIES, SEEDS, RUNS = 1000, 5, 5
 K, NEIGHBOURS = 16, (15, 17)
 PRIMARIES = ("ce_loss_score", "explained_variance_centered")
 SMALLEST_EFFECT = 0.005
-CLAIMS = {"better": "claims better", "worse": "claims worse", "first stage": "better, had no fresh seeds been asked"}
-POOLS = 10  # made-up ones
-NEARLY_ZERO = 1e-9  # a smallest effect that leaves the statistics alone to hold
+CLAIMS = {"better": "claims better", "worse": "claims worse", "first stage": "better, without fresh seeds"}
+POOLS = 10  # simulated
+NEARLY_ZERO = 1e-9  # a smallest effect that leaves the decision to the statistics alone
 IN_SMALLEST_EFFECTS = (0.5, 1, 1.5, 2, 3)
 IN_NOISE = (2, 4, 6, 8, 12)
 
-Pool = dict[int, list[Baseline]]  # K -> trainings that differ in their seed alone
+Pool = dict[int, list[Baseline]]  # K -> trainings that differ only in their seed
 
 
 def read_pool(entries: Iterable[dict[str, Any]]) -> Pool:
@@ -48,8 +47,8 @@ def read_pool(entries: Iterable[dict[str, Any]]) -> Pool:
     return pool
 
 
-def made_up_pool(draw: random.Random, seeds: Mapping[int, int]) -> Pool:
-    """So many trainings of each K, exactly on a curve but for normal noise; only the primary metrics are measured."""
+def simulated_pool(draw: random.Random, seeds: Mapping[int, int]) -> Pool:
+    """Return so many trainings of each K, on an exact curve plus normal noise, with the primary metrics only."""
 
     def trained(k: int, seed: int) -> Baseline:
         l0 = k * math.exp(draw.gauss(0, 0.003))
@@ -60,7 +59,7 @@ def made_up_pool(draw: random.Random, seeds: Mapping[int, int]) -> Pool:
 
 
 def as_run(figures: Mapping[str, float | None]) -> FinalInfo:
-    """A run that measured this."""
+    """Return the results of a run with these figures."""
     core = dict.fromkeys(Core.model_fields) | {"tokens": 0}
     core |= {name: figures[name] for name in HEADLINE if name in core}
     latents = dict.fromkeys(Latents.model_fields) | {"alive_fraction": figures["alive_fraction"]}
@@ -76,7 +75,7 @@ def as_run(figures: Mapping[str, float | None]) -> FinalInfo:
 def study(
     pool: Pool, draw: random.Random, primary: str, smallest_effect: float, planted: float = 0.0
 ) -> tuple[dict[int, Judgement], dict[int, Judgement]]:
-    """One study's judgements before its winners' fresh seeds and after them; run 0 has the planted effect.
+    """Return one study's judgements before and after its winners' fresh seeds; run 0 has the planted effect.
 
     No training is used twice within a study.
     """
@@ -95,32 +94,33 @@ def study(
 
 
 def claims(pool: Pool, primary: str, smallest_effect: float, studies: int = STUDIES) -> Counter[str]:
-    """In how many placebo studies something is claimed of any run."""
-    draw, found = random.Random(0), Counter[str]()
+    """Return how many placebo studies make a claim about any run, by kind of claim."""
+    draw, counts = random.Random(0), Counter[str]()
     for _ in range(studies):
         first, final = study(pool, draw, primary, smallest_effect)
         outcomes = {judgement.outcome for judgement in final.values()}
-        found["better"] += "better" in outcomes
-        found["worse"] += "worse" in outcomes
-        found["first stage"] += any(judgement.outcome == "unconfirmed" for judgement in first.values())
-    return found
+        counts["better"] += "better" in outcomes
+        counts["worse"] += "worse" in outcomes
+        counts["first stage"] += any(judgement.outcome == "unconfirmed" for judgement in first.values())
+    return counts
 
 
 def planted(pool: Pool, primary: str, smallest_effect: float, effect: float, studies: int = STUDIES) -> Counter[str]:
-    """What came out, in the end, of the run that has the effect."""
+    """Return the final outcomes of the run with the effect, over the studies."""
     draw = random.Random(0)
     return Counter(study(pool, draw, primary, smallest_effect, effect)[1][0].outcome for _ in range(studies))
 
 
-def blind(baseline: Baseline) -> Baseline:
-    """The same training to one who does not look at L0."""
+def ignoring_l0(baseline: Baseline) -> Baseline:
+    """Return the training with its L0 set to K, as if L0 were ignored."""
     return baseline.model_copy(update={"figures": baseline.figures | {"l0": float(K)}})
 
 
 def higher_k(pool: Pool, primary: str, *, matched: bool, studies: int = STUDIES) -> tuple[int, int]:
-    """Of single runs that are baselines of the higher K: how many look better at first, and how many can be compared.
+    """Return how many single runs of the higher K look better before fresh seeds, and how many can be compared.
 
-    Matched, between a baseline of either neighbour and those of K; else beside those of K alone, whatever the L0.
+    Matched runs are compared at their L0, with K's baselines and one of each neighbour; the others with K's baselines
+    at any L0.
     """
     draw, outcomes = random.Random(0), Counter[str]()
     below, above = NEIGHBOURS
@@ -129,19 +129,19 @@ def higher_k(pool: Pool, primary: str, *, matched: bool, studies: int = STUDIES)
         if matched:
             comparison = compare(as_run(run.figures), [*seeds, draw.choice(pool[below]), other])
         else:
-            comparison = compare(as_run(blind(run).figures), [blind(seed) for seed in seeds])
+            comparison = compare(as_run(ignoring_l0(run).figures), [ignoring_l0(seed) for seed in seeds])
         outcomes[judge({0: comparison}, primary, NEARLY_ZERO, {})[0].outcome] += 1
     return outcomes["unconfirmed"], studies - outcomes["not comparable"]
 
 
 def noise(pool: Pool, metric: str) -> float:
-    """Standard deviation of one training about the curve, from the whole pool."""
+    """Return the standard deviation of one training about the curve, from the whole pool."""
     everything = [baseline for baselines in pool.values() for baseline in baselines]
     return compare(as_run(pool[K][0].figures), everything).metrics[metric].noise
 
 
 def share(count: int, of: int) -> str:
-    """A rate with its 95% interval (Clopper and Pearson 1934)."""
+    """Return a rate with its 95% interval (Clopper and Pearson 1934)."""
     low = float(betaincinv(count, of - count + 1, ALPHA / 2)) if count else 0.0
     high = float(betaincinv(count + 1, of - count, 1 - ALPHA / 2)) if count < of else 1.0
     return f"{count / of:.1%} ({low:.1%} to {high:.1%})"
@@ -158,33 +158,36 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Non
 
 
 def false_claims(pool: Pool) -> bool:
-    """Prints how often a placebo study claims something; True where that is at most ALPHA."""
-    rows, held = [], True
+    """Print how often a placebo study makes a claim; return whether that is at most ALPHA."""
+    rows, calibrated = [], True
     for primary in PRIMARIES:
         for smallest_effect in (SMALLEST_EFFECT, NEARLY_ZERO):
-            found = claims(pool, primary, smallest_effect)
-            sound = max(found["better"], found["worse"]) <= ALPHA * STUDIES
-            held = held and sound
-            shares = [share(found[what], STUDIES) for what in CLAIMS]
+            counts = claims(pool, primary, smallest_effect)
+            within = max(counts["better"], counts["worse"]) <= ALPHA * STUDIES
+            calibrated = calibrated and within
+            shares = [share(counts[claim], STUDIES) for claim in CLAIMS]
             effect = "nearly 0" if smallest_effect == NEARLY_ZERO else f"{smallest_effect:g}"
-            rows.append([METRICS[primary].title, effect, *shares, "held" if sound else "MISSED"])
+            rows.append([METRICS[primary].title, effect, *shares, "met" if within else "MISSED"])
     head = ["primary metric", "smallest effect", *CLAIMS.values(), f"at most {ALPHA:.0%}"]
     table(f"{STUDIES} placebo studies of {RUNS} runs", head, rows)
-    return held
+    return calibrated
 
 
 def other_pools(seeds: Mapping[int, int]) -> None:
-    """How far the shares depend on the pool: those of made-up ones of the same size."""
-    found = [claims(made_up_pool(random.Random(number), seeds), PRIMARIES[0], NEARLY_ZERO) for number in range(POOLS)]
+    """Print how far the shares depend on the pool, by simulated pools of the same size."""
+    counts = [
+        claims(simulated_pool(random.Random(number), seeds), PRIMARIES[0], NEARLY_ZERO) for number in range(POOLS)
+    ]
     rows = []
-    for what, name in CLAIMS.items():
-        shares = [each[what] / STUDIES for each in found]
-        rows.append([name, *(f"{each:.1%}" for each in (min(shares), statistics.mean(shares), max(shares)))])
-    title = f"The same from {POOLS} made-up pools of this size and normal noise, smallest effect nearly 0"
+    for claim, name in CLAIMS.items():
+        shares = [count[claim] / STUDIES for count in counts]
+        rows.append([name, *(f"{rate:.1%}" for rate in (min(shares), statistics.mean(shares), max(shares)))])
+    title = f"The same from {POOLS} simulated pools of this size with normal noise, smallest effect nearly 0"
     table(title, [f"{STUDIES} studies from each", "lowest", "mean", "highest"], rows)
 
 
-def found_effects(pool: Pool) -> None:
+def planted_effects(pool: Pool) -> None:
+    """Print the outcomes of runs with planted effects."""
     outcomes = ("better", "not confirmed", "negligible", "within noise", "worse")
     for primary in PRIMARIES:
         s = noise(pool, primary)
@@ -194,41 +197,43 @@ def found_effects(pool: Pool) -> None:
         cases += [(NEARLY_ZERO, times * s, f"{times:g} s") for times in IN_NOISE]
         rows = []
         for smallest_effect, effect, name in cases:
-            found = planted(pool, primary, smallest_effect, effect)
+            counts = planted(pool, primary, smallest_effect, effect)
             effects = [
                 "nearly 0" if smallest_effect == NEARLY_ZERO else f"{smallest_effect:g}",
                 f"{name} = {effect:.4f}",
             ]
-            rows.append([*effects, *(f"{found[outcome] / STUDIES:.1%}" for outcome in outcomes)])
-        title = (
-            f"{METRICS[primary].title}: what comes out of one run with an effect, in {STUDIES} studies (s = {s:.5f})"
-        )
+            rows.append([*effects, *(f"{counts[outcome] / STUDIES:.1%}" for outcome in outcomes)])
+        title = f"{METRICS[primary].title}: outcomes of one run with an effect, in {STUDIES} studies (s = {s:.5f})"
         table(title, ["smallest effect", "planted", *outcomes], rows)
 
 
 def unmatched(pool: Pool) -> None:
+    """Print how often a baseline of higher K looks better, at matched L0 and at any L0."""
     rows = []
     for primary in PRIMARIES:
         for matched in (True, False):
             better, comparable = higher_k(pool, primary, matched=matched)
-            how = "at its own L0" if matched else f"beside K {K}, whatever its L0"
+            how = "at its own L0" if matched else f"with K {K} at any L0"
             rows.append([METRICS[primary].title, how, share(better, comparable), f"{comparable} of {STUDIES}"])
-    title = f"A baseline of K {NEIGHBOURS[1]} as the only run: how often it looks better at first"
+    title = f"A baseline of K {NEIGHBOURS[1]} as the only run: how often it looks better, before fresh seeds"
     table(title, ["primary metric", "compared", "looks better", "could be compared"], rows)
 
 
-def beside_random(pool: Pool, floor: Mapping[str, float | None]) -> None:
+def compared_with_random(pool: Pool, floor: Mapping[str, float | None]) -> None:
+    """Print the trained baselines' metrics and those of a random untrained SAE."""
     rows = []
     for metric in HEADLINE:
-        values = [value for baseline in pool[K] if (value := baseline.figures[metric]) is not None]
-        mean, sd, least = statistics.mean(values), statistics.stdev(values), floor.get(metric)
+        values = [value for baseline in pool[K] if (value := baseline.figures.get(metric)) is not None]
+        if not values:  # a metric of worlds, or newer than the pool
+            continue
+        mean, sd, random_score = statistics.mean(values), statistics.stdev(values), floor.get(metric)
         gap = (
             ""
-            if least is None or metric == "l0"
-            else f"{shown(mean - least, metric)} = {abs(mean - least) / sd:.0f} sd"
+            if random_score is None or metric == "l0"
+            else f"{shown(mean - random_score, metric)} = {abs(mean - random_score) / sd:.0f} sd"
         )
-        rows.append([METRICS[metric].title, shown(mean, metric), f"{sd:.5f}", shown(least, metric), gap])
-    title = f"Trained (K {K}, {len(pool[K])} seeds) beside one random untrained SAE of the same width and K"
+        rows.append([METRICS[metric].title, shown(mean, metric), f"{sd:.5f}", shown(random_score, metric), gap])
+    title = f"Trained (K {K}, {len(pool[K])} seeds) and one random untrained SAE of the same width and K"
     table(title, ["metric", "trained, mean", "sd", "random", "trained - random"], rows)
 
 
@@ -236,12 +241,12 @@ def main() -> None:
     entries = json.loads(POOL.read_text())
     pool = read_pool(entries)
     print(", ".join(f"K {k}: {len(pool[k])} seeds" for k in sorted(pool)))
-    held = false_claims(pool)
+    calibrated = false_claims(pool)
     other_pools({k: len(baselines) for k, baselines in pool.items()})
-    found_effects(pool)
+    planted_effects(pool)
     unmatched(pool)
-    beside_random(pool, next(entry["floor"] for entry in entries if entry["k"] == K))
-    sys.exit(0 if held else 1)
+    compared_with_random(pool, next(entry["floor"] for entry in entries if entry["k"] == K))
+    sys.exit(0 if calibrated else 1)
 
 
 if __name__ == "__main__":

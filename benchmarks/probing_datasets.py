@@ -1,10 +1,10 @@
-"""Which held-out datasets the default probing evaluation can use on tiny-lm.
+"""List the held-out datasets that the default probing evaluation can use on tiny-lm.
 
     python benchmarks/probing_datasets.py
 
-Prints, for every held-out candidate, the share of prompts longer than the trained context (they are cut to their last
-tokens) and the test AUC of a probe on the model's own activations. A dataset is fit where that AUC lies between 0.65
-and 0.97 and at most 1 prompt in 200 is too long.
+Prints, for every candidate, the share of prompts longer than the trained context (they are cut to their last tokens)
+and the test AUC of a probe on the model's own activations. A dataset is suitable if that AUC is between 0.65 and 0.97
+and at most 1 prompt in 200 is too long.
 """
 
 import json
@@ -24,7 +24,7 @@ def main() -> None:
     assert model.tokenizer
     with tempfile.TemporaryDirectory() as scratch:
         probes = probing.prepare_model(model, "tiny-lm", HOOK_NAME, Path(scratch), text.HELD_OUT)
-        print("| dataset | prompts | too long | model's own AUC | fit | in the default |")
+        print("| dataset | prompts | too long | model's own AUC | suitable | in the default |")
         print("| --- | --- | --- | --- | --- | --- |")
         for name in text.HELD_OUT:
             prompts = text.read_prompts(text.data_dir() / f"{name}.csv.zst")
@@ -32,9 +32,11 @@ def main() -> None:
             too_long = sum(length > model.cfg.n_ctx for length in lengths) / len(lengths)
             (result,) = probes.results.rglob(f"{name}_{HOOK_NAME}_logreg.json")
             auc = json.loads(result.read_text())[0]["test_auc"]
-            fit = 0.65 <= auc <= 0.97 and too_long <= 0.005
+            suitable = 0.65 <= auc <= 0.97 and too_long <= 0.005
             mark = "*" * (name in probing.DATASETS)
-            print(f"| {name} | {len(prompts):,} | {too_long:.1%} | {auc:.3f} | {'yes' if fit else 'no'} | {mark} |")
+            print(
+                f"| {name} | {len(prompts):,} | {too_long:.1%} | {auc:.3f} | {'yes' if suitable else 'no'} | {mark} |"
+            )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Train the baseline many times with other seeds, and score each: what the calibration of the comparison draws from.
+"""Train the baseline many times with other seeds and score each: the pool that benchmarks/calibration.py draws from.
 
     python benchmarks/reseeded_baselines.py OUT_DIR [--seeds 32]
 
-Writes OUT_DIR/k16_seed100/ and so on, and the table benchmarks/reseeded_baselines.json. What OUT_DIR already holds is
-not trained again. Each training takes one thread, so that the machine stays usable; 32 seeds take most of an hour.
+Writes OUT_DIR/k16_seed100/ and so on, and the table benchmarks/reseeded_baselines.json. Runs already in OUT_DIR are not
+repeated. Each training takes one thread, so that the machine stays usable; 32 seeds take most of an hour.
 """
 
 import argparse
@@ -23,23 +23,23 @@ from agent.lab.results import FinalInfo
 
 TABLE = Path(__file__).with_suffix(".json")
 K = 16
-FIRST_SEED = 100  # none that a study uses
+FIRST_SEED = 100  # above those that a study uses
 NEIGHBOURS = (15, 17)
 SEEDS_OF_NEIGHBOUR = 3
 
 
 def baseline(out: Path, k: int, seed: int) -> Path:
-    """One baseline, trained in a process of its own unless it is there already."""
+    """Train one baseline in its own process, unless it exists already; return its directory."""
     source = ideas.render_baseline(Fixed(seed=seed))
-    source, found = re.subn(r"(?m)^K = 16\b", f"K = {k}", source)
-    assert found == 1
+    source, count = re.subn(r"(?m)^K = 16\b", f"K = {k}", source)
+    assert count == 1
     script = out / f"k{k}_seed{seed}.py"
     script.write_text(source)
     return train(script, out / f"k{k}_seed{seed}")
 
 
 def floor(info: FinalInfo) -> dict[str, float | None]:
-    """What a random untrained SAE of the same width and sparsity scores, as far as it was measured."""
+    """Return the scores of a random untrained SAE of the same width and sparsity, as far as they were measured."""
     assert info.core
     assert info.floor
     assert info.probing
@@ -62,14 +62,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=32)
     args = parser.parse_args()
     args.out_dir.mkdir(parents=True, exist_ok=True)
-    wanted = [(k, FIRST_SEED + seed) for seed in range(SEEDS_OF_NEIGHBOUR) for k in (K, *NEIGHBOURS)]
-    wanted += [(K, FIRST_SEED + seed) for seed in range(SEEDS_OF_NEIGHBOUR, args.seeds)]
-    run_dirs = [baseline(args.out_dir, *each) for each in wanted]
+    pairs = [(k, FIRST_SEED + seed) for seed in range(SEEDS_OF_NEIGHBOUR) for k in (K, *NEIGHBOURS)]
+    pairs += [(K, FIRST_SEED + seed) for seed in range(SEEDS_OF_NEIGHBOUR, args.seeds)]
+    run_dirs = [baseline(args.out_dir, k, seed) for k, seed in pairs]
     unscored = [str(run_dir) for run_dir in run_dirs if not (run_dir / "final_info.json").exists()]
     if unscored:
         subprocess.run([sys.executable, "-P", "-m", "agent.lab.evaluation", *unscored], check=True)
     table = []
-    for (k, seed), run_dir in zip(wanted, run_dirs, strict=True):
+    for (k, seed), run_dir in zip(pairs, run_dirs, strict=True):
         info = results.read(run_dir)
         assert info.verdict.ok, (k, seed, info.verdict)
         table.append({"k": k, "seed": seed, "figures": matching.all_metrics(info), "floor": floor(info)})

@@ -1,10 +1,10 @@
-"""How fast and how good a single run is: the table of the README.
+"""Measure how fast and how good a single run is: the table of the README.
 
     python benchmarks/single_run.py
 
 Runs experiment.py twice with an empty cache (the second finds everything cached), checks that the same seed gives the
 same metrics and that the baseline is healthy, and times one training step against SAELens' BatchTopK on the same
-activations, the two in turn. Nothing else should run beside it.
+activations, the two in turn. Nothing else should run at the same time.
 """
 
 import json
@@ -30,14 +30,14 @@ ROUNDS, STEPS = 5, 40  # of the step comparison
 
 
 def run_once(out_dir: Path) -> tuple[float, FinalInfo]:
-    """One run by hand: its wall-clock seconds and its results."""
+    """Run experiment.py; return its wall-clock seconds and its results."""
     started = time.monotonic()
     subprocess.run([sys.executable, "experiment.py", f"--out_dir={out_dir}"], cwd=ROOT, check=True)
     return time.monotonic() - started, read(out_dir)
 
 
 def figures(run_dir: Path) -> str:
-    """What a run measured, without what differs between two runs of the same seed: times and the environment."""
+    """Return a run's results without times and environment, which differ between two runs of the same seed."""
     info = json.loads((run_dir / "final_info.json").read_text())
     for name in ("environment", "evaluation_seconds"):
         info.pop(name)
@@ -46,7 +46,7 @@ def figures(run_dir: Path) -> str:
 
 
 def our_step(data: list[Tensor]) -> Callable[[int], None]:
-    """A training step of experiment.py, as its main() does it, without the guard."""
+    """Return a training step of experiment.py as in its main(), without the guard."""
     experiment = runpy.run_path(str(ROOT / "experiment.py"))
     sae = experiment["SAE"](data[0].shape[1], experiment["D_SAE"], data[0].mean(0))
     optimizer = torch.optim.Adam(sae.parameters(), lr=experiment["LEARNING_RATE"])
@@ -68,7 +68,7 @@ def our_step(data: list[Tensor]) -> Callable[[int], None]:
 
 
 def sae_lens_step(data: list[Tensor], d_sae: int, k: int) -> Callable[[int], None]:
-    """The same step with SAELens' BatchTopK, as its SAETrainer does it, without logging."""
+    """Return the same step with SAELens' BatchTopK as in its SAETrainer, without logging."""
     from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
     from sae_lens.saes.sae import TrainStepInput
 
@@ -80,10 +80,10 @@ def sae_lens_step(data: list[Tensor], d_sae: int, k: int) -> Callable[[int], Non
 
     def step(index: int) -> None:
         x = data[index % len(data)]
-        given = TrainStepInput(
+        step_input = TrainStepInput(
             sae_in=x, coefficients={}, dead_neuron_mask=none_dead, n_training_steps=index, is_logging_step=False
         )
-        output = sae.training_forward_pass(given)
+        output = sae.training_forward_pass(step_input)
         fired = output.feature_acts.bool().float().sum(-2).bool()
         silent.add_(1)
         silent[fired] = 0
@@ -96,7 +96,7 @@ def sae_lens_step(data: list[Tensor], d_sae: int, k: int) -> Callable[[int], Non
 
 
 def compare_steps() -> tuple[float, float]:
-    """Median milliseconds of a step: ours, SAELens'. In turn, so that both see the same machine."""
+    """Return the median milliseconds of our step and of SAELens', measured in turn on the same machine."""
     constants = runpy.run_path(str(ROOT / "experiment.py"))
     source = stream(
         constants["MODEL"], constants["HOOK_NAME"], tokens=constants["TOKENS"], batch=constants["BATCH"], seed=0
@@ -105,12 +105,12 @@ def compare_steps() -> tuple[float, float]:
     steps = our_step(data), sae_lens_step(data, constants["D_SAE"], constants["K"])
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
-        for step, taken in zip(steps, times, strict=True):
+        for step, milliseconds in zip(steps, times, strict=True):
             step(0)
             started = time.monotonic()
             for index in range(STEPS):
                 step(index)
-            taken.append((time.monotonic() - started) / STEPS * 1000)
+            milliseconds.append((time.monotonic() - started) / STEPS * 1000)
     return statistics.median(times[0]), statistics.median(times[1])
 
 
@@ -158,10 +158,10 @@ def main() -> None:
         ("a training step", f"{ours:.1f} ms", "", True),
         ("SAELens' BatchTopK, same activations", f"{theirs:.1f} ms: {theirs / ours:.2f} times ours", "", True),
     ]
-    print(f"\n| {torch.get_num_threads()} threads, {info.environment['device']} | measured | asked | |")
+    print(f"\n| {torch.get_num_threads()} threads, {info.environment['device']} | measured | required | |")
     print("| --- | --- | --- | --- |")
-    for name, measured, asked, held in rows:
-        print(f"| {name} | {measured} | {asked} | {('held' if held else 'MISSED') if asked else ''} |")
+    for name, measured, required, met in rows:
+        print(f"| {name} | {measured} | {required} | {('met' if met else 'MISSED') if required else ''} |")
 
 
 if __name__ == "__main__":

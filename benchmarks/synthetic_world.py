@@ -1,10 +1,10 @@
-"""The baseline of a synthetic world beside SAELens' own BatchTopK on the same samples.
+"""Compare the baseline on a synthetic world with SAELens' BatchTopK on the same samples.
 
     python benchmarks/synthetic_world.py [--seeds 3]
 
-Both train at the size of synth2k (width 512, K 8, 1M samples) in turn, seed by seed: ours as experiment.py has it,
-SAELens' with the settings that it reaches its published figures with. Both are scored as they are saved (a threshold in
-place of the top K of a batch) by sae_lens.synthetic on the development samples. Asked: F1 within 0.03 on average.
+Both train at the size of synth2k (width 512, K 8, 1M samples) in turn, seed by seed: ours as in experiment.py, SAELens'
+with the settings of its published figures. Both are scored as saved (with a threshold instead of the top K of a batch)
+by sae_lens.synthetic on the development samples. Required: mean F1 within 0.03 of each other.
 """
 
 import argparse
@@ -34,7 +34,7 @@ Scores = dict[str, float | None]
 
 
 def ours(seed: int) -> tuple[Scores, float]:
-    """The scores of experiment.py, run by hand, and its seconds of training."""
+    """Return the scores of experiment.py, run by hand, and its seconds of training."""
     with tempfile.TemporaryDirectory() as scratch:
         Path(scratch, "experiment.py").write_text(ideas.render_baseline(FIXED.with_changes(seed=seed)))
         subprocess.run([sys.executable, "experiment.py", "--out_dir=run_0"], cwd=scratch, check=True)
@@ -45,7 +45,7 @@ def ours(seed: int) -> tuple[Scores, float]:
 
 
 def sae_lens(seed: int, evaluator: WorldEvaluator) -> tuple[Scores, float]:
-    """The same of SAELens' BatchTopK on the same samples in the same order, in the world's own units."""
+    """Return the same for SAELens' BatchTopK on the same samples in the same order, in the world's own units."""
     from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
     from sae_lens.config import LoggingConfig
     from sae_lens.synthetic import SyntheticSAERunnerConfig
@@ -54,7 +54,7 @@ def sae_lens(seed: int, evaluator: WorldEvaluator) -> tuple[Scores, float]:
     source = stream(FIXED.model, FIXED.hook_name, tokens=FIXED.tokens, batch=BATCH, seed=seed)
 
     def samples() -> Iterator[Tensor]:
-        while True:  # the trainer asks for some before it starts, and so sees these again at its end
+        while True:  # the trainer reads some before it starts, and sees these again at its end
             yield from (x / source.manifest.scale for x in source)
 
     k = defaults.for_model(FIXED.model).k
@@ -90,20 +90,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     seeds = range(parser.parse_args().seeds)
     evaluator = WorldEvaluator(FIXED.model, FIXED.hook_name)
-    found: dict[str, list[tuple[Scores, float]]] = {"experiment.py": [], "SAELens": []}
+    runs_of: dict[str, list[tuple[Scores, float]]] = {"experiment.py": [], "SAELens": []}
     for seed in seeds:
-        found["experiment.py"].append(ours(seed))
-        found["SAELens"].append(sae_lens(seed, evaluator))
+        runs_of["experiment.py"].append(ours(seed))
+        runs_of["SAELens"].append(sae_lens(seed, evaluator))
     print(f"\n| {FIXED.model}, seed | " + " | ".join(SHOWN) + " | training |")
     print("| --- |" + " ---: |" * (len(SHOWN) + 1))
-    for who, runs in found.items():
+    for trainer, runs in runs_of.items():
         for seed, (scores, seconds) in zip(seeds, runs, strict=True):
             figures = [f"{scores[name]:.4g}" if scores[name] is not None else "-" for name in SHOWN]
-            print(f"| {who}, {seed} | {' | '.join(figures)} | {seconds:.0f} s |")
-    f1 = {who: statistics.mean(scores["f1"] or 0.0 for scores, _ in runs) for who, runs in found.items()}
+            print(f"| {trainer}, {seed} | {' | '.join(figures)} | {seconds:.0f} s |")
+    f1 = {trainer: statistics.mean(scores["f1"] or 0.0 for scores, _ in runs) for trainer, runs in runs_of.items()}
     difference = f1["experiment.py"] - f1["SAELens"]
-    held = "held" if abs(difference) <= CLOSE else "MISSED"
-    print(f"\nF1, mean: {f1['experiment.py']:.4f} and {f1['SAELens']:.4f}: {difference:+.4f}, within {CLOSE}: {held}")
+    outcome = "met" if abs(difference) <= CLOSE else "MISSED"
+    print(
+        f"\nF1, mean: {f1['experiment.py']:.4f} and {f1['SAELens']:.4f}: {difference:+.4f}, within {CLOSE}: {outcome}"
+    )
 
 
 if __name__ == "__main__":

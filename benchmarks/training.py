@@ -1,4 +1,4 @@
-"""A training that a benchmark needs."""
+"""Train one experiment for a benchmark."""
 
 import os
 import subprocess
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def train(script: Path, run_dir: Path, seed: int | None = None) -> Path:
-    """Run an experiment in a process of its own, on one thread and without its evaluation, unless it is there already.
+    """Run an experiment in its own process, on one thread and without evaluation, unless run_dir has its checkpoint.
 
-    `seed` takes the place of the experiment's own. Returns run_dir.
+    `seed` replaces the experiment's own. Return run_dir.
     """
     if not (run_dir / "checkpoint").exists():
         env = os.environ | {"SAE_AGENT_DRIVEN": "1", "OMP_NUM_THREADS": "1"}

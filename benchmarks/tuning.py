@@ -1,12 +1,11 @@
-"""Tries of each idea's constants, the same number for all, on training text alone.
+"""Try each idea's main constant halved and doubled, on training text alone.
 
     python benchmarks/tuning.py OUT_DIR [--model tiny-lm] [--tokens 500_000]
 
-Each try trains a step of an idea's plan, or the baseline, as it stands and with one constant halved or doubled, on
-fewer tokens than a study has. It is judged by what it was trained on: the mean squared error over the last tenth of its
-training tokens (each is seen once, so it is the error on tokens that were new) and on a world by F1 on 50,000 of the
-training samples. No held-out text is read. Two trainings at a time, one thread each; what OUT_DIR holds is not trained
-again.
+Each try trains a step of an idea's plan, or the baseline, unchanged or with one constant halved or doubled, on fewer
+tokens than a study has. It is judged on training data: by the mean squared error over the last tenth of its training
+tokens (each is seen once, so they were new) and on a world by F1 on 50,000 of the training samples. No held-out text is
+read. Two trainings run at a time, one thread each; tries already in OUT_DIR are not repeated.
 """
 
 import argparse
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
     from sae_lens.synthetic import SyntheticModel
 
 SAMPLES = 50_000
-# Of each idea the step with its mechanisms, and the constant of its own that matters most. What all share with the
-# baseline (learning rate, batch, K) is not tuned for any.
+# For each idea the step with its mechanisms, and its most important own constant. What all share with the baseline
+# (learning rate, batch, K) is not tuned for any.
 TRIES = {
     "baseline": (None, "AUX_COEFFICIENT"),
     "matryoshka_sae": ("eighths", "AUX_COEFFICIENT"),
@@ -43,36 +42,36 @@ FACTORS = (0.5, 2)
 
 
 def sources(idea: str, fixed: Fixed) -> dict[str, str]:
-    """What is tried of an idea, by name."""
+    """Return the sources of an idea's tries, by name."""
     step_name, constant = TRIES[idea]
     if step_name is None:
         source = ideas.render_baseline(fixed)
     else:
         loaded = ideas.load(idea)
         source = ideas.render_step(loaded, next(s for s in loaded.plan if s.name == step_name), fixed)
-    tried = {f"{idea} as it stands": source}
+    tries = {f"{idea} as it stands": source}
     for factor in FACTORS:
-        changed, found = re.subn(
+        changed, count = re.subn(
             rf"(?m)^({constant} = )([^#\n]*?)(  #.*)?$", rf"\g<1>{factor:g} * (\g<2>)\g<3>", source
         )
-        assert found == 1, f"{idea} has no constant {constant}"
-        tried[f"{idea} {constant} x{factor:g}"] = changed
-    return tried
+        assert count == 1, f"{idea} has no constant {constant}"
+        tries[f"{idea} {constant} x{factor:g}"] = changed
+    return tries
 
 
-def judged(run_dir: Path, world: "SyntheticModel | None", features: list[torch.Tensor]) -> dict[str, float]:
-    """Error on the last tenth of the training tokens; on a world how the latents stand to the training samples."""
+def training_scores(run_dir: Path, world: "SyntheticModel | None", features: list[torch.Tensor]) -> dict[str, float]:
+    """Return the error on the last tenth of the training tokens, and on a world the ground-truth metrics on samples."""
     rows = results.read_metrics(run_dir)
     last = [row.mse for row in rows if row.tokens > 0.9 * rows[-1].tokens and row.mse is not None]
-    found = {"mse": sum(last) / len(last), "l0": rows[-1].l0 or 0.0}
+    scores = {"mse": sum(last) / len(last), "l0": rows[-1].l0 or 0.0}
     if world:
         loaded = checkpoint.load(run_dir / "checkpoint")
         cfg = bench_config("world", WORLD_HOOK, loaded.header.d_in, loaded.header.d_sae, 128)
         sae = CheckpointSAE(cfg, loaded, world.feature_dict(features[0].to_dense())[:64])
         scored, _ = ground_truth.measure(world, sae, features)
         for name in ("f1", "uniqueness", "absorption"):
-            found[name] = scored.metrics[name] or 0.0
-    return found
+            scores[name] = scored.metrics[name] or 0.0
+    return scores
 
 
 def main() -> None:
@@ -85,21 +84,21 @@ def main() -> None:
     out: Path = args.out_dir.absolute()
     out.mkdir(parents=True, exist_ok=True)
     fixed = Fixed(model=args.model, tokens=args.tokens)
-    tried = {name: source for idea in args.ideas for name, source in sources(idea, fixed).items()}
+    tries = {name: source for idea in args.ideas for name, source in sources(idea, fixed).items()}
     with ThreadPoolExecutor(2) as two:
-        names = [re.sub(r"\W+", "_", name) for name in tried]
-        for name, source in zip(names, tried.values(), strict=True):
+        names = [re.sub(r"\W+", "_", name) for name in tries]
+        for name, source in zip(names, tries.values(), strict=True):
             (out / f"{name}.py").write_text(source)
-        run_dirs = dict(zip(tried, two.map(lambda name: train(out / f"{name}.py", out / name), names), strict=True))
+        run_dirs = dict(zip(tries, two.map(lambda name: train(out / f"{name}.py", out / name), names), strict=True))
     world, features = None, []
     if is_world(args.model):
         world = worlds.load(args.model)
         features = [truth.to_sparse() for _, truth in worlds.samples(world, SAMPLES, "sae")]
-    scored = {name: judged(run_dir, world, features) for name, run_dir in run_dirs.items()}
+    scored = {name: training_scores(run_dir, world, features) for name, run_dir in run_dirs.items()}
     columns = list(next(iter(scored.values())))
     print("| try | " + " | ".join(columns) + " |\n| --- |" + " --- |" * len(columns))
-    for name, found in scored.items():
-        print(f"| {name} | " + " | ".join(f"{found[column]:.4f}" for column in columns) + " |")
+    for name, scores in scored.items():
+        print(f"| {name} | " + " | ".join(f"{scores[column]:.4f}" for column in columns) + " |")
 
 
 if __name__ == "__main__":

@@ -387,7 +387,7 @@ NEARLY_ZERO = calibration["NEARLY_ZERO"]
 
 @pytest.fixture(scope="module")
 def pool() -> dict[int, list[Baseline]]:
-    return calibration["made_up_pool"](random.Random(1), {15: 3, 16: 40, 17: 3})
+    return calibration["simulated_pool"](random.Random(1), {15: 3, 16: 40, 17: 3})
 
 
 def test_placebo_studies_claim_nothing(pool: dict[int, list[Baseline]]):
