@@ -113,7 +113,7 @@ def _prompt(sentence: str, existing: Iterable[Idea], templates: Path) -> str:
     return environment.get_template("prompts/new_idea.j2").render(
         sentence=_one_line(sentence),
         source=ideas.render_baseline(Fixed(), templates=templates),
-        allowed=preflight.ALLOWED,
+        allowed_imports=preflight.ALLOWED_IMPORTS,
         headline={name: METRICS[name] for name in _default_metrics()},
         primary_metrics=_primary_metrics(),
         existing=list(existing),

@@ -115,10 +115,10 @@ class Prompts:
                 METRICS[name].model_dump(include={"title", "better", "decides"}) | {"name": name}
                 for name in facts.headline
             ],
-            "protected": preflight.PROTECTED,
+            "required_lines": preflight.REQUIRED_LINES,
             "fixed": preflight.fixed_constants(state.started.fixed),
-            "allowed": preflight.ALLOWED,
-            "runs_text": sorted(preflight.RUNS_TEXT),
+            "allowed_imports": preflight.ALLOWED_IMPORTS,
+            "forbidden_calls": sorted(preflight.FORBIDDEN_CALLS),
             "columns": ["run", "title", "verdict", *(METRICS[name].title for name in facts.headline)],
             "rows": [_row(run, facts) for run in listed],
             "unlisted": len(done) - len(listed),

@@ -1,6 +1,6 @@
-"""Preflight: what is known to be wrong with an experiment.py before time is spent, without torch, without running it.
+"""Preflight: reject an experiment.py that is known to fail, without running it and without torch.
 
-This guards against mistakes. It is no sandbox: code that wants to get around it can.
+This guards against mistakes. It is not a sandbox: code that wants to get around it can.
 """
 
 import ast
@@ -25,29 +25,31 @@ GUARD = "guard = TrainingGuard(out_dir, sae, data, model=MODEL, hook_name=HOOK_N
 GUARD_STEP = "guard.step("
 FINISH = "finish("
 MAIN = 'if __name__ == "__main__": run(main)'
-PROTECTED = (*LAB_IMPORTS, STREAM, GUARD, GUARD_STEP, FINISH, MAIN)
+REQUIRED_LINES = (*LAB_IMPORTS, STREAM, GUARD, GUARD_STEP, FINISH, MAIN)
 
-LAB = {"agent.lab.activations", "agent.lab.run", "agent.lab.training"}
-DOORS = {"agent.lab.activations.stream", "agent.lab.run.run"} | {
+LAB_MODULES = {"agent.lab.activations", "agent.lab.run", "agent.lab.training"}
+ALLOWED_LAB_NAMES = {"agent.lab.activations.stream", "agent.lab.run.run"} | {
     f"agent.lab.training.{name}" for name in ("TrainingGuard", "constants", "finish")
 }
 LIBRARIES = {"torch", "numpy", "einops", "jaxtyping"}
-STANDARD = {  # what computes and nothing else, and pathlib, for the type of out_dir
+STANDARD_LIBRARY = {  # modules that only compute, and pathlib for the type of out_dir
     *("__future__", "abc", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum", "functools", "heapq"),
     *("itertools", "math", "operator", "pathlib", "random", "statistics", "string", "time", "types", "typing"),
 }
-ALLOWED = ", ".join([*sorted(LIBRARIES), *sorted(DOORS), "and of the standard library", *sorted(STANDARD)])
-RUNS_TEXT = {"exec", "eval", "compile", "__import__"}
+ALLOWED_IMPORTS = ", ".join(
+    [*sorted(LIBRARIES), *sorted(ALLOWED_LAB_NAMES), "and of the standard library", *sorted(STANDARD_LIBRARY)]
+)
+FORBIDDEN_CALLS = {"exec", "eval", "compile", "__import__"}
 
-# What fails when it runs, or is surely a mistake; style is nobody's business here.
+# What fails when it runs, or is certainly a mistake; no rules of style.
 RULES = "E9,F5,F6,F7,F82,PLE,B002,B015,B016,B030,B032"
-HARMLESS = "F504,F522,F523,F541,F722"  # unused arguments of a format; F722: the shapes of jaxtyping are no annotations
-MOST_FINDINGS = 3
-LONGEST_LINE = 120
+HARMLESS = "F504,F522,F523,F541,F722"  # unused arguments of a format; F722: jaxtyping's shapes in annotations
+MAX_FINDINGS = 3
+MAX_LINE = 120  # characters of a quoted line
 
 
-class _Found(Exception):
-    """The first thing found wrong: the evidence."""
+class _Mistake(Exception):
+    """The first mistake in an experiment.py; the message is the verdict's evidence."""
 
 
 def check(source: str, fixed: Fixed, earlier: Mapping[str, str]) -> None:
@@ -63,8 +65,8 @@ def check(source: str, fixed: Fixed, earlier: Mapping[str, str]) -> None:
         _check_fixed(tree, lines, fixed)
         _check_imports(tree, lines)
         _check_lint(tree, source)
-    except _Found as found:
-        raise RunFailed(Verdict(name="preflight", evidence=str(found))) from None
+    except _Mistake as mistake:
+        raise RunFailed(Verdict(name="preflight", evidence=str(mistake))) from None
     for name, other in earlier.items():
         if _same(program, other):
             evidence = f"the same code as {name}: comments, docstrings and formatting change nothing"
@@ -73,26 +75,26 @@ def check(source: str, fixed: Fixed, earlier: Mapping[str, str]) -> None:
 
 @cache
 def _program(source: str) -> str:
-    """The parsed code without docstrings and positions. Raises _Found where it does not parse."""
+    """Return the parsed code without docstrings and positions. Raise _Mistake if it does not parse."""
     try:
         return ast.dump(without_docstrings(source))
     except SyntaxError as error:
-        raise _Found(_at(source.splitlines(), error.lineno or 1, error.msg)) from None
+        raise _Mistake(_at(source.splitlines(), error.lineno or 1, error.msg)) from None
     except ValueError as error:  # a null byte
-        raise _Found(f"cannot be parsed: {error}") from None
+        raise _Mistake(f"cannot be parsed: {error}") from None
     except (RecursionError, MemoryError):
-        raise _Found("cannot be parsed: an expression is nested too deeply") from None
+        raise _Mistake("cannot be parsed: an expression is nested too deeply") from None
 
 
 def _same(program: str, other: str) -> bool:
     try:
         return program == _program(other)
-    except _Found:
+    except _Mistake:
         return False
 
 
 def _check_protected(tree: ast.Module, lines: list[str]) -> None:
-    """What hands the run to the lab is still there, as far as a training loop may not do without it."""
+    """Raise _Mistake if a line that connects the experiment to the lab is missing."""
     imported = {
         (node.module, alias.name)
         for node in tree.body
@@ -101,30 +103,30 @@ def _check_protected(tree: ast.Module, lines: list[str]) -> None:
         if alias.asname is None
     }
     for line in LAB_IMPORTS:
-        wanted = ast.parse(line).body[0]
-        assert isinstance(wanted, ast.ImportFrom)
-        names = [alias.name for alias in wanted.names]
+        required = ast.parse(line).body[0]
+        assert isinstance(required, ast.ImportFrom)
+        names = [alias.name for alias in required.names]
         for name in names:
-            if (wanted.module, name) not in imported:
-                raise _lost(line, f"{name} of {wanted.module} is not imported")
+            if (required.module, name) not in imported:
+                raise _missing(line, f"{name} of {required.module} is not imported")
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in names:
-                raise _Found(_at(lines, node.lineno, f"{node.name} is the lab's: give this another name"))
+                raise _Mistake(_at(lines, node.lineno, f"{node.name} belongs to the lab: use another name"))
     guards = _guards(tree)
     if not _calls(tree, "stream"):
-        raise _lost(STREAM, "stream is not called")
+        raise _missing(STREAM, "stream is not called")
     if not guards:
-        raise _lost(GUARD, "no guard is made with these settings")
+        raise _missing(GUARD, "no TrainingGuard is created with these settings")
     if not any(_steps(loop, guards) for loop in ast.walk(tree) if isinstance(loop, ast.For | ast.While)):
-        raise _lost(GUARD_STEP, "the guard is not told of each step inside the training loop")
+        raise _missing(GUARD_STEP, "it is not called inside the training loop")
     if not _calls(tree, "finish"):
-        raise _lost(FINISH, "finish is not called, so no checkpoint is saved")
+        raise _missing(FINISH, "finish is not called, so no checkpoint is saved")
     if not any(isinstance(node, ast.If) and ast.unparse(node) == ast.unparse(ast.parse(MAIN)) for node in tree.body):
-        raise _lost(MAIN, "nothing runs main")
+        raise _missing(MAIN, "main is never run")
 
 
-def _lost(line: str, why: str) -> _Found:
-    return _Found(f"the line `{line}` is lost: {why}; put it back")
+def _missing(line: str, why: str) -> _Mistake:
+    return _Mistake(f"the line `{line}` is missing: {why}; put it back")
 
 
 def _calls(tree: ast.AST, name: str) -> list[ast.Call]:
@@ -136,7 +138,7 @@ def _calls(tree: ast.AST, name: str) -> list[ast.Call]:
 
 
 def _guards(tree: ast.Module) -> set[str]:
-    """The names that hold a TrainingGuard to which the constants were given."""
+    """Return the names of variables that are a TrainingGuard with the constants as its settings."""
     return {
         target.id
         for node in ast.walk(tree)
@@ -162,28 +164,28 @@ def _steps(loop: ast.AST, guards: set[str]) -> bool:
 
 
 def fixed_constants(fixed: Fixed) -> dict[str, str | int]:
-    """What every experiment.py of a study assigns, besides SEED, which the lab sets."""
+    """Return the constants that every experiment.py of a study assigns, besides SEED, which the lab sets."""
     return {"MODEL": fixed.model, "HOOK_NAME": fixed.hook_name, "TOKENS": fixed.tokens, "D_SAE": fixed.d_sae}
 
 
 def _check_fixed(tree: ast.Module, lines: list[str], fixed: Fixed) -> None:
-    """The constants that make runs comparable are the study's."""
+    """Raise _Mistake if a constant that makes runs comparable differs from the study's."""
     for name, value in fixed_constants(fixed).items():
         assigned = _assigned(tree, name)
-        is_fixed = f"it is fixed in this study at {value}"
+        is_fixed = f"this study fixes it at {value}"
         if assigned is None:
-            raise _Found(f"{name} is not assigned at the top of the module; {is_fixed}")
+            raise _Mistake(f"{name} is not assigned at the top of the module; {is_fixed}")
         if ast.dump(assigned) != ast.dump(ast.Constant(value)):
-            raise _Found(f"line {assigned.lineno}: {name} is {ast.unparse(assigned)}; {is_fixed}")
-        _, *again = _stores(tree, name)
+            raise _Mistake(f"line {assigned.lineno}: {name} is {ast.unparse(assigned)}; {is_fixed}")
+        _, *again = _assignment_lines(tree, name)
         if again:
-            raise _Found(_at(lines, again[0], f"{name} is assigned again; {is_fixed}"))
+            raise _Mistake(_at(lines, again[0], f"{name} is assigned again; {is_fixed}"))
     if _assigned(tree, "SEED") is None:
-        raise _Found(f"SEED is not assigned at the top of the module; put the line `SEED = {fixed.seed}` back")
+        raise _Mistake(f"SEED is not assigned at the top of the module; put the line `SEED = {fixed.seed}` back")
 
 
 def _assigned(tree: ast.Module, name: str) -> ast.expr | None:
-    """The value a module-level line gives a name."""
+    """Return the value that a module-level line assigns to a name, or None if none does."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and any(_is_name(target, name) for target in node.targets):
             return node.value
@@ -196,8 +198,8 @@ def _is_name(node: ast.expr, name: str) -> bool:
     return isinstance(node, ast.Name) and node.id == name
 
 
-def _stores(tree: ast.Module, name: str) -> list[int]:
-    """The lines that give a name a value, wherever they are."""
+def _assignment_lines(tree: ast.Module, name: str) -> list[int]:
+    """Return the lines that assign to a name, anywhere in the module."""
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
     return sorted(node.lineno for node in names if node.id == name)
 
@@ -206,41 +208,43 @@ def _check_imports(tree: ast.Module, lines: list[str]) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             for module in _modules(node):
-                if module not in DOORS and module.partition(".")[0] not in LIBRARIES | STANDARD:
-                    why = f"an experiment does not import {module}; it may import {ALLOWED}"
-                    raise _Found(_at(lines, node.lineno, why))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in RUNS_TEXT:
-            raise _Found(_at(lines, node.lineno, f"an experiment does not call {node.func.id}: write the code itself"))
+                if module not in ALLOWED_LAB_NAMES and module.partition(".")[0] not in LIBRARIES | STANDARD_LIBRARY:
+                    why = f"an experiment must not import {module}; it may import {ALLOWED_IMPORTS}"
+                    raise _Mistake(_at(lines, node.lineno, why))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS:
+            raise _Mistake(
+                _at(lines, node.lineno, f"an experiment must not call {node.func.id}: write the code itself")
+            )
 
 
 def _modules(node: ast.Import | ast.ImportFrom) -> list[str]:
-    """What an import gives: modules, and of the lab, which has a few open doors and no more, each name."""
+    """Return the imported modules; for the lab, of which only some names may be imported, each name."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     module = "." * node.level + (node.module or "")
-    return [f"{module}.{alias.name}" for alias in node.names] if module in LAB else [module]
+    return [f"{module}.{alias.name}" for alias in node.names] if module in LAB_MODULES else [module]
 
 
 def _check_lint(tree: ast.Module, source: str) -> None:
     command = [sys.executable, "-P", "-m", "ruff", "check", "--isolated", "--no-cache", "--output-format", "json"]
     target = f"py3{sys.version_info.minor}"
     options = ["--target-version", target, "--ignore-noqa", "--select", RULES, "--ignore", HARMLESS, "-"]
-    ended = subprocess.run([*command, *options], input=source, capture_output=True, encoding="utf-8")
-    if not ended.stdout:
-        raise RuntimeError(f"ruff failed: {ended.stderr}")
-    shapes, lines = _shapes(tree), source.splitlines()
-    found = []
-    for finding in json.loads(ended.stdout):
+    result = subprocess.run([*command, *options], input=source, capture_output=True, encoding="utf-8")
+    if not result.stdout:
+        raise RuntimeError(f"ruff failed: {result.stderr}")
+    shapes, lines = _shape_positions(tree), source.splitlines()
+    mistakes = []
+    for finding in json.loads(result.stdout):
         row, column = finding["location"]["row"], finding["location"]["column"]
         if (row, column) not in shapes:
-            found.append(_at(lines, row, finding["message"].splitlines()[0]))
-    if found:
-        more = [f"and {len(found) - MOST_FINDINGS} more"] if len(found) > MOST_FINDINGS else []
-        raise _Found("; ".join([*found[:MOST_FINDINGS], *more]))
+            mistakes.append(_at(lines, row, finding["message"].splitlines()[0]))
+    if mistakes:
+        more = [f"and {len(mistakes) - MAX_FINDINGS} more"] if len(mistakes) > MAX_FINDINGS else []
+        raise _Mistake("; ".join([*mistakes[:MAX_FINDINGS], *more]))
 
 
-def _shapes(tree: ast.Module) -> set[tuple[int, int]]:
-    """Every line and column inside a string of an annotation: ruff takes jaxtyping's "batch" for the name of a type."""
+def _shape_positions(tree: ast.Module) -> set[tuple[int, int]]:
+    """Return each (line, column) inside a string in an annotation, where ruff takes jaxtyping's "batch" for a type."""
     annotations = [getattr(node, name, None) for node in ast.walk(tree) for name in ("annotation", "returns")]
     return {
         (node.lineno, column + 1)
@@ -252,8 +256,8 @@ def _shapes(tree: ast.Module) -> set[tuple[int, int]]:
     }
 
 
-def _at(lines: list[str], number: int, what: str) -> str:
-    """A finding with the line it is about, in one line."""
-    line = " ".join(lines[number - 1].split()) if number <= len(lines) else "the end"
-    line = line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + "..."
-    return f"line {number}: {line}: {what}"
+def _at(lines: list[str], number: int, message: str) -> str:
+    """Return a message in one line, with the line number and the line it is about."""
+    line = " ".join(lines[number - 1].split()) if number <= len(lines) else "end of file"
+    line = line if len(line) <= MAX_LINE else line[:MAX_LINE] + "..."
+    return f"line {number}: {line}: {message}"

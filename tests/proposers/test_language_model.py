@@ -179,7 +179,7 @@ def test_no_local_path_is_in_a_prompt(finished: FinishedStudy):
 
 
 def test_the_prompt_quotes_what_preflight_requires(finished: FinishedStudy):
-    for line in (*preflight.PROTECTED, preflight.ALLOWED, "MODEL = 'tiny-lm'", "D_SAE = 1024"):
+    for line in (*preflight.REQUIRED_LINES, preflight.ALLOWED_IMPORTS, "MODEL = 'tiny-lm'", "D_SAE = 1024"):
         assert line in finished.requests[0].text
 
 
@@ -295,7 +295,7 @@ HOSTILE: dict[str, tuple[Answer, str, str]] = {
     "no guard": (
         edit("    for step in data:\n        guard.step(tokens=TOKENS // 10, loss=1 / step)", "    pass"),
         "preflight",
-        "the line `guard.step(` is lost",
+        "the line `guard.step(` is missing",
     ),
     "broken syntax": (edit("K = 16", "K = (16"), "preflight", "'(' was never closed"),
     "no change": (edit("K = 16", "K = 16  # as before"), "no_effect", "the same code as run 0"),

@@ -1,4 +1,4 @@
-"""Preflight: the shipped experiments pass, and each thing that is known to be wrong is found and said in one line."""
+"""Preflight: the shipped experiments pass, and every known mistake is reported in one line."""
 
 import time
 
@@ -23,8 +23,8 @@ def edited(old: str, new: str) -> str:
     return BASELINE.replace(old, new)
 
 
-def said(source: str) -> str:
-    """The evidence of a preflight that failed."""
+def evidence_of(source: str) -> str:
+    """Return the evidence of the preflight that this source fails."""
     with pytest.raises(RunFailed) as failure:
         preflight.check(source, FIXED, {})
     verdict = failure.value.verdict
@@ -34,7 +34,7 @@ def said(source: str) -> str:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_what_is_shipped_passes(name: str):
+def test_the_shipped_experiments_pass(name: str):
     others = {other: source for other, source in SHIPPED.items() if other != name}
     preflight.check(SHIPPED[name], FIXED, others)
 
@@ -51,11 +51,11 @@ MISTAKES = {
         "",
         "`from agent.lab.activations import stream` is",
     ),
-    "run not imported": ("from agent.lab.run import run\n", "", "the line `from agent.lab.run import run` is lost"),
+    "run not imported": ("from agent.lab.run import run\n", "", "the line `from agent.lab.run import run` is missing"),
     "finish not imported": (
         ", constants, finish",
         ", constants",
-        "import TrainingGuard, constants, finish` is lost: finish",
+        "import TrainingGuard, constants, finish` is missing: finish",
     ),
     "finish imported under another name": (
         "constants, finish",
@@ -65,9 +65,9 @@ MISTAKES = {
     "a finish of its own": (
         "def learning_rate(",
         "def finish(",
-        "def finish(progress: float) -> float:: finish is the lab",
+        "def finish(progress: float) -> float:: finish belongs to the lab",
     ),
-    "no stream": (CALL_OF_STREAM, "data = []", f"the line `{CALL_OF_STREAM}` is lost"),
+    "no stream": (CALL_OF_STREAM, "data = []", f"the line `{CALL_OF_STREAM}` is missing"),
     "no guard": (
         "    guard = TrainingGuard(",
         "    other = dict(",
@@ -76,16 +76,20 @@ MISTAKES = {
     "constants not recorded": (
         "settings=constants(globals())",
         "settings={}",
-        "settings=constants(globals()))` is lost",
+        "settings=constants(globals()))` is missing",
     ),
-    "no step of the guard": (STEP, "        print(\n", "the line `guard.step(` is lost"),
+    "no step of the guard": (STEP, "        print(\n", "the line `guard.step(` is missing"),
     "no loop": ("    for step, x in enumerate(data):", "    if step := 1:", "inside the training loop"),
-    "no finish": ("    finish(\n", "    print(\n", "the line `finish(` is lost"),
-    "no main": (MAIN, "", 'the line `if __name__ == "__main__": run(main)` is lost'),
-    "another main": ("    run(main)", "    main()", "run(main)` is lost"),
-    "another model": ('MODEL = "tiny-lm"', 'MODEL = "gpt2"', "MODEL is 'gpt2'; it is fixed in this study at tiny-lm"),
-    "another width": ("D_SAE = 1024", "D_SAE = 512", "line 23: D_SAE is 512; it is fixed in this study at 1024"),
-    "more tokens": ("TOKENS = 1_500_000", "TOKENS = 2 * 1_500_000", "TOKENS is 2 * 1500000; it is fixed in this study"),
+    "no finish": ("    finish(\n", "    print(\n", "the line `finish(` is missing"),
+    "no main": (MAIN, "", 'the line `if __name__ == "__main__": run(main)` is missing'),
+    "another main": ("    run(main)", "    main()", "run(main)` is missing"),
+    "another model": ('MODEL = "tiny-lm"', 'MODEL = "gpt2"', "MODEL is 'gpt2'; this study fixes it at tiny-lm"),
+    "another width": ("D_SAE = 1024", "D_SAE = 512", "line 23: D_SAE is 512; this study fixes it at 1024"),
+    "more tokens": (
+        "TOKENS = 1_500_000",
+        "TOKENS = 2 * 1_500_000",
+        "TOKENS is 2 * 1500000; this study fixes it at 1500000",
+    ),
     "no hook": ("HOOK_NAME = ", "HOOK = ", "HOOK_NAME is not assigned at the top of the module"),
     "tokens set again": (
         "    torch.manual_seed(SEED)",
@@ -96,27 +100,27 @@ MISTAKES = {
     "os": (
         "import torch\n",
         "import os\n\nimport torch\n",
-        "import os: an experiment does not import os; it may import",
+        "import os: an experiment must not import os; it may import",
     ),
-    "inside a function": ("    torch.manual_seed(SEED)", "    import subprocess", "does not import subprocess"),
+    "inside a function": ("    torch.manual_seed(SEED)", "    import subprocess", "must not import subprocess"),
     "more of the lab": (
         "import stream\n",
         "import stream\nfrom agent.lab import cache\n",
-        "does not import agent.lab;",
+        "must not import agent.lab;",
     ),
     "the shards": (
         "import stream\n",
         "import stream\nfrom agent.lab.activations import Stream\n",
-        "does not import agent.lab.activations.Stream;",
+        "must not import agent.lab.activations.Stream;",
     ),
     "a whole module of the lab": (
         "import stream\n",
         "import stream\nimport agent.lab.training\n",
-        "does not import agent.lab.training;",
+        "must not import agent.lab.training;",
     ),
-    "the driver": ("import stream\n", "import stream\nimport agent.ledger\n", "does not import agent.ledger;"),
-    "a sibling": ("import stream\n", "import stream\nfrom . import other\n", "does not import .;"),
-    "text that runs": ("    torch.manual_seed(SEED)", '    eval("1")', "an experiment does not call eval"),
+    "the driver": ("import stream\n", "import stream\nimport agent.ledger\n", "must not import agent.ledger;"),
+    "a sibling": ("import stream\n", "import stream\nfrom . import other\n", "must not import .;"),
+    "text that runs": ("    torch.manual_seed(SEED)", '    eval("1")', "an experiment must not call eval"),
     "undefined name": (
         "mse + AUX_COEFFICIENT *",
         "mse + AUX_COEF *",
@@ -130,19 +134,19 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_found(mistake: str):
-    old, new, words = MISTAKES[mistake]
-    assert words in said(edited(old, new))
+def test_a_mistake_is_reported(mistake: str):
+    old, new, evidence = MISTAKES[mistake]
+    assert evidence in evidence_of(edited(old, new))
 
 
-def test_only_the_first_findings_of_the_linter_are_told():
-    evidence = said(edited("    return LEARNING_RATE *", "    return a * b * c * d * e *"))
+def test_only_the_first_three_lint_errors_are_reported():
+    evidence = evidence_of(edited("    return LEARNING_RATE *", "    return a * b * c * d * e *"))
     assert [f"`{name}`" in evidence for name in "abcde"] == [True, True, True, False, False]
     assert evidence.endswith("and 2 more")
 
 
-def test_an_expression_without_end_is_told():
-    assert "cannot be parsed" in said(BASELINE + "x = " + "-" * 100_000 + "1\n")
+def test_an_expression_nested_too_deeply_is_reported():
+    assert "cannot be parsed" in evidence_of(BASELINE + "x = " + "-" * 100_000 + "1\n")
 
 
 @pytest.mark.parametrize(
@@ -160,11 +164,11 @@ def test_an_expression_without_end_is_told():
         ("    sae.W_dec.copy_(", '    r"""No docstring."""\n    "\\|"\n    sae.W_dec.copy_('),
     ],
 )
-def test_an_edit_of_the_training_passes(old: str, new: str):
+def test_a_valid_edit_of_the_training_passes(old: str, new: str):
     preflight.check(edited(old, new), FIXED, {"run 0": BASELINE})
 
 
-def test_shapes_are_no_undefined_names():
+def test_jaxtyping_shapes_are_not_undefined_names():
     shaped = edited(
         "def learning_rate(",
         'def shaped(x: Float[Tensor, "rows"]) -> Float[Tensor, "rows d_in"]: ...\ndef learning_rate(',
@@ -172,9 +176,9 @@ def test_shapes_are_no_undefined_names():
     preflight.check(shaped.replace("import torch\n", "import torch\nfrom jaxtyping import Float\n", 1), FIXED, {})
 
 
-def test_code_that_ran_before_has_no_effect():
+def test_code_that_already_ran_has_no_effect():
     commented = edited("K = 16  #", "K = (16)  # as before:").replace(
-        '"""Rises, stays, falls', '"""Goes up, stays, falls'
+        '"""Return the learning rate, which rises', '"""Return the learning rate, which goes up'
     )
     with pytest.raises(RunFailed) as failure:
         preflight.check(commented, FIXED, {"run 1": "def broken(", "run 2, attempt 1": BASELINE})
@@ -184,13 +188,13 @@ def test_code_that_ran_before_has_no_effect():
     preflight.check(edited("K = 16", "K = 17"), FIXED, {"run 2": BASELINE})
 
 
-def test_what_is_quoted_stands_in_the_baseline():
+def test_the_required_lines_are_in_the_baseline():
     for line in (*preflight.LAB_IMPORTS, preflight.STREAM, preflight.GUARD, preflight.GUARD_STEP, preflight.FINISH):
         assert line in BASELINE
     assert "\n".join(preflight.MAIN.split(": ")) in BASELINE.replace(":\n    ", "\n")
 
 
-def test_it_takes_no_time():
+def test_preflight_takes_less_than_0_3_seconds():
     start = time.monotonic()
     preflight.check(edited("K = 16", "K = 17"), FIXED, SHIPPED)
     assert time.monotonic() - start < 0.3
