@@ -69,7 +69,7 @@ class When(Strict):
 
     step: Text
     metric: Text
-    came_out: Direction  # against the baseline; same: within noise
+    observed_direction: Direction = Field(alias="came_out")  # relative to the baseline; same: within noise
 
 
 class Step(Strict):
@@ -224,7 +224,8 @@ def _message(error: "ErrorDetails") -> str:
             return "expected this field, found none"
         case "extra_forbidden":
             *around, field = error["loc"]
-            known = MODELS[".".join(part for part in around if isinstance(part, str))].model_fields.keys() - {"folder"}
+            fields = MODELS[".".join(part for part in around if isinstance(part, str))].model_fields
+            known = {info.alias or name for name, info in fields.items()} - {"folder"}
             return f"unknown field: {did_you_mean(str(field), known)}"
         case "inconsistent":
             return message

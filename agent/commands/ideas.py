@@ -61,9 +61,9 @@ def _print_step(console: Console, number: int, step: Step) -> None:
     _print_paragraph(console, f"predictions: {_settings(predictions) or 'none'}", indent=3)
     if step.parameters:
         _print_paragraph(console, f"parameters: {_settings(step.parameters)}", indent=3)
-    if step.when:
-        metric = METRICS[step.when.metric].title
-        _print_paragraph(console, f"when: {metric} of {step.when.step} is {OBSERVED[step.when.came_out]}", indent=3)
+    if when := step.when:
+        result = f"{METRICS[when.metric].title} of {when.step} is {OBSERVED[when.observed_direction]}"
+        _print_paragraph(console, f"when: {result}", indent=3)
 
 
 def _settings(values: dict) -> str:

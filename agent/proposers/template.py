@@ -80,10 +80,10 @@ class TemplateProposer:
         """Return why a condition does not hold, or None if it does or still may."""
         metric, title = METRICS[when.metric].title, self.steps[when.step].title
         direction = observed(when.step, when.metric)
-        if direction == when.came_out:
+        if direction == when.observed_direction:
             return None
         if direction:
-            wanted = WENT[when.came_out]
+            wanted = WENT[when.observed_direction]
             return f"for when the {metric} of {title!r} {wanted}; it {WENT[direction]}"
         if when.step in done:
             return f"it needs a comparison of {title!r} with the baseline, and there is none"

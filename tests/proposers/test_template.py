@@ -1,4 +1,4 @@
-"""The template proposer: which step of a plan comes next, given how the earlier ones came out."""
+"""The template proposer: which step of a plan comes next, given the results of the earlier ones."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def step(name: str, needs: str | None = None, came_out: str = "down", metric: st
 
 @pytest.fixture
 def proposer(tmp_path: Path) -> TemplateProposer:
-    """`weaker` only where `first` cost something, `weakest` only where `weaker` did, `other` always."""
+    """Return a proposer of `weaker` only if `first` went down, `weakest` only if `weaker` did, `other` always."""
     (tmp_path / "ideas/mine").mkdir(parents=True)
     (tmp_path / "ideas/mine/experiment.py.j2").touch()
     plan = [step("first"), step("weaker", "first"), step("weakest", "weaker"), step("other")]
@@ -31,7 +31,7 @@ def proposer(tmp_path: Path) -> TemplateProposer:
 
 
 def after(proposer: TemplateProposer, results: dict[str, Any], running: str | None = None):
-    """What is proposed and what is passed over, once the named steps have run; None: without a result."""
+    """Return what is proposed and skipped once the named steps have these results; None: no comparison."""
     proposals = {proposal.name: proposal for proposal in proposer.plan}
     state = State(STARTED, runs=[RunState(i, proposals[name], stage="done") for i, name in enumerate(results, 1)])
     if running:
@@ -47,7 +47,7 @@ def after(proposer: TemplateProposer, results: dict[str, Any], running: str | No
     return proposed, proposer.skipped(state, observed)
 
 
-def test_a_condition_is_open_until_its_step_was_tried(proposer: TemplateProposer):
+def test_a_step_is_not_skipped_before_its_condition_is_known(proposer: TemplateProposer):
     assert after(proposer, {}) == ("first", [])
     assert after(proposer, {}, running="first")[1] == []
 
@@ -58,7 +58,7 @@ def test_a_step_whose_condition_holds_is_proposed(proposer: TemplateProposer):
     assert after(proposer, {"first": "down", "weaker": "down", "weakest": "up", "other": None}) == (None, [])
 
 
-def test_a_step_whose_condition_does_not_hold_is_passed_over_with_all_that_need_it(proposer: TemplateProposer):
+def test_a_step_whose_condition_fails_is_skipped_with_all_that_depend_on_it(proposer: TemplateProposer):
     proposed, skipped = after(proposer, {"first": "same"})
     assert proposed == "other"
     assert skipped == [
@@ -70,7 +70,7 @@ def test_a_step_whose_condition_does_not_hold_is_passed_over_with_all_that_need_
     ]
 
 
-def test_a_step_that_failed_decides_nothing(proposer: TemplateProposer):
+def test_a_failed_step_counts_as_tried_but_has_no_comparison(proposer: TemplateProposer):
     proposed, skipped = after(proposer, {"first": "down", "weaker": None})
     assert proposed == "other"
     assert skipped == [("Weakest", "it needs a comparison of 'Weaker' with the baseline, and there is none")]
