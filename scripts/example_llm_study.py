@@ -1,11 +1,11 @@
-"""The example of a study by a language model: `agent run --proposer llm` on the embedded model, beside a server that
+"""The example of a study by a language model: `agent run --proposer llm` on the embedded model, with a server that
 answers from the script below.
 
     python scripts/example_llm_study.py
 
-Driver, client, trainings and evaluation are real; only the model's words are written beforehand, with the mistakes that
-models make: an edit that does not apply, an undefined name, a crash, a loss that is not finite, claims without figures.
-The notes are copied to docs/example_llm_study.
+Driver, client, training and evaluation are real; only the model's answers are scripted, with the mistakes that models
+make: an edit that does not apply, an undefined name, a crash, a loss that is not finite, claims without figures. The
+notes are copied to docs/example_llm_study.
 """
 
 import os
@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from scripted_server import ScriptedServer  # noqa: E402  # pyright: ignore[reportMissingImports]
 
-WHO = "a script of answers (written beforehand, by no language model)"  # as the notes name what was asked
+MODEL = "a script of answers (written beforehand, by no language model)"  # its name in the notes
 
 PLAN = """\
 ## Reasoning
@@ -99,7 +99,7 @@ def block(search: str, replace: str) -> str:
     return f"<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n\n"
 
 
-DEAD = "DEAD_EVERY = 50  # steps between looks at which latents are dead"
+DEAD = "DEAD_EVERY = 50  # steps between updates of the set of dead latents"
 MSE = "    mse = residual.pow(2).mean()\n    auxiliary"
 RETURN = "    return mse + AUX_COEFFICIENT * auxiliary, latents, mse"
 CONSTANTS = block(
@@ -125,24 +125,24 @@ LOG = "    return mse + LOG_COEFFICIENT * latents.log().mean() + AUX_COEFFICIENT
 
 SCRIPT = (
     PLAN,
-    # Quotes a line that does not stand in the file.
+    # Quotes a line that is not in the file.
     NESTED_TEXT + CONSTANTS + block("    return mse + AUX * auxiliary, latents", NESTED),
-    # Applies, and uses a function that is nowhere defined.
+    # Applies, but uses an undefined function.
     NESTED_TEXT + CONSTANTS + block(RETURN, NESTED),
-    # Defines it with the wrong axis of the decoder.
+    # Defines it, but slices the wrong axis of the decoder.
     NESTED_TEXT + block(COMPUTE, TRANSPOSED + COMPUTE),
-    # Mends that.
+    # Fixes that.
     NESTED_TEXT + block(ERRORS.format(":, :end"), ERRORS.format(":end")),
-    # Claims what figures have to say; then says it with placeholders.
+    # Claims in words; then writes placeholders.
     "## Description\nThe nested prefixes successfully ordered the latents and cost only 0.4% of the CE-loss score.",
     "## Description\nThe loss held a term for each nested prefix of the dictionary. The CE-loss score "
     "{{run_1 vs baseline ce_loss_score}}; the explained variance {{run_1 vs baseline explained_variance_centered}}. "
     "The AUC, top 5 latents, {{run_1 vs baseline probing_auc_5}}.",
     REVISED,
-    # The logarithm of the many latents that are zero.
+    # Takes the logarithm of latents that are zero; then fixes that.
     LOG_TEXT + LOG_CONSTANT + block(RETURN, LOG),
     LOG_TEXT + block(LOG, LOG.replace("latents.log()", "latents.log1p()")),
-    # Insists on a claim, which is struck.
+    # Insists on a claim, which is removed.
     "## Description\nThe penalty works as well as the prefixes. The L0 {{run_2 vs baseline l0}}.",
     "## Description\nThe penalty works as well as the prefixes. The L0 {{run_2 vs baseline l0}}.",
     COMPLETED,
@@ -153,15 +153,15 @@ def main() -> None:
     before = set((ROOT / "notes").glob("*"))
     with ScriptedServer(*SCRIPT) as server:
         command = [sys.executable, "-m", "agent", "run", "--idea", "hierarchical_sae", "--max-runs", "3"]
-        options = ["--proposer", "llm", "--llm", WHO, *sys.argv[1:]]
-        ended = subprocess.run([*command, *options], cwd=ROOT, env=os.environ | server.environment)
-    if ended.returncode:
-        sys.exit(ended.returncode)
+        options = ["--proposer", "llm", "--llm", MODEL, *sys.argv[1:]]
+        process = subprocess.run([*command, *options], cwd=ROOT, env=os.environ | server.environment)
+    if process.returncode:
+        sys.exit(process.returncode)
     (notes,) = set((ROOT / "notes").glob("*")) - before
-    shown = ROOT / "docs" / "example_llm_study"
-    shutil.rmtree(shown, ignore_errors=True)
-    shutil.copytree(notes, shown)
-    print(f"{len(server.requests)} of {len(SCRIPT)} answers were asked for; notes copied to {shown}")
+    example = ROOT / "docs" / "example_llm_study"
+    shutil.rmtree(example, ignore_errors=True)
+    shutil.copytree(notes, example)
+    print(f"{len(server.requests)} of {len(SCRIPT)} scripted answers were used; notes copied to {example}")
 
 
 if __name__ == "__main__":
