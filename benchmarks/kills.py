@@ -1,15 +1,15 @@
-"""Real studies whose driver is killed at random moments and resumed, beside the same study left in peace.
+"""Kill the driver of real studies at random moments, resume them, and compare them with an undisturbed study.
 
     python benchmarks/kills.py [--seed 0]
 
-Studies (see small_study.py) begin with caches of several kinds, and each is killed a number of times, at moments that
-are uniform over what is left of the time it should take. SIGKILL ends the driver alone; what it had started is left to
-the next `agent resume`.
+Studies (see small_study.py) start with caches of several kinds, and each is killed several times, at moments uniform
+over the rest of its expected time. SIGKILL ends the driver alone; the processes that it started are left to the next
+`agent resume`.
 
-A run that is cut short four times has failed, by contract. So that the outcome can be the same, a kill that would cost
-a run its last attempt waits until this attempt has ended; the table says how often.
+By contract, a run that is cut short four times has failed. So that the outcome can be the same, a kill that would cost
+a run its last attempt waits until this attempt has ended; the table shows how often.
 
-Prints tables, and exits with 1 where anything differs, of which what was found is kept.
+Prints tables. Exits with 1 if anything differs, and then keeps the studies' files.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from small_study import (
     make_checkout,
     make_model,
     outcome,
-    tell,
+    study_events,
     untrue_notes,
 )
 
@@ -47,15 +47,15 @@ from agent.study.events import Event
 from agent.study.state import State
 from agent.study.workspace import Study
 
-AT_ONCE = 2  # studies, a core each
+AT_ONCE = 2  # studies, one core each
 STUDIES = (("empty", 16), ("without baselines", 17), ("without baselines", 17), ("full", 10))  # cache, kills
-STORED = {"empty": (), "without baselines": ("activations", "evaluation")}
-STORED["full"] = (*STORED["without baselines"], "baselines")
-COST = 10.0  # seconds of work that a kill adds: what was under way, and the start of another evaluator
-WHILE_STARTING = 0.1  # share of the kills that come while a driver prepares itself, within so many seconds
+CACHED = {"empty": (), "without baselines": ("activations", "evaluation")}
+CACHED["full"] = (*CACHED["without baselines"], "baselines")
+COST = 10.0  # seconds of work that a kill adds: the interrupted work, and another start of the evaluator
+WHILE_STARTING = 0.1  # share of the kills during a driver's first STARTING_SECONDS
 STARTING_SECONDS = 5.0
 
-TRAINING = {  # in the command of a child
+ACTIVITIES = {  # by a part of a child process's command line
     "agent.lab.prepare": "checking the model, harvesting",
     "--out_dir=smoke": "preflight: the smoke run trains",
     "--out_dir=baseline_": "a baseline trains",
@@ -65,33 +65,33 @@ TRAINING = {  # in the command of a child
 
 
 @dataclass(frozen=True)
-class Calm:
-    """The study that nothing happened to: how long it took, and what came out."""
+class Undisturbed:
+    """The undisturbed study: how long it took, and its outcome."""
 
     seconds: float
-    gaps: list[tuple[str, float]]  # each event of its story, and the seconds it took
+    gaps: list[tuple[str, float]]  # each event and the seconds it took
     outcome: dict[str, list[str]]
 
     def moment(self, events: Sequence[Event], full: bool, kills: int, chance: random.Random) -> float:
-        """Seconds of work until the first of so many kills, uniform over what is left."""
+        """Return the seconds of work until the first of so many kills, uniform over the rest of the study."""
         cached = {"baseline_measured", "sentinels_scored"} if full else set()
-        left = sum(seconds for event, seconds in self.gaps[len(tell(events)) :] if event not in cached)
+        left = sum(seconds for event, seconds in self.gaps[len(study_events(events)) :] if event not in cached)
         return min(chance.uniform(0, left + kills * COST) for _ in range(kills))
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One SIGKILL, and what it hit."""
+    """One SIGKILL, and what it interrupted."""
 
     seconds: float  # after the driver's start
     last_event: str
-    going_on: str
+    activity: str
     waited: bool
 
 
 @dataclass
-class Ordeal:
-    """A study that was killed again and again."""
+class KilledStudy:
+    """A study that was killed repeatedly, and how it differs from the undisturbed one."""
 
     number: int
     cache: str
@@ -101,55 +101,57 @@ class Ordeal:
     seconds: float = 0.0
 
 
-def undisturbed(checkout: Checkout) -> Calm:
-    """Run the study from its start to its end."""
+def undisturbed(checkout: Checkout) -> Undisturbed:
+    """Run the study from start to end."""
     start = time.monotonic()
     code, seconds = checkout.start().wait(), time.monotonic() - start
     if code:
         sys.exit(f"the undisturbed study failed: {last_line(checkout)}, see {checkout.root / 'agent.log'}")
-    events = tell(checkout.events)
+    events = study_events(checkout.events)
     gaps = [(after.event, after.elapsed - before.elapsed) for before, after in itertools.pairwise(events)]
-    return Calm(seconds, [(events[0].event, 0.0), *gaps], outcome(checkout))
+    return Undisturbed(seconds, [(events[0].event, 0.0), *gaps], outcome(checkout))
 
 
-def disturbed(checkout: Checkout, ordeal: Ordeal, calm: Calm, chance: random.Random, most: int) -> Ordeal:
-    """Carry a study to its end with this many kills on the way, and compare it with the undisturbed one."""
+def disturbed(
+    checkout: Checkout, result: KilledStudy, reference: Undisturbed, chance: random.Random, most: int
+) -> KilledStudy:
+    """Run a study to its end with up to `most` kills, and compare it with the undisturbed one."""
     start = time.monotonic()
     while True:
-        more, events = most - len(ordeal.kills), checkout.events
+        more, events = most - len(result.kills), checkout.events
         starting = chance.random() < WHILE_STARTING
         moment = STARTING_SECONDS * chance.random() if starting else 0.0
         if more and not starting:
-            moment = calm.moment(events, ordeal.cache == "full", more, chance)
+            moment = reference.moment(events, result.cache == "full", more, chance)
         driver = checkout.start()
         while not starting and driver.poll() is None and len(checkout.events) == len(events):
             time.sleep(0.1)
         with suppress(subprocess.TimeoutExpired):
             driver.wait(moment if more else None)
-        if (hit := kill(checkout, driver)) is None:
+        if (killed := kill(checkout, driver)) is None:
             break
-        ordeal.kills.append(hit)
+        result.kills.append(killed)
         print(
-            f"study {ordeal.number}, kill {len(ordeal.kills)}: after {hit.seconds:.1f} s, {hit.last_event}, "
-            f"{hit.going_on}",
+            f"study {result.number}, kill {len(result.kills)}: after {killed.seconds:.1f} s, {killed.last_event}, "
+            f"{killed.activity}",
             flush=True,
         )
-        ordeal.wrong += [f"after kill {len(ordeal.kills)}: {found}" for found in untrue_notes(checkout)]
+        result.wrong += [f"after kill {len(result.kills)}: {problem}" for problem in untrue_notes(checkout)]
     if driver.returncode:
-        ordeal.wrong.append(f"agent resume ended with exit code {driver.returncode}: {last_line(checkout)}")
+        result.wrong.append(f"agent resume ended with exit code {driver.returncode}: {last_line(checkout)}")
     else:
-        ordeal.wrong += differences(calm.outcome, outcome(checkout))
-    ordeal.cut_short = sum(event.event == "attempt_cut_short" for event in checkout.events)
+        result.wrong += differences(reference.outcome, outcome(checkout))
+    result.cut_short = sum(event.event == "attempt_cut_short" for event in checkout.events)
     kept = [verdict for _, verdict in kept_attempts(checkout.study[0])].count("killed") if checkout.study else 0
-    if kept != ordeal.cut_short:
-        ordeal.wrong.append(f"{ordeal.cut_short} attempts were cut short and {kept} are kept")
-    ordeal.seconds = time.monotonic() - start
-    print(f"study {ordeal.number} ended: {'; '.join(ordeal.wrong) or 'as the undisturbed one'}", flush=True)
-    return ordeal
+    if kept != result.cut_short:
+        result.wrong.append(f"{result.cut_short} attempts were cut short, but {kept} are kept")
+    result.seconds = time.monotonic() - start
+    print(f"study {result.number} ended: {'; '.join(result.wrong) or 'same as the undisturbed one'}", flush=True)
+    return result
 
 
 def kill(checkout: Checkout, driver: "subprocess.Popen[bytes]") -> Kill | None:
-    """Kill the driver and nothing else; None where it has ended by itself."""
+    """Kill the driver and nothing else; return None if it ended by itself."""
     waited = False
     while driver.poll() is None and at_last_attempt(checkout):
         waited = True
@@ -157,40 +159,40 @@ def kill(checkout: Checkout, driver: "subprocess.Popen[bytes]") -> Kill | None:
     if driver.poll() is not None:
         return None
     process = psutil.Process(driver.pid)
-    seconds, doing = time.time() - process.create_time(), going_on(checkout, process)
+    seconds, activity = time.time() - process.create_time(), current_activity(checkout, process)
     driver.kill()
     if driver.wait() != -signal.SIGKILL:
         return None
-    return Kill(seconds, checkout.events[-1].event if checkout.events else "none yet", doing, waited)
+    return Kill(seconds, checkout.events[-1].event if checkout.events else "none yet", activity, waited)
 
 
 def at_last_attempt(checkout: Checkout) -> bool:
-    """Whether a kill would make a run one that failed."""
+    """Return whether a kill now would make a run fail."""
     if checkout.study is None:
         return False
     attempts = {"reserved": ATTEMPTS - 1, "training": ATTEMPTS}
     return any(run.attempt >= attempts.get(run.stage, math.inf) for run in checkout.study[1].runs)
 
 
-def going_on(checkout: Checkout, driver: psutil.Process) -> str:
-    """What a driver and its children are doing."""
+def current_activity(checkout: Checkout, driver: psutil.Process) -> str:
+    """Return what a driver and its children are doing."""
     commands = []
     for child in driver.children(recursive=True):
         with suppress(psutil.Error):
             commands.append(child.cmdline())
-    said = " ".join(word for command in commands for word in command)
-    for sign, doing in TRAINING.items():
-        if sign in said:
-            return doing
+    words = " ".join(word for command in commands for word in command)
+    for pattern, activity in ACTIVITIES.items():
+        if pattern in words:
+            return activity
     if any(command and Path(command[0]).name == "git" for command in commands):
         return "git"
-    if checkout.study is None or "agent.lab.evaluation" not in said:
+    if checkout.study is None or "agent.lab.evaluation" not in words:
         return "the driver alone"
     return scoring(*checkout.study)
 
 
 def scoring(study: Study, state: State) -> str:
-    """What an evaluator is at that was not ended, going by what waits for its answer."""
+    """Return what a running evaluator scores, inferred from what waits for its answer."""
     unscored = [path for path in study.directory.glob("*/checkpoint") if not (path.parent / "final_info.json").exists()]
     names = [path.parent.name for path in unscored]
     if "smoke" in names:
@@ -207,46 +209,51 @@ def scoring(study: Study, state: State) -> str:
     return "the test text is scored" if finished and not state.ended else "the driver alone"
 
 
-def report(ordeals: Sequence[Ordeal]) -> None:
-    kills = [kill for ordeal in ordeals for kill in ordeal.kills]
-    print("\n| study | cache at its start | kills | attempts cut short | seconds | beside the undisturbed |")
+def print_tables(killed_studies: Sequence[KilledStudy]) -> None:
+    kills = [kill for result in killed_studies for kill in result.kills]
+    print("\n| study | cache at its start | kills | attempts cut short | seconds | compared with the undisturbed |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for each in ordeals:
-        said = "; ".join(each.wrong).replace("|", "/") or "the same"
-        print(f"| {each.number} | {each.cache} | {len(each.kills)} | {each.cut_short} | {each.seconds:.0f} | {said} |")
+    for study in killed_studies:
+        wrong = "; ".join(study.wrong).replace("|", "/") or "the same"
+        counts = f"{len(study.kills)} | {study.cut_short} | {study.seconds:.0f}"
+        print(f"| {study.number} | {study.cache} | {counts} | {wrong} |")
     print(f"\n{len(kills)} kills; {sum(kill.waited for kill in kills)} waited for a run's last attempt to end.")
-    print("\n| what went on | the ledger's last event | kills |")
+    print("\n| activity | the ledger's last event | kills |")
     print("| --- | --- | --- |")
-    for (doing, event), count in sorted(Counter((kill.going_on, kill.last_event) for kill in kills).items()):
-        print(f"| {doing} | {event} | {count} |")
+    for (activity, event), count in sorted(Counter((kill.activity, kill.last_event) for kill in kills).items()):
+        print(f"| {activity} | {event} | {count} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     args = parser.parse_args()
     start, scratch = time.monotonic(), Path(tempfile.mkdtemp(prefix="kills-"))
     model = make_model(scratch / "model")
     first = make_checkout(scratch / "undisturbed", model)
-    calm = undisturbed(first)
-    print(f"undisturbed: {calm.seconds:.0f} s, {calm.outcome['budgets']}, {len(calm.gaps)} events", flush=True)
+    reference = undisturbed(first)
+    print(
+        f"undisturbed: {reference.seconds:.0f} s, {reference.outcome['budgets']}, {len(reference.gaps)} events",
+        flush=True,
+    )
 
-    def one(number: int, cache: str, most: int) -> Ordeal:
+    def kill_study(number: int, cache: str, most: int) -> KilledStudy:
         checkout = make_checkout(scratch / f"study {number}", model)
-        for kind in STORED[cache]:
+        for kind in CACHED[cache]:
             shutil.copytree(first.cache / kind, checkout.cache / kind)
-        return disturbed(checkout, Ordeal(number, cache), calm, random.Random(f"{args.seed} {number}"), most)
+        return disturbed(checkout, KilledStudy(number, cache), reference, random.Random(f"{args.seed} {number}"), most)
 
-    ordeals: list[Ordeal] = []
-    wanted = sum(kills for _, kills in STUDIES)
+    killed_studies: list[KilledStudy] = []
+    kills = sum(kills for _, kills in STUDIES)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        ordeals += pool.map(one, range(1, 1 + len(STUDIES)), *zip(*STUDIES, strict=True))
-    while (missing := wanted - sum(len(ordeal.kills) for ordeal in ordeals)) > 0:  # a study was faster than expected
-        ordeals.append(one(len(ordeals) + 1, "full", missing))
-    report(ordeals)
-    print(f"\n{time.monotonic() - start:.0f} s in all, {AT_ONCE} studies at a time, seed {args.seed}")
-    if any(ordeal.wrong for ordeal in ordeals):
-        sys.exit(f"what was found is in {scratch}")
+        killed_studies += pool.map(kill_study, range(1, 1 + len(STUDIES)), *zip(*STUDIES, strict=True))
+    # A study that was faster than expected had fewer kills.
+    while (missing := kills - sum(len(result.kills) for result in killed_studies)) > 0:
+        killed_studies.append(kill_study(len(killed_studies) + 1, "full", missing))
+    print_tables(killed_studies)
+    print(f"\n{time.monotonic() - start:.0f} s in total, {AT_ONCE} studies at a time, seed {args.seed}")
+    if any(result.wrong for result in killed_studies):
+        sys.exit(f"studies differ from the undisturbed one; their files are in {scratch}")
     shutil.rmtree(scratch)
 
 

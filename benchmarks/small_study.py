@@ -1,8 +1,8 @@
-"""A real study that is small, in a checkout of its own, and all that comes out of it.
+"""A small but real study in its own checkout, and everything that it produces.
 
 The lab, the driver and the commands are those of a user; the language model is small, so that a study takes minutes.
-Its plan has a step that fails in preflight, one that is better than the baseline, and so is trained again with fresh
-seeds, and one that is not.
+Its plan has a step that fails in preflight, one that is better than the baseline and so is trained again with fresh
+seeds, and one that is worse.
 """
 
 import ast
@@ -37,24 +37,26 @@ ROOT = Path(__file__).resolve().parent.parent
 IDEA = "hierarchical_sae"
 D_MODEL = 64
 FIXED = {"hook_name": "blocks.0.hook_resid_post", "tokens": 150_000, "d_sae": 256}
-PRIMARY = "explained_variance_centered"  # the smallest effect of the idea is well above its noise here
-CHANGES = {  # what the steps of the plan set
+PRIMARY = "explained_variance_centered"  # the idea's smallest effect is well above its noise here
+CHANGES = {  # parameters of the plan's steps
     "broken": {"learning_rate": 1e9},
     "better": {"batch": 512},
     "worse": {"composition_coefficient": 0.03},
 }
 
-# Events that only say how the work was done, and what is not the same twice in the others.
-OF_THE_WORK = {"study_resumed", "attempt_cut_short", "attempt_started", "notes_written"}
-OF_THE_MOMENT = {"seq", "time", "elapsed", "seconds", "evaluation_seconds", "attempt"}
+# Events about how the work was done, and fields of the others that differ between two equal studies.
+WORK_EVENTS = {"study_resumed", "attempt_cut_short", "attempt_started", "notes_written"}
+VARIABLE_FIELDS = {"seq", "time", "elapsed", "seconds", "evaluation_seconds", "attempt"}
 
-# What a study's directory may hold beside what is compared.
-MADE = re.compile(r"run_\d+|run_\d+_leftover_\d+|run_\d+_attempt_\d+|run_\d+_seed_\d+|baseline_k\d+_seed\d+|.+\.log")
+# Names in a study's directory that are not compared.
+EXPECTED_NAMES = re.compile(
+    r"run_\d+|run_\d+_leftover_\d+|run_\d+_attempt_\d+|run_\d+_seed_\d+|baseline_k\d+_seed\d+|.+\.log"
+)
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """A copy of this checkout, with a small idea in it and a cache of its own, for one study."""
+    """A copy of this checkout for one study, with a small idea and its own cache."""
 
     root: Path
     model: Path
@@ -65,10 +67,10 @@ class Checkout:
 
     @property
     def study(self) -> tuple[Study, State] | None:
-        """None until a study has started: what lies there was killed before that."""
+        """The study and its state; None until one has started."""
         for directory in sorted(self.root.glob("runs/*/"), reverse=True):
-            if found := find_study(directory):
-                return found
+            if match := find_study(directory):
+                return match
         return None
 
     @property
@@ -76,7 +78,7 @@ class Checkout:
         return ledger.read(self.study[0].ledger) if self.study else []
 
     def start(self) -> "subprocess.Popen[bytes]":
-        """`agent resume`, or `agent run` where there is nothing to resume."""
+        """Start `agent resume`, or `agent run` if there is nothing to resume."""
         command = ["run", "--idea", IDEA, "--max-runs", "2", "--model", str(self.model)]
         with (self.root / "agent.log").open("ab") as log:
             return subprocess.Popen(
@@ -91,12 +93,12 @@ class Checkout:
 
 
 def make_model(directory: Path) -> Path:
-    """The small language model of the tests, a little wider."""
+    """Train the small language model of the tests, a little wider, and return its directory."""
     return runpy.run_path(str(ROOT / "tests/small_lab.py"))["make_model"](directory, D_MODEL)
 
 
 def make_checkout(root: Path, model: Path) -> Checkout:
-    """A checkout whose idea is small, and whose cache is empty."""
+    """Create a checkout with a small idea and an empty cache."""
     for name in ("agent", "templates"):
         shutil.copytree(ROOT / name, root / name)
     folder = root / "templates/ideas" / IDEA
@@ -108,7 +110,7 @@ def make_checkout(root: Path, model: Path) -> Checkout:
             "name": name,
             "title": f"A step that is {name}",
             "description": "A change whose outcome is known.\n\n\nWith two lines left empty.",
-            "why": "So that every stage of a study is there to be killed in.",
+            "why": "So that a study goes through every stage.",
             "predictions": {PRIMARY: "down" if name == "worse" else "up", "l0": "same"},
             "parameters": parameters,
         }
@@ -118,13 +120,13 @@ def make_checkout(root: Path, model: Path) -> Checkout:
     template = folder / "experiment.py.j2"
     constants = "{% block constants %}\n{{ super() }}\n"
     assert constants in template.read_text()
-    ours = constants + "BATCH = {{ batch }}\nLEARNING_RATE = {{ learning_rate }}\n"
-    template.write_text(template.read_text().replace(constants, ours))
+    extended = constants + "BATCH = {{ batch }}\nLEARNING_RATE = {{ learning_rate }}\n"
+    template.write_text(template.read_text().replace(constants, extended))
     return Checkout(root, model)
 
 
 def untrue_notes(checkout: Checkout) -> list[str]:
-    """What is half-written or untrue in notes and figures as a kill left them."""
+    """Return what is half-written or untrue in the notes and figures that a kill left."""
     if checkout.study is None:
         return []
     study, state = checkout.study
@@ -141,70 +143,78 @@ def untrue_notes(checkout: Checkout) -> list[str]:
         return [*wrong, "notes.txt is half-written"]
     if "\nThe study ended: " in text and all(event.event != "study_ended" for event in checkout.events):
         wrong.append("the notes say that the study ended")
-    for number, said in re.findall(r"^## Run (\d+): .*\nResults: (\{.*\})$", text, re.MULTILINE):
+    for number, printed in re.findall(r"^## Run (\d+): .*\nResults: (\{.*\})$", text, re.MULTILINE):
         info = results.read(study.run_dir(int(number)))
         measured = {name: info.metric(name) for name in headline([info])}
         rounded = {n: None if value is None else round(value, METRICS[n].digits) for n, value in measured.items()}
-        if state.runs[int(number)].stage != "done" or ast.literal_eval(said) != rounded:
-            wrong.append(f"the notes' results of run {number} are not those of its final_info.json")
+        if state.runs[int(number)].stage != "done" or ast.literal_eval(printed) != rounded:
+            wrong.append(f"the notes' results of run {number} differ from its final_info.json")
     return wrong
 
 
-def tell(events: Sequence[Event]) -> list[Event]:
-    """The events of a study without those of the work. One that was killed before its last notes ends again."""
-    told = [event for event in events if event.event not in OF_THE_WORK]
-    return [event for event in told[:-1] if event.event != "study_ended"] + told[-1:]
+def study_events(events: Sequence[Event]) -> list[Event]:
+    """Return the events of a study without WORK_EVENTS and repeated ends.
+
+    A study that is killed before its last notes ends a second time.
+    """
+    kept = [event for event in events if event.event not in WORK_EVENTS]
+    return [event for event in kept[:-1] if event.event != "study_ended"] + kept[-1:]
 
 
 def story(events: Sequence[Event]) -> list[str]:
-    """The events of a study in order, as they are the same in every study that does the same."""
-    return [plain(json.loads(event.model_dump_json())) for event in tell(events)]
+    """Return the events of a study in order, as text that is equal in every study with the same results."""
+    return [without_variable_fields(json.loads(event.model_dump_json())) for event in study_events(events)]
 
 
-def plain(record: dict[str, Any]) -> str:
-    """A record without what belongs to the moment, also within."""
+def without_variable_fields(record: dict[str, Any]) -> str:
+    """Return a record as text without VARIABLE_FIELDS, at any depth."""
 
     def kept(value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: kept(each) for name, each in value.items() if name not in OF_THE_MOMENT}
-        return [kept(each) for each in value] if isinstance(value, list) else value
+            return {name: kept(item) for name, item in value.items() if name not in VARIABLE_FIELDS}
+        return [kept(item) for item in value] if isinstance(value, list) else value
 
     return json.dumps(kept(record), sort_keys=True)
 
 
 def outcome(checkout: Checkout) -> dict[str, list[str]]:
-    """All that has to be the same whether a study was killed or not: what it is called -> its parts in order."""
+    """Return all that must be the same whether a study was killed or not, as named lists of lines."""
     assert checkout.study
     study, state = checkout.study
     with Repo(study.directory) as repo:
         messages = [str(commit.message) for commit in repo.iter_commits(reverse=True)]
     lines = (study.notes / "notes.txt").read_text().splitlines()
-    told = [line for line in lines if line and not re.match(r"Attempt \d failed: killed |" + notes.CHECKSUM, line)]
+    note_lines = [
+        line for line in lines if line and not re.match(r"Attempt \d failed: killed |" + notes.CHECKSUM, line)
+    ]
     return {
         "runs": [f"{run.number} {run.proposal} {run.verdict} {run.stage}" for run in state.runs],
         "results": [
-            plain(json.loads((study.run_dir(run.number) / "final_info.json").read_text())) for run in state.runs
+            without_variable_fields(json.loads((study.run_dir(run.number) / "final_info.json").read_text()))
+            for run in state.runs
         ],
         "ledger": story(checkout.events),
         "budgets": [f"{state.runs_used} runs used", str(state.ended)],
         "baselines in the cache": sorted(path.name for path in checkout.cache.glob("baselines/*/k*[0-9]")),
-        "notes": told,
+        "notes": note_lines,
         "figures": sorted(f"{path.name} {hash(path.read_bytes())}" for path in study.notes.glob("*.png")),
         "other files in notes": sorted(path.name for path in study.notes.iterdir() if path.suffix != ".png"),
         "git log": messages,
         "attempts that failed": sorted(path.name for path, verdict in kept_attempts(study) if verdict != "killed"),
-        "left lying": sorted(path.name for path in study.directory.iterdir() if not MADE.fullmatch(path.name)),
-        "processes left": left_running(checkout),
+        "unexpected files": sorted(
+            path.name for path in study.directory.iterdir() if not EXPECTED_NAMES.fullmatch(path.name)
+        ),
+        "processes still running": left_running(checkout),
     }
 
 
 def kept_attempts(study: Study) -> list[tuple[Path, str]]:
-    """The attempts that were followed by another, with their verdicts."""
+    """Return the attempts that were followed by another, with their verdicts."""
     return [(path, results.read(path).verdict.name) for path in study.directory.glob("run_*_attempt_*")]
 
 
 def left_running(checkout: Checkout) -> list[str]:
-    """What still runs for a checkout's study."""
+    """Return the command lines of processes that still run for a checkout's study."""
     left = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
@@ -215,12 +225,12 @@ def left_running(checkout: Checkout) -> list[str]:
     return left
 
 
-def differences(calm: dict[str, list[str]], found: dict[str, list[str]]) -> list[str]:
-    """What is not as in the undisturbed study, with the first lines that differ."""
+def differences(undisturbed: dict[str, list[str]], killed: dict[str, list[str]]) -> list[str]:
+    """Return the names of what differs from the undisturbed study, each with its first lines that differ."""
     wrong = []
-    for name, wanted in calm.items():
-        if found[name] != wanted:
-            lines = list(difflib.unified_diff(wanted, found[name], lineterm="", n=0))[3:6]
+    for name, expected in undisturbed.items():
+        if killed[name] != expected:
+            lines = list(difflib.unified_diff(expected, killed[name], lineterm="", n=0))[3:6]
             wrong.append(f"{name}: {' // '.join(line[:300] for line in lines)}")
     return wrong
 
