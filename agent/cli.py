@@ -72,9 +72,9 @@ def run(
     ] = None,
     approve: Annotated[bool, typer.Option("--approve", help="Show each change and ask before it runs.")] = False,
 ) -> None:
-    """Study an idea: train the baseline and one run for each proposal, compare them, write notes and plots.
+    """Study an idea, from the baseline to the notes.
 
-    `agent resume` continues a study that was interrupted.
+    Trains the baseline and one run for each proposal, compares them, and writes notes and plots. `agent resume` continues a study that was interrupted.
     """
     from agent import ideas
     from agent.commands import run as command
@@ -110,7 +110,10 @@ def resume(
         typer.Argument(metavar="[STUDY]", help="A study under runs/; by default the newest that has not ended."),
     ] = None,
 ) -> None:
-    """Continue a study that was interrupted or killed, within what is left of its budgets."""
+    """Continue an interrupted study.
+
+    It may have been interrupted or killed at any moment, and goes on within what is left of its budgets.
+    """
     from agent.commands import run as command
 
     command.resume(path)
@@ -122,7 +125,10 @@ def note(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run made by hand in its directory, e.g. run_6.")],
     message: Annotated[str, typer.Option("-m", "--message", help="What was tried, for the notes.")],
 ) -> None:
-    """Add a run made by hand in a study's directory to its notes and plots."""
+    """Add a run made by hand to a study.
+
+    The run, made in the study's directory, joins its notes and plots.
+    """
     from agent.commands import run as command
 
     command.note(path, run_name, message)
@@ -144,7 +150,10 @@ def audit(
         typer.Option(metavar="DIR", help="Directory of the runs; by default the results in the notes are used."),
     ] = None,
 ) -> None:
-    """Check every claim of a notes.txt against its figures: supported, contradicted or unsupported."""
+    """Check the claims of a notes.txt.
+
+    Each is supported by its figures, contradicted, or unsupported. Exit code 1 unless all are supported.
+    """
     from agent.audit import audit
 
     if not audit.audit(path, results):
@@ -153,7 +162,7 @@ def audit(
 
 @ideas_app.callback()
 def ideas(context: typer.Context) -> None:
-    """List the ideas, show one with its plan, or draft a new one."""
+    """List the ideas, show one, or draft one."""
     from agent.commands.ideas import print_ideas
 
     if context.invoked_subcommand is None:
@@ -186,7 +195,10 @@ def doctor(
     hook: Hook = None,
     evals: Annotated[str, typer.Option(help="quick, standard, full, or names with commas between.")] = "full",
 ) -> None:
-    """Show which evaluations can run here, and what the others need. Exit code 1 if one cannot run."""
+    """Show which evaluations can run here.
+
+    For the others it says what is missing. Exit code 1 if one cannot run.
+    """
     from agent.commands import doctor
     from agent.ideas import Fixed
     from agent.lab.evaluation import catalogue
@@ -206,7 +218,10 @@ def cache(
         ),
     ] = None,
 ) -> None:
-    """Show what is cached under SAE_AGENT_CACHE, or clear it by kind."""
+    """Show or clear what is cached.
+
+    The cache lies under SAE_AGENT_CACHE, by default in the user's cache folder.
+    """
     from agent.commands import cache
 
     if clear:

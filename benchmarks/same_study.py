@@ -1,9 +1,11 @@
 """Compare what two studies recorded, to the last digit.
 
-    python benchmarks/same_study.py RUNS/STUDY_A RUNS/STUDY_B
+    python benchmarks/same_study.py [--figures] RUNS/STUDY_A RUNS/STUDY_B
 
 Reads the events.jsonl of each study, and the final_info.json of every run, attempt, fresh seed and baseline. Leaves out
 what belongs to the moment of a study (times, processes, its name) and the fingerprint of the code that ran it.
+With --figures it leaves out wording too (titles, descriptions, evidence, the experiments' source with its comments), and
+compares what was measured: every number, verdict, checkpoint hash and name.
 
 Prints each difference as PATH: VALUE_A | VALUE_B and exits with 1, or prints one line that counts what is equal.
 
@@ -25,6 +27,9 @@ from typing import Any
 OF_THE_MOMENT = frozenset({"seq", "time", "elapsed", "seconds", "evaluation_seconds", "check", "pid", "host"})
 FINGERPRINT = frozenset({"ground", "fingerprint", "lab", "lab_hash"})
 LEFT_OUT = OF_THE_MOMENT | FINGERPRINT  # wherever a field has one of these names
+WORDING = frozenset(
+    {"title", "description", "hypothesis", "why", "evidence", "warnings", "source", "expected", "remark"}
+)
 STAMP = re.compile(r"\b\d{8}_\d{6}_")  # that a study's name begins with
 RESULTS = ("run_*/final_info.json", "baseline_*/final_info.json")
 SHOWN = 100  # characters of a value, from shortly before the first that differs
@@ -48,18 +53,18 @@ class Recorded:
     results: dict[str, dict[str, Any]]  # by the path in the study's directory
 
 
-def read(study: Path) -> Recorded:
-    """Read a study. Raise OSError or ValueError where a file cannot be read."""
+def read(study: Path, left_out: frozenset[str]) -> Recorded:
+    """Read a study, without fields of the names `left_out`. Raise OSError or ValueError where a file cannot be read."""
     lines = (study / "events.jsonl").read_text().split("\n")[:-1]  # what follows the last newline is torn or empty
     paths = sorted(path for pattern in RESULTS for path in study.glob(pattern))
-    results = {str(path.relative_to(study)): parse(path.read_text(), study) for path in paths}
-    return Recorded([parse(line, study) for line in lines], results)
+    results = {str(path.relative_to(study)): parse(path.read_text(), study, left_out) for path in paths}
+    return Recorded([parse(line, study, left_out) for line in lines], results)
 
 
-def parse(text: str, study: Path) -> dict[str, Any]:
+def parse(text: str, study: Path, left_out: frozenset[str]) -> dict[str, Any]:
     """Parse a JSON object without what is left out, and without the study's directory in its texts."""
     text = STAMP.sub("", text.replace(f"{study}{os.sep}", ""))
-    return without(json.loads(text, parse_constant=str), LEFT_OUT)
+    return without(json.loads(text, parse_constant=str), left_out)
 
 
 def without(value: Any, names: frozenset[str]) -> Any:
@@ -112,8 +117,10 @@ def count_figures(value: Any) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs=2, type=Path, metavar="STUDY", help="a study's directory under runs/")
+    parser.add_argument("--figures", action="store_true", help="leave out wording")
+    args = parser.parse_args()
     try:
-        a, b = (read(study.resolve()) for study in parser.parse_args().studies)
+        a, b = (read(study.resolve(), LEFT_OUT | WORDING if args.figures else LEFT_OUT) for study in args.studies)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     found = list(of_events(a.events, b.events))
