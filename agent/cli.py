@@ -74,7 +74,8 @@ def run(
 ) -> None:
     """Study an idea, from the baseline to the notes.
 
-    Trains the baseline and one run for each proposal, compares them, and writes notes and plots. `agent resume` continues a study that was interrupted.
+    Trains the baseline and one run for each proposal, compares them, and writes notes and plots. `agent resume`
+    continues a study that was interrupted.
     """
     from agent import ideas
     from agent.commands import run as command

@@ -4,7 +4,7 @@
 
 Reads the events.jsonl of each study, and the final_info.json of every run, attempt, fresh seed and baseline. Leaves out
 what belongs to the moment of a study (times, processes, its name) and the fingerprint of the code that ran it.
-With --figures it leaves out wording too (titles, descriptions, evidence, the experiments' source with its comments), and
+With --figures it leaves out wording too (titles, descriptions, evidence, the source with its comments), and
 compares what was measured: every number, verdict, checkpoint hash and name.
 
 Prints each difference as PATH: VALUE_A | VALUE_B and exits with 1, or prints one line that counts what is equal.
