@@ -25,7 +25,7 @@ HELLO = [{"role": "system", "content": "Be brief."}, {"role": "user", "content":
 
 
 class Talk:
-    """A client, its server and where the transcript lies."""
+    """Clients that share a transcript, and the seconds they waited."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.path, self.patch, self.waited = folder / "transcript.jsonl", patch, list[float]()
@@ -36,7 +36,7 @@ class Talk:
         return Client("m", self.path, limits or Limits(), timeout=timeout, sleep=self.waited.append)
 
     def fails(self, *script: Step, timeout: float = 5) -> LLMError:
-        """The error that a question ends with; all of the script must have been needed for it."""
+        """Return the error of a question, for which the whole script was needed."""
         with ScriptedServer(*script) as server:
             client = self.client(server, timeout=timeout)
             with pytest.raises(LLMError) as caught:
@@ -69,7 +69,7 @@ def test_a_question_gets_its_answer_and_both_are_recorded(talk: Talk):
     assert (client.spent.calls, client.spent.tokens, client.spent.cost) == (1, 14, pytest.approx(52e-6))
 
 
-# --- what may help is tried again ---
+# --- retries ---
 
 
 def date(seconds: float) -> str:
@@ -90,7 +90,7 @@ def date(seconds: float) -> str:
         (Step(b"{}", drop=1), [1]),
     ],
 )
-def test_a_passing_failure_is_waited_out(talk: Talk, step: Step, waits: list[float]):
+def test_a_temporary_failure_is_retried_after_a_wait(talk: Talk, step: Step, waits: list[float]):
     with ScriptedServer(step, "Hi.") as server:
         assert talk.client(server).ask(HELLO, "greeting") == "Hi."
     assert talk.waited == waits
@@ -98,20 +98,20 @@ def test_a_passing_failure_is_waited_out(talk: Talk, step: Step, waits: list[flo
     assert [line.get("answer") for line in talk.lines] == [None, "Hi."]
 
 
-def test_a_date_to_wait_for_is_obeyed(talk: Talk):
+def test_a_retry_waits_until_the_date_in_retry_after(talk: Talk):
     with ScriptedServer(error(429, Retry_After=date(90)), "Hi.") as server:
         talk.client(server).ask(HELLO, "greeting")
     assert 85 < talk.waited[0] <= 90
 
 
-def test_a_failure_that_stays_ends_after_five_tries_with_longer_waits(talk: Talk):
+def test_a_permanent_failure_is_retried_four_times_with_longer_waits(talk: Talk):
     failed = talk.fails(*[error(500, "out of order")] * 5)
     assert (failed.kind, talk.waited) == ("connection", [1, 4, 16, 60])
     assert "status 500" in str(failed)
     assert "out of order" in str(failed)
 
 
-def test_a_slow_answer_is_given_up_and_counted(talk: Talk):
+def test_an_answer_that_times_out_counts_with_all_its_tokens(talk: Talk):
     with ScriptedServer(Step(b"{}", delay=0.6), "Hi.") as server:
         client = talk.client(server, timeout=0.2)
         assert client.ask(HELLO, "greeting") == "Hi."
@@ -119,14 +119,14 @@ def test_a_slow_answer_is_given_up_and_counted(talk: Talk):
     assert talk.lines[0]["usage"]["tokens_out"] == server.requests[0].body["max_tokens"]
 
 
-def test_an_answer_that_trickles_in_for_ever_is_given_up(talk: Talk):
+def test_an_answer_that_trickles_in_times_out(talk: Talk):
     with ScriptedServer(Step(b" " * 1000, drip=0.05), "Hi.") as server:
         start = time.monotonic()
         assert talk.client(server, timeout=0.3).ask(HELLO, "greeting") == "Hi."
     assert time.monotonic() - start < 2
 
 
-def test_a_server_that_is_not_there(talk: Talk):
+def test_an_unreachable_server_is_named_and_costs_nothing(talk: Talk):
     with ScriptedServer() as server:
         client = talk.client(server)
     with pytest.raises(LLMError, match="Connection refused: check the network and OPENAI_BASE_URL") as caught:
@@ -135,11 +135,11 @@ def test_a_server_that_is_not_there(talk: Talk):
     assert client.spent.tokens == 0
 
 
-# --- what would not help ends at once ---
+# --- failures without a retry ---
 
 
 @pytest.mark.parametrize(
-    ("step", "kind", "said"),
+    ("step", "kind", "message"),
     [
         (error(429, Retry_After="3600"), "quota", "asks to wait 3,600 s"),
         (error(429, "No quota.", "insufficient_quota"), "quota", "No quota.: add to its credit or raise its limit"),
@@ -167,10 +167,10 @@ def test_a_server_that_is_not_there(talk: Talk):
         (answer(None, "tool_calls"), "malformed", "the answer is empty"),
     ],
 )
-def test_a_failure_is_one_error_that_says_what_to_do(talk: Talk, step: Step, kind: str, said: str):
+def test_a_failure_has_a_kind_and_a_message_with_a_remedy(talk: Talk, step: Step, kind: str, message: str):
     failed = talk.fails(step)
     assert failed.kind == kind
-    assert said in str(failed)
+    assert message in str(failed)
     assert failed.answered == (kind in ("refused", "malformed", "truncated"))
     assert not talk.waited
     (line,) = talk.lines
@@ -178,7 +178,7 @@ def test_a_failure_is_one_error_that_says_what_to_do(talk: Talk, step: Step, kin
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "http://[x", "http://h:port/", "file:///etc", "x"])
-def test_a_base_url_that_is_none_is_named(talk: Talk, url: str):
+def test_an_error_of_an_invalid_base_url_names_it(talk: Talk, url: str):
     talk.patch.setenv("OPENAI_API_KEY", CANARY)
     talk.patch.setenv("OPENAI_BASE_URL", url)
     with pytest.raises(LLMError, match="OPENAI_BASE_URL") as caught:
@@ -192,7 +192,7 @@ def test_a_body_beyond_16_mib_is_not_read_to_its_end(talk: Talk):
 
 
 @pytest.mark.parametrize("key", ["", f"{CANARY}\n", f"{CANARY}é", f"{CANARY} {CANARY}"])
-def test_a_key_that_is_none_is_refused_before_anything_starts(talk: Talk, key: str):
+def test_an_unusable_key_is_rejected_at_once(talk: Talk, key: str):
     talk.patch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(LLMError, match="OPENAI_API_KEY") as caught:
         Client("m", talk.path, Limits())
@@ -200,9 +200,9 @@ def test_a_key_that_is_none_is_refused_before_anything_starts(talk: Talk, key: s
     assert CANARY not in str(caught.value)
 
 
-def test_a_model_with_another_name_for_the_limit_is_asked_by_it(talk: Talk):
-    said = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
-    with ScriptedServer(error(400, said), "Hi.", "Ho.") as server:
+def test_a_model_that_requires_max_completion_tokens_gets_it(talk: Talk):
+    message = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+    with ScriptedServer(error(400, message), "Hi.", "Ho.") as server:
         client = talk.client(server)
         assert [client.ask(HELLO, "greeting"), client.ask(HELLO, "again")] == ["Hi.", "Ho."]
     assert [list(request.body)[-1] for request in server.requests] == ["max_tokens"] + 2 * ["max_completion_tokens"]
@@ -211,7 +211,7 @@ def test_a_model_with_another_name_for_the_limit_is_asked_by_it(talk: Talk):
 # --- limits ---
 
 
-def test_tokens_are_counted_whatever_came_of_the_answer(talk: Talk):
+def test_tokens_of_unusable_answers_count(talk: Talk):
     steps = [
         answer("x", "length"),
         completion(choices=[]),
@@ -229,7 +229,7 @@ def test_tokens_are_counted_whatever_came_of_the_answer(talk: Talk):
     assert client.spent.cost is None
 
 
-def test_an_answer_may_have_no_more_tokens_than_are_left(talk: Talk):
+def test_max_tokens_is_what_the_token_limit_leaves(talk: Talk):
     with ScriptedServer(answer("Hi.", tokens=(200, 300)), "Hi.") as server:
         client = talk.client(server, Limits(max_tokens=2000))
         client.ask(HELLO, "greeting")
@@ -239,14 +239,14 @@ def test_an_answer_may_have_no_more_tokens_than_are_left(talk: Talk):
     assert second == first - 500
 
 
-def test_an_answer_may_cost_no_more_than_is_left(talk: Talk):
+def test_max_tokens_is_what_the_cost_limit_leaves(talk: Talk):
     with ScriptedServer("Hi.") as server:
         talk.client(server, Limits(max_cost=0.01, prices=(1.0, 10.0))).ask(HELLO, "greeting")
     assert 990 < server.requests[0].body["max_tokens"] < 1000  # a thousand tokens' worth, less the prompt
 
 
 def talkative(request: Request) -> Step:
-    """The longest answer that the request allows, up to 700 tokens."""
+    """Answer with as many tokens as the request allows, up to 700."""
     return answer("Hi.", tokens=(len(request.text) // 4, min(request.body["max_tokens"], 700)))
 
 
@@ -254,18 +254,15 @@ def talkative(request: Request) -> Step:
 def test_a_conversation_ends_within_its_limits(talk: Talk, limits: Limits):
     with ScriptedServer(*[talkative] * 20) as server:
         client = talk.client(server, limits)
-        told = [tell(client, f"greeting {count}") for count in range(20)]
-    assert told[0] == "Hi."
-    assert told[-1].startswith("budget: ")
-    spent, most = (
-        client.spent,
-        5000 + 100 * bool(limits.prices),
-    )  # of a dollar's worth, some tokens are the cheaper ones
-    assert 4700 < spent.tokens <= most
+        results = [outcome(client, f"greeting {count}") for count in range(20)]
+    assert results[0] == "Hi."
+    assert results[-1].startswith("budget: ")
+    spent = client.spent
+    assert 4700 < spent.tokens <= 5000 + 100 * bool(limits.prices)  # tokens of prompts are cheaper
     assert limits.max_cost is None or (spent.cost and 0.047 < spent.cost <= 0.05)
 
 
-def test_a_call_that_must_exceed_the_tokens_is_not_made(talk: Talk):
+def test_a_prompt_beyond_the_token_limit_is_not_sent(talk: Talk):
     with ScriptedServer() as server:
         client = talk.client(server, Limits(max_tokens=1000))
         with pytest.raises(LLMError, match="a larger --max-llm-tokens or --max-cost") as caught:
@@ -275,7 +272,7 @@ def test_a_call_that_must_exceed_the_tokens_is_not_made(talk: Talk):
 
 
 @pytest.mark.parametrize("limits", [Limits(max_tokens=1500), Limits(max_cost=0.015, prices=(10.0, 10.0))])
-def test_what_was_spent_holds_for_the_next_driver(talk: Talk, limits: Limits):
+def test_limits_count_what_an_earlier_driver_spent(talk: Talk, limits: Limits):
     with ScriptedServer(answer("Hi.", tokens=(1000, 400))) as server:
         talk.client(server, limits).ask(HELLO, "greeting")
         client = talk.client(server, limits)
@@ -285,7 +282,7 @@ def test_what_was_spent_holds_for_the_next_driver(talk: Talk, limits: Limits):
     assert len(server.requests) == 1
 
 
-def test_an_answer_that_the_budget_cut_off_is_no_fault_of_the_model(talk: Talk):
+def test_an_answer_cut_off_by_the_budget_is_a_budget_failure(talk: Talk):
     with ScriptedServer(answer("Once upon", "length")) as server:
         client = talk.client(server, Limits(max_tokens=1000))
         with pytest.raises(LLMError, match="cut off after 20 tokens, as no more were left: begin a study") as caught:
@@ -293,19 +290,19 @@ def test_an_answer_that_the_budget_cut_off_is_no_fault_of_the_model(talk: Talk):
     assert caught.value.kind == "budget"
 
 
-def test_a_cost_that_cannot_be_known_is_not_limited():
+def test_a_cost_limit_without_prices_is_rejected():
     with pytest.raises(UserError, match="give --price-in and --price-out, in dollars per million tokens"):
         Limits(max_cost=1.0)
 
 
 @pytest.mark.parametrize("dollars", [-1.0, float("nan"), float("inf")])
-def test_dollars_that_are_none_are_refused(dollars: float):
+def test_invalid_dollars_are_rejected(dollars: float):
     for limits in ({"max_cost": dollars, "prices": (1.0, 1.0)}, {"prices": (1.0, dollars)}):
         with pytest.raises(UserError, match="are dollars: give numbers from 0 on"):
             Limits(**limits)
 
 
-def test_what_costs_nothing_is_not_limited_by_its_cost(talk: Talk):
+def test_a_free_model_is_not_limited_by_its_cost(talk: Talk):
     with ScriptedServer("Hi.") as server:
         talk.client(server, Limits(max_cost=0.0, prices=(0.0, 0.0))).ask(HELLO, "greeting")
     assert server.requests[0].body["max_tokens"] == 16_384
@@ -326,7 +323,7 @@ def echo(request: Request) -> Step:
     return answer(f"You sent {dict(request.headers)} and {request.text}")
 
 
-def test_the_key_is_found_nowhere_even_where_the_server_echoes_it(talk: Talk):
+def test_secrets_that_the_server_echoes_are_removed_everywhere(talk: Talk):
     talk.patch.setenv("OTHER_TOKEN", "hush-hush/hush")
     loud = f"key {CANARY}, hush-hush/hush and hush-hush%2Fhush"
     steps = [Step(loud.encode()), answer(None, refusal=loud), answer(loud, "length")]
@@ -337,25 +334,25 @@ def test_the_key_is_found_nowhere_even_where_the_server_echoes_it(talk: Talk):
                 client.ask([{"role": "user", "content": loud}], "greeting")
         assert CANARY not in str(caught.value) + repr(caught.value)
     with ScriptedServer(echo) as server:
-        answered = talk.client(server).ask([{"role": "user", "content": loud}], "echo")
+        text = talk.client(server).ask([{"role": "user", "content": loud}], "echo")
         assert server.requests[0].headers["authorization"] == f"Bearer {CANARY}"
         assert server.requests[0].text == f"key {REMOVED}, {REMOVED} and {REMOVED}"
-    assert f"Bearer {REMOVED}" in answered
-    assert answered == talk.lines[-1]["answer"]
+    assert f"Bearer {REMOVED}" in text
+    assert text == talk.lines[-1]["answer"]
     for secret in (CANARY, "hush"):
-        assert secret not in answered + talk.path.read_text()
+        assert secret not in text + talk.path.read_text()
 
 
 @pytest.mark.parametrize(
     "secret",
     ["sk-proj-0123456789abcdefghij", "sk-abc1*********wxyz", "hf_" + "a1" * 15, "ghp_" + "b2" * 18, "AKIA" + "C3" * 8],
 )
-def test_what_has_the_shape_of_a_key_is_removed(secret: str):
+def test_text_in_the_shape_of_a_key_is_removed(secret: str):
     assert redact(f"'{secret}'.") == f"'{REMOVED}'."
     assert redact("https://me:" + "pass@host/path") == f"https://{REMOVED}@host/path"
 
 
-def test_plain_text_stays_as_it_is():
+def test_plain_text_is_unchanged():
     text = "task-specific risk-free sk-learn-like-things key=K, threshold 1e-3, https://host:80/a@b, BATCH = 1024"
     assert redact(text) == text
 
@@ -377,7 +374,7 @@ def test_a_torn_last_line_is_dropped(talk: Talk):
 @pytest.mark.parametrize(
     "change", [Path.unlink, lambda path: path.write_text("{}\n"), lambda path: path.write_bytes(2 * path.read_bytes())]
 )
-def test_what_an_experiment_does_to_the_transcript_is_undone(talk: Talk, change: Callable[[Path], object]):
+def test_changes_of_the_transcript_by_an_experiment_are_undone(talk: Talk, change: Callable[[Path], object]):
     with ScriptedServer("Hi.", "Ho.") as server:
         client = talk.client(server)
         client.ask(HELLO, "greeting")
@@ -387,7 +384,7 @@ def test_what_an_experiment_does_to_the_transcript_is_undone(talk: Talk, change:
     assert [line["answer"] for line in talk.lines] == ["Hi.", "Ho."]
 
 
-def test_a_link_in_the_place_of_the_transcript_is_not_written_through(talk: Talk, tmp_path: Path):
+def test_a_symlink_in_place_of_the_transcript_is_not_followed(talk: Talk, tmp_path: Path):
     with ScriptedServer("Hi.", "Ho.") as server:
         client = talk.client(server)
         client.ask(HELLO, "greeting")
@@ -397,7 +394,7 @@ def test_a_link_in_the_place_of_the_transcript_is_not_written_through(talk: Talk
     assert [len(path.read_text().splitlines()) for path in (elsewhere, talk.path)] == [1, 2]
 
 
-def test_other_damage_is_named_by_its_line(talk: Talk):
+def test_other_damage_is_reported_with_its_line(talk: Talk):
     with ScriptedServer("Hi.", "Ho.") as server:
         client = talk.client(server)
         client.ask(HELLO, "greeting")
@@ -409,8 +406,8 @@ def test_other_damage_is_named_by_its_line(talk: Talk):
         Replay(talk.path.with_name("other.jsonl"))
 
 
-def test_half_a_character_does_no_harm(talk: Talk):
-    """As a command line holds where it is not UTF-8."""
+def test_a_lone_surrogate_is_replaced(talk: Talk):
+    """Command line arguments hold them if they are not UTF-8."""
     messages = [{"role": "user", "content": "Hi \udcff."}]
     with ScriptedServer("Ho.") as server:
         assert talk.client(server).ask(messages, "greeting") == "Ho."
@@ -418,7 +415,7 @@ def test_half_a_character_does_no_harm(talk: Talk):
     assert Replay(talk.path).ask(messages, "greeting") == "Ho."
 
 
-def test_what_a_killed_driver_was_answered_is_not_asked_again(talk: Talk):
+def test_answers_that_a_driver_did_not_act_on_are_used_by_the_next(talk: Talk):
     with ScriptedServer("one", "two", answer("x", "length"), "four") as server:
         first = talk.client(server)
         assert [first.ask(HELLO, purpose) for purpose in ("a", "b")] == ["one", "two"]
@@ -433,7 +430,7 @@ def test_what_a_killed_driver_was_answered_is_not_asked_again(talk: Talk):
         assert second.spent.calls == 4
 
 
-def test_a_driver_that_is_killed_while_it_asks_leaves_what_it_was_answered(talk: Talk):
+def test_a_driver_killed_during_a_request_keeps_earlier_answers(talk: Talk):
     code = f"""
 from pathlib import Path
 from agent.llm.client import Client, Limits
@@ -454,7 +451,7 @@ for purpose in ("a", "b"):
     assert [replay.ask(HELLO, purpose) for purpose in ("a", "b")] == ["one", "two"]
 
 
-def test_a_question_asked_twice_by_one_driver_is_asked_twice(talk: Talk):
+def test_one_driver_may_ask_a_question_twice(talk: Talk):
     with ScriptedServer("one", "two") as server:
         client = talk.client(server)
         assert [client.ask(HELLO, "a"), client.ask(HELLO, "a")] == ["one", "two"]
@@ -463,32 +460,32 @@ def test_a_question_asked_twice_by_one_driver_is_asked_twice(talk: Talk):
 # --- replay ---
 
 
-def spoken(talk: Talk) -> list[str]:
-    """What an asker is told in a conversation in which much goes wrong, and what was asked again by another driver."""
+def eventful_conversation(talk: Talk) -> list[str]:
+    """Return the outcomes of a conversation with many failures, resumed by a second driver."""
     script = [error(500), "one", answer("tw", "length"), error(401), "three", Step(b"{}", drop=0), "four"]
     with ScriptedServer(*script) as server:
         first = talk.client(server)
-        told = [tell(first, "a"), tell(first, "b")]
+        outcomes = [outcome(first, "a"), outcome(first, "b")]
         with pytest.raises(LLMError):
             first.ask(HELLO, "c")
         second = talk.client(server)
-        told += [tell(second, "c"), tell(second, "c")]
+        outcomes += [outcome(second, "c"), outcome(second, "c")]
         assert len(server.requests) == len(script)
-    return told
+    return outcomes
 
 
-def tell(asker: ChatModel, purpose: str) -> str:
+def outcome(model: ChatModel, purpose: str) -> str:
     try:
-        return asker.ask(HELLO, purpose)
+        return model.ask(HELLO, purpose)
     except LLMError as failed:
         return f"{failed.kind}: {failed}"
 
 
-def test_a_replay_tells_the_same_in_the_same_order(talk: Talk):
-    told = spoken(talk)
+def test_a_replay_gives_the_same_outcomes_in_the_same_order(talk: Talk):
+    outcomes = eventful_conversation(talk)
     talk.patch.delenv("OPENAI_API_KEY")
     replay = Replay(talk.path)
-    assert [tell(replay, purpose) for purpose in "abcc"] == told
+    assert [outcome(replay, purpose) for purpose in "abcc"] == outcomes
     assert replay.spent.calls == len(transcript.read(talk.path)) == 7
     assert replay.window == 128_000
     with pytest.raises(LLMError, match="ends here: d was asked after its last exchange") as caught:
@@ -497,28 +494,28 @@ def test_a_replay_tells_the_same_in_the_same_order(talk: Talk):
 
 
 def test_a_replay_begins_where_a_resumed_study_does(talk: Talk):
-    told = spoken(talk)
+    outcomes = eventful_conversation(talk)
     replay = Replay(talk.path)
     assert replay.spent.calls == 0
-    assert [tell(replay, purpose) for purpose in "bcc"] == told[1:]
+    assert [outcome(replay, purpose) for purpose in "bcc"] == outcomes[1:]
 
 
-def test_a_question_that_the_budget_forbids_may_be_repeated_in_a_replay(talk: Talk):
+def test_a_question_beyond_the_budget_may_be_repeated_in_a_replay(talk: Talk):
     with ScriptedServer("one", answer("two", tokens=(900, 20))) as server:
         client = talk.client(server, Limits(max_tokens=1300))
-        told = [tell(client, purpose) for purpose in "abccd"]
-    assert [line.split(":")[0] for line in told] == ["one", "two", "budget", "budget", "budget"]
+        outcomes = [outcome(client, purpose) for purpose in "abccd"]
+    assert [line.split(":")[0] for line in outcomes] == ["one", "two", "budget", "budget", "budget"]
     replay = Replay(talk.path)
-    assert [tell(replay, purpose) for purpose in "abccd"] == told
+    assert [outcome(replay, purpose) for purpose in "abccd"] == outcomes
 
 
 def test_a_failure_that_ended_the_conversation_ends_its_replay(talk: Talk):
     failed = talk.fails(error(401))
-    assert tell(Replay(talk.path), "greeting") == f"auth: {failed}"
+    assert outcome(Replay(talk.path), "greeting") == f"auth: {failed}"
 
 
 @pytest.mark.parametrize(
-    ("messages", "purpose", "said"),
+    ("messages", "purpose", "message"),
     [
         (HELLO, "b", "line 1 holds another conversation: a was asked for there, and b here"),
         (HELLO[:1], "a", "line 1 holds another a: message 2 is of user there, and of none here"),
@@ -536,10 +533,12 @@ def test_a_failure_that_ended_the_conversation_ends_its_replay(talk: Talk):
         ([HELLO[0] | {"content": "Be brief.\n"}, HELLO[1]], "a", "message 1 line 2 is '(nothing)' there, and '' here"),
     ],
 )
-def test_another_conversation_is_refused_where_it_differs(talk: Talk, messages: list, purpose: str, said: str):
+def test_a_replay_of_another_question_reports_the_first_difference(
+    talk: Talk, messages: list, purpose: str, message: str
+):
     with ScriptedServer("one") as server:
         talk.client(server).ask(HELLO, "a")
     with pytest.raises(LLMError) as caught:
         Replay(talk.path).ask(messages, purpose)
     assert caught.value.kind == "replay"
-    assert said in str(caught.value)
+    assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""A language model whose activations say each word's first letter, made without training, and SAEs that know it."""
+"""An untrained language model whose activations hold each word's first letter, and SAEs that represent it."""
 
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ WORDS = [f" {letter}{LETTERS[i]}{LETTERS[-1 - i]}" for letter in LETTERS for i i
 
 
 def letter_directions() -> Tensor:
-    """Orthonormal, `[26, d_model]`."""
+    """Return orthonormal directions `[26, d_model]`."""
     generator = torch.Generator().manual_seed(0)
     return torch.linalg.qr(torch.randn(D_MODEL, D_MODEL, generator=generator)).Q[: len(LETTERS)]
 
 
 def make_tokenizer(words: list[str], pattern: str = " ?[A-Za-z]+") -> PreTrainedTokenizerFast:
-    """Of these words and those of the prompts, a token each where the pattern does not cut them."""
+    """Return a tokenizer of these words and those of the prompts: one token each, unless the pattern cuts them."""
     vocabulary = [END, "\n", ":", " has", " the", " first", " letter", *words]
     tokens = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token=END))
     tokens.pre_tokenizer = pre_tokenizers.Split(Regex(rf"\n|:|{pattern}"), "isolated")
@@ -36,8 +36,10 @@ def make_tokenizer(words: list[str], pattern: str = " ?[A-Za-z]+") -> PreTrained
 
 
 def make_model(directory: Path, letters: str = LETTERS) -> Path:
-    """A GPTNeoX at its initial weights, but for the embedding: that of a word is its letter's direction and a little of
-    its own. Of the letters not named it knows nothing."""
+    """Save a GPTNeoX at its initial weights, with the direction of its letter added to the embedding of a word.
+
+    Only words of the given `letters` have one.
+    """
     tokenizer = make_tokenizer([*(f" {letter.upper()}" for letter in LETTERS), *WORDS])
     vocabulary = tokenizer.get_vocab()
     torch.manual_seed(0)
@@ -64,10 +66,10 @@ def make_model(directory: Path, letters: str = LETTERS) -> Path:
     return directory
 
 
-class Knowing(BenchSAE):
-    """A latent for each letter and one for each word; the word's fires, in the letter's stead, on the words `absorbed`.
+class LetterSAE(BenchSAE):
+    """An SAE with a latent for each letter and one for each word. On `absorbed` words only the word's latent fires.
 
-    Both decode to the letter's direction. `sae.words` are the names of the latents.
+    Both decode to the letter's direction. `words` are the names of the words' latents.
     """
 
     def __init__(self, cfg: Any, embedding: Tensor, vocabulary: dict[str, int], absorbed: set[str]) -> None:

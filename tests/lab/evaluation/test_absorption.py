@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from speller import D_MODEL, HOOK, LETTERS, WORDS, Knowing, make_model, make_tokenizer
+from speller import D_MODEL, HOOK, LETTERS, WORDS, LetterSAE, make_model, make_tokenizer
 
 from agent.lab.evaluation.bench import patching, spelling
 from agent.lab.evaluation.bench.core import EvaluationError
@@ -34,10 +34,10 @@ def held_out_words(speller: Evaluator) -> list[str]:
     return random.Random(spelling.SEED).sample(words, len(words))[int(spelling.TRAINED_ON * len(words)) :]
 
 
-def knowing(speller: Evaluator, absorbed: set[str]) -> Knowing:
+def knowing(speller: Evaluator, absorbed: set[str]) -> LetterSAE:
     vocabulary = speller.model.tokenizer.get_vocab()  # type: ignore[union-attr]
     d_sae = len(LETTERS) + sum(word.strip().isalpha() for word in vocabulary)
-    return Knowing(speller.config(d_sae, D_MODEL), speller.model.W_E, vocabulary, absorbed)
+    return LetterSAE(speller.config(d_sae, D_MODEL), speller.model.W_E, vocabulary, absorbed)
 
 
 def score(speller: Evaluator, sae: BenchSAE, out: Path, name: str = "sae") -> FamilyScores:

@@ -62,7 +62,7 @@ def score(evaluator: Evaluator, out: Path) -> FamilyScores:
     return autointerp.score(evaluator, evaluator.random_sae(D_SAE, K), out, "sae")
 
 
-def place(**environment: str) -> EvalTarget:
+def target(**environment: str) -> EvalTarget:
     return EvalTarget("a-model", HOOK, False, {}, lambda: None, Path(), environment)
 
 
@@ -101,7 +101,7 @@ def test_a_judge_that_always_says_none_scores_the_floor(evaluator: Evaluator, se
     assert "always saying none scores 0.71" in scored.remark
 
 
-def test_a_judge_that_is_busy_is_asked_again(evaluator: Evaluator, server: ScriptedServer, tmp_path: Path):
+def test_a_busy_judge_is_retried(evaluator: Evaluator, server: ScriptedServer, tmp_path: Path):
     server.script = [soon(error(429, "slow down")), soon(Step(b"oops", 500)), soon(Step(b"<html>", 503))]
     assert len(score(evaluator, tmp_path / "out").details) == autointerp.LATENTS
     assert len(server.requests) == 2 * autointerp.LATENTS + 3
@@ -165,13 +165,15 @@ def test_an_explanation_that_is_cut_off_is_still_one(server: ScriptedServer):
     assert Judge(os.environ).ask(QUESTION, 5) == "on the first words of"
 
 
-def test_a_server_that_fails_is_the_rows_error(evaluator: Evaluator, server: ScriptedServer, tmp_path: Path):
+def test_a_failing_server_is_an_evaluation_error(evaluator: Evaluator, server: ScriptedServer, tmp_path: Path):
     server.otherwise = soon(Step(b"oops", 500))
     with pytest.raises(EvaluationError, match="status 500"):
         score(evaluator, tmp_path / "out")
 
 
-def test_a_judge_of_no_use_is_the_rows_error(evaluator: Evaluator, server: ScriptedServer, tmp_path: Path):
+def test_a_judge_without_readable_answers_is_an_evaluation_error(
+    evaluator: Evaluator, server: ScriptedServer, tmp_path: Path
+):
     server.otherwise = "I would rather not say"
     with pytest.raises(EvaluationError, match="with neither numbers nor None on any of 20 latents"):
         score(evaluator, tmp_path / "out")
@@ -186,13 +188,13 @@ def test_the_key_is_in_no_file(evaluator: Evaluator, server: ScriptedServer, tmp
     assert not any(CANARY.encode() in content for content in written)
 
 
-def test_what_is_missing_is_known_before(server: ScriptedServer):
+def test_unmet_requirements_name_the_remedy(server: ScriptedServer):
     def unmet(**environment: str) -> str:
-        (requirement,) = autointerp.unmet_requirements(place(**environment))
+        (requirement,) = autointerp.unmet_requirements(target(**environment))
         return f"{requirement.reason} -> {requirement.remedy}"
 
     environment = server.environment
-    assert autointerp.unmet_requirements(place(**environment)) == []
+    assert autointerp.unmet_requirements(target(**environment)) == []
     no_key = unmet(OPENAI_BASE_URL=environment["OPENAI_BASE_URL"])
     assert "OPENAI_API_KEY is not set -> set it to your key" in no_key
     assert "SAE_AGENT_JUDGE if it is not gpt-4o-mini" in no_key
@@ -207,7 +209,7 @@ def test_what_is_missing_is_known_before(server: ScriptedServer):
     assert "no answer from 127.0.0.1:9" in unmet(**environment | {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"})
 
 
-def test_a_judge_that_does_not_answer_is_not_waited_for(server: ScriptedServer):
+def test_a_judge_that_does_not_answer_times_out(server: ScriptedServer):
     server.otherwise = replace(answer("late"), delay=2)
     with pytest.raises(JudgeError, match=r"no whole answer from .* within 0\.3 s"):
         Judge(os.environ, timeout=0.3, pauses=()).ask(QUESTION, 5)

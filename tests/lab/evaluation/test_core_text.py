@@ -1,4 +1,4 @@
-"""Core with the model's part remembered: the same figures as SAE-Bench's own, whatever the hook."""
+"""Core with the model's part cached: SAE-Bench's own figures at every hook."""
 
 import copy
 from dataclasses import replace
@@ -29,7 +29,7 @@ HOOKS = {
 
 @pytest.fixture(scope="module")
 def ids(evaluator: Evaluator) -> torch.Tensor:
-    """Two batches of windows."""
+    """Return two batches of windows."""
     return evaluator.held_out("dev", 2 * core.BATCH_WINDOWS).ids
 
 
@@ -44,7 +44,7 @@ def random_sae(text: CoreText, seed: int = 0) -> RandomSAE:
 
 
 def stock(sae: RandomSAE, model: Any, ids: torch.Tensor) -> dict[str, float]:
-    """SAE-Bench core, given the model itself."""
+    """Return the figures of SAE-Bench core on the model itself."""
     from sae_bench.evals.core import main
     from sae_bench.evals.core.eval_config import CoreEvalConfig
 
@@ -66,35 +66,35 @@ def stock(sae: RandomSAE, model: Any, ids: torch.Tensor) -> dict[str, float]:
 
 def ours(sae: RandomSAE, text: CoreText, out: Path) -> dict[str, Any]:
     scores, _ = core.run_core(sae, text, out, "sae")
-    found = scores.model_dump()
-    return found | {"mse": found["mse_sae_bench"]}
+    figures = scores.model_dump()
+    return figures | {"mse": figures["mse_sae_bench"]}
 
 
-def assert_same(found: dict[str, Any], expected: dict[str, float]) -> None:
-    shared = set(found) & set(expected)
+def assert_same(figures: dict[str, Any], expected: dict[str, float]) -> None:
+    shared = set(figures) & set(expected)
     assert len(shared) >= 13
     for name in shared:
-        assert found[name] == pytest.approx(expected[name], rel=1e-6, abs=1e-7), name
+        assert figures[name] == pytest.approx(expected[name], rel=1e-6, abs=1e-7), name
 
 
 @pytest.mark.parametrize("hook_name", HOOKS)
 def test_core_equals_sae_bench_at_every_hook(evaluator: Evaluator, ids: torch.Tensor, hook_name: str, tmp_path: Path):
     text = text_on(evaluator.model, ids, hook_name)
     assert len(text.mean) == HOOKS[hook_name]
-    for seed in (0, 1):  # what was remembered for the first is right for the second
+    for seed in (0, 1):  # the cache of the first is right for the second
         sae = random_sae(text, seed)
         assert_same(ours(sae, text, tmp_path), stock(sae, evaluator.model, ids))
 
 
 def test_core_equals_sae_bench_in_bfloat16(evaluator: Evaluator, ids: torch.Tensor, tmp_path: Path):
-    """As on a GPU: activations and logits are rounded alike on both sides, and the SAE works in float32."""
+    """On a GPU, activations and logits are rounded alike on both sides, and the SAE computes in float32."""
     low = copy.deepcopy(evaluator.model).to(torch.bfloat16)
     text = text_on(low, ids, "blocks.0.hook_resid_post")
     assert text.hidden.dtype == torch.bfloat16
     assert_same(ours(random_sae(text), text, tmp_path), stock(random_sae(text), low, ids))
 
 
-def test_logits_too_large_to_keep_are_run_again(evaluator: Evaluator, ids: torch.Tensor, tmp_path: Path):
+def test_logits_too_large_to_keep_are_computed_again(evaluator: Evaluator, ids: torch.Tensor, tmp_path: Path):
     text = text_on(evaluator.model, ids, "blocks.0.hook_resid_post")
     assert text.keeps_logits
     kept = ours(random_sae(text), text, tmp_path)
@@ -105,14 +105,14 @@ def test_logits_too_large_to_keep_are_run_again(evaluator: Evaluator, ids: torch
 def test_a_later_sae_runs_no_layer_below_the_hook(evaluator: Evaluator, ids: torch.Tensor, tmp_path: Path):
     text, run = text_on(evaluator.model, ids, "blocks.0.hook_resid_post"), []
     blocks = evaluator.model.blocks
-    watched = [block.register_forward_hook(lambda *_, i=i: run.append(i)) for i, block in enumerate(blocks)]
+    handles = [block.register_forward_hook(lambda *_, i=i: run.append(i)) for i, block in enumerate(blocks)]
     ours(random_sae(text), text, tmp_path)
-    for handle in watched:
+    for handle in handles:
         handle.remove()
     assert run == [1, 1]  # once for each batch
 
 
-def test_usage_counted_on_the_way_is_that_of_the_activations(evaluator: Evaluator, ids: torch.Tensor, tmp_path: Path):
+def test_usage_counted_during_core_is_that_of_the_activations(evaluator: Evaluator, ids: torch.Tensor, tmp_path: Path):
     text = text_on(evaluator.model, ids, "blocks.1.hook_resid_post")
     sae = random_sae(text)
     _, usage = core.run_core(sae, text, tmp_path, "sae")
