@@ -211,10 +211,8 @@ def _directions(clause: _Clause) -> list[Direction]:
     ]
     if not ways:
         return []
-    about, goes_on = (
-        clause.mentions,
-        clause.opened == "which" or word_lists.CONTINUES.match(text) or ways[0].start() <= 1,
-    )
+    about = clause.mentions
+    goes_on = clause.opened == "which" or word_lists.CONTINUES.match(text) or ways[0].start() <= 1
     directions, used = [], set()
     for mention in about or ([clause.last] if clause.last and goes_on else []):
         way = min(ways, key=lambda match: _distance(match, mention) if about else match.start())

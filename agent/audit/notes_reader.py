@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.report.claim_words import sentences
+from agent.report.claim_words import split_sentences
 
 INTENT_LABELS = (
     "why",
@@ -147,7 +147,7 @@ def _statements(block: str, line: int, run: int | None) -> list[Statement]:
     block = _ITEM.sub("", block)
     label = _LABEL.match(block)
     name, text = (label[1].lower(), block[label.end() :]) if label else ("", block)
-    return [Statement(line, run, name, sentence) for sentence in sentences(text)]
+    return [Statement(line, run, name, sentence) for sentence in split_sentences(text)]
 
 
 def _dictionary(lines: list[str], at: int, start: int) -> tuple[Any, int] | None:

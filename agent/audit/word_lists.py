@@ -75,22 +75,10 @@ _VERB = words(
         maintain preserve match beat cut drop fall rise grow get obtain reach keep help make produce yield
         provide balance prevent avoid control"""
 )
-_HAPPENED = "".join(  # after these an infinitive says what happened
-    rf"(?<!{word} )"
-    for word in [
-        "continued",
-        "continues",
-        "continue",
-        "managed",
-        "able",
-        "helped",
-        "led",
-        "seems",
-        "appears",
-        "fails",
-        "failed",
-        "unable",
-    ]
+_HAPPENED = re.sub(  # after these an infinitive says what happened
+    r"(\w+) ?",
+    r"(?<!\1 )",
+    "continued continues continue managed able helped led seems appears fails failed unable",
 )
 HYPOTHETICAL = re.compile(
     r"\b(?:"

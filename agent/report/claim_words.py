@@ -1,16 +1,16 @@
-"""What prose claims: its sentences, the numbers in them, and the words that boast of a result.
+"""The sentences of a text, the numbers in them, and the words that claim a result.
 
-Rules over English words, with no knowledge of what is true: `agent.prose` asks them what a language model may not
-write, `agent.audit` where to look. They know words and not meanings, so:
+Rules over English words that do not know what is true. prose.py forbids a language model what they find; agent.audit
+takes its sentences from here. They know words and not meanings, so:
 
 - numbers() finds digits with their sign, separators, exponent and per cent sign, digits of other scripts, fractions
   as one character, spelled numbers from two on, zero, and words that multiply or divide (half, doubled, three-fold, a
   third of, percent). It does not find digits within a name (L0, h_1, run_3, blocks.1), the number of a run (run 3,
   runs 1 to 3), spelled counts of a design's parts (three disjoint tiers), `one`, ordinals, Roman numerals.
-- boasts() finds comparatives and superlatives (better, the highest, faster than), words of success (achieved,
-  successfully, significantly, outperforms, confirms) and of trend (improved, reduced, rose, steadily), whether what is
-  boasted of is a result, a plan, or a thing that is merely large: `a lower tier` counts. It does not find praise by
-  plain adjectives (a clean separation), by figures of speech, or by what is left unsaid.
+- result_words() finds comparatives and superlatives (better, the highest, faster than), words of success (achieved,
+  successfully, significantly, outperforms, confirms) and of trend (improved, reduced, rose, steadily), whether they are
+  about a result, a plan, or a thing that is merely large: `a lower tier` counts. It does not find praise by plain
+  adjectives (a clean separation), by figures of speech, or by what is left unsaid.
 """
 
 import re
@@ -20,19 +20,22 @@ _END = re.compile(r"[.!?…]+[\"')\]”’*]*(?=\s)")
 _LISTED = re.compile(r"\A\s*(?:[-*•]\s+|\(?\d{1,2}[.)]\s+)")  # the mark that opens an item of a list
 
 
-def sentences(text: str) -> list[str]:
-    """The sentences of a text, without list marks. A line ends a sentence only before an empty line, a list item or a
-    heading; so does a full stop, unless it belongs to an abbreviation or an initial."""
-    found = []
+def split_sentences(text: str) -> list[str]:
+    """Return the sentences of a text, without list marks.
+
+    A line ends a sentence only before an empty line, a list item or a heading. A full stop ends one unless it belongs
+    to an abbreviation or an initial.
+    """
+    result = []
     for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*•]\s|\(?\d{1,2}[.)]\s|#))|(?<=:)\n", text):
         block, start = _LISTED.sub("", " ".join(block.split())), 0
         for end in _END.finditer(block):
             last = block[start : end.end()].rsplit(" ", 1)[-1].lstrip("(\"'").lower()
             if last not in ABBREVIATIONS and not re.fullmatch(r"[a-z]\.", last):
-                found.append(block[start : end.end()])
+                result.append(block[start : end.end()])
                 start = end.end()
-        found.append(block[start:])
-    return [said.strip() for said in found if said.strip()]
+        result.append(block[start:])
+    return [sentence.strip() for sentence in result if sentence.strip()]
 
 
 _CARDINAL = (
@@ -64,16 +67,16 @@ _RUN_NAMES = re.compile(
 
 
 def numbers(sentence: str) -> list[str]:
-    """The numbers of a sentence as they stand in it, in their order; the number of a run is its name and none."""
-    named = [match.span() for match in _RUN_NAMES.finditer(sentence)]
+    """Return the numbers of a sentence, in order. The number of a run is part of its name, so it is left out."""
+    run_names = [match.span() for match in _RUN_NAMES.finditer(sentence)]
     return [
         match.group()
         for match in _NUMBER.finditer(sentence)
-        if not any(start <= match.start() < end for start, end in named)
+        if not any(start <= match.start() < end for start, end in run_names)
     ]
 
 
-# One pattern a word, \s for a space.
+# A pattern for each word; \s for a space.
 COMPARATIVE = r"""
     better best worse worst higher highest lower(?!ed\b) lowest larger largest smaller smallest greater greatest
     bigger biggest fewer fewest (?<!once\s)(?<!no\s)more most(?!\sof\b) less least faster fastest slower slowest
@@ -100,9 +103,9 @@ TREND = r"""
     (?:go(?:es)?|went|gone|came|comes|coming|going)\s(?:up|down) vanish\w*
     further continu\w+\sto scales?\swith correlat\w+ speeds?\sup sped\sup accelerat\w+ cuts? outgr[eo]w\w*
 """
-_BOAST = re.compile(rf"\b(?:{'|'.join((COMPARATIVE + SUCCESS + TREND).split())})\b", re.IGNORECASE)
+_RESULT_WORD = re.compile(rf"\b(?:{'|'.join((COMPARATIVE + SUCCESS + TREND).split())})\b", re.IGNORECASE)
 
 
-def boasts(sentence: str) -> list[str]:
-    """The comparatives, claims of success and claims of trend in a sentence, as they stand in it, in their order."""
-    return [match.group() for match in _BOAST.finditer(sentence)]
+def result_words(sentence: str) -> list[str]:
+    """Return the comparatives, claims of success and claims of trend in a sentence, in order."""
+    return [match.group() for match in _RESULT_WORD.finditer(sentence)]

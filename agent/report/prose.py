@@ -199,7 +199,7 @@ def find_faults(text: str, facts: Facts, experiment: str | None = None) -> list[
     settings = None if experiment is None else _Settings(experiment)
     for paragraph in _paragraphs(text):
         masked, placeholders = _mask(paragraph)
-        for sentence in claim_words.sentences(masked):
+        for sentence in claim_words.split_sentences(masked):
             own = [placeholders[ord(letter) - 0xE000] for letter in sentence if 0xE000 <= ord(letter) <= 0xF8FF]
             if why := _why_faulty(sentence, own, facts, settings):
                 faults.append(Fault(_unmask(sentence, placeholders), why))
@@ -212,7 +212,7 @@ def remove_sentences(text: str, faults: Sequence[Fault], replacement: str) -> st
     for paragraph in _paragraphs(text):
         masked, placeholders = _mask(paragraph)
         kept = []
-        for masked_sentence in claim_words.sentences(masked):
+        for masked_sentence in claim_words.split_sentences(masked):
             if (sentence := _unmask(masked_sentence, placeholders)) not in faulty:
                 kept.append(sentence)
             elif replacement:
@@ -255,13 +255,13 @@ def _why_faulty(sentence: str, placeholders: list[str], facts: Facts, settings: 
     numbers = claim_words.numbers(bare) if settings is None else settings.unknown(bare, bool(scored))
     if numbers:
         reasons.append(f"a number outside a placeholder: {', '.join(numbers)}")
-    boasts = claim_words.boasts(bare)
+    claims = claim_words.result_words(bare)
     if settings is not None:
         of_results = placeholders or _OF_RESULTS.search(sentence)
         expected = _EXPECTS.search(sentence)
-        boasts = [] if expected else [boast for boast in boasts if of_results or _CLAIMS.search(boast)]
-    if boasts:
-        reasons.append(f"a claim in words: {', '.join(boasts)}")
+        claims = [] if expected else [claim for claim in claims if of_results or _CLAIMS.search(claim)]
+    if claims:
+        reasons.append(f"a claim in words: {', '.join(claims)}")
     if "{{" in sentence or "}}" in sentence:
         reasons.append("braces that do not close")
     return "; ".join(reasons)

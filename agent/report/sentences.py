@@ -58,12 +58,12 @@ class Sentence:
     """A sentence with named fields, and the wordings it had in earlier versions."""
 
     def __init__(self, wording: str, *older: str) -> None:
-        self._wording = wording
-        self._wholes = [re.compile(_regex(text)) for text in (wording, *older)]
-        self._openings = [re.compile(_regex(text, until_free=True)) for text in (wording, *older)]
+        self.wordings = (wording, *older)
+        self._wholes = [re.compile(_regex(text)) for text in self.wordings]
+        self._openings = [re.compile(_regex(text, until_free=True)) for text in self.wordings]
 
     def render(self, **values: object) -> str:
-        return self._wording.format(**values)
+        return self.wordings[0].format(**values)
 
     def read(self, text: str) -> re.Match[str] | None:
         """Match a text that is this sentence and nothing else."""

@@ -1,12 +1,12 @@
-"""What the rules call a sentence, a number, a boast; and what they leave alone."""
+"""What the rules take for a sentence, a number, a claim of a result; and what they leave alone."""
 
 import pytest
 
-from agent.report.claim_words import boasts, numbers, sentences
+from agent.report.claim_words import numbers, result_words, split_sentences
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         (
             "It ran. It ended at L0 16.3, i.e. below 17. Done!",
@@ -26,12 +26,12 @@ from agent.report.claim_words import boasts, numbers, sentences
         (" \n\n ", []),
     ],
 )
-def test_sentences(text: str, found: list[str]):
-    assert sentences(text) == found
+def test_sentences(text: str, expected: list[str]):
+    assert split_sentences(text) == expected
 
 
 @pytest.mark.parametrize(
-    ("sentence", "found"),
+    ("sentence", "expected"),
     [
         ("a loss of 1,234.5, then -0.002 and 3e-4", ["1,234.5", "-0.002", "3e-4"]),
         ("up 12% at ~16 latents, 3x faster, ×2, .5", ["12%", "~16", "3x", "2", ".5"]),
@@ -53,12 +53,12 @@ def test_sentences(text: str, found: list[str]):
         ("the squared norm ‖x‖² of h₁ and R²", []),
     ],
 )
-def test_numbers(sentence: str, found: list[str]):
-    assert numbers(sentence) == found
+def test_numbers(sentence: str, expected: list[str]):
+    assert numbers(sentence) == expected
 
 
 @pytest.mark.parametrize(
-    ("sentence", "found"),
+    ("sentence", "expected"),
     [
         ("This significantly improved the loss.", ["significantly", "improved"]),
         ("The variant outperforms the baseline.", ["outperforms"]),
@@ -81,5 +81,5 @@ def test_numbers(sentence: str, found: list[str]):
         ("The mean of the activations is subtracted before the encoder.", []),
     ],
 )
-def test_boasts(sentence: str, found: list[str]):
-    assert boasts(sentence) == found
+def test_result_words(sentence: str, expected: list[str]):
+    assert result_words(sentence) == expected
