@@ -74,6 +74,9 @@ def k_step(k: float) -> float:
 
     BatchTopK keeps the K * batch largest of a batch, so K need not be whole. At small L0 whole ones would lie further
     apart than MATCH, and the runs between them could not be compared.
+
+    >>> [k_step(k) for k in (32, 16, 8, 5)]
+    [1.0, 1.0, 0.5, 0.25]
     """
     return min(1.0, 2.0 ** math.floor(math.log2(k / 16)))
 

@@ -47,6 +47,9 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """Correct p-values so that the chance of any false finding among them is what it would be for one.
 
     Holm 1979, "A simple sequentially rejective multiple test procedure".
+
+    >>> holm({"run 1": 0.01, "run 2": 0.04, "run 3": 0.03})
+    {'run 1': 0.03, 'run 3': 0.06, 'run 2': 0.06}
     """
     corrected: dict[Key, float] = {}
     largest = 0.0

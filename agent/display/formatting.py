@@ -9,7 +9,11 @@ from agent.study.events import Remark
 
 
 def format_value(name: str, value: float | None, sign: str = "") -> str:
-    """Return the value with as many digits as the metric has, or `-` if it was not measured or is not finite."""
+    """Return the value with as many digits as the metric has, or `-` if it was not measured or is not finite.
+
+    >>> format_value("l0", 16.284), format_value("ce_loss_score", 0.004, sign="+"), format_value("l0", None)
+    ('16.28', '+0.0040', '-')
+    """
     return "-" if value is None else f"{value:{sign}z,.{METRICS[name].digits}f}"
 
 

@@ -29,7 +29,11 @@ def in_use() -> Iterator[None]:
 
 
 def slug(name: str) -> str:
-    """Return a name fit for a file: letters, digits, dots and hyphens."""
+    """Return a name fit for a file: letters, digits, dots and hyphens.
+
+    >>> slug("blocks.1.hook_resid_post")
+    'blocks.1.hook-resid-post'
+    """
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
 
 

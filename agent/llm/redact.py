@@ -15,7 +15,11 @@ SHAPES = re.compile(
 
 
 def redact(text: str) -> str:
-    """Remove the values of secret environment variables, plain or URL-quoted, and text in the shape of a key."""
+    """Remove the values of secret environment variables, plain or URL-quoted, and text in the shape of a key.
+
+    >>> redact("GET https://me:password@host/v1 with Bearer abc123def456")
+    'GET https://[secret removed]@host/v1 with Bearer [secret removed]'
+    """
     values = {part for name, value in os.environ.items() if NAMES.search(name) for part in value.split()}
     for value in sorted((value for value in values if len(value) >= SHORTEST), key=len, reverse=True):
         text = text.replace(value, REMOVED).replace(quote(value, safe=""), REMOVED)

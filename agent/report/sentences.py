@@ -55,7 +55,13 @@ _FIELDS = {
 
 
 class Sentence:
-    """A sentence with named fields, and the wordings it had in earlier versions."""
+    """A sentence with named fields, and the wordings it had in earlier versions.
+
+    >>> Sentence("{title}: {value}{unit}.").render(title="L0", value="16.28", unit=" latents/token")
+    'L0: 16.28 latents/token.'
+    >>> Sentence("{title}: {value}.", "{title} is {value}.").read("L0 is 16.28.")["value"]
+    '16.28'
+    """
 
     def __init__(self, wording: str, *older: str) -> None:
         self.wordings = (wording, *older)

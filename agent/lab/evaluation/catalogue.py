@@ -93,6 +93,9 @@ def parse_evals(text: str, *more: str) -> tuple[str, ...]:
     """Return the families of `--evals` in catalogue order: a tier or comma-separated names, plus core and `more`.
 
     Raises UserError for an unknown name.
+
+    >>> parse_evals("tpp, forgetting")
+    ('core', 'tpp', 'forgetting')
     """
     families = set(TIERS[text]) if text in TIERS else named_families(text)
     return tuple(name for name in NAMES if name in {"core", *families, *more})
