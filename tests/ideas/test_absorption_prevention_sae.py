@@ -1,4 +1,4 @@
-"""The template of absorption_prevention_sae: each step of its plan trains, and its mechanisms do what they say."""
+"""The template of absorption_prevention_sae: each step of its plan trains, and each mechanism works as described."""
 
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ def smoke(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
 
 
-class Made:
-    """An SAE of a module with its optimizer and its record of use, each after a step on `x [batch, d_in]`."""
+class Trained:
+    """An SAE of a module with its optimizer and its usage record, each after a step on `x [batch, d_in]`."""
 
     def __init__(self, module: Any, model: Path) -> None:
         torch.manual_seed(0)
@@ -68,8 +68,8 @@ class Made:
 
 
 @pytest.fixture
-def made(modules: dict[str, Any], small_model: Path) -> Made:
-    return Made(modules["full"], small_model)
+def trained(modules: dict[str, Any], small_model: Path) -> Trained:
+    return Trained(modules["full"], small_model)
 
 
 def copy(sae: Any, source: int, target: int, noise: float = 0.0) -> None:
@@ -102,7 +102,7 @@ def test_the_plan_uses_every_mechanism_and_leaves_the_schedule_out_once():
 
 
 @pytest.mark.usefixtures("smoke")
-def test_with_everything_off_it_is_the_baseline_to_the_last_digit(modules: dict[str, Any], tmp_path: Path):
+def test_with_everything_off_it_equals_the_baseline_exactly(modules: dict[str, Any], tmp_path: Path):
     for name in ("off", "baseline"):
         (tmp_path / name).mkdir()
         modules[name].main(tmp_path / name)
@@ -114,7 +114,7 @@ def test_with_everything_off_it_is_the_baseline_to_the_last_digit(modules: dict[
 # The schedule
 
 
-def test_k_falls_in_a_line_and_ends_at_its_target(modules: dict[str, Any]):
+def test_k_falls_linearly_to_its_target(modules: dict[str, Any]):
     module = modules["schedule"]
     falling = [module.scheduled_k(module.SCHEDULE_END * share) for share in (0, 0.25, 0.5, 0.75, 1)]
     start = module.K_START
@@ -143,20 +143,24 @@ def test_a_training_starts_dense_and_its_l0_ends_at_the_target(
 
 
 def bends(module: Any, errors: list[float], progress: float = 0.0) -> list[float]:
-    """K at `progress` after each error, as times the schedule's; of a training with as many steps."""
-    target, scheduled, found = module.AdaptiveTarget(len(errors), torch.device("cpu")), module.scheduled_k(progress), []
+    """Return K at `progress` after each error, relative to the schedule's, in a training with as many steps."""
+    target, scheduled, ratios = (
+        module.AdaptiveTarget(len(errors), torch.device("cpu")),
+        module.scheduled_k(progress),
+        [],
+    )
     for error in errors:
         target.observe(torch.tensor(error))
-        found.append(target.k(progress) / scheduled)
-    return found
+        ratios.append(target.k(progress) / scheduled)
+    return ratios
 
 
 def jumping(to: float) -> list[float]:
     return [1.0] * 900 + [to] * 5 + [1.0] * 95
 
 
-def test_k_keeps_to_its_schedule_while_the_error_falls_as_in_a_training(modules: dict[str, Any]):
-    """Steeply and then ever slower: averages that remember the start would long take what follows for off its trend."""
+def test_k_follows_its_schedule_while_the_error_falls_as_in_a_training(modules: dict[str, Any]):
+    """The error falls steeply, then ever slower; averages that remember the start would call that off its trend."""
     exponential = [0.06 + 0.9 * 0.95**step for step in range(1, 1001)]
     power = [0.07 + 20 / step for step in range(1, 1001)]
     for errors in (exponential, power, [1.0] * 1000):
@@ -175,7 +179,7 @@ def test_k_rises_with_an_error_above_its_trend_and_falls_with_one_below(modules:
     assert max(bends(module, rising)[500:]) > 1.05
 
 
-def test_the_feedback_has_vanished_when_the_schedule_ends(modules: dict[str, Any]):
+def test_the_feedback_is_zero_when_the_schedule_ends(modules: dict[str, Any]):
     module = modules["full"]
     up = jumping(50.0)
     most = [max(bends(module, up, module.SCHEDULE_END * share)) - 1 for share in (0, 0.5, 1, 1.5)]
@@ -213,7 +217,7 @@ def test_a_latents_window_is_in_proportion_to_its_own_interval(modules: dict[str
     assert usage.windows()[:4].tolist() == pytest.approx([low, n * 600, n * 1200, high], rel=0.02)
 
 
-def test_a_rare_latent_is_not_dead_where_a_common_one_is(modules: dict[str, Any]):
+def test_a_rare_latent_may_be_silent_for_longer_than_a_common_one(modules: dict[str, Any]):
     for name, dead in (("full", [True, False]), ("schedule", [False, False])):
         usage = modules[name].Usage(D_SAE, torch.device("cpu"))
         used(usage, {0: 10, 1: 1500}, 60_000)
@@ -226,17 +230,17 @@ def test_a_rare_latent_is_not_dead_where_a_common_one_is(modules: dict[str, Any]
 # Resampling
 
 
-def test_a_dead_latent_starts_again_on_the_residual_of_a_badly_rebuilt_input(made: Made):
-    made.x = made.x.clone()
-    made.x[7] += 50 * torch.randn(made.x.shape[1])  # a loss beside which the others' are nothing
-    residual = made.x - made.sae.decode(made.latents).detach()
-    others = {name: value.detach().clone() for name, value in made.sae.named_parameters()}
-    made.kill(3)
-    made.resample()
-    sae, alive = made.sae, [i for i in range(D_SAE) if i != 3]
+def test_a_dead_latent_restarts_on_the_residual_of_a_badly_reconstructed_input(trained: Trained):
+    trained.x = trained.x.clone()
+    trained.x[7] += 50 * torch.randn(trained.x.shape[1])  # a loss far above the others'
+    residual = trained.x - trained.sae.decode(trained.latents).detach()
+    others = {name: value.detach().clone() for name, value in trained.sae.named_parameters()}
+    trained.kill(3)
+    trained.resample()
+    sae, alive = trained.sae, [i for i in range(D_SAE) if i != 3]
     direction = torch.nn.functional.normalize(residual[7], dim=0)
     torch.testing.assert_close(sae.W_dec[3], direction)
-    norm = made.module.RESAMPLE_SCALE * others["W_enc"][:, alive].norm(dim=0).mean()
+    norm = trained.module.RESAMPLE_SCALE * others["W_enc"][:, alive].norm(dim=0).mean()
     torch.testing.assert_close(sae.W_enc[:, 3], norm * direction)
     assert sae.b_enc[3] == 0
     assert sae.resampled == 1
@@ -245,132 +249,135 @@ def test_a_dead_latent_starts_again_on_the_residual_of_a_badly_rebuilt_input(mad
     assert torch.equal(sae.b_enc[alive], others["b_enc"][alive])
 
 
-def test_inputs_are_drawn_in_proportion_to_their_squared_loss(made: Made):
-    """Half of the inputs with a loss of 1, half with one of 3: three draws in a row, and nine in ten of the latter."""
-    rows = torch.eye(made.x.shape[1])[torch.arange(BATCH) % 2]
-    made.x, made.latents = rows * torch.tensor([1.0, 3.0**0.5])[torch.arange(BATCH) % 2, None], made.latents * 0
+def test_inputs_are_drawn_in_proportion_to_their_squared_loss(trained: Trained):
+    """Half of the inputs have a loss of 1, half of 3; in three sets of draws, nine in ten should be of the latter."""
+    rows = torch.eye(trained.x.shape[1])[torch.arange(BATCH) % 2]
+    trained.x, trained.latents = (
+        rows * torch.tensor([1.0, 3.0**0.5])[torch.arange(BATCH) % 2, None],
+        trained.latents * 0,
+    )
     drawn = torch.zeros(2)
     with torch.no_grad():
-        made.sae.b_dec.zero_()
+        trained.sae.b_dec.zero_()
     for _ in range(20):
-        made.kill(*range(50))
-        made.resample()
-        drawn += made.sae.W_dec[:50, :2].detach().round().sum(0)
+        trained.kill(*range(50))
+        trained.resample()
+        drawn += trained.sae.W_dec[:50, :2].detach().round().sum(0)
     assert drawn.sum() == 1000
     assert drawn[1] / 1000 == pytest.approx(0.9, abs=0.05)
 
 
-def test_adam_forgets_a_resampled_latent_and_no_other(made: Made):
-    before = {latent: made.moments(latent) for latent in (2, 3)}
+def test_adam_forgets_a_resampled_latent_and_no_other(trained: Trained):
+    before = {latent: trained.moments(latent) for latent in (2, 3)}
     assert before[3].any()
-    made.kill(3)
-    made.resample()
-    assert not made.moments(3).any()
-    assert torch.equal(made.moments(2), before[2])
+    trained.kill(3)
+    trained.resample()
+    assert not trained.moments(3).any()
+    assert torch.equal(trained.moments(2), before[2])
 
 
-def test_resampled_latents_come_alive(made: Made):
+def test_resampled_latents_come_alive(trained: Trained):
     dead, nothing = list(range(20)), torch.empty(0, dtype=torch.long)
     for _ in range(50):
-        made.step(nothing)
-    made.kill(*dead)
+        trained.step(nothing)
+    trained.kill(*dead)
     for _ in range(10):  # the dead latents' loss alone does not wake what has no encoder
-        made.step(torch.tensor(dead))
-    assert not made.latents[:, dead].any()
-    made.resample()
-    assert made.usage.dead()[dead].all()  # until they fire
+        trained.step(torch.tensor(dead))
+    assert not trained.latents[:, dead].any()
+    trained.resample()
+    assert trained.usage.dead()[dead].all()  # until they fire
     for _ in range(50):
-        made.step(made.usage.dead().nonzero().flatten())
-    assert made.usage.dead()[dead].sum() < 10  # most have fired
+        trained.step(trained.usage.dead().nonzero().flatten())
+    assert trained.usage.dead()[dead].sum() < 10  # most have fired
 
 
-def test_a_latent_is_not_resampled_again_before_it_had_its_time(made: Made):
-    made.kill(3)
-    made.resample()
-    row = made.sae.W_dec[3].detach().clone()
-    made.resample()
-    assert made.sae.resampled == 1
-    assert torch.equal(made.sae.W_dec[3], row)
-    made.usage.update(torch.zeros(made.module.DEAD_AFTER, D_SAE, dtype=torch.bool))
-    made.resample()
-    assert made.sae.resampled > 1
+def test_a_latent_is_not_resampled_again_too_soon(trained: Trained):
+    trained.kill(3)
+    trained.resample()
+    row = trained.sae.W_dec[3].detach().clone()
+    trained.resample()
+    assert trained.sae.resampled == 1
+    assert torch.equal(trained.sae.W_dec[3], row)
+    trained.usage.update(torch.zeros(trained.module.DEAD_AFTER, D_SAE, dtype=torch.bool))
+    trained.resample()
+    assert trained.sae.resampled > 1
 
 
 # Merging
 
 
-def test_near_duplicates_become_one_with_weights_averaged_by_use(made: Made):
-    sae = made.sae
+def test_near_duplicates_become_one_with_weights_averaged_by_use(trained: Trained):
+    sae = trained.sae
     copy(sae, 5, 9, noise=0.2)
     with torch.no_grad():
         sae.W_enc[:, 9] += 0.1
         sae.b_enc[9] = 0.5
-    made.usage.interval[5], made.usage.interval[9] = 100.0, 300.0  # the first fires three times as often
+    trained.usage.interval[5], trained.usage.interval[9] = 100.0, 300.0  # the first fires three times as often
     before = {name: value.detach().clone() for name, value in sae.named_parameters()}
-    made.merge()
+    trained.merge()
     assert sae.merged == 1
     W_dec, W_enc, b_enc = before["W_dec"], before["W_enc"], before["b_enc"]
     mixed = torch.nn.functional.normalize(0.75 * W_dec[5] + 0.25 * W_dec[9], dim=0)
     torch.testing.assert_close(sae.W_dec[5], mixed)
     torch.testing.assert_close(sae.W_enc[:, 5], 0.75 * W_enc[:, 5] + 0.25 * W_enc[:, 9])
     torch.testing.assert_close(sae.b_enc[5], 0.75 * b_enc[5] + 0.25 * b_enc[9])
-    assert not made.moments(5).any()
-    assert not sae.pre_activations(made.x)[:, 9].any()
+    assert not trained.moments(5).any()
+    assert not sae.pre_activations(trained.x)[:, 9].any()
     others = [i for i in range(D_SAE) if i not in (5, 9)]
     assert torch.equal(sae.W_dec[others], W_dec[others])
     assert torch.equal(sae.W_enc[:, others], W_enc[:, others])
 
 
-def test_merged_duplicates_disappear_and_their_places_are_used_again(made: Made):
+def test_merged_duplicates_disappear_and_are_resampled(trained: Trained):
     for target in (20, 21, 22):
-        copy(made.sae, 5, target)
-    made.usage.interval[5] = 1.0
-    made.merge()
-    assert made.sae.merged == 3
-    assert made.usage.dead().nonzero().flatten().tolist() == [20, 21, 22]
-    made.resample()
-    assert made.sae.resampled == 3
-    cosines = made.sae.W_dec[[20, 21, 22]] @ made.sae.W_dec[5]
-    assert cosines.max() < made.module.MERGE_ABOVE
-    made.merge()
-    assert made.sae.merged == 3
+        copy(trained.sae, 5, target)
+    trained.usage.interval[5] = 1.0
+    trained.merge()
+    assert trained.sae.merged == 3
+    assert trained.usage.dead().nonzero().flatten().tolist() == [20, 21, 22]
+    trained.resample()
+    assert trained.sae.resampled == 3
+    cosines = trained.sae.W_dec[[20, 21, 22]] @ trained.sae.W_dec[5]
+    assert cosines.max() < trained.module.MERGE_ABOVE
+    trained.merge()
+    assert trained.sae.merged == 3
 
 
-def test_a_merged_latent_fires_where_its_group_fired(made: Made):
-    copy(made.sae, 5, 9, noise=0.1)
-    fired = made.sae.pre_activations(made.x)[:, [5, 9]].amax(1) > 0
-    made.usage.interval[[5, 9]] = 100.0
-    made.merge()
-    now = made.sae.pre_activations(made.x)[:, 5] + made.sae.pre_activations(made.x)[:, 9] > 0
+def test_a_merged_latent_fires_where_its_group_fired(trained: Trained):
+    copy(trained.sae, 5, 9, noise=0.1)
+    fired = trained.sae.pre_activations(trained.x)[:, [5, 9]].amax(1) > 0
+    trained.usage.interval[[5, 9]] = 100.0
+    trained.merge()
+    now = trained.sae.pre_activations(trained.x)[:, 5] + trained.sae.pre_activations(trained.x)[:, 9] > 0
     assert torch.equal(now, fired)
 
 
-def test_a_chain_of_duplicates_is_not_merged_into_one(made: Made):
+def test_a_chain_of_duplicates_is_not_merged_into_one(trained: Trained):
     """The ends of a chain are too far apart to be duplicates of each other."""
-    sae, angle = made.sae, 0.4  # radians; cos 0.4 = 0.92, cos 0.8 = 0.70
+    sae, angle = trained.sae, 0.4  # radians; cos 0.4 = 0.92, cos 0.8 = 0.70
     with torch.no_grad():
         for place, latent in enumerate((1, 2, 3)):
             turned = torch.tensor(angle * place)
             sae.W_dec[latent] = (
                 turned.cos() * torch.eye(sae.W_dec.shape[1])[0] + turned.sin() * torch.eye(sae.W_dec.shape[1])[1]
             )
-    made.usage.interval[[1, 2, 3]] = torch.tensor([100.0, 200.0, 300.0])
-    made.merge()
+    trained.usage.interval[[1, 2, 3]] = torch.tensor([100.0, 200.0, 300.0])
+    trained.merge()
     assert sae.merged == 1  # the second joins the first; the third keeps its place
-    assert made.usage.dead()[[1, 2, 3]].tolist() == [False, True, False]
+    assert trained.usage.dead()[[1, 2, 3]].tolist() == [False, True, False]
 
 
-def test_dead_latents_and_different_ones_are_not_merged(made: Made):
-    made.merge()
-    assert made.sae.merged == 0
-    copy(made.sae, 5, 9)
-    made.kill(9)
-    made.merge()
-    assert made.sae.merged == 0
+def test_dead_latents_and_different_ones_are_not_merged(trained: Trained):
+    trained.merge()
+    assert trained.sae.merged == 0
+    copy(trained.sae, 5, 9)
+    trained.kill(9)
+    trained.merge()
+    assert trained.sae.merged == 0
 
 
 @pytest.mark.usefixtures("smoke")
-def test_what_was_merged_and_resampled_reaches_checkpoint_and_history(
+def test_the_counts_of_merged_and_resampled_latents_are_saved(
     modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     module = modules["full"]
@@ -382,7 +389,7 @@ def test_what_was_merged_and_resampled_reaches_checkpoint_and_history(
         assert last.own[name] == loaded.extra[name].item()
 
 
-def test_latents_are_left_to_learn_at_the_end(modules: dict[str, Any]):
+def test_merging_and_resampling_stop_before_the_end(modules: dict[str, Any]):
     looked = [step for step in range(1000) if modules["full"].looks(step, 1000)]
     assert looked[0] == 50
     assert looked[-1] == 800

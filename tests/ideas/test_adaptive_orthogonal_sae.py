@@ -1,4 +1,4 @@
-"""The template of adaptive_orthogonal_sae: each step of its plan trains, and its mechanisms do what they say."""
+"""The template of adaptive_orthogonal_sae: each step of its plan trains, and each mechanism works as described."""
 
 import math
 from pathlib import Path
@@ -26,7 +26,7 @@ def modules(small_model: Path, harvest: Any, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def runs(modules: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Where each of the modules left a smoke run of its main."""
+    """The directories of a smoke run of each module."""
     directory = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAE_AGENT_SMOKE", "1")
@@ -42,7 +42,7 @@ def adaptive(modules: dict[str, Any]) -> Any:
 
 
 def build(module: Any, rows: torch.Tensor, group: list[int], alpha: float = 0.25) -> Any:
-    """An SAE with these decoder rows `[d_sae, d_in]`, of norm 1, and groups."""
+    """Return an SAE with these decoder rows `[d_sae, d_in]`, of norm 1, and groups."""
     torch.manual_seed(0)
     d_sae, d_in = rows.shape
     sae = module.GroupedSAE(d_in, d_sae, torch.zeros(d_in))
@@ -54,7 +54,7 @@ def build(module: Any, rows: torch.Tensor, group: list[int], alpha: float = 0.25
 
 
 def pair(cosine: float) -> torch.Tensor:
-    """Two unit rows in four dimensions at an angle."""
+    """Return two unit rows in four dimensions with this cosine."""
     return torch.tensor([[1.0, 0, 0, 0], [cosine, math.sqrt(1 - cosine**2), 0, 0]])
 
 
@@ -84,7 +84,7 @@ def test_the_steps_pass_preflight_and_differ(model: str):
         earlier[step.name] = source
 
 
-def test_with_every_mechanism_off_it_is_the_baseline_to_the_digit(runs: dict[str, Path]):
+def test_with_every_mechanism_off_it_equals_the_baseline_exactly(runs: dict[str, Path]):
     own, baseline = ended(runs, "off"), ended(runs, "baseline")
     assert torch.equal(own.W_dec, baseline.W_dec)
     assert own.threshold is not None
@@ -92,8 +92,8 @@ def test_with_every_mechanism_off_it_is_the_baseline_to_the_digit(runs: dict[str
     assert torch.equal(own.threshold, baseline.threshold)
 
 
-def test_training_with_it_ends_with_smaller_cosines_across_groups(modules: dict[str, Any]):
-    """fixed: its alpha holds from the first step."""
+def test_training_reduces_cosines_across_groups(modules: dict[str, Any]):
+    """The step is fixed, whose alpha is constant from the first step."""
     largest = {}
     for name in ("fixed", "off"):
         sae = trained(modules[name], stream(modules), steps=150)
@@ -103,7 +103,7 @@ def test_training_with_it_ends_with_smaller_cosines_across_groups(modules: dict[
 
 
 def trained(module: Any, data: activations.Stream, steps: int) -> Any:
-    """The experiment's own SAE after some steps of its own loss."""
+    """Return the experiment's SAE after some steps of its own loss."""
     torch.manual_seed(0)
     sae = module.GroupedSAE(data.d_in, D_SAE, data.mean)
     optimizer = torch.optim.Adam(sae.parameters(), lr=module.LEARNING_RATE)
@@ -123,7 +123,7 @@ def stream(modules: dict[str, Any]) -> activations.Stream:
 # The orthogonality loss
 
 
-def test_the_loss_is_the_mean_of_what_the_largest_cosines_have_above_alpha(adaptive: Any):
+def test_the_loss_is_the_mean_squared_excess_of_the_largest_cosines_over_alpha(adaptive: Any):
     rows = torch.cat([pair(0.75), torch.tensor([[0, 0, 1.0, 0], [0, 0, 0, 1.0]])])
     assert adaptive.orthogonality_loss(build(adaptive, rows, [0, 1, 0, 1])).item() == pytest.approx(2 * 0.5**2 / 4)
     assert adaptive.orthogonality_loss(build(adaptive, rows, [0, 1, 0, 1], alpha=0.5)).item() == pytest.approx(
@@ -135,21 +135,21 @@ def test_the_loss_is_the_mean_of_what_the_largest_cosines_have_above_alpha(adapt
     assert adaptive.orthogonality_loss(build(adaptive, opposite, [0, 1, 0, 1])).item() == pytest.approx(2 * 0.5**2 / 4)
 
 
-def test_ten_times_the_latents_are_not_ten_times_the_loss(adaptive: Any, monkeypatch: pytest.MonkeyPatch):
+def test_the_loss_does_not_grow_with_the_number_of_latents(adaptive: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(adaptive, "CHUNK_SIZE", 0)  # the experiment's constant
     rows = F.normalize(torch.randn(16, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     group = [i % 4 for i in range(16)]
     once = adaptive.orthogonality_loss(build(adaptive, rows, group)).item()
-    # Copies are in the group of what they are a copy of, so nobody's closest stranger comes closer.
+    # A copy is in the group of its original, so no latent's closest one of another group comes closer.
     assert adaptive.orthogonality_loss(build(adaptive, rows.repeat(10, 1), group * 10)).item() == pytest.approx(once)
 
 
-def test_latents_of_one_group_alone_cost_nothing(adaptive: Any):
+def test_a_single_group_has_no_loss(adaptive: Any):
     rows = F.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     assert adaptive.orthogonality_loss(build(adaptive, rows, [0] * 6, alpha=0.0)).item() == 0
 
 
-def test_minimising_the_loss_parts_the_groups_and_leaves_each_as_it_was(adaptive: Any):
+def test_minimising_the_loss_separates_the_groups_and_changes_none_within(adaptive: Any):
     """Four latents, each with a near copy; of the first two pairs the copies are in another group."""
     rows = F.normalize(torch.randn(4, 16, generator=torch.Generator().manual_seed(1)), dim=1)
     near = F.normalize(rows + 0.1 * torch.randn(4, 16, generator=torch.Generator().manual_seed(2)), dim=1)
@@ -165,7 +165,7 @@ def test_minimising_the_loss_parts_the_groups_and_leaves_each_as_it_was(adaptive
     assert min(cosines[2:]) > 0.85
 
 
-def test_it_reaches_the_decoder_through_the_training_loss(modules: dict[str, Any]):
+def test_the_training_loss_includes_it(modules: dict[str, Any]):
     batch = next(iter(stream(modules)))
     for name, reached in (("fixed", True), ("off", False)):  # fixed: its alpha holds from the first step
         module = modules[name]
@@ -179,7 +179,7 @@ def test_it_reaches_the_decoder_through_the_training_loss(modules: dict[str, Any
 # Chunks
 
 
-def test_a_latent_meets_only_its_chunk_and_over_the_steps_every_other(adaptive: Any, monkeypatch: pytest.MonkeyPatch):
+def test_a_latent_is_compared_within_its_chunk_and_over_time_with_all(adaptive: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(adaptive, "CHUNK_SIZE", 2)
     rows, group = F.normalize(torch.randn(6, 4), dim=1), torch.arange(6)
     met = set()
@@ -192,7 +192,7 @@ def test_a_latent_meets_only_its_chunk_and_over_the_steps_every_other(adaptive: 
 
 
 @pytest.mark.parametrize(("size", "d_sae"), [(0, 10), (4, 10), (256, 10), (10, 10), (9, 10)])
-def test_chunks_of_any_size_leave_no_latent_out(adaptive: Any, monkeypatch: pytest.MonkeyPatch, size: int, d_sae: int):
+def test_chunks_of_any_size_cover_every_latent(adaptive: Any, monkeypatch: pytest.MonkeyPatch, size: int, d_sae: int):
     monkeypatch.setattr(adaptive, "CHUNK_SIZE", size)
     i, j = adaptive.closest_strangers(F.normalize(torch.randn(d_sae, 4), dim=1), torch.arange(d_sae))
     assert set(i.tolist()) == set(range(d_sae))
@@ -211,7 +211,7 @@ def test_the_closest_of_another_group_is_found(adaptive: Any, monkeypatch: pytes
 # The curriculum
 
 
-def test_alpha_falls_from_one_and_has_arrived_by_half_of_the_training(adaptive: Any, modules: dict[str, Any]):
+def test_alpha_falls_from_one_to_its_value_by_half_of_the_training(adaptive: Any, modules: dict[str, Any]):
     allowed = [adaptive.allowed_cosine(progress / 100) for progress in range(100)]
     assert allowed == sorted(allowed, reverse=True)
     assert allowed[0] == 1
@@ -234,8 +234,8 @@ def test_groups_are_even_and_of_at_most_half_of_the_dimensions(adaptive: Any, d_
         assert sizes.max() - sizes.min() <= 1
 
 
-def test_latents_that_fire_together_come_into_one_group(adaptive: Any):
-    """Five topics of eight latents, of which each token has one; a topic's latents fire on half of its tokens."""
+def test_latents_that_fire_together_get_one_group(adaptive: Any):
+    """Each token has one of five topics of eight latents; a topic's latents fire on half of its tokens."""
     generator = torch.Generator().manual_seed(0)
     topic = torch.randperm(40, generator=generator) % 5
     spoken = torch.randint(5, (2000,), generator=generator)
@@ -247,7 +247,7 @@ def test_latents_that_fire_together_come_into_one_group(adaptive: Any):
     assert torch.equal(group[:, None] == group, topic[:, None] == topic)
 
 
-def test_groups_that_are_right_stay_and_follow_when_use_changes(adaptive: Any):
+def test_correct_groups_are_stable_and_follow_changes_of_use(adaptive: Any):
     generator = torch.Generator().manual_seed(0)
     spoken = torch.randint(2, (2000,), generator=generator)
     half = torch.rand(2000, 8, generator=generator) < 0.5
@@ -262,7 +262,7 @@ def test_a_latent_that_never_fires_has_a_group(adaptive: Any):
     assert group.bincount().tolist() == [4, 4, 4]
 
 
-def test_groups_are_updated_only_where_they_come_from_coactivation(modules: dict[str, Any], runs: dict[str, Path]):
+def test_only_coactivation_groups_are_updated(modules: dict[str, Any], runs: dict[str, Path]):
     for name in NAMES:
         module = modules[name]
         torch.manual_seed(module.SEED)

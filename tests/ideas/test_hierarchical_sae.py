@@ -1,4 +1,4 @@
-"""The template of hierarchical_sae: each step of its plan trains, and its mechanisms do what they say."""
+"""The template of hierarchical_sae: each step of its plan trains, and each mechanism works as described."""
 
 import itertools
 from pathlib import Path
@@ -28,7 +28,9 @@ MECHANISMS: dict[str, dict[str, Any]] = {
 def modules(small_model: Path, harvest: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:  # noqa: ARG001
     """Each mechanism, and each step of the plan, as a module."""
     directory = tmp_path_factory.mktemp("steps")
-    alone = [PLAN[0].model_copy(update={"name": name, "parameters": each}) for name, each in MECHANISMS.items()]
+    alone = [
+        PLAN[0].model_copy(update={"name": name, "parameters": parameters}) for name, parameters in MECHANISMS.items()
+    ]
     steps = {f"plan_{step.name}": step for step in PLAN} | {step.name: step for step in alone}
     return {name: load(experiment(directory / name, small_model, step)) for name, step in steps.items()}
 
@@ -64,7 +66,9 @@ def test_each_step_trains_and_leaves_a_checkpoint(
 
 
 @pytest.mark.parametrize("name", [step.name for step in PLAN])
-def test_tiers_are_disjoint_whole_and_of_their_shares(modules: dict[str, Any], small_model: Path, name: str):
+def test_tiers_are_disjoint_cover_all_latents_and_have_their_shares(
+    modules: dict[str, Any], small_model: Path, name: str
+):
     module = modules[f"plan_{name}"]
     tiers = build(module, small_model).tiers
     assert [start for start, _ in tiers] == [0, *(end for _, end in tiers[:-1])]
@@ -81,16 +85,16 @@ def test_the_importance_of_the_maps_is_learned_and_weighs_their_losses(
     with torch.no_grad():
         torch.nn.init.normal_(sae.composition[slice(*sae.tiers[0]), slice(*sae.tiers[1])])  # the harder of the two
     latents = sae.select(sae.pre_activations(batch)).detach()
-    each = []
+    losses = []
     for logits in ([50.0, -50.0], [-50.0, 50.0], [0.0, 0.0]):
         with torch.no_grad():
             sae.importance_logits.copy_(torch.tensor(logits))
-        each.append(sae.composition_loss(latents).item())
+        losses.append(sae.composition_loss(latents).item())
     floor = module.IMPORTANCE_FLOOR
-    first, second = ((1 - floor) * a - floor * b for a, b in (each[:2], each[1::-1]))
+    first, second = ((1 - floor) * a - floor * b for a, b in (losses[:2], losses[1::-1]))
     first, second = first / (1 - 2 * floor), second / (1 - 2 * floor)  # solved for the two maps' own losses
     assert first > 2 * second
-    assert each[2] == pytest.approx((first + second) / 2, rel=1e-5)
+    assert losses[2] == pytest.approx((first + second) / 2, rel=1e-5)
     sae.composition_loss(latents).backward()
     assert sae.importance_logits.grad[0] > 0 > sae.importance_logits.grad[1]  # towards the easier
 
@@ -113,9 +117,7 @@ def test_the_importance_moves_only_where_it_is_learned(
     assert bool(sae.importance_logits.any()) == moves
 
 
-def test_a_tier_that_is_let_in_starts_on_what_the_others_leave(
-    modules: dict[str, Any], small_model: Path, batch: torch.Tensor
-):
+def test_a_newly_opened_tier_starts_on_the_residuals(modules: dict[str, Any], small_model: Path, batch: torch.Tensor):
     module = modules["curriculum"]
     sae = train(module, stream(small_model), steps=60)
     start, end = sae.tiers[1]
@@ -131,7 +133,7 @@ def test_a_tier_that_is_let_in_starts_on_what_the_others_leave(
     assert (sae.select(sae.pre_activations(batch)) > 0)[:, start:end].any()
 
 
-def test_the_curriculum_lets_the_tiers_in_by_half_of_the_training(modules: dict[str, Any]):
+def test_the_curriculum_opens_every_tier_by_half_of_the_training(modules: dict[str, Any]):
     opened = [modules["curriculum"].tiers_open(progress / 100) for progress in range(100)]
     assert opened == sorted(opened)
     assert opened[0] == 1
@@ -140,9 +142,7 @@ def test_the_curriculum_lets_the_tiers_in_by_half_of_the_training(modules: dict[
     assert modules["composition"].tiers_open(0.0) == 3
 
 
-def test_a_tier_that_is_not_in_yet_is_silent_and_untouched(
-    modules: dict[str, Any], small_model: Path, batch: torch.Tensor
-):
+def test_a_closed_tier_is_silent_and_unchanged(modules: dict[str, Any], small_model: Path, batch: torch.Tensor):
     module = modules["curriculum"]
     sae = build(module, small_model)
     for opened in (1, 2, 3):
@@ -171,9 +171,7 @@ def test_a_run_with_the_curriculum_starts_without_its_last_tier(
     assert all(l0 for progress, l0 in fires.items() if progress > 0.75)
 
 
-def test_a_tier_is_not_dead_before_it_is_let_in(
-    modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_closed_tier_does_not_count_as_dead(modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAE_AGENT_DRIVEN", "1")
     module = modules["curriculum"]
     monkeypatch.setattr(module, "DEAD_AFTER", 2000)  # the experiment's constant: a few steps
@@ -200,7 +198,7 @@ def test_the_composition_loss_falls_when_only_the_compositions_learn(
     assert losses[-1] < 0.95 * losses[0]
 
 
-def test_the_composition_loss_is_its_formula(modules: dict[str, Any], small_model: Path, batch: torch.Tensor):
+def test_the_composition_loss_follows_its_formula(modules: dict[str, Any], small_model: Path, batch: torch.Tensor):
     module = modules["composition"]
     sae = build(module, small_model)
     torch.nn.init.normal_(sae.composition, std=0.1)
@@ -216,7 +214,7 @@ def test_the_composition_loss_is_its_formula(modules: dict[str, Any], small_mode
 def test_a_tier_that_hardly_fires_does_not_make_the_loss_explode(
     modules: dict[str, Any], small_model: Path, batch: torch.Tensor
 ):
-    """One firing in a thousand, as when a tier has just been let in, must not pull on the tier below with all force."""
+    """One firing in a thousand, as in a newly opened tier, must not have an unbounded effect on the tier below."""
     sae = build(modules["composition"], small_model)
     torch.nn.init.normal_(sae.composition, std=0.01)
     pulled = []
@@ -233,7 +231,7 @@ def test_a_tier_that_hardly_fires_does_not_make_the_loss_explode(
 def test_the_composition_loss_does_not_pull_on_its_target(
     modules: dict[str, Any], small_model: Path, batch: torch.Tensor
 ):
-    """Otherwise it would be lowered by shrinking the higher tier."""
+    """Otherwise shrinking the higher tier would lower it."""
     sae = build(modules["composition"], small_model)
     torch.nn.init.normal_(sae.composition)
     latents = sae.select(sae.pre_activations(batch)).detach().requires_grad_()
@@ -268,33 +266,35 @@ def test_only_the_maps_between_neighbouring_tiers_learn(
     assert not sae.composition.grad[~learning].any()
 
 
-def test_switched_off_it_does_not_enter_the_loss(modules: dict[str, Any], small_model: Path, batch: torch.Tensor):
+def test_switched_off_the_composition_loss_has_no_effect(
+    modules: dict[str, Any], small_model: Path, batch: torch.Tensor
+):
     sae = build(modules["nothing"], small_model)
     modules["nothing"].compute_loss(sae, batch, NOTHING_DEAD)[0].backward()
     assert sae.composition.grad is None
     assert sae.maps() == []
 
 
-def test_with_every_mechanism_off_the_training_is_the_baseline_to_the_digit(
+def test_with_every_mechanism_off_training_equals_the_baseline_exactly(
     modules: dict[str, Any], small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
     baseline = load(experiment(tmp_path / "baseline", small_model))
-    found = []
+    checkpoints = []
     for number, module in enumerate((baseline, modules["nothing"])):
         (tmp_path / str(number)).mkdir()
         module.main(tmp_path / str(number))
-        found.append(checkpoint.load(tmp_path / str(number) / "checkpoint"))
-    assert torch.equal(found[0].W_dec, found[1].W_dec)
-    x = torch.randn(64, found[0].header.d_in)
-    assert torch.equal(found[0].encode(x), found[1].encode(x))
+        checkpoints.append(checkpoint.load(tmp_path / str(number) / "checkpoint"))
+    assert torch.equal(checkpoints[0].W_dec, checkpoints[1].W_dec)
+    x = torch.randn(64, checkpoints[0].header.d_in)
+    assert torch.equal(checkpoints[0].encode(x), checkpoints[1].encode(x))
 
 
 # Automatic tiers
 
 
 def used(module: Any, model: Path, uses: torch.Tensor) -> tuple[Any, torch.optim.Adam, torch.Tensor]:
-    """An SAE and its optimizer after a few steps, its tiers moved by these `uses`; and the order."""
+    """Return an SAE and its optimizer after a few steps, its tiers moved by these `uses`, and the order."""
     sae = build(module, model)
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-3)
     for x, _ in zip(stream(model), range(3), strict=False):
@@ -312,12 +312,12 @@ def used(module: Any, model: Path, uses: torch.Tensor) -> tuple[Any, torch.optim
 
 @pytest.fixture
 def uses() -> torch.Tensor:
-    """A few latents that fire often, and many that seldom do, in no order."""
+    """The firing rates of a few frequent and many rare latents, unsorted."""
     generator = torch.Generator().manual_seed(1)
     return (1 / torch.arange(1, D_SAE + 1))[torch.randperm(D_SAE, generator=generator)]
 
 
-def test_the_most_used_latents_come_to_stand_lowest(modules: dict[str, Any], small_model: Path, uses: torch.Tensor):
+def test_the_most_used_latents_move_to_the_lowest_tier(modules: dict[str, Any], small_model: Path, uses: torch.Tensor):
     sae, _, order = used(modules["auto"], small_model, uses)
     assert (uses[order].diff() <= 0).all()
     sizes = [end - start for start, end in sae.tiers]
@@ -325,7 +325,7 @@ def test_the_most_used_latents_come_to_stand_lowest(modules: dict[str, Any], sma
     assert sae.tiers[-1][1] == D_SAE
 
 
-def test_each_tier_holds_its_share_of_the_firings(modules: dict[str, Any], small_model: Path, uses: torch.Tensor):
+def test_each_tier_has_its_share_of_the_firings(modules: dict[str, Any], small_model: Path, uses: torch.Tensor):
     module = modules["auto"]
     sae, _, order = used(module, small_model, uses)
     for share, (start, end) in zip(module.TIER_FRACTIONS, sae.tiers, strict=True):
@@ -333,7 +333,7 @@ def test_each_tier_holds_its_share_of_the_firings(modules: dict[str, Any], small
         assert held == pytest.approx(share, abs=(uses.max() / uses.sum()).item())
 
 
-def test_a_tier_keeps_a_least_size(modules: dict[str, Any]):
+def test_a_tier_keeps_its_minimum_size(modules: dict[str, Any]):
     module = modules["auto"]
     one_fires = torch.zeros(D_SAE)
     one_fires[0] = 1.0
@@ -364,7 +364,7 @@ def test_the_optimizer_moves_with_the_latents(modules: dict[str, Any], small_mod
     assert torch.equal(sae.W_enc, sae.before["W_enc"][:, order])
 
 
-def test_a_composition_is_kept_between_neighbouring_tiers_and_starts_anew_elsewhere(
+def test_a_composition_is_kept_between_neighbouring_tiers_and_reset_elsewhere(
     modules: dict[str, Any], small_model: Path, uses: torch.Tensor
 ):
     sae, optimizer, order = used(modules["auto"], small_model, uses)
@@ -378,7 +378,7 @@ def test_a_composition_is_kept_between_neighbouring_tiers_and_starts_anew_elsewh
     assert not optimizer.state[sae.composition]["exp_avg"][~neighbours].any()
 
 
-def test_a_tier_that_is_not_in_yet_keeps_its_latents(modules: dict[str, Any], small_model: Path, uses: torch.Tensor):
+def test_a_closed_tier_keeps_its_latents(modules: dict[str, Any], small_model: Path, uses: torch.Tensor):
     module = modules["auto_curriculum"]
     sae = build(module, small_model)
     sae.open_tiers, last = 2, sae.tiers[2]
@@ -397,7 +397,7 @@ def test_the_tiers_move_only_between_start_and_end(modules: dict[str, Any]):
     assert not any(modules["nothing"].tiers_move(step / 1000, (step - 1) / 1000) for step in range(1, 1001))
 
 
-def test_a_training_moves_its_boundaries_and_watches_its_tiers(
+def test_training_moves_the_boundaries_and_records_its_tiers(
     modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("SAE_AGENT_SMOKE", "1")

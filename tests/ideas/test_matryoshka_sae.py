@@ -1,4 +1,4 @@
-"""The template of matryoshka_sae: each step of its plan trains, and its mechanisms do what they say."""
+"""The template of matryoshka_sae: each step of its plan trains, and each mechanism works as described."""
 
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def test_each_step_trains_and_leaves_its_prefixes_in_the_checkpoint(
     assert sum(shares) == pytest.approx(1, abs=1e-3)
 
 
-def test_switched_off_it_is_the_baseline_to_the_digit(
+def test_switched_off_it_equals_the_baseline_exactly(
     modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
@@ -75,7 +75,7 @@ def test_switched_off_it_is_the_baseline_to_the_digit(
 # Nested prefixes
 
 
-def test_the_error_of_a_prefix_is_that_of_its_latents_without_the_others(
+def test_the_error_of_a_prefix_is_that_of_its_latents_alone(
     modules: dict[str, Any], small_model: Path, batch: torch.Tensor
 ):
     sae = build(modules["eighths"], small_model)
@@ -102,14 +102,14 @@ def test_only_the_latents_of_a_prefix_learn_from_its_error(
 
 @torch.no_grad()
 def explained_alone(sae: Any, x: torch.Tensor, chosen: torch.Tensor) -> float:
-    """Explained variance of some latents without the others."""
+    """Return the explained variance of the chosen latents alone."""
     latents = sae.encode(x)
     left = x - sae.b_dec - latents[:, chosen] @ sae.W_dec[chosen]
     return 1 - (left.pow(2).sum() / (x - x.mean(0)).pow(2).sum()).item()
 
 
 @pytest.mark.parametrize("name", ["eighths", "random_prefixes"])
-def test_training_makes_the_first_latents_rebuild_alone(trained: dict[str, Any], batch: torch.Tensor, name: str):
+def test_training_makes_the_first_latents_reconstruct_alone(trained: dict[str, Any], batch: torch.Tensor, name: str):
     drawn = torch.randperm(D_SAE, generator=torch.Generator().manual_seed(0))[: ENDS[0]]
     own = explained_alone(trained[name], batch, torch.arange(ENDS[0]))
     assert own > explained_alone(trained[name], batch, drawn) + 0.2
@@ -129,7 +129,7 @@ def test_inference_keeps_the_sparsity_of_training(trained: dict[str, Any], small
         ([0.25, 0.5], "the last of PREFIXES has 64 of 128 latents: make it 1.0"),
     ],
 )
-def test_prefixes_that_cannot_be_are_refused(
+def test_invalid_prefixes_are_refused(
     modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch, prefixes: list[float], why: str
 ):
     monkeypatch.setattr(modules["eighths"], "PREFIXES", prefixes)  # the experiment's constant
@@ -140,7 +140,7 @@ def test_prefixes_that_cannot_be_are_refused(
 # Weights of the prefixes
 
 
-def test_prefixes_weigh_the_same_unless_they_are_told_to(modules: dict[str, Any]):
+def test_prefixes_have_equal_weights_by_default(modules: dict[str, Any]):
     assert modules["eighths"].prefix_weights(ENDS) == pytest.approx([1 / 3, 1 / 3, 1 / 3])
 
 
@@ -164,7 +164,7 @@ def test_the_loss_is_the_weighted_mean_of_the_prefixes_errors(
         assert mse.item() == pytest.approx(errors[-1].item())
 
 
-def test_the_plan_tries_weights_that_are_not_the_same(modules: dict[str, Any]):
+def test_the_plan_tries_unequal_weights(modules: dict[str, Any]):
     weights = modules["favour_whole"].prefix_weights(ENDS)
     assert weights == sorted(weights)
     assert weights[-1] > 1.5 * weights[0]
@@ -173,7 +173,7 @@ def test_the_plan_tries_weights_that_are_not_the_same(modules: dict[str, Any]):
 # Random prefixes
 
 
-def test_random_prefixes_are_drawn_anew_with_the_whole_among_them(modules: dict[str, Any]):
+def test_random_prefixes_change_and_include_the_whole(modules: dict[str, Any]):
     module = modules["random_prefixes"]
     torch.manual_seed(0)
     drawn = [module.random_prefix_ends() for _ in range(20)]
@@ -194,7 +194,7 @@ def test_short_prefixes_are_drawn_more_often_than_long_ones(modules: dict[str, A
     assert (lengths <= D_SAE / 16).float().mean().item() == pytest.approx(0.25, abs=0.03)
 
 
-def test_the_loss_of_a_step_depends_on_the_prefixes_it_drew(
+def test_the_loss_of_a_step_depends_on_its_random_prefixes(
     modules: dict[str, Any], small_model: Path, batch: torch.Tensor
 ):
     for name, draws in (("random_prefixes", 5), ("eighths", 1)):

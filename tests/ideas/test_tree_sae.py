@@ -1,4 +1,4 @@
-"""The template of tree_sae: each step of its plan trains, and its mechanisms do what they say."""
+"""The template of tree_sae: each step of its plan trains, and each mechanism works as described."""
 
 import math
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def batch(small_model: Path) -> torch.Tensor:
 
 @pytest.fixture
 def full(modules: dict[str, Any]) -> Iterator[Any]:
-    """The module of the step with all mechanisms; constants that a test sets are as they were afterwards."""
+    """The module of the step with all mechanisms; constants that a test sets are restored afterwards."""
     module = modules["full"]
     kept = {name: value for name, value in vars(module).items() if name.isupper()}
     yield module
@@ -36,14 +36,14 @@ def full(modules: dict[str, Any]) -> Iterator[Any]:
 
 
 def small_tree(module: Any) -> Any:
-    """Twelve latents on six inputs: leaves 0 to 5, level 1 of 6 to 9, the top 10 and 11."""
+    """Return twelve latents on six inputs: leaves 0 to 5, level 1 from 6 to 9, the top 10 and 11."""
     module.LEVEL_RATIOS, module.LEVEL_SHARES = [6, 4, 2], [0.5, 0.3, 0.2]
     torch.manual_seed(0)
     return module.TreeSAE(6, 12, torch.zeros(6))
 
 
 def optimizer_of(sae: Any) -> torch.optim.Adam:
-    """Adam after a step in which every entry of its averages became what no other is."""
+    """Return Adam after a step, with a different value in every entry of its averages."""
     optimizer = torch.optim.Adam(sae.parameters(), lr=0.0)
     for parameter in sae.parameters():
         parameter.grad = torch.rand_like(parameter)
@@ -53,7 +53,7 @@ def optimizer_of(sae: Any) -> torch.optim.Adam:
 
 
 def trained(module: Any, model: Path, steps: int, progress: float) -> Any:
-    """The SAE after some steps of the experiment's own loss, all as at one place in the training."""
+    """Return the SAE after some steps of the experiment's own loss, all at the same progress of the training."""
     torch.manual_seed(0)
     data = stream(model)
     sae = module.TreeSAE(data.d_in, D_SAE, data.mean)
@@ -94,7 +94,7 @@ def test_each_step_trains_and_leaves_a_checkpoint(
     assert rows[-1].own["consistency"]
 
 
-def test_with_every_mechanism_off_it_is_the_baseline_to_the_digit(
+def test_with_every_mechanism_off_it_equals_the_baseline_exactly(
     modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
@@ -110,7 +110,7 @@ def test_with_every_mechanism_off_it_is_the_baseline_to_the_digit(
     assert losses[0] == losses[1]
 
 
-def test_each_level_fires_within_its_share_of_k_and_the_higher_the_less(
+def test_each_level_keeps_its_share_of_k_and_higher_levels_have_less(
     modules: dict[str, Any], small_model: Path, batch: torch.Tensor
 ):
     data = stream(small_model)
@@ -131,13 +131,13 @@ def test_a_child_that_fires_raises_its_parent(full: Any):
     with torch.no_grad():
         sae.projections[child] += 1.0
     raised, _ = sae.climb(x, training=False)
-    told = raised[:, parent] - pre[:, parent]
+    added = raised[:, parent] - pre[:, parent]
     direct = (x @ sae.W_enc + sae.b_enc)[:, parent]
     fires = latents[:, child] > 0
     assert fires.any()
-    assert not told[~fires].any()
-    assert (told[fires & (direct > 0)] > 0).all()
-    torch.testing.assert_close(told[fires & (direct > 0)], latents[fires & (direct > 0), child])
+    assert not added[~fires].any()
+    assert (added[fires & (direct > 0)] > 0).all()
+    torch.testing.assert_close(added[fires & (direct > 0)], latents[fires & (direct > 0), child])
     others = [i for i in range(12) if i not in (parent, int(sae.parent[parent]))]
     assert torch.equal(raised[:, others], pre[:, others])
 
@@ -170,7 +170,7 @@ def test_without_projections_no_edge_carries_anything(full: Any):
     assert sae.open[:10].all()
 
 
-def test_a_pruned_path_carries_nothing_from_then_on(full: Any):
+def test_a_pruned_path_carries_nothing(full: Any):
     sae = small_tree(full)
     sae.carried.copy_(torch.tensor([5.0, 4.0, 0.01, 3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.02, 0.0, 0.0]))
     full.prune(sae)
@@ -190,10 +190,10 @@ def test_a_pruned_path_carries_nothing_from_then_on(full: Any):
 
 
 def test_the_consistency_loss_brings_parents_and_children_together(full: Any, small_model: Path):
-    found = []
+    losses = []
     for full.CONSISTENCY_COEFFICIENT in (0.0, 0.03):
-        found.append(trained(full, small_model, steps=60, progress=1.0).consistency.item())
-    assert found[1] < 0.8 * found[0]
+        losses.append(trained(full, small_model, steps=60, progress=1.0).consistency.item())
+    assert losses[1] < 0.8 * losses[0]
 
 
 def test_the_consistency_loss_is_not_lowered_by_shrinking(full: Any, batch: torch.Tensor, small_model: Path):
@@ -231,7 +231,7 @@ def test_the_consistency_loss_is_the_divergence_and_the_squared_distance(full: A
 
 
 def smoothed(rows: list[list[float]], size: int) -> list[list[float]]:
-    """Each row with a tenth of the mean added, to a sum of 1."""
+    """Return each row with a tenth of the mean added, normalised to sum 1."""
     little = 0.1 * sum(map(sum, rows)) / (len(rows) * size)
     return [[(a + little) / sum(b + little for b in row) for a in row] for row in rows]
 
@@ -243,8 +243,8 @@ def test_the_consistency_loss_is_least_where_parents_follow_their_children(full:
     following, other = latents.clone(), latents.clone()
     following[range(4), sae.parent[:4]] = 3.0  # its parent with it
     other[range(4), sae.parent[:4].roll(1)] = 3.0
-    for each in (following, other):
-        each[:, 10:] = 1.0
+    for latents_of in (following, other):
+        latents_of[:, 10:] = 1.0
     assert sae.consistency_loss(following, following) < 0.5 * sae.consistency_loss(other, other)
 
 
@@ -260,7 +260,7 @@ def test_the_consistency_loss_warms_up(modules: dict[str, Any], small_model: Pat
     assert losses == pytest.approx([0, 0.5, 1, 1], abs=1e-2)
 
 
-def test_children_choose_the_parent_they_fire_with_and_not_the_busiest(full: Any):
+def test_children_choose_the_parent_they_fire_with_not_the_most_active(full: Any):
     full.MOST_CHILDREN = 2
     sae = small_tree(full)
     fires = torch.zeros(4000, 12)
@@ -283,7 +283,7 @@ def test_children_choose_the_parent_they_fire_with_and_not_the_busiest(full: Any
     assert torch.bincount(sae.parent[:6], minlength=10)[6:].max() <= 2
 
 
-def test_a_latent_takes_everything_it_has_to_its_new_place(full: Any):
+def test_a_moved_latent_keeps_all_its_state(full: Any):
     sae = small_tree(full)
     optimizer = optimizer_of(sae)
     averages = {name: optimizer.state[p]["exp_avg"].clone() for name, p in sae.named_parameters()}
@@ -309,7 +309,7 @@ def test_a_latent_takes_everything_it_has_to_its_new_place(full: Any):
             assert torch.equal(average, averages[name][order])
 
 
-def test_latents_that_are_not_used_change_to_the_level_that_is_used_most(full: Any):
+def test_unused_latents_move_to_the_most_used_level(full: Any):
     full.MOST_MOVED, full.SMALLEST_LEVEL = 2 / 12, 0.1
     sae = small_tree(full)
     optimizer, silent = optimizer_of(sae), torch.arange(12.0)
@@ -331,11 +331,11 @@ def test_latents_that_are_not_used_change_to_the_level_that_is_used_most(full: A
 
 
 def with_use(module: Any, *carried: float) -> Any:
-    """The small tree, all of whose latents are as active; an edge up from each level carries `carried` on average."""
+    """Return the small tree with equally active latents, whose edges from each level carry `carried` on average."""
     sae = small_tree(module)
     sae.activation.fill_(1.0)
-    for each, (start, end) in zip(carried, sae.levels(), strict=False):
-        sae.carried[start:end] = each
+    for mean, (start, end) in zip(carried, sae.levels(), strict=False):
+        sae.carried[start:end] = mean
     return sae
 
 
@@ -385,7 +385,7 @@ def test_shares_of_k_stay_within_half_and_twice_and_in_order(full: Any, carried:
     assert (latents > 0).sum().item() == 1000
 
 
-def test_an_edge_that_is_new_is_not_closed_for_what_the_old_one_carried(full: Any):
+def test_a_new_edge_is_not_pruned_for_what_the_old_one_carried(full: Any):
     full.UNUSED, full.MOST_MOVED = 0.3, 2 / 12
     sae = small_tree(full)
     optimizer, silent = optimizer_of(sae), torch.arange(12.0)
@@ -408,7 +408,7 @@ def test_paths_are_not_pruned_at_the_event_in_which_levels_last_change(full: Any
     full.ADAPTIVE_RATIOS = full.ADAPTIVE_SPARSITY = False
     closed = {}
     for event in range(1, full.EVENTS + 1):
-        sae.carried[:10] = torch.rand(10)  # each time others are the least
+        sae.carried[:10] = torch.rand(10)  # other edges carry least each time
         full.PRUNE_BELOW = 0.8
         before = sae.open.sum().item()
         full.change_tree(sae, optimizer, silent, event)
@@ -418,7 +418,7 @@ def test_paths_are_not_pruned_at_the_event_in_which_levels_last_change(full: Any
 
 
 def test_the_tree_is_fixed_at_a_tenth_of_the_training(full: Any):
-    """Children take their parents then, whatever they fire with later."""
+    """Children choose their parents then and keep them, whatever they fire with later."""
     full.ADAPTIVE_RATIOS = full.ADAPTIVE_SPARSITY = False
     sae = small_tree(full)
     optimizer, silent = optimizer_of(sae), torch.zeros(12)
@@ -428,14 +428,14 @@ def test_the_tree_is_fixed_at_a_tenth_of_the_training(full: Any):
         full.change_tree(sae, optimizer, silent, event)
         parents.append(sae.parent.clone())
     fixed = round(0.1 * full.EVENTS)
-    assert all(torch.equal(each, parents[0]) for each in parents[:fixed])
+    assert all(torch.equal(parent, parents[0]) for parent in parents[:fixed])
     assert not torch.equal(parents[fixed], parents[0])
-    assert all(torch.equal(each, parents[fixed]) for each in parents[fixed:])
+    assert all(torch.equal(parent, parents[fixed]) for parent in parents[fixed:])
 
 
 @pytest.mark.parametrize("off", ["ADAPTIVE_RATIOS", "ADAPTIVE_SPARSITY", "PRUNING"])
-def test_what_is_switched_off_stays_as_it_began(full: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off: str):
-    """Constants with which, all on, much changes in a short training; with one off, the other two still change."""
+def test_a_switched_off_mechanism_changes_nothing(full: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off: str):
+    """The constants make much change in a short training; with one mechanism off, the other two still change."""
     monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
     full.PRUNE_BELOW, full.UNUSED, full.SMALLEST_LEVEL = 1.0, 1.0, 0.19  # the leaves can fire all their share
     setattr(full, off, False)
@@ -449,8 +449,8 @@ def test_what_is_switched_off_stays_as_it_began(full: Any, tmp_path: Path, monke
         assert (changed < 0.01) if switch == off else (changed > 0.02), switch
 
 
-def test_what_may_change_is_settled_in_time(modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Levels by half of the training, edges after it: the thresholds have the rest of it to settle."""
+def test_levels_and_edges_are_settled_in_time(modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Levels settle by half of the training, edges later; the thresholds have the rest of it to settle."""
     monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
     module = modules["full"]
     monkeypatch.setattr(module, "PRUNE_BELOW", 1.0)  # the experiment's constants, so that much happens in few steps
