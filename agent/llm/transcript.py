@@ -61,7 +61,7 @@ class Transcript:
     def append(self, exchange: Exchange) -> None:
         """Record an exchange; it is on the disk when this returns."""
         self._log.restore()  # an experiment may have changed it, and nothing spent may be forgotten
-        self._log.append(exchange.model_dump_json(exclude_none=True, by_alias=True).encode() + b"\n")
+        self._log.append(exchange.model_dump_json(exclude_none=True).encode() + b"\n")
         self.exchanges.append(exchange)
 
 

@@ -15,7 +15,7 @@ from agent.study.records import Baseline, PlannedRun, Proposal
 class _Event(BaseModel):
     """Base of all events. The ledger fills in number and time (UTC) when it records one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
     seq: int = 0
     time: datetime = datetime.min.replace(tzinfo=UTC)

@@ -44,7 +44,7 @@ class Ledger:
         """Record what is about to be acted on, or what has just come out."""
         stamp = {"seq": len(self.events), "time": datetime.now(UTC), "elapsed": round(self._elapsed, 3)}
         event = event.model_copy(update=stamp)
-        body = event.model_dump_json(by_alias=True).encode()[:-1]
+        body = event.model_dump_json().encode()[:-1]
         self._log.append(body + _CHECK + _checksum(_last_check(self._log.content), body) + b'"}\n')
         self.events.append(event)
 
