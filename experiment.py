@@ -3,7 +3,7 @@
     python experiment.py --out_dir=run_0
 
 This file is meant to be edited: everything worth changing is in it. What it imports from agent.lab (the activations,
-the guard, finish and the evaluation behind it) is the fixed ground on which runs are compared.
+the guard, finish and the evaluation that it starts) stays the same, so that runs can be compared.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from agent.lab.training import TrainingGuard, constants, finish
 
 # Fixed within a study: two runs that differ here cannot be compared.
 MODEL = "tiny-lm"  # tiny-lm (embedded), a local directory, a hub model's name, or a synthetic world
-HOOK_NAME = "blocks.1.hook_resid_post"  # the activations the SAE reads and rebuilds
+HOOK_NAME = "blocks.1.hook_resid_post"  # the activations that the SAE reconstructs
 TOKENS = 1_500_000  # training tokens, each seen once
 D_SAE = 1024  # latents
 SEED = 0  # initialisation and order of the tokens
@@ -26,18 +26,18 @@ SEED = 0  # initialisation and order of the tokens
 # Free to change.
 K = 16  # latents active per token, on average over a batch
 BATCH = 1024  # tokens a step: small enough for thousands of steps, large enough for BatchTopK to average over
-LEARNING_RATE = 0.008  # Adam's, between its rise and its fall
+LEARNING_RATE = 0.008  # Adam's, between warm-up and decay
 WARMUP = 0.02  # share of the steps over which the learning rate rises
 DECAY = 0.3  # share of the steps over which it falls to zero
 AUX_COEFFICIENT = 1 / 32  # weight of the dead latents' loss (Gao et al. 2024, arXiv 2406.04093)
-AUX_K = 64  # dead latents that rebuild the residual
+AUX_K = 64  # dead latents per token that reconstruct the residual
 DEAD_AFTER = TOKENS // 20  # tokens without firing that make a latent dead: the run is 20 such windows long
-DEAD_EVERY = 50  # steps between looks at which latents are dead
+DEAD_EVERY = 50  # steps between updates of the set of dead latents
 THRESHOLD_RATE = 0.02  # of the moving average that turns the batch's cut-off into a fixed threshold
 
 
 class SAE(nn.Module):
-    """BatchTopK (Bussmann et al. 2024, arXiv 2412.06410). Activations are scaled to mean norm sqrt(d_in)."""
+    """A BatchTopK SAE (Bussmann et al. 2024, arXiv 2412.06410) of activations scaled to mean norm sqrt(d_in)."""
 
     threshold: Tensor
 
@@ -51,11 +51,11 @@ class SAE(nn.Module):
         self.register_buffer("threshold", torch.zeros(()))
 
     def pre_activations(self, x: Tensor) -> Tensor:
-        """[batch, d_in] -> [batch, d_sae], non-negative."""
+        """Return non-negative pre-activations `[batch, d_sae]` of activations `[batch, d_in]`."""
         return F.relu((x - self.b_dec) @ self.W_enc + self.b_enc)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Inference: a fixed threshold, so a token's latents do not depend on the other tokens."""
+        """Encode by a fixed threshold (inference): the latents of a token do not depend on other tokens."""
         pre = self.pre_activations(x)
         return torch.where(pre > self.threshold, pre, 0.0)
 
@@ -63,14 +63,14 @@ class SAE(nn.Module):
         return latents @ self.W_dec + self.b_dec
 
     def select(self, pre: Tensor) -> Tensor:
-        """Training: the K * batch largest pre-activations of the batch; the threshold follows the smallest of them."""
+        """Keep the batch's K * batch largest pre-activations (training); the threshold follows the smallest of them."""
         smallest = torch.topk(pre.detach().flatten(), int(K * len(pre)), sorted=False).values.min()
         self.threshold.lerp_(smallest, THRESHOLD_RATE)
         return torch.where((pre >= smallest) & (pre > 0), pre, 0.0)
 
 
 def auxiliary_loss(sae: SAE, pre: Tensor, residual: Tensor, dead: Tensor) -> Tensor:
-    """Dead latents (their indices) rebuild what the live ones left over, so that they find something to do."""
+    """Return the error of the residual's reconstruction by dead latents (their indices), which revives them."""
     if len(dead) == 0:
         return residual.new_zeros(())
     values, indices = pre[:, dead].topk(min(AUX_K, len(dead)), dim=1)
@@ -79,7 +79,7 @@ def auxiliary_loss(sae: SAE, pre: Tensor, residual: Tensor, dead: Tensor) -> Ten
 
 
 def compute_loss(sae: SAE, x: Tensor, dead: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the loss, the latents `[batch, d_sae]` and the mean squared error."""
+    """Return the loss, the latents `[batch, d_sae]` and the mean squared error."""
     pre = sae.pre_activations(x)
     latents = sae.select(pre)
     residual = x - sae.decode(latents)
@@ -89,13 +89,13 @@ def compute_loss(sae: SAE, x: Tensor, dead: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def learning_rate(progress: float) -> float:
-    """Rises, stays, falls; `progress` runs from 0 to 1."""
+    """Return the learning rate, which rises, stays and falls; `progress` runs from 0 to 1."""
     return LEARNING_RATE * min((progress + 1e-3) / WARMUP, 1.0, (1 - progress) / DECAY)
 
 
 @torch.no_grad()
 def constrain(sae: SAE) -> None:
-    """Decoder rows keep norm 1, so that a latent's size is its contribution."""
+    """Rescale the decoder rows to norm 1, so that the size of a latent is its contribution."""
     sae.W_dec.copy_(F.normalize(sae.W_dec, dim=1))
 
 

@@ -39,7 +39,7 @@ END = "<|endoftext|>"
 
 
 def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE in the GPT-NeoX manner, trained on a third of the documents."""
+    """Train a byte-level BPE like GPT-NeoX's on a third of the documents."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -62,7 +62,7 @@ def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> np.ndarray:
-    """All documents in a seeded order, END after each, as one stream of token ids."""
+    """Return all documents in a seeded order, END after each, as one stream of token ids."""
     documents = random.Random(SEED).sample(documents, len(documents))
     end = tokenizer.eos_token_id
     encoded = tokenizer.backend_tokenizer.encode_batch(documents)
@@ -87,7 +87,7 @@ def build_model() -> GPTNeoXForCausalLM:
 
 
 def windows(stream: np.ndarray, step: int) -> Tensor:
-    """Batch number `step`: `[BATCH, CONTEXT + 1]` token ids, each epoch cut at another offset.
+    """Return batch number `step`, token ids `[BATCH, CONTEXT + 1]`; an epoch is cut at an offset of its own.
 
     Half of the windows begin with END, as harvesting and evaluation prepend it; the other half do not, as the
     probing evaluation does not.
@@ -103,7 +103,7 @@ def windows(stream: np.ndarray, step: int) -> Tensor:
 
 
 def loss_per_token(model: nn.Module, batch: Tensor) -> Tensor:
-    """Cross-entropy in nats, `[batch, CONTEXT]`."""
+    """Return the cross-entropy `[batch, CONTEXT]` in nats."""
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(batch[:, :-1]).logits
     losses = nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
@@ -126,7 +126,7 @@ def build_optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
 
 @torch.no_grad()
 def held_out_loss(model: nn.Module, stream: np.ndarray, n_windows: int) -> Tensor:
-    """Mean cross-entropy at each position, `[CONTEXT]`, over the first n_windows windows, END in front of each."""
+    """Return the mean cross-entropy `[CONTEXT]` by position over the first n_windows windows, END before each."""
     count = min(n_windows, len(stream) // CONTEXT)
     rows = torch.from_numpy(stream[: count * CONTEXT].astype(np.int64)).view(count, CONTEXT)
     rows = torch.cat([torch.zeros(count, 1, dtype=torch.long), rows], dim=1)
@@ -172,7 +172,7 @@ def train(model: nn.Module, stream: np.ndarray, dev: np.ndarray, out_dir: Path, 
 
 
 def baselines(stream: np.ndarray, test: np.ndarray) -> dict[str, float]:
-    """Held-out cross-entropy of a unigram (add-one) and a bigram (absolute discounting, 0.75) model, in nats."""
+    """Return the held-out cross-entropy in nats of a unigram (add-one) and a bigram (discounting, 0.75) model."""
     train_ids, test_ids = stream.astype(np.int64), test.astype(np.int64)
     unigram = np.bincount(train_ids, minlength=VOCAB_SIZE) + 1.0
     unigram /= unigram.sum()

@@ -32,7 +32,7 @@ END = "<|endoftext|>"
 
 
 def make_model(directory: Path, d_model: int = D_MODEL) -> Path:
-    """A GPTNeoX of two layers that has learnt a little, so that losing its activations costs something."""
+    """Train a GPTNeoX of two layers a little, so that ablating its activations raises the loss."""
     prompts = [p for name in READ for p in text.read_prompts(text.data_dir() / f"{name}.csv.zst")[:400]]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -75,7 +75,7 @@ def make_model(directory: Path, d_model: int = D_MODEL) -> Path:
 def experiment(
     directory: Path, model: Path | str, step: Step | None = None, idea: str = "hierarchical_sae", **constants: Any
 ) -> Path:
-    """directory/experiment.py: the shipped baseline, or a step of an idea, at a test's size."""
+    """Write directory/experiment.py: the shipped baseline, or a step of an idea, at a test's size."""
     fixed = Fixed(model=str(model), hook_name=HOOK, tokens=TOKENS, d_sae=D_SAE)
     source = ideas.render_step(ideas.load(idea), step, fixed) if step else ideas.render_baseline(fixed)
     for name, value in ({"K": K, "BATCH": BATCH} | constants).items():
@@ -103,7 +103,7 @@ def load_of_idea(idea: str, file: str) -> SimpleNamespace:
 
 
 def of_idea(directory: Path, model: Path, idea: str) -> dict[str, ModuleType]:
-    """The baseline, the idea's template with every mechanism off, and each step of its plan, as modules."""
+    """Load the baseline, the idea's template with every mechanism off, and the steps of its plan as modules."""
     plan = ideas.load(idea).plan
     off = plan[0].model_copy(update={"name": "off", "parameters": {}})
     steps = {"baseline": None, **{step.name: step for step in (off, *plan)}}
@@ -111,13 +111,13 @@ def of_idea(directory: Path, model: Path, idea: str) -> dict[str, ModuleType]:
 
 
 def stream(model: Path, size: int = TOKENS, batch: int = BATCH) -> Stream:
-    """The small model's stored activations, from their start."""
+    """Stream the small model's harvest from its start."""
     folder, manifest = activations.ensure_harvest(str(model), HOOK, TOKENS)
     return Stream(folder, manifest, size, batch, seed=0)
 
 
 def train(module: ModuleType, data: Stream, steps: int | None = None) -> Any:
-    """The experiment's own SAE after some steps of its own loss, without the guard."""
+    """Train the experiment's own SAE for some steps of its own loss, without the guard."""
     torch.manual_seed(0)
     sae = getattr(module, "TieredSAE", module.SAE)(data.d_in, module.D_SAE, data.mean)
     optimizer = torch.optim.Adam(sae.parameters(), lr=module.LEARNING_RATE)
@@ -184,7 +184,7 @@ def examination(folder: Path, rows: torch.Tensor, out: Path, evaluator: Evaluato
 
 
 def start(*command: str | Path, stdin: int | None = None, **environment: str) -> "subprocess.Popen[str]":
-    """A Python process, as a user starts it."""
+    """Start a Python process as a user does."""
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
         env=os.environ | environment,
@@ -196,14 +196,14 @@ def start(*command: str | Path, stdin: int | None = None, **environment: str) ->
 
 
 def run(*command: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """A Python process from start to end."""
+    """Run a Python process to its end."""
     process = start(*command, **environment)
     stdout, stderr = process.communicate(timeout=280)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def one_line(stderr: str) -> str:
-    """What a user's mistake shows: exactly one line, which is returned."""
+    """Assert that stderr is exactly one line, as after a user's mistake, and return it."""
     lines = [line for line in stderr.splitlines() if line.strip()]
     assert len(lines) == 1, stderr
     return lines[0]

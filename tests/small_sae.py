@@ -130,5 +130,5 @@ def save(
 
 
 def activations(rows: int, seed: int = 0) -> Tensor:
-    """Unscaled."""
+    """Draw unscaled activations `[rows, D_IN]`."""
     return torch.randn(rows, D_IN, generator=torch.Generator().manual_seed(seed)) / SCALE

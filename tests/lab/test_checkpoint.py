@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back, and what is not an SAE is refused."""
+"""Checkpoints: a saved SAE loads as it was, and anything that is no SAE is refused."""
 
 import resource
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Models by name: what loads, and what is said of what does not."""
+"""Models by name: those that load, and the messages about those that do not."""
 
 import sys
 import time

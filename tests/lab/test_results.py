@@ -1,4 +1,4 @@
-"""What an experiment may have put where its results belong: read as damage, never followed or waited for."""
+"""Files that an experiment may plant in place of results: read as damage, never followed or waited for."""
 
 import os
 from collections.abc import Callable
@@ -49,7 +49,7 @@ PLANTED = {
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize(("plant", "said"), PLANTED.items(), ids=[plant.__name__ for plant in PLANTED])
 @pytest.mark.parametrize(("name", "read"), [("final_info.json", results.read), ("metrics.jsonl", results.read_metrics)])
-def test_what_is_no_plain_file_is_damage(tmp_path: Path, plant: Callable, said: str, name: str, read: Callable):
+def test_anything_but_a_regular_file_is_damage(tmp_path: Path, plant: Callable, said: str, name: str, read: Callable):
     plant(tmp_path / name)
     with pytest.raises(BadResults, match=f"{name} {said}"):
         read(tmp_path)

@@ -51,7 +51,7 @@ def test_held_out_prompts_and_their_duplicates_are_in_no_split():
 
 
 def test_a_held_out_prompt_recurs_in_other_datasets():
-    """Else leaving the duplicates out would be idle, and the test above could not fail."""
+    """Otherwise the test above could not fail."""
     names = {path.name.split(".")[0] for path in text.data_dir().glob("*.csv.zst")} - set(text.HELD_OUT)
     small = sorted(name for name in names if "headline" in name or "nyc_borough" in name)
     others = {text.normalise(p) for name in small for p in text.read_prompts(text.data_dir() / f"{name}.csv.zst")}
