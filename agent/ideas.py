@@ -263,7 +263,7 @@ def _constants(fixed: Fixed) -> dict[str, Any]:
 
 
 def strict_templates(folder: Path) -> "jinja2.Environment":
-    """Return an environment for the templates of a folder in which an undefined variable is an error."""
+    """Return a jinja2 environment for a folder of templates; undefined variables are errors."""
     import jinja2
 
     return jinja2.Environment(
