@@ -446,7 +446,7 @@ def test_probing_results_without_a_dataset_are_an_error(evaluator: Evaluator, ea
     """SAE-Bench returns such a result if it finds another SAE's file for some of the datasets."""
     left_over = tmp_path / "sae_custom_sae_eval_results.json"
     left_over.write_text("{}")
-    with pytest.raises(EvaluationError, match="answered for 0 of 1 datasets"):
+    with pytest.raises(EvaluationError, match="gave scores for 0 of 1 datasets"):
         probing.run_probing(eager, evaluator.probes, tmp_path, "sae", (probing.DATASETS[0],))
 
 
