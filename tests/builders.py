@@ -6,20 +6,16 @@ from pathlib import Path
 from agent.ideas import Fixed
 from agent.lab.evaluation.requests import QUICK
 from agent.lab.results import Core, FinalInfo, Latents, Probing
-from agent.lab.verdicts import MetricsRow, Verdict
+from agent.lab.verdicts import MetricsRow, Verdict, VerdictName
 from agent.study.events import Event, ProposalMade, RunCommitted, RunReserved, StudyStarted
 from agent.study.records import Proposal
 from agent.study.runs import Run
 from agent.study.state import RunState
 
 BASELINE = Proposal(name="baseline", title="Baseline", description="d", why="w", predictions={}, source="")
-
-
 CHANGE = BASELINE.model_copy(
     update={"name": "c", "title": "A change", "predictions": {"ce_loss_score": "up", "l0": "same"}}
 )
-
-
 STARTED = StudyStarted(
     idea="mine",
     title="My idea",
@@ -33,14 +29,8 @@ STARTED = StudyStarted(
     max_runs=1,
     run_timeout=60,
 )
-
-
 OK = Verdict(name="ok", evidence="sound")
-
-
 FIRST: list[Event] = [STARTED, ProposalMade(run=0, proposal=BASELINE), RunReserved(run=0)]
-
-
 SECOND: list[Event] = [
     *FIRST,
     RunCommitted(run=0, verdict=OK),
@@ -49,33 +39,33 @@ SECOND: list[Event] = [
 ]
 
 
+def core(default: float | None = 0.8, **figures: float | None) -> Core:
+    """Return core's figures, `default` where they are not given."""
+    return Core.model_validate(dict.fromkeys(Core.model_fields, default) | {"tokens": 10} | figures)
+
+
 def scored(l0: float | None, score: float | None) -> FinalInfo:
-    core = dict.fromkeys(Core.model_fields, 0.8) | {"l0": l0, "ce_loss_score": score, "tokens": 10}
-    return FinalInfo(verdict=OK, core=Core.model_validate(core))
+    """Return the results of a run with this L0 and CE-loss score."""
+    return FinalInfo(verdict=OK, core=core(l0=l0, ce_loss_score=score))
 
 
-PROPOSAL = Proposal(
-    name="p", title="A change", description="d", why="w", predictions={"l0": "same"}, source="print()\n"
-)
+def failed(verdict: VerdictName, evidence: str = "") -> FinalInfo:
+    """Return the results of a run that does not count."""
+    return FinalInfo(verdict=Verdict(name=verdict, evidence=evidence))
 
 
 def measured(l0: float, ev: float, score: float, alive: float, auc: float) -> FinalInfo:
-    core = dict.fromkeys(Core.model_fields, 0.5) | {
-        "l0": l0,
-        "explained_variance_centered": ev,
-        "ce_loss_score": score,
-        "loss_added": 5 * (1 - score),
-        "tokens": 10,
-    }
+    """Return results with the headline figures of a language model."""
     return FinalInfo(
-        verdict=Verdict(name="ok", evidence="as measured"),
-        core=Core.model_validate(core),
+        verdict=OK,
+        core=core(0.5, l0=l0, explained_variance_centered=ev, ce_loss_score=score, loss_added=5 * (1 - score)),
         latents=Latents.model_validate(dict.fromkeys(Latents.model_fields, 1.0) | {"alive_fraction": alive}),
         probing=Probing(auc={5: auc}, accuracy={}, random_auc={}, llm_auc=0.8, llm_accuracy=0.8, datasets=[]),
     )
 
 
 def history(directory: Path, final: FinalInfo, loss: float = 40.0, tiered: bool = False) -> None:
+    """Write a training history of 100 rows that ends as `final` says."""
     directory.mkdir(parents=True, exist_ok=True)
     l0, alive = final.metric("l0"), final.metric("alive_fraction")
     assert alive is not None
@@ -98,5 +88,6 @@ def history(directory: Path, final: FinalInfo, loss: float = 40.0, tiered: bool 
 
 
 def run(directory: Path, number: int, title: str, info: FinalInfo | None) -> Run:
+    """Return a run that is done, in a directory of the study's."""
     proposal = Proposal(name="p", title=title, description="d", why="w", predictions={}, source="")
     return Run(RunState(number=number, proposal=proposal, stage="done"), directory / f"run_{number}", info)

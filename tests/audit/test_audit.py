@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from audit_rates import measure
+from builders import core
 
 from agent.audit import audit, known_figures, notes_reader
 from agent.lab import results
 from agent.lab.errors import UserError
-from agent.lab.results import Comparison, Core, FinalInfo, Latents, MetricComparison
+from agent.lab.results import Comparison, FinalInfo, Latents, MetricComparison
 from agent.lab.verdicts import Verdict
 from agent.report.notes import CHECKSUM
 
@@ -197,10 +198,11 @@ def test_runs_more_than_a_tenth_of_l0_apart_do_not_compare(l0: float, status: st
 
 
 def info(ce_loss_score: float, verdict: str = "ok", comparison: Comparison | None = None) -> FinalInfo:
-    other = dict.fromkeys(Core.model_fields, 0.5) | {"l0": 16.0, "ce_loss_score": ce_loss_score, "tokens": 1000}
     latents = Latents(alive_fraction=1, dense_fraction=0, W_dec_norm_mean=1, W_dec_norm_min=1, W_dec_norm_max=1)
     given = Verdict(name=verdict, evidence="tried")  # pyright: ignore[reportArgumentType]
-    return FinalInfo(verdict=given, core=Core(**other), latents=latents, comparison=comparison)
+    return FinalInfo(
+        verdict=given, core=core(0.5, l0=16.0, ce_loss_score=ce_loss_score), latents=latents, comparison=comparison
+    )
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+from builders import OK, core
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,6 @@ from agent.comparison.matching import all_metrics, bracketing_levels, compare, l
 from agent.comparison.significance import holm, smallest_detectable
 from agent.ideas import Fixed, render_baseline
 from agent.lab.results import Comparison, Core, FamilyScores, FinalInfo, Latents, MetricComparison, Probing
-from agent.lab.verdicts import Verdict
 from agent.study.records import Baseline
 
 SCORE, NOISE, WORTH = "ce_loss_score", 0.001, 0.005
@@ -32,11 +32,10 @@ def on_curve(l0: float) -> float:
 
 def measured(l0: float | None = 16.0, **values: float | None) -> FinalInfo:
     """A run with these headline metrics and no others."""
-    core = dict.fromkeys(Core.model_fields) | {"tokens": 10, "l0": l0}
-    core |= {name: value for name, value in values.items() if name in Core.model_fields}
+    figures = {name: value for name, value in values.items() if name in Core.model_fields}
     return FinalInfo(
-        verdict=Verdict(name="ok", evidence="sound"),
-        core=Core.model_validate(core),
+        verdict=OK,
+        core=core(None, l0=l0, **figures),
         latents=Latents.model_validate(
             dict.fromkeys(Latents.model_fields) | {"alive_fraction": values.get("alive_fraction")}
         ),

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from builders import measured, run
+from builders import failed, measured, run
 from figure_checks import overlapping
 from safetensors.numpy import save_file
 from small_lab import examination, load_of_idea
@@ -18,7 +18,6 @@ from agent import TEMPLATES
 from agent.lab import checkpoint
 from agent.lab.evaluation import idea_analysis
 from agent.lab.results import FamilyScores, FinalInfo, Probe, Probing
-from agent.lab.verdicts import Verdict
 from agent.report import figure_style
 from agent.study.runs import Run
 
@@ -253,9 +252,9 @@ def test_the_baselines_other_seeds_are_its_noise_runs(drawing: Any, tmp_path: Pa
 
 @pytest.mark.parametrize("count", [1, 8])
 def test_the_figures_fit_few_and_many_runs_and_name_failed_ones(drawing: Any, tmp_path: Path, count: int):
-    failed = FinalInfo(verdict=Verdict(name="timed_out", evidence="60 s"))
+    timed_out = failed("timed_out", "60 s")
     for result in (world, language):
-        runs = [*study(tmp_path, result, count), run(tmp_path, count, "Died", failed)]
+        runs = [*study(tmp_path, result, count), run(tmp_path, count, "Died", timed_out)]
         for name, figure in draw(drawing, tmp_path, runs).items():
             assert overlapping(figure) == [], name
             assert f"Not shown: run {count} has no result (timed_out)." in figure.description

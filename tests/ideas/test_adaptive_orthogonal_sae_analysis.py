@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import measured, run
+from builders import failed, measured, run
 from figure_checks import overlapping
 from matplotlib import rc_context
 from small_lab import examination, experiment, load, load_of_idea
@@ -17,8 +17,7 @@ from small_sae import header
 from agent import ideas
 from agent.lab import checkpoint
 from agent.lab.evaluation.idea_analysis import Examination
-from agent.lab.results import FamilyScores, FinalInfo, keep
-from agent.lab.verdicts import Verdict
+from agent.lab.results import FamilyScores, keep
 from agent.report import figure_style
 from agent.study.runs import Run
 
@@ -214,8 +213,8 @@ def test_the_sweep_joins_runs_that_differ_in_alpha_alone(tmp_path: Path, drawing
 def test_what_is_not_shown_is_said(tmp_path: Path, drawing: Any):
     runs = study(tmp_path, 4)
     (tmp_path / "run_2/eval/analysis/decoder.json").unlink()
-    failed = FinalInfo(verdict=Verdict(name="timed_out", evidence="60 s"))
-    runs[3] = run(tmp_path, 3, "Died", failed)
+    timed_out = failed("timed_out", "60 s")
+    runs[3] = run(tmp_path, 3, "Died", timed_out)
     figures = drawn(drawing, tmp_path, runs)
     assert figures["alpha_sweep.png"].description.endswith("Not shown: run 3 has no alpha or no result (timed_out).")
     for name in ("condition_numbers.png", "decoder_cosines.png"):

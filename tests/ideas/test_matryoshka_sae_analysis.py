@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from builders import run
+from builders import failed, run
 from figure_checks import overlapping
 from matplotlib.figure import Figure as MatplotlibFigure
 from small_lab import CONTEXT, load_of_idea
@@ -165,7 +165,7 @@ def figures_of(number: int, prefixes: int, world: bool) -> dict[str, float | Non
 def study(directory: Path, count: int, world: bool) -> list[Run]:
     """Return run 0, a run that failed, and `count` others with three or five prefixes."""
     runs = [run(directory, 0, "Baseline", FinalInfo(verdict=Verdict(name="ok", evidence="")))]
-    runs.append(run(directory, 1, "A loss that exploded", FinalInfo(verdict=Verdict(name="nan", evidence=""))))
+    runs.append(run(directory, 1, "A loss that exploded", failed("nan")))
     for number in range(2, count + 2):
         prefixes = 5 if number == 4 else 3
         figures = figures_of(number, prefixes, world)

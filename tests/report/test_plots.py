@@ -6,15 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from builders import history, measured, run
+from builders import failed, history, measured, run
 from figure_checks import overlapping
 
 from agent import TEMPLATES
 from agent.comparison.judgement import judge
 from agent.comparison.matching import all_metrics, compare
 from agent.lab.evaluation import idea_files
-from agent.lab.results import FamilyScores, FinalInfo
-from agent.lab.verdicts import Verdict
+from agent.lab.results import FamilyScores
 from agent.report import plots
 from agent.study.records import Baseline
 from agent.study.runs import Run
@@ -174,7 +173,7 @@ def test_any_title_fits(tmp_path: Path):
     for variant in study(tmp_path, 3):
         title = "WIDE $\\frac TITLE\n" + "OF MANY WORDS " * 9
         runs.append(run(tmp_path, variant.number, title, variant.info))
-    runs.append(run(tmp_path, 3, title, FinalInfo(verdict=Verdict(name="out_of_memory", evidence="9 GiB"))))
+    runs.append(run(tmp_path, 3, title, failed("out_of_memory", "9 GiB")))
     history(runs[3].directory, measured(*MEASURED[3]))
     written = write(tmp_path, runs)
     for name, figure in written.items():
@@ -223,7 +222,7 @@ def test_runs_that_are_not_shown_are_listed(tmp_path: Path):
     runs[1] = run(tmp_path, 1, "Far", far.model_copy(update={"comparison": compare(far, BASELINES)}))
     unprobed = measured(*MEASURED[2]).model_copy(update={"probing": None})
     runs[2] = run(tmp_path, 2, "Unprobed", unprobed.model_copy(update={"comparison": compare(unprobed, BASELINES)}))
-    runs[3] = run(tmp_path, 3, "Died", FinalInfo(verdict=Verdict(name="timed_out", evidence="60 s")))
+    runs[3] = run(tmp_path, 3, "Died", failed("timed_out", "60 s"))
     runs[4] = run(tmp_path, 4, "Goes on", None)
     (tmp_path / "run_4" / "metrics.jsonl").unlink()
     written = write(tmp_path, runs)

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+from builders import failed, scored
 
 from agent.comparison.judgement import Judgement, Outcome
 from agent.ideas import Fixed, render_baseline
-from agent.lab.results import Comparison, Core, FinalInfo, MetricComparison, Training
-from agent.lab.verdicts import Verdict
+from agent.lab.results import Comparison, MetricComparison, Training
 from agent.proposers.template import baseline_proposal
 from agent.report import prose
 from agent.report.prose import Facts
@@ -27,11 +27,8 @@ def compared(value: float, reference: float, half_width: float) -> MetricCompari
 def run(number: int, score: float | None, outside: str | None = None) -> Run:
     """Return a run whose CE-loss score is 0.02 above the baseline's. `outside`: why it is not compared."""
     if score is None:
-        info = FinalInfo(verdict=Verdict(name="crashed", evidence="ValueError"))
+        info = failed("crashed", "ValueError")
         return Run(RunState(number, baseline_proposal(Fixed())), Path(f"run_{number}"), info)
-    core = Core.model_validate(
-        dict.fromkeys(Core.model_fields, 0.9) | {"l0": 16.2, "ce_loss_score": score, "tokens": 1}
-    )
     metrics = {
         "ce_loss_score": compared(score, score - 0.02, 0.002),
         "explained_variance_centered": compared(0.9, 0.8999, 0.002),
@@ -40,7 +37,7 @@ def run(number: int, score: float | None, outside: str | None = None) -> Run:
     comparison = Comparison(levels=[16, 17], seeds=5, metrics={} if outside else metrics, not_comparable=outside)
     fields = {"model": "m", "hook_name": "h", "layer": 1, "d_in": 1, "d_sae": 1, "steps": 1, "tokens": 1, "seed": 0}
     training = Training(**fields, final_loss=1.0, seconds=1.0, learning_rate=1.0, settings=SETTINGS)
-    info = FinalInfo(verdict=Verdict(name="ok", evidence=""), core=core, comparison=comparison, training=training)
+    info = scored(16.2, score).model_copy(update={"comparison": comparison, "training": training})
     return Run(RunState(number, baseline_proposal(Fixed())), Path(f"run_{number}"), info)
 
 
