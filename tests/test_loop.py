@@ -354,7 +354,7 @@ def test_a_study_whose_lab_was_changed_measures_nothing_more(checkout: Checkout,
     _, stderr = driver.communicate(timeout=60)
     assert driver.returncode == 0, stderr
     assert "The study ended: agent/lab was changed while the study ran" in checkout.notes
-    assert "Seems better, and is not confirmed by fresh seeds yet" in checkout.notes
+    assert "Seems better, not yet confirmed by fresh seeds" in checkout.notes
     assert (checkout.state.replicates, checkout.state.tested) == ({}, {})
 
 

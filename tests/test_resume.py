@@ -130,7 +130,7 @@ def test_a_study_that_has_ended_is_not_resumed(calm: Checkout):
     assert calm.study.ledger.read_bytes() == before
     ended = calm.agent("resume")
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert "no study under" in ended.stderr
+    assert "is unfinished: start one with `agent run`" in ended.stderr
 
 
 def test_what_is_no_study_is_not_resumed(calm: Checkout):

@@ -5,8 +5,9 @@ import hashlib
 import warnings
 from pathlib import Path
 
-# Messages, progress and checks before the work: no figure depends on them.
+# Messages, progress, checks before the work, the client of a judge: no figure depends on them.
 WITHOUT_FIGURES = {
+    "chat.py",
     "code_hash.py",
     "errors.py",
     "evaluation/doctor.py",
