@@ -39,6 +39,11 @@ SECOND: list[Event] = [
 ]
 
 
+PROPOSAL = Proposal(
+    name="p", title="A change", description="d", why="w", predictions={"l0": "same"}, source="print()\n"
+)
+
+
 def core(default: float | None = 0.8, **figures: float | None) -> Core:
     """Return core's figures, `default` where they are not given."""
     return Core.model_validate(dict.fromkeys(Core.model_fields, default) | {"tokens": 10} | figures)

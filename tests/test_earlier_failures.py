@@ -184,6 +184,7 @@ def test_a_change_that_never_reaches_the_loss_leaves_the_same_checkpoint(small_m
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.slow
 def test_a_run_with_the_checkpoint_of_another_has_no_effect(tmp_path: Path):
     """Two steps whose code differs and whose training does not."""
     checkout = make_checkout(tmp_path)

@@ -112,6 +112,7 @@ def test_sae_lens_opens_what_stands_beside_the_checkpoint(twice: list[Path]):
     assert (sae.cfg.d_in, sae.cfg.d_sae) == (32, D_SAE)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_weights(script: Path, twice: list[Path], tmp_path: Path):
     other = tmp_path / "other.py"
     other.write_text(script.read_text().replace("SEED = 0", "SEED = 1"))
@@ -147,6 +148,7 @@ def recorded(run_dir: Path) -> results.Training:
     return checkpoint.read_header(run_dir / "checkpoint").training
 
 
+@pytest.mark.slow
 def test_in_a_study_an_experiment_gets_the_studys_tokens_and_no_more(
     script: Path, small_model: Path, twice: list[Path], tmp_path: Path
 ):
@@ -164,6 +166,7 @@ def test_in_a_study_an_experiment_gets_the_studys_tokens_and_no_more(
     assert results.read_metrics(tmp_path / "run")[-1].tokens == TOKENS
 
 
+@pytest.mark.slow
 def test_by_hand_the_files_own_tokens_rule_and_what_was_served_is_recorded(script: Path, tmp_path: Path):
     looped = edited(script, tmp_path, ("enumerate(data):", "enumerate(x for _ in range(2) for x in data):"))
     ended = run(looped, "--out_dir", tmp_path / "run", SAE_AGENT_SMOKE="1")
@@ -171,6 +174,7 @@ def test_by_hand_the_files_own_tokens_rule_and_what_was_served_is_recorded(scrip
     assert recorded(tmp_path / "run").tokens == 2 * activations.SMOKE_TOKENS
 
 
+@pytest.mark.slow
 def test_in_a_study_a_smoke_run_is_as_short_as_ever(script: Path, small_model: Path, tmp_path: Path):
     looped = edited(script, tmp_path, ("enumerate(data):", "enumerate(x for _ in range(2) for x in data):"))
     ended = run(looped, "--out_dir", tmp_path / "run", **fixed(small_model), SAE_AGENT_SMOKE="1")
@@ -197,6 +201,7 @@ def test_another_model_or_hook_than_the_studys_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_replicate_has_another_seed_throughout(script: Path, twice: list[Path], tmp_path: Path):
     other = edited(script, tmp_path, ("SEED = 0", "SEED = 5"))
     by_edit = run(other, "--out_dir", tmp_path / "by_edit", SAE_AGENT_SMOKE="1", **DRIVEN)
@@ -252,6 +257,7 @@ def test_a_directory_in_use_is_refused_with_the_next_free_name(script: Path, tmp
     assert (tmp_path / "run_3/notes.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_too_many_latents_a_token_is_one_line(script: Path, tmp_path: Path):
     wrong = tmp_path / "experiment.py"
     wrong.write_text(script.read_text().replace(f"K = {K}\n", f"K = {D_SAE + 1}\n"))
@@ -260,6 +266,7 @@ def test_too_many_latents_a_token_is_one_line(script: Path, tmp_path: Path):
     assert f"K {D_SAE + 1} is more than D_SAE {D_SAE}" in one_line(ended.stderr)
 
 
+@pytest.mark.slow
 def test_an_unknown_model_is_one_line_with_the_nearest(script: Path, tmp_path: Path):
     wrong = tmp_path / "experiment.py"
     wrong.write_text(script.read_text().replace("MODEL = ", "MODEL = 'gpt3'  # "))

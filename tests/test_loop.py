@@ -186,6 +186,7 @@ def test_the_ledger_tells_the_same_story(troubled: Troubled):
     assert kinds[-3:] == ["test_scored", "study_ended", "notes_written"]
 
 
+@pytest.mark.slow
 def test_the_budget_ends_the_study_and_a_strange_git_set_up_does_no_harm(checkout: Checkout, tmp_path: Path):
     hooks = tmp_path / "hooks"
     hooks.mkdir()
@@ -204,6 +205,7 @@ def test_the_budget_ends_the_study_and_a_strange_git_set_up_does_no_harm(checkou
         assert "run_1/final_info.json" in repo.git.ls_files()
 
 
+@pytest.mark.slow
 def test_hours_end_the_study_before_a_run_that_would_exceed_them(checkout: Checkout):
     checkout.plan(*[f"fine.{number}" for number in range(40)])
     ended = checkout.run(40, "--max-hours", "0.004")
@@ -229,6 +231,7 @@ def test_a_winner_is_confirmed_by_fresh_seeds_and_luck_is_not(checkout: Checkout
     assert "- run 1 (Step 1 that is better): L0 " in tested
 
 
+@pytest.mark.slow
 def test_a_second_study_takes_its_baselines_from_the_cache(checkout: Checkout):
     checkout.plan("fine")
     assert checkout.run(1).returncode == 0
@@ -256,6 +259,7 @@ def test_a_broken_evaluation_stops_the_study(checkout: Checkout, tmp_path: Path)
     assert len(checkout.state.runs) == 1
 
 
+@pytest.mark.slow
 def test_sentinels_without_scores_are_tried_again_by_resume(checkout: Checkout, tmp_path: Path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home/mute").touch()
@@ -269,6 +273,7 @@ def test_sentinels_without_scores_are_tried_again_by_resume(checkout: Checkout, 
     assert checkout.state.runs_used == 1
 
 
+@pytest.mark.slow
 def test_a_run_by_hand_is_taken_into_notes_and_plots(checkout: Checkout):
     checkout.plan("fine")
     assert checkout.run(1).returncode == 0
@@ -301,6 +306,7 @@ def test_a_run_by_hand_in_a_study_whose_baseline_failed_is_not_compared(checkout
     assert "The study ended: the baseline failed" in checkout.notes
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_a_run_by_hand_is_taken_in_leaves_it_to_resume(checkout: Checkout):
     checkout.plan("fine")
     assert checkout.run(1).returncode == 0
@@ -318,6 +324,7 @@ def test_ctrl_c_while_a_run_by_hand_is_taken_in_leaves_it_to_resume(checkout: Ch
     assert not checkout.state.finished
 
 
+@pytest.mark.slow
 def test_what_a_run_does_to_its_own_script_does_no_harm(checkout: Checkout):
     checkout.plan("vanishing")
     ended = checkout.run(1)
@@ -341,6 +348,7 @@ def test_a_winner_that_ignores_its_seed_is_not_confirmed(checkout: Checkout):
     assert "fresh seed 1000 cannot be compared (its checkpoint equals the run's own: " in section
 
 
+@pytest.mark.slow
 def test_a_study_whose_lab_was_changed_measures_nothing_more(checkout: Checkout, tmp_path: Path):
     checkout.plan("better", "held")
     hold = tmp_path / "hold"
@@ -358,6 +366,7 @@ def test_a_study_whose_lab_was_changed_measures_nothing_more(checkout: Checkout,
     assert (checkout.state.replicates, checkout.state.tested) == ({}, {})
 
 
+@pytest.mark.slow
 def test_notes_edited_by_hand_are_kept_beside_the_new_ones(checkout: Checkout):
     checkout.plan("slow_to_evaluate")
     driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "1")
@@ -376,6 +385,7 @@ def test_notes_edited_by_hand_are_kept_beside_the_new_ones(checkout: Checkout):
     assert "I doubt it." not in checkout.notes
 
 
+@pytest.mark.slow
 def test_a_loud_run_keeps_both_ends_of_what_it_said(checkout: Checkout):
     checkout.plan("loud")
     assert checkout.run(1).returncode == 0
@@ -394,6 +404,7 @@ def test_a_failed_baseline_ends_the_study(checkout: Checkout):
     assert len(checkout.state.runs) == 1
 
 
+@pytest.mark.slow
 def test_a_study_without_a_sound_run_failed(checkout: Checkout):
     checkout.plan("crashing")
     ended = checkout.run(1)
@@ -435,6 +446,7 @@ def test_ctrl_c_while_harvesting_leaves_no_study(checkout: Checkout):
     assert not list((checkout.root / "runs").iterdir())
 
 
+@pytest.mark.slow
 def test_two_studies_of_the_same_second_do_not_collide(checkout: Checkout):
     checkout.plan("fine")
     drivers = [checkout.start("run", "--idea", "stand_in", "--max-runs", "1") for _ in range(2)]

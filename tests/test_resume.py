@@ -44,7 +44,10 @@ REPEATED_NEVER = (
     *("sentinels_scored", "baseline_measured", "replicate_ended", "test_scored"),
 )
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the power cut finds the ledger through /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the power cut finds the ledger through /proc"),
+]
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ class TemplateProposer:
             return None
         if direction:
             wanted = WENT[when.observed_direction]
-            return f"for when the {metric} of {title!r} {wanted}; it {WENT[direction]}"
+            return f"it is tried only if the {metric} of {title!r} {wanted}; it {WENT[direction]}"
         if when.step in done:
             return f"it needs a comparison of {title!r} with the baseline, and there is none"
         if when.step in passed_over:

@@ -16,6 +16,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     return checkout
 
 
+@pytest.mark.slow
 def test_a_run_is_shown_with_healthy_ranges_and_probing(checkout: Checkout):
     shown = checkout.agent("show", str(checkout.study.run_dir(0))).stdout
     for group in ("training", "sparsity", "reconstruction", "model preservation", "probing"):

@@ -82,6 +82,7 @@ def copy(sae: Any, source: int, target: int, noise: float = 0.0) -> None:
 
 @pytest.mark.parametrize("name", [step.name for step in PLAN])
 @pytest.mark.usefixtures("smoke")
+@pytest.mark.slow
 def test_each_step_trains_and_leaves_a_checkpoint(modules: dict[str, Any], tmp_path: Path, name: str):
     modules[name].main(tmp_path)
     loaded = checkpoint.load(tmp_path / "checkpoint")

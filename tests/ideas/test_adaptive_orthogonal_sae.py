@@ -63,6 +63,7 @@ def ended(runs: dict[str, Path], name: str) -> checkpoint.Checkpoint:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_each_step_trains_and_leaves_a_checkpoint(modules: dict[str, Any], runs: dict[str, Path], name: str):
     loaded = ended(runs, name)
     assert loaded.header.training.tokens == activations.SMOKE_TOKENS

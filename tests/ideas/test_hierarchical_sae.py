@@ -47,6 +47,7 @@ def build(module: Any, model: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", [step.name for step in PLAN])
+@pytest.mark.slow
 def test_each_step_trains_and_leaves_a_checkpoint(
     modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):

@@ -70,6 +70,7 @@ def trained(module: Any, model: Path, steps: int, progress: float) -> Any:
 
 
 @pytest.mark.parametrize("name", [step.name for step in PLAN])
+@pytest.mark.slow
 def test_each_step_trains_and_leaves_a_checkpoint(
     modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):

@@ -163,6 +163,7 @@ def wait_until(condition, process: "subprocess.Popen[str]") -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_after_a_kill_two_processes_share_one_clean_harvest(after_a_kill: Path):
     manifest = activations.check_harvest(after_a_kill)
     assert manifest.rows == sum(shard.rows for shard in manifest.shards) == OTHER_TOKENS
@@ -190,6 +191,7 @@ def test_a_damaged_harvest_is_detected(after_a_kill: Path, tmp_path: Path, damag
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_is_reported_and_the_activations_harvested_again(
     small_model: Path, after_a_kill: Path, capfd: pytest.CaptureFixture[str]
 ):

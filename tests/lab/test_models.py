@@ -52,6 +52,7 @@ def test_an_unknown_model_is_answered_with_the_nearest(name: str, said: str):
 
 
 @pytest.mark.usefixtures("cache_dir")
+@pytest.mark.slow
 def test_a_hub_model_without_network_fails_at_once_in_one_line(tmp_path: Path):
     started = time.monotonic()
     ended = run(

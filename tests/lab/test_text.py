@@ -3,6 +3,8 @@
 from collections import Counter
 from functools import cache
 
+import pytest
+
 from agent.lab import text
 
 
@@ -21,6 +23,7 @@ def splits() -> Counter[text.Split]:
     return Counter(text.split_of(key) for key in keys())
 
 
+@pytest.mark.slow
 def test_a_split_is_its_part_of_the_whole_and_the_same_every_time():
     dev = list(text.prompts("dev"))
     assert dev == [prompt for prompt, key in zip(everything(), keys(), strict=True) if text.split_of(key) == "dev"]

@@ -379,6 +379,7 @@ def test_where_absorption_has_no_value(family: SyntheticModel):
 # --- as a user meets it
 
 
+@pytest.mark.slow
 def test_a_run_by_hand_on_a_world(world: Path, tmp_path: Path):
     script = experiment(tmp_path, world)
     ended = run(script, f"--out_dir={tmp_path / 'run_0'}")

@@ -205,6 +205,7 @@ def test_every_claim_of_the_notes_is_supported(finished: FinishedStudy):
     assert "0 contradicted, 0 unsupported" in audit.stdout
 
 
+@pytest.mark.slow
 def test_a_replay_of_the_transcript_repeats_the_study_without_a_network(
     finished: FinishedStudy, tmp_path_factory: pytest.TempPathFactory
 ):
@@ -221,6 +222,7 @@ def test_a_replay_of_the_transcript_repeats_the_study_without_a_network(
     assert kinds[0] == kinds[1]
 
 
+@pytest.mark.slow
 def test_a_replay_of_another_study_ends_with_the_first_difference(
     finished: FinishedStudy, tmp_path_factory: pytest.TempPathFactory
 ):
@@ -352,6 +354,7 @@ def test_forged_results_are_replaced_and_no_secret_is_printed(hostile: FinishedS
 KILLED = ("answer_sent_back", "preflight_failed", "run_described")
 
 
+@pytest.mark.slow
 def test_a_killed_and_interrupted_study_asks_nothing_twice(tmp_path_factory: pytest.TempPathFactory):
     """Kill a study repeatedly, refuse its model once for quota: each prompt is sent once. Then its budget is spent."""
     checkout = shared_checkout(tmp_path_factory, "killed")

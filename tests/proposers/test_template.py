@@ -64,7 +64,7 @@ def test_a_step_whose_condition_fails_is_skipped_with_all_that_depend_on_it(prop
     assert skipped == [
         (
             "Weaker",
-            "for when the CE-loss score of 'First' went down; it stayed within the noise of the baseline's",
+            "it is tried only if the CE-loss score of 'First' went down; it stayed within the noise of the baseline's",
         ),
         ("Weakest", "it needs a comparison of 'Weaker' with the baseline, and that was not tried"),
     ]

@@ -19,6 +19,8 @@ from agent.lab.evaluation.random_floor import RandomSAE
 from agent.lab.evaluation.sae_adapter import BenchSAE
 from agent.lab.results import FamilyScores
 
+pytestmark = pytest.mark.slow
+
 MEAN, FULL = "mean_absorption_fraction_score", "mean_full_absorption_score"
 
 

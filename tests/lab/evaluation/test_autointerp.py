@@ -23,6 +23,8 @@ from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.families import autointerp
 from agent.lab.results import FamilyScores
 
+pytestmark = pytest.mark.slow
+
 QUESTION = [{"role": "user", "content": "?"}]
 
 

@@ -103,6 +103,7 @@ def test_a_family_that_cannot_run_is_left_out_of_a_tier_and_refused_by_name(targ
         doctor.resolve_families(beyond, "forgetting", "core")
 
 
+@pytest.mark.slow
 def test_families_that_cannot_run_are_reported_before_the_harvest(small_model: Path, harvest: Any, tmp_path: Path):  # noqa: ARG001
     report = tmp_path / "found.json"
     command = (
@@ -129,6 +130,7 @@ def test_families_that_cannot_run_are_reported_before_the_harvest(small_model: P
     assert one_line(refused.stderr).startswith("error: ravel cannot run: ")
 
 
+@pytest.mark.slow
 def test_agent_doctor_prints_a_table_and_exits_1_if_a_family_cannot_run(cache_dir: Path):  # noqa: ARG001
     sound = run("-m", "agent", "doctor", "--evals", "sparse_probing_sae_probes,forgetting")
     assert sound.returncode == 0, sound.stderr

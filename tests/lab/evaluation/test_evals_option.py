@@ -9,6 +9,8 @@ from standin import Checkout, make_checkout
 from agent.lab import results
 from agent.study.ledger import State, derive, read
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"core", "sparse_probing_sae_probes"}
 
 

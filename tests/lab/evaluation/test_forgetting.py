@@ -15,6 +15,8 @@ from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.families import forgetting
 from agent.lab.evaluation.sae_adapter import BenchSAE
 
+pytestmark = pytest.mark.slow
+
 
 class Latents(BenchSAE):
     """An SAE whose latents are `size` where x along `directions [n, d_in]` of length 1 is above their thresholds."""

@@ -23,6 +23,8 @@ from agent.lab.evaluation.random_floor import RandomSAE
 from agent.lab.evaluation.sae_adapter import BenchSAE
 from agent.lab.results import FamilyScores
 
+pytestmark = pytest.mark.slow
+
 D_SAE = 64
 NAMES = ("sparse_probing", "tpp", "scr")
 

@@ -21,6 +21,7 @@ def score(evaluator: Evaluator, sae: BenchSAE, out: Path) -> dict[str, float | N
     return meta_structure.score(evaluator, sae, out, "sae").metrics
 
 
+@pytest.mark.slow
 def test_the_metrics_equal_sae_benchs_whatever_the_lengths_of_decoder_rows(evaluator: Evaluator, tmp_path: Path):
     from sae_bench.evals.meta_structure import main
     from sae_bench.evals.meta_structure.eval_config import MetaStructureEvalConfig

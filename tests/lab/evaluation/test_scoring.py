@@ -334,6 +334,7 @@ def test_probing_another_encoder_breaks_a_sentinel(evaluator: Evaluator, run_dir
     assert failures(evaluator, wrong, tmp_path) == {("permuted decoder", "probing_auc_5")}
 
 
+@pytest.mark.slow
 def test_dev_and_test_share_no_window(evaluator: Evaluator):
     one, other = ({tuple(row) for row in evaluator.held_out(split).ids.tolist()} for split in ("dev", "test"))
     assert len(one) == len(other) == core.BATCH_WINDOWS * core.VARIANCE_BATCHES
@@ -388,6 +389,7 @@ def test_a_figure_that_is_not_finite_is_null_and_listed(scored: dict[str, FinalI
 # SAEs that cannot be evaluated
 
 
+@pytest.mark.slow
 def test_a_bad_checkpoint_gives_a_result_and_no_crash(run_dirs: dict[str, Path], tmp_path: Path):
     missing, forged, other = tmp_path / "missing", tmp_path / "forged", tmp_path / "other version"
     missing.mkdir()
@@ -450,6 +452,7 @@ def test_probing_results_without_a_dataset_are_an_error(evaluator: Evaluator, ea
         probing.run_probing(eager, evaluator.probes, tmp_path, "sae", (probing.DATASETS[0],))
 
 
+@pytest.mark.slow
 def test_a_family_that_fails_leaves_its_reason_and_the_others_go_on(evaluator: Evaluator, trained: Trained):
     run_dir = trained.save("asked too much")
     info = score(evaluator, run_dir, evals=("core", "ravel", "meta_structure"))

@@ -14,6 +14,8 @@ from small_lab import HOOK, TOKENS, experiment, load, one_line, run, save, start
 from agent.lab import activations, results
 from agent.lab.results import FinalInfo, Sentinels
 
+pytestmark = pytest.mark.slow
+
 SERVE = ("-P", "-m", "agent.lab.evaluation", "--serve")
 
 
