@@ -27,14 +27,21 @@ def script(small_model: Path, harvest: Any, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def twice(script: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def driven(script: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run as the driver starts it."""
+    return drive(script, tmp_path_factory.mktemp("driven") / "run_0")
+
+
+@pytest.fixture(scope="module")
+def twice(script: Path, driven: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two driven runs of one experiment, the second in a directory with spaces in its name."""
-    directory = tmp_path_factory.mktemp("twice")
-    runs = [directory / "run_0", directory / "my second run"]
-    for out_dir in runs:
-        ended = run(script, "--out_dir", out_dir, **DRIVEN)
-        assert ended.returncode == 0, ended.stderr
-    return runs
+    return [driven, drive(script, tmp_path_factory.mktemp("twice") / "my second run")]
+
+
+def drive(script: Path, out_dir: Path) -> Path:
+    ended = run(script, "--out_dir", out_dir, **DRIVEN)
+    assert ended.returncode == 0, ended.stderr
+    return out_dir
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +54,7 @@ def by_hand(script: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 # A run that goes well
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_metrics_and_weights(twice: list[Path]):
     first, second = ([row.model_dump(exclude={"seconds"}) for row in results.read_metrics(out)] for out in twice)
     assert first == second
@@ -54,13 +62,13 @@ def test_the_same_seed_gives_the_same_metrics_and_weights(twice: list[Path]):
     assert one == two
 
 
-def test_a_driven_run_leaves_the_evaluation_to_the_driver(twice: list[Path]):
-    present = {path.name for path in twice[0].iterdir()}
+def test_a_driven_run_leaves_the_evaluation_to_the_driver(driven: Path):
+    present = {path.name for path in driven.iterdir()}
     assert present == {"experiment.py", "metrics.jsonl", "checkpoint", "sae_lens"}
 
 
-def test_metrics_end_at_the_token_budget_and_learn(twice: list[Path]):
-    rows = results.read_metrics(twice[0])
+def test_metrics_end_at_the_token_budget_and_learn(driven: Path):
+    rows = results.read_metrics(driven)
     assert rows[-1].tokens == TOKENS
     assert rows[-1].l0 == pytest.approx(K, rel=1e-3)
     assert rows[-1].mse
@@ -68,19 +76,19 @@ def test_metrics_end_at_the_token_budget_and_learn(twice: list[Path]):
     assert rows[-1].mse < rows[0].mse / 2
 
 
-def test_it_keeps_a_copy_of_itself(script: Path, twice: list[Path]):
-    assert (twice[0] / "experiment.py").read_bytes() == script.read_bytes()
+def test_it_keeps_a_copy_of_itself(script: Path, driven: Path):
+    assert (driven / "experiment.py").read_bytes() == script.read_bytes()
 
 
-def test_the_checkpoint_rebuilds_as_training_said(twice: list[Path], harvest: Any):
+def test_the_checkpoint_rebuilds_as_training_said(driven: Path, harvest: Any):
     """Scaling, thresholds and decoder come back: the squared error on unscaled activations is that of training."""
     folder, manifest = harvest
-    loaded = checkpoint.load(twice[0] / "checkpoint")
+    loaded = checkpoint.load(driven / "checkpoint")
     x = torch.cat(list(activations.Stream(folder, manifest, 20_000, BATCH, seed=3)))
     with torch.no_grad():
         latents = loaded.encode(x / manifest.scale)
         error = (loaded.decode(latents) * manifest.scale - x).pow(2).mean().item()
-    assert error == pytest.approx(results.read_metrics(twice[0])[-1].mse, rel=0.1)
+    assert error == pytest.approx(results.read_metrics(driven)[-1].mse, rel=0.1)
     assert (latents > 0).sum(1).float().mean().item() == pytest.approx(K, rel=0.05)
 
 
@@ -105,22 +113,22 @@ def test_show_prints_it(by_hand: tuple[Path, Any]):
     assert "explained variance" in shown.stdout
 
 
-def test_sae_lens_opens_what_stands_beside_the_checkpoint(twice: list[Path]):
+def test_sae_lens_opens_what_stands_beside_the_checkpoint(driven: Path):
     from sae_lens import SAE
 
-    sae = SAE.load_from_disk(str(twice[0] / "sae_lens"))
+    sae = SAE.load_from_disk(str(driven / "sae_lens"))
     assert (sae.cfg.d_in, sae.cfg.d_sae) == (32, D_SAE)
 
 
 @pytest.mark.slow
-def test_another_seed_gives_other_weights(script: Path, twice: list[Path], tmp_path: Path):
+def test_another_seed_gives_other_weights(script: Path, driven: Path, tmp_path: Path):
     other = tmp_path / "other.py"
     other.write_text(script.read_text().replace("SEED = 0", "SEED = 1"))
     ended = run(other, "--out_dir", tmp_path / "run", SAE_AGENT_SMOKE="1")
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "run/experiment.py").read_text() == other.read_text()  # whatever the file is called
     assert results.read_metrics(tmp_path / "run")[-1].tokens == activations.SMOKE_TOKENS
-    W_dec = [load_file(out / "checkpoint/tensors.safetensors")["W_dec"] for out in (twice[0], tmp_path / "run")]
+    W_dec = [load_file(out / "checkpoint/tensors.safetensors")["W_dec"] for out in (driven, tmp_path / "run")]
     assert not torch.equal(*W_dec)
 
 
@@ -202,13 +210,13 @@ def test_another_model_or_hook_than_the_studys_is_one_line(
 
 
 @pytest.mark.slow
-def test_a_replicate_has_another_seed_throughout(script: Path, twice: list[Path], tmp_path: Path):
+def test_a_replicate_has_another_seed_throughout(script: Path, driven: Path, tmp_path: Path):
     other = edited(script, tmp_path, ("SEED = 0", "SEED = 5"))
     by_edit = run(other, "--out_dir", tmp_path / "by_edit", SAE_AGENT_SMOKE="1", **DRIVEN)
     by_seed = run(script, "--out_dir", tmp_path / "by_seed", SAE_AGENT_SMOKE="1", SAE_AGENT_SEED="5", **DRIVEN)
     assert (by_edit.returncode, by_seed.returncode) == (0, 0), by_seed.stderr
     one, same = (checkpoint.content_hash(tmp_path / name / "checkpoint") for name in ("by_edit", "by_seed"))
-    assert one == same != checkpoint.content_hash(twice[0] / "checkpoint")
+    assert one == same != checkpoint.content_hash(driven / "checkpoint")
     record = recorded(tmp_path / "by_seed")
     assert (record.seed, record.settings["SEED"]) == (5, 5)
 
@@ -317,6 +325,7 @@ def test_the_next_free_name(tmp_path: Path, taken: str, free: str):
 # Stopped
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_training_leaves_nothing_that_looks_whole(script: Path, tmp_path: Path):
     long = tmp_path / "experiment.py"
     slow = "    for step, x in enumerate(data):\n        import time; time.sleep(0.05)\n"

@@ -214,6 +214,7 @@ def test_hours_end_the_study_before_a_run_that_would_exceed_them(checkout: Check
     assert checkout.state.seconds < 0.004 * 3600 + 3
 
 
+@pytest.mark.slow
 def test_a_winner_is_confirmed_by_fresh_seeds_and_luck_is_not(checkout: Checkout):
     checkout.plan("better", "lucky", "worse")
     ended = checkout.run(3)
@@ -294,6 +295,7 @@ def test_a_run_by_hand_is_taken_into_notes_and_plots(checkout: Checkout):
     assert "is run_3, not run_2" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_run_by_hand_in_a_study_whose_baseline_failed_is_not_compared(checkout: Checkout):
     template = checkout.root / "templates/experiment.py.j2"
     template.write_text(template.read_text().replace("%}sound{%", "%}crashing{%"))
@@ -332,6 +334,7 @@ def test_what_a_run_does_to_its_own_script_does_no_harm(checkout: Checkout):
     assert 'BEHAVIOUR = "vanishing"' in (checkout.study.run_dir(1) / "experiment.py").read_text()
 
 
+@pytest.mark.slow
 def test_what_a_run_changes_in_its_first_steps_is_put_back(checkout: Checkout):
     checkout.plan("meddling")
     checkout.run(1)
@@ -340,6 +343,7 @@ def test_what_a_run_changes_in_its_first_steps_is_put_back(checkout: Checkout):
     assert results.read(checkout.study.run_dir(0)).core
 
 
+@pytest.mark.slow
 def test_a_winner_that_ignores_its_seed_is_not_confirmed(checkout: Checkout):
     checkout.plan("unseeded")
     assert checkout.run(1).returncode == 0
@@ -414,7 +418,10 @@ def test_a_study_without_a_sound_run_failed(checkout: Checkout):
 
 @pytest.mark.parametrize(
     ("behaviour", "stage", "left"),
-    [("stubborn", "training", "reserved"), ("slow_to_evaluate", "evaluating", "evaluating")],
+    [
+        pytest.param("stubborn", "training", "reserved", marks=pytest.mark.slow),
+        ("slow_to_evaluate", "evaluating", "evaluating"),
+    ],
 )
 def test_ctrl_c_ends_the_child_and_leaves_notes(checkout: Checkout, behaviour: str, stage: str, left: str):
     checkout.plan(behaviour, "fine")

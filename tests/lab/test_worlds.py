@@ -208,6 +208,7 @@ def info(evaluator: WorldEvaluator, trained: Path) -> FinalInfo:
     return scoring.score(evaluator, Score(run_dir=trained, evals=catalogue.TIERS["full"]))
 
 
+@pytest.mark.slow
 def test_a_run_on_a_world(evaluator: WorldEvaluator, trained: Path, info: FinalInfo):
     assert info.verdict.ok, info.verdict
     assert not info.errors
@@ -244,6 +245,7 @@ def test_a_run_on_a_world(evaluator: WorldEvaluator, trained: Path, info: FinalI
     assert json.loads(kept.read_text())["mcc"] == info.metric("mcc")
 
 
+@pytest.mark.slow
 def test_the_floor_has_no_truth_in_it(info: FinalInfo):
     assert info.floor
     assert info.floor.ce_loss_score is None
@@ -251,18 +253,21 @@ def test_the_floor_has_no_truth_in_it(info: FinalInfo):
     assert info.floor.explained_variance_centered < info.metric("explained_variance_centered") - 0.1
 
 
+@pytest.mark.slow
 def test_test_samples_give_other_figures(evaluator: WorldEvaluator, trained: Path, info: FinalInfo):
     tested = scoring.score(evaluator, Score(run_dir=trained, split="test", evals=("core", "synthetic")))
     assert tested.metric("f1") != info.metric("f1")
     assert tested.metric("f1") == pytest.approx(info.metric("f1"), abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_slice_is_scored_without_the_truth(evaluator: WorldEvaluator, trained: Path):
     sliced = scoring.score(evaluator, Score(run_dir=trained, slice=True))
     assert sliced.verdict.ok
     assert not sliced.evaluations
 
 
+@pytest.mark.slow
 def test_a_dead_sae_scores_nothing_perfect(evaluator: WorldEvaluator, trained: Path):
     loaded = evaluator.load_checkpoint(trained, evaluator.held_out("dev"))
     sae = CheckpointSAE(evaluator.config(D_SAE, D_IN), loaded, evaluator.held_out("dev").activations[:64])
@@ -274,6 +279,7 @@ def test_a_dead_sae_scores_nothing_perfect(evaluator: WorldEvaluator, trained: P
     assert scored.metrics["dead_latents"] == D_SAE
 
 
+@pytest.mark.slow
 def test_the_sentinels_hold_and_a_broken_evaluation_shows(evaluator: WorldEvaluator, trained: Path, tmp_path: Path):
     tried = sentinels.build_sentinels(evaluator, trained)
     found = sentinels.check_expectations(evaluator, tried, tmp_path)

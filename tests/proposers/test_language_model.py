@@ -328,6 +328,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> FinishedStudy:
     return FinishedStudy(checkout, *run_study(checkout, 2, script, HF_TOKEN="hf-canary-12345678"))
 
 
+@pytest.mark.slow
 def test_a_study_survives_bad_answers(hostile: FinishedStudy):
     assert hostile.ended.returncode == 0, hostile.ended.stdout
     verdicts = [
@@ -341,6 +342,7 @@ def test_a_study_survives_bad_answers(hostile: FinishedStudy):
     ] == [(name, True) for _, name, _ in HOSTILE.values()]
 
 
+@pytest.mark.slow
 def test_forged_results_are_replaced_and_no_secret_is_printed(hostile: FinishedStudy):
     run = hostile.checkout.study.run_dir(2)
     assert results.read(run).verdict.evidence != "mine"
@@ -419,6 +421,7 @@ def test_wrong_options_give_one_line_and_start_no_study(finished: FinishedStudy,
 
 
 @pytest.mark.skipif(shutil.which("script") is None, reason="needs script(1) for a terminal")
+@pytest.mark.slow
 def test_approve_shows_each_change_and_asks_before_it_runs(tmp_path_factory: pytest.TempPathFactory):
     checkout = shared_checkout(tmp_path_factory, "approved")
     checkout.plan("fine.1", "fine.2")

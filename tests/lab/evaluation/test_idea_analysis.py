@@ -81,6 +81,7 @@ def replace_decoder(sae: BenchSAE, W_dec: torch.Tensor) -> BenchSAE:
     return part
 
 
+@pytest.mark.slow
 def test_parts_of_an_sae_are_probed(evaluator: Evaluator, sae: BenchSAE, tmp_path: Path):
     exam = Examination(evaluator, sae, evaluator.held_out("dev"), tmp_path)  # type: ignore[arg-type]
     narrow, wide = (exam.probing_accuracy(exam.part(*part), f"part_{part[0]}") for part in ((0, 4), (4, D_SAE)))

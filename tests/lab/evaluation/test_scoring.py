@@ -327,6 +327,7 @@ def test_the_sentinels_hold_unless_the_evaluation_is_broken(
     }
 
 
+@pytest.mark.slow
 def test_probing_another_encoder_breaks_a_sentinel(evaluator: Evaluator, run_dirs: dict[str, Path], tmp_path: Path):
     sound = sentinels.build_sentinels(evaluator, run_dirs["sound"])
     other = sentinels.build_sentinels(evaluator, run_dirs["sparser"])
@@ -464,6 +465,7 @@ def test_a_family_that_fails_leaves_its_reason_and_the_others_go_on(evaluator: E
     assert list((run_dir / "eval/meta_structure").glob("*.json"))
 
 
+@pytest.mark.slow
 def test_a_preparation_that_was_killed_starts_again(evaluator: Evaluator, tmp_path: Path):
     """sae_probes would take half a file of its own for a whole one, or fail on it for ever."""
     dataset = (probing.DATASETS[0],)
