@@ -381,7 +381,7 @@ def test_notes_edited_by_hand_are_kept_beside_the_new_ones(checkout: Checkout):
     notes.write_text(notes.read_text() + "I doubt it.\n")
     resumed = checkout.start("resume")
     wait_for(lambda: checkout.events[-1].event == "study_resumed")
-    time.sleep(0.5)
+    time.sleep(2)  # the evaluation is under way again, also on a busy machine
     resumed.send_signal(signal.SIGINT)
     resumed.communicate(timeout=30)
     (kept,) = checkout.study.notes.glob("notes_edited_*.txt")
