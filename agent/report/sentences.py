@@ -6,6 +6,7 @@ notes.py, plots.py and prose.py write them; agent.audit reads them. When a wordi
 
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from string import Formatter
 
 from agent.comparison.judgement import Outcome
@@ -65,8 +66,14 @@ class Sentence:
 
     def __init__(self, wording: str, *older: str) -> None:
         self.wordings = (wording, *older)
-        self._wholes = [re.compile(_regex(text)) for text in self.wordings]
-        self._openings = [re.compile(_regex(text, until_free=True)) for text in self.wordings]
+
+    @cached_property  # only the audit needs it, and the driver starts sooner without
+    def _wholes(self) -> list[re.Pattern[str]]:
+        return [re.compile(_regex(text)) for text in self.wordings]
+
+    @cached_property
+    def _openings(self) -> list[re.Pattern[str]]:
+        return [re.compile(_regex(text, until_free=True)) for text in self.wordings]
 
     def render(self, **values: object) -> str:
         return self.wordings[0].format(**values)
