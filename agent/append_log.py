@@ -15,10 +15,12 @@ class AppendLog:
         self.reload()
 
     def reload(self) -> None:
-        """Take over what is on the disk."""
+        """Take over what is on the disk; put back a file that somebody deleted."""
         if self.path.exists():
             self.content = whole_lines(self.path)
             os.truncate(self.path, len(self.content))
+        else:
+            self.restore()
 
     def append(self, line: bytes) -> None:
         """Write a line, which ends with a newline, and sync it. Raise OSError if the disk is full."""

@@ -69,7 +69,7 @@ class Loop:
     def explore(self) -> str:
         """Advance open runs and propose new ones until the study is done; return the reason."""
         try:
-            self.refresh()
+            self.stages.refresh()
             if done := [run.number for run in self.state.runs if run.stage == "done"]:
                 self.write_up(*done)  # the last driver may have ended before it did
             while True:
@@ -83,13 +83,13 @@ class Loop:
         number = len(self.state.runs)
         proposal = self.next_proposal() if number else baseline_proposal(self.started.fixed)
         self.ledger.append(events.ProposalMade(run=number, proposal=proposal))
-        self.refresh()
+        self.stages.refresh()
         return self.state.runs[number]
 
     def advance(self, run: int) -> None:
         """Take a run one stage further, and write it up once it is done."""
         self.stages.advance(run)
-        self.refresh()
+        self.stages.refresh()
         if self.state.runs[run].stage == "done":
             self.write_up(run)
 
@@ -174,10 +174,6 @@ class Loop:
         if reason:
             self.end(reason)
         return StudyResult(f"run {event.run} was added", 0)
-
-    def refresh(self) -> None:
-        """Show the runs as they stand."""
-        self.display.table(self.study.load_runs(self.state))
 
     def write_notes(self) -> None:
         """Write notes and plots, and record that they are up to date."""

@@ -53,6 +53,10 @@ class RunStages:
         """The study's state, derived from the ledger."""
         return self.ledger.state
 
+    def refresh(self) -> None:
+        """Show the runs as they stand."""
+        self.display.table(self.study.load_runs(self.state))
+
     def advance(self, run: int) -> None:
         """Take the one step that brings a run from its stage to another."""
         steps = {
@@ -147,6 +151,7 @@ class RunStages:
         attempt = state.attempt + 1
         self.study.archive_attempt(run, state.attempt)
         self.ledger.append(events.AttemptStarted(run=run, attempt=attempt))
+        self.refresh()
         start, verdict = time.monotonic(), None
         script, seed = self.study.directory / "experiment.py", self.started.fixed.seed
         script.write_text(state.proposal.source)

@@ -97,8 +97,9 @@ class Baselines:
         try:
             self.workers.train(script, run_dir, seed=seed, label=label, timeout=budget.training_timeout)
         except RunFailed as failure:
-            results.write(run_dir, FinalInfo(verdict=failure.verdict))
-            return results.read(run_dir)
+            info = FinalInfo(verdict=failure.verdict)
+            results.write(run_dir, info)
+            return info
         finally:
             script.unlink(missing_ok=True)
         return self._score(run_dir, self.started.evals, label, budget)

@@ -174,3 +174,11 @@ def test_an_interruption_between_writing_an_event_and_noting_it_costs_no_event(p
 def test_events_of_no_study_add_up_to_nothing():
     with pytest.raises(ValueError, match="first event is study_started"):
         derive([RunReserved(run=0)])
+
+
+def test_a_ledger_that_was_deleted_is_put_back_before_anything_is_added(path: Path):
+    ledger = Ledger(path)
+    path.unlink()
+    ledger.reload()
+    ledger.append(StudyEnded(why="interrupted"))
+    assert [event.event for event in read(path)] == ["proposal_made", "run_reserved", "attempt_started", "study_ended"]
