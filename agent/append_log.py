@@ -4,6 +4,8 @@ import errno
 import os
 from pathlib import Path
 
+from agent.lab.files import write_atomically
+
 
 class AppendLog:
     """The whole lines of a file, each on the disk before `append` returns."""
@@ -41,7 +43,7 @@ class AppendLog:
         if os.path.lexists(self.path):
             self.path.rename(self.path.with_suffix(".tampered"))
         if self.content:
-            self.path.write_bytes(self.content)
+            write_atomically(self.path, self.content)
         return True
 
 

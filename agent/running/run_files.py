@@ -9,7 +9,7 @@ from agent.running.watchdogs import LogCap
 # Removed before the driver writes them: an experiment may have put a link there. Logs are moved in afterwards.
 DRIVER_FILES = (
     "experiment.py",
-    *(f"{name}.{kind}" for name in ("final_info", "test_info", "sentinels") for kind in ("json", "tmp")),
+    *(f"{name}.json" for name in ("final_info", "test_info", "sentinels")),
 )
 
 
