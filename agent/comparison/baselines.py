@@ -4,6 +4,8 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from agent.ideas import Fixed, render_baseline
 from agent.lab import cache, defaults, results
 from agent.lab.evaluation.catalogue import NAMES
 from agent.lab.evaluation.requests import Score
-from agent.lab.files import atomic_path, write_atomically
+from agent.lab.files import atomic_path, waiting_lock, write_atomically
 from agent.lab.metrics import family_of
 from agent.lab.results import FinalInfo
 from agent.running.workers import Workers
@@ -122,21 +124,24 @@ class Baselines:
 
     def save_to_cache(self, run_dir: Path, k: float, seed: int) -> None:
         """Cache a copy of a baseline, whole or not at all; add figures of more families to one that is cached."""
-        if cached := self.cached_run(k, seed):
-            if results.read(run_dir).families > results.read(cached).families:
-                shutil.copytree(run_dir / "eval", cached / "eval", dirs_exist_ok=True)
-                results.write(cached, results.read(run_dir))
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        about = self.started.fixed.model_dump(include={"model", "hook_name", "tokens", "d_sae"})
-        write_atomically(self.folder / "about.json", json.dumps(about))
-        cached = self.folder / f"k{k:g}_seed{seed}"
-        try:
-            with atomic_path(cached) as partial:
+        with self.cache_lock():
+            if cached := self.cached_run(k, seed):
+                if results.read(run_dir).families > results.read(cached).families:
+                    shutil.copytree(run_dir / "eval", cached / "eval", dirs_exist_ok=True)
+                    results.write(cached, results.read(run_dir))
+                return
+            about = self.started.fixed.model_dump(include={"model", "hook_name", "tokens", "d_sae"})
+            write_atomically(self.folder / "about.json", json.dumps(about))
+            with atomic_path(self.folder / f"k{k:g}_seed{seed}") as partial:
                 shutil.copytree(run_dir, partial, symlinks=True)
-        except OSError:
-            if not cached.exists():  # else another study was faster
-                raise
+
+    @contextmanager
+    def cache_lock(self) -> Iterator[None]:
+        """Keep other studies from writing to the same folder of the cache."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = self.folder.with_name(f"{self.folder.name}.lock")
+        with waiting_lock(lock, "another study caches the same baselines"):
+            yield
 
     def copy_from_cache(self, k: float, seed: int, run_dir: Path) -> bool:
         """Copy a cached baseline's training into run_dir. Return False if none is cached."""

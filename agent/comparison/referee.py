@@ -89,8 +89,8 @@ class Referee:
                 raise NoSentinels(
                     f"the evaluator returned no sentinel scores ({failure.verdict.evidence}); agent resume retries"
                 ) from None
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(cached, (request.run_dir / request.out).read_bytes())
+            with self.baselines.cache_lock():
+                write_atomically(cached, (request.run_dir / request.out).read_bytes())
         sentinels = Sentinels.model_validate_json(cached.read_bytes())
         self.ledger.append(events.SentinelsScored(expectations=sentinels.expectations))
 

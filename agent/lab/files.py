@@ -33,10 +33,11 @@ def waiting_lock(path: Path, reason: str) -> Iterator[None]:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write a file or a folder to, which then takes the place of `path`, whole.
 
-    It is flushed to the disk first. If the block raises, nothing is left and `path` stays as it was.
+    It is flushed to the disk first. If the block raises, nothing is left and `path` stays as it was. What a killed
+    process leaves is removed by the next write, so hold a `waiting_lock` if another process may write the same path.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    remove(partial)  # of a killed process that had the same number, or a link that an experiment planted
+    partial = path.with_name(f"{path.name}.partial")
+    remove(partial)  # of a killed process, or a link that an experiment planted
     try:
         yield partial
         for part in (*partial.rglob("*"), partial):

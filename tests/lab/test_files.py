@@ -56,11 +56,22 @@ def test_links_and_pipes_in_a_copied_folder_are_neither_followed_nor_waited_for(
 def test_a_planted_link_is_not_written_through(tmp_path: Path):
     victim = tmp_path / "victim"
     victim.write_text("mine")
-    (tmp_path / f"results.{os.getpid()}.partial").symlink_to(victim)
+    (tmp_path / "results.partial").symlink_to(victim)
     (tmp_path / "results").symlink_to(victim)
     write_atomically(tmp_path / "results", "new")
     assert victim.read_text() == "mine"
     assert not (tmp_path / "results").is_symlink()
+
+
+def test_what_a_killed_process_left_is_gone_after_the_next_write(tmp_path: Path):
+    code = (
+        "import os, sys; from pathlib import Path; from agent.lab.files import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as partial: partial.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "figure.png")], check=False)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["half"]
+    write_atomically(tmp_path / "figure.png", "whole")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("figure.png", "whole")]
 
 
 def test_a_link_is_removed_and_not_what_it_points_to(tmp_path: Path):

@@ -223,9 +223,12 @@ class Speller:
     def save(self) -> None:
         """Write the activations computed since the file was read or written."""
         if len(self.activations) > self.saved:
-            rows = torch.stack(list(self.activations.values()))
-            with files.atomic_path(self.path) as partial:
-                save_file({"activations": rows}, partial, metadata={"prompts": json.dumps(list(self.activations))})
+            rows, prompts = torch.stack(list(self.activations.values())), json.dumps(list(self.activations))
+            with (
+                files.waiting_lock(self.path.with_suffix(".lock"), "another process saves the same activations"),
+                files.atomic_path(self.path) as partial,
+            ):
+                save_file({"activations": rows}, partial, metadata={"prompts": prompts})
             self.saved = len(self.activations)
 
 
