@@ -21,6 +21,7 @@ from agent.running.process_tree import GRACE_SECONDS
 from agent.running.watchdogs import Watchdog
 
 POLL_SECONDS = 0.5
+EXIT_POLL_SECONDS = 0.05
 # In bytes: no core dump, and at most 8 GiB in any one file. Memory is not limited here, because CUDA reserves address
 # space beyond any limit; a watchdog measures it. Nor are processes, because that limit counts all those of a user.
 RESOURCE_LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 8 * 2**30}
@@ -50,6 +51,7 @@ class ProcessResult:
     exit_code: int  # negative: the signal that killed it
     seconds: float
     stop_verdict: Verdict | None  # why the driver ended it, if it did
+    cpu_seconds: float = 0.0  # of the process and of all that it has started
 
 
 def child_environment(settings: Mapping[str, str], trusted: bool) -> dict[str, str]:
@@ -76,7 +78,10 @@ class Child:
         stdin: bool = False,
         stdout: Path | None = None,
         stderr: Path | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
+        """`pass_fds` are descriptors that it inherits under their numbers."""
+        self.cpu_seconds = 0.0  # known once `end` has returned
         process_tree.adopt_strays()
         self._earlier_processes = process_tree.descendants()
         with ExitStack() as files:
@@ -88,6 +93,7 @@ class Child:
                 stdout=files.enter_context(stdout.open("ab")) if stdout else None,
                 stderr=files.enter_context(stderr.open("ab")) if stderr else None,
                 start_new_session=True,
+                pass_fds=pass_fds,
             )
         if sys.platform == "linux":
             for limit, value in RESOURCE_LIMITS.items():
@@ -96,7 +102,13 @@ class Child:
 
     @property
     def exited(self) -> bool:
-        return self._process.poll() is not None
+        """Return whether the process has ended; reap it if so, and record what it has used."""
+        if self._process.returncode is None:
+            pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
+            if pid:
+                self._process.returncode = os.waitstatus_to_exitcode(status)
+                self.cpu_seconds += usage.ru_utime + usage.ru_stime
+        return self._process.returncode is not None
 
     def write_line(self, line: str) -> None:
         """Write a line to the standard input. A process that has ended is not an error here: `wait` notices it."""
@@ -119,8 +131,7 @@ class Child:
                 return verdict
             if timeout is not None and time.monotonic() - start > timeout:
                 return Verdict(name="timed_out", evidence=f"still running after {timeout:.0f} s")
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(pause)
+            self._wait_for_exit(pause)
             pause = min(2 * pause, POLL_SECONDS)
         return None
 
@@ -130,10 +141,31 @@ class Child:
             if self._process.stdin:
                 with suppress(BrokenPipeError):
                     self._process.stdin.close()
-            _end_group(self._process)
+            self._end_group()
         finally:
-            process_tree.kill_descendants(spared=self._earlier_processes)
+            self.cpu_seconds += process_tree.kill_descendants(spared=self._earlier_processes)
         return self._process.wait()
+
+    def _wait_for_exit(self, seconds: float) -> None:
+        """Wait until the process has exited, at most `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not self.exited and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, EXIT_POLL_SECONDS))
+
+    def _end_group(self) -> None:
+        """Ask the process group to end, then kill what is left of it after GRACE_SECONDS."""
+        deadline = time.monotonic() + GRACE_SECONDS
+        try:
+            alive = _signal_group(self._process, signal.SIGTERM)
+            while alive and time.monotonic() < deadline:
+                time.sleep(EXIT_POLL_SECONDS)
+                if self.exited:  # a group with an unreaped member counts as alive
+                    self.cpu_seconds += _reap_adopted(self._process.pid)
+                alive = _signal_group(self._process, 0)
+        finally:  # also when a second Ctrl-C cuts the grace period short
+            _signal_group(self._process, signal.SIGKILL)
+            while not self.exited:
+                time.sleep(EXIT_POLL_SECONDS)
 
 
 def run(
@@ -145,15 +177,16 @@ def run(
     stderr: Path | None = None,
     timeout: float | None = None,
     watchdogs: Sequence[Watchdog] = (),
+    pass_fds: Sequence[int] = (),
 ) -> ProcessResult:
     """Run a command until it ends, a watchdog gives a verdict, or `timeout` seconds have passed."""
     start = time.monotonic()
-    child = Child(command, cwd=cwd, env=env, stdout=stdout, stderr=stderr)
+    child = Child(command, cwd=cwd, env=env, stdout=stdout, stderr=stderr, pass_fds=pass_fds)
     try:
         stop_verdict = child.wait(timeout=timeout, watchdogs=watchdogs)
     finally:
         exit_code = child.end()
-    return ProcessResult(exit_code, time.monotonic() - start, stop_verdict)
+    return ProcessResult(exit_code, time.monotonic() - start, stop_verdict, child.cpu_seconds)
 
 
 def exit_verdict(result: ProcessResult, stderr: Path) -> Verdict | None:
@@ -195,26 +228,13 @@ def _is_allowed(variable: str, trusted: bool) -> bool:
     return bool(allowed or (trusted and TRUSTED_VARIABLES.fullmatch(variable)))
 
 
-def _end_group(process: "subprocess.Popen[Any]") -> None:
-    """Ask the process group to end, then kill what is left of it after GRACE_SECONDS."""
-    deadline = time.monotonic() + GRACE_SECONDS
-    try:
-        alive = _signal_group(process, signal.SIGTERM)
-        while alive and time.monotonic() < deadline:
-            time.sleep(0.05)
-            if process.poll() is not None:  # a group with an unreaped member counts as alive
-                _reap_adopted(process.pid)
-            alive = _signal_group(process, 0)
-    finally:  # also when a second Ctrl-C cuts the grace period short
-        _signal_group(process, signal.SIGKILL)
-        process.wait()
-
-
-def _reap_adopted(group: int) -> None:
-    """Reap the ended members of a process group whose leader is reaped."""
+def _reap_adopted(group: int) -> float:
+    """Reap the ended members of a process group whose leader is reaped; return the CPU seconds that they used."""
+    seconds = 0.0
     with suppress(ChildProcessError):
-        while os.waitpid(-group, os.WNOHANG)[0]:
-            pass
+        while (reaped := os.wait4(-group, os.WNOHANG))[0]:
+            seconds += reaped[2].ru_utime + reaped[2].ru_stime
+    return seconds
 
 
 def _signal_group(process: "subprocess.Popen[Any]", number: int) -> bool:

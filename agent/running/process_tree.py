@@ -31,15 +31,18 @@ def descendants() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
-def kill_descendants(spared: Iterable[psutil.Process]) -> None:
-    """Kill every descendant of this process except those in `spared`."""
+def kill_descendants(spared: Iterable[psutil.Process]) -> float:
+    """Kill every descendant of this process except those in `spared`; return the CPU seconds that they had used."""
+    seconds = 0.0
     for _ in range(SWEEPS):
         processes = set(descendants()) - set(spared)
         if not processes:
-            return
+            break
         for process in processes:
+            seconds += _cpu_seconds(process)
             _signal(process, kill=True)
         psutil.wait_procs(processes, timeout=GRACE_SECONDS)
+    return seconds
 
 
 def end_orphans(directory: Path) -> int:
@@ -73,6 +76,13 @@ def _process_memory(process: psutil.Process, proportional: bool) -> int:
     except psutil.Error:  # ended meanwhile, or another user's
         return 0
     return getattr(full, "pss", full.uss)
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    """Return the CPU seconds of a process and of those that it has waited for."""
+    with suppress(psutil.Error):  # ended meanwhile, or another user's
+        return sum(process.cpu_times()[:4])  # user, system, and both of its children
+    return 0.0
 
 
 def _processes_of_study(directory: Path) -> Iterator[psutil.Process]:

@@ -51,6 +51,23 @@ def test_a_daemon_does_not_outlive_its_run(tmp_path: Path):
     unrelated.wait()
 
 
+BURN = "import time\nwhile time.process_time() < 0.5: pass"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        BURN,
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BURN!r}])",
+        f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {BURN!r}], start_new_session=True); "
+        "time.sleep(3)",
+    ],
+    ids=["by itself", "by a child", "by a daemon"],
+)
+def test_all_cpu_seconds_of_a_process_are_counted(tmp_path: Path, code: str):
+    assert 0.5 <= run_python(code, tmp_path).cpu_seconds < 3
+
+
 def test_the_verdict_of_a_watchdog_ends_the_process(tmp_path: Path):
     nan = Verdict(name="nan", evidence="loss")
     result = run_python("import time; time.sleep(60)", tmp_path, watchdogs=[lambda: None, lambda: nan])
