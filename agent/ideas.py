@@ -13,6 +13,7 @@ from agent import TEMPLATES
 from agent.lab import defaults
 from agent.lab.errors import UserError, did_you_mean
 from agent.lab.evaluation import catalogue, idea_files
+from agent.lab.files import BadFile, read_plain_text
 from agent.lab.metrics import HEADLINE, METRICS
 
 if TYPE_CHECKING:
@@ -173,9 +174,9 @@ def load(name: str, templates: Path = TEMPLATES) -> Idea:
         raise BadIdea(f"unknown idea {name!r}: {did_you_mean(name, idea_names(templates))}")
     path = templates / "ideas" / name / "idea.yaml"
     try:
-        return parse(path.read_text(encoding="utf-8"), path)
-    except UnicodeDecodeError as error:
-        raise BadIdea(f"{path}: {error}") from None
+        return parse(read_plain_text(path), path)
+    except BadFile as error:
+        raise BadIdea(str(error)) from None
 
 
 def parse(text: str, path: Path, max_errors: int = 1) -> Idea:

@@ -7,6 +7,7 @@ from agent.comparison.confirmation import Confirmation
 from agent.comparison.referee import Referee
 from agent.display.formatting import remark_line
 from agent.lab.code_hash import lab_hash
+from agent.lab.files import BadFile
 from agent.llm.client import LLMError
 from agent.proposers import Proposer
 from agent.proposers.template import baseline_proposal
@@ -15,7 +16,7 @@ from agent.report.idea_analysis import Analysis
 from agent.run_stages import RunStages
 from agent.running.workers import Workers
 from agent.study import events
-from agent.study.ledger import BadLedger, Ledger
+from agent.study.ledger import Ledger
 from agent.study.outcomes import StudyDone
 from agent.study.records import Proposal
 from agent.study.state import RunState, State
@@ -149,7 +150,7 @@ class Loop:
         """Leave the study resumable, with notes that say so. An empty reason means a person did it."""
         try:
             self.ledger.reload()
-        except BadLedger:  # an experiment had just changed it
+        except BadFile:  # an experiment had just changed it
             self.ledger.restore()
         for run in self.state.runs:
             if run.stage == "training":

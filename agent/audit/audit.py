@@ -14,6 +14,7 @@ from agent.audit.judge import ProseSentence
 from agent.audit.known_figures import KnownRuns
 from agent.audit.notes_reader import Notes, Statement
 from agent.lab.errors import UserError
+from agent.lab.files import read_plain_text
 from agent.report.notes import edited
 from agent.report.plots import STUDY_FIGURES
 
@@ -32,9 +33,9 @@ def audit(path: Path, directory: Path | None = None) -> bool:
 def read(path: Path) -> Notes:
     """Read a notes.txt. Raise UserError if it is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_plain_text(path)
         notes = notes_reader.parse(text)
-    except (OSError, UnicodeDecodeError, notes_reader.NotNotes) as error:
+    except (FileNotFoundError, notes_reader.NotNotes) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path} is not a notes.txt: {why}") from None
     if not edited(

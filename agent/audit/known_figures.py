@@ -16,6 +16,7 @@ from agent.audit.notes_reader import Notes, flatten
 from agent.audit.quantities import L0, STEPS, Quantity
 from agent.comparison.matching import MATCH
 from agent.lab.errors import UserError
+from agent.lab.files import read_plain_text
 from agent.lab.metrics import METRICS
 from agent.lab.results import FinalInfo
 
@@ -122,8 +123,8 @@ def from_directory(directory: Path) -> KnownRuns:
 
 def _read(path: Path, number: int) -> KnownRun:
     try:
-        content = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
+        content = json.loads(read_plain_text(path))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a JSON object")

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -189,8 +190,9 @@ def _flatten(value: Any, path: str, figures: dict[str, float], settings: dict[st
         for key, part in value.items():
             _flatten(part, f"{path}/{key}" if path else str(key), figures, settings)
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        if math.isfinite(value):
-            figures[path] = float(value)
+        with suppress(OverflowError):  # an integer of hundreds of digits is no figure
+            if math.isfinite(value):
+                figures[path] = float(value)
     elif isinstance(value, str):
         settings[path] = value
 

@@ -18,13 +18,12 @@ from agent.ideas import BadIdea, Fixed, Idea
 from agent.lab.defaults import is_world
 from agent.lab.errors import UserError
 from agent.lab.evaluation.catalogue import measurable, parse_evals
-from agent.lab.files import write_atomically
+from agent.lab.files import MIB, BadFile, read_plain, write_atomically
 from agent.lab.metrics import HEADLINE, METRICS, family_of
 from agent.llm.client import ChatModel, Client, Limits
 from agent.llm.transcript import Message
 from agent.running import preflight
 from agent.study import workspace
-from agent.study.ledger import BadLedger
 
 MAX_ANSWERS = 4
 MAX_ERRORS = 10  # of one answer, sent back to the model
@@ -197,7 +196,7 @@ def _existing(root: Path) -> Iterator[tuple[str, str, str]]:
     for directory in sorted((root / "runs").glob("*/")):
         try:
             study_and_state = workspace.find_study(directory)
-        except BadLedger:
+        except BadFile:
             continue
         if study_and_state:
             _, state = study_and_state
@@ -206,7 +205,10 @@ def _existing(root: Path) -> Iterator[tuple[str, str, str]]:
             yield f"the study {directory.name}", state.started.title, text
     for notes in sorted((root / "notes").glob("*/notes.txt")):
         if not (root / "runs" / notes.parent.name).exists():  # a study of which only the notes were kept
-            text = notes.read_text(errors="replace")
+            try:
+                text = read_plain(notes, 16 * MIB).decode(errors="replace")
+            except BadFile:
+                continue
             yield f"the notes {notes}", text.removeprefix("# Title\n").partition("\n")[0], text
 
 

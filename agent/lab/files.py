@@ -1,14 +1,74 @@
-"""Files that several processes share: locks, writes that appear whole, removal without following links."""
+"""Files that others may write too: locks, writes that appear whole, reading and removal without following links."""
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from filelock import FileLock, Timeout
 
+from agent.lab.errors import UserError
 from agent.lab.progress import notify
+
+MIB = 2**20
+
+
+class BadFile(UserError):
+    """The error of a file that cannot be read: not a regular file, too large, or damaged."""
+
+
+def read_plain(path: Path, most: int) -> bytes:
+    """Return the content of a file, of at most `most` bytes, that an experiment or a copied study may have planted.
+
+    A link is not followed and a pipe not waited for. Raise BadFile for either, for whatever else is not a regular
+    file, and for a larger one; FileNotFoundError if there is none.
+    """
+    with open_plain(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise BadFile(f"{path} is larger than {most / MIB:g} MiB and not read: remove it, or put back what was there")
+    return content
+
+
+def read_plain_text(path: Path, most: int = 16 * MIB) -> str:
+    """Return the UTF-8 text of a file as `read_plain` does. Raise BadFile also if it is no UTF-8."""
+    try:
+        return read_plain(path, most).decode()
+    except UnicodeDecodeError as error:
+        raise BadFile(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def open_plain(path: Path, mode: str = "rb", *, only_name: bool = False) -> IO[bytes]:
+    """Open a regular file for bytes: no link is followed, no pipe or device waited for.
+
+    With `only_name`, a file that has another name too, by a hard link, is refused. Raise BadFile, or
+    FileNotFoundError.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and not (only_name and status.st_nlink > 1):
+            return descriptor
+        os.close(descriptor)
+        raise _not_regular(path)
+
+    try:
+        return open(path, mode, opener=opener)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise _not_regular(path) from None
+        raise BadFile(f"{path} cannot be opened: {error.strerror}") from None
+
+
+def _not_regular(path: Path) -> BadFile:
+    return BadFile(f"{path} is not a regular file and not read: remove it, or put back what was there")
 
 
 @contextmanager
@@ -69,6 +129,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_unless_plain(path: Path) -> None:
+    """Delete what an experiment put in the place of a file that we write: a link, a pipe, a directory."""
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        remove(path)
 
 
 def empty_folder(path: Path) -> Path:

@@ -1,23 +1,19 @@
 """The results of a run, final_info.json, as typed records; how they are written and read. No torch here."""
 
-import errno
 import json
 import math
-import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
-from agent.lab.errors import UserError
-from agent.lab.files import write_atomically
+from agent.lab.files import MIB, BadFile, read_plain, write_atomically
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.verdicts import MetricsRow, Verdict
 
 FORMAT_VERSION = 1
-MOST_BYTES = 16 * 2**20  # of a result file; a training history of 100 rows takes 20 KiB
+MOST_BYTES = 16 * MIB  # of a result file; a training history of 100 rows takes 20 KiB
 Number = float | None  # null where the measured value was not finite; its path is in FinalInfo.non_finite
 
 
@@ -201,7 +197,7 @@ class FinalInfo(BaseModel):
         return value
 
 
-class BadResults(UserError):
+class BadResults(BadFile):
     """The error of a result file that is missing, damaged or of another version."""
 
 
@@ -224,10 +220,10 @@ def write(run_dir: Path, info: FinalInfo | Sentinels, name: str = "final_info.js
 
 
 def read(run_dir: Path, name: str = "final_info.json") -> FinalInfo:
-    """Read the results of a run. Raises BadResults."""
+    """Read the results of a run. Raises BadResults, or BadFile if what lies there is no file to read."""
     path = run_dir / name
     try:
-        return FinalInfo.model_validate_json(_read_plain(path))
+        return FinalInfo.model_validate_json(read_plain(path, MOST_BYTES))
     except FileNotFoundError:
         raise BadResults(
             f"{path} does not exist: the run is not finished; evaluate it with "
@@ -241,7 +237,7 @@ def read_metrics(run_dir: Path) -> list[MetricsRow]:
     """Read metrics.jsonl, without a last line that was cut short. Raises BadResults if another is damaged."""
     path = run_dir / "metrics.jsonl"
     try:
-        lines = _read_plain(path).decode(errors="replace").split("\n")
+        lines = read_plain(path, MOST_BYTES).decode(errors="replace").split("\n")
     except FileNotFoundError:
         return []
     rows = []
@@ -261,27 +257,11 @@ def keep(folder: Path, name: str, content: dict[str, Any]) -> None:
 def read_kept(path: Path) -> dict[str, Any]:
     """Read what `keep` wrote, or {} if there is no file. Raises BadResults if it is damaged."""
     try:
-        return json.loads(_read_plain(path))
+        return json.loads(read_plain(path, MOST_BYTES))
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise BadResults(f"{path} is damaged: {_first_line(error)}") from None
-
-
-def _read_plain(path: Path) -> bytes:
-    """Read a file that an experiment may have planted: no link is followed, no pipe waited for."""
-    try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise BadResults(f"{path} is not a regular file")
-            if status.st_size > MOST_BYTES:
-                raise BadResults(f"{path} is larger than {MOST_BYTES / 2**20:.0f} MiB")
-            return file.read(MOST_BYTES)
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
-            raise
-        raise BadResults(f"{path} is not a regular file") from None
 
 
 def _first_line(error: Exception) -> str:

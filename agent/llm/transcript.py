@@ -8,12 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.append_log import AppendLog, whole_lines
 from agent.lab.chat import Kind, Message, TokenUsage
-from agent.lab.errors import UserError
+from agent.lab.files import BadFile
 
 ANSWER_KINDS: tuple[Kind, ...] = ("refused", "malformed", "truncated")  # failures of an answer that came
 
 
-class BadTranscript(UserError):
+class BadTranscript(BadFile):
     """A transcript that is missing, or damaged elsewhere than in a last line cut short by a crash."""
 
 
@@ -54,7 +54,7 @@ class Transcript:
     """The exchanges so far, and the file they are appended to."""
 
     def __init__(self, path: Path) -> None:
-        """Read what is there, and cut off a torn last line. Raise BadTranscript."""
+        """Read what is there, and cut off a torn last line. Raise BadFile; BadTranscript, naming a damaged line."""
         self._log = AppendLog(path)
         self.exchanges = _parse(self._log.content, path)
 
@@ -66,7 +66,7 @@ class Transcript:
 
 
 def read(path: Path) -> list[Exchange]:
-    """Return the exchanges in the whole lines of a file. Raise BadTranscript, naming the line."""
+    """Return the exchanges in the whole lines of a file. Raise BadFile; BadTranscript, naming a damaged line."""
     try:
         return _parse(whole_lines(path), path)
     except OSError as error:

@@ -12,7 +12,7 @@ from agent.comparison.judgement import Judgement, Outcome, judgements
 from agent.display.formatting import companion_difference, format_difference, format_value, remarks
 from agent.ideas import Direction, strict_templates
 from agent.lab.defaults import is_world
-from agent.lab.files import write_atomically
+from agent.lab.files import MIB, read_plain, remove_unless_plain, write_atomically
 from agent.lab.metrics import HEADLINE, METRICS, Metric
 from agent.lab.results import Comparison, Expectation, FinalInfo, Floor, Measure, MetricComparison, headline
 from agent.report import plots, prose, sentences
@@ -28,6 +28,7 @@ SENTINELS = {
     "random": "a random untrained SAE",
 }
 NO_ANALYSIS = Analysis()
+MOST_BYTES = 16 * MIB  # of notes that were edited by hand
 CHECKSUM = "Checksum of these notes, by which a change by hand is noticed: "
 
 
@@ -55,9 +56,10 @@ def write(
     goal = (state.started.primary_metric, state.started.smallest_effect)
     figures = plots.write(study.notes, runs, state.baselines, judged, *goal, analysis.draw)
     path = study.notes / "notes.txt"
-    if path.exists() and edited(before := path.read_text(encoding="utf-8", errors="replace")):
-        name = f"notes_edited_{hashlib.sha256(before.encode()).hexdigest()[:8]}.txt"
-        (study.notes / name).write_text(before, encoding="utf-8")
+    remove_unless_plain(path)
+    if path.exists() and edited((before := read_plain(path, MOST_BYTES)).decode(errors="replace")):
+        name = f"notes_edited_{hashlib.sha256(before).hexdigest()[:8]}.txt"
+        write_atomically(study.notes / name, before)
     body = render(state, runs, judged, figures, skipped, analysis.measures)
     write_atomically(path, body + CHECKSUM + _checksum(body) + "\n")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from agent import ROOT
+from agent.lab.files import BadFile, open_plain
 from agent.lab.verdicts import Verdict, VerdictName
 from agent.llm import redact
 from agent.running import process_tree
@@ -22,6 +23,7 @@ from agent.running.watchdogs import Watchdog
 
 POLL_SECONDS = 0.5
 EXIT_POLL_SECONDS = 0.05
+LOG_END = 16_384  # bytes of a log in which its last lines are looked for
 # In bytes: no core dump, and at most 8 GiB in any one file. Memory is not limited here, because CUDA reserves address
 # space beyond any limit; a watchdog measures it. Nor are processes, because that limit counts all those of a user.
 RESOURCE_LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 8 * 2**30}
@@ -214,11 +216,14 @@ def last_lines(log: Path, lines: int = 5) -> list[str]:
 
     A progress bar, which redraws one line, counts as its last state.
     """
-    if not log.exists():
+    try:
+        with open_plain(log, only_name=True) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_END))
+            text = file.read(LOG_END).decode(errors="replace")
+    except FileNotFoundError:
         return []
-    with log.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 16_384))
-        text = file.read().decode(errors="replace")
+    except BadFile as error:  # an experiment put it in the place of its log
+        return [str(error)]
     last_states = (line.strip().rsplit("\r", 1)[-1].strip()[:300] for line in text.split("\n"))
     return [line for line in last_states if line][-lines:]
 

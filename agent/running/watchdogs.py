@@ -3,14 +3,18 @@
 `Child.wait` handles time-outs, and `Workers` judges the training history.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import psutil
 
 from agent.lab.errors import UserError
+from agent.lab.files import BadFile, open_plain
 from agent.lab.verdicts import Verdict
 from agent.running import process_tree
 
@@ -113,14 +117,15 @@ class LogCap:
 
     def __call__(self) -> None:
         for log in self.logs:
-            if log.exists() and log.stat().st_size > self.size:
-                self._cut(log)
+            # What is no regular file, or has another name too, an experiment put there: it is not the log.
+            with suppress(FileNotFoundError, BadFile), open_plain(log, "r+b", only_name=True) as file:
+                if file.seek(0, os.SEEK_END) > self.size:
+                    self._cut(file)
 
-    def _cut(self, log: Path) -> None:
-        with log.open("r+b") as file:
-            length = file.seek(-self.kept, 2)
-            end = file.read()
-            file.truncate(self.kept)
-            file.seek(self.kept)
-            file.write(b"\n[... %d bytes cut by the driver ...]\n" % (length - self.kept))
-            file.write(end)
+    def _cut(self, log: IO[bytes]) -> None:
+        length = log.seek(-self.kept, os.SEEK_END)
+        end = log.read(self.kept)
+        log.truncate(self.kept)
+        log.seek(self.kept)
+        log.write(b"\n[... %d bytes cut by the driver ...]\n" % (length - self.kept))
+        log.write(end)

@@ -13,6 +13,7 @@ from agent.display.live import Display
 from agent.ideas import Fixed
 from agent.lab import results
 from agent.lab.evaluation.requests import Score, TrySentinels
+from agent.lab.files import BadFile, read_plain_text, remove, remove_unless_plain
 from agent.lab.results import FinalInfo
 from agent.lab.verdicts import Verdict, judge_metrics
 from agent.running import process
@@ -77,9 +78,9 @@ class Workers:
 
         `timeout` is in seconds; `smoke` cuts the training to a few steps.
         """
-        stdout, stderr, source = log_path(run_dir, "stdout"), log_path(run_dir, "stderr"), script.read_text()
+        stdout, stderr, source = log_path(run_dir, "stdout"), log_path(run_dir, "stderr"), read_plain_text(script)
         for leftover in (stdout, stderr):  # of a training that ended with its driver
-            leftover.unlink(missing_ok=True)
+            remove(leftover)
         settings = {
             "SAE_AGENT_DRIVEN": "1",
             "SAE_AGENT_FIXED": self.fixed.model_dump_json(),
@@ -116,10 +117,10 @@ class Workers:
     def evaluate(self, request: Score | TrySentinels, *, label: str, timeout: float) -> None:
         """Have the evaluator write the file that the request names. Raise RunFailed if it is not there in the end."""
         answer, evaluator_log = request.run_dir / request.out, self.study.directory / "evaluator.log"
-        if os.path.lexists(answer):
-            answer.unlink()
+        remove(answer)
         if self._evaluator is None or self._evaluator.exited:
             self._end_evaluator()
+            remove_unless_plain(evaluator_log)
             env = process.child_environment(self.settings, trusted=True)
             self._evaluator = process.Child(
                 EVALUATE, cwd=self.study.directory, env=env, stdin=True, stdout=evaluator_log, stderr=evaluator_log
@@ -151,7 +152,7 @@ class Workers:
         """Judge the training history so far, and show how far it has come."""
         try:
             rows = results.read_metrics(run_dir)
-        except results.BadResults as damage:
+        except BadFile as damage:
             return Verdict(name="crashed", evidence=str(damage))
         self.display.progress(training_progress(label, rows, self.fixed.tokens))
         return judge_metrics(rows)

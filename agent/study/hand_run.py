@@ -4,6 +4,7 @@ import os
 import socket
 
 from agent.lab.errors import UserError
+from agent.lab.files import read_plain_text
 from agent.study.events import HandRunAdded
 from agent.study.records import Proposal
 from agent.study.state import State
@@ -33,6 +34,6 @@ def hand_run_event(study: Study, state: State, name: str, message: str) -> HandR
         description=rest.strip() or title,
         why="Made by hand.",
         predictions={},
-        source=(directory / "experiment.py").read_text(),
+        source=read_plain_text(directory / "experiment.py"),
     )
     return HandRunAdded(run=number, proposal=proposal, pid=os.getpid(), host=socket.gethostname())

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from agent.append_log import AppendLog, whole_lines
-from agent.lab.errors import UserError
+from agent.lab.files import BadFile
 from agent.study.budget import Budget
 from agent.study.events import Event
 from agent.study.state import State, derive
@@ -17,7 +17,7 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 _CHECK = b',"check":"'
 
 
-class BadLedger(UserError):
+class BadLedger(BadFile):
     """The ledger is damaged elsewhere than in a last line cut short by a crash."""
 
 
@@ -25,7 +25,7 @@ class Ledger:
     """Appends events to a file, each one on the disk before `append` returns."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the ledger and cut off a torn last line. Raise BadLedger."""
+        """Open or create the ledger and cut off a torn last line. Raise BadFile; BadLedger, naming a damaged line."""
         self._opened = time.monotonic()
         self._log = AppendLog(path)
         self.events = parse(self._log.content, path)
@@ -73,7 +73,7 @@ class Ledger:
 
 
 def read(path: Path) -> list[Event]:
-    """Return the events of a ledger without its torn last line. Raise BadLedger, naming the line."""
+    """Return the events of a ledger without its torn last line. Raise BadFile; BadLedger, naming the line."""
     return parse(whole_lines(path), path)
 
 

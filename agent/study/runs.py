@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.lab import results
+from agent.lab.files import BadFile
 from agent.lab.results import FinalInfo
 from agent.lab.verdicts import MetricsRow
 from agent.study.state import RunState
@@ -31,7 +32,7 @@ class Run:
         """Return the training history; empty if its file is damaged, which the verdict of the run then says."""
         try:
             return results.read_metrics(self.directory)
-        except results.BadResults:
+        except BadFile:
             return []
 
     def kept(self, name: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from agent.lab import results
 from agent.lab.errors import UserError
-from agent.lab.files import remove
+from agent.lab.files import BadFile, open_plain, remove, remove_unless_plain
+from agent.lab.progress import notify
 from agent.study import ledger
 from agent.study.runs import Run
 from agent.study.state import State, derive
@@ -111,7 +112,7 @@ class Study:
         return changed
 
     def load_runs(self, state: State) -> list[Run]:
-        """Return all runs, with results where a run is done. Raise BadResults if these cannot be read."""
+        """Return all runs, with results where a run is done. Raise BadFile if these cannot be read."""
         directories = [(run, self.run_dir(run.number)) for run in state.runs]
         return [Run(run, path, results.read(path) if run.stage == "done" else None) for run, path in directories]
 
@@ -121,15 +122,17 @@ class Study:
 
         The system frees the lock of a driver that is killed.
         """
-        with (self.directory / "lock").open("a+") as file:
+        path = self.directory / "lock"
+        remove_unless_plain(path)
+        with open_plain(path, "a+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                owner = file.read() or "another driver"
+                owner = file.read(1000).decode(errors="replace") or "another driver"
                 raise StudyBusy(f"{self.name} is in use by {owner}: wait until that has ended") from None
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
             file.flush()
             yield
 
@@ -192,7 +195,7 @@ def _claim_directory(root: Path, idea: str) -> Study:
 def find_study(path: Path) -> tuple[Study, State] | None:
     """Return the study of a directory under runs/ or notes/ with its state, or None if it has no events.
 
-    Raise BadLedger if its ledger cannot be read.
+    Raise BadFile if its ledger cannot be read.
     """
     path = path.resolve()
     root = path.parent.parent
@@ -201,21 +204,29 @@ def find_study(path: Path) -> tuple[Study, State] | None:
         if path.parent.name == "notes"
         else Study(path, root / "notes" / path.name)
     )
-    events = ledger.read(study.ledger) if study.ledger.exists() else []
+    try:
+        events = ledger.read(study.ledger)
+    except FileNotFoundError:
+        return None
     return (study, derive(events)) if events else None
 
 
 def find_study_to_resume(root: Path, path: Path | None) -> tuple[Study, State]:
     """Return the study at `path`, or the newest unfinished one, with its state.
 
-    Raise UserError if there is none, BadLedger if a ledger cannot be read.
+    Of several, those whose ledger cannot be read are passed over, each with a line that says so. Raise UserError if
+    there is none, BadFile if the ledger of the one at `path` cannot be read.
     """
     if path:
         if study := find_study(path):
             return study
         raise UserError(f"{path} is not a study that has started: give a directory in {root / 'runs'}")
     for directory in sorted((root / "runs").glob("*/"), reverse=True):
-        study = find_study(directory)
+        try:
+            study = find_study(directory)
+        except BadFile as error:
+            notify(f"{directory.name} is passed over: {error}")
+            continue
         if study and not study[1].finished:
             return study
     raise UserError(f"no study in {root / 'runs'} is unfinished: start one with `agent run`")

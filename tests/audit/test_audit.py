@@ -134,7 +134,7 @@ def test_a_file_that_is_not_notes_is_refused(tmp_path: Path, content: bytes | No
     path = tmp_path / "story.txt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=r"is not a notes\.txt"):
+    with pytest.raises(UserError, match=r"is not (a notes\.txt|UTF-8 text)"):
         audit.read(path)
 
 

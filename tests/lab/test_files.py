@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab.files import atomic_path, remove, waiting_lock, write_atomically
+from agent.lab.files import (
+    BadFile,
+    atomic_path,
+    open_plain,
+    read_plain,
+    read_plain_text,
+    remove,
+    remove_unless_plain,
+    waiting_lock,
+    write_atomically,
+)
 
 
 def test_a_written_file_has_its_content_and_nothing_is_left_beside_it(tmp_path: Path):
@@ -97,3 +107,48 @@ def test_a_process_that_has_to_wait_tells_why_and_goes_on_when_the_other_ends(tm
         assert process.stderr
         assert process.stderr.readline() == f"waiting: somebody builds it ({lock})\n"
     assert process.communicate(timeout=60)[0] == "held\n"
+
+
+PLANTED = {
+    "pipe": lambda path: os.mkfifo(path),
+    "link": lambda path: path.symlink_to(__file__),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "dangling": lambda path: path.symlink_to("nowhere"),
+    "directory": lambda path: path.mkdir(),
+}
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("kind", PLANTED)
+@pytest.mark.parametrize("mode", ["rb", "r+b", "ab", "a+b"])
+def test_only_a_regular_file_is_opened(tmp_path: Path, kind: str, mode: str):
+    path = tmp_path / "log"
+    PLANTED[kind](path)
+    with pytest.raises(BadFile, match=r"log is not a regular file and not read: remove it, or put back what was there"):
+        open_plain(path, mode)
+    remove_unless_plain(path)
+    assert not os.path.lexists(path)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_file_is_read_whole_or_not_at_all(tmp_path: Path):
+    path = tmp_path / "log"
+    with pytest.raises(FileNotFoundError):
+        read_plain(path, 5)
+    path.write_bytes(b"five\xff")
+    assert read_plain(path, 5) == b"five\xff"
+    with pytest.raises(BadFile, match="log is not UTF-8 text"):
+        read_plain_text(path)
+    with path.open("ab") as file:
+        file.truncate(10**13)
+    with pytest.raises(BadFile, match="log is larger than 2 MiB and not read"):
+        read_plain(path, 2 * 2**20)
+    remove_unless_plain(path)
+    assert path.exists()
+
+
+def test_a_file_with_another_name_is_refused_where_it_must_have_one(tmp_path: Path):
+    (tmp_path / "key").write_text("secret")
+    (tmp_path / "log").hardlink_to(tmp_path / "key")
+    with pytest.raises(BadFile, match="log is not a regular file"):
+        open_plain(tmp_path / "log", only_name=True)

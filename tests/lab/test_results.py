@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from agent.lab import results
-from agent.lab.results import BadResults, FinalInfo, Measure
+from agent.lab.files import BadFile
+from agent.lab.results import FinalInfo, Measure
 from agent.lab.verdicts import Verdict
 
 OK = FinalInfo(verdict=Verdict(name="ok", evidence="sound"))
@@ -51,7 +52,7 @@ PLANTED = {
 @pytest.mark.parametrize(("name", "read"), [("final_info.json", results.read), ("metrics.jsonl", results.read_metrics)])
 def test_anything_but_a_regular_file_is_damage(tmp_path: Path, plant: Callable, said: str, name: str, read: Callable):
     plant(tmp_path / name)
-    with pytest.raises(BadResults, match=f"{name} {said}"):
+    with pytest.raises(BadFile, match=f"{name} {said}"):
         read(tmp_path)
 
 

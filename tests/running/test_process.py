@@ -68,6 +68,23 @@ def test_all_cpu_seconds_of_a_process_are_counted(tmp_path: Path, code: str):
     assert 0.5 <= run_python(code, tmp_path).cpu_seconds < 3
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "planted", ["os.mkfifo(log)", "os.symlink('/dev/zero', log)", "os.symlink(key, log)", "os.link(key, log)"]
+)
+def test_a_log_that_an_experiment_replaced_is_not_read(tmp_path: Path, planted: str):
+    key = tmp_path / "id_rsa"
+    key.write_text("a private key")
+    log = tmp_path / "stderr.log"
+    result = run_python(
+        f"import os; log, key = {str(log)!r}, {str(key)!r}; os.remove(log); {planted}; os._exit(3)", tmp_path
+    )
+    verdict = process.exit_verdict(result, log)
+    assert verdict
+    assert verdict.name == "crashed"
+    assert verdict.evidence.startswith(f"{log} is not a regular file")
+
+
 def test_the_verdict_of_a_watchdog_ends_the_process(tmp_path: Path):
     nan = Verdict(name="nan", evidence="loss")
     result = run_python("import time; time.sleep(60)", tmp_path, watchdogs=[lambda: None, lambda: nan])

@@ -104,6 +104,16 @@ print("the last line")
     assert "\0" not in text
 
 
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe"])
+def test_what_was_put_in_the_place_of_a_log_is_not_cut(tmp_path: Path, kind: str):
+    victim, log = tmp_path / "victim", tmp_path / "stdout.log"
+    victim.write_bytes(b"x" * 1000)
+    {"link": log.symlink_to, "hard link": log.hardlink_to, "pipe": lambda _: os.mkfifo(log)}[kind](victim)
+    LogCap(log, size=100, kept=10)()
+    assert victim.stat().st_size == 1000
+
+
 def test_processes_that_a_killed_driver_left_are_ended_and_no_others(tmp_path: Path):
     def leave_running(directory: Path) -> int:
         code = "import subprocess; print(subprocess.Popen(['sleep', '63.5'], stdout=2, start_new_session=True).pid)"

@@ -1,10 +1,12 @@
 """The ledger survives a crash in mid-line, and says where any other damage is."""
 
+import os
 from pathlib import Path
 
 import pytest
 from builders import PROPOSAL, STARTED
 
+from agent.lab.files import BadFile
 from agent.lab.verdicts import Verdict
 from agent.study.attempts import ATTEMPTS
 from agent.study.events import (
@@ -174,6 +176,21 @@ def test_an_interruption_between_writing_an_event_and_noting_it_costs_no_event(p
 def test_events_of_no_study_add_up_to_nothing():
     with pytest.raises(ValueError, match="first event is study_started"):
         derive([RunReserved(run=0)])
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("kind", ["pipe", "link", "directory"])
+def test_whatever_an_experiment_puts_in_the_place_of_the_ledger_is_kept_aside(path: Path, tmp_path: Path, kind: str):
+    ledger, recorded, outside = Ledger(path), path.read_bytes(), tmp_path / "outside"
+    outside.write_text("untouched")
+    path.unlink()
+    {"pipe": lambda: os.mkfifo(path), "link": lambda: path.symlink_to(outside), "directory": path.mkdir}[kind]()
+    path.with_suffix(".tampered").mkdir()
+    with pytest.raises(BadFile, match="not a regular file"):
+        ledger.append(StudyEnded(why="done"))
+    assert ledger.restore()
+    assert path.read_bytes() == recorded
+    assert outside.read_text() == "untouched"
 
 
 def test_a_ledger_that_was_deleted_is_put_back_before_anything_is_added(path: Path):

@@ -1,11 +1,15 @@
 """The directory of a study: what an experiment plants there does no harm, and one driver at a time works in it."""
 
+import os
 from pathlib import Path
 
 import pytest
+from builders import STARTED
 
+from agent.lab.files import BadFile
 from agent.running.run_files import DRIVER_FILES, collect_run_files, log_path
-from agent.study.workspace import Study, StudyBusy
+from agent.study.ledger import Ledger
+from agent.study.workspace import Study, StudyBusy, find_study, find_study_to_resume
 
 
 @pytest.fixture
@@ -64,3 +68,32 @@ def test_a_study_in_use_names_its_driver_and_is_free_afterwards(study: Study):
         pass
     with study.lock():
         pass
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_lock_that_an_experiment_planted_is_neither_waited_for_nor_written_through(
+    study: Study, tmp_path: Path, kind: str
+):
+    lock, outside = study.directory / "lock", tmp_path / "outside"
+    outside.write_text("untouched")
+    os.mkfifo(lock) if kind == "pipe" else lock.symlink_to(outside)
+    with study.lock():
+        assert lock.read_text().startswith("process ")
+    assert outside.read_text() == "untouched"
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_damaged_study_does_not_block_another(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]):
+    sound, damaged = tmp_path / "runs/1_sound", tmp_path / "runs/2_damaged"
+    for directory in (sound, damaged):
+        directory.mkdir(parents=True)
+    Ledger(sound / "events.jsonl").append(STARTED)
+    ledger = damaged / "events.jsonl"
+    os.mkfifo(ledger) if kind == "pipe" else ledger.symlink_to("/dev/zero")
+    found, _ = find_study_to_resume(tmp_path, None)
+    assert found.directory == sound
+    assert f"2_damaged is passed over: {ledger} is not a regular file" in capsys.readouterr().err
+    with pytest.raises(BadFile, match="is not a regular file"):
+        find_study(damaged)
