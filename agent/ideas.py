@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+MOST_VARIANCE_LOST = 0.05  # an SAE that reconstructs so much less is not better, whatever else it does
+
 Direction = Literal["up", "down", "same"]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -94,6 +96,7 @@ class Idea(Strict):
     hypothesis: Text
     primary_metric: str = "ce_loss_score"
     smallest_effect: Annotated[float, Field(gt=0)]  # in units of the primary metric
+    most_variance_lost: Annotated[float, Field(gt=0)] = MOST_VARIANCE_LOST  # beside a better CE-loss score
     fixed: Fixed = Fixed()
     defaults: dict[str, Any] = {}  # the template's parameters and their values where a step gives none
     plan: Annotated[list[Step], Field(min_length=1)]

@@ -18,7 +18,7 @@ from typing import Any
 
 from scipy.special import betaincinv
 
-from agent.comparison.judgement import FRESH_SEEDS, Judgement, judge
+from agent.comparison.judgement import FRESH_SEEDS, Goal, Judgement, judge
 from agent.comparison.matching import compare
 from agent.comparison.significance import ALPHA
 from agent.lab.metrics import HEADLINE, METRICS
@@ -87,10 +87,10 @@ def study(
         return as_run(figures | {primary: (figures[primary] or math.nan) + (planted if run == 0 else 0.0)})
 
     comparisons = {run: compare(trained(run), baselines) for run in range(RUNS)}
-    first = judge(comparisons, primary, smallest_effect, {})
+    first = judge(comparisons, Goal(primary, smallest_effect), {})
     winners = [run for run in first if first[run].outcome == "unconfirmed"]
     fresh = {run: [compare(trained(run), baselines) for _ in range(FRESH_SEEDS)] for run in winners}
-    return first, judge(comparisons, primary, smallest_effect, fresh)
+    return first, judge(comparisons, Goal(primary, smallest_effect), fresh)
 
 
 def claims(pool: Pool, primary: str, smallest_effect: float, studies: int = STUDIES) -> Counter[str]:
@@ -130,7 +130,7 @@ def higher_k(pool: Pool, primary: str, *, matched: bool, studies: int = STUDIES)
             comparison = compare(as_run(run.figures), [*seeds, draw.choice(pool[below]), other])
         else:
             comparison = compare(as_run(ignoring_l0(run).figures), [ignoring_l0(seed) for seed in seeds])
-        outcomes[judge({0: comparison}, primary, NEARLY_ZERO, {})[0].outcome] += 1
+        outcomes[judge({0: comparison}, Goal(primary, NEARLY_ZERO), {})[0].outcome] += 1
     return outcomes["unconfirmed"], studies - outcomes["not comparable"]
 
 

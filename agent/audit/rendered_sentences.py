@@ -169,6 +169,7 @@ def _check_outcome(outcome: Outcome, stated: re.Match[str], run: KnownRun) -> It
         return
     yield _check_difference(stated, known)
     yield from _check_items(stated["companion"] or "", run)
+    yield from _check_companion(stated, run)
     gain = -difference if metric.better == "lower" else difference
     if outcome in ("better", "unconfirmed"):
         yield _result(gain > 0 and not known.within_noise, f"{title} is better when {metric.better}")
@@ -177,6 +178,23 @@ def _check_outcome(outcome: Outcome, stated: re.Match[str], run: KnownRun) -> It
     if outcome == "negligible":
         smallest = stated["smallest"]
         yield _result(abs(difference) <= _number(smallest), f"the smallest effect worth having is {smallest}")
+
+
+def _check_companion(stated: re.Match[str], run: KnownRun) -> Iterator[CheckResult]:
+    """Check what an outcome says of the loss of the metric that the primary one is read with."""
+    parts = stated.groupdict()
+    if title := parts.get("lost_title"):
+        known = run.differences.get(title)
+        lost = f"the difference of {title} is {known.difference:+.4g}" if known else ""
+        yield _result(agrees(parts["lost"], -known.difference), lost) if known else _not_compared(title, run)
+    if parts.get("beyond") and not parts["in_fresh_seed"]:
+        known = run.differences.get(title := parts["companion_title"])
+        more = known is not None and -known.difference > _number(parts["beyond"])
+        yield (
+            _result(more, f"the difference of {title} is {known.difference:+.4g}")
+            if known
+            else _not_compared(title, run)
+        )
 
 
 def _not_compared(title: str, run: KnownRun) -> CheckResult:

@@ -61,6 +61,7 @@ class StudyRequest:
             hypothesis=self.idea.hypothesis.strip(),
             primary_metric=primary_metric,
             smallest_effect=smallest_effect,
+            most_variance_lost=self.idea.most_variance_lost,
             fixed=self.fixed,
             evals=lab["evals"],
             left_out=lab["left_out"],

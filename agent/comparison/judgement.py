@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 from agent.comparison.significance import (
     ALPHA,
@@ -13,9 +13,10 @@ from agent.comparison.significance import (
     smallest_detectable,
     standard_deviation,
 )
-from agent.ideas import Direction
+from agent.ideas import MOST_VARIANCE_LOST, Direction
 from agent.lab.metrics import METRICS
 from agent.lab.results import Comparison, MetricComparison
+from agent.study.events import StudyStarted
 from agent.study.runs import Run
 from agent.study.state import State
 
@@ -26,6 +27,28 @@ Outcome = Literal[
     "better", "unconfirmed", "not confirmed", "not better", "worse", "negligible", "within noise", "not comparable"
 ]
 PredictionOutcome = Literal["held", "failed", "within noise", "not measured"]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The primary metric of a study, and what a difference in it must and may not come with to be better."""
+
+    primary: str
+    smallest_effect: float
+    most_variance_lost: float = MOST_VARIANCE_LOST
+
+    @classmethod
+    def of(cls, started: StudyStarted) -> Self:
+        """Return the goal that a study began with."""
+        return cls(started.primary_metric, started.smallest_effect, started.most_variance_lost)
+
+    @property
+    def most_lost(self) -> float:
+        """The most that the companion of the primary metric may lose."""
+        companion = METRICS[self.primary].companion
+        if companion == "explained_variance_centered":
+            return self.most_variance_lost
+        return METRICS[companion].worth if companion else math.inf
 
 
 @dataclass(frozen=True)
@@ -42,21 +65,19 @@ def judgements(runs: list[Run], state: State) -> dict[int, Judgement]:
     """Judge every run of a study that counts and was compared, by run number."""
     compared = {run.number: run.info.comparison for run in runs if run.counts and run.info and run.info.comparison}
     fresh = {run: list(by_seed.values()) for run, by_seed in state.replicates.items()}
-    return judge(compared, state.started.primary_metric, state.started.smallest_effect, fresh)
+    return judge(compared, Goal.of(state.started), fresh)
 
 
 def judge(
-    comparisons: Mapping[int, Comparison],
-    primary: str,
-    smallest_effect: float,
-    fresh: Mapping[int, Sequence[Comparison]],
+    comparisons: Mapping[int, Comparison], goal: Goal, fresh: Mapping[int, Sequence[Comparison]]
 ) -> dict[int, Judgement]:
     """Judge each run's primary metric, given all runs of the study and the fresh seeds of winners.
 
     A difference counts if it is detected after Holm's correction over the runs and is at least the smallest effect.
     `better` is only said of a run whose fresh seeds, without the run itself, show it again, and never of one whose
-    companion metric worsened.
+    companion metric lost more than it may, in the run or in a fresh seed.
     """
+    primary, smallest_effect = goal.primary, goal.smallest_effect
     on_primary = {
         run: comparison.metrics[primary] for run, comparison in comparisons.items() if primary in comparison.metrics
     }
@@ -64,9 +85,11 @@ def judge(
     judged = {run: Judgement("not comparable") for run in comparisons}
     for run, comparison in on_primary.items():
         outcome, confirmation = _outcome(primary, comparison, corrected[run], smallest_effect), None
-        if outcome == "unconfirmed" and companion_metric_worsened(primary, comparisons[run]):
-            outcome = "not better"
         seeds = fresh.get(run, ())
+        if outcome == "unconfirmed" and any(
+            companion_loss(primary, c) > goal.most_lost for c in (comparisons[run], *seeds)
+        ):
+            outcome = "not better"
         if outcome == "unconfirmed" and len(seeds) >= FRESH_SEEDS:
             outcome = "not confirmed"
             if all(primary in seed.metrics for seed in seeds):
@@ -88,13 +111,17 @@ def _outcome(primary: str, comparison: MetricComparison, p: float, smallest_effe
     return "unconfirmed" if gain > 0 else "worse"
 
 
-def companion_metric_worsened(primary: str, comparison: Comparison) -> bool:
-    """Return True if the metric that `primary` must be read with is detectably worse: copied features raise F1."""
+def companion_loss(primary: str, comparison: Comparison) -> float:
+    """Return how much worse the metric is that `primary` must be read with, or 0 if that was not detected.
+
+    Copied features raise F1 and lower uniqueness; an encoder that writes the next token raises the CE-loss score and
+    lowers explained variance.
+    """
     companion = METRICS[primary].companion
     compared = comparison.metrics.get(companion)
     if compared is None or observed_direction(compared) == "same":
-        return False
-    return improvement(companion, compared) <= -METRICS[companion].worth
+        return 0.0
+    return max(0.0, -improvement(companion, compared))
 
 
 def improvement(metric: str, comparison: MetricComparison) -> float:

@@ -71,6 +71,7 @@ METRICS: dict[str, Metric] = {
         healthy=(0.8, 1),
         better="higher",
         worth=0.005,
+        companion="explained_variance_centered",  # an encoder that writes the next token has a high CE-loss score
     ),
     "loss_added": Metric(
         path="core.loss_added",
@@ -79,6 +80,7 @@ METRICS: dict[str, Metric] = {
         group="model preservation",
         better="lower",
         worth=0.03,
+        companion="explained_variance_centered",  # likewise
     ),
     "kl_div_score": Metric(
         path="core.kl_div_score", title="KL score", group="model preservation", healthy=(0.8, 1), better="higher"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agent import TEMPLATES
 from agent.comparison import judgement, matching
-from agent.comparison.judgement import Judgement, Outcome, judgements
+from agent.comparison.judgement import Goal, Judgement, Outcome, judgements
 from agent.display.formatting import companion_difference, format_difference, format_value, remarks
 from agent.ideas import Direction, strict_templates
 from agent.lab.defaults import is_world
@@ -228,7 +228,8 @@ def _outcome(run: Run, state: State, judged: Judgement | None) -> str:
     if comparison is None or judged is None or judged.p is None:
         why = comparison.not_comparable if comparison else None
         return sentences.NOT_COMPARABLE.render(why=why or f"{metric.title} was not measured on both sides")
-    smallest = f"{state.started.smallest_effect:g}"
+    smallest, goal = f"{state.started.smallest_effect:g}", Goal.of(state.started)
+    lost = judgement.companion_loss(name, comparison)
     if judged.outcome == "within noise":
         smallest = format_value(name, judged.smallest_detectable)
     return sentences.OUTCOMES[judged.outcome].render(
@@ -239,9 +240,19 @@ def _outcome(run: Run, state: State, judged: Judgement | None) -> str:
         l0=format_value("l0", run.info.metric("l0")),
         p=f"{judged.p:.2g}",
         fresh_seeds=_fresh_seeds(name, judged, state.replicates.get(run.number, {})),
+        asides=_asides(name, judged, comparison),
         companion_title=METRICS[metric.companion].title if metric.companion else "",
+        beyond=f" by more than {goal.most_lost:g}{'' if lost > goal.most_lost else ' in a fresh seed'}",
         smallest=smallest,
     )
+
+
+def _asides(name: str, judged: Judgement, comparison: Comparison) -> str:
+    """State beside an outcome what the difference comes with: a loss of the companion metric that it may have."""
+    companion, lost = METRICS[name].companion, judgement.companion_loss(name, comparison)
+    if not lost or judged.outcome == "not better":
+        return ""
+    return sentences.COMPANION_LOST.render(title=METRICS[companion].title, value=format_value(companion, lost))
 
 
 def _fresh_seeds(name: str, judged: Judgement, replicates: dict[int, Comparison]) -> str:

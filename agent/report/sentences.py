@@ -35,6 +35,8 @@ _FIELDS = {
     "smallest": NUMBER,
     "difference": rf"(?P<difference>[+-]{NUMBER}) ± (?P<half_width>{NUMBER})",  # as formatting.format_difference
     "companion": r"(?: \((?P<companion>[^)]*)\))?",  # as formatting.companion_difference
+    "asides": rf"(?:, with (?P<lost_title>{TITLE}) down by (?P<lost>{NUMBER}))?",  # beside an outcome
+    "beyond": rf"(?: by more than (?P<beyond>{NUMBER})(?P<in_fresh_seed> in a fresh seed)?)?",
     "unit": r"(?: [a-zA-Z/]+)?",
     "run": r"\d+",
     "attempt": r"\d+",
@@ -131,22 +133,23 @@ NOT_APPLICABLE = Sentence("{family}: {metric} is not applicable: {why}.")
 _DIFFERS = (
     "{title} differs by {difference}{unit}{companion} from the baseline at L0 {l0} (p {p} after Holm's correction)"
 )
+COMPANION_LOST = Sentence(", with {title} down by {value}")
 NOT_COMPARABLE = Sentence("Not comparable: {why}.")
 OUTCOMES: dict[Outcome, Sentence] = {
-    "better": Sentence(f"Better (confirmed): {_DIFFERS}, and {{fresh_seeds}}."),
+    "better": Sentence(f"Better (confirmed){{asides}}: {_DIFFERS}, and {{fresh_seeds}}."),
     "unconfirmed": Sentence(
-        f"Seems better, not yet confirmed by fresh seeds: {_DIFFERS}.",
+        f"Seems better, not yet confirmed by fresh seeds{{asides}}: {_DIFFERS}.",
         f"Seems better, and is not confirmed by fresh seeds yet: {_DIFFERS}.",
     ),
-    "not confirmed": Sentence(f"Not confirmed: {_DIFFERS}, but {{fresh_seeds}}."),
-    "not better": Sentence(f"Not better: {_DIFFERS}, while {{companion_title}} is worse."),
-    "worse": Sentence(f"Worse: {_DIFFERS}."),
+    "not confirmed": Sentence(f"Not confirmed{{asides}}: {_DIFFERS}, but {{fresh_seeds}}."),
+    "not better": Sentence(f"Not better{{asides}}: {_DIFFERS}, while {{companion_title}} is worse{{beyond}}."),
+    "worse": Sentence(f"Worse{{asides}}: {_DIFFERS}."),
     "negligible": Sentence(
-        f"Too small to matter: {_DIFFERS}, less than the smallest effect worth having, {{smallest}}{{unit}}.",
+        f"Too small to matter{{asides}}: {_DIFFERS}, less than the smallest effect worth having, {{smallest}}{{unit}}.",
         f"Too small to matter: {_DIFFERS}, less than the smallest difference worth having, {{smallest}}{{unit}}.",
     ),
     "within noise": Sentence(
-        f"Within noise: {_DIFFERS}; a difference of {{smallest}}{{unit}} would have been detected.",
+        f"Within noise{{asides}}: {_DIFFERS}; a difference of {{smallest}}{{unit}} would have been detected.",
         f"Within noise: {_DIFFERS}; a difference of {{smallest}}{{unit}} could have been seen.",
     ),
 }

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from agent.ideas import Fixed
+from agent.ideas import MOST_VARIANCE_LOST, Fixed
 from agent.lab.results import Comparison, Expectation
 from agent.lab.verdicts import Verdict
 from agent.study.records import Baseline, PlannedRun, Proposal
@@ -43,6 +43,7 @@ class StudyStarted(_Event):
     hypothesis: str
     primary_metric: str
     smallest_effect: float
+    most_variance_lost: float = MOST_VARIANCE_LOST  # explained variance that a run may lose and still be better
     fixed: Fixed
     evals: tuple[str, ...]  # evaluation families of every run
     left_out: dict[str, str] = {}  # families of the requested tier that cannot run here -> reason

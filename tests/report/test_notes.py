@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from builders import CHANGE, FIRST, OK, SECOND, STARTED, scored
 
+from agent.audit import audit, notes_reader
 from agent.comparison import matching
 from agent.comparison.judgement import judgements
 from agent.comparison.matching import all_metrics
@@ -95,7 +96,7 @@ def test_a_metric_stands_with_its_prediction_and_its_outcome():
 @pytest.mark.parametrize(
     ("score", "sentence"),
     [
-        (0.951, "Within noise: CE-loss score differs by +0.0010 ± 0.0030 from the baseline at L0 16.00 (p 0.41"),
+        (0.951, "Within noise: CE-loss score differs by +0.0010 ± 0.0030 (explained variance +0.0000 ± 0.0001)"),
         (0.9535, "Too small to matter: CE-loss score differs by +0.0035"),
         (0.93, "Worse: CE-loss score differs by -0.0200"),
         (0.97, "Seems better, not yet confirmed by fresh seeds: CE-loss score differs by +0.0200"),
@@ -103,6 +104,29 @@ def test_a_metric_stands_with_its_prediction_and_its_outcome():
 )
 def test_the_outcome_on_the_primary_metric(score: float, sentence: str):
     assert sentence in committed(score)
+
+
+@pytest.mark.parametrize(
+    ("variance", "sentence"),
+    [
+        (
+            0.788,
+            "Seems better, not yet confirmed by fresh seeds, with explained variance down by 0.0120: CE-loss score ",
+        ),
+        (0.5, "Not better: CE-loss score differs by +0.0200 ± 0.0030 (explained variance -0.3000 ± 0.0001) from the "),
+        (0.5, " after Holm's correction), while explained variance is worse by more than 0.05.\n"),
+    ],
+)
+def test_a_loss_of_explained_variance_stands_with_the_outcome(variance: float, sentence: str):
+    info = scored(16, 0.97)
+    assert info.core
+    info.core.explained_variance_centered = variance
+    events = [*SECOND, *NOISE, RunCommitted(run=1, verdict=OK)]
+    text = rendered(events, scored(16, 0.95), info)
+    assert sentence in text
+    assert {finding.status for finding in audit.findings(notes_reader.parse(text))} == {"supported"}
+    wrong = text.replace("down by 0.0120", "down by 0.0020").replace("more than 0.05", "more than 0.5")
+    assert "contradicted" in {finding.status for finding in audit.findings(notes_reader.parse(wrong))}
 
 
 def test_a_run_is_compared_at_its_own_l0():

@@ -10,7 +10,7 @@ from builders import failed, history, measured, run
 from figure_checks import overlapping
 
 from agent import TEMPLATES
-from agent.comparison.judgement import judge
+from agent.comparison.judgement import Goal, judge
 from agent.comparison.matching import all_metrics, compare
 from agent.lab.evaluation import idea_files
 from agent.lab.results import FamilyScores
@@ -81,7 +81,7 @@ def idea_draw() -> plots.Draw:
 
 def write(directory: Path, runs: list[Run], baselines: Sequence[Baseline] = BASELINES) -> dict[str, plots.Figure]:
     comparisons = {run.number: run.info.comparison for run in runs if run.info and run.info.comparison}
-    judgements = judge(comparisons, PRIMARY, SMALLEST_EFFECT, {})
+    judgements = judge(comparisons, Goal(PRIMARY, SMALLEST_EFFECT), {})
     written = plots.write(directory, runs, baselines, judgements, PRIMARY, SMALLEST_EFFECT, idea_draw())
     return {figure.name: figure for figure in written}
 
