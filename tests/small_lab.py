@@ -113,7 +113,7 @@ def of_idea(directory: Path, model: Path, idea: str) -> dict[str, ModuleType]:
 def stream(model: Path, size: int = TOKENS, batch: int = BATCH) -> Stream:
     """Stream the small model's harvest from its start."""
     folder, manifest = activations.ensure_harvest(str(model), HOOK, TOKENS)
-    return Stream(folder, manifest, size, batch, seed=0)
+    return activations.stored_stream(folder, manifest, size, batch, seed=0)
 
 
 def train(module: ModuleType, data: Stream, steps: int | None = None) -> Any:

@@ -84,7 +84,7 @@ def test_the_checkpoint_rebuilds_as_training_said(driven: Path, harvest: Any):
     """Scaling, thresholds and decoder come back: the squared error on unscaled activations is that of training."""
     folder, manifest = harvest
     loaded = checkpoint.load(driven / "checkpoint")
-    x = torch.cat(list(activations.Stream(folder, manifest, 20_000, BATCH, seed=3)))
+    x = torch.cat(list(activations.stored_stream(folder, manifest, 20_000, BATCH, seed=3)))
     with torch.no_grad():
         latents = loaded.encode(x / manifest.scale)
         error = (loaded.decode(latents) * manifest.scale - x).pow(2).mean().item()

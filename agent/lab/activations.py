@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import BaseModel, ValidationError
-from safetensors.torch import load_file, save_file
+from pydantic import ValidationError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from agent.lab import cache, models, text, tokens, worlds
@@ -26,6 +26,7 @@ from agent.lab.defaults import is_world
 from agent.lab.errors import UserError
 from agent.lab.files import waiting_lock
 from agent.lab.progress import notify, track
+from agent.lab.rows import SOCKET_VARIABLE, Connection, Manifest, Rows, ServedRows, Shard, StoredRows
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -36,28 +37,6 @@ BATCH_WINDOWS = 16
 HARVEST_SEED = 0
 MAX_HARVEST = 20_000_000  # rows; longer trainings read them again in another order
 SMOKE_TOKENS = 20_000
-
-
-class Shard(BaseModel):
-    """A file of a harvest."""
-
-    name: str
-    rows: int
-    sha256: str
-
-
-class Manifest(BaseModel):
-    """The description of a harvest: its shards and their scaling."""
-
-    format: int
-    model: str
-    hook_name: str
-    d_in: int
-    rows: int
-    scale: float  # model activations times this have mean norm sqrt(d_in)
-    stored_scale: float  # the first batch's estimate of it, already applied to the stored rows
-    mean: list[float]  # [d_in], of the scaled activations
-    shards: list[Shard]
 
 
 @dataclass(frozen=True)
@@ -96,7 +75,7 @@ class Stream:
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, total: int, batch: int, seed: int, budget: TokenBudget | None = None
+        self, rows: Rows, manifest: Manifest, total: int, batch: int, seed: int, budget: TokenBudget | None = None
     ) -> None:
         self.budget = budget or TokenBudget()
         self.manifest, self.batch, self.seed = manifest, batch, seed
@@ -104,49 +83,35 @@ class Stream:
         self.device = torch.device(models.device_config().device)
         self.steps = math.ceil(total / batch)
         self.mean = torch.tensor(manifest.mean, device=self.device)
-        self._folder = folder
-        self._resident: dict[str, Tensor] = {}
+        self._rows = rows
 
     @property
     def d_in(self) -> int:
         return self.manifest.d_in
 
     def __iter__(self) -> Iterator[Tensor]:
-        left, rest = self.total, torch.empty(0, self.d_in, device=self.device)
-        rows = self._rows()
+        left, correction = self.total, self.manifest.scale / self.manifest.stored_scale
+        self._rows.start(self.seed)
         while (take := min(self.batch, left, self.budget.left)) > 0:
-            while len(rest) < take:
-                rest = torch.cat([rest, next(rows)])
             self.budget.served += take
-            yield rest[:take]
-            rest, left = rest[take:], left - take
+            left -= take
+            yield self._rows.take(take).to(self.device).float() * correction
 
-    def _rows(self) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(self.seed)
-        correction = self.manifest.scale / self.manifest.stored_scale
-        shards = self.manifest.shards
-        while True:
-            for index in torch.randperm(len(shards), generator=generator).tolist():
-                stored = self._shard(shards[index].name)
-                order = torch.randperm(len(stored), generator=generator)
-                for chunk in order.split(16 * self.batch):
-                    yield stored[chunk.to(stored.device)].to(self.device).float() * correction
 
-    def _shard(self, name: str) -> Tensor:
-        """Return the rows `[rows, d_in]` of a shard, which stays on a GPU with room to spare."""
-        if name in self._resident:
-            return self._resident[name]
-        stored = load_file(self._folder / name)["activations"]
-        if self.device.type == "cuda" and torch.cuda.mem_get_info(self.device)[0] > 4 * stored.nbytes + 2**32:
-            self._resident[name] = stored = stored.to(self.device)
-        return stored
+def stored_stream(
+    folder: Path, manifest: Manifest, total: int, batch: int, seed: int, budget: TokenBudget | None = None
+) -> Stream:
+    """Return a stream that reads the harvest's files itself."""
+    rows = StoredRows(folder, manifest, torch.device(models.device_config().device))
+    return Stream(rows, manifest, total, batch, seed, budget)
 
 
 def stream(model: str, hook_name: str, *, tokens: int, batch: int, seed: int) -> Stream:
     """Return the training stream of a run, `tokens` activations in batches, harvesting them first if need be.
 
-    In a study (SAE_AGENT_FIXED) model, hook and tokens are the study's, and the tokens are one budget for all streams
-    of the process. Raises UserError for an unknown model or hook, one that is not the study's, or a full disk.
+    In a study (SAE_AGENT_FIXED) model, hook and tokens are the study's, the tokens are one budget for all streams of
+    the process, and the driver's server hands out the rows (SAE_AGENT_STREAM). Raises UserError for an unknown model or
+    hook, one that is not the study's, or a full disk.
     """
     if tokens < 1 or batch < 1:
         raise UserError(f"tokens and batch must be positive, not {tokens} and {batch}")
@@ -159,15 +124,24 @@ def stream(model: str, hook_name: str, *, tokens: int, batch: int, seed: int) ->
             if actual != expected:
                 raise UserError(f"{constant} is {actual!r} but the study fixes it to {expected!r}: restore it")
         tokens = fixed["tokens"]
-    folder, manifest = ensure_harvest(model, hook_name, tokens)
     total = min(tokens, SMOKE_TOKENS) if os.environ.get("SAE_AGENT_SMOKE") else tokens
-    return Stream(folder, manifest, total, batch, seed, _process_budget(total) if fixed else None)
+    budget = _process_budget(total) if fixed else None
+    if descriptor := os.environ.get(SOCKET_VARIABLE):
+        server = _connection(int(descriptor))
+        return Stream(ServedRows(server), server.manifest, total, batch, seed, budget)
+    return stored_stream(*ensure_harvest(model, hook_name, tokens), total, batch, seed, budget)
 
 
 @functools.cache
 def _process_budget(budget: int) -> TokenBudget:
     """Return the one budget of the process: a second pass over the data counts too."""
     return TokenBudget(budget)
+
+
+@functools.cache
+def _connection(descriptor: int) -> Connection:
+    """Return the one connection of the process to the server of activations."""
+    return Connection(descriptor)
 
 
 def ensure_harvest(model: str, hook_name: str, tokens: int) -> tuple[Path, Manifest]:

@@ -118,7 +118,7 @@ def trained(module: Any, data: activations.Stream, steps: int) -> Any:
 
 def stream(modules: dict[str, Any]) -> activations.Stream:
     folder, manifest = activations.ensure_harvest(modules["adaptive"].MODEL, HOOK, TOKENS)
-    return activations.Stream(folder, manifest, TOKENS, BATCH, seed=0)
+    return activations.stored_stream(folder, manifest, TOKENS, BATCH, seed=0)
 
 
 # The orthogonality loss

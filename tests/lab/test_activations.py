@@ -28,7 +28,7 @@ OTHER_HOOK, OTHER_TOKENS = "blocks.0.hook_resid_post", 140_000
 def stream(model: Path, *, size: int = TOKENS, batch: int = 1000, seed: int = 0) -> activations.Stream:
     """Stream `size` tokens of the one harvest, whose key holds TOKENS."""
     whole = activations.stream(str(model), HOOK, tokens=TOKENS, batch=batch, seed=seed)
-    return activations.Stream(
+    return activations.stored_stream(
         activations.ensure_harvest(str(model), HOOK, TOKENS)[0], whole.manifest, size, batch, seed
     )
 

@@ -39,7 +39,7 @@ def guard(small_model: Path, harvest: Any, sae: OneNumber, tmp_path: Path) -> Tr
 
 def make_guard(model: Path, sae: nn.Module, out_dir: Path, steps: int, **settings: Any) -> TrainingGuard:
     folder, manifest = activations.ensure_harvest(str(model), HOOK, TOKENS)
-    data = activations.Stream(folder, manifest, steps * 10, 10, seed=7)
+    data = activations.stored_stream(folder, manifest, steps * 10, 10, seed=7)
     return TrainingGuard(out_dir, sae, data, model=str(model), hook_name=HOOK, settings=settings)
 
 

@@ -1,0 +1,136 @@
+"""The rows of a harvest in an order that the seed fixes: read from its files, or received from the process that serves
+them to an experiment under the driver (serve.py)."""
+
+import json
+import mmap
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from pydantic import BaseModel
+from safetensors.torch import load_file
+from torch import Tensor
+
+from agent.lab.errors import UserError
+
+CHUNK_ROWS = 16_384  # gathered from a shard at once
+SOCKET_VARIABLE = "SAE_AGENT_STREAM"  # in the environment of an experiment: the descriptor of its socket to the server
+
+
+class Shard(BaseModel):
+    """A file of a harvest."""
+
+    name: str
+    rows: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """The description of a harvest: its shards and their scaling."""
+
+    format: int
+    model: str
+    hook_name: str
+    d_in: int
+    rows: int
+    scale: float  # model activations times this have mean norm sqrt(d_in)
+    stored_scale: float  # the first batch's estimate of it, already applied to the stored rows
+    mean: list[float]  # [d_in], of the scaled activations
+    shards: list[Shard]
+
+
+class Rows(Protocol):
+    """A source of shuffled rows without an end."""
+
+    def start(self, seed: int) -> None:
+        """Begin at the first row of the order that the seed fixes."""
+        ...
+
+    def take(self, count: int) -> Tensor:
+        """Return the next rows `[count, d_in]`, float16, as they are stored."""
+        ...
+
+
+class StoredRows:
+    """The rows of a harvest's files: shards in random order, each shuffled, again and again."""
+
+    def __init__(self, folder: Path, manifest: Manifest, device: torch.device) -> None:
+        self.folder, self.shards, self.device = folder, manifest.shards, device
+        self._empty = torch.empty(0, manifest.d_in, dtype=torch.float16, device=device)
+        self._resident: dict[str, Tensor] = {}
+
+    def start(self, seed: int) -> None:
+        self._rest, self._chunks = self._empty, self._shuffled(seed)
+
+    def take(self, count: int) -> Tensor:
+        self.fill(count)
+        taken, self._rest = self._rest[:count], self._rest[count:]
+        return taken
+
+    def fill(self, count: int) -> None:
+        """Gather the next `count` rows, so that `take` need not wait for them."""
+        while len(self._rest) < count:
+            self._rest = torch.cat([self._rest, next(self._chunks)])
+
+    def _shuffled(self, seed: int) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            for index in torch.randperm(len(self.shards), generator=generator).tolist():
+                stored = self._shard(self.shards[index].name)
+                for chunk in torch.randperm(len(stored), generator=generator).split(CHUNK_ROWS):
+                    yield stored[chunk.to(stored.device)].to(self.device)
+
+    def _shard(self, name: str) -> Tensor:
+        """Return the rows `[rows, d_in]` of a shard, which stays on a GPU with room to spare."""
+        if name in self._resident:
+            return self._resident[name]
+        stored = load_file(self.folder / name)["activations"]
+        if self.device.type == "cuda" and torch.cuda.mem_get_info(self.device)[0] > 4 * stored.nbytes + 2**32:
+            self._resident[name] = stored = stored.to(self.device)
+        return stored
+
+
+class Connection:
+    """A connection to serve.py, by an inherited socket: it puts rows into memory shared with this process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=os.dup(descriptor))
+        _, (shared, *_), _, _ = socket.recv_fds(self._socket, 1, 1)
+        with os.fdopen(shared, "r+b") as file:
+            self.memory = mmap.mmap(file.fileno(), 0)
+        self._answers = self._socket.makefile("rb")
+        self.manifest = Manifest.model_validate_json(self._answers.readline())
+        self.readers = 0
+
+    def ask(self, **request: int) -> int:
+        """Return the number of rows that the server has put into the memory. Raises UserError if there are none."""
+        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        answer = self._answers.readline()
+        if not answer:
+            raise UserError("the process that serves activations has ended; stream.log of the study holds its reason")
+        return int(answer)
+
+
+class ServedRows:
+    """The rows that the server hands out, in an order of their own."""
+
+    def __init__(self, server: Connection) -> None:
+        self._server, self._reader = server, server.readers
+        server.readers += 1
+
+    def start(self, seed: int) -> None:
+        self._server.ask(reader=self._reader, seed=seed)
+
+    def take(self, count: int) -> Tensor:
+        parts, width = [], self._server.manifest.d_in
+        while count > 0:
+            rows = self._server.ask(reader=self._reader, rows=count)
+            if rows == 0:
+                raise UserError("the tokens of the study are spent: end the training when its stream ends")
+            values = torch.frombuffer(self._server.memory, dtype=torch.float16, count=rows * width)
+            parts.append(values.view(rows, width).clone())  # the memory is written again at the next request
+            count -= rows
+        return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,0 +1,99 @@
+"""python -P -m agent.lab.serve --model M --hook_name H --tokens N --control FD: serve activations to experiments.
+
+An experiment under the driver is handed a socket in place of the files, so what it has read is counted here, out of its
+reach. For each training the driver sends a line {"total": ROWS} through its own socket FD, with two descriptors: the
+server's end of the training's socket, and a pipe that is written {"rows": SERVED} once the training has ended.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import socket
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from typing import IO
+
+import torch
+
+from agent.lab import activations
+from agent.lab.exits import one_line_errors
+from agent.lab.rows import Manifest, StoredRows
+
+SHARED_BYTES = 64 * 2**20  # at most, for the rows of one answer
+MOST_READERS = 16  # streams of one training; each holds a shard in memory
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -P -m agent.lab.serve", description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--hook_name", required=True)
+    parser.add_argument("--tokens", type=int, required=True)
+    parser.add_argument("--control", type=int, required=True, metavar="FD")
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # the cores are the trainings'
+    with one_line_errors("the trainings that are served end too"):
+        folder, manifest = activations.ensure_harvest(args.model, args.hook_name, args.tokens)
+        control = socket.socket(fileno=args.control)
+        while (request := socket.recv_fds(control, 4096, 2))[0]:
+            connection, report = request[1]
+            training = Training(folder, manifest, json.loads(request[0])["total"])
+            Thread(target=training.serve, args=(socket.socket(fileno=connection), report), daemon=True).start()
+
+
+class Training:
+    """One training: the rows it is served, at most `total`, and their number so far."""
+
+    def __init__(self, folder: Path, manifest: Manifest, total: int) -> None:
+        self.folder, self.manifest, self.total, self.served = folder, manifest, total, 0
+        self._readers: dict[int, StoredRows] = {}  # of the streams of the training, each with an order of its own
+        self._most = max(1, min(SHARED_BYTES // (2 * manifest.d_in), total))  # rows of one answer
+
+    def serve(self, connection: socket.socket, report: int) -> None:
+        """Answer requests until the training closes its end, then report the rows served."""
+        with connection, os.fdopen(report, "w") as counted, _shared_file(2 * self.manifest.d_in * self._most) as file:
+            with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+                # Such an error is the end of a training, or of its keeping to the protocol.
+                self._answer_requests(connection, file.fileno())
+            json.dump({"rows": self.served}, counted)
+
+    def _answer_requests(self, connection: socket.socket, shared: int) -> None:
+        socket.send_fds(connection, [b"\n"], [shared])
+        connection.sendall(self.manifest.model_dump_json().encode() + b"\n")
+        for line in connection.makefile("rb"):
+            count, rows = self._prepared(json.loads(line))
+            if count:
+                os.pwrite(shared, rows.take(count).numpy(), 0)
+                self.served += count
+            connection.sendall(b"%d\n" % count)
+            rows.fill(min(count, self.total - self.served))  # while the training works on these
+
+    def _prepared(self, request: dict[str, int]) -> tuple[int, StoredRows]:
+        """Return the number of rows to hand out, and where from. Raise LookupError for too many streams."""
+        reader = request["reader"]
+        if "seed" in request:
+            if reader not in range(MOST_READERS):
+                raise LookupError(reader)
+            rows = self._readers[reader] = StoredRows(self.folder, self.manifest, torch.device("cpu"))
+            rows.start(request["seed"])
+            return 0, rows
+        return max(0, min(request["rows"], self._most, self.total - self.served)), self._readers[reader]
+
+
+def _shared_file(size: int) -> IO[bytes]:
+    """Return a file without a name, which on Linux the other side can neither shrink nor let grow."""
+    if sys.platform == "linux":
+        file = os.fdopen(os.memfd_create("rows", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "r+b")
+    else:
+        file = tempfile.TemporaryFile()  # noqa: SIM115
+    file.truncate(size)
+    if sys.platform == "linux":
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    return file
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The process that serves activations to the trainings of a study, and counts what each of them reads."""
+
+import json
+import os
+import select
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agent.ideas import Fixed
+from agent.running import process
+
+SERVE = (sys.executable, "-P", "-m", "agent.lab.serve")
+REPORT_SECONDS = 30.0  # for the count of a training that has ended
+
+
+class ServedTraining:
+    """A training's socket to the server, and the pipe that tells how many rows it was served."""
+
+    def __init__(self, socket_: socket.socket, report: int) -> None:
+        self._socket, self._report = socket_, report
+
+    @property
+    def descriptor(self) -> int:
+        """The end of the socket that the training inherits."""
+        return self._socket.fileno()
+
+    def rows(self) -> int | None:
+        """Return the rows served to a training that has ended, or None if the server has ended too."""
+        self._socket.close()
+        if select.select([self._report], [], [], REPORT_SECONDS)[0] and (answer := os.read(self._report, 100)):
+            return json.loads(answer)["rows"]
+        return None
+
+
+class ActivationServer:
+    """Starts the server when it is first needed, and again if it has ended. `log` receives its output."""
+
+    def __init__(self, fixed: Fixed, settings: dict[str, str], log: Path) -> None:
+        self.fixed, self.settings, self.log = fixed, settings, log
+        self._child: process.Child | None = None
+
+    @contextmanager
+    def training(self, total: int) -> Iterator[ServedTraining]:
+        """Have at most `total` rows served to one training."""
+        control = self._control()
+        servers, trainings = socket.socketpair()
+        report, reported = os.pipe()
+        with servers, trainings:
+            try:
+                socket.send_fds(control, [json.dumps({"total": total}).encode()], [servers.fileno(), reported])
+            finally:
+                os.close(reported)
+                servers.close()
+            try:
+                yield ServedTraining(trainings, report)
+            finally:
+                os.close(report)
+
+    def end(self) -> None:
+        """End the server."""
+        child, self._child = self._child, None
+        if child:
+            self._socket.close()
+            child.end()
+
+    def _control(self) -> socket.socket:
+        """Return the driver's socket to a server that runs."""
+        if self._child is None or self._child.exited:
+            self.end()
+            self._socket, servers = socket.socketpair()
+            fixed = {"model": self.fixed.model, "hook_name": self.fixed.hook_name, "tokens": str(self.fixed.tokens)}
+            options = [part for name, value in fixed.items() for part in (f"--{name}", value)]
+            with servers:
+                self._child = process.Child(
+                    [*SERVE, *options, "--control", str(servers.fileno())],
+                    cwd=self.log.parent,
+                    env=process.child_environment(self.settings, trusted=False),
+                    stdout=self.log,
+                    stderr=self.log,
+                    pass_fds=[servers.fileno()],
+                )
+        return self._socket
