@@ -5,14 +5,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from agent.comparison.agreement import departure, different_settings
 from agent.comparison.baselines import Baselines
 from agent.comparison.referee import Referee
 from agent.display.approve import approve
 from agent.display.formatting import comparison_line, run_line
-from agent.ideas import Fixed
 from agent.lab import results
 from agent.lab.evaluation.requests import Score
-from agent.lab.results import FinalInfo, Training
+from agent.lab.results import FinalInfo, Work
 from agent.lab.verdicts import Verdict
 from agent.running import preflight
 from agent.running.run_files import collect_run_files
@@ -26,7 +26,6 @@ from agent.study.runs import Run
 from agent.study.state import State
 from agent.study.workspace import Study
 
-TOKENS_TOLERANCE = 0.01  # the stream ends with a whole batch
 SMOKE_SECONDS = 120.0  # a sound smoke test takes some 15, most of it imports
 
 
@@ -134,7 +133,7 @@ class RunStages:
         try:
             self.train(run, directory.name, label, timeout, smoke=True)
             info = self.workers.score(Score(run_dir=directory, slice=True), label=label, timeout=timeout)
-            if info.verdict.ok and (difference := different_settings(self.started.fixed, info.training, smoke=True)):
+            if info.verdict.ok and (difference := different_settings(self.started.fixed, info.training)):
                 info.verdict = Verdict(name="preflight", evidence=difference)
             if not info.verdict.ok:
                 raise RunFailed(info.verdict)
@@ -152,30 +151,35 @@ class RunStages:
         self.study.archive_attempt(run, state.attempt)
         self.ledger.append(events.AttemptStarted(run=run, attempt=attempt))
         self.refresh()
-        start, verdict = time.monotonic(), None
+        start, verdict, work = time.monotonic(), None, None
         script, seed = self.study.directory / "experiment.py", self.started.fixed.seed
         script.write_text(state.proposal.source)
         if run == 0 and self.baselines.copy_from_cache(self.baselines.k, seed, directory):
             shutil.copyfile(script, directory / "experiment.py")  # the same but for SEED, which the lab sets
-            seconds = results.read_metrics(directory)[-1].seconds
+            seconds, work = (
+                results.read_metrics(directory)[-1].seconds,
+                self.baselines.cached_work(self.baselines.k, seed),
+            )
         else:
             try:
-                self.train(run, directory.name, f"run {run}", self.ledger.budget.training_timeout)
+                work = self.train(run, directory.name, f"run {run}", self.ledger.budget.training_timeout)
             except RunFailed as failure:
                 verdict = failure.verdict
                 results.write(directory, FinalInfo(verdict=verdict))
             seconds = time.monotonic() - start
-        self.ledger.append(events.AttemptEnded(run=run, attempt=attempt, verdict=verdict, seconds=seconds))
+        self.ledger.append(events.AttemptEnded(run=run, attempt=attempt, verdict=verdict, seconds=seconds, work=work))
 
-    def train(self, run: int, directory: str, label: str, timeout: float, smoke: bool = False) -> None:
-        """Train a run's experiment.py into a directory of the study. Raise RunFailed."""
+    def train(self, run: int, directory: str, label: str, timeout: float, smoke: bool = False) -> Work:
+        """Train a run's experiment.py into a directory of the study; return what that took. Raise RunFailed."""
         script, out = self.study.directory / "experiment.py", self.study.directory / directory
         try:
-            self.workers.train(script, out, seed=self.started.fixed.seed, label=label, timeout=timeout, smoke=smoke)
+            seed = self.started.fixed.seed
+            work = self.workers.train(script, out, seed=seed, label=label, timeout=timeout, smoke=smoke)
         except RunFailed:
             self.undo_tampering(run)
             raise
         self.undo_tampering(run)
+        return work
 
     def undo_tampering(self, run: int) -> None:
         """Restore what the experiment changed outside its directory; raise RunFailed(tampered) if there is any."""
@@ -200,7 +204,9 @@ class RunStages:
         start, directory = time.monotonic(), self.study.run_dir(run)
         request = Score(run_dir=directory, evals=self.started.evals, analysis=self.analysis)
         info = self.workers.score(request, label=f"run {run}", timeout=self.ledger.budget.evaluation_timeout)
-        difference = different_settings(self.started.fixed, info.training)
+        info.work = self.state.runs[run].work
+        stepped = results.rows_stepped(directory)
+        difference = departure(self.started.fixed, info, stepped, self.state.runs[0].work)
         if info.verdict.ok and difference:
             info.verdict = Verdict(name="not_comparable", evidence=difference, warnings=info.verdict.warnings)
         if info.verdict.ok and (twin := self.same_checkpoint(run, info)):
@@ -247,17 +253,3 @@ class RunStages:
             return self.ask_proposer()
         except StudyDone:
             return None
-
-
-def different_settings(fixed: Fixed, training: Training | None, smoke: bool = False) -> str:
-    """Return how a run departed from the study's fixed settings, or an empty string."""
-    if training is None:
-        return "the results do not say what was trained"
-    differences = [
-        f"{name} is {getattr(training, name)}, the study's is {getattr(fixed, name)}"
-        for name in ("model", "hook_name", "d_sae")
-        if getattr(training, name) != getattr(fixed, name)
-    ]
-    if not smoke and abs(training.tokens - fixed.tokens) > TOKENS_TOLERANCE * fixed.tokens:
-        differences.append(f"trained on {training.tokens} tokens, the study's are {fixed.tokens}")
-    return "; ".join(differences)

@@ -16,7 +16,7 @@ from agent.lab.evaluation.catalogue import NAMES
 from agent.lab.evaluation.requests import Score
 from agent.lab.files import atomic_path, waiting_lock, write_atomically
 from agent.lab.metrics import family_of
-from agent.lab.results import FinalInfo
+from agent.lab.results import FinalInfo, Work
 from agent.running.workers import Workers
 from agent.study.budget import Budget
 from agent.study.events import BaselineMeasured, StudyStarted
@@ -71,6 +71,11 @@ class Baselines:
         info = results.read(run_dir) if run_dir else None
         return info if info and info.families >= set(self.started.evals) else None
 
+    def cached_work(self, k: float, seed: int) -> Work | None:
+        """Return what a cached baseline's training read and used, or None if it is not known."""
+        run_dir = self.cached_run(k, seed)
+        return results.read(run_dir).work if run_dir else None
+
     def measure(self, k: float, seed: int, budget: Budget) -> BaselineMeasured:
         """Return a baseline's figures: from the cache, by scoring a cached training again, or by training it."""
         start, label = time.monotonic(), f"baseline with K {k:g}, seed {seed}"
@@ -97,14 +102,14 @@ class Baselines:
         script = self.study.directory / "beside.py"
         script.write_text(source)
         try:
-            self.workers.train(script, run_dir, seed=seed, label=label, timeout=budget.training_timeout)
+            work = self.workers.train(script, run_dir, seed=seed, label=label, timeout=budget.training_timeout)
         except RunFailed as failure:
             info = FinalInfo(verdict=failure.verdict)
             results.write(run_dir, info)
             return info
         finally:
             script.unlink(missing_ok=True)
-        return self._score(run_dir, self.started.evals, label, budget)
+        return self._score(run_dir, self.started.evals, label, budget, work)
 
     def _score_again(self, k: float, seed: int, run_dir: Path, label: str, budget: Budget) -> FinalInfo:
         """Score a cached baseline by the families it has no figures of, without training it again."""
@@ -114,11 +119,13 @@ class Baselines:
             shutil.rmtree(run_dir)
         self.copy_from_cache(k, seed, run_dir)
         families = results.read(cached).families | set(self.started.evals)
-        return self._score(run_dir, tuple(name for name in NAMES if name in families), label, budget)
+        evals = tuple(name for name in NAMES if name in families)
+        return self._score(run_dir, evals, label, budget, self.cached_work(k, seed))
 
-    def _score(self, run_dir: Path, evals: tuple[str, ...], label: str, budget: Budget) -> FinalInfo:
+    def _score(self, run_dir: Path, evals: tuple[str, ...], label: str, budget: Budget, work: Work | None) -> FinalInfo:
         request = Score(run_dir=run_dir, evals=evals)
         info = self.workers.score(request, label=label, timeout=budget.evaluation_timeout)
+        info.work = work
         results.write(run_dir, info)
         return info
 

@@ -2,10 +2,13 @@
 
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from agent.comparison import judgement, matching
+from agent.comparison.agreement import departure
 from agent.comparison.judgement import FRESH_SEEDS, judgements
 from agent.comparison.referee import Referee
+from agent.lab import results
 from agent.lab.evaluation.requests import Score
 from agent.lab.results import Comparison, FinalInfo
 from agent.study import events
@@ -64,15 +67,17 @@ class Confirmation:
         info = self.referee.baselines.train(run.state.proposal.source, seed, run_dir, label, budget)
         if info.verdict.name in SAYS_NOTHING:
             raise StudyDone(f"{label} did not end: {info.verdict.evidence}")
-        comparison = self._compare_replicate(run, info)
+        comparison = self._compare_replicate(run, info, run_dir)
         seconds = time.monotonic() - start
         self.ledger.append(events.ReplicateEnded(run=run.number, seed=seed, comparison=comparison, seconds=seconds))
         self.workers.display.say(f"{label}: {info.verdict.name} ({seconds:.0f} s)")
 
-    def _compare_replicate(self, run: Run, info: FinalInfo) -> Comparison:
+    def _compare_replicate(self, run: Run, info: FinalInfo, run_dir: Path) -> Comparison:
         assert run.info
         if not info.verdict.ok:
             return matching.not_comparable(f"{info.verdict.name}: {info.verdict.evidence}")
+        if difference := departure(self.started.fixed, info, results.rows_stepped(run_dir), self.referee.baseline_work):
+            return matching.not_comparable(difference)
         if info.environment["checkpoint"] == run.info.environment["checkpoint"]:
             return matching.not_comparable("its checkpoint equals the run's own: the seed changes nothing")
         return self.referee.compare(info)

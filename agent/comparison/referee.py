@@ -3,12 +3,13 @@
 from contextlib import suppress
 
 from agent.comparison import judgement, matching
+from agent.comparison.agreement import work_ratio
 from agent.comparison.baselines import Baselines, required_baselines
 from agent.ideas import Direction
 from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import TrySentinels
 from agent.lab.files import write_atomically
-from agent.lab.results import Comparison, FinalInfo, Sentinels
+from agent.lab.results import Comparison, FinalInfo, Sentinels, Work
 from agent.running.workers import Workers
 from agent.study import events
 from agent.study.ledger import Ledger
@@ -66,7 +67,13 @@ class Referee:
                 self._measure_baseline(k, seed)
             except StudyDone:
                 break
-        return matching.compare(info, self.ledger.state.baselines)
+        comparison = matching.compare(info, self.ledger.state.baselines)
+        return comparison.model_copy(update={"work_ratio": work_ratio(info.work, self.baseline_work)})
+
+    @property
+    def baseline_work(self) -> Work | None:
+        """What the training of run 0 read and used."""
+        return self.ledger.state.runs[0].work
 
     def observed_direction(self, step: str, metric: str) -> Direction | None:
         """Return which way a metric went in the run of a plan's step, or None if that run was not compared."""

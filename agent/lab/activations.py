@@ -22,11 +22,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from agent.lab import cache, models, text, tokens, worlds
-from agent.lab.defaults import is_world
+from agent.lab.defaults import SMOKE_TOKENS, SOCKET_VARIABLE, is_world
 from agent.lab.errors import UserError
 from agent.lab.files import waiting_lock
 from agent.lab.progress import notify, track
-from agent.lab.rows import SOCKET_VARIABLE, Connection, Manifest, Rows, ServedRows, Shard, StoredRows
+from agent.lab.rows import Connection, Manifest, Rows, ServedRows, Shard, StoredRows
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -36,7 +36,6 @@ SHARD_ROWS = 131_072
 BATCH_WINDOWS = 16
 HARVEST_SEED = 0
 MAX_HARVEST = 20_000_000  # rows; longer trainings read them again in another order
-SMOKE_TOKENS = 20_000
 
 
 @dataclass(frozen=True)

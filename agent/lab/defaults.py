@@ -5,6 +5,8 @@ from pathlib import Path
 
 WORLD_FILE = "synthetic_model_config.json"  # a directory with this file holds a world that sae_lens saved
 WORLD_HOOK = "activations"  # the only hook of a world
+SMOKE_TOKENS = 20_000  # that a smoke test trains on
+SOCKET_VARIABLE = "SAE_AGENT_STREAM"  # in the environment of a training: the descriptor of its socket to serve.py
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,14 @@ class Training(BaseModel):
     settings: dict[str, Any]  # the experiment's own constants: k, coefficients, switches
 
 
+class Work(BaseModel):
+    """What a training read and used, measured from outside it."""
+
+    rows: int  # of activations that it was served
+    cpu_seconds: float  # of all its processes, from their start to their end
+    machine: str  # processor and threads: figures of another machine do not compare
+
+
 class Core(BaseModel):
     """The figures of SAE-Bench core, and those that it gets wrong or leaves out."""
 
@@ -131,6 +139,7 @@ class Comparison(BaseModel):
     seeds: int  # baselines behind the noise
     metrics: dict[str, MetricComparison]  # those that run and baselines have
     not_comparable: str | None = None  # why there is no comparison
+    work_ratio: float | None = None  # CPU seconds of a row, in those of the baseline
 
 
 class Expectation(BaseModel):
@@ -166,6 +175,7 @@ class FinalInfo(BaseModel):
     verdict: Verdict
     split: Literal["dev", "test"] = "dev"  # the held-out text of core
     training: Training | None = None
+    work: Work | None = None  # None for a run made by hand; written by the driver
     core: Core | None = None
     latents: Latents | None = None
     probing: Probing | None = None
@@ -247,6 +257,12 @@ def read_metrics(run_dir: Path) -> list[MetricsRow]:
         except (ValueError, ValidationError) as error:
             raise BadResults(f"{path} line {number} is damaged: {_first_line(error)}") from None
     return rows
+
+
+def rows_stepped(run_dir: Path) -> int:
+    """Return the rows in the steps of a training, by its own count in metrics.jsonl. Raises BadResults."""
+    rows = read_metrics(run_dir)
+    return rows[-1].tokens if rows else 0
 
 
 def keep(folder: Path, name: str, content: dict[str, Any]) -> None:

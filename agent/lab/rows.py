@@ -17,7 +17,6 @@ from torch import Tensor
 from agent.lab.errors import UserError
 
 CHUNK_ROWS = 16_384  # gathered from a shard at once
-SOCKET_VARIABLE = "SAE_AGENT_STREAM"  # in the environment of an experiment: the descriptor of its socket to the server
 
 
 class Shard(BaseModel):
@@ -42,6 +41,24 @@ class Manifest(BaseModel):
     shards: list[Shard]
 
 
+class ChangedShard(Exception):
+    """The error of a file of a harvest that was changed while it was served."""
+
+
+# By name of a shard. Writing to a file changes its ctime, which no program can set back.
+Signatures = dict[str, tuple[int, ...]]
+
+
+def signatures(folder: Path, manifest: Manifest) -> Signatures:
+    """Return inode, size and times of each shard."""
+    return {shard.name: _signature(folder / shard.name) for shard in manifest.shards}
+
+
+def _signature(path: Path) -> tuple[int, ...]:
+    status = path.lstat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 class Rows(Protocol):
     """A source of shuffled rows without an end."""
 
@@ -57,8 +74,11 @@ class Rows(Protocol):
 class StoredRows:
     """The rows of a harvest's files: shards in random order, each shuffled, again and again."""
 
-    def __init__(self, folder: Path, manifest: Manifest, device: torch.device) -> None:
-        self.folder, self.shards, self.device = folder, manifest.shards, device
+    def __init__(
+        self, folder: Path, manifest: Manifest, device: torch.device, checked: Signatures | None = None
+    ) -> None:
+        """`checked` holds the signatures of the files when their checksums were compared, if they may change after."""
+        self.folder, self.shards, self.device, self.checked = folder, manifest.shards, device, checked
         self._empty = torch.empty(0, manifest.d_in, dtype=torch.float16, device=device)
         self._resident: dict[str, Tensor] = {}
 
@@ -87,6 +107,8 @@ class StoredRows:
         """Return the rows `[rows, d_in]` of a shard, which stays on a GPU with room to spare."""
         if name in self._resident:
             return self._resident[name]
+        if self.checked and _signature(self.folder / name) != self.checked[name]:
+            raise ChangedShard(f"{self.folder / name} was changed after its checksum was compared")
         stored = load_file(self.folder / name)["activations"]
         if self.device.type == "cuda" and torch.cuda.mem_get_info(self.device)[0] > 4 * stored.nbytes + 2**32:
             self._resident[name] = stored = stored.to(self.device)

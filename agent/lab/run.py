@@ -5,10 +5,12 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from agent.lab import cache, results
+from agent.lab.defaults import SOCKET_VARIABLE
 from agent.lab.errors import UserError
 from agent.lab.exits import exit_with, one_line_errors
 from agent.lab.training import TrainingStopped
@@ -31,7 +33,7 @@ def run(main: Callable[[Path], None]) -> None:
         make_out_dir(out_dir)
         shutil.copyfile(script, out_dir / "experiment.py")
         try:
-            with cache.in_use():
+            with nullcontext() if SOCKET_VARIABLE in os.environ else cache.in_use():
                 main(out_dir)
         except UserError:
             remove_out_dir_without_steps(out_dir)

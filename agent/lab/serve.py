@@ -12,7 +12,6 @@ import os
 import socket
 import sys
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import IO
@@ -21,7 +20,7 @@ import torch
 
 from agent.lab import activations
 from agent.lab.exits import one_line_errors
-from agent.lab.rows import Manifest, StoredRows
+from agent.lab.rows import ChangedShard, Manifest, Signatures, StoredRows, signatures
 
 SHARED_BYTES = 64 * 2**20  # at most, for the rows of one answer
 MOST_READERS = 16  # streams of one training; each holds a shard in memory
@@ -37,28 +36,33 @@ def main() -> None:
     torch.set_num_threads(1)  # the cores are the trainings'
     with one_line_errors("the trainings that are served end too"):
         folder, manifest = activations.ensure_harvest(args.model, args.hook_name, args.tokens)
+        checked = signatures(folder, manifest)  # ensure_harvest has just compared the checksums
         control = socket.socket(fileno=args.control)
         while (request := socket.recv_fds(control, 4096, 2))[0]:
             connection, report = request[1]
-            training = Training(folder, manifest, json.loads(request[0])["total"])
+            training = Training(folder, manifest, checked, json.loads(request[0])["total"])
             Thread(target=training.serve, args=(socket.socket(fileno=connection), report), daemon=True).start()
 
 
 class Training:
     """One training: the rows it is served, at most `total`, and their number so far."""
 
-    def __init__(self, folder: Path, manifest: Manifest, total: int) -> None:
-        self.folder, self.manifest, self.total, self.served = folder, manifest, total, 0
+    def __init__(self, folder: Path, manifest: Manifest, checked: Signatures, total: int) -> None:
+        self.folder, self.manifest, self.checked, self.total, self.served = folder, manifest, checked, total, 0
         self._readers: dict[int, StoredRows] = {}  # of the streams of the training, each with an order of its own
         self._most = max(1, min(SHARED_BYTES // (2 * manifest.d_in), total))  # rows of one answer
 
     def serve(self, connection: socket.socket, report: int) -> None:
         """Answer requests until the training closes its end, then report the rows served."""
         with connection, os.fdopen(report, "w") as counted, _shared_file(2 * self.manifest.d_in * self._most) as file:
-            with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
-                # Such an error is the end of a training, or of its keeping to the protocol.
+            damage = ""
+            try:
                 self._answer_requests(connection, file.fileno())
-            json.dump({"rows": self.served}, counted)
+            except ChangedShard as error:
+                damage = str(error)
+            except (OSError, ValueError, LookupError, TypeError, RecursionError):
+                pass  # the training has ended, or does not keep to the protocol
+            json.dump({"rows": self.served, "damage": damage}, counted)
 
     def _answer_requests(self, connection: socket.socket, shared: int) -> None:
         socket.send_fds(connection, [b"\n"], [shared])
@@ -66,7 +70,7 @@ class Training:
         for line in connection.makefile("rb"):
             count, rows = self._prepared(json.loads(line))
             if count:
-                os.pwrite(shared, rows.take(count).numpy(), 0)
+                os.pwrite(shared, rows.take(count).numpy().data, 0)
                 self.served += count
             connection.sendall(b"%d\n" % count)
             rows.fill(min(count, self.total - self.served))  # while the training works on these
@@ -77,7 +81,7 @@ class Training:
         if "seed" in request:
             if reader not in range(MOST_READERS):
                 raise LookupError(reader)
-            rows = self._readers[reader] = StoredRows(self.folder, self.manifest, torch.device("cpu"))
+            rows = self._readers[reader] = StoredRows(self.folder, self.manifest, torch.device("cpu"), self.checked)
             rows.start(request["seed"])
             return 0, rows
         return max(0, min(request["rows"], self._most, self.total - self.served)), self._readers[reader]

@@ -2,14 +2,18 @@
 
 import json
 import os
+import platform
+import re
 import select
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from agent.ideas import Fixed
+from agent.lab.verdicts import Verdict
 from agent.running import process
 
 SERVE = (sys.executable, "-P", "-m", "agent.lab.serve")
@@ -27,12 +31,16 @@ class ServedTraining:
         """The end of the socket that the training inherits."""
         return self._socket.fileno()
 
-    def rows(self) -> int | None:
-        """Return the rows served to a training that has ended, or None if the server has ended too."""
+    def report(self) -> tuple[int, Verdict | None]:
+        """Return the rows served to a training that has ended, and a verdict if they were not what was harvested."""
         self._socket.close()
-        if select.select([self._report], [], [], REPORT_SECONDS)[0] and (answer := os.read(self._report, 100)):
-            return json.loads(answer)["rows"]
-        return None
+        ready = select.select([self._report], [], [], REPORT_SECONDS)[0]
+        answer = os.read(self._report, 4096) if ready else b""
+        if not answer:
+            evidence = "the process that serves activations ended; stream.log holds its reason"
+            return 0, Verdict(name="killed", evidence=evidence)
+        report = json.loads(answer)
+        return report["rows"], Verdict(name="tampered", evidence=report["damage"]) if report["damage"] else None
 
 
 class ActivationServer:
@@ -83,3 +91,12 @@ class ActivationServer:
                     pass_fds=[servers.fileno()],
                 )
         return self._socket
+
+
+@cache
+def machine() -> str:
+    """Return the processor and the threads that a training uses here: work is compared between equal ones alone."""
+    threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
+    cpuinfo = Path("/proc/cpuinfo")
+    models = re.findall(r"(?m)^model name\s*: (.+)$", cpuinfo.read_text()) if cpuinfo.exists() else []
+    return f"{threads} threads of {models[0] if models else platform.processor() or platform.machine()}"

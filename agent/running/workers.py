@@ -12,11 +12,13 @@ from agent.display.formatting import training_progress
 from agent.display.live import Display
 from agent.ideas import Fixed
 from agent.lab import results
+from agent.lab.defaults import SMOKE_TOKENS, SOCKET_VARIABLE
 from agent.lab.evaluation.requests import Score, TrySentinels
 from agent.lab.files import BadFile, read_plain_text, remove, remove_unless_plain
-from agent.lab.results import FinalInfo
+from agent.lab.results import FinalInfo, Work
 from agent.lab.verdicts import Verdict, judge_metrics
 from agent.running import process
+from agent.running.activation_server import ActivationServer, machine
 from agent.running.run_files import collect_run_files, log_path
 from agent.running.watchdogs import Disk, LogCap, Memory, Stall, Watchdog, memory_limit
 from agent.study.events import StudyStarted
@@ -63,6 +65,7 @@ class Workers:
     def __init__(self, study: Study, started: StudyStarted, display: Display) -> None:
         self.study, self.fixed, self.display = study, started.fixed, display
         self.settings = _device_setting(started.device) | {STUDY_VARIABLE: str(study.directory)}
+        self._activations = ActivationServer(self.fixed, self.settings, study.directory / "stream.log")
         self._evaluator: process.Child | None = None
 
     def __enter__(self) -> Self:
@@ -72,11 +75,12 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end_evaluator()
+        self._activations.end()
 
-    def train(self, script: Path, run_dir: Path, *, seed: int, label: str, timeout: float, smoke: bool = False) -> None:
-        """Run an experiment into the new directory `run_dir` beside it. Raise RunFailed unless it trained to its end.
+    def train(self, script: Path, run_dir: Path, *, seed: int, label: str, timeout: float, smoke: bool = False) -> Work:
+        """Run an experiment into the new directory `run_dir` beside it, and return what it read and used.
 
-        `timeout` is in seconds; `smoke` cuts the training to a few steps.
+        `timeout` is in seconds; `smoke` cuts the training to a few steps. Raise RunFailed unless it trained to its end.
         """
         stdout, stderr, source = log_path(run_dir, "stdout"), log_path(run_dir, "stderr"), read_plain_text(script)
         for leftover in (stdout, stderr):  # of a training that ended with its driver
@@ -89,22 +93,28 @@ class Workers:
         }
         transcript = AppendLog(self.study.transcript)
         progress = [run_dir / "metrics.jsonl", stdout, stderr]
-        ended = process.run(
-            [sys.executable, script.name, f"--out_dir={run_dir.name}"],
-            cwd=script.parent,
-            env=process.child_environment(self.settings | settings, trusted=False),
-            stdout=stdout,
-            stderr=stderr,
-            timeout=timeout,
-            watchdogs=[lambda: self._judge(run_dir, label), Stall(progress), *self._watchdogs(stdout, stderr)],
-        )
+        total = min(self.fixed.tokens, SMOKE_TOKENS) if smoke else self.fixed.tokens
+        with self._activations.training(total) as served:
+            settings[SOCKET_VARIABLE] = str(served.descriptor)
+            ended = process.run(
+                [sys.executable, script.name, f"--out_dir={run_dir.name}"],
+                cwd=script.parent,
+                env=process.child_environment(self.settings | settings, trusted=False),
+                stdout=stdout,
+                stderr=stderr,
+                timeout=timeout,
+                watchdogs=[lambda: self._judge(run_dir, label), Stall(progress), *self._watchdogs(stdout, stderr)],
+                pass_fds=[served.descriptor],
+            )
+            rows, damage = served.report()
         tampered = collect_run_files(run_dir, source)
         if transcript.restore():  # the limits of a language model are summed over it
             evidence = "the experiment changed the transcript; put back as it was"
             tampered = tampered or Verdict(name="tampered", evidence=evidence)
         verdict = tampered or self._judge(run_dir, label) or process.exit_verdict(ended, run_dir / "stderr.log")
-        if verdict:
+        if verdict := verdict or damage:
             raise RunFailed(self._shortened(verdict))
+        return Work(rows=rows, cpu_seconds=round(ended.cpu_seconds, 2), machine=machine())
 
     def score(self, request: Score, *, label: str, timeout: float) -> FinalInfo:
         """Return the results that the evaluator has written for a run, or `not_evaluated` if it wrote none."""

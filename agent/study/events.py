@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from agent.ideas import MOST_VARIANCE_LOST, Fixed
-from agent.lab.results import Comparison, Expectation
+from agent.lab.results import Comparison, Expectation, Work
 from agent.lab.verdicts import Verdict
 from agent.study.records import Baseline, PlannedRun, Proposal
 
@@ -148,6 +148,7 @@ class AttemptEnded(_Event):
     attempt: int
     verdict: Verdict | None  # None: trained to its end, to be evaluated next
     seconds: float
+    work: Work | None = None
 
 
 class AttemptCutShort(_Event):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from agent.lab.results import Comparison, Expectation
+from agent.lab.results import Comparison, Expectation, Work
 from agent.lab.verdicts import Verdict
 from agent.study.attempts import repeats_after_kill
 from agent.study.events import (
@@ -72,6 +72,7 @@ class RunState:
     seconds: float = 0.0  # of work, all attempts together
     training_seconds: float = 0.0  # of the newest attempt
     evaluation_seconds: float = 0.0
+    work: Work | None = None  # of the newest attempt's training
 
 
 @dataclass
@@ -187,9 +188,9 @@ def _advance(run: RunState, event: RunEvent) -> None:
             run.stage, run.reserved = "reserved", True
         case AttemptStarted(attempt=attempt):
             run.stage, run.attempt = "training", attempt
-        case AttemptEnded(verdict=verdict, seconds=seconds):
+        case AttemptEnded(verdict=verdict, seconds=seconds, work=work):
             run.stage = "judged" if verdict else "evaluating"
-            run.verdict, run.training_seconds = verdict, seconds
+            run.verdict, run.training_seconds, run.work = verdict, seconds, work
         case AttemptCutShort(attempt=attempt, verdict=verdict) if repeats_after_kill(attempt):
             run.stage, run.failed_attempts[attempt] = "reserved", FailedAttempt(run.proposal, verdict)
         case AttemptCutShort(verdict=verdict):

@@ -14,8 +14,9 @@ from small_lab import HOOK, TOKENS, stream
 
 from agent.ideas import Fixed
 from agent.lab.activations import Stream
+from agent.lab.defaults import SOCKET_VARIABLE
 from agent.lab.errors import UserError
-from agent.lab.rows import SOCKET_VARIABLE, Connection, ServedRows
+from agent.lab.rows import Connection, ServedRows
 from agent.running.activation_server import ActivationServer
 
 BATCH = 1000
@@ -35,11 +36,11 @@ def batches(connection: Connection, seed: int = 0) -> Stream:
     return Stream(ServedRows(connection), connection.manifest, TOKENS, BATCH, seed)
 
 
-def served(server: ActivationServer, read: Callable[[Connection], Any], total: int = TOKENS) -> int | None:
+def served(server: ActivationServer, read: Callable[[Connection], Any], total: int = TOKENS) -> int:
     """Return the rows that were served to `read`, which has a connection of its own."""
     with server.training(total) as training:
         read(Connection(training.descriptor))
-        return training.rows()
+        return training.report()[0]
 
 
 def read_all(connection: Connection) -> None:
@@ -62,7 +63,7 @@ torch.save(torch.cat(list(stream({str(small_model)!r}, {HOOK!r}, tokens=1, batch
         }
         command, descriptors = [sys.executable, "-c", code], [training.descriptor]
         subprocess.run(command, env=os.environ | own, cwd=tmp_path, pass_fds=descriptors, check=True, timeout=120)
-        assert training.rows() == TOKENS
+        assert training.report()[0] == TOKENS
     assert torch.equal(torch.load(tmp_path / "all.pt"), torch.cat(list(stream(small_model, batch=BATCH))))
 
 
@@ -120,7 +121,7 @@ def test_a_training_that_breaks_the_protocol_ends_alone(server: ActivationServer
     with server.training(TOKENS) as training:
         with socket.socket(fileno=os.dup(training.descriptor)) as connection:
             connection.sendall(line)
-        assert training.rows() == 0
+        assert training.report()[0] == 0
     assert served(server, lambda connection: next(iter(batches(connection)))) == BATCH
 
 
@@ -138,7 +139,9 @@ def test_a_server_that_was_killed_is_started_again(server: ActivationServer):
     with server.training(TOKENS) as training:
         assert server._child
         server._child.end()
-        assert training.rows() is None
+        _, verdict = training.report()
+        assert verdict
+        assert verdict.name == "killed"
     assert served(server, lambda connection: next(iter(batches(connection)))) == BATCH
 
 
@@ -148,3 +151,27 @@ def test_the_driver_limits_the_rows_of_a_smoke_run(server: ActivationServer):
             list(batches(connection))
 
     assert served(server, read_past, total=20_000) == 20_000
+
+
+def test_a_shard_that_changes_while_the_study_runs_is_not_served(server: ActivationServer, harvest: Any):
+    """An experiment that is not confined could mix the text it is scored on into the activations."""
+    folder, manifest = harvest
+    paths = [folder / shard.name for shard in manifest.shards]
+    before = [path.read_bytes() for path in paths]
+    try:
+        for path, content in zip(paths, before, strict=True):
+            status = path.stat()
+            path.write_bytes(content[:-1] + b"\x00")
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        with server.training(TOKENS) as training:
+            with pytest.raises(UserError):
+                read_all(Connection(training.descriptor))
+            rows, verdict = training.report()
+        assert rows == 0
+        assert verdict
+        assert verdict.name == "tampered"
+        assert "was changed after its checksum was compared" in verdict.evidence
+    finally:
+        for path, content in zip(paths, before, strict=True):
+            path.write_bytes(content)
+        server.end()

@@ -112,7 +112,7 @@ def make_checkout(directory: Path) -> Checkout:
     (root / "agent/lab/evaluation").mkdir(parents=True)
     for name in WITHOUT_TORCH:
         shutil.copy(REPOSITORY / f"agent/lab/{name}.py", root / f"agent/lab/{name}.py")
-    for name in ("activations", "prepare", "run", "training"):
+    for name in ("activations", "prepare", "run", "serve", "training"):
         shutil.copy(HERE / f"lab/{name}.py", root / "agent/lab")
     shutil.copy(HERE / "lab/evaluation.py", root / "agent/lab/evaluation/__main__.py")
     shutil.copytree(HERE / "templates", root / "templates")
