@@ -112,7 +112,7 @@ def test_a_run_keeps_its_experiment_and_logs(troubled: Troubled):
     assert "Traceback" in (run / "stderr.log").read_text()
     assert (run / "stdout.log").exists()
     assert "evaluating" in (checkout.study.directory / "evaluator.log").read_text()
-    assert [log.name for log in checkout.study.directory.glob("*.log")] == ["evaluator.log"]
+    assert {log.name for log in checkout.study.directory.glob("*.log")} == {"evaluator.log", "stream.log"}
 
 
 @pytest.mark.usefixtures("troubled")
