@@ -40,6 +40,12 @@ ALLOWED_IMPORTS = ", ".join(
     [*sorted(LIBRARIES), *sorted(ALLOWED_LAB_NAMES), "and of the standard library", *sorted(STANDARD_LIBRARY)]
 )
 FORBIDDEN_CALLS = {"exec", "eval", "compile", "__import__"}
+# A run that goes on from weights that an earlier one has left has trained longer than the baseline.
+FILE_CALLS = {
+    *("open", "torch.load", "torch.save", "torch.hub.load", "torch.hub.download_url_to_file", "torch.from_file"),
+    *(f"{numpy}.{name}" for numpy in ("np", "numpy") for name in ("load", "save", "savez", "fromfile", "memmap")),
+}
+FILE_METHODS = {"read_text", "read_bytes", "write_text", "write_bytes", "tofile"}
 
 # What fails when it runs, or is certainly a mistake; no rules of style.
 RULES = "E9,F5,F6,F7,F82,PLE,B002,B015,B016,B030,B032"
@@ -215,6 +221,16 @@ def _check_imports(tree: ast.Module, lines: list[str]) -> None:
             raise _Mistake(
                 _at(lines, node.lineno, f"an experiment must not call {node.func.id}: write the code itself")
             )
+        if isinstance(node, ast.Call) and (call := _file_call(node)):
+            why = f"must not call {call}: activations come from stream, tensors to keep go to finish(extra=)"
+            raise _Mistake(_at(lines, node.lineno, f"an experiment {why}"))
+
+
+def _file_call(call: ast.Call) -> str | None:
+    """Return the name by which a call reads or writes a file, or None if it does not."""
+    name = ast.unparse(call.func)
+    method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    return name if name in FILE_CALLS else f".{method}" if method in FILE_METHODS else None
 
 
 def _modules(node: ast.Import | ast.ImportFrom) -> list[str]:

@@ -121,6 +121,17 @@ MISTAKES = {
     "the driver": ("import stream\n", "import stream\nimport agent.ledger\n", "must not import agent.ledger;"),
     "a sibling": ("import stream\n", "import stream\nfrom . import other\n", "must not import .;"),
     "text that runs": ("    torch.manual_seed(SEED)", '    eval("1")', "an experiment must not call eval"),
+    "weights of an earlier run": (
+        "    torch.manual_seed(SEED)",
+        '    torch.manual_seed(SEED)\n    state = torch.load("/tmp/weights.pt")',
+        "an experiment must not call torch.load: activations come from stream",
+    ),
+    "weights for a later run": (
+        "    torch.manual_seed(SEED)",
+        '    torch.manual_seed(SEED)\n    out_dir.with_name("kept").write_bytes(b"")',
+        "must not call .write_bytes: activations come from stream, tensors to keep go to finish(extra=)",
+    ),
+    "an opened file": ("    torch.manual_seed(SEED)", '    open("text")', "must not call open:"),
     "undefined name": (
         "mse + AUX_COEFFICIENT *",
         "mse + AUX_COEF *",
