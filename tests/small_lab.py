@@ -179,7 +179,7 @@ def examination(folder: Path, rows: torch.Tensor, out: Path, evaluator: Evaluato
     cfg = bench_config("small", loaded.header.hook_name, loaded.header.d_in, loaded.header.d_sae, CONTEXT)
     ids = evaluator.held_out("dev").ids if evaluator else torch.empty(0)
     out.mkdir(parents=True, exist_ok=True)
-    held_out = HeldOut(ids, rows, rows.mean(0))
+    held_out = HeldOut(ids, rows, rows.mean(0), rows)
     return Examination(scored_by, CheckpointSAE(cfg, loaded, rows[:64]), held_out, out)
 
 

@@ -56,7 +56,7 @@ def by_hand(folder: Path, groups: Any = GROUPS) -> Examination:
     rows = torch.cat([torch.diag(torch.tensor(SIZES)), torch.zeros(1, 8)])
     rows[-1, 0] = SIZES[0]
     rows = rows.repeat(1000, 1)
-    held_out = HeldOut(torch.empty(0), rows, rows.mean(0))
+    held_out = HeldOut(torch.empty(0), rows, rows.mean(0), rows)
     return examined(folder, SimpleNamespace(model_name="tiny-lm"), held_out, torch.eye(8), groups, scale=0.5)
 
 

@@ -72,6 +72,7 @@ class Checkpoint:
     graph: Graph
     tensors: dict[str, Tensor]
     device: torch.device
+    order_seed: int  # of the order in which rows are encoded; from the content, so that no content can know it
 
     @property
     def W_dec(self) -> Tensor:
@@ -123,10 +124,12 @@ class Checkpoint:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _encode_part(self, rows: Tensor) -> Tensor:
-        latents = self.graph(rows, self.tensors)
+        """Encode rows in a mixed order, so that an encoder that looks at the next row sees an unrelated one."""
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.order_seed)).to(rows.device)
+        latents = self.graph(rows[order], self.tensors)
         if not isinstance(latents, Tensor) or latents.shape != (len(rows), self.header.d_sae):
             raise GraphError(f"the graph gives {_kind(latents)} in place of [{len(rows)}, {self.header.d_sae}]")
-        return latents
+        return latents[order.argsort()]
 
     def decode(self, latents: Tensor) -> Tensor:
         """Reconstruct the model's own activations `[..., d_in]` from latents `[..., d_sae]`."""
@@ -206,7 +209,8 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Checkpoint:
         graph = parse(files.as_json(contents[ENCODE], ENCODE), tensors)
         if unexpected := set(tensors) ^ (_declared_names(header, tensors) | graph.tensor_names):
             raise GraphError(f"tensor {min(unexpected)[:60]!r} is missing in {TENSORS}, or does not belong there")
-        checkpoint = Checkpoint(header, graph, {name: t.to(device) for name, t in tensors.items()}, device)
+        seed = int(_digest(contents[ENCODE], contents[TENSORS])[:15], 16)
+        checkpoint = Checkpoint(header, graph, {name: t.to(device) for name, t in tensors.items()}, device, seed)
         latents = _run(checkpoint, torch.zeros(3, header.d_in))
         if latents.dtype != torch.float32:
             raise GraphError(f"encode returns {latents.dtype}, not float32")
@@ -222,6 +226,7 @@ def read_header(folder: Path) -> Header:
 def check_behaviour(checkpoint: Checkpoint, x: Tensor) -> None:
     """Check that rows of x `[n, d_in]`, the model's own activations, encode alike alone, in other batches, and twice.
 
+    Give it ordinary rows, and whole windows with their special rows: an encoder may act on one kind alone.
     A few entries may differ: the last bits of a matrix product change with the batch size and can carry a latent over
     its threshold. A few hundred rows are enough. Raises CheckpointError; ValueError for fewer than 16 rows.
     """
@@ -247,11 +252,12 @@ def check_behaviour(checkpoint: Checkpoint, x: Tensor) -> None:
 
 def content_hash(folder: Path) -> str:
     """Return the sha256 of encoder and tensors, equal for checkpoints that compute the same. Raises CheckpointError."""
-    digest = hashlib.sha256()
     with files.reading(folder, [ENCODE, TENSORS]) as contents:
-        for content in contents.values():
-            digest.update(hashlib.sha256(content).digest())
-    return digest.hexdigest()
+        return _digest(*contents.values())
+
+
+def _digest(*contents: bytes) -> str:
+    return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
 
 
 def _checked_header(header: Header, extra: Mapping[str, Tensor]) -> Header:

@@ -35,6 +35,7 @@ class HeldOut:
     ids: Tensor  # [windows, context], token ids
     activations: Tensor  # [tokens, d_in], float32: at the hook, on the ordinary tokens
     mean: Tensor  # [d_in], of the activations
+    batch: Tensor  # [rows, d_in], float32: the first batch of whole windows as it is scored, special tokens included
 
 
 class Evaluator:
@@ -83,7 +84,8 @@ class Evaluator:
             raise checkpoint.CheckpointError(
                 f"d_in is {loaded.header.d_in}, but the hook's width is {held_out.activations.shape[1]}"
             )
-        checkpoint.check_behaviour(loaded, held_out.activations[:2048])
+        checkpoint.check_behaviour(loaded, held_out.activations[: len(held_out.batch)])
+        checkpoint.check_behaviour(loaded, held_out.batch)
         return loaded
 
     def checkpoint_sae(self, loaded: Checkpoint, held_out: HeldOut) -> CheckpointSAE:
@@ -171,11 +173,9 @@ class Evaluator:
     @torch.no_grad()
     def _run_model(self, ids: Tensor) -> HeldOut:
         batches = ids.split(core.BATCH_WINDOWS)
-        rows = [
-            activations.run_to_hook(self.model, ids, self.hook_name)[activations.ordinary_mask(self.model, ids)].float()
-            for ids in batches
-        ]
-        return HeldOut(ids, torch.cat(rows), torch.cat(rows).mean(0))
+        hidden = [activations.run_to_hook(self.model, batch, self.hook_name).float() for batch in batches]
+        rows = [h[activations.ordinary_mask(self.model, batch)] for h, batch in zip(hidden, batches, strict=True)]
+        return HeldOut(ids, torch.cat(rows), torch.cat(rows).mean(0), hidden[0].flatten(0, 1))
 
 
 def artefact_folder(model_name: str, identity: str, hook_name: str) -> Path:

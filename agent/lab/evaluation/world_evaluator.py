@@ -40,8 +40,9 @@ class WorldEvaluator(Evaluator):
             ids = torch.arange(windows * models.MAX_CONTEXT).view(windows, -1)
             rows, features = zip(*worlds.samples(self.world, ids.numel(), split), strict=True)
             x = torch.cat(rows)
+            batch = x[: core.BATCH_WINDOWS * models.MAX_CONTEXT]
             self._held_out[split, windows] = HeldOutSamples(
-                ids, x, x.mean(0), [batch.to_sparse() for batch in features]
+                ids, x, x.mean(0), batch, [samples.to_sparse() for samples in features]
             )
         samples = self._held_out[split, windows]
         assert isinstance(samples, HeldOutSamples)
