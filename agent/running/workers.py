@@ -125,7 +125,10 @@ class Workers:
         return results.read(request.run_dir, request.out)
 
     def evaluate(self, request: Score | TrySentinels, *, label: str, timeout: float) -> None:
-        """Have the evaluator write the file that the request names. Raise RunFailed if it is not there in the end."""
+        """Have the evaluator write the file that the request names. Raise RunFailed if it is not there in the end.
+
+        A checkpoint of another model or hook than the study's is not loaded.
+        """
         answer, evaluator_log = request.run_dir / request.out, self.study.directory / "evaluator.log"
         remove(answer)
         if self._evaluator is None or self._evaluator.exited:
@@ -135,7 +138,8 @@ class Workers:
             self._evaluator = process.Child(
                 EVALUATE, cwd=self.study.directory, env=env, stdin=True, stdout=evaluator_log, stderr=evaluator_log
             )
-        self._evaluator.write_line(request.model_dump_json())
+        subject = self.fixed.model_dump(include={"model", "hook_name"})
+        self._evaluator.write_line(request.model_copy(update=subject).model_dump_json())
 
         def show_progress() -> None:
             self.display.progress(f"{label}: {''.join(process.last_lines(evaluator_log, 1)) or 'evaluating'}")

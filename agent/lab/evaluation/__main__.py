@@ -20,8 +20,10 @@ from agent.lab.exits import one_line_errors
 from agent.lab.metrics import METRICS
 from agent.lab.progress import notify, stage_progress
 from agent.lab.results import FinalInfo, Sentinels, headline, write
+from agent.lab.verdicts import Verdict
 
 if TYPE_CHECKING:
+    from agent.lab.checkpoint import Header
     from agent.lab.evaluation.evaluator import Evaluator
 
 LOADING_STAGES = 3  # libraries, model, checkpoint
@@ -84,6 +86,10 @@ def handle_request(
             if isinstance(request, TrySentinels):
                 raise
             return scoring.bad_checkpoint(error, request.split)
+        if difference := _another_subject(header, request):
+            if isinstance(request, TrySentinels):
+                raise UserError(f"{request.run_dir}: {difference}")
+            return FinalInfo(verdict=Verdict(name="not_comparable", evidence=difference), split=request.split)
         if isinstance(request, Score) and not request.slice:
             progress.count -= sum(not catalogue.suits(family, is_world(header.model)) for family in request.evals)
         key = (header.model, header.hook_name)
@@ -93,6 +99,17 @@ def handle_request(
         if isinstance(request, Score):
             return scoring.score(evaluators[key], request, progress)
         return sentinels.check_evaluator(evaluators[key], request.run_dir, progress)
+
+
+def _another_subject(header: "Header", request: Score | TrySentinels) -> str:
+    """Return how a header's model or hook differs from the request's, or "". Neither is loaded or looked for."""
+    from agent.lab import models
+
+    if request.model is not None and header.model not in (request.model, models.canonical_name(request.model)):
+        return f"its header names the model {header.model[:100]}, the study's is {request.model}"
+    if request.hook_name is not None and header.hook_name != request.hook_name:
+        return f"its header names the hook {header.hook_name[:100]}, the study's is {request.hook_name}"
+    return ""
 
 
 def _scoring_stages(request: Score | TrySentinels) -> int:

@@ -13,12 +13,18 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]  # ba
 
 
 class RunRequest(BaseModel):
-    """A run directory, and the file in it that the result is written to, whole or not at all."""
+    """A run directory, and the file in it that the result is written to, whole or not at all.
+
+    A checkpoint whose header names another model or hook than the request is refused before any model is loaded. By
+    hand both are None, and the header is believed.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     run_dir: Path
     out: FileName = "final_info.json"
+    model: str | None = None
+    hook_name: str | None = None
 
 
 class Score(RunRequest):
