@@ -57,6 +57,7 @@ class Core(BaseModel):
     relative_reconstruction_bias: Number
     ce_loss_score: Number
     loss_added: Number  # nats a token that splicing in the SAE adds to the model's loss
+    loss_added_standard_error: Number = None  # paired, over windows of text; null in results of 0.1.0
     ce_loss_without_sae: Number
     ce_loss_with_sae: Number
     ce_loss_with_ablation: Number  # the activations set to zero

@@ -8,12 +8,16 @@ from pydantic import BaseModel
 
 LOSS_CEILING = 1e6  # on activations scaled to mean norm sqrt(d_in), on which a useless SAE has a loss near d_in
 
+IMPLAUSIBLE_GAIN = 0.005  # nats a token; an honest reconstruction may lower the loss by chance, hardly by more
+IMPLAUSIBLE_STANDARD_ERRORS = 3.0
+
 VerdictName = Literal[
     "ok",
     "nan",
     "loss_ceiling",
     "zero_steps",
     "degenerate",
+    "implausible",
     "bad_checkpoint",
     "preflight",
     "no_effect",
@@ -91,6 +95,8 @@ def judge_scores(
     d_sae: int,
     explained_variance: float | None,
     ce_loss_score: float | None,
+    loss_added: float | None = None,
+    loss_added_standard_error: float | None = None,
     has_loss: bool = True,
     alive_fraction: float | None,
     floor_explained_variance: float | None,
@@ -98,7 +104,8 @@ def judge_scores(
 ) -> Verdict:
     """Judge the scores of a checkpoint against those of a random untrained SAE of the same sparsity (the floor).
 
-    `has_loss` is False for a synthetic world, which is judged by explained variance alone.
+    `loss_added` and its paired standard error are in nats a token. `has_loss` is False for a synthetic world, which is
+    judged by explained variance alone.
     """
     if l0 is None or l0 < 1:
         return Verdict(name="degenerate", evidence=f"L0 is {_format(l0)}: the SAE is dead")
@@ -115,10 +122,24 @@ def judge_scores(
                 name="degenerate",
                 evidence=f"{name} {value:.3f} is not above the {floor:.3f} of a random untrained SAE",
             )
+    if is_implausible(loss_added, loss_added_standard_error):
+        return Verdict(
+            name="implausible",
+            evidence=f"loss added is {loss_added:.4f} nats a token (standard error {loss_added_standard_error:.4f}): "
+            "the model predicts better from the reconstruction than from its own activations, so the SAE knows more "
+            "of the text than the activations it is given",
+        )
     warnings = []
     if alive_fraction is not None and alive_fraction < 0.5:
         warnings.append(f"only {alive_fraction:.0%} of the latents are alive")
     return Verdict(name="ok", evidence="trained, loaded, evaluated, above the random floor", warnings=warnings)
+
+
+def is_implausible(loss_added: float | None, standard_error: float | None) -> bool:
+    """Return True if an SAE lowers the model's loss by more than chance can, given the standard error over windows."""
+    if loss_added is None or standard_error is None:  # not measured
+        return False
+    return loss_added < -max(IMPLAUSIBLE_GAIN, IMPLAUSIBLE_STANDARD_ERRORS * standard_error)
 
 
 def judge_smoke_test(*, l0: float | None, explained_variance: float | None) -> Verdict:

@@ -167,6 +167,8 @@ class Scoring:
             d_sae=header.d_sae,
             explained_variance=info.core.explained_variance_centered,
             ce_loss_score=info.core.ce_loss_score,
+            loss_added=info.core.loss_added,
+            loss_added_standard_error=info.core.loss_added_standard_error,
             has_loss=not self.world,
             alive_fraction=info.latents.alive_fraction,
             floor_explained_variance=info.floor.explained_variance_centered if info.floor else None,

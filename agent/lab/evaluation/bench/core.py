@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
+import torch
 from torch import Tensor
 
 from agent.lab import models
@@ -73,8 +74,14 @@ def run_core(sae: BenchSAE, text: CoreText, out: Path, name: str) -> tuple[Core,
 
     config = settings(sae.cfg.model_name, text.ids)
     text.reset_input_dataset()
-    recording = RecordingSAE(sae, text)
-    with patch.object(core, "get_recons_loss", lambda *_, **__: text.reconstruction_loss(sae)):
+    recording, added = RecordingSAE(sae, text), []
+
+    def reconstruction_loss(*_: object, **__: object) -> dict[str, Tensor]:
+        losses = text.reconstruction_loss(sae)
+        added.append(losses["ce_loss_with_sae"] - losses["ce_loss_without_sae"])
+        return losses
+
+    with patch.object(core, "get_recons_loss", reconstruction_loss):
         metrics, features = core.run_evals(recording, text, text, config, {}, ignore_tokens=text.special)  # type: ignore[arg-type]
     if not metrics.get("model_performance_preservation"):
         raise EvaluationError("SAE-Bench core returned no scores")
@@ -98,6 +105,7 @@ def run_core(sae: BenchSAE, text: CoreText, out: Path, name: str) -> tuple[Core,
     figures = {name: value for group in metrics.values() for name, value in group.items()}
     figures["ce_loss_with_mean_ablation"] = text.ce_loss_with_mean_ablation
     figures["loss_added"] = figures["ce_loss_with_sae"] - figures["ce_loss_without_sae"]
+    figures["loss_added_standard_error"] = text.standard_error(torch.cat(added))
     usage = recording.accumulator.usage()
     return _as_core(figures, usage, sae.cfg.d_in), usage
 

@@ -86,6 +86,18 @@ class CoreText(TokenStore):
         logits, loss = self._above(batch.entry, batch.model_args, rebuild)
         return batch.fixed | {"kl_div_with_sae": divergence(own, logits), "ce_loss_with_sae": loss}
 
+    def standard_error(self, differences: Tensor) -> float:
+        """Return the standard error of the mean over ordinary tokens of `differences [windows, context - 1]`.
+
+        Windows are independent and their tokens are not, so it is the ratio estimator's over windows (Cochran 1977,
+        Sampling Techniques, 6.4).
+        """
+        mask = self.ordinary_mask[: len(differences), :-1]
+        counts, sums = mask.sum(1).double(), differences.where(mask, 0).sum(1).double()
+        residuals = sums - counts * sums.sum() / counts.sum()
+        windows = len(residuals)
+        return ((residuals.pow(2).sum() * windows / (windows - 1)).sqrt() / counts.sum()).item()
+
     def _above(
         self, entry: Tensor, model_args: dict[str, Any], replace: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
