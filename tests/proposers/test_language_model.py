@@ -408,7 +408,7 @@ def test_a_killed_and_interrupted_study_asks_nothing_twice(tmp_path_factory: pyt
         ("--llm m --price-in 1", "--price-in and --price-out go together: give both"),
         ("--llm=", "--llm is empty"),
         ("--replay nowhere", "nowhere: No such file"),
-        ("--replay /dev/null", "--replay /dev/null: it holds no exchange with a language model"),
+        ("--replay /dev/null", "/dev/null is not a regular file"),
         ("--approve", "there is no terminal to ask on"),
     ],
 )
