@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from agent import ROOT
 from agent.lab.files import BadFile, open_plain
@@ -71,6 +71,8 @@ class Child:
     `end` leaves nothing running that the command has started. On Linux RESOURCE_LIMITS hold for it.
     """
 
+    _running: ClassVar[list["Child"]] = []
+
     def __init__(
         self,
         command: Sequence[str],
@@ -97,6 +99,7 @@ class Child:
                 start_new_session=True,
                 pass_fds=pass_fds,
             )
+        self._running.append(self)
         if sys.platform == "linux":
             for limit, value in RESOURCE_LIMITS.items():
                 with suppress(ProcessLookupError):  # it has ended already
@@ -145,7 +148,9 @@ class Child:
                     self._process.stdin.close()
             self._end_group()
         finally:
-            self.cpu_seconds += process_tree.kill_descendants(spared=self._earlier_processes)
+            self._running.remove(self)
+            others = process_tree.processes_below([child._process.pid for child in self._running])
+            self.cpu_seconds += process_tree.kill_descendants(spared={*self._earlier_processes, *others})
         return self._process.wait()
 
     def _wait_for_exit(self, seconds: float) -> None:

@@ -31,6 +31,16 @@ def descendants() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
+def processes_below(pids: Iterable[int]) -> set[psutil.Process]:
+    """Return the processes with these ids, and all that they have started."""
+    found: set[psutil.Process] = set()
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            found |= {process, *process.children(recursive=True)}
+    return found
+
+
 def kill_descendants(spared: Iterable[psutil.Process]) -> float:
     """Kill every descendant of this process except those in `spared`; return the CPU seconds that they had used."""
     seconds = 0.0

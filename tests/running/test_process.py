@@ -39,6 +39,14 @@ def test_a_background_process_does_not_outlive_a_run_that_succeeds(tmp_path: Pat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process that left the session is out of reach")
+def test_a_child_that_ends_leaves_one_that_was_started_after_it(tmp_path: Path):
+    first, second = (process.Child(["cat"], cwd=tmp_path, env=dict(os.environ), stdin=True) for _ in range(2))
+    first.end()
+    assert not second.exited
+    second.end()
+    assert second.exited
+
+
 def test_a_daemon_does_not_outlive_its_run(tmp_path: Path):
     code = "import subprocess; print(subprocess.Popen(['sleep', '60'], start_new_session=True, env={}).pid, flush=True)"
     unrelated = subprocess.Popen(["sleep", "60"])
