@@ -116,10 +116,12 @@ def stream(model: Path, size: int = TOKENS, batch: int = BATCH) -> Stream:
     return activations.stored_stream(folder, manifest, size, batch, seed=0)
 
 
-def train(module: ModuleType, data: Stream, steps: int | None = None) -> Any:
-    """Train the experiment's own SAE for some steps of its own loss, without the guard."""
-    torch.manual_seed(0)
+def train(module: ModuleType, data: Stream, steps: int | None = None, start: Any = None) -> Any:
+    """Train the experiment's own SAE for some steps of its own loss, without the guard, from the weights of `start`."""
+    torch.manual_seed(data.seed)
     sae = getattr(module, "TieredSAE", module.SAE)(data.d_in, module.D_SAE, data.mean)
+    if start:
+        sae.load_state_dict(start.state_dict())
     optimizer = torch.optim.Adam(sae.parameters(), lr=module.LEARNING_RATE)
     nothing_dead = torch.empty(0, dtype=torch.long)
     for step, x in enumerate(data):

@@ -95,8 +95,13 @@ class Baselines:
             seconds=time.monotonic() - start,
         )
 
-    def train(self, source: str, seed: int, run_dir: Path, label: str, budget: Budget) -> FinalInfo:
-        """Train and score an experiment outside the study's budget of runs."""
+    def train(
+        self, source: str, seed: int, run_dir: Path, label: str, budget: Budget, strangers: tuple[Path, ...] = ()
+    ) -> FinalInfo:
+        """Train and score an experiment outside the study's budget of runs.
+
+        `strangers` are runs with other seeds, whose weights it must not have gone on from.
+        """
         if run_dir.exists():  # of a driver that was killed
             shutil.rmtree(run_dir)
         script = self.study.directory / "beside.py"
@@ -109,7 +114,7 @@ class Baselines:
             return info
         finally:
             script.unlink(missing_ok=True)
-        return self._score(run_dir, self.started.evals, label, budget, work)
+        return self._score(run_dir, self.started.evals, label, budget, work, strangers)
 
     def _score_again(self, k: float, seed: int, run_dir: Path, label: str, budget: Budget) -> FinalInfo:
         """Score a cached baseline by the families it has no figures of, without training it again."""
@@ -122,8 +127,16 @@ class Baselines:
         evals = tuple(name for name in NAMES if name in families)
         return self._score(run_dir, evals, label, budget, self.cached_work(k, seed))
 
-    def _score(self, run_dir: Path, evals: tuple[str, ...], label: str, budget: Budget, work: Work | None) -> FinalInfo:
-        request = Score(run_dir=run_dir, evals=evals)
+    def _score(
+        self,
+        run_dir: Path,
+        evals: tuple[str, ...],
+        label: str,
+        budget: Budget,
+        work: Work | None,
+        strangers: tuple[Path, ...] = (),
+    ) -> FinalInfo:
+        request = Score(run_dir=run_dir, evals=evals, strangers=strangers)
         info = self.workers.score(request, label=label, timeout=budget.evaluation_timeout)
         info.work = work
         results.write(run_dir, info)

@@ -64,13 +64,20 @@ class Confirmation:
         budget.require_hours()
         start, label = time.monotonic(), f"run {run.number} with fresh seed {seed}"
         run_dir = self.study.directory / f"run_{run.number}_seed_{seed}"
-        info = self.referee.baselines.train(run.state.proposal.source, seed, run_dir, label, budget)
+        source, strangers = run.state.proposal.source, self._trained_with_other_seeds(seed)
+        info = self.referee.baselines.train(source, seed, run_dir, label, budget, strangers)
         if info.verdict.name in SAYS_NOTHING:
             raise StudyDone(f"{label} did not end: {info.verdict.evidence}")
         comparison = self._compare_replicate(run, info, run_dir)
         seconds = time.monotonic() - start
         self.ledger.append(events.ReplicateEnded(run=run.number, seed=seed, comparison=comparison, seconds=seconds))
         self.workers.display.say(f"{label}: {info.verdict.name} ({seconds:.0f} s)")
+
+    def _trained_with_other_seeds(self, seed: int) -> tuple[Path, ...]:
+        """Return the directories of the runs that count, and of all fresh seeds but this one."""
+        runs = [run.directory for run in self.referee.runs if run.counts]
+        fresh = [path for path in self.study.directory.glob("run_*_seed_*") if not path.name.endswith(f"_seed_{seed}")]
+        return (*runs, *sorted(fresh))
 
     def _compare_replicate(self, run: Run, info: FinalInfo, run_dir: Path) -> Comparison:
         assert run.info

@@ -35,6 +35,7 @@ class Score(RunRequest):
     evals: tuple[str, ...] = QUICK  # families, core first
     slice: bool = False  # the smoke test: one batch of core and nothing else
     analysis: Path | None = None  # an idea's analysis.py, whose figures are computed too
+    strangers: tuple[Path, ...] = ()  # runs with other seeds, whose weights this one must not have gone on from
 
 
 class TrySentinels(RunRequest):

@@ -3,10 +3,12 @@
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from agent.lab import checkpoint, files, results, verdicts
@@ -22,6 +24,7 @@ from agent.lab.fingerprint import environment
 from agent.lab.results import Core, FamilyScores, FinalInfo, Latents, Number, Probe, Probing
 from agent.lab.verdicts import Verdict
 
+SAME_ROWS = 0.5  # mean cosine of the decoder rows of two seeds, beyond which one comes from the other
 DENSE = 0.1  # share of tokens above which a latent counts as dense
 
 Result = TypeVar("Result")
@@ -81,6 +84,8 @@ class Scoring:
         if self.request.analysis:
             self.run_analysis(self.request.analysis)
         self.info.verdict = self.judge()
+        if self.info.verdict.ok and (ancestor := self.ancestor()):
+            self.info.verdict = Verdict(name="not_comparable", evidence=ancestor)
 
     @property
     def world(self) -> bool:
@@ -149,6 +154,24 @@ class Scoring:
         except Exception as error:
             self.info.errors[name] = describe(error)
             return None
+
+    def ancestor(self) -> str:
+        """Return which run of another seed this one's decoder comes from, in a sentence, or an empty string.
+
+        Row i of a decoder has nothing to do with row i of another seed's (mean cosine 0.01 on the tests' model), but
+        much with the row that its training went on from (0.86; 0.78 after a second training).
+        """
+        for run_dir in self.request.strangers:
+            with suppress(checkpoint.CheckpointError):
+                other = checkpoint.load(run_dir / "checkpoint", self.sae.device).W_dec
+                mine = self.sae.checkpoint.W_dec
+                cosine = F.cosine_similarity(mine, other).mean().item() if mine.shape == other.shape else 0.0
+                if cosine > SAME_ROWS:
+                    return (
+                        f"its decoder has the rows of {run_dir.name}'s (mean cosine {cosine:.2f}), though its seed is "
+                        "another: its training went on from that one's weights, or does not depend on the seed"
+                    )
+        return ""
 
     def judge(self) -> Verdict:
         info, header = self.info, self.sae.checkpoint.header

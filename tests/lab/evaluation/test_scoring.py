@@ -482,3 +482,19 @@ def test_a_preparation_that_was_killed_starts_again(evaluator: Evaluator, tmp_pa
         path.write_bytes(path.read_bytes()[:100])
     assert prepare() == made
     assert [path.read_bytes() for path in files if path.suffix == ".json"] == before
+
+
+def test_a_fresh_seed_that_went_on_from_an_earlier_run_is_not_comparable(
+    evaluator: Evaluator, trained: Trained, run_dirs: dict[str, Path], small_model: Path
+):
+    """An experiment that is not confined can keep its weights where its next run finds them."""
+    module = load(experiment(trained.directory / "again", small_model))
+    data = activations.stream(str(small_model), HOOK, tokens=TOKENS, batch=module.BATCH, seed=1)
+    with torch.enable_grad():  # a fixture of this file has switched it off
+        afresh, continued = train(module, data), train(module, data, start=trained.sae)
+    verdicts = []
+    for name, sae in (("afresh", afresh), ("continued", continued)):
+        run_dir = save(trained.directory / name, sae.requires_grad_(False), trained.manifest)
+        verdicts.append(score(evaluator, run_dir, strangers=(run_dirs["dead"], run_dirs["sound"])).verdict)
+    assert [verdict.name for verdict in verdicts] == ["ok", "not_comparable"]
+    assert "its decoder has the rows of dead's (mean cosine 0." in verdicts[1].evidence
