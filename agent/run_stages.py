@@ -1,6 +1,5 @@
 """One run, stage by stage: checked, reserved, trained, evaluated, settled. Each step ends with an event."""
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from agent.display.approve import approve
 from agent.display.formatting import comparison_line, run_line
 from agent.lab import results
 from agent.lab.evaluation.requests import Score
+from agent.lab.files import remove, write_atomically
 from agent.lab.results import FinalInfo, Work
 from agent.lab.verdicts import Verdict
 from agent.running import preflight
@@ -72,7 +72,7 @@ class RunStages:
         state = self.state.runs[run]
         self.study.archive_attempt(run, state.attempt)
         script, proposal = self.study.directory / "experiment.py", state.proposal
-        script.write_text(proposal.source)
+        write_atomically(script, proposal.source)
         label = f"run {run}" + (f", attempt {state.attempt + 1}" if state.attempt else "")
         self.study.commit(f"{label}, proposal: {proposal.title}\n\n{proposal.description}\n\n{proposal.why}")
         self.display.say(f"{label}: {proposal.title}")
@@ -82,7 +82,7 @@ class RunStages:
         except RunFailed as failure:
             directory = self.study.run_dir(run)
             directory.mkdir(exist_ok=True)
-            (directory / "experiment.py").write_text(proposal.source)
+            write_atomically(directory / "experiment.py", proposal.source)
             results.write(directory, FinalInfo(verdict=failure.verdict))
             attempt, seconds = state.attempt + 1, time.monotonic() - start
             self.ledger.append(
@@ -126,8 +126,7 @@ class RunStages:
     def smoke_test(self, run: int) -> None:
         """Train a few steps, export, load and score a slice. Raise RunFailed, leaving the trial as the run's."""
         directory = self.study.directory / "smoke"
-        if directory.exists():
-            shutil.rmtree(directory)
+        remove(directory)
         label = f"run {run}, smoke test"
         timeout = min(SMOKE_SECONDS, self.started.run_timeout or SMOKE_SECONDS)
         try:
@@ -138,10 +137,11 @@ class RunStages:
             if not info.verdict.ok:
                 raise RunFailed(info.verdict)
         except RunFailed as failure:
+            self.study.archive_attempt(run, 0)  # what the experiment may have put under the run's name
             directory.rename(self.study.run_dir(run))
             evidence = f"in the first steps: {failure.verdict.evidence}"
             raise RunFailed(failure.verdict.model_copy(update={"evidence": evidence})) from None
-        shutil.rmtree(directory)
+        remove(directory)
 
     def attempt(self, run: int) -> None:
         """Train once, in a new directory. Raise DiskFull if there is no room for it."""
@@ -153,9 +153,10 @@ class RunStages:
         self.refresh()
         start, verdict, work = time.monotonic(), None, None
         script, seed = self.study.directory / "experiment.py", self.started.fixed.seed
-        script.write_text(state.proposal.source)
+        write_atomically(script, state.proposal.source)
         if run == 0 and self.baselines.copy_from_cache(self.baselines.k, seed, directory):
-            shutil.copyfile(script, directory / "experiment.py")  # the same but for SEED, which the lab sets
+            # The same but for SEED, which the lab sets.
+            write_atomically(directory / "experiment.py", state.proposal.source)
             seconds, work = (
                 results.read_metrics(directory)[-1].seconds,
                 self.baselines.cached_work(self.baselines.k, seed),
@@ -183,7 +184,7 @@ class RunStages:
 
     def undo_tampering(self, run: int) -> None:
         """Restore what the experiment changed outside its directory; raise RunFailed(tampered) if there is any."""
-        (self.study.directory / "experiment.py").write_text(self.state.runs[run].proposal.source)
+        write_atomically(self.study.directory / "experiment.py", self.state.runs[run].proposal.source)
         changed = self.study.restore_recorded_files(except_for=f"run_{run}")
         if self.ledger.restore():
             changed.append("the ledger")

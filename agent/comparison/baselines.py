@@ -14,7 +14,7 @@ from agent.ideas import Fixed, render_baseline
 from agent.lab import cache, defaults, results
 from agent.lab.evaluation.catalogue import NAMES
 from agent.lab.evaluation.requests import Score
-from agent.lab.files import atomic_path, waiting_lock, write_atomically
+from agent.lab.files import atomic_path, remove, waiting_lock, write_atomically
 from agent.lab.metrics import family_of
 from agent.lab.results import FinalInfo, Work
 from agent.running.workers import Workers
@@ -102,10 +102,9 @@ class Baselines:
 
         `strangers` are runs with other seeds, whose weights it must not have gone on from.
         """
-        if run_dir.exists():  # of a driver that was killed
-            shutil.rmtree(run_dir)
+        remove(run_dir)  # of a driver that was killed
         script = self.study.directory / "beside.py"
-        script.write_text(source)
+        write_atomically(script, source)
         try:
             work = self.workers.train(script, run_dir, seed=seed, label=label, timeout=budget.training_timeout)
         except RunFailed as failure:
@@ -113,15 +112,14 @@ class Baselines:
             results.write(run_dir, info)
             return info
         finally:
-            script.unlink(missing_ok=True)
+            remove(script)
         return self._score(run_dir, self.started.evals, label, budget, work, strangers)
 
     def _score_again(self, k: float, seed: int, run_dir: Path, label: str, budget: Budget) -> FinalInfo:
         """Score a cached baseline by the families it has no figures of, without training it again."""
         cached = self.cached_run(k, seed)
         assert cached
-        if run_dir.exists():  # of a driver that was killed
-            shutil.rmtree(run_dir)
+        remove(run_dir)  # of a driver that was killed
         self.copy_from_cache(k, seed, run_dir)
         families = results.read(cached).families | set(self.started.evals)
         evals = tuple(name for name in NAMES if name in families)

@@ -103,6 +103,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         for part in (*partial.rglob("*"), partial):
             if not part.is_symlink() and (part.is_dir() or part.is_file()):  # a pipe would be waited for
                 flush(part)
+        if not partial.is_dir():
+            remove_unless_plain(path)  # a file does not take the place of a directory by itself
         partial.replace(path)
     finally:
         remove(partial)
@@ -111,7 +113,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file that appears when all of it is on the disk."""
     with atomic_path(path) as partial:
-        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with partial.open("xb") as file:  # never through a link
+            file.write(content if isinstance(content, bytes) else content.encode())
 
 
 def flush(path: Path) -> None:

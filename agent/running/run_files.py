@@ -1,8 +1,10 @@
 """The files that the driver writes into the directory of a run."""
 
+import os
+import stat
 from pathlib import Path
 
-from agent.lab.files import remove
+from agent.lab.files import BadFile, open_plain, remove, write_atomically
 from agent.lab.verdicts import Verdict
 from agent.running.watchdogs import LogCap
 
@@ -21,19 +23,27 @@ def log_path(run_dir: Path, stream: str) -> Path:
 def collect_run_files(run_dir: Path, source: str) -> Verdict | None:
     """Put the experiment as it ran and its logs into the directory of the run, replacing whatever has their names.
 
-    Return the verdict `tampered` if the experiment had put a link or a file in the place of the directory.
+    Return the verdict `tampered` if the experiment had put something else in the place of the directory or of a log.
     """
-    tampered = run_dir.is_symlink() or run_dir.is_file()
-    if tampered:
+    tampered = ""
+    if os.path.lexists(run_dir) and not stat.S_ISDIR(run_dir.lstat().st_mode):
+        tampered = f"{run_dir.name} was not a directory"
         run_dir.unlink()
     run_dir.mkdir(exist_ok=True)
     for name in DRIVER_FILES:
         remove(run_dir / name)
-    (run_dir / "experiment.py").write_text(source)
+    write_atomically(run_dir / "experiment.py", source)
     for stream in ("stdout", "stderr"):
         log = log_path(run_dir, stream)
-        if log.exists():
-            LogCap(log)()
-            remove(run_dir / f"{stream}.log")
-            log.replace(run_dir / f"{stream}.log")
-    return Verdict(name="tampered", evidence=f"{run_dir.name} was not a directory") if tampered else None
+        if not os.path.lexists(log):
+            continue
+        try:
+            open_plain(log, only_name=True).close()
+        except BadFile:
+            tampered = tampered or f"{log.name} was not the log that the driver had opened"
+            remove(log)
+            continue
+        LogCap(log)()
+        remove(run_dir / f"{stream}.log")
+        log.replace(run_dir / f"{stream}.log")
+    return Verdict(name="tampered", evidence=tampered) if tampered else None
