@@ -136,7 +136,6 @@ def _reopen(study: Study, state: State) -> Idea:
     started = state.started
     if ended := process_tree.end_orphans(study.directory):
         print(f"ended {ended} process{'es' * (ended > 1)} that the last driver had left running", flush=True)
-    study.remove_git_locks()
     _announce(started.title, started.fixed)
     settled = started.fixed.model_copy(update={"evals": ",".join(started.evals)})
     if _prepare_lab(settled, started.primary_metric, started.device)["fingerprint"] != started.fingerprint:

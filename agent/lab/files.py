@@ -112,9 +112,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file that appears when all of it is on the disk."""
-    with atomic_path(path) as partial:
-        with partial.open("xb") as file:  # never through a link
-            file.write(content if isinstance(content, bytes) else content.encode())
+    with atomic_path(path) as partial, partial.open("xb") as file:  # never through a link
+        file.write(content if isinstance(content, bytes) else content.encode())
 
 
 def flush(path: Path) -> None:

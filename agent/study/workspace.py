@@ -5,6 +5,7 @@ import itertools
 import os
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from agent.lab import results
 from agent.lab.errors import UserError
 from agent.lab.files import BadFile, open_plain, remove, remove_unless_plain
 from agent.lab.progress import notify
-from agent.study import ledger
+from agent.study import ledger, repository
 from agent.study.runs import Run
 from agent.study.state import State, derive
 
@@ -40,16 +41,13 @@ IGNORED = """\
 !/baseline_*/final_info.json
 /smoke/
 """
-GIT_SETTINGS = {  # independent of the user: works without an identity, and in spite of hooks or signing
-    ("user", "name"): "sae-agent",
-    ("user", "email"): "sae-agent@localhost",
-    ("core", "hooksPath"): "/dev/null",
-    ("core", "excludesFile"): "/dev/null",
-    ("core", "autocrlf"): "false",
-    ("commit", "gpgsign"): "false",
-}
-# Left behind by a git that was killed. No other git can own them: the driver holds the lock of the study.
-GIT_LOCKS = ("*.lock", "refs/heads/*.lock")
+COMMITTED = (
+    ".gitignore",
+    "experiment.py",
+    *(f"run_*/{name}" for name in ("experiment.py", "metrics.jsonl", "final_info.json")),
+    "baseline_*/final_info.json",
+)
+LONGEST_MESSAGE = 50_000  # characters of a commit's
 
 
 class StudyBusy(UserError):
@@ -136,44 +134,43 @@ class Study:
             file.flush()
             yield
 
-    def remove_git_locks(self) -> None:
-        """Remove the locks of a git that was killed, which would block every later one."""
-        for pattern in GIT_LOCKS:
-            for lock in (self.directory / ".git").glob(pattern):
-                lock.unlink()
-
     def commit(self, message: str) -> None:
-        """Commit everything, also if nothing has changed: each proposal and each result gets one commit.
+        """Commit what tells the story, also if nothing has changed: each proposal and each result gets one commit.
 
         Do nothing if the newest commit has this message: a driver was killed just after making it.
         """
+        message = message[:LONGEST_MESSAGE].replace("\0", "")
         with self._repository() as repo:
             if repo.head.is_valid() and str(repo.head.commit.message).strip() == message.strip():
                 return
-            repo.git.add("--all")
+            names = {name for name in repo.git.ls_files("-z").split("\0") if name}
+            for pattern in COMMITTED:
+                names |= {path.relative_to(self.directory).as_posix() for path in self.directory.glob(pattern)}
+            present = {name for name in names if self._is_plain(name)}
+            if gone := names - present:
+                repo.git.update_index("--force-remove", "--", *sorted(gone))
+            repo.git.update_index("--add", "--", *sorted(present))
             repo.git.commit("--allow-empty", "--no-verify", "--quiet", "--cleanup=verbatim", "-m", message)
+
+    def _is_plain(self, name: str) -> bool:
+        """Return True if a file is regular and no directory on the way to it is a link."""
+        path = self.directory / name
+        inside = path.parent.resolve() == self.directory.resolve() / Path(name).parent
+        return inside and os.path.lexists(path) and stat.S_ISREG(path.lstat().st_mode)
 
     @contextmanager
     def _repository(self) -> "Iterator[Repo]":
         """Open the repository; git processes are marked as the study's, so that none outlives a killed driver."""
-        from git import Repo  # here because the import fails where git is not installed
-
-        with Repo(self.directory) as repo:
-            repo.git.update_environment(**{STUDY_VARIABLE: str(self.directory)})
+        with repository.opened(self.directory, {STUDY_VARIABLE: str(self.directory)}) as repo:
             yield repo
 
 
 def create_study(root: Path, idea: str) -> Study:
-    """Create a study with an empty repository, named after the time and the idea. Raise UserError without git."""
+    """Create a study, named after the time and the idea. Raise UserError without git."""
     if shutil.which("git") is None:
         raise UserError("git is not installed, and a study is a git repository: install git and run this again")
-    from git import Repo  # here because the import fails where git is not installed
-
     study = _claim_directory(root, idea)
     study.notes.mkdir(parents=True)
-    with Repo.init(study.directory, initial_branch="main") as repo, repo.config_writer() as config:
-        for (section, option), value in GIT_SETTINGS.items():
-            config.set_value(section, option, value)
     (study.directory / ".gitignore").write_text(IGNORED)
     return study
 
