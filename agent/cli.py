@@ -267,5 +267,7 @@ def _absolute(model: str | None) -> str | None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    from agent.lab.visible import one_line
+
+    print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(code)

@@ -15,6 +15,7 @@ from agent.lab.errors import UserError, did_you_mean
 from agent.lab.evaluation import catalogue, idea_files
 from agent.lab.files import BadFile, read_plain_text
 from agent.lab.metrics import HEADLINE, METRICS
+from agent.lab.visible import Line, Prose
 
 if TYPE_CHECKING:
     import jinja2
@@ -25,6 +26,8 @@ MOST_VARIANCE_LOST = 0.05  # an SAE that reconstructs so much less is not better
 
 Direction = Literal["up", "down", "same"]
 Text = Annotated[str, Field(min_length=1)]
+Title = Annotated[Line, Field(min_length=1)]
+Described = Annotated[Prose, Field(min_length=1)]
 
 
 class BadIdea(UserError):
@@ -79,9 +82,9 @@ class Step(Strict):
     """One change to try, with its predicted effect on the headline metrics."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    title: Text
-    description: Text
-    why: Text
+    title: Title
+    description: Described
+    why: Described
     predictions: dict[str, Direction]
     parameters: dict[str, Any] = {}
     when: When | None = None  # None: always
@@ -91,9 +94,9 @@ class Idea(Strict):
     """A research idea: a hypothesis and the plan of runs that tests it."""
 
     folder: Path  # of its idea.yaml
-    title: Text
-    description: Text  # shown in the notes
-    hypothesis: Text
+    title: Title
+    description: Described  # shown in the notes
+    hypothesis: Described
     primary_metric: str = "ce_loss_score"
     smallest_effect: Annotated[float, Field(gt=0)]  # in units of the primary metric
     most_variance_lost: Annotated[float, Field(gt=0)] = MOST_VARIANCE_LOST  # beside a better CE-loss score
@@ -267,10 +270,15 @@ def _constants(fixed: Fixed) -> dict[str, Any]:
 
 
 def strict_templates(folder: Path) -> "jinja2.Environment":
-    """Return a jinja2 environment for a folder of templates; undefined variables are errors."""
-    import jinja2
+    """Return a jinja2 environment for a folder of templates.
 
-    return jinja2.Environment(
+    Undefined variables are errors, and so is whatever reaches beyond the values that a template is given: an idea may
+    come from somebody else.
+    """
+    import jinja2
+    from jinja2.sandbox import SandboxedEnvironment
+
+    return SandboxedEnvironment(
         loader=jinja2.FileSystemLoader(folder),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

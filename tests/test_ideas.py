@@ -276,6 +276,23 @@ def test_an_error_in_a_template_names_idea_step_and_line(tmp_path: Path, templat
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ cycler.__init__.__globals__.os.environ }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ k.__class__.__init__.__globals__ }}",
+        "{{ ('{0.__class__}').format(k) }}",
+        "{% for i in range(10**9) %}{% endfor %}",
+    ],
+)
+def test_a_template_reaches_nothing_but_the_values_it_is_given(tmp_path: Path, template: str):
+    write_idea(tmp_path, IDEA, template)
+    idea = ideas.load("mine", tmp_path)
+    with pytest.raises(BadIdea, match=r"mine, step .*: .*experiment\.py\.j2 line 1: .*(unsafe|undefined|too big)"):
+        ideas.render_step(idea, idea.plan[0], Fixed(), tmp_path)
+
+
 def test_an_unknown_idea_suggests_the_nearest_names():
     with pytest.raises(BadIdea, match=r"unknown idea 'hierarchical': did you mean hierarchical_sae\?"):
         ideas.load("hierarchical")

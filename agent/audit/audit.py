@@ -15,6 +15,7 @@ from agent.audit.known_figures import KnownRuns
 from agent.audit.notes_reader import Notes, Statement
 from agent.lab.errors import UserError
 from agent.lab.files import read_plain_text
+from agent.lab.visible import one_line
 from agent.report.notes import edited
 from agent.report.plots import STUDY_FIGURES
 
@@ -23,7 +24,7 @@ def audit(path: Path, directory: Path | None = None) -> bool:
     """Print a line for each claim. Return True if all are supported. Raise UserError if there is nothing to audit."""
     results = findings(read(path), known_figures.from_directory(directory) if directory else None)
     for finding in results:
-        print(finding)
+        print(one_line(str(finding)))
     count = Counter(finding.status for finding in results)
     summary = ", ".join(f"{count[status]} {status}" for status in ("supported", "contradicted", "unsupported"))
     print(f"{len(results)} claims: {summary}")

@@ -20,6 +20,7 @@ from agent.ideas import Fixed, Idea
 from agent.lab import cache
 from agent.lab.errors import UserError
 from agent.lab.metrics import family_of
+from agent.lab.visible import one_line
 from agent.loop import Loop, StudyResult
 from agent.proposers import Proposer, select
 from agent.report import idea_analysis
@@ -119,7 +120,7 @@ def note(path: Path, run_name: str, message: str) -> None:
 
 
 def _announce(title: str, fixed: Fixed) -> None:
-    print(f"{title}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
+    print(f"{one_line(title)}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
 
 
 def _prepare_lab(fixed: Fixed, primary_metric: str, device: str | None) -> dict[str, Any]:
@@ -160,6 +161,6 @@ def _loop(study: Study, first: Event | None, analysis: Analysis, proposer: Propo
 def _finish(study: Study, result: StudyResult) -> None:
     if cost := select.spent(study):
         print(cost)
-    print(f"{result.reason}; notes: {study.notes / 'notes.txt'}")
+    print(f"{one_line(result.reason)}; notes: {study.notes / 'notes.txt'}")
     if result.exit_code:
         sys.exit(result.exit_code)

@@ -5,6 +5,7 @@ import sys
 
 from agent.display.console import make_console
 from agent.lab.errors import UserError
+from agent.lab.visible import one_line, visible
 
 STYLES = {"@": "cyan", "+": "green", "-": "red"}
 ANSWERS = {"y": True, "yes": True, "n": False, "no": False}
@@ -26,10 +27,10 @@ def approve(before: str, after: str, title: str) -> bool:
     """
     require_terminal()
     console = make_console()
-    console.print(_escape_control_characters(title), style="bold", soft_wrap=True)
+    console.print(one_line(title), style="bold", soft_wrap=True)
     diff = list(difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm=""))
     for line in diff[2:]:  # the first two lines would name files
-        console.print(_escape_control_characters(line), style=STYLES.get(line[0]), soft_wrap=True)
+        console.print(visible(line), style=STYLES.get(line[0]), soft_wrap=True)
     while (answer := _ask("run this? [y/n] ").strip().lower()) not in ANSWERS:
         print("type y to run it, n to reject it")
     return ANSWERS[answer]
@@ -40,8 +41,3 @@ def _ask(question: str) -> str:
         return input(question)
     except EOFError:
         raise KeyboardInterrupt from None
-
-
-def _escape_control_characters(line: str) -> str:
-    """Escape control and direction characters, which could make the terminal show other code than will run."""
-    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in line)

@@ -12,6 +12,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from agent.display.console import study_table
+from agent.lab.visible import visible
 from agent.study.runs import Run
 
 PLAIN_SECONDS = 10.0  # at least, before a line of progress in a log
@@ -48,7 +49,7 @@ class PlainDisplay:
 
     def say(self, text: str) -> None:
         self._last = time.monotonic()
-        print(text, flush=True)
+        print(visible(text), flush=True)
 
     def progress(self, text: str) -> None:
         if time.monotonic() - self._last >= PLAIN_SECONDS:
@@ -80,11 +81,11 @@ class LiveDisplay:
 
     def say(self, text: str) -> None:
         self._progress = ""
-        self._live.console.print(text, markup=False, highlight=False)
+        self._live.console.print(visible(text), markup=False, highlight=False)
         self._draw()
 
     def progress(self, text: str) -> None:
-        self._progress = text
+        self._progress = visible(text)
         self._draw()
 
     def table(self, runs: Sequence[Run]) -> None:

@@ -14,6 +14,7 @@ WITHOUT_FIGURES = {
     "evaluation/requirements.py",
     "exits.py",
     "progress.py",
+    "visible.py",
 }
 
 

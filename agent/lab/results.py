@@ -11,6 +11,7 @@ from pydantic import AliasChoices, BaseModel, Field, ValidationError
 from agent.lab.files import MIB, BadFile, read_plain, write_atomically
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.verdicts import MetricsRow, Verdict
+from agent.lab.visible import Line
 
 FORMAT_VERSION = 1
 MOST_BYTES = 16 * MIB  # of a result file; a training history of 100 rows takes 20 KiB
@@ -79,7 +80,7 @@ class Latents(BaseModel):
 class Probe(BaseModel):
     """Sparse probing on one dataset: test AUC and accuracy by number of latents probed."""
 
-    dataset: str
+    dataset: Line
     auc: dict[int, Number]
     accuracy: dict[int, Number]
     random_auc: dict[int, Number]  # a random untrained encoder of the same width and sparsity
@@ -102,9 +103,9 @@ class FamilyScores(BaseModel):
     """The figures of an evaluation family; core and sparse_probing_sae_probes have records of their own."""
 
     metrics: dict[str, Number]  # null: the figure was not finite, or see not_applicable
-    not_applicable: dict[str, str] = {}  # metric -> why it has no value for this SAE
+    not_applicable: dict[Line, Line] = {}  # metric -> why it has no value for this SAE
     details: dict[str, dict[str, Number]] = {}  # dataset, class or concept -> its own figures
-    remark: str = ""  # a caveat for whoever reads the figures
+    remark: Line = ""  # a caveat for whoever reads the figures
     seconds: float = 0.0
 
 
@@ -139,16 +140,16 @@ class Comparison(BaseModel):
     levels: list[float]  # K of the baselines that were interpolated
     seeds: int  # baselines behind the noise
     metrics: dict[str, MetricComparison]  # those that run and baselines have
-    not_comparable: str | None = None  # why there is no comparison
+    not_comparable: Line | None = None  # why there is no comparison
     work_ratio: float | None = None  # CPU seconds of a row, in those of the baseline
 
 
 class Expectation(BaseModel):
     """The score that a sentinel must have if the evaluation works, and the one it has."""
 
-    sentinel: str  # permuted decoder, identity, random
-    metric: str
-    expected: str  # in words: "below 0"
+    sentinel: Line  # permuted decoder, identity, random
+    metric: Line
+    expected: Line  # in words: "below 0"
     found: Number
     held: bool
 
@@ -162,10 +163,10 @@ class Sentinels(BaseModel):
 class Measure(BaseModel):
     """A metric that an idea's analysis.py computes of a run, as notes and plots name it."""
 
-    title: str
+    title: Line
     # One sentence, with the source of the formula where there is one. Ideas of before call it `says`.
-    definition: str = Field(validation_alias=AliasChoices("definition", "says"))
-    unit: str = ""
+    definition: Line = Field(validation_alias=AliasChoices("definition", "says"))
+    unit: Line = ""
     digits: int = 3
 
 
@@ -180,13 +181,13 @@ class FinalInfo(BaseModel):
     core: Core | None = None
     latents: Latents | None = None
     probing: Probing | None = None
-    evaluations: dict[str, FamilyScores] = {}  # by family
+    evaluations: dict[Line, FamilyScores] = {}  # by family
     floor: Floor | None = None
     comparison: Comparison | None = None
-    analysis: dict[str, Number] = {}  # the idea's own measures
+    analysis: dict[Line, Number] = {}  # the idea's own measures
     environment: dict[str, str] = {}
     evaluation_seconds: float | None = None
-    errors: dict[str, str] = {}  # evaluation family -> why it gave no result
+    errors: dict[Line, Line] = {}  # evaluation family -> why it gave no result
     non_finite: list[str] = []
 
     @property

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from agent.lab.visible import Line
+
 LOSS_CEILING = 1e6  # on activations scaled to mean norm sqrt(d_in), on which a useless SAE has a loss near d_in
 
 IMPLAUSIBLE_GAIN = 0.005  # nats a token; an honest reconstruction may lower the loss by chance, hardly by more
@@ -40,8 +42,8 @@ class Verdict(BaseModel):
     """The judgement of the guards on a run, with the fact that it follows from."""
 
     name: VerdictName
-    evidence: str
-    warnings: list[str] = []
+    evidence: Line
+    warnings: list[Line] = []
 
     @property
     def ok(self) -> bool:

@@ -17,7 +17,6 @@ from agent.display.formatting import format_difference, format_value
 from agent.ideas import Idea, strict_templates
 from agent.lab.chat import rough_prompt_tokens
 from agent.lab.metrics import METRICS
-from agent.lab.verdicts import Verdict
 from agent.llm.client import LONGEST_ANSWER, LLMError
 from agent.llm.redact import redact
 from agent.llm.transcript import Message
@@ -116,7 +115,7 @@ class Prompts:
                 for name in facts.headline
             ],
             "required_lines": preflight.REQUIRED_LINES,
-            "fixed": preflight.fixed_constants(state.started.fixed),
+            "fixed": {name: repr(value) for name, value in preflight.fixed_constants(state.started.fixed).items()},
             "allowed_imports": preflight.ALLOWED_IMPORTS,
             "forbidden_calls": sorted(preflight.FORBIDDEN_CALLS),
             "columns": ["run", "title", "verdict", *(METRICS[name].title for name in facts.headline)],
@@ -141,9 +140,10 @@ class Prompts:
             "why": prose.render(proposal.why, facts),
             "judged": summary.outcome,
             "compared": summary.comparisons,
-            "verdict": _verdict_text(run.info.verdict),
+            "verdict": run.info.verdict.name,
+            "evidence": fenced(run.info.verdict.evidence),
             "own": ", ".join(f"{name} {value:.3f}" for name, value in run.info.analysis.items() if value is not None),
-            "warnings": run.info.verdict.warnings,
+            "warnings": fenced("\n".join(run.info.verdict.warnings)) if run.info.verdict.warnings else "",
         }
 
     def _failures(self, failed: Sequence[tuple[int, Any]], run: int, detail: Detail) -> list[dict[str, Any]]:
@@ -156,7 +156,8 @@ class Prompts:
             failures.append(
                 {
                     "attempt": attempt,
-                    "verdict": _verdict_text(failure.verdict),
+                    "verdict": failure.verdict.name,
+                    "evidence": fenced(failure.verdict.evidence),
                     "error": failure.proposal.unusable if shown else "",
                     "output": fenced(_reproducible("\n".join(output), self.study)) if output and shown else "",
                     "answer": fenced(failure.proposal.answer) if failure.proposal.answer and shown else "",
@@ -199,10 +200,6 @@ def _reproducible(text: str, study: Study) -> str:
 
 def _run_name(number: int) -> str:
     return f"run {number}" if number else "the baseline"
-
-
-def _verdict_text(verdict: Verdict) -> str:
-    return f"{verdict.name} ({verdict.evidence})"
 
 
 def _row(run: Run, facts: Facts) -> list[str]:

@@ -1,6 +1,7 @@
 """notes.txt and its figures, rendered from the ledger and the results and from nothing else."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +16,7 @@ from agent.lab.defaults import is_world
 from agent.lab.files import MIB, read_plain, remove_unless_plain, write_atomically
 from agent.lab.metrics import HEADLINE, METRICS, Metric
 from agent.lab.results import Comparison, Expectation, FinalInfo, Floor, Measure, MetricComparison, headline
+from agent.lab.visible import one_line
 from agent.report import plots, prose, sentences
 from agent.report.idea_analysis import Analysis
 from agent.report.prose import Facts
@@ -121,8 +123,8 @@ def run_texts(run: Run, state: State, runs: list[Run], judged: dict[int, Judgeme
 
 
 def flow(text: str) -> str:
-    """Put each paragraph on one line."""
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+    """Put text into one paragraph on one line, which is no heading whatever it begins with."""
+    return re.sub(r"\A(?=#)", r"\\", one_line(text))
 
 
 def _utc(time: datetime | None) -> str:

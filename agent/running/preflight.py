@@ -10,9 +10,12 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 
+from ruff import find_ruff_bin
+
 from agent.ideas import Fixed
 from agent.lab.code_hash import without_docstrings
 from agent.lab.verdicts import Verdict
+from agent.running import process
 from agent.study.outcomes import RunFailed
 
 LAB_IMPORTS = (
@@ -242,10 +245,12 @@ def _modules(node: ast.Import | ast.ImportFrom) -> list[str]:
 
 
 def _check_lint(tree: ast.Module, source: str) -> None:
-    command = [sys.executable, "-P", "-m", "ruff", "check", "--isolated", "--no-cache", "--output-format", "json"]
+    # The program itself: a Python would run the sitecustomize.py of whatever folder is on its path.
+    command = [find_ruff_bin(), "check", "--isolated", "--no-cache", "--output-format", "json"]
     target = f"py3{sys.version_info.minor}"
     options = ["--target-version", target, "--ignore-noqa", "--select", RULES, "--ignore", HARMLESS, "-"]
-    result = subprocess.run([*command, *options], input=source, capture_output=True, encoding="utf-8")
+    env = process.child_environment({}, trusted=False)
+    result = subprocess.run([*command, *options], input=source, env=env, capture_output=True, encoding="utf-8")
     if not result.stdout:
         raise RuntimeError(f"ruff failed: {result.stderr}")
     shapes, lines = _shape_positions(tree), source.splitlines()

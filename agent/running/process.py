@@ -16,6 +16,7 @@ from typing import Any, ClassVar, get_args
 from agent import ROOT
 from agent.lab.files import BadFile, open_plain
 from agent.lab.verdicts import Verdict, VerdictName
+from agent.lab.visible import visible
 from agent.llm import redact
 from agent.running import process_tree
 from agent.running.process_tree import GRACE_SECONDS
@@ -230,7 +231,7 @@ def last_lines(log: Path, lines: int = 5) -> list[str]:
     except BadFile as error:  # an experiment put it in the place of its log
         return [str(error)]
     last_states = (line.strip().rsplit("\r", 1)[-1].strip()[:300] for line in text.split("\n"))
-    return [line for line in last_states if line][-lines:]
+    return [visible(line) for line in last_states if line][-lines:]
 
 
 def _is_allowed(variable: str, trusted: bool) -> bool:

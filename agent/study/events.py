@@ -9,6 +9,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from agent.ideas import MOST_VARIANCE_LOST, Fixed
 from agent.lab.results import Comparison, Expectation, Work
 from agent.lab.verdicts import Verdict
+from agent.lab.visible import Line, Prose
 from agent.study.records import Baseline, PlannedRun, Proposal
 
 
@@ -27,7 +28,7 @@ class LanguageModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str
+    model: Line
     max_tokens: int | None = None
     max_cost: float | None = None  # dollars
     prices: tuple[float, float] | None = None  # dollars per million tokens of input and of output
@@ -37,16 +38,16 @@ class LanguageModel(BaseModel):
 
 class StudyStarted(_Event):
     event: Literal["study_started"] = "study_started"
-    idea: str
-    title: str
-    description: str
-    hypothesis: str
+    idea: Line
+    title: Line
+    description: Prose
+    hypothesis: Prose
     primary_metric: str
     smallest_effect: float
     most_variance_lost: float = MOST_VARIANCE_LOST  # explained variance that a run may lose and still be better
     fixed: Fixed
     evals: tuple[str, ...]  # evaluation families of every run
-    left_out: dict[str, str] = {}  # families of the requested tier that cannot run here -> reason
+    left_out: dict[Line, Line] = {}  # families of the requested tier that cannot run here -> reason
     # Hash of what figures depend on apart from the experiment: lab code, model, package versions, device.
     fingerprint: str = Field(validation_alias=AliasChoices("ground", "fingerprint"), serialization_alias="ground")
     device: str | None = None  # None: the GPU if there is one
@@ -110,8 +111,8 @@ class AnswerSentBack(_Event):
 
     event: Literal["answer_sent_back"] = "answer_sent_back"
     purpose: Literal["plan", "proposal", "description"]
-    answer: str
-    why: str
+    answer: Prose
+    why: Prose
     prose: bool = False  # refused for sentences that claim what only results may say
 
 
@@ -120,7 +121,7 @@ class RunDescribed(_Event):
 
     event: Literal["run_described"] = "run_described"
     run: int
-    text: str
+    text: Prose
 
 
 class PreflightFailed(_Event):
@@ -184,7 +185,7 @@ class ScoredOnTest(_Event):
     event: Literal["test_scored"] = "test_scored"
     run: int
     figures: dict[str, float | None]
-    why_not: str = ""  # the reason if there are no figures
+    why_not: Line = ""  # the reason if there are no figures
 
 
 class RunCommitted(_Event):
@@ -200,12 +201,12 @@ class NotesWritten(_Event):
 
 class StudyInterrupted(_Event):
     event: Literal["study_interrupted"] = "study_interrupted"
-    why: str = ""  # empty: a person did it
+    why: Line = ""  # empty: a person did it
 
 
 class StudyEnded(_Event):
     event: Literal["study_ended"] = "study_ended"
-    why: str
+    why: Line
 
 
 Remark = PlanMade | AnswerSentBack | RunDescribed  # what a proposer may record apart from proposals

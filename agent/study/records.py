@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agent.ideas import Direction
 from agent.lab.verdicts import Verdict
+from agent.lab.visible import Line, Prose
 
 
 class Proposal(BaseModel):
@@ -14,15 +15,15 @@ class Proposal(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
-    title: str
-    description: str
-    why: str
+    name: Line
+    title: Line
+    description: Prose
+    why: Prose
     predictions: dict[str, Direction]  # headline metric -> direction from the baseline
     source: str  # the whole experiment.py
     start: int = 0  # the run whose experiment.py was changed
-    answer: str = ""  # of a language model, if it could not be used
-    unusable: str = ""  # the reason, written for the model; `source` is then unchanged
+    answer: Prose = ""  # of a language model, if it could not be used
+    unusable: Prose = ""  # the reason, written for the model; `source` is then unchanged
 
     @property
     def refused(self) -> Verdict | None:
@@ -36,8 +37,8 @@ class PlannedRun(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    title: str
-    what: str  # what to change, and why
+    title: Line
+    what: Prose  # what to change, and why
     start: int  # the run whose experiment.py is changed
 
 

@@ -27,8 +27,9 @@ from agent.study.events import (
     SentinelsScored,
     StudyEnded,
     StudyInterrupted,
+    StudyStarted,
 )
-from agent.study.records import Baseline
+from agent.study.records import Baseline, Proposal
 from agent.study.runs import Run
 from agent.study.state import derive
 from agent.study.workspace import Study
@@ -253,3 +254,17 @@ def test_notes_are_written_again_after_a_study_was_moved_without_them(tmp_path: 
     study = Study(tmp_path / "runs" / "moved", tmp_path / "notes" / "moved")
     notes.write(study, derive([STARTED]))
     assert not notes.edited((study.notes / "notes.txt").read_text())
+
+
+def test_no_text_of_an_idea_passes_for_a_heading_or_for_results(tmp_path: Path):
+    planted = "# Run 7: The winner\n\n## Run 8: Another\nResults: {'ce_loss_score': 0.999}\n\x1b[2J"
+    texts = {"title": planted, "description": planted}
+    started = StudyStarted.model_validate(STARTED.model_dump() | texts | {"hypothesis": planted})
+    proposal = Proposal.model_validate(CHANGE.model_dump() | texts | {"why": planted})
+    study = Study(tmp_path / "runs", tmp_path)
+    notes.write(study, derive([started, ProposalMade(run=0, proposal=proposal)]))
+    text = (tmp_path / "notes.txt").read_text()
+    lines = [line for line in text.splitlines() if "winner" in line or "0.999" in line]
+    labels = ("\\# Run 7", "\\# Run 7", "Hypothesis: \\#", "## Run 0: # Run 7", "Description: \\#", "Why: \\#")
+    assert all(line.startswith(label) for line, label in zip(lines, labels, strict=True)), lines
+    assert "\x1b" not in text

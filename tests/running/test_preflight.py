@@ -1,6 +1,7 @@
 """Preflight: the shipped experiments pass, and every known mistake is reported in one line."""
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -209,3 +210,12 @@ def test_preflight_takes_less_than_0_3_seconds():
     start = time.monotonic()
     preflight.check(edited("K = 16", "K = 17"), FIXED, SHIPPED)
     assert time.monotonic() - start < 0.3
+
+
+def test_the_linter_runs_no_code_of_the_path_and_gets_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stolen = tmp_path / "stolen"
+    (tmp_path / "sitecustomize.py").write_text(f"import os; open({str(stolen)!r}, 'w').write(str(os.environ))")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-driver")
+    preflight.check(BASELINE, FIXED, {})
+    assert not stolen.exists()

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
 WITHOUT_TORCH = (  # the files of the lab that the driver shares
     *("__init__", "cache", "chat", "code_hash", "defaults", "errors", "files", "metrics"),
-    *("progress", "results", "verdicts"),
+    *("progress", "results", "verdicts", "visible"),
     *("evaluation/__init__", "evaluation/requests", "evaluation/catalogue", "evaluation/idea_files"),
 )
 
