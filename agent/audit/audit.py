@@ -14,10 +14,12 @@ from agent.audit.judge import ProseSentence
 from agent.audit.known_figures import KnownRuns
 from agent.audit.notes_reader import Notes, Statement
 from agent.lab.errors import UserError
-from agent.lab.files import read_plain_text
+from agent.lab.files import MIB, read_plain_text
 from agent.lab.visible import one_line
 from agent.report.notes import edited
 from agent.report.plots import STUDY_FIGURES
+
+MOST_BYTES = 4 * MIB  # of notes
 
 
 def audit(path: Path, directory: Path | None = None) -> bool:
@@ -34,7 +36,7 @@ def audit(path: Path, directory: Path | None = None) -> bool:
 def read(path: Path) -> Notes:
     """Read a notes.txt. Raise UserError if it is none."""
     try:
-        text = read_plain_text(path)
+        text = read_plain_text(path, MOST_BYTES)
         notes = notes_reader.parse(text)
     except (FileNotFoundError, notes_reader.NotNotes) as error:
         why = error.strerror if isinstance(error, OSError) else error

@@ -29,7 +29,7 @@ INTENT_LABELS = (
     "next",
 )
 _HEADING = re.compile(r"#{1,6}\s*(.*)")
-_RUN = re.compile(r"run\s*#?\s*(\d+)\b\s*[:.)\-–—]*\s*(.*)", re.IGNORECASE)
+_RUN = re.compile(r"run\s*#?\s*(\d{1,6})\b\s*[:.)\-–—]*\s*(.*)", re.IGNORECASE)
 _BASELINE = re.compile(r"baseline(?: results?)?\s*:?$", re.IGNORECASE)
 _RESULTS = re.compile(r"results?\b[^:{]{0,30}:\s*", re.IGNORECASE)
 _LABEL = re.compile(
@@ -42,7 +42,13 @@ _LABEL = re.compile(
 )
 _ITEM = re.compile(r"\A(?:[-*•]|\d{1,2}[.)])\s+")
 _NOT_CLAIMS = ("title", "experiment description", "test text", "test samples", "not tried", "end")
-_CALL = re.compile(r"[A-Za-z_][\w.]*\(([^()]*?)(?:,\s*\w+=[^()]*)?\)")  # np.float64(0.9), tensor(0.9, device='cuda')
+_CALL = re.compile(
+    r"(?<![\w.])[A-Za-z_][\w.]*\(([^()]*?)(?:,\s*\w+=[^()]*)?\)"
+)  # np.float64(0.9), tensor(0.9, device='cuda')
+
+MOST_RUNS = 1_000  # of a text: checks compare each run with the others
+LONGEST_RESULTS = 100_000  # characters of a dictionary
+DEEPEST = 20  # calls within calls, and dictionaries within dictionaries
 
 
 @dataclass(frozen=True)
@@ -82,13 +88,22 @@ class Notes:
     runs: list[NotesRun] = field(default_factory=list)
     statements: list[Statement] = field(default_factory=list)
 
+    def texts_by_run(self) -> dict[int | None, str]:
+        """Return all sentences about each run, joined."""
+        texts: dict[int | None, list[str]] = {}
+        for statement in self.statements:
+            texts.setdefault(statement.run, []).append(statement.text)
+        return {run: " ".join(sentences) for run, sentences in texts.items()}
+
 
 class NotNotes(ValueError):
     """A text that has none of the headings of notes."""
 
 
 def parse(text: str) -> Notes:
-    """Parse the text of notes. Raise NotNotes if it has none of their headings."""
+    """Parse the text of notes. Raise NotNotes if it has none of their headings, or more than notes have."""
+    if re.search(r"\d{400}", text):
+        raise NotNotes("it has a number of 400 digits")
     notes, section, run = Notes(), "", None
     indented = [line[:1].isspace() for line in text.splitlines()]
     plain = re.sub(r"(?m)^\s*```.*$", "", text).replace("+-", "±").replace("**", "").replace("`", "")
@@ -116,6 +131,8 @@ def parse(text: str) -> Notes:
             if numbered or _BASELINE.fullmatch(heading[1]):
                 run = NotesRun(int(numbered[1]) if numbered else 0, numbered[2] if numbered else "Baseline", at + 1)
                 notes.runs.append(run)
+                if len(notes.runs) > MOST_RUNS:
+                    raise NotNotes(f"it has more than {MOST_RUNS:,} headings of runs")
                 block.clear()
             elif line.startswith("# ") or section.startswith("plot"):
                 run = None
@@ -162,19 +179,22 @@ def _dictionary(lines: list[str], at: int, start: int) -> tuple[Any, int] | None
         rest = lines[at] if lines[at].startswith("{") else ""
     if not rest.startswith("{"):
         return None
-    text = rest
-    while text.count("{") > text.count("}") and at + 1 < len(lines) and not lines[at + 1].startswith("#"):
+    parts, open_brackets, length = [rest], rest.count("{") - rest.count("}"), len(rest)
+    while open_brackets > 0 and at + 1 < len(lines) and not lines[at + 1].startswith("#"):
         at += 1
-        text += "\n" + lines[at]
+        parts.append(lines[at])
+        open_brackets += lines[at].count("{") - lines[at].count("}")
+        length += len(lines[at])
+    text = "\n".join(parts) if length <= LONGEST_RESULTS else ""
     return _literal(text[: text.rfind("}") + 1]), at + 1
 
 
 def _literal(text: str) -> dict[str, Any] | None:
-    try:
+    with suppress(ValueError, RecursionError):
         return json.loads(text)
-    except ValueError:
-        pass
-    while (plain := _CALL.sub(r"\1", text)) != text:
+    for _ in range(DEEPEST):
+        if (plain := _CALL.sub(r"\1", text)) == text:
+            break
         text = plain
     for name, value in (("nan", "None"), ("null", "None"), ("inf", "1e999"), ("true", "True"), ("false", "False")):
         text = re.sub(rf"(?<![\w'\"]){name}(?![\w'\"])", value, text)
@@ -187,7 +207,7 @@ def _literal(text: str) -> dict[str, Any] | None:
 
 def _flatten(value: Any, path: str, figures: dict[str, float], settings: dict[str, str]) -> None:
     if isinstance(value, Mapping):
-        for key, part in value.items():
+        for key, part in value.items() if path.count("/") < DEEPEST else ():
             _flatten(part, f"{path}/{key}" if path else str(key), figures, settings)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         with suppress(OverflowError):  # an integer of hundreds of digits is no figure

@@ -96,7 +96,8 @@ def check_origin(notes: Notes, known: KnownRuns) -> Iterator[Finding]:
 def _odd(runs: dict[int, NotesRun], notes: Notes, known: KnownRuns) -> dict[int, list[str]]:
     """Return the runs that differ from most in what should be equal, with the differences."""
     odd: dict[int, list[str]] = {}
-    fixed = {number: _fixed(run, notes) for number, run in sorted(runs.items())}
+    texts = notes.texts_by_run()
+    fixed = {number: _fixed(run, run.title + texts.get(number, "")) for number, run in sorted(runs.items())}
     for path in sorted({path for settings in fixed.values() for path in settings}):
         values = {number: settings[path] for number, settings in fixed.items() if path in settings}
         groups: list[list[int]] = []
@@ -114,8 +115,7 @@ def _leaves(run: NotesRun) -> set[str]:
     return {path.rsplit("/", 1)[-1].lower() for path in run.figures}
 
 
-def _fixed(run: NotesRun, notes: Notes) -> dict[str, float | str]:
-    own = run.title + " ".join(statement.text for statement in notes.statements if statement.run == run.number)
+def _fixed(run: NotesRun, own: str) -> dict[str, float | str]:
     about_width = re.search(
         r"\b(?:width|wide\w*|dict\w*|latents|features|size|expansion|narrow\w*|d_sae)\b", own, re.IGNORECASE
     )

@@ -4,16 +4,17 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from agent.lab.files import MIB, BadFile, read_plain, write_atomically
 from agent.lab.metrics import HEADLINE, METRICS
-from agent.lab.verdicts import MetricsRow, Verdict
+from agent.lab.verdicts import Count, MetricsRow, Verdict
 from agent.lab.visible import Line
 
 FORMAT_VERSION = 1
+MOST_METRICS, MOST_ROWS = 2 * MIB, 10_000  # of metrics.jsonl, which is read at every poll and has some 100 rows
 MOST_BYTES = 16 * MIB  # of a result file; a training history of 100 rows takes 20 KiB
 Number = float | None  # null where the measured value was not finite; its path is in FinalInfo.non_finite
 
@@ -23,15 +24,15 @@ class Training(BaseModel):
 
     model: str
     hook_name: str
-    layer: int
-    d_in: int
-    d_sae: int
-    steps: int
-    tokens: int
+    layer: Count
+    d_in: Count
+    d_sae: Count
+    steps: Count
+    tokens: Count
     final_loss: Number
     seconds: float
     learning_rate: float
-    seed: int
+    seed: Annotated[int, Field(ge=-(2**53), le=2**53)]
     settings: dict[str, Any]  # the experiment's own constants: k, coefficients, switches
 
 
@@ -64,7 +65,7 @@ class Core(BaseModel):
     ce_loss_with_ablation: Number  # the activations set to zero
     ce_loss_with_mean_ablation: Number  # the activations set to their mean
     kl_div_score: Number
-    tokens: int
+    tokens: Count
 
 
 class Latents(BaseModel):
@@ -112,7 +113,7 @@ class FamilyScores(BaseModel):
 class Floor(BaseModel):
     """The scores of a random untrained SAE of the same width and sparsity by the same evaluator."""
 
-    k: int
+    k: Count
     explained_variance_centered: Number
     ce_loss_score: Number  # null on a synthetic world
     truth: dict[str, Number] = {}  # on a synthetic world: f1, mcc and the other metrics of its family
@@ -125,7 +126,7 @@ class MetricComparison(BaseModel):
     reference: float  # interpolated between two baselines, one at or below this L0 and one at or above it
     noise: float  # standard deviation of one training, from the spread of the reseeded baselines
     standard_error: float  # of the difference
-    df: int  # degrees of freedom behind the noise
+    df: Count  # degrees of freedom behind the noise
     half_width: float  # of the difference's 95% interval, not corrected for the number of runs
     p: float  # two-sided, not corrected for the number of runs
 
@@ -138,7 +139,7 @@ class Comparison(BaseModel):
     """A run compared with the baseline at the run's own L0; written by the driver."""
 
     levels: list[float]  # K of the baselines that were interpolated
-    seeds: int  # baselines behind the noise
+    seeds: Count  # baselines behind the noise
     metrics: dict[str, MetricComparison]  # those that run and baselines have
     not_comparable: Line | None = None  # why there is no comparison
     work_ratio: float | None = None  # CPU seconds of a row, in those of the baseline
@@ -249,14 +250,16 @@ def read_metrics(run_dir: Path) -> list[MetricsRow]:
     """Read metrics.jsonl, without a last line that was cut short. Raises BadResults if another is damaged."""
     path = run_dir / "metrics.jsonl"
     try:
-        lines = read_plain(path, MOST_BYTES).decode(errors="replace").split("\n")
+        lines = read_plain(path, MOST_METRICS).decode(errors="replace").split("\n")
     except FileNotFoundError:
         return []
+    if len(lines) > MOST_ROWS:
+        raise BadResults(f"{path} has more than {MOST_ROWS:,} lines: a training writes about 100")
     rows = []
     for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is torn or empty
         try:
             rows.append(MetricsRow.model_validate(json.loads(line)))
-        except (ValueError, ValidationError) as error:
+        except (ValueError, RecursionError) as error:
             raise BadResults(f"{path} line {number} is damaged: {_first_line(error)}") from None
     return rows
 
@@ -278,7 +281,7 @@ def read_kept(path: Path) -> dict[str, Any]:
         return json.loads(read_plain(path, MOST_BYTES))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadResults(f"{path} is damaged: {_first_line(error)}") from None
 
 

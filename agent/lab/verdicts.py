@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from agent.lab.visible import Line
+
+Count = Annotated[int, Field(ge=0, le=2**53)]  # larger ones, of which a file may hold any, have no exact float
 
 LOSS_CEILING = 1e6  # on activations scaled to mean norm sqrt(d_in), on which a useless SAE has a loss near d_in
 
@@ -53,8 +55,8 @@ class Verdict(BaseModel):
 class MetricsRow(BaseModel):
     """A line of metrics.jsonl: means over the steps since the line before."""
 
-    step: int
-    tokens: int
+    step: Count
+    tokens: Count
     loss: float | None  # null where it was not finite
     l0: float | None
     mse: float | None  # squared error per dimension of the scaled activations

@@ -54,4 +54,4 @@ class Baseline(BaseModel):
     @property
     def l0(self) -> float:
         """L0, or NaN if it was not measured."""
-        return self.figures["l0"] or math.nan
+        return self.figures.get("l0") or math.nan

@@ -118,14 +118,31 @@ class State:
 
 
 def derive(events: Sequence[Event]) -> State:
-    """Return the state of a study from its events, the first of which is study_started. Raise ValueError otherwise."""
+    """Return the state of a study from its events, the first of which is study_started. Raise ValueError otherwise,
+    or if an event does not fit those before it.
+    """
     if not events or not isinstance(events[0], StudyStarted):
         raise ValueError("a study's first event is study_started")
     state = State(events[0])
     for event in events:
+        _require_known_run(state, event)
         _account(state, event)
         _apply(state, event)
     return state
+
+
+def _require_known_run(state: State, event: Event) -> None:
+    """Raise ValueError if an event is about a run that there is not, or proposes one anew that has not failed."""
+    if not isinstance(event, RunEvent | HandRunAdded | RunDescribed | ReplicateEnded | ScoredOnTest):
+        return
+    count = len(state.runs)
+    if not (0 <= event.run < count or (event.run == count and isinstance(event, ProposalMade | HandRunAdded))):
+        raise ValueError(f"event {event.seq} is about run {event.run}, and there are {count} runs")
+    if isinstance(event, ProposalMade | HandRunAdded) and event.run < count:
+        if isinstance(event, HandRunAdded) or state.runs[event.run].verdict is None:
+            raise ValueError(f"event {event.seq} proposes run {event.run} again, which has not failed")
+    if isinstance(event, ProposalMade | HandRunAdded) and not 0 <= event.proposal.start <= max(0, event.run - 1):
+        raise ValueError(f"event {event.seq} starts run {event.run} from run {event.proposal.start}")
 
 
 def _account(state: State, event: Event) -> None:

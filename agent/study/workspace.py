@@ -205,7 +205,10 @@ def find_study(path: Path) -> tuple[Study, State] | None:
         events = ledger.read(study.ledger)
     except FileNotFoundError:
         return None
-    return (study, derive(events)) if events else None
+    try:
+        return (study, derive(events)) if events else None
+    except ValueError as error:
+        raise ledger.BadLedger(f"{study.ledger} is damaged: {error}") from None
 
 
 def find_study_to_resume(root: Path, path: Path | None) -> tuple[Study, State]:

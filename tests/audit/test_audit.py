@@ -3,6 +3,8 @@
 import hashlib
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -269,3 +271,38 @@ def test_every_kind_of_the_corpus_is_found_somewhere():
     kinds = set().union(*(part.kinds for part in parts))
     assert len(kinds) > 12
     assert {kind for kind in kinds if not any(part.kinds_found[kind] for part in parts)} == set()
+
+
+SLOW = {
+    "calls": "Results: {'loss': " + "f(" * 20_000 + "1" + ")" * 20_000 + "}",
+    "unclosed calls": "Results: {'loss': " + "f(" * 20_000 + "}",
+    "dictionaries": "Results: " + '{"a": ' * 20_000 + "1" + "}" * 20_000,
+    "brackets on lines": "Results: {\n" + "{\n" * 20_000,
+    "a long word": "Results: {" + "a" * 50_000 + "}",
+    "settings": "Results: {" + "f(a=1," * 8_000 + "}",
+    "runs": "\n".join(f"## Run {number}: same\nResults: {{'loss': 0.5}}\nThe loss is 0.5." for number in range(900)),
+    "headings": "## Run 1: x\n" * 4_000,
+    "a number": "The loss of run " + "9" * 5_000 + " is 0.5.",
+    "an integer": "Results: {'loss': " + "9" * 390 + "}",
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", SLOW)
+def test_notes_made_to_take_long_are_read_or_refused_in_seconds(tmp_path: Path, kind: str):
+    path = tmp_path / "notes.txt"
+    path.write_text(f"# Title\nx\n\n## Run 0: Baseline\n{SLOW[kind]}\n")
+    start = time.monotonic()
+    with suppress(UserError):
+        audit.findings(audit.read(path))
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"a": ' * 3_000 + "1" + "}" * 3_000, '{"steps": ' + "9" * 400 + "}"]
+)
+def test_results_made_to_break_the_reader_are_read_or_refused_in_a_line(tmp_path: Path, content: str):
+    (tmp_path / "run_0").mkdir()
+    (tmp_path / "run_0/final_info.json").write_text(content)
+    with suppress(UserError):
+        known_figures.from_directory(tmp_path)

@@ -26,6 +26,7 @@ from agent.study.events import (
 )
 from agent.study.ledger import BadLedger, Ledger, read
 from agent.study.state import derive
+from agent.study.workspace import find_study
 
 OK = Verdict(name="ok", evidence="sound")
 NAN = Verdict(name="nan", evidence="loss was not finite at step 3")
@@ -199,3 +200,28 @@ def test_a_ledger_that_was_deleted_is_put_back_before_anything_is_added(path: Pa
     ledger.reload()
     ledger.append(StudyEnded(why="interrupted"))
     assert [event.event for event in read(path)] == ["proposal_made", "run_reserved", "attempt_started", "study_ended"]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        RunCommitted(run=1, verdict=OK),
+        RunCommitted(run=-1, verdict=OK),
+        RunCommitted(run=10**30, verdict=OK),
+        ProposalMade(run=2, proposal=PROPOSAL),
+        ProposalMade(run=0, proposal=PROPOSAL),
+        ProposalMade(run=1, proposal=PROPOSAL.model_copy(update={"start": 7})),
+        HandRunAdded(run=0, proposal=PROPOSAL, pid=1, host="here"),
+    ],
+    ids=lambda event: f"{event.event} {event.run}",
+)
+def test_an_event_that_does_not_fit_those_before_it_is_damage(tmp_path: Path, event: Event):
+    study = tmp_path / "runs/study"
+    study.mkdir(parents=True)
+    ledger = Ledger(study / "events.jsonl")
+    ledger.append(STARTED)
+    ledger.append(ProposalMade(run=0, proposal=PROPOSAL))
+    assert find_study(study)
+    ledger.append(event)
+    with pytest.raises(BadLedger, match=r"events.jsonl is damaged: event 2 "):
+        find_study(study)
