@@ -138,10 +138,11 @@ def _require_known_run(state: State, event: Event) -> None:
     count = len(state.runs)
     if not (0 <= event.run < count or (event.run == count and isinstance(event, ProposalMade | HandRunAdded))):
         raise ValueError(f"event {event.seq} is about run {event.run}, and there are {count} runs")
-    if isinstance(event, ProposalMade | HandRunAdded) and event.run < count:
-        if isinstance(event, HandRunAdded) or state.runs[event.run].verdict is None:
-            raise ValueError(f"event {event.seq} proposes run {event.run} again, which has not failed")
-    if isinstance(event, ProposalMade | HandRunAdded) and not 0 <= event.proposal.start <= max(0, event.run - 1):
+    if not isinstance(event, ProposalMade | HandRunAdded):
+        return
+    if event.run < count and (isinstance(event, HandRunAdded) or state.runs[event.run].verdict is None):
+        raise ValueError(f"event {event.seq} proposes run {event.run} again, which has not failed")
+    if not 0 <= event.proposal.start <= max(0, event.run - 1):
         raise ValueError(f"event {event.seq} starts run {event.run} from run {event.proposal.start}")
 
 
