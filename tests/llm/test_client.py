@@ -1,5 +1,6 @@
 """The language model's client against a scripted server: failures, limits, secrets, the transcript and its replay."""
 
+import base64
 import json
 import os
 import subprocess
@@ -350,6 +351,25 @@ def test_secrets_that_the_server_echoes_are_removed_everywhere(talk: Talk):
 def test_text_in_the_shape_of_a_key_is_removed(secret: str):
     assert redact(f"'{secret}'.") == f"'{REMOVED}'."
     assert redact("https://me:" + "pass@host/path") == f"https://{REMOVED}@host/path"
+
+
+@pytest.mark.parametrize("before", ["", "a", "ab"])
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda text: base64.b64encode(text.encode()).decode(),
+        lambda text: base64.urlsafe_b64encode(text.encode()).decode(),
+        lambda text: text.encode().hex(),
+        lambda text: text[::-1],
+    ],
+    ids=["base64", "base64 for URLs", "hexadecimal", "reversed"],
+)
+def test_a_key_is_removed_however_simply_it_is_encoded(
+    monkeypatch: pytest.MonkeyPatch, encode: Callable[[str], str], before: str
+):
+    key = "a~secret?of>no.shape"
+    monkeypatch.setenv("HUB_TOKEN", key)
+    assert encode(key)[4:-4] not in redact(encode(f"{before}{key} and more"))
 
 
 def test_plain_text_is_unchanged():
