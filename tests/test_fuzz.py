@@ -162,7 +162,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         record.append(RunCommitted(run=number, verdict=OK))
         if number == 0:
             for k, seed in ((16, 0), (16, 1), (15, 0), (17, 0)):
-                figures = {"l0": k + 0.1 * seed, "ce_loss_score": 0.94 + 0.001 * (k - 16 + seed)}
+                figures: dict[str, float | None] = {
+                    "l0": k + 0.1 * seed,
+                    "ce_loss_score": 0.94 + 0.001 * (k - 16 + seed),
+                }
                 record.append(
                     BaselineMeasured(baseline=Baseline(k=k, seed=seed, figures=figures), verdict=OK, seconds=1.0)
                 )

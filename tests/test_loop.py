@@ -33,6 +33,10 @@ FAILURES = {
     "linked": ("crashed", "metrics.jsonl is not a regular file"),
     "narrow": ("not_comparable", "d_sae is 512, the study's is 1024"),
     "deadly": ("not_evaluated", "error: the evaluator died of it"),
+    "piping": ("tampered", "stderr.log was not the log that the driver had opened"),
+    "counting": ("crashed", "metrics.jsonl line 11 is damaged"),
+    "singing": ("crashed", "\\x1b[2J\\x1b]52;c;cm0gLXJm\\x07 done"),
+    "planting": ("crashed", "ValueError: planted"),
     "tampering": ("tampered", "the experiment changed run_0/final_info.json; put back as it was"),
     "rewriting": ("tampered", "the experiment changed the ledger; put back as it was"),
     "sound": ("no_effect", "the same code as run 0"),
@@ -113,6 +117,14 @@ def test_a_run_keeps_its_experiment_and_logs(troubled: Troubled):
     assert (run / "stdout.log").exists()
     assert "evaluating" in (checkout.study.directory / "evaluator.log").read_text()
     assert {log.name for log in checkout.study.directory.glob("*.log")} == {"evaluator.log", "stream.log"}
+
+
+def test_links_that_an_experiment_planted_are_not_written_through(troubled: Troubled):
+    checkout, ended = troubled
+    assert (checkout.root / "victim").read_text() == "mine"
+    assert "\x1b" not in ended.stdout + checkout.notes
+    for name in ("smoke", "beside.py", "experiment.py"):
+        assert not (checkout.study.directory / name).is_symlink()
 
 
 @pytest.mark.usefixtures("troubled")
@@ -476,3 +488,14 @@ def test_a_terminal_gets_a_live_table(checkout: Checkout):
     assert shown.returncode == 0, shown.stdout
     assert "CE-loss score" in shown.stdout
     assert "the budget of 1 run is spent" in shown.stdout
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_without_the_repository_that_an_experiment_removed(checkout: Checkout):
+    checkout.plan("forgetting", "denser")
+    ended = checkout.run(2)
+    assert ended.returncode == 0, ended.stderr
+    assert [run.stage for run in checkout.state.runs] == ["done"] * 3
+    assert results.read(checkout.study.run_dir(2)).verdict.ok
+    with Repo(checkout.study.directory) as repo:
+        assert "run_0/final_info.json" in repo.git.ls_files()

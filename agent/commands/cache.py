@@ -13,6 +13,7 @@ from typing import Any
 from agent.display.console import LONGEST_LINE, make_console, print_table
 from agent.lab.cache import root
 from agent.lab.errors import UserError, did_you_mean
+from agent.lab.files import MIB, BadFile, read_plain
 
 KINDS = ("activations", "baselines", "evaluation", "worlds")
 
@@ -132,7 +133,7 @@ def _delete(path: Path) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; {} if there is none."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = json.loads(read_plain(path, MIB))
+    except (OSError, BadFile, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

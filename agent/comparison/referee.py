@@ -8,7 +8,7 @@ from agent.comparison.baselines import Baselines, required_baselines
 from agent.ideas import Direction
 from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import TrySentinels
-from agent.lab.files import write_atomically
+from agent.lab.files import MIB, read_plain, write_atomically
 from agent.lab.results import Comparison, FinalInfo, Sentinels, Work
 from agent.running.workers import Workers
 from agent.study import events
@@ -97,8 +97,8 @@ class Referee:
                     f"the evaluator returned no sentinel scores ({failure.verdict.evidence}); agent resume retries"
                 ) from None
             with self.baselines.cache_lock():
-                write_atomically(cached, (request.run_dir / request.out).read_bytes())
-        sentinels = Sentinels.model_validate_json(cached.read_bytes())
+                write_atomically(cached, read_plain(request.run_dir / request.out, MIB))
+        sentinels = Sentinels.model_validate_json(read_plain(cached, MIB))
         self.ledger.append(events.SentinelsScored(expectations=sentinels.expectations))
 
     def _measure_baseline(self, k: float, seed: int) -> None:

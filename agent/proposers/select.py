@@ -1,5 +1,6 @@
 """Select a study's proposer: from the command line's options at first, from its ledger afterwards."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -92,7 +93,7 @@ def silent_proposer_of(started: StudyStarted, idea: Idea) -> Proposer:
 
 def spent(study: Study) -> str:
     """Return in one line what a language model cost a study, or an empty string if none was asked."""
-    exchanges = transcript.read(study.transcript) if study.transcript.exists() else []
+    exchanges = transcript.read(study.transcript) if os.path.lexists(study.transcript) else []
     if not exchanges:
         return ""
     tokens_in, tokens_out = (

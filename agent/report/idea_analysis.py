@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.ideas import BadIdea, Idea
 from agent.lab.evaluation import idea_files
+from agent.lab.files import MIB, read_plain
 from agent.lab.results import Measure
 from agent.report.plots import Draw
 
@@ -50,7 +51,7 @@ def _run(path: Path, *required: str) -> dict[str, Any]:
 def _check_analysis(path: Path) -> None:
     """Raise BadIdea if this analysis.py is missing, cannot be parsed or defines no function `measure`."""
     try:
-        body = ast.parse(path.read_bytes()).body
+        body = ast.parse(read_plain(path, MIB)).body
     except FileNotFoundError:
         raise BadIdea(f"{path} is missing: it computes the figures that measures.py names") from None
     except (SyntaxError, ValueError) as error:

@@ -32,6 +32,8 @@ IGNORED = """\
 /transcript.jsonl
 /lock
 *.log
+*.tampered
+/git_damaged_*
 /beside.py
 /run_*/*
 !/run_*/experiment.py
@@ -99,12 +101,12 @@ class Study:
         """Restore the committed files that have changed and return their names. experiment.py and the directory
         `except_for` may differ."""
         with self._repository() as repo:
+            if not repo.head.is_valid():  # the experiment removed the repository: a new one was begun
+                return []
             changed = repo.git.diff("HEAD", "--name-only", "-z").split("\0")
             changed = [name for name in changed if name and Path(name).parts[0] not in (except_for, "experiment.py")]
             for name in changed:
-                path = self.directory / name
-                if path.is_symlink() or path.exists():
-                    remove(path)
+                remove(self.directory / name)
             if changed:
                 repo.git.checkout("HEAD", "--", *changed)
         return changed

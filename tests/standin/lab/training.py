@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,27 @@ def misbehave(guard: TrainingGuard, behaviour: str) -> None:
         case "without_checkpoint":
             (out_dir / "final_info.json").write_text(FORGED)
             sys.exit(0)
+        case "piping":
+            log = out_dir.with_name(f"{out_dir.name}.stderr.log")
+            log.unlink()
+            os.mkfifo(log)
+            os._exit(3)
+        case "counting":
+            guard.step(10**400, 0.1)
+        case "singing":
+            sys.exit("\x1b[2J\x1b]52;c;cm0gLXJm\x07 done")
+        case "planting":
+            victim = out_dir.parent.parent.parent / "victim"
+            victim.write_text("mine")
+            for name in ("smoke", "beside.py", "experiment.py", "experiment.py.partial", "evaluator.log"):
+                path = out_dir.parent / name
+                if path.exists():
+                    path.unlink()
+                path.symlink_to(victim)
+            raise ValueError("planted")
+        case "forgetting":
+            shutil.rmtree(out_dir.parent / ".git")
+            raise ValueError("gone")
         case "tampering":
             (out_dir.parent / "run_0" / "final_info.json").write_text(FORGED)
         case "rewriting":
