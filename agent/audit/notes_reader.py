@@ -29,7 +29,7 @@ INTENT_LABELS = (
     "next",
 )
 _HEADING = re.compile(r"#{1,6}\s*(.*)")
-_RUN = re.compile(r"run\s*#?\s*(\d{1,6})\b\s*[:.)\-–—]*\s*(.*)", re.IGNORECASE)
+_RUN = re.compile(r"run\s*#?\s*(\d{1,30})\b\s*[:.)\-–—]*\s*(.*)", re.IGNORECASE)
 _BASELINE = re.compile(r"baseline(?: results?)?\s*:?$", re.IGNORECASE)
 _RESULTS = re.compile(r"results?\b[^:{]{0,30}:\s*", re.IGNORECASE)
 _LABEL = re.compile(

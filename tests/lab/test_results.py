@@ -43,7 +43,7 @@ PLANTED = {
     dangling_link: "is not a regular file",
     pipe: "is not a regular file",
     directory: "is not a regular file",
-    huge: "is larger than 16 MiB",
+    huge: "is larger than (2|16) MiB",
 }
 
 
