@@ -499,3 +499,17 @@ def test_a_study_goes_on_without_the_repository_that_an_experiment_removed(check
     assert results.read(checkout.study.run_dir(2)).verdict.ok
     with Repo(checkout.study.directory) as repo:
         assert "run_0/final_info.json" in repo.git.ls_files()
+
+
+@pytest.mark.slow
+def test_a_study_that_was_moved_while_it_ran_ends_in_a_line_and_goes_on_once_it_is_back(checkout: Checkout):
+    checkout.plan("moving")
+    ended = checkout.run(1)
+    assert ended.returncode == 2
+    (moved,) = (checkout.root / "runs").iterdir()
+    (notes,) = (checkout.root / "notes").iterdir()
+    study = moved.with_name(notes.name)
+    assert f"error: {study} was moved while the study ran: move it back, then agent resume continues" in ended.stderr
+    moved.rename(study)
+    assert checkout.agent("resume").returncode == 2, "the same code moves it again"
+    assert checkout.state.runs[1].failed_attempts[1].verdict.name == "killed"

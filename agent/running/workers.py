@@ -13,6 +13,7 @@ from agent.display.live import Display
 from agent.ideas import Fixed
 from agent.lab import results
 from agent.lab.defaults import SMOKE_TOKENS, SOCKET_VARIABLE
+from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import Score, TrySentinels
 from agent.lab.files import BadFile, read_plain_text, remove, remove_unless_plain
 from agent.lab.results import FinalInfo, Work
@@ -59,12 +60,17 @@ def _device_setting(device: str | None) -> dict[str, str]:
     return {"SAE_AGENT_DEVICE": device} if device else {}
 
 
+class StudyMoved(UserError):
+    """The directory of the study is gone, or another one lies in its place."""
+
+
 class Workers:
     """The child processes of one study: one training at a time, beside an evaluator that waits for requests."""
 
     def __init__(self, study: Study, started: StudyStarted, display: Display) -> None:
         self.study, self.fixed, self.display = study, started.fixed, display
         self.settings = _device_setting(started.device) | {STUDY_VARIABLE: str(study.directory)}
+        self._inode = study.directory.stat().st_ino
         self._activations = ActivationServer(self.fixed, self.settings, study.directory / "stream.log")
         self._evaluator: process.Child | None = None
 
@@ -103,10 +109,16 @@ class Workers:
                 stdout=stdout,
                 stderr=stderr,
                 timeout=timeout,
-                watchdogs=[lambda: self._judge(run_dir, label), Stall(progress), *self._watchdogs(stdout, stderr)],
+                watchdogs=[
+                    self._require_study,
+                    lambda: self._judge(run_dir, label),
+                    Stall(progress),
+                    *self._watchdogs(stdout, stderr),
+                ],
                 pass_fds=[served.descriptor],
             )
             rows, damage = served.report()
+        self._require_study()
         tampered = collect_run_files(run_dir, source)
         if transcript.restore():  # the limits of a language model are summed over it
             evidence = "the experiment changed the transcript; put back as it was"
@@ -161,6 +173,12 @@ class Workers:
     def _end_evaluator(self) -> int:
         child, self._evaluator = self._evaluator, None
         return child.end() if child else 0
+
+    def _require_study(self) -> None:
+        """Raise StudyMoved if the directory of the study is not where it was."""
+        directory = self.study.directory
+        if not directory.is_dir() or directory.stat().st_ino != self._inode:
+            raise StudyMoved(f"{directory} was moved while the study ran: move it back, then agent resume continues")
 
     def _judge(self, run_dir: Path, label: str) -> Verdict | None:
         """Judge the training history so far, and show how far it has come."""

@@ -129,6 +129,9 @@ def misbehave(guard: TrainingGuard, behaviour: str) -> None:
                     path.unlink()
                 path.symlink_to(victim)
             raise ValueError("planted")
+        case "moving":
+            out_dir.parent.rename(out_dir.parent.with_name("moved"))
+            time.sleep(60)
         case "forgetting":
             shutil.rmtree(out_dir.parent / ".git")
             raise ValueError("gone")
