@@ -104,9 +104,9 @@ def _begin(shell: "Git", directory: Path) -> None:
 def _clean(folder: Path) -> None:
     """Leave commits and references, as regular files, and write the rest of .git anew."""
     for path in folder.iterdir():
-        if path.name not in KEPT:
+        if path.name not in KEPT or (path.name != "packed-refs" and not _is_directory(path)):
             remove(path)
-    for path in [*folder.rglob("*")]:
+    for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds before the folder
         mode = path.lstat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or path.name.endswith(".lock"):
             remove(path)  # git would follow a link, and wait for a pipe; a lock is of a git that was killed

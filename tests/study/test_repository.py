@@ -1,6 +1,7 @@
 """The git of a study runs nothing that an experiment planted, and a study without its repository goes on."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,14 @@ def assume_unchanged(folder: Path) -> None:
     git(folder.parent, "update-index", "--assume-unchanged", "experiment.py")
 
 
+def folders_for_files(folder: Path) -> None:
+    (folder / "refs/heads/main.lock/deep.lock").mkdir(parents=True)
+    (folder / "index").unlink()
+    (folder / "index").mkdir()
+    shutil.rmtree(folder / "logs")
+    (folder / "logs").write_text("")
+
+
 def alternates(folder: Path) -> None:
     (folder / "objects/info").mkdir(exist_ok=True)
     os.mkfifo(folder / "objects/info/alternates")
@@ -116,7 +125,9 @@ def alternates(folder: Path) -> None:
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize(
-    "damage", [pipe_for_head, locks, assume_unchanged, alternates], ids=lambda damage: damage.__name__
+    "damage",
+    [pipe_for_head, locks, assume_unchanged, folders_for_files, alternates],
+    ids=lambda damage: damage.__name__,
 )
 def test_the_story_goes_on_where_only_the_rest_of_the_repository_is_damaged(
     study: Study, damage: Callable[[Path], None]
