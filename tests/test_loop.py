@@ -72,9 +72,9 @@ def test_a_failed_run_is_recorded_and_the_next_one_tried(troubled: Troubled):
 def test_a_run_has_four_attempts_and_only_what_an_edit_can_mend_is_tried_again(troubled: Troubled):
     checkout, _ = troubled
     runs = checkout.state.runs[1:]
-    assert [run.attempt for run in runs] == [4, 3, 2, 4, 4, 3]
+    assert [run.attempt for run in runs] == [4, 3, 2, 4, 4, 4, 3]
     assert [run.verdict and run.verdict.name for run in runs] == [
-        *("timed_out", "disk_full", "killed", "not_comparable", "no_effect", "ok"),
+        *("timed_out", "disk_full", "killed", "not_comparable", "crashed", "no_effect", "ok"),
     ]
 
 
@@ -143,10 +143,10 @@ def test_an_experiment_sees_no_secrets(troubled: Troubled):
 def test_a_result_stands_beside_the_baseline_at_its_own_l0(troubled: Troubled):
     """L0 20 is far from the baseline's 16: baselines are trained there, and nothing is left of the difference."""
     checkout, _ = troubled
-    section = checkout.notes.split("## Run 6: ")[1]
+    section = checkout.notes.split("## Run 7: ")[1]
     assert "Within noise: CE-loss score differs by " in section
     assert {20, 21} & {baseline.k for baseline in checkout.state.baselines}
-    comparison = results.read(checkout.study.run_dir(6)).comparison
+    comparison = results.read(checkout.study.run_dir(7)).comparison
     assert comparison
     assert abs(comparison.metrics["ce_loss_score"].difference) < 0.004
     assert "only 40% of the latents are alive" in section
@@ -158,7 +158,7 @@ def test_the_plots_exist_and_their_descriptions_say_what_is_missing(troubled: Tr
         assert (checkout.study.notes / name).read_bytes().startswith(b"\x89PNG")
     described = checkout.notes.split("# Plot descriptions")[1]
     assert "run 1 has no result (timed_out)" in described
-    assert "run 6: L0 20.3" in described
+    assert "run 7: L0 20.3" in described
 
 
 def test_git_log_tells_the_story(troubled: Troubled):

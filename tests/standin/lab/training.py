@@ -121,10 +121,11 @@ def misbehave(guard: TrainingGuard, behaviour: str) -> None:
         case "singing":
             sys.exit("\x1b[2J\x1b]52;c;cm0gLXJm\x07 done")
         case "planting":
-            victim = out_dir.parent.parent.parent / "victim"
+            study = out_dir.absolute().parent
+            victim = study.parent.parent / "victim"
             victim.write_text("mine")
-            for name in ("smoke", "beside.py", "experiment.py", "experiment.py.partial", "evaluator.log"):
-                path = out_dir.parent / name
+            for name in ("smoke", "beside.py", "experiment.py", "experiment.py.partial"):
+                path = study / name
                 if path.exists():
                     path.unlink()
                 path.symlink_to(victim)
