@@ -137,10 +137,14 @@ def note(
 
 @app.command()
 def show(path: Annotated[Path, typer.Argument(help="A run's directory, or a study's under runs/ or notes/.")]) -> None:
-    """Show a run or a study as a table."""
+    """Show a run or a study as a table.
+
+    Exit code 1 if a file was changed after the study recorded it; its figures are not shown.
+    """
     from agent.commands import show
 
-    show.show(path)
+    if not show.show(path):
+        sys.exit(1)
 
 
 @app.command()

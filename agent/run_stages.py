@@ -18,7 +18,7 @@ from agent.running import preflight
 from agent.running.run_files import collect_run_files
 from agent.running.watchdogs import require_disk
 from agent.running.workers import Workers
-from agent.study import attempts, events
+from agent.study import attempts, digests, events
 from agent.study.ledger import Ledger
 from agent.study.outcomes import RunFailed, StudyDone
 from agent.study.records import Proposal
@@ -86,7 +86,13 @@ class RunStages:
             results.write(directory, FinalInfo(verdict=failure.verdict))
             attempt, seconds = state.attempt + 1, time.monotonic() - start
             self.ledger.append(
-                events.PreflightFailed(run=run, attempt=attempt, verdict=failure.verdict, seconds=seconds)
+                events.PreflightFailed(
+                    run=run,
+                    attempt=attempt,
+                    verdict=failure.verdict,
+                    seconds=seconds,
+                    digests=digests.of_run(directory),
+                )
             )
         else:
             self.ledger.append(events.RunReserved(run=run))
@@ -168,37 +174,34 @@ class RunStages:
                 verdict = failure.verdict
                 results.write(directory, FinalInfo(verdict=verdict))
             seconds = time.monotonic() - start
-        self.ledger.append(events.AttemptEnded(run=run, attempt=attempt, verdict=verdict, seconds=seconds, work=work))
+        self.ledger.append(
+            events.AttemptEnded(
+                run=run,
+                attempt=attempt,
+                verdict=verdict,
+                seconds=seconds,
+                work=work,
+                digests=digests.of_run(directory),
+            )
+        )
 
     def train(self, run: int, directory: str, label: str, timeout: float, smoke: bool = False) -> Work:
         """Train a run's experiment.py into a directory of the study; return what that took. Raise RunFailed."""
         script, out = self.study.directory / "experiment.py", self.study.directory / directory
         try:
             seed = self.started.fixed.seed
-            work = self.workers.train(script, out, seed=seed, label=label, timeout=timeout, smoke=smoke)
-        except RunFailed:
-            self.undo_tampering(run)
-            raise
-        self.undo_tampering(run)
-        return work
-
-    def undo_tampering(self, run: int) -> None:
-        """Restore what the experiment changed outside its directory; raise RunFailed(tampered) if there is any."""
-        write_atomically(self.study.directory / "experiment.py", self.state.runs[run].proposal.source)
-        changed = self.study.restore_recorded_files(except_for=f"run_{run}")
-        if self.ledger.restore():
-            changed.append("the ledger")
-        if changed:
-            evidence = f"the experiment changed {', '.join(changed)}; put back as it was"
-            raise RunFailed(Verdict(name="tampered", evidence=evidence))
+            return self.workers.train(script, out, seed=seed, label=label, timeout=timeout, smoke=smoke)
+        finally:
+            write_atomically(script, self.state.runs[run].proposal.source)
 
     def cut_short(self, run: int, evidence: str = "the driver ended while training") -> None:
         """Record that an attempt was cut short; what it left is kept."""
         killed = Verdict(name="killed", evidence=evidence)
-        state = self.state.runs[run]
-        collect_run_files(self.study.run_dir(run), state.proposal.source)
-        results.write(self.study.run_dir(run), FinalInfo(verdict=killed))
-        self.ledger.append(events.AttemptCutShort(run=run, attempt=state.attempt, verdict=killed))
+        state, directory = self.state.runs[run], self.study.run_dir(run)
+        collect_run_files(directory, state.proposal.source)
+        results.write(directory, FinalInfo(verdict=killed))
+        recorded = digests.of_run(directory)
+        self.ledger.append(events.AttemptCutShort(run=run, attempt=state.attempt, verdict=killed, digests=recorded))
 
     def evaluate(self, run: int) -> None:
         """Have the checkpoint scored, and judge whether the run is comparable and differs from earlier ones."""
@@ -214,7 +217,15 @@ class RunStages:
             info.verdict = Verdict(name="no_effect", evidence=f"its checkpoint equals that of run {twin.number}")
         results.write(directory, info)
         attempt, seconds = self.state.runs[run].attempt, time.monotonic() - start
-        self.ledger.append(events.EvaluationEnded(run=run, attempt=attempt, verdict=info.verdict, seconds=seconds))
+        self.ledger.append(
+            events.EvaluationEnded(
+                run=run,
+                attempt=attempt,
+                verdict=info.verdict,
+                seconds=seconds,
+                digests=digests.of_run(directory),
+            )
+        )
 
     def same_checkpoint(self, run: int, info: FinalInfo) -> Run | None:
         """Return an earlier run whose checkpoint has the same content, or None."""
@@ -226,12 +237,9 @@ class RunStages:
 
     def settle(self, run: int) -> None:
         """Compare the run with the baseline and commit its results, or try again if another proposal may mend it."""
-        directory, state = self.study.run_dir(run), self.state.runs[run]
-        info, proposal = results.read(directory), self.another_proposal(run)
+        directory, state, proposal = self.study.run_dir(run), self.state.runs[run], self.another_proposal(run)
         label = f"run {run}, attempt {state.attempt}" if proposal else f"run {run}"
-        if info.verdict.ok and run > 0:
-            info.comparison = self.referee.compare(info)
-            results.write(directory, info)
+        info = self.compared(run)
         self.study.commit(f"{label}, result: {info.verdict.name}\n\n{info.verdict.evidence}")
         self.display.say(f"{label}: {run_line(info)}")
         if line := comparison_line(info, self.started.primary_metric):
@@ -241,7 +249,22 @@ class RunStages:
             return
         if run == 0 and info.verdict.ok:
             self.baselines.save_to_cache(directory, self.baselines.k, self.started.fixed.seed)
-        self.ledger.append(events.RunCommitted(run=run, verdict=info.verdict))
+        recorded = digests.of_run(directory)
+        self.ledger.append(events.RunCommitted(run=run, verdict=info.verdict, digests=recorded))
+
+    def compared(self, run: int) -> FinalInfo:
+        """Return the results of a run, with its comparison if it counts, and write them."""
+        directory = self.study.run_dir(run)
+        try:
+            self.workers.custody.require_untouched()
+            info = results.read(directory)
+            if not info.verdict.ok or run == 0:
+                return info
+            info.comparison = self.referee.compare(info)
+        except RunFailed as failure:
+            info = FinalInfo(verdict=failure.verdict)
+        results.write(directory, info)
+        return info
 
     def another_proposal(self, run: int) -> Proposal | None:
         """Return another proposal for a run that an edit could have saved, or None."""

@@ -28,6 +28,7 @@ from agent.report.idea_analysis import Analysis
 from agent.running import process_tree, workers
 from agent.running.workers import Workers
 from agent.study import hand_run, workspace
+from agent.study.custody import Custody, require_records
 from agent.study.events import Event, LanguageModel, StudyResumed, StudyStarted
 from agent.study.ledger import Ledger
 from agent.study.state import State
@@ -95,6 +96,7 @@ def start(request: StudyRequest) -> None:
 def resume(path: Path | None) -> None:
     """Continue the study at `path`, or the newest that has not ended."""
     study, state = workspace.find_study_to_resume(ROOT, path)
+    require_records(study, state)
     if state.finished:
         print(f"{study.name} has ended: {state.ended}; notes: {study.notes / 'notes.txt'}")
         return
@@ -112,6 +114,7 @@ def note(path: Path, run_name: str, message: str) -> None:
     """Add a run that was made by hand in a study's directory to its notes and plots."""
     with workspace.find_study_to_resume(ROOT, path)[0].lock(), cache.in_use():
         study, state = workspace.find_study_to_resume(ROOT, path)  # as the driver left it that had the lock before
+        require_records(study, state)
         event = hand_run.hand_run_event(study, state, Path(run_name).name, message)
         idea = _reopen(study, state)
         proposer = select.silent_proposer_of(state.started, idea)
@@ -154,7 +157,8 @@ def _loop(study: Study, first: Event | None, analysis: Analysis, proposer: Propo
     if first:
         ledger.append(first)
     print(f"study: {study.directory}", flush=True)
-    with make_display() as shown, Workers(study, ledger.state.started, shown) as processes:
+    custody = Custody(study, ledger)
+    with make_display() as shown, Workers(study, ledger.state.started, shown, custody) as processes:
         yield Loop(study, ledger, analysis, proposer, processes)
 
 

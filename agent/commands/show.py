@@ -1,5 +1,6 @@
 """`agent show`: tables of a run or a study."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from agent.lab import results
 from agent.lab.errors import UserError
 from agent.lab.metrics import METRICS, Metric
 from agent.lab.results import FinalInfo, Probing
+from agent.study.custody import changed_records
 from agent.study.state import State
 from agent.study.workspace import Study, find_study
 
@@ -20,21 +22,38 @@ GROUPS = tuple(dict.fromkeys(metric.group for metric in METRICS.values()))
 ALWAYS_SHOWN = {"training", "sparsity", "reconstruction", "model preservation"}  # other groups only if measured
 
 
-def show(path: Path) -> None:
-    """Print the run or the study at `path`. Raise UserError if there is neither."""
+def show(path: Path) -> bool:
+    """Print the run or the study at `path`, but no figure of a file that was changed after it was recorded.
+
+    Return False if there is such a file. Raise UserError if there is neither run nor study.
+    """
     if not path.is_dir():
         raise UserError(f"{path} is not a directory: give the directory of a run or of a study")
     if study := find_study(path):
-        _print_study(*study)
-    elif (path / "final_info.json").exists() or (path / "metrics.jsonl").exists():
+        return _print_study(*study)
+    if changed := _changed_in(path):
+        _print_changed(make_console(), changed)
+        return False
+    if (path / "final_info.json").exists() or (path / "metrics.jsonl").exists():
         _print_run(path, results.read(path))
-    else:
-        raise UserError(
-            f"{path} is neither a run (no final_info.json or metrics.jsonl in it) nor a study (no events.jsonl)"
-        )
+        return True
+    raise UserError(
+        f"{path} is neither a run (no final_info.json or metrics.jsonl in it) nor a study (no events.jsonl)"
+    )
 
 
-def _print_study(study: Study, state: State) -> None:
+def _changed_in(run_dir: Path) -> list[str]:
+    """Return the files of a run that were changed after its study had recorded them."""
+    study = find_study(run_dir.resolve().parent)
+    return [name for name in changed_records(*study) if Path(name).parts[0] == run_dir.resolve().name] if study else []
+
+
+def _print_changed(console: Console, names: Iterable[str]) -> None:
+    for name in names:
+        console.print(f"{name} was changed after it was recorded: not shown", style="red")
+
+
+def _print_study(study: Study, state: State) -> bool:
     console = make_console()
     fixed = state.started.fixed
     console.print(state.started.title, style="bold")
@@ -43,8 +62,10 @@ def _print_study(study: Study, state: State) -> None:
         f"primary metric: {METRICS[state.started.primary_metric].title}"
     )
     console.print(f"evaluated by {', '.join(state.started.evals)}")
-    runs = study.load_runs(state)
+    changed = changed_records(study, state)
+    runs = study.load_runs(state, hidden=changed)
     console.print(study_table(runs))
+    _print_changed(console, changed)
     for run in runs:
         if run.info:
             _print_verdict(console, f"run {run.number}", run.info)
@@ -54,6 +75,7 @@ def _print_study(study: Study, state: State) -> None:
         console.print(remark)
     console.print(f"ended: {state.ended}" if state.ended else "not ended: continue it with `agent resume`")
     console.print(f"notes: {study.notes / 'notes.txt'}", soft_wrap=True)
+    return not changed
 
 
 def _print_run(path: Path, info: FinalInfo) -> None:

@@ -18,6 +18,7 @@ from agent.lab.files import atomic_path, remove, waiting_lock, write_atomically
 from agent.lab.metrics import family_of
 from agent.lab.results import FinalInfo, Work
 from agent.running.workers import Workers
+from agent.study import digests
 from agent.study.budget import Budget
 from agent.study.events import BaselineMeasured, StudyStarted
 from agent.study.outcomes import RunFailed
@@ -79,7 +80,7 @@ class Baselines:
     def measure(self, k: float, seed: int, budget: Budget) -> BaselineMeasured:
         """Return a baseline's figures: from the cache, by scoring a cached training again, or by training it."""
         start, label = time.monotonic(), f"baseline with K {k:g}, seed {seed}"
-        info = self.cached_results(k, seed)
+        info, recorded = self.cached_results(k, seed), {}
         if info is None:
             run_dir = self.study.directory / f"baseline_k{k:g}_seed{seed}"
             if self.cached_run(k, seed):
@@ -88,11 +89,13 @@ class Baselines:
                 info = self.train(render_baseline(self.started.fixed, k), seed, run_dir, label, budget)
             if info.verdict.ok:
                 self.save_to_cache(run_dir, k, seed)
+            recorded = digests.of_run(run_dir)
         figures = {name: value for name, value in all_metrics(info).items() if family_of(name) in self.started.evals}
         return BaselineMeasured(
             baseline=Baseline(k=k, seed=seed, figures=figures if info.verdict.ok else {}),
             verdict=info.verdict,
             seconds=time.monotonic() - start,
+            digests=recorded,
         )
 
     def train(

@@ -11,7 +11,7 @@ from agent.comparison.referee import Referee
 from agent.lab import results
 from agent.lab.evaluation.requests import Score
 from agent.lab.results import Comparison, FinalInfo
-from agent.study import events
+from agent.study import digests, events
 from agent.study.outcomes import StudyDone
 from agent.study.runs import Run
 
@@ -69,8 +69,10 @@ class Confirmation:
         if info.verdict.name in SAYS_NOTHING:
             raise StudyDone(f"{label} did not end: {info.verdict.evidence}")
         comparison = self._compare_replicate(run, info, run_dir)
-        seconds = time.monotonic() - start
-        self.ledger.append(events.ReplicateEnded(run=run.number, seed=seed, comparison=comparison, seconds=seconds))
+        seconds, recorded = time.monotonic() - start, digests.of_run(run_dir)
+        self.ledger.append(
+            events.ReplicateEnded(run=run.number, seed=seed, comparison=comparison, seconds=seconds, digests=recorded)
+        )
         self.workers.display.say(f"{label}: {info.verdict.name} ({seconds:.0f} s)")
 
     def _trained_with_other_seeds(self, seed: int) -> tuple[Path, ...]:

@@ -229,7 +229,12 @@ def null_non_finite(value: Any, path: str = "") -> tuple[Any, list[str]]:
 
 def write(run_dir: Path, info: FinalInfo | Sentinels, name: str = "final_info.json") -> None:
     """Write results to `name` in a run directory, whole or not at all."""
-    write_atomically(run_dir / name, info.model_dump_json(indent=2) + "\n")
+    write_atomically(run_dir / name, as_text(info))
+
+
+def as_text(info: FinalInfo | Sentinels) -> str:
+    """Return results as they are written."""
+    return info.model_dump_json(indent=2) + "\n"
 
 
 def read(run_dir: Path, name: str = "final_info.json") -> FinalInfo:

@@ -22,6 +22,7 @@ from agent.running import process
 from agent.running.activation_server import ActivationServer, machine
 from agent.running.run_files import collect_run_files, log_path
 from agent.running.watchdogs import Disk, LogCap, Memory, Stall, Watchdog, memory_limit
+from agent.study.custody import Custody
 from agent.study.events import StudyStarted
 from agent.study.outcomes import RunFailed
 from agent.study.workspace import STUDY_VARIABLE, Study
@@ -67,8 +68,8 @@ class StudyMoved(UserError):
 class Workers:
     """The child processes of one study: one training at a time, beside an evaluator that waits for requests."""
 
-    def __init__(self, study: Study, started: StudyStarted, display: Display) -> None:
-        self.study, self.fixed, self.display = study, started.fixed, display
+    def __init__(self, study: Study, started: StudyStarted, display: Display, custody: Custody) -> None:
+        self.study, self.fixed, self.display, self.custody = study, started.fixed, display, custody
         self.settings = _device_setting(started.device) | {STUDY_VARIABLE: str(study.directory)}
         self._inode = study.directory.stat().st_ino
         self._activations = ActivationServer(self.fixed, self.settings, study.directory / "stream.log")
@@ -86,8 +87,13 @@ class Workers:
     def train(self, script: Path, run_dir: Path, *, seed: int, label: str, timeout: float, smoke: bool = False) -> Work:
         """Run an experiment into the new directory `run_dir` beside it, and return what it read and used.
 
-        `timeout` is in seconds; `smoke` cuts the training to a few steps. Raise RunFailed unless it trained to its end.
+        `timeout` is in seconds; `smoke` cuts the training to a few steps. Raise RunFailed unless it trained to its end
+        and changed nothing outside that directory.
         """
+        with self.custody.guard(run_dir.name):
+            return self._train(script, run_dir, seed, label, timeout, smoke)
+
+    def _train(self, script: Path, run_dir: Path, seed: int, label: str, timeout: float, smoke: bool) -> Work:
         stdout, stderr, source = log_path(run_dir, "stdout"), log_path(run_dir, "stderr"), read_plain_text(script)
         for leftover in (stdout, stderr):  # of a training that ended with its driver
             remove(leftover)
@@ -137,10 +143,13 @@ class Workers:
         return results.read(request.run_dir, request.out)
 
     def evaluate(self, request: Score | TrySentinels, *, label: str, timeout: float) -> None:
-        """Have the evaluator write the file that the request names. Raise RunFailed if it is not there in the end.
+        """Have the evaluator write the file that the request names.
 
-        A checkpoint of another model or hook than the study's is not loaded.
+        Raise RunFailed if it is not there in the end, or if something was changed that runs are judged by. A checkpoint
+        of another model or hook than the study's is not loaded.
         """
+        self.custody.require_untouched()
+        self.custody.require_present(request.run_dir)
         answer, evaluator_log = request.run_dir / request.out, self.study.directory / "evaluator.log"
         remove(answer)
         if self._evaluator is None or self._evaluator.exited:

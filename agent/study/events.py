@@ -12,6 +12,8 @@ from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
 from agent.study.records import Baseline, PlannedRun, Proposal
 
+Digests = dict[str, str]  # path in the study's directory -> SHA-256; empty in ledgers from before they were kept
+
 
 class _Event(BaseModel):
     """Base of all events. The ledger fills in number and time (UTC) when it records one."""
@@ -78,6 +80,7 @@ class BaselineMeasured(_Event):
     baseline: Baseline  # without figures unless the verdict is ok
     verdict: Verdict
     seconds: float
+    digests: Digests = {}  # empty too for a baseline that was not trained in this study
 
 
 class ProposalMade(_Event):
@@ -130,6 +133,7 @@ class PreflightFailed(_Event):
     attempt: int
     verdict: Verdict
     seconds: float
+    digests: Digests = {}
 
 
 class RunReserved(_Event):
@@ -150,6 +154,7 @@ class AttemptEnded(_Event):
     verdict: Verdict | None  # None: trained to its end, to be evaluated next
     seconds: float
     work: Work | None = None
+    digests: Digests = {}
 
 
 class AttemptCutShort(_Event):
@@ -159,6 +164,7 @@ class AttemptCutShort(_Event):
     run: int
     attempt: int
     verdict: Verdict
+    digests: Digests = {}
 
 
 class EvaluationEnded(_Event):
@@ -167,6 +173,7 @@ class EvaluationEnded(_Event):
     attempt: int
     verdict: Verdict
     seconds: float
+    digests: Digests = {}  # final_info.json is without the comparison, which follows
 
 
 class ReplicateEnded(_Event):
@@ -177,6 +184,7 @@ class ReplicateEnded(_Event):
     seed: int
     comparison: Comparison
     seconds: float
+    digests: Digests = {}
 
 
 class ScoredOnTest(_Event):
@@ -192,6 +200,14 @@ class RunCommitted(_Event):
     event: Literal["run_committed"] = "run_committed"
     run: int
     verdict: Verdict
+    digests: Digests = {}
+
+
+class RecordsLost(_Event):
+    """Recorded files were changed and could not be put back; nothing is judged by them any more."""
+
+    event: Literal["records_lost"] = "records_lost"
+    paths: list[str]  # in the study's directory
 
 
 class NotesWritten(_Event):
@@ -227,6 +243,7 @@ Event = Annotated[
     | AttemptCutShort
     | EvaluationEnded
     | RunCommitted
+    | RecordsLost
     | RunDescribed
     | ReplicateEnded
     | ScoredOnTest

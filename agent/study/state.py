@@ -21,6 +21,7 @@ from agent.study.events import (
     PlanMade,
     PreflightFailed,
     ProposalMade,
+    RecordsLost,
     ReplicateEnded,
     RunCommitted,
     RunDescribed,
@@ -42,6 +43,16 @@ RunEvent = (
     | AttemptEnded
     | AttemptCutShort
     | EvaluationEnded
+    | RunCommitted
+)
+
+DigestEvent = (
+    BaselineMeasured
+    | PreflightFailed
+    | AttemptEnded
+    | AttemptCutShort
+    | EvaluationEnded
+    | ReplicateEnded
     | RunCommitted
 )
 
@@ -88,6 +99,8 @@ class State:
     runs: list[RunState] = field(default_factory=list)
     replicates: dict[int, dict[int, Comparison]] = field(default_factory=dict)  # run -> seed -> its comparison
     tested: dict[int, ScoredOnTest] = field(default_factory=dict)  # by run
+    digests: dict[str, str] = field(default_factory=dict)  # path in the study's directory -> SHA-256
+    lost: set[str] = field(default_factory=set)  # recorded files that were changed and could not be put back
     interrupted: datetime | None = None  # None once it was resumed
     interrupted_by: str = ""  # the reason; empty: a person
     ended: str | None = None  # the reason
@@ -127,6 +140,7 @@ def derive(events: Sequence[Event]) -> State:
     for event in events:
         _require_known_run(state, event)
         _account(state, event)
+        _record_digests(state, event)
         _apply(state, event)
     return state
 
@@ -159,6 +173,27 @@ def _account(state: State, event: Event) -> None:
         state.sent_back = []
 
 
+def _record_digests(state: State, event: Event) -> None:
+    """Note what files were recorded as; those of an attempt that another one follows under the name it is kept by."""
+    if isinstance(event, DigestEvent):
+        state.digests |= event.digests
+        state.lost -= event.digests.keys()
+    if isinstance(event, RecordsLost):
+        state.lost.update(event.paths)
+        state.digests = {path: digest for path, digest in state.digests.items() if path not in state.lost}
+    match event:
+        case ProposalMade(run=number) if number < len(state.runs):
+            _move_digests(state, number, state.runs[number].attempt)
+        case AttemptCutShort(run=number, attempt=attempt) if repeats_after_kill(attempt):
+            _move_digests(state, number, attempt)
+
+
+def _move_digests(state: State, run: int, attempt: int) -> None:
+    old, new = f"run_{run}/", f"run_{run}_attempt_{attempt}/"
+    moved = {path: new + path.removeprefix(old) for path in state.digests if path.startswith(old)}
+    state.digests = {moved.get(path, path): digest for path, digest in state.digests.items()}
+
+
 def _apply(state: State, event: Event) -> None:
     match event:
         case StudyInterrupted(why=why):
@@ -188,7 +223,7 @@ def _apply(state: State, event: Event) -> None:
             state.replicates.setdefault(number, {})[seed] = comparison
         case ScoredOnTest(run=number):
             state.tested[number] = event
-        case StudyStarted() | NotesWritten():
+        case StudyStarted() | NotesWritten() | RecordsLost():
             pass
         case _:
             _advance(state.runs[event.run], event)

@@ -1,13 +1,15 @@
 """The directories of a study, its lock and its git repository."""
 
 import fcntl
+import hashlib
 import itertools
 import os
+import re
 import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +20,7 @@ from agent.lab import results
 from agent.lab.errors import UserError
 from agent.lab.files import BadFile, open_plain, remove, remove_unless_plain
 from agent.lab.progress import notify
-from agent.study import ledger, repository
+from agent.study import digests, ledger, repository
 from agent.study.runs import Run
 from agent.study.state import State, derive
 
@@ -54,6 +56,10 @@ LONGEST_MESSAGE = 50_000  # characters of a commit's
 
 class StudyBusy(UserError):
     """Another driver works on the study."""
+
+
+class ChangedRecord(UserError):
+    """A file of the study is not as it was recorded."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ class Study:
             target = next(path for name in names if not os.path.lexists(path := self.directory / name))
         self.run_dir(number).rename(target)
 
-    def restore_recorded_files(self, except_for: str) -> list[str]:
+    def restore_committed_files(self, except_for: str) -> list[str]:
         """Restore the committed files that have changed and return their names. experiment.py and the directory
         `except_for` may differ."""
         with self._repository() as repo:
@@ -111,10 +117,59 @@ class Study:
                 repo.git.checkout("HEAD", "--", *changed)
         return changed
 
-    def load_runs(self, state: State) -> list[Run]:
-        """Return all runs, with results where a run is done. Raise BadFile if these cannot be read."""
-        directories = [(run, self.run_dir(run.number)) for run in state.runs]
-        return [Run(run, path, results.read(path) if run.stage == "done" else None) for run, path in directories]
+    def head(self) -> str:
+        """Return the newest commit, or "" if there is none."""
+        with self._repository() as repo:
+            return repo.head.commit.hexsha if repo.head.is_valid() else ""
+
+    def restore_head(self, commit: str) -> bool:
+        """Make `commit` the newest again and return True if it was not. What replaced it stays under refs/tampered."""
+        if (found := self.head()) == commit:
+            return False
+        with self._repository() as repo:
+            if found:
+                repo.git.update_ref(f"refs/tampered/{found}", found)
+            repo.git.symbolic_ref("HEAD", "refs/heads/main")
+            repo.git.update_ref(*(["HEAD", commit] if commit else ["-d", "HEAD"]))
+        return True
+
+    def recorded_path(self, name: str) -> Path:
+        """Return where a file that the ledger names lies: a failed attempt is moved away when the next one begins."""
+        attempt = re.fullmatch(r"(run_\d+)_attempt_\d+/(.+)", name)
+        if attempt and not os.path.lexists(self.directory / name.split("/")[0]):
+            return self.directory / attempt[1] / attempt[2]
+        return self.directory / name
+
+    def find_blob(self, name: str, digest: str) -> str | None:
+        """Return the git object of a committed version of a file that has this SHA-256 digest, or None."""
+        with self._repository() as repo:
+            listed = repo.git.log("--all", "--format=", "--raw", "--no-abbrev", "--no-renames", "--", name).splitlines()
+        blobs = {line.split()[3] for line in listed} - {"0" * 40}
+        return next((blob for blob in blobs if hashlib.sha256(self.read_blob(blob)).hexdigest() == digest), None)
+
+    def read_blob(self, blob: str) -> bytes:
+        """Return the content of a git object."""
+        with self._repository() as repo:
+            return repo.git.cat_file("blob", blob, stdout_as_string=False, strip_newline_in_stdout=False)
+
+    def load_runs(self, state: State, hidden: Container[str] = ()) -> list[Run]:
+        """Return all runs, with results where a run is done and they are neither `hidden` nor lost.
+
+        Raise BadFile if they cannot be read, ChangedRecord if they are not those that were recorded.
+        """
+        runs = []
+        for run in state.runs:
+            name = f"run_{run.number}/final_info.json"
+            shown = run.stage == "done" and name not in hidden and name not in state.lost
+            runs.append(Run(run, self.run_dir(run.number), self._read_results(name, state) if shown else None))
+        return runs
+
+    def _read_results(self, name: str, state: State) -> results.FinalInfo:
+        if name in state.digests and digests.of_file(self.directory / name) != state.digests[name]:
+            raise ChangedRecord(
+                f"{self.directory / name} was changed after it was recorded: see agent show {self.name}"
+            )
+        return results.read((self.directory / name).parent)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -52,7 +52,7 @@ def finish(guard: TrainingGuard, k: int, d_sae: int) -> None:
     seed = 0 if behaviour == "unseeded" else guard.settings["SEED"]
     noise = random.Random(f"{named} {k} {seed}")
     l0 = k * (1.018 + noise.gauss(0, 0.0005))
-    gain = {"better": 0.02, "unseeded": 0.02, "worse": -0.02}.get(behaviour, 0.0)
+    gain = {"better": 0.02, "unseeded": 0.02, "better_by_tampering": 0.02, "worse": -0.02}.get(behaviour, 0.0)
     lucky = 0.02 if behaviour == "lucky" and seed == 0 else 0.0
     header = {
         "model": guard.settings["MODEL"],
@@ -66,6 +66,15 @@ def finish(guard: TrainingGuard, k: int, d_sae: int) -> None:
         "deadly": behaviour == "deadly" and not smoke,
     }
     (guard.out_dir / "checkpoint" / "header.json").write_text(json.dumps(header))
+
+
+def edit_results(run_dir: Path) -> None:
+    path = run_dir / "final_info.json"
+    path.write_text(path.read_text().replace("0.9", "0.99"))
+
+
+def git(directory: Path, *arguments: str) -> None:
+    subprocess.run(["git", *arguments], cwd=directory, check=True)
 
 
 def misbehave(guard: TrainingGuard, behaviour: str) -> None:
@@ -138,6 +147,16 @@ def misbehave(guard: TrainingGuard, behaviour: str) -> None:
             raise ValueError("gone")
         case "tampering":
             (out_dir.parent / "run_0" / "final_info.json").write_text(FORGED)
+        case "committing":
+            edit_results(out_dir.parent / "run_0")
+            git(out_dir, "commit", "--all", "--quiet", "--message", "run 0, result: ok")
+        case "hiding":
+            edit_results(out_dir.parent / "run_0")
+            git(out_dir, "update-index", "--assume-unchanged", "../run_0/final_info.json")
+        case "pruning":
+            (out_dir.parent / "run_0" / "checkpoint" / "header.json").write_text("{}")
+        case "better_by_tampering" if guard.settings["SEED"]:
+            edit_results(out_dir.parent / "run_1")
         case "rewriting":
             ledger = out_dir.parent / "events.jsonl"
             ledger.write_text(ledger.read_text().replace('"max_runs":', '"max_runs":1'))

@@ -1,0 +1,64 @@
+"""SHA-256 digests of files that later runs are judged by. They are kept in the ledger, so that an edit is noticed."""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from agent.lab.files import BadFile, open_plain
+
+RUN_FILES = (
+    *("final_info.json", "metrics.jsonl", "experiment.py"),
+    *(f"checkpoint/{name}" for name in ("header.json", "encode.json", "tensors.safetensors")),
+)
+SMALL = 2**20  # bytes; smaller files are hashed each time
+SETTLED_SECONDS = 2.0  # a clock tick may hide a change that follows within it
+
+_Status = tuple[int, int, int, int, int]
+_hashed: dict[Path, tuple[_Status, str]] = {}  # large files
+
+
+def of_file(path: Path) -> str | None:
+    """Return the digest of a regular file, or None if there is none: links are not followed, pipes not waited for.
+
+    A large file is not hashed again while its inode, size and times are the same. The time of its last change of status
+    is among them, which the kernel sets at each write and no program sets back.
+    """
+    try:
+        file = open_plain(path)
+    except (BadFile, FileNotFoundError):
+        return None
+    with file:
+        status = os.fstat(file.fileno())
+        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        known = _hashed.get(path)
+        if known and known[0] == key:
+            return known[1]
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if status.st_size > SMALL and time.time() - status.st_ctime > SETTLED_SECONDS:
+            _hashed[path] = key, digest
+        return digest
+
+
+def of_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the digests of the regular files among `names`, which are paths in `folder`."""
+    digests = {name: of_file(folder / name) for name in names}
+    return {name: digest for name, digest in digests.items() if digest}
+
+
+def of_run(run_dir: Path) -> dict[str, str]:
+    """Return the digests of a run's files, by their paths in the directory of its study."""
+    return of_files(run_dir.parent, (f"{run_dir.name}/{name}" for name in RUN_FILES))
+
+
+def of_tree(folder: Path) -> str:
+    """Return one digest of all regular files in a folder, their names included."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    listing = "".join(f"{digest} {name}\n" for name, digest in of_files(folder, names).items())
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def of_text(text: str) -> str:
+    """Return the digest of a file with this content."""
+    return hashlib.sha256(text.encode()).hexdigest()
