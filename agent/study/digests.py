@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from agent.lab.files import BadFile, open_plain
+from agent.lab.files import MIB, BadFile, open_plain
 
 RUN_FILES = (
     *("final_info.json", "metrics.jsonl", "experiment.py"),
     *(f"checkpoint/{name}" for name in ("header.json", "encode.json", "tensors.safetensors")),
 )
-SMALL = 2**20  # bytes; smaller files are hashed each time
+SMALL = MIB  # smaller files are hashed each time
 SETTLED_SECONDS = 2.0  # a clock tick may hide a change that follows within it
 
 _Status = tuple[int, int, int, int, int]
@@ -35,7 +35,10 @@ def of_file(path: Path) -> str | None:
         known = _hashed.get(path)
         if known and known[0] == key:
             return known[1]
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        content = hashlib.sha256()
+        while part := file.read(MIB):
+            content.update(part)
+        digest = content.hexdigest()
         if status.st_size > SMALL and time.time() - status.st_ctime > SETTLED_SECONDS:
             _hashed[path] = key, digest
         return digest
