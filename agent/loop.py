@@ -69,6 +69,7 @@ class Loop:
 
     def explore(self) -> str:
         """Advance open runs and propose new ones until the study is done; return the reason."""
+        self.referee.begin()
         try:
             self.stages.refresh()
             if done := [run.number for run in self.state.runs if run.stage == "done"]:
@@ -164,6 +165,7 @@ class Loop:
     def add_hand_run(self, event: events.HandRunAdded) -> StudyResult:
         """Take in a run made by hand, from its evaluation on. A study that had ended ends again after it."""
         reason = self.state.ended
+        self.referee.begin()
         self.ledger.append(event)
         try:
             while self.state.open_runs:

@@ -28,6 +28,7 @@ from agent.report.idea_analysis import Analysis
 from agent.running import process_tree, workers
 from agent.running.workers import Workers
 from agent.study import hand_run, workspace
+from agent.study.artefacts import Artefacts
 from agent.study.custody import Custody, require_records
 from agent.study.events import Event, LanguageModel, StudyResumed, StudyStarted
 from agent.study.ledger import Ledger
@@ -87,9 +88,9 @@ def start(request: StudyRequest) -> None:
     if request.language_model is None:
         print(select.IDEAS_PLAN, flush=True)
     with cache.in_use():
-        started = request.first_event(_prepare_lab(request.fixed, request.goal[0], request.device))
+        lab = _prepare_lab(request.fixed, request.goal[0], request.device)
         study = workspace.create_study(ROOT, request.idea.name)
-        with study.lock(), _loop(study, started, analysis, make_proposer(study)) as loop:
+        with study.lock(), _loop(study, request.first_event(lab), lab, analysis, make_proposer(study)) as loop:
             _finish(study, loop.run())
 
 
@@ -103,10 +104,10 @@ def resume(path: Path | None) -> None:
     if state.started.approve:
         require_terminal()
     with study.lock(), cache.in_use():
-        idea = _reopen(study, state)
+        idea, lab = _reopen(study, state)
         proposer = select.proposer_of(study, state.started, idea)
         resumed = StudyResumed(pid=os.getpid(), host=socket.gethostname())
-        with _loop(study, resumed, idea_analysis.load(idea), proposer) as loop:
+        with _loop(study, resumed, lab, idea_analysis.load(idea), proposer) as loop:
             _finish(study, loop.run())
 
 
@@ -116,9 +117,9 @@ def note(path: Path, run_name: str, message: str) -> None:
         study, state = workspace.find_study_to_resume(ROOT, path)  # as the driver left it that had the lock before
         require_records(study, state)
         event = hand_run.hand_run_event(study, state, Path(run_name).name, message)
-        idea = _reopen(study, state)
+        idea, lab = _reopen(study, state)
         proposer = select.silent_proposer_of(state.started, idea)
-        with _loop(study, None, idea_analysis.load(idea), proposer) as loop:
+        with _loop(study, None, lab, idea_analysis.load(idea), proposer) as loop:
             _finish(study, loop.add_hand_run(event))
 
 
@@ -127,7 +128,10 @@ def _announce(title: str, fixed: Fixed) -> None:
 
 
 def _prepare_lab(fixed: Fixed, primary_metric: str, device: str | None) -> dict[str, Any]:
-    """Harvest the activations; return the fingerprint and the evaluations that can run. Raise typer.Exit."""
+    """Harvest the activations; return the fingerprint, the evaluations that can run, and the cache's folders.
+
+    Raise typer.Exit if it cannot.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "fingerprint.json"
         if code := workers.prepare(ROOT, fixed, family_of(primary_metric), device, out):
@@ -135,29 +139,35 @@ def _prepare_lab(fixed: Fixed, primary_metric: str, device: str | None) -> dict[
         return json.loads(out.read_text())
 
 
-def _reopen(study: Study, state: State) -> Idea:
-    """Make a locked study ready to go on, and return its idea. Raise UserError if its fingerprint has changed."""
+def _reopen(study: Study, state: State) -> tuple[Idea, dict[str, Any]]:
+    """Make a locked study ready to go on, and return its idea and what the lab wrote.
+
+    Raise UserError if its fingerprint has changed.
+    """
     started = state.started
     if ended := process_tree.end_orphans(study.directory):
         print(f"ended {ended} process{'es' * (ended > 1)} that the last driver had left running", flush=True)
     _announce(started.title, started.fixed)
     settled = started.fixed.model_copy(update={"evals": ",".join(started.evals)})
-    if _prepare_lab(settled, started.primary_metric, started.device)["fingerprint"] != started.fingerprint:
+    lab = _prepare_lab(settled, started.primary_metric, started.device)
+    if lab["fingerprint"] != started.fingerprint:
         raise UserError(
             f"{study.name} began with another agent/lab, package, model or device, so further runs would not compare "
             "with those it has: go back to what it began with, or start a new study"
         )
-    return ideas.load(started.idea)
+    return ideas.load(started.idea), lab
 
 
 @contextmanager
-def _loop(study: Study, first: Event | None, analysis: Analysis, proposer: Proposer) -> Iterator[Loop]:
+def _loop(
+    study: Study, first: Event | None, lab: dict[str, Any], analysis: Analysis, proposer: Proposer
+) -> Iterator[Loop]:
     """Open the loop of a locked study, with this driver's first event recorded."""
     ledger = Ledger(study.ledger)
     if first:
         ledger.append(first)
     print(f"study: {study.directory}", flush=True)
-    custody = Custody(study, ledger)
+    custody = Custody(study, ledger, Artefacts(ledger, Path(lab["artefacts"]), Path(lab["activations"])))
     with make_display() as shown, Workers(study, ledger.state.started, shown, custody) as processes:
         yield Loop(study, ledger, analysis, proposer, processes)
 

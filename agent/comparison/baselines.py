@@ -62,9 +62,34 @@ class Baselines:
         )
 
     def cached_run(self, k: float, seed: int) -> Path | None:
-        """Return the cached run directory of a baseline, or None."""
+        """Return the cached run directory of a baseline, or None.
+
+        A study uses its own, and those that were there when it began, as they were then.
+        """
         folder = self.folder / f"k{k:g}_seed{seed}"
-        return folder if (folder / "final_info.json").exists() else None
+        return folder if self.workers.custody.artefacts.are_recorded(folder, digests.RUN_FILES) else None
+
+    def sealed_files(self) -> list[Path]:
+        """Return the files of cached baselines, and of the sentinels' scores, that are as they were saved."""
+        entries = [path for path in sorted(self.folder.glob("k*_seed*")) if path.is_dir() and not path.is_symlink()]
+        sound = [entry for entry in entries if digests.is_sealed(entry, digests.RUN_FILES)]
+        for entry in entries:
+            if entry not in sound and entry.suffix != ".partial":
+                self.workers.display.say(f"{entry} in the cache is not as it was saved: trained again")
+        files = [entry / name for entry in sound for name in digests.RUN_FILES]
+        return files + [self.sentinels] * digests.is_sealed(self.folder, [self.sentinels.name])
+
+    @property
+    def sentinels(self) -> Path:
+        """Where the scores of the sentinels are cached."""
+        return self.folder / "sentinels.json"
+
+    def save_sentinels(self, content: bytes) -> None:
+        """Cache the scores of the sentinels."""
+        with self.cache_lock():
+            write_atomically(self.sentinels, content)
+            digests.seal(self.folder, [self.sentinels.name])
+        self.workers.custody.artefacts.record([self.sentinels])
 
     def cached_results(self, k: float, seed: int) -> FinalInfo | None:
         """Return the cached results of a baseline if they cover all families of the study, else None."""
@@ -144,17 +169,17 @@ class Baselines:
         return info
 
     def save_to_cache(self, run_dir: Path, k: float, seed: int) -> None:
-        """Cache a copy of a baseline, whole or not at all; add figures of more families to one that is cached."""
+        """Cache a copy of a baseline, whole or not at all, in the place of one that has figures of fewer families."""
+        entry = self.folder / f"k{k:g}_seed{seed}"
         with self.cache_lock():
-            if cached := self.cached_run(k, seed):
-                if results.read(run_dir).families > results.read(cached).families:
-                    shutil.copytree(run_dir / "eval", cached / "eval", dirs_exist_ok=True)
-                    results.write(cached, results.read(run_dir))
-                return
             about = self.started.fixed.model_dump(include={"model", "hook_name", "tokens", "d_sae"})
             write_atomically(self.folder / "about.json", json.dumps(about))
-            with atomic_path(self.folder / f"k{k:g}_seed{seed}") as partial:
-                shutil.copytree(run_dir, partial, symlinks=True)
+            if not (self.cached_run(k, seed) and results.read(entry).families >= results.read(run_dir).families):
+                with atomic_path(entry) as partial:
+                    shutil.copytree(run_dir, partial, symlinks=True)
+                    digests.seal(partial, digests.RUN_FILES)
+                    remove(entry)
+        self.workers.custody.artefacts.record(entry / name for name in digests.RUN_FILES)
 
     @contextmanager
     def cache_lock(self) -> Iterator[None]:
@@ -168,6 +193,6 @@ class Baselines:
         """Copy a cached baseline's training into run_dir. Return False if none is cached."""
         cached = self.cached_run(k, seed)
         if cached:
-            without = shutil.ignore_patterns("final_info.json", "eval")
+            without = shutil.ignore_patterns("final_info.json", "eval", digests.SEAL)
             shutil.copytree(cached, run_dir, symlinks=True, ignore=without)
         return cached is not None

@@ -8,7 +8,7 @@ from agent.comparison.baselines import Baselines, required_baselines
 from agent.ideas import Direction
 from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import TrySentinels
-from agent.lab.files import MIB, read_plain, write_atomically
+from agent.lab.files import MIB, read_plain
 from agent.lab.results import Comparison, FinalInfo, Sentinels, Work
 from agent.running.workers import Workers
 from agent.study import events
@@ -33,6 +33,10 @@ class Referee:
     def runs(self) -> list[Run]:
         """The study's runs as they stand now."""
         return self.study.load_runs(self.ledger.state)
+
+    def begin(self) -> None:
+        """Record what is in the cache that runs will be judged by, before one of them can change it."""
+        self.workers.custody.artefacts.begin(self.baselines.sealed_files())
 
     def prepare(self) -> None:
         """Score the sentinels and measure the noise, once the baseline has its scores.
@@ -85,8 +89,8 @@ class Referee:
 
     def _score_sentinels(self) -> None:
         """Run the evaluator on SAEs whose scores are known; once for every model, hook and version of the lab."""
-        cached = self.baselines.folder / "sentinels.json"
-        if not cached.exists():
+        cached = self.baselines.sentinels
+        if not self.workers.custody.artefacts.are_recorded(cached.parent, [cached.name]):
             budget = self.ledger.budget
             budget.require_hours()
             request = TrySentinels(run_dir=self.study.run_dir(0), out="sentinels.json")
@@ -96,8 +100,7 @@ class Referee:
                 raise NoSentinels(
                     f"the evaluator returned no sentinel scores ({failure.verdict.evidence}); agent resume retries"
                 ) from None
-            with self.baselines.cache_lock():
-                write_atomically(cached, read_plain(request.run_dir / request.out, MIB))
+            self.baselines.save_sentinels(read_plain(request.run_dir / request.out, MIB))
         sentinels = Sentinels.model_validate_json(read_plain(cached, MIB))
         self.ledger.append(events.SentinelsScored(expectations=sentinels.expectations))
 

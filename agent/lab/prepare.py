@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agent.lab import activations, files, fingerprint, models
 from agent.lab.evaluation import doctor
+from agent.lab.evaluation.evaluator import artefact_folder
 from agent.lab.exits import one_line_errors
 
 
@@ -19,7 +20,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, required=True)
     parser.add_argument("--evals", default="quick", help="families, or quick, standard, full")
     parser.add_argument("--needed", default="core", metavar="FAMILY", help="family that measures the primary metric")
-    parser.add_argument("--fingerprint", type=Path, metavar="FILE", help="JSON file for fingerprint and families")
+    parser.add_argument("--fingerprint", type=Path, metavar="FILE", help="JSON file for these and the folders")
     args = parser.parse_args()
     with one_line_errors("nothing half-harvested is kept"):
         models.identity(args.model)  # fetches a hub model, so that its config can be read
@@ -31,7 +32,13 @@ def main() -> None:
         folder, manifest = activations.ensure_harvest(args.model, args.hook_name, args.tokens)
         print(f"activations: {manifest.rows:,} of {manifest.hook_name} in {folder}")
         if args.fingerprint:
-            content = fingerprint.fingerprint(args.model) | {"evals": evals, "left_out": left_out}
+            identity = models.identity(args.model)
+            content = fingerprint.fingerprint(args.model) | {
+                "evals": evals,
+                "left_out": left_out,
+                "activations": str(folder),
+                "artefacts": str(artefact_folder(args.model, identity, args.hook_name)),
+            }
             files.write_atomically(args.fingerprint, json.dumps(content, indent=2) + "\n")
 
 

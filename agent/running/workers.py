@@ -90,8 +90,13 @@ class Workers:
         `timeout` is in seconds; `smoke` cuts the training to a few steps. Raise RunFailed unless it trained to its end
         and changed nothing outside that directory.
         """
-        with self.custody.guard(run_dir.name):
-            return self._train(script, run_dir, seed, label, timeout, smoke)
+        try:
+            with self.custody.guard(run_dir.name):
+                return self._train(script, run_dir, seed, label, timeout, smoke)
+        except RunFailed as failure:
+            if failure.verdict.name == "tampered":
+                self._end_evaluator()  # it may have read what was changed
+            raise
 
     def _train(self, script: Path, run_dir: Path, seed: int, label: str, timeout: float, smoke: bool) -> Work:
         stdout, stderr, source = log_path(run_dir, "stdout"), log_path(run_dir, "stderr"), read_plain_text(script)
@@ -168,6 +173,7 @@ class Workers:
         watchdogs: list[Watchdog] = [show_progress, *self._watchdogs(evaluator_log)]
         stopped = self._evaluator.wait(until=answer.exists, timeout=timeout, watchdogs=watchdogs)
         if stopped is None and answer.exists():
+            self.custody.artefacts.record()
             return
         ended = process.ProcessResult(self._end_evaluator(), 0.0, stopped)
         failure = process.exit_verdict(ended, evaluator_log)

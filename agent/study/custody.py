@@ -9,11 +9,14 @@ from agent.lab import results
 from agent.lab.files import BadFile, remove, write_atomically
 from agent.lab.verdicts import Verdict
 from agent.study import digests
+from agent.study.artefacts import Artefacts
 from agent.study.events import RecordsLost
 from agent.study.ledger import Ledger
 from agent.study.outcomes import RunFailed
 from agent.study.state import State
 from agent.study.workspace import ChangedRecord, Study
+
+IN_CACHE = " in the cache"
 
 
 def changed_records(study: Study, state: State) -> list[str]:
@@ -41,8 +44,8 @@ def require_records(study: Study, state: State) -> None:
 class Custody:
     """Watches over the records of one study while experiments run beside them."""
 
-    def __init__(self, study: Study, ledger: Ledger) -> None:
-        self.study, self.ledger = study, ledger
+    def __init__(self, study: Study, ledger: Ledger, artefacts: Artefacts) -> None:
+        self.study, self.ledger, self.artefacts = study, ledger, artefacts
 
     @contextmanager
     def guard(self, own: str) -> Iterator[None]:
@@ -50,19 +53,23 @@ class Custody:
 
         Commits that it made are undone.
         """
-        head = self.study.head()
+        head, cached = self.study.head(), self.artefacts.names()
         try:
             yield
         except RunFailed:
             self.require_untouched(own, head)
             raise
+        finally:
+            self.artefacts.discard_new(cached, f"the training of {own}")
         self.require_untouched(own, head)
 
     def require_untouched(self, own: str = "", head: str | None = None) -> None:
         """Raise RunFailed(tampered) if something was changed outside the directory `own`, once it is restored."""
         if changed := self.restore(own, head):
             lost = [name for name in changed if name in self.ledger.state.lost]
-            evidence = f"the experiment changed {', '.join(changed)}; put back as it was"
+            cached = any(name.endswith(IN_CACHE) for name in changed)
+            remedy = "put back, and what lies in the cache made again" if cached else "put back as it was"
+            evidence = f"the experiment changed {', '.join(changed)}; {remedy}"
             if lost:
                 evidence += f", but for {', '.join(lost)} in {self.study.name}, of which there is no copy"
             raise RunFailed(Verdict(name="tampered", evidence=evidence))
@@ -90,7 +97,8 @@ class Custody:
                     lost.append(name)
         if lost:
             self.ledger.append(RecordsLost(paths=lost))
-        return changed
+        cached = self.artefacts.discard_changed() + self.artefacts.discard_changed_manifest()
+        return [*changed, *(f"{name}{IN_CACHE}" for name in cached)]
 
     def _put_back(self, name: str, digest: str) -> bool:
         """Write the committed version of a file that has this digest. Return False if there is none."""

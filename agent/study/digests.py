@@ -1,17 +1,19 @@
 """SHA-256 digests of files that later runs are judged by. They are kept in the ledger, so that an edit is noticed."""
 
 import hashlib
+import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from agent.lab.files import MIB, BadFile, open_plain
+from agent.lab.files import MIB, BadFile, open_plain, read_plain_text, write_atomically
 
 RUN_FILES = (
     *("final_info.json", "metrics.jsonl", "experiment.py"),
     *(f"checkpoint/{name}" for name in ("header.json", "encode.json", "tensors.safetensors")),
 )
+SEAL = "digests.json"
 SMALL = MIB  # smaller files are hashed each time
 SETTLED_SECONDS = 2.0  # a clock tick may hide a change that follows within it
 
@@ -55,13 +57,33 @@ def of_run(run_dir: Path) -> dict[str, str]:
     return of_files(run_dir.parent, (f"{run_dir.name}/{name}" for name in RUN_FILES))
 
 
-def of_tree(folder: Path) -> str:
-    """Return one digest of all regular files in a folder, their names included."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-    listing = "".join(f"{digest} {name}\n" for name, digest in of_files(folder, names).items())
-    return hashlib.sha256(listing.encode()).hexdigest()
-
-
 def of_text(text: str) -> str:
     """Return the digest of a file with this content."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def seal(folder: Path, names: Iterable[str]) -> None:
+    """Write the digests of files to SEAL beside them, those of the other files there kept.
+
+    It notices accidents and hasty edits, and nobody who writes it anew.
+    """
+    write_atomically(folder / SEAL, json.dumps(_sealed(folder) | of_files(folder, names), indent=2) + "\n")
+
+
+def is_sealed(folder: Path, names: Iterable[str]) -> bool:
+    """Return True if files are as they were sealed, and those that were not sealed are not there."""
+    return is_recorded(folder, names, _sealed(folder))
+
+
+def is_recorded(folder: Path, names: Iterable[str], recorded: Mapping[str, str]) -> bool:
+    """Return True if files have their recorded digests, and those without one are not there; False if none has one."""
+    expected = {name: recorded[name] for name in names if name in recorded}
+    return bool(expected) and of_files(folder, names) == expected
+
+
+def _sealed(folder: Path) -> dict[str, str]:
+    try:
+        content = json.loads(read_plain_text(folder / SEAL))
+    except (BadFile, FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

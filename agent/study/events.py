@@ -119,6 +119,13 @@ class AnswerSentBack(_Event):
     prose: bool = False  # refused for sentences that claim what only results may say
 
 
+class ArtefactsRecorded(_Event):
+    """Files of the cache that runs are judged by, as they were when the study came to rely on them."""
+
+    event: Literal["artefacts_recorded"] = "artefacts_recorded"
+    digests: dict[str, str]  # path in the cache -> SHA-256
+
+
 class RunDescribed(_Event):
     """A language model's description of a run whose result is known, with placeholders for figures."""
 
@@ -244,6 +251,7 @@ Event = Annotated[
     | EvaluationEnded
     | RunCommitted
     | RecordsLost
+    | ArtefactsRecorded
     | RunDescribed
     | ReplicateEnded
     | ScoredOnTest

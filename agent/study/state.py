@@ -10,6 +10,7 @@ from agent.lab.verdicts import Verdict
 from agent.study.attempts import repeats_after_kill
 from agent.study.events import (
     AnswerSentBack,
+    ArtefactsRecorded,
     AttemptCutShort,
     AttemptEnded,
     AttemptStarted,
@@ -101,6 +102,7 @@ class State:
     tested: dict[int, ScoredOnTest] = field(default_factory=dict)  # by run
     digests: dict[str, str] = field(default_factory=dict)  # path in the study's directory -> SHA-256
     lost: set[str] = field(default_factory=set)  # recorded files that were changed and could not be put back
+    artefacts: dict[str, str] | None = None  # path in the cache -> SHA-256; None until they are recorded
     interrupted: datetime | None = None  # None once it was resumed
     interrupted_by: str = ""  # the reason; empty: a person
     ended: str | None = None  # the reason
@@ -182,6 +184,8 @@ def _record_digests(state: State, event: Event) -> None:
         state.lost.update(event.paths)
         state.digests = {path: digest for path, digest in state.digests.items() if path not in state.lost}
     match event:
+        case ArtefactsRecorded(digests=digests):
+            state.artefacts = (state.artefacts or {}) | digests
         case ProposalMade(run=number) if number < len(state.runs):
             _move_digests(state, number, state.runs[number].attempt)
         case AttemptCutShort(run=number, attempt=attempt) if repeats_after_kill(attempt):
@@ -223,7 +227,7 @@ def _apply(state: State, event: Event) -> None:
             state.replicates.setdefault(number, {})[seed] = comparison
         case ScoredOnTest(run=number):
             state.tested[number] = event
-        case StudyStarted() | NotesWritten() | RecordsLost():
+        case StudyStarted() | NotesWritten() | RecordsLost() | ArtefactsRecorded():
             pass
         case _:
             _advance(state.runs[event.run], event)

@@ -9,6 +9,7 @@ from agent.comparison.baselines import Baselines
 from agent.comparison.referee import Referee
 from agent.display.live import PlainDisplay
 from agent.running.workers import Workers
+from agent.study.artefacts import Artefacts
 from agent.study.custody import Custody
 from agent.study.events import AttemptEnded, AttemptStarted, EvaluationEnded, Event, RunCommitted
 from agent.study.ledger import Ledger
@@ -16,8 +17,7 @@ from agent.study.outcomes import StudyDone
 from agent.study.workspace import Study
 
 
-@pytest.mark.usefixtures("cache_dir")
-def test_sentinels_that_the_hours_do_not_allow_are_not_tried(tmp_path: Path):
+def test_sentinels_that_the_hours_do_not_allow_are_not_tried(tmp_path: Path, cache_dir: Path):
     study, started = Study(tmp_path / "study", tmp_path / "notes"), STARTED.model_copy(update={"max_hours": 0.001})
     study.directory.mkdir()
     baseline: list[Event] = [
@@ -30,7 +30,8 @@ def test_sentinels_that_the_hours_do_not_allow_are_not_tried(tmp_path: Path):
     ledger = Ledger(study.ledger)
     for event in baseline:
         ledger.append(event)
-    with Workers(study, started, PlainDisplay(), Custody(study, ledger)) as workers:
+    artefacts = Artefacts(ledger, cache_dir / "evaluation/small", cache_dir / "activations/small")
+    with Workers(study, started, PlainDisplay(), Custody(study, ledger, artefacts)) as workers:
         referee = Referee(study, ledger, Baselines(study, started, workers), workers)
         with pytest.raises(StudyDone, match=r"the budget of 0\.001 hours does not allow another run: "):
             referee.prepare()

@@ -154,3 +154,61 @@ def test_an_edit_during_fresh_seeds_is_put_back_and_confirms_nothing(attacked: C
     assert all((each.not_comparable or "").startswith("tampered: ") for each in replicates.values())
     assert "Not confirmed" in attacked.notes.split("## Run 1: ")[1].split("## Run 2: ")[0]
     assert show(attacked.study.directory)
+
+
+# The cache
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, "subprocess.CompletedProcess[str]"]:
+    """A study whose runs attack the cache."""
+    checkout = make_checkout(tmp_path_factory.mktemp("cached"))
+    checkout.plan("easier", "denser_with_baselines")
+    return checkout, checkout.run(1)
+
+
+def cache_of(checkout: Checkout) -> Path:
+    return checkout.root.parent / "home/.cache/sae-agent"
+
+
+def test_what_the_evaluator_keeps_is_made_again_if_a_run_changed_it(
+    cached: tuple[Checkout, "subprocess.CompletedProcess[str]"],
+):
+    checkout, ended = cached
+    assert ended.returncode == 0, ended.stderr
+    said = "the experiment changed evaluation/stand-in/tokens-dev.safetensors in the cache; put back, and what lies"
+    assert f"Attempt 1 failed: tampered ({said}" in checkout.notes.split("## Run 1: ")[1]
+    assert "evaluation/stand-in/floor-99.json appeared in the cache during the training of run_1" in ended.stdout
+    folder = cache_of(checkout) / "evaluation/stand-in"
+    assert (folder / "tokens-dev.safetensors").read_text() == "made by the evaluator"
+    assert not (folder / "floor-99.json").exists()
+
+
+def test_baselines_that_a_run_planted_are_not_used(cached: tuple[Checkout, "subprocess.CompletedProcess[str]"]):
+    checkout, _ = cached
+    section = checkout.notes.split("## Run 1: ")[1]
+    assert "Within noise: CE-loss score differs by " in section
+    assert {path.name for path in checkout.study.directory.glob("baseline_k2*")} == {
+        "baseline_k20_seed0",
+        "baseline_k21_seed0",
+    }
+
+
+def test_a_cached_baseline_that_was_edited_is_trained_again(
+    cached: tuple[Checkout, "subprocess.CompletedProcess[str]"],
+):
+    checkout, _ = cached
+    (folder,) = (path for path in (cache_of(checkout) / "baselines").iterdir() if path.is_dir())
+    edited_baseline = folder / "k15_seed0/final_info.json"
+    edited_baseline.write_text(edited_baseline.read_text().replace("0.9", "0.8"))
+    sentinels = folder / "sentinels.json"
+    sentinels.write_text(sentinels.read_text().replace("-1.2", "-1.3"))
+    earlier = checkout.study.directory
+    earlier.rename(checkout.root / "earlier")
+    checkout.plan("fine")
+    ended = checkout.run(1)
+    assert ended.returncode == 0, ended.stderr
+    assert "k15_seed0 in the cache is not as it was saved: trained again" in ended.stdout
+    assert [path.name for path in checkout.study.directory.glob("baseline_*")] == ["baseline_k15_seed0"]
+    assert "-1.2" in sentinels.read_text()
+    assert "0.8" not in edited_baseline.read_text()

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from agent.lab import results
+from agent.lab import cache, results
 from agent.lab.evaluation import requests
 from agent.lab.results import (
     Core,
@@ -28,6 +28,8 @@ TPP = FamilyScores(
 
 
 def main() -> None:
+    folder = cache.root() / "evaluation/stand-in"
+    folder.mkdir(parents=True, exist_ok=True)
     for line in sys.stdin:
         request = requests.parse_request(line)
         print("evaluating", flush=True)
@@ -50,6 +52,9 @@ def main() -> None:
         else:
             (run_dir / "eval").mkdir(exist_ok=True)
             answer = score(header, request.evals).model_dump_json()
+        for artefact in ("tokens-dev.safetensors", f"floor-{header['l0']:.0f}.json"):
+            if not (folder / artefact).exists():
+                (folder / artefact).write_text("made by the evaluator")
         partial = run_dir / "answer.partial"
         partial.write_text(answer)
         partial.replace(run_dir / request.out)

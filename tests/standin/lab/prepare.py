@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from agent.lab import cache
 from agent.lab.evaluation import catalogue
 
 parser = argparse.ArgumentParser()
@@ -35,6 +36,8 @@ args.fingerprint.write_text(
             "parts": {},
             "evals": [name for name in evals if name not in left_out],
             "left_out": left_out,
+            "activations": str(cache.root() / "activations" / "stand-in"),
+            "artefacts": str(cache.root() / "evaluation" / "stand-in"),
         }
     )
 )

@@ -1,0 +1,100 @@
+"""The files of the cache that a study's runs are judged by: recorded before its first run, and watched from then on."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from agent.lab import cache
+from agent.lab.files import remove
+from agent.lab.progress import notify
+from agent.study import digests
+from agent.study.events import ArtefactsRecorded
+from agent.study.ledger import Ledger
+
+NOT_READ = (".lock", ".partial", ".making")  # what the evaluator locks, or has not finished
+
+
+class Artefacts:
+    """What the evaluator of a study keeps in the folder `evaluation` of the cache, and the manifest in `activations`.
+
+    An experiment that runs as the same user can write there. The digests are the ledger's, by paths in the cache.
+    """
+
+    def __init__(self, ledger: Ledger, evaluation: Path, activations: Path) -> None:
+        self.ledger, self.evaluation, self.manifest = ledger, evaluation, activations / "manifest.json"
+
+    @property
+    def recorded(self) -> dict[str, str]:
+        """The digests so far."""
+        return self.ledger.state.artefacts or {}
+
+    def begin(self, others: Iterable[Path]) -> None:
+        """Record what a driver finds, with the `others` if it is the study's first. Say what has changed since."""
+        if self.ledger.state.artefacts is None:
+            self.record(others, always=True)
+        for name in self.discard_changed():
+            notify(f"{name} in the cache was changed since this study relied on it: made again")
+        if self._differs(self.manifest):
+            notify(f"{self.manifest} is not the one that earlier runs of this study were trained by")
+        self.record()
+
+    def record(self, others: Iterable[Path] = (), always: bool = False) -> None:
+        """Record the evaluator's files and `others` as they are, as far as they are not recorded so."""
+        files = [*self._files(), self.manifest, *others]
+        found = {self._name(path): digest for path in files if (digest := digests.of_file(path))}
+        new = {name: digest for name, digest in found.items() if self.recorded.get(name) != digest}
+        if new or always:
+            self.ledger.append(ArtefactsRecorded(digests=new))
+
+    def are_recorded(self, folder: Path, names: Iterable[str]) -> bool:
+        """Return True if the files in a folder are as they were recorded, and those that were not are not there."""
+        prefix = self._name(folder) + "/"
+        known = {name.removeprefix(prefix): digest for name, digest in self.recorded.items() if name.startswith(prefix)}
+        return digests.is_recorded(folder, names, known)
+
+    def discard_changed(self) -> list[str]:
+        """Remove the evaluator's files that are not as they were recorded, so that they are made again; return them.
+
+        What belongs together is removed together: all but single files lie in a folder of their kind.
+        """
+        prefix = self._name(self.evaluation) + "/"
+        changed = [name for name in self.recorded if name.startswith(prefix) and self._differs(cache.root() / name)]
+        for name in changed:
+            remove(self._top(cache.root() / name))
+        return changed
+
+    def discard_changed_manifest(self) -> list[str]:
+        """Remove the manifest if it is not as it was recorded, so that the activations are harvested again."""
+        if not self._differs(self.manifest):
+            return []
+        remove(self.manifest)
+        return [self._name(self.manifest)]
+
+    def names(self) -> set[Path]:
+        """Return the evaluator's files as they are now."""
+        return set(self._files())
+
+    def discard_new(self, before: set[Path], label: str) -> None:
+        """Remove files that came since `before`, while an experiment ran and the evaluator did not."""
+        kept = {self._top(path) for path in before}
+        for path in {path if self._top(path) in kept else self._top(path) for path in self.names() - before}:
+            notify(f"{self._name(path)} appeared in the cache during {label}: made again when it is needed")
+            remove(path)
+
+    def _differs(self, path: Path) -> bool:
+        """Return True if a recorded file lies there and is not as it was recorded."""
+        recorded = self.recorded.get(self._name(path))
+        return recorded is not None and os.path.lexists(path) and digests.of_file(path) != recorded
+
+    def _files(self) -> Iterator[Path]:
+        for path in sorted(self.evaluation.rglob("*")):
+            top = self._top(path).name
+            unfinished = path.suffix in NOT_READ or top.endswith(NOT_READ) or top.startswith("tmp")
+            if not unfinished and (path.is_symlink() or not path.is_dir()):
+                yield path
+
+    def _top(self, path: Path) -> Path:
+        return self.evaluation / path.relative_to(self.evaluation).parts[0]
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(cache.root()).as_posix()
