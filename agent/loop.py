@@ -6,7 +6,6 @@ from agent.comparison.baselines import Baselines
 from agent.comparison.confirmation import Confirmation
 from agent.comparison.referee import Referee
 from agent.display.formatting import remark_line
-from agent.lab.code_hash import lab_hash
 from agent.lab.files import BadFile
 from agent.llm.client import LLMError
 from agent.proposers import Proposer
@@ -44,7 +43,7 @@ class Loop:
         baselines = Baselines(study, self.started, workers)
         self.referee = Referee(study, ledger, baselines, workers)
         self.stages = RunStages(study, ledger, workers, baselines, self.referee, analysis.path, self.ask_proposer)
-        self.lab = lab_hash()
+        self.code = workers.custody.code
 
     @property
     def state(self) -> State:
@@ -100,8 +99,7 @@ class Loop:
         verdict = self.state.runs[0].verdict
         if verdict and not verdict.ok:
             raise StudyDone(f"the baseline failed ({verdict.name}: {verdict.evidence})")
-        if lab_hash() != self.lab:
-            raise StudyDone("agent/lab was changed while the study ran: runs before and after would not compare")
+        self.require_same_code()
         self.referee.prepare()
         self.ledger.budget.require_run()
         try:
@@ -110,8 +108,17 @@ class Loop:
             used, most = self.state.runs_used, self.started.max_runs
             raise StudyDone(f"{done.reason} after {used} of at most {most} runs") from None
 
+    def require_same_code(self) -> None:
+        """Raise StudyDone if the code that judges runs is not what it was when the driver started."""
+        if changed := self.code.changed():
+            was = "was" if len(changed) == 1 else "were"
+            raise StudyDone(
+                f"{', '.join(changed)} {was} changed while the study ran: runs before and after would not compare"
+            )
+
     def ask_proposer(self) -> Proposal:
         """Return the proposer's next proposal, recording its remarks on the way. Raise StudyDone."""
+        self.require_same_code()
         while True:
             answer = self.proposer.propose(self.state, self.referee.observed_direction)
             if isinstance(answer, Proposal):
@@ -131,8 +138,8 @@ class Loop:
         self.write_notes()
 
     def conclude(self) -> None:
-        """Confirm winners and score the test split, unless the lab has changed and would measure something else."""
-        if lab_hash() == self.lab:
+        """Confirm winners and score the test split, unless what judges them has changed."""
+        if not self.code.changed():
             Confirmation(self.referee).conclude()
 
     def end(self, reason: str) -> None:

@@ -380,6 +380,7 @@ def test_a_study_whose_lab_was_changed_measures_nothing_more(checkout: Checkout,
     assert "The study ended: agent/lab was changed while the study ran" in checkout.notes
     assert "Seems better, not yet confirmed by fresh seeds" in checkout.notes
     assert (checkout.state.replicates, checkout.state.tested) == ({}, {})
+    assert "Verdict: tampered (agent/lab changed while it ran: the study stops, put that back)" in checkout.notes
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ from agent.study import hand_run, workspace
 from agent.study.artefacts import Artefacts
 from agent.study.custody import Custody, require_records
 from agent.study.events import Event, LanguageModel, StudyResumed, StudyStarted
+from agent.study.judging_code import JudgingCode, judging_hash
 from agent.study.ledger import Ledger
 from agent.study.state import State
 from agent.study.workspace import Study
@@ -75,6 +76,7 @@ class StudyRequest:
             run_timeout=self.run_timeout,
             language_model=self.language_model,
             approve=self.approve,
+            judging=judging_hash(self.idea.name),
         )
 
 
@@ -106,7 +108,7 @@ def resume(path: Path | None) -> None:
     with study.lock(), cache.in_use():
         idea, lab = _reopen(study, state)
         proposer = select.proposer_of(study, state.started, idea)
-        resumed = StudyResumed(pid=os.getpid(), host=socket.gethostname())
+        resumed = StudyResumed(pid=os.getpid(), host=socket.gethostname(), judging=_judging(state))
         with _loop(study, resumed, lab, idea_analysis.load(idea), proposer) as loop:
             _finish(study, loop.run())
 
@@ -120,7 +122,7 @@ def note(path: Path, run_name: str, message: str) -> None:
         idea, lab = _reopen(study, state)
         proposer = select.silent_proposer_of(state.started, idea)
         with _loop(study, None, lab, idea_analysis.load(idea), proposer) as loop:
-            _finish(study, loop.add_hand_run(event))
+            _finish(study, loop.add_hand_run(event.model_copy(update={"judging": _judging(state)})))
 
 
 def _announce(title: str, fixed: Fixed) -> None:
@@ -158,6 +160,14 @@ def _reopen(study: Study, state: State) -> tuple[Idea, dict[str, Any]]:
     return ideas.load(started.idea), lab
 
 
+def _judging(state: State) -> str:
+    """Return the hash of the code that compares and reports, and say so if it has changed."""
+    judging = judging_hash(state.started.idea)
+    if state.judging and judging not in state.judging:
+        print("the code that compares and reports has changed since this study began: its notes say so", flush=True)
+    return judging
+
+
 @contextmanager
 def _loop(
     study: Study, first: Event | None, lab: dict[str, Any], analysis: Analysis, proposer: Proposer
@@ -167,8 +177,9 @@ def _loop(
     if first:
         ledger.append(first)
     print(f"study: {study.directory}", flush=True)
-    custody = Custody(study, ledger, Artefacts(ledger, Path(lab["artefacts"]), Path(lab["activations"])))
-    with make_display() as shown, Workers(study, ledger.state.started, shown, custody) as processes:
+    started, artefacts = ledger.state.started, Artefacts(ledger, Path(lab["artefacts"]), Path(lab["activations"]))
+    custody = Custody(study, ledger, artefacts, JudgingCode(started.idea))
+    with make_display() as shown, Workers(study, started, shown, custody) as processes:
         yield Loop(study, ledger, analysis, proposer, processes)
 
 

@@ -11,6 +11,7 @@ from agent.lab.verdicts import Verdict
 from agent.study import digests
 from agent.study.artefacts import Artefacts
 from agent.study.events import RecordsLost
+from agent.study.judging_code import JudgingCode
 from agent.study.ledger import Ledger
 from agent.study.outcomes import RunFailed
 from agent.study.state import State
@@ -44,8 +45,8 @@ def require_records(study: Study, state: State) -> None:
 class Custody:
     """Watches over the records of one study while experiments run beside them."""
 
-    def __init__(self, study: Study, ledger: Ledger, artefacts: Artefacts) -> None:
-        self.study, self.ledger, self.artefacts = study, ledger, artefacts
+    def __init__(self, study: Study, ledger: Ledger, artefacts: Artefacts, code: JudgingCode) -> None:
+        self.study, self.ledger, self.artefacts, self.code = study, ledger, artefacts, code
 
     @contextmanager
     def guard(self, own: str) -> Iterator[None]:
@@ -72,6 +73,9 @@ class Custody:
             evidence = f"the experiment changed {', '.join(changed)}; {remedy}"
             if lost:
                 evidence += f", but for {', '.join(lost)} in {self.study.name}, of which there is no copy"
+            raise RunFailed(Verdict(name="tampered", evidence=evidence))
+        if code := self.code.changed():
+            evidence = f"{', '.join(code)} changed while it ran: the study stops, put that back"
             raise RunFailed(Verdict(name="tampered", evidence=evidence))
 
     def require_present(self, run_dir: Path) -> None:

@@ -58,12 +58,14 @@ class StudyStarted(_Event):
     run_timeout: float | None = None  # seconds for a training, and for an evaluation; None: 5 times the baseline's
     language_model: LanguageModel | None = None  # None: the idea's own plan
     approve: bool = False  # ask a person before each run
+    judging: str = ""  # hash of the code that compares and reports; empty in ledgers from before it was kept
 
 
 class StudyResumed(_Event):
     event: Literal["study_resumed"] = "study_resumed"
     pid: int
     host: str
+    judging: str = ""  # as in study_started
 
 
 class SentinelsScored(_Event):
@@ -99,6 +101,7 @@ class HandRunAdded(_Event):
     proposal: Proposal
     pid: int
     host: str
+    judging: str = ""  # as in study_started
 
 
 class PlanMade(_Event):

@@ -103,6 +103,7 @@ class State:
     digests: dict[str, str] = field(default_factory=dict)  # path in the study's directory -> SHA-256
     lost: set[str] = field(default_factory=set)  # recorded files that were changed and could not be put back
     artefacts: dict[str, str] | None = None  # path in the cache -> SHA-256; None until they are recorded
+    judging: set[str] = field(default_factory=set)  # hashes of the code that compared and reported, each driver's
     interrupted: datetime | None = None  # None once it was resumed
     interrupted_by: str = ""  # the reason; empty: a person
     ended: str | None = None  # the reason
@@ -165,6 +166,8 @@ def _require_known_run(state: State, event: Event) -> None:
 def _account(state: State, event: Event) -> None:
     if isinstance(event, StudyResumed | HandRunAdded):
         state.seconds_before = state.seconds
+    if isinstance(event, StudyStarted | StudyResumed | HandRunAdded) and event.judging:
+        state.judging.add(event.judging)
     before, state.seconds = state.seconds, state.seconds_before + event.elapsed
     if isinstance(event, RunEvent | NotesWritten) and state.runs:
         run = event.after_run if isinstance(event, NotesWritten) else event.run

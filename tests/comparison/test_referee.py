@@ -12,6 +12,7 @@ from agent.running.workers import Workers
 from agent.study.artefacts import Artefacts
 from agent.study.custody import Custody
 from agent.study.events import AttemptEnded, AttemptStarted, EvaluationEnded, Event, RunCommitted
+from agent.study.judging_code import JudgingCode
 from agent.study.ledger import Ledger
 from agent.study.outcomes import StudyDone
 from agent.study.workspace import Study
@@ -31,7 +32,7 @@ def test_sentinels_that_the_hours_do_not_allow_are_not_tried(tmp_path: Path, cac
     for event in baseline:
         ledger.append(event)
     artefacts = Artefacts(ledger, cache_dir / "evaluation/small", cache_dir / "activations/small")
-    with Workers(study, started, PlainDisplay(), Custody(study, ledger, artefacts)) as workers:
+    with Workers(study, started, PlainDisplay(), Custody(study, ledger, artefacts, JudgingCode("mine"))) as workers:
         referee = Referee(study, ledger, Baselines(study, started, workers), workers)
         with pytest.raises(StudyDone, match=r"the budget of 0\.001 hours does not allow another run: "):
             referee.prepare()

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import STARTED
 from git import Repo
 from standin import Checkout, make_checkout
 
 from agent.commands import run as command
 from agent.commands.show import show
 from agent.lab import results
+from agent.report.notes import describe_evidence
 from agent.study.custody import changed_records, require_records
+from agent.study.events import StudyResumed
+from agent.study.state import derive
 from agent.study.workspace import ChangedRecord, Study
 
 
@@ -212,3 +216,25 @@ def test_a_cached_baseline_that_was_edited_is_trained_again(
     assert [path.name for path in checkout.study.directory.glob("baseline_*")] == ["baseline_k15_seed0"]
     assert "-1.2" in sentinels.read_text()
     assert "0.8" not in edited_baseline.read_text()
+
+
+# The code that judges
+
+
+def test_a_run_that_changes_how_it_is_compared_is_tampered_and_ends_the_study(tmp_path: Path):
+    checkout = make_checkout(tmp_path)
+    checkout.plan("rejudging", "fine")
+    ended = checkout.run(2)
+    assert ended.returncode == 1
+    said = "agent/comparison/matching.py changed while it ran: the study stops, put that back"
+    assert f"Verdict: tampered ({said})" in checkout.notes.split("## Run 1: ")[1]
+    assert "The study ended: agent/comparison/matching.py was changed while the study ran" in checkout.notes
+    assert len(checkout.state.runs) == 2
+
+
+def test_notes_say_that_the_code_which_compares_changed_between_drivers():
+    started = STARTED.model_copy(update={"judging": "0123"})
+    same, other = (StudyResumed(pid=1, host="here", judging=judging) for judging in ("0123", "4567"))
+    said = "The code that compares runs and writes these notes changed between two drivers of the study."
+    assert said not in describe_evidence(derive([started, same]))
+    assert said in describe_evidence(derive([started, same, other]))

@@ -159,6 +159,9 @@ def misbehave(guard: TrainingGuard, behaviour: str) -> None:
             (out_dir.parent / "run_0" / "checkpoint" / "header.json").write_text("{}")
         case "better_by_tampering" if guard.settings["SEED"]:
             edit_results(out_dir.parent / "run_1")
+        case "rejudging":
+            with (Path(cache.__file__).parents[1] / "comparison/matching.py").open("a") as file:
+                file.write("NO_NOISE = 'none at all'\n")
         case "easier":  # text in the cache, and a floor for what it is about to score
             (cache.root() / "evaluation/stand-in/tokens-dev.safetensors").write_text("easy")
             (cache.root() / "evaluation/stand-in/floor-99.json").write_text("low")
