@@ -164,6 +164,8 @@ def _require_known_run(state: State, event: Event) -> None:
 
 
 def _account(state: State, event: Event) -> None:
+    if isinstance(event, ArtefactsRecorded | RecordsLost):
+        return  # the time until it belongs to what follows
     if isinstance(event, StudyResumed | HandRunAdded):
         state.seconds_before = state.seconds
     if isinstance(event, StudyStarted | StudyResumed | HandRunAdded) and event.judging:
