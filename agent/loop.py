@@ -160,6 +160,8 @@ class Loop:
             self.ledger.reload()
         except BadFile:  # an experiment had just changed it
             self.ledger.restore()
+        if changed := self.workers.custody.restore():
+            self.display.say(f"what was interrupted had changed {', '.join(changed)}: put back")
         for run in self.state.runs:
             if run.stage == "training":
                 self.stages.cut_short(run.number, "interrupted while training")
