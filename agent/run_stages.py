@@ -188,11 +188,14 @@ class RunStages:
     def train(self, run: int, directory: str, label: str, timeout: float, smoke: bool = False) -> Work:
         """Train a run's experiment.py into a directory of the study; return what that took. Raise RunFailed."""
         script, out = self.study.directory / "experiment.py", self.study.directory / directory
+        seed, source = self.started.fixed.seed, self.state.runs[run].proposal.source
         try:
-            seed = self.started.fixed.seed
-            return self.workers.train(script, out, seed=seed, label=label, timeout=timeout, smoke=smoke)
-        finally:
-            write_atomically(script, self.state.runs[run].proposal.source)
+            work = self.workers.train(script, out, seed=seed, label=label, timeout=timeout, smoke=smoke)
+        except RunFailed:
+            write_atomically(script, source)
+            raise
+        write_atomically(script, source)
+        return work
 
     def cut_short(self, run: int, evidence: str = "the driver ended while training") -> None:
         """Record that an attempt was cut short; what it left is kept."""

@@ -10,7 +10,7 @@ import socket
 import stat
 import time
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -123,14 +123,19 @@ class Study:
             return repo.head.commit.hexsha if repo.head.is_valid() else ""
 
     def restore_head(self, commit: str) -> bool:
-        """Make `commit` the newest again and return True if it was not. What replaced it stays under refs/tampered."""
+        """Make `commit` the newest again and return True if it was not. What replaced it stays under refs/tampered.
+
+        If the repository was replaced, so that it is not there any more, the new one is left as it is.
+        """
+        from git import GitCommandError  # here because the import fails where git is not installed
+
         if (found := self.head()) == commit:
             return False
         with self._repository() as repo:
             if found:
                 repo.git.update_ref(f"refs/tampered/{found}", found)
-            repo.git.symbolic_ref("HEAD", "refs/heads/main")
-            repo.git.update_ref(*(["HEAD", commit] if commit else ["-d", "HEAD"]))
+            with suppress(GitCommandError):
+                repo.git.update_ref(*(["HEAD", commit] if commit else ["-d", "HEAD"]))
         return True
 
     def recorded_path(self, name: str) -> Path:
