@@ -26,10 +26,12 @@ from agent.proposers import Proposer, select
 from agent.report import idea_analysis
 from agent.report.idea_analysis import Analysis
 from agent.running import process_tree, workers
+from agent.running.sandbox import Sandbox, settle
 from agent.running.workers import Workers
 from agent.study import hand_run, workspace
 from agent.study.events import Event, LanguageModel, StudyResumed, StudyStarted
 from agent.study.ledger import Ledger
+from agent.study.records import Confinement, SandboxWish
 from agent.study.state import State
 from agent.study.workspace import Study
 
@@ -46,13 +48,14 @@ class StudyRequest:
     device: str | None  # None: the GPU if there is one
     language_model: LanguageModel | None  # None: the idea's own plan
     approve: bool
+    sandbox: SandboxWish
 
     @property
     def goal(self) -> tuple[str, float]:
         """The primary metric and the smallest effect worth having."""
         return ideas.primary_metric_and_effect(self.idea, self.fixed.model)
 
-    def first_event(self, lab: dict[str, Any]) -> StudyStarted:
+    def first_event(self, lab: dict[str, Any], confinement: Confinement) -> StudyStarted:
         """Return the study's first event; `lab` is what the lab wrote of its fingerprint and the evaluations."""
         primary_metric, smallest_effect = self.goal
         return StudyStarted(
@@ -73,27 +76,30 @@ class StudyRequest:
             run_timeout=self.run_timeout,
             language_model=self.language_model,
             approve=self.approve,
+            confinement=confinement,
         )
 
 
 def start(request: StudyRequest) -> None:
     """Start a study and carry it to its end. Raise UserError for whatever is known to be wrong beforehand."""
     make_proposer = select.proposer_for(request.idea, request.fixed, request.language_model)
+    sandbox = settle(request.sandbox)
     analysis = idea_analysis.load(request.idea)
     if request.approve:
         require_terminal()
-    _announce(request.idea.title, request.fixed)
+    _announce(request.idea.title, request.fixed, sandbox)
     if request.language_model is None:
         print(select.IDEAS_PLAN, flush=True)
     with cache.in_use():
-        started = request.first_event(_prepare_lab(request.fixed, request.goal[0], request.device))
+        lab = _prepare_lab(request.fixed, request.goal[0], request.device)
+        started = request.first_event(lab, sandbox.record(request.sandbox))
         study = workspace.create_study(ROOT, request.idea.name)
-        with study.lock(), _loop(study, started, analysis, make_proposer(study)) as loop:
+        with study.lock(), _loop(study, started, analysis, make_proposer(study), sandbox) as loop:
             _finish(study, loop.run())
 
 
-def resume(path: Path | None) -> None:
-    """Continue the study at `path`, or the newest that has not ended."""
+def resume(path: Path | None, wish: SandboxWish | None) -> None:
+    """Continue the study at `path`, or the newest that has not ended. `wish` is None: confined as it began."""
     study, state = workspace.find_study_to_resume(ROOT, path)
     if state.finished:
         print(f"{study.name} has ended: {state.ended}; notes: {study.notes / 'notes.txt'}")
@@ -101,10 +107,12 @@ def resume(path: Path | None) -> None:
     if state.started.approve:
         require_terminal()
     with study.lock(), cache.in_use():
-        idea = _reopen(study, state)
+        sandbox = _settle_again(study, state, wish)
+        idea = _reopen(study, state, sandbox)
         proposer = select.proposer_of(study, state.started, idea)
-        resumed = StudyResumed(pid=os.getpid(), host=socket.gethostname())
-        with _loop(study, resumed, idea_analysis.load(idea), proposer) as loop:
+        confinement = sandbox.record(wish or _wish(state))
+        resumed = StudyResumed(pid=os.getpid(), host=socket.gethostname(), confinement=confinement)
+        with _loop(study, resumed, idea_analysis.load(idea), proposer, sandbox) as loop:
             _finish(study, loop.run())
 
 
@@ -113,14 +121,33 @@ def note(path: Path, run_name: str, message: str) -> None:
     with workspace.find_study_to_resume(ROOT, path)[0].lock(), cache.in_use():
         study, state = workspace.find_study_to_resume(ROOT, path)  # as the driver left it that had the lock before
         event = hand_run.hand_run_event(study, state, Path(run_name).name, message)
-        idea = _reopen(study, state)
+        sandbox = settle(_wish(state))
+        idea = _reopen(study, state, sandbox)
         proposer = select.silent_proposer_of(state.started, idea)
-        with _loop(study, None, idea_analysis.load(idea), proposer) as loop:
+        with _loop(study, None, idea_analysis.load(idea), proposer, sandbox) as loop:
             _finish(study, loop.add_hand_run(event))
 
 
-def _announce(title: str, fixed: Fixed) -> None:
+def _announce(title: str, fixed: Fixed, sandbox: Sandbox) -> None:
     print(f"{one_line(title)}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
+    print(f"runs are {sandbox.description}", flush=True)
+
+
+def _wish(state: State) -> SandboxWish:
+    """Return the confinement that the study was last asked for."""
+    return state.confinements[-1].wish if state.confinements else "auto"
+
+
+def _settle_again(study: Study, state: State, wish: SandboxWish | None) -> Sandbox:
+    """Return the confinement of a study that goes on. Raise UserError if it is weaker and nobody asked for that."""
+    sandbox = settle(wish or _wish(state))
+    earlier = state.confinements[-1].kind if state.confinements else "none"
+    if wish != "off" and sandbox.is_weaker(earlier):
+        raise UserError(
+            f"{study.name} was confined by {earlier}, and here runs are {sandbox.description}: "
+            "mend that, or continue with --sandbox off"
+        )
+    return sandbox
 
 
 def _prepare_lab(fixed: Fixed, primary_metric: str, device: str | None) -> dict[str, Any]:
@@ -132,12 +159,12 @@ def _prepare_lab(fixed: Fixed, primary_metric: str, device: str | None) -> dict[
         return json.loads(out.read_text())
 
 
-def _reopen(study: Study, state: State) -> Idea:
+def _reopen(study: Study, state: State, sandbox: Sandbox) -> Idea:
     """Make a locked study ready to go on, and return its idea. Raise UserError if its fingerprint has changed."""
     started = state.started
     if ended := process_tree.end_orphans(study.directory):
         print(f"ended {ended} process{'es' * (ended > 1)} that the last driver had left running", flush=True)
-    _announce(started.title, started.fixed)
+    _announce(started.title, started.fixed, sandbox)
     settled = started.fixed.model_copy(update={"evals": ",".join(started.evals)})
     if _prepare_lab(settled, started.primary_metric, started.device)["fingerprint"] != started.fingerprint:
         raise UserError(
@@ -148,13 +175,15 @@ def _reopen(study: Study, state: State) -> Idea:
 
 
 @contextmanager
-def _loop(study: Study, first: Event | None, analysis: Analysis, proposer: Proposer) -> Iterator[Loop]:
+def _loop(
+    study: Study, first: Event | None, analysis: Analysis, proposer: Proposer, sandbox: Sandbox
+) -> Iterator[Loop]:
     """Open the loop of a locked study, with this driver's first event recorded."""
     ledger = Ledger(study.ledger)
     if first:
         ledger.append(first)
     print(f"study: {study.directory}", flush=True)
-    with make_display() as shown, Workers(study, ledger.state.started, shown) as processes:
+    with make_display() as shown, Workers(study, ledger.state.started, shown, sandbox) as processes:
         yield Loop(study, ledger, analysis, proposer, processes)
 
 

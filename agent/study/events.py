@@ -10,7 +10,7 @@ from agent.ideas import MOST_VARIANCE_LOST, Fixed
 from agent.lab.results import Comparison, Expectation, Work
 from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
-from agent.study.records import Baseline, PlannedRun, Proposal
+from agent.study.records import Baseline, Confinement, PlannedRun, Proposal
 
 
 class _Event(BaseModel):
@@ -56,12 +56,14 @@ class StudyStarted(_Event):
     run_timeout: float | None = None  # seconds for a training, and for an evaluation; None: 5 times the baseline's
     language_model: LanguageModel | None = None  # None: the idea's own plan
     approve: bool = False  # ask a person before each run
+    confinement: Confinement | None = None  # None: begun by a version that confined nothing
 
 
 class StudyResumed(_Event):
     event: Literal["study_resumed"] = "study_resumed"
     pid: int
     host: str
+    confinement: Confinement | None = None  # from here on
 
 
 class SentinelsScored(_Event):

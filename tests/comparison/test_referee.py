@@ -8,6 +8,7 @@ from builders import OK, SECOND, STARTED
 from agent.comparison.baselines import Baselines
 from agent.comparison.referee import Referee
 from agent.display.live import PlainDisplay
+from agent.running.sandbox import UNCONFINED
 from agent.running.workers import Workers
 from agent.study.events import AttemptEnded, AttemptStarted, EvaluationEnded, Event, RunCommitted
 from agent.study.ledger import Ledger
@@ -29,7 +30,7 @@ def test_sentinels_that_the_hours_do_not_allow_are_not_tried(tmp_path: Path):
     ledger = Ledger(study.ledger)
     for event in baseline:
         ledger.append(event)
-    with Workers(study, started, PlainDisplay()) as workers:
+    with Workers(study, started, PlainDisplay(), UNCONFINED) as workers:
         referee = Referee(study, ledger, Baselines(study, started, workers), workers)
         with pytest.raises(StudyDone, match=r"the budget of 0\.001 hours does not allow another run: "):
             referee.prepare()
