@@ -84,7 +84,7 @@ def start(request: StudyRequest) -> None:
     """Start a study and carry it to its end. Raise UserError for whatever is known to be wrong beforehand."""
     make_proposer = select.proposer_for(request.idea, request.fixed, request.language_model)
     sandbox = settle(request.sandbox)
-    analysis = idea_analysis.load(request.idea)
+    analysis = idea_analysis.load(request.idea, sandbox)
     if request.approve:
         require_terminal()
     _announce(request.idea.title, request.fixed, sandbox)
@@ -112,7 +112,7 @@ def resume(path: Path | None, wish: SandboxWish | None) -> None:
         proposer = select.proposer_of(study, state.started, idea)
         confinement = sandbox.record(wish or _wish(state))
         resumed = StudyResumed(pid=os.getpid(), host=socket.gethostname(), confinement=confinement)
-        with _loop(study, resumed, idea_analysis.load(idea), proposer, sandbox) as loop:
+        with _loop(study, resumed, idea_analysis.load(idea, sandbox), proposer, sandbox) as loop:
             _finish(study, loop.run())
 
 
@@ -124,7 +124,7 @@ def note(path: Path, run_name: str, message: str) -> None:
         sandbox = settle(_wish(state))
         idea = _reopen(study, state, sandbox)
         proposer = select.silent_proposer_of(state.started, idea)
-        with _loop(study, None, idea_analysis.load(idea), proposer, sandbox) as loop:
+        with _loop(study, None, idea_analysis.load(idea, sandbox), proposer, sandbox) as loop:
             _finish(study, loop.add_hand_run(event))
 
 
