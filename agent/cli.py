@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from agent import ROOT
 from agent.lab.errors import UserError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -243,6 +244,8 @@ def main() -> None:
     """
     if sys.platform == "win32":
         _fail("sae-agent runs on Linux and macOS; on Windows use WSL", 2)
+    # What lies beside `agent` is not imported by its name: an experiment may have put it there.
+    sys.path[:] = [folder for folder in sys.path if folder and Path(folder) != ROOT]
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set inside a git hook; a study has its own
         os.environ.pop(name, None)
     for number in (signal.SIGTERM, signal.SIGHUP):  # a study ends in order when its terminal closes, too

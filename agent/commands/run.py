@@ -6,8 +6,9 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ class StudyRequest:
 
 def start(request: StudyRequest) -> None:
     """Start a study and carry it to its end. Raise UserError for whatever is known to be wrong beforehand."""
+    _import_what_is_used_late(request.language_model)
     make_proposer = select.proposer_for(request.idea, request.fixed, request.language_model)
     sandbox = settle(request.sandbox)
     analysis = idea_analysis.load(request.idea, sandbox)
@@ -106,6 +108,7 @@ def resume(path: Path | None, wish: SandboxWish | None) -> None:
         return
     if state.started.approve:
         require_terminal()
+    _import_what_is_used_late(state.started.language_model)
     with study.lock(), cache.in_use():
         sandbox = _settle_again(study, state, wish)
         idea = _reopen(study, state, sandbox)
@@ -126,6 +129,14 @@ def note(path: Path, run_name: str, message: str) -> None:
         proposer = select.silent_proposer_of(state.started, idea)
         with _loop(study, None, idea_analysis.load(idea, sandbox), proposer, sandbox) as loop:
             _finish(study, loop.add_hand_run(event))
+
+
+def _import_what_is_used_late(language_model: LanguageModel | None) -> None:
+    """Import before the first run what is otherwise imported after it, so that no run can put another in its place."""
+    names = ("git", "matplotlib.backends.backend_agg", "matplotlib.figure", "scipy.special")
+    for name in (*names, "openai") if language_model else names:
+        with suppress(ImportError):  # said where it is used
+            import_module(name)
 
 
 def _announce(title: str, fixed: Fixed, sandbox: Sandbox) -> None:
