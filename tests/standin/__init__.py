@@ -59,7 +59,7 @@ class Checkout:
     def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
         """Start `agent` with an empty home directory and no terminal. Runs are not confined unless `arguments` say so:
         a stand-in experiment looks at files of the tests, and does what confinement would keep from it."""
-        if arguments[0] == "run" and "--sandbox" not in arguments:
+        if arguments[:1] == ("run",) and "--sandbox" not in arguments:
             arguments = (*arguments, "--sandbox", "off")
         home = self.root.parent / "home"
         home.mkdir(exist_ok=True)
