@@ -70,7 +70,8 @@ class Drawing:
                         raise BadIdea(f"{drawn.name} is a figure of every study: use another name")
                     write_atomically(directory / drawn.name, read_plain(drawn, MOST))
             except (BadIdea, BadFile) as error:
-                return [Figure(NO_FIGURES, f"they could not be drawn: {error}.")]
+                reason = str(error).replace(f"{folder}/out/", "")
+                return [Figure(NO_FIGURES, f"they could not be drawn: {reason}.")]
         return [Figure(name, description) for name, description in answer.figures]
 
 

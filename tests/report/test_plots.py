@@ -270,7 +270,7 @@ def test_the_figures_of_an_idea_are_drawn_by_a_process_of_its_own(tmp_path: Path
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("raise KeyError(f'{len(runs)} runs')", "KeyError: '1 runs' ({folder}/ideas/mine/figures.py line 6)"),
+        ("raise KeyError(f'{len(runs)} runs')", "KeyError: '1 runs' ({folder}/ideas/mine/figures.py line 5)"),
         ("import os; os.abort()", "{folder}/ideas/mine/figures.py killed: killed by SIGABRT"),
         ("(directory / 'comparison.png').write_text('')", "comparison.png is a figure of every study"),
         ("(directory / 'notes.png').symlink_to('/etc/passwd')", "notes.png is not a regular file"),
@@ -280,7 +280,7 @@ def test_the_notes_say_why_the_figures_of_an_idea_could_not_be_drawn(tmp_path: P
     idea = idea_with(FIGURES.replace("    figure, _", f"    {line}\n    figure, _"), tmp_path)
     (last,) = idea_analysis.Drawing(idea, UNCONFINED)(tmp_path, study(tmp_path, 1))
     assert last.name == "the idea's own figures"
-    assert f"could not be drawn: {reason.format(folder=tmp_path)}" in last.description.replace(f"{tmp_path}/out/", "")
+    assert f"could not be drawn: {reason.format(folder=tmp_path)}" in last.description
 
 
 def test_a_missing_primary_metric_is_reported(tmp_path: Path):
