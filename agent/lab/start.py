@@ -9,7 +9,7 @@ import runpy
 import sys
 from importlib.machinery import FileFinder, SourceFileLoader
 from pathlib import Path
-from types import CodeType
+from types import CodeType, TracebackType
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -35,8 +35,16 @@ def _load_package() -> None:
     loader.exec_module(package)
 
 
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback from the target on, as if it had been started itself."""
+    while trace and trace.tb_frame.f_code.co_filename in (__file__, "<frozen runpy>"):
+        trace = trace.tb_next
+    sys.__excepthook__(kind, error.with_traceback(trace), trace)
+
+
 if __name__ == "__main__":
     _load_package()
+    sys.excepthook = _print_traceback
     del sys.argv[0]
     if sys.argv[0].endswith(".py"):
         runpy.run_path(sys.argv[0], run_name="__main__")

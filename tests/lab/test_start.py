@@ -38,7 +38,12 @@ def test_what_was_planted_in_the_checkout_is_not_run(checkout: Checkout):
     assert plain.stdout == "planted\nplanted\n"  # by sitecustomize, and from the bytecode
     started = start(checkout, "script.py", "--out_dir=run_0")
     assert started.stdout == "['script.py', '--out_dir=run_0'] __main__\n"
-    assert "ModuleNotFoundError: No module named 'no_such_module'" in started.stderr
+    assert started.stderr.splitlines() == [
+        "Traceback (most recent call last):",
+        '  File "script.py", line 3, in <module>',
+        "    import no_such_module",
+        "ModuleNotFoundError: No module named 'no_such_module'",
+    ]
 
 
 def test_a_module_runs_with_the_agent_of_its_own_checkout(checkout: Checkout):
