@@ -121,7 +121,7 @@ def settle(wish: SandboxWish) -> Sandbox:
     if wish == "off":
         return UNCONFINED
     reasons = []
-    for find in (_find_bubblewrap, _find_landlock):
+    for find in (find_bubblewrap, find_landlock):
         found = find()
         if isinstance(found, Sandbox):
             return found
@@ -139,7 +139,7 @@ def interpreter_paths(environment: Mapping[str, str]) -> dict[Path, Access]:
     return {Path(each): "read" for each in chain(SYSTEM, folders) if each}
 
 
-def _find_bubblewrap() -> Sandbox | str:
+def find_bubblewrap() -> Sandbox | str:
     """Return a sandbox of bubblewrap, or why there is none and what to do."""
     if sys.platform != "linux":
         return f"bubblewrap and Landlock are of Linux, and this is {sys.platform}: confined runs need a Linux machine"
@@ -152,7 +152,7 @@ def _find_bubblewrap() -> Sandbox | str:
     return sandbox
 
 
-def _find_landlock() -> Sandbox | str:
+def find_landlock() -> Sandbox | str:
     """Return a sandbox of Landlock and seccomp, or why there is none."""
     if sys.platform != "linux":
         return "there is nothing else"

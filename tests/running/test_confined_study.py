@@ -14,7 +14,7 @@ from agent.study.records import SandboxKind
 
 def path_with(kind: SandboxKind, folder: Path) -> str:
     """Return a PATH under which this kind is the best that works; skip where it does not work at all."""
-    found = {"bubblewrap": sandbox._find_bubblewrap, "landlock": sandbox._find_landlock}[kind]()
+    found = {"bubblewrap": sandbox.find_bubblewrap, "landlock": sandbox.find_landlock}[kind]()
     if not isinstance(found, Sandbox):
         pytest.skip(found)
     if kind == "bubblewrap":

@@ -32,7 +32,7 @@ KINDS: tuple[SandboxKind, ...] = ("bubblewrap", "landlock")
 
 def confined(kind: SandboxKind) -> Sandbox:
     """Return the sandbox of a kind, or skip the test where it does not work."""
-    found = {"bubblewrap": sandbox._find_bubblewrap, "landlock": sandbox._find_landlock}[kind]()
+    found = {"bubblewrap": sandbox.find_bubblewrap, "landlock": sandbox.find_landlock}[kind]()
     if isinstance(found, str):
         pytest.skip(found)
     return found
@@ -199,7 +199,7 @@ def test_what_is_private_is_hidden_inside_what_is_shown(tmp_path: Path):
     files = [shown / "tool/file", checkout / ".venv/file", checkout / "runs/run_0/file"]
     assert list(view.resolved()) == sorted(view.resolved(), key=lambda path: len(path.parts))
     for kind in KINDS:
-        found = {"bubblewrap": sandbox._find_bubblewrap, "landlock": sandbox._find_landlock}[kind]()
+        found = {"bubblewrap": sandbox.find_bubblewrap, "landlock": sandbox.find_landlock}[kind]()
         if isinstance(found, Sandbox):
             (checkout / "runs/secret").write_text("")
             code = f"""
