@@ -6,10 +6,11 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from agent import ROOT
 from agent.lab.errors import UserError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -20,6 +21,8 @@ Model = Annotated[
     str | None, typer.Option(help="tiny-lm, a synthetic world (synth2k), a directory (./...), or a hub model.")
 ]
 Hook = Annotated[str | None, typer.Option(help="TransformerLens hook to train on, e.g. blocks.1.hook_resid_post.")]
+SANDBOX = """Confine experiments: required, auto (as well as this machine can) or off."""
+Wish = Literal["required", "auto", "off"]
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study under runs/.")]
 IdeaName = Annotated[str, typer.Argument(help="An idea: a directory of templates/ideas.")]
 
@@ -71,6 +74,7 @@ def run(
         typer.Option(metavar="FILE", help="Replay the recorded answers of this transcript.jsonl; no network."),
     ] = None,
     approve: Annotated[bool, typer.Option("--approve", help="Show each change and ask before it runs.")] = False,
+    sandbox: Annotated[Wish, typer.Option(help=SANDBOX)] = "auto",
 ) -> None:
     """Study an idea, from the baseline to the notes.
 
@@ -100,6 +104,7 @@ def run(
             device=device,
             language_model=select.requested_model(proposer, llm, replay=replay, **spend),
             approve=approve,
+            sandbox=sandbox,
         )
     )
 
@@ -110,6 +115,7 @@ def resume(
         Path | None,
         typer.Argument(metavar="[STUDY]", help="A study under runs/; by default the newest that has not ended."),
     ] = None,
+    sandbox: Annotated[Wish | None, typer.Option(help=f"{SANDBOX[:-1]}; by default as the study began.")] = None,
 ) -> None:
     """Continue an interrupted study.
 
@@ -117,7 +123,7 @@ def resume(
     """
     from agent.commands import run as command
 
-    command.resume(path)
+    command.resume(path, sandbox)
 
 
 @app.command()
@@ -242,6 +248,8 @@ def main() -> None:
     """
     if sys.platform == "win32":
         _fail("sae-agent runs on Linux and macOS; on Windows use WSL", 2)
+    # What lies beside `agent` is not imported by its name: an experiment may have put it there.
+    sys.path[:] = [folder for folder in sys.path if folder and Path(folder) != ROOT]
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set inside a git hook; a study has its own
         os.environ.pop(name, None)
     for number in (signal.SIGTERM, signal.SIGHUP):  # a study ends in order when its terminal closes, too

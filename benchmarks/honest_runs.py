@@ -27,6 +27,7 @@ from agent.lab import results
 from agent.lab.evaluation.requests import Score
 from agent.lab.results import Work
 from agent.running import workers
+from agent.running.sandbox import settle
 from agent.running.workers import Workers
 from agent.study import workspace
 from agent.study.events import StudyStarted
@@ -56,7 +57,7 @@ def main(runs: int) -> int:
         if workers.prepare(root, fixed, "core", "cpu", root / "prepared.json"):
             return 1
         study = workspace.create_study(root, "honest")
-        with Workers(study, _started(fixed), PlainDisplay()) as processes:
+        with Workers(study, _started(fixed), PlainDisplay(), settle("auto")) as processes:
             baseline = _run(study, processes, ideas.render_baseline(fixed), fixed, None, "baseline")
             outcomes = [
                 _run(study, processes, _source(draw, fixed), fixed, baseline[1], f"run {number}", number % 4 > 1)

@@ -7,6 +7,7 @@ from agent import ROOT, ideas
 from agent.display.console import make_console, print_table
 from agent.lab.evaluation.catalogue import Report
 from agent.running import workers
+from agent.running.sandbox import settle
 
 
 def show(fixed: ideas.Fixed, evals: str) -> int:
@@ -23,6 +24,7 @@ def show(fixed: ideas.Fixed, evals: str) -> int:
     console.print(f"{report.model}, {report.hook_name}")
     for name, state in report.machine.items():
         console.print(f"{name}: {state}", soft_wrap=True)
+    console.print(f"sandbox: {settle('auto').description}", soft_wrap=True)
     if report.unsuited:
         console.print(f"left out, as {report.why_unsuited}: {', '.join(report.unsuited)}", soft_wrap=True)
     console.print()

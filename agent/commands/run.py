@@ -6,8 +6,9 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from agent.proposers import Proposer, select
 from agent.report import idea_analysis
 from agent.report.idea_analysis import Analysis
 from agent.running import process_tree, workers
+from agent.running.sandbox import Sandbox, settle
 from agent.running.workers import Workers
 from agent.study import hand_run, workspace
 from agent.study.artefacts import Artefacts
@@ -33,6 +35,7 @@ from agent.study.custody import Custody, require_records
 from agent.study.events import Event, LanguageModel, StudyResumed, StudyStarted
 from agent.study.judging_code import JudgingCode, judging_hash
 from agent.study.ledger import Ledger
+from agent.study.records import Confinement, SandboxWish
 from agent.study.state import State
 from agent.study.workspace import Study
 
@@ -49,13 +52,14 @@ class StudyRequest:
     device: str | None  # None: the GPU if there is one
     language_model: LanguageModel | None  # None: the idea's own plan
     approve: bool
+    sandbox: SandboxWish
 
     @property
     def goal(self) -> tuple[str, float]:
         """The primary metric and the smallest effect worth having."""
         return ideas.primary_metric_and_effect(self.idea, self.fixed.model)
 
-    def first_event(self, lab: dict[str, Any]) -> StudyStarted:
+    def first_event(self, lab: dict[str, Any], confinement: Confinement) -> StudyStarted:
         """Return the study's first event; `lab` is what the lab wrote of its fingerprint and the evaluations."""
         primary_metric, smallest_effect = self.goal
         return StudyStarted(
@@ -77,27 +81,31 @@ class StudyRequest:
             language_model=self.language_model,
             approve=self.approve,
             judging=judging_hash(self.idea.name),
+            confinement=confinement,
         )
 
 
 def start(request: StudyRequest) -> None:
     """Start a study and carry it to its end. Raise UserError for whatever is known to be wrong beforehand."""
+    _import_what_is_used_late(request.language_model)
     make_proposer = select.proposer_for(request.idea, request.fixed, request.language_model)
-    analysis = idea_analysis.load(request.idea)
+    sandbox = settle(request.sandbox)
+    analysis = idea_analysis.load(request.idea, sandbox)
     if request.approve:
         require_terminal()
-    _announce(request.idea.title, request.fixed)
+    _announce(request.idea.title, request.fixed, sandbox)
     if request.language_model is None:
         print(select.IDEAS_PLAN, flush=True)
     with cache.in_use():
         lab = _prepare_lab(request.fixed, request.goal[0], request.device)
+        started = request.first_event(lab, sandbox.record(request.sandbox))
         study = workspace.create_study(ROOT, request.idea.name)
-        with study.lock(), _loop(study, request.first_event(lab), lab, analysis, make_proposer(study)) as loop:
+        with study.lock(), _loop(study, started, lab, analysis, make_proposer(study), sandbox) as loop:
             _finish(study, loop.run())
 
 
-def resume(path: Path | None) -> None:
-    """Continue the study at `path`, or the newest that has not ended."""
+def resume(path: Path | None, wish: SandboxWish | None) -> None:
+    """Continue the study at `path`, or the newest that has not ended. `wish` is None: confined as it began."""
     study, state = workspace.find_study_to_resume(ROOT, path)
     require_records(study, state)
     if state.finished:
@@ -105,11 +113,18 @@ def resume(path: Path | None) -> None:
         return
     if state.started.approve:
         require_terminal()
+    _import_what_is_used_late(state.started.language_model)
     with study.lock(), cache.in_use():
-        idea, lab = _reopen(study, state)
+        sandbox = _settle_again(study, state, wish)
+        idea, lab = _reopen(study, state, sandbox)
         proposer = select.proposer_of(study, state.started, idea)
-        resumed = StudyResumed(pid=os.getpid(), host=socket.gethostname(), judging=_judging(state))
-        with _loop(study, resumed, lab, idea_analysis.load(idea), proposer) as loop:
+        resumed = StudyResumed(
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            judging=_judging(state),
+            confinement=sandbox.record(wish or _wish(state)),
+        )
+        with _loop(study, resumed, lab, idea_analysis.load(idea, sandbox), proposer, sandbox) as loop:
             _finish(study, loop.run())
 
 
@@ -119,14 +134,41 @@ def note(path: Path, run_name: str, message: str) -> None:
         study, state = workspace.find_study_to_resume(ROOT, path)  # as the driver left it that had the lock before
         require_records(study, state)
         event = hand_run.hand_run_event(study, state, Path(run_name).name, message)
-        idea, lab = _reopen(study, state)
+        sandbox = settle(_wish(state))
+        idea, lab = _reopen(study, state, sandbox)
         proposer = select.silent_proposer_of(state.started, idea)
-        with _loop(study, None, lab, idea_analysis.load(idea), proposer) as loop:
+        with _loop(study, None, lab, idea_analysis.load(idea, sandbox), proposer, sandbox) as loop:
             _finish(study, loop.add_hand_run(event.model_copy(update={"judging": _judging(state)})))
 
 
-def _announce(title: str, fixed: Fixed) -> None:
+def _import_what_is_used_late(language_model: LanguageModel | None) -> None:
+    """Import before the first run what is otherwise imported after it, so that no run can put another in its place."""
+    names = ("git", "matplotlib.backends.backend_agg", "matplotlib.figure", "scipy.special")
+    for name in (*names, "openai") if language_model else names:
+        with suppress(ImportError):  # said where it is used
+            import_module(name)
+
+
+def _announce(title: str, fixed: Fixed, sandbox: Sandbox) -> None:
     print(f"{one_line(title)}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
+    print(f"runs are {sandbox.description}", flush=True)
+
+
+def _wish(state: State) -> SandboxWish:
+    """Return the confinement that the study was last asked for."""
+    return state.confinements[-1].wish if state.confinements else "auto"
+
+
+def _settle_again(study: Study, state: State, wish: SandboxWish | None) -> Sandbox:
+    """Return the confinement of a study that goes on. Raise UserError if it is weaker and nobody asked for that."""
+    sandbox = settle(wish or _wish(state))
+    earlier = state.confinements[-1].kind if state.confinements else "none"
+    if wish != "off" and sandbox.is_weaker(earlier):
+        raise UserError(
+            f"{study.name} was confined by {earlier}, and here runs are {sandbox.description}: "
+            "mend that, or continue with --sandbox off"
+        )
+    return sandbox
 
 
 def _prepare_lab(fixed: Fixed, primary_metric: str, device: str | None) -> dict[str, Any]:
@@ -141,7 +183,7 @@ def _prepare_lab(fixed: Fixed, primary_metric: str, device: str | None) -> dict[
         return json.loads(out.read_text())
 
 
-def _reopen(study: Study, state: State) -> tuple[Idea, dict[str, Any]]:
+def _reopen(study: Study, state: State, sandbox: Sandbox) -> tuple[Idea, dict[str, Any]]:
     """Make a locked study ready to go on, and return its idea and what the lab wrote.
 
     Raise UserError if its fingerprint has changed.
@@ -149,7 +191,7 @@ def _reopen(study: Study, state: State) -> tuple[Idea, dict[str, Any]]:
     started = state.started
     if ended := process_tree.end_orphans(study.directory):
         print(f"ended {ended} process{'es' * (ended > 1)} that the last driver had left running", flush=True)
-    _announce(started.title, started.fixed)
+    _announce(started.title, started.fixed, sandbox)
     settled = started.fixed.model_copy(update={"evals": ",".join(started.evals)})
     lab = _prepare_lab(settled, started.primary_metric, started.device)
     if lab["fingerprint"] != started.fingerprint:
@@ -170,7 +212,7 @@ def _judging(state: State) -> str:
 
 @contextmanager
 def _loop(
-    study: Study, first: Event | None, lab: dict[str, Any], analysis: Analysis, proposer: Proposer
+    study: Study, first: Event | None, lab: dict[str, Any], analysis: Analysis, proposer: Proposer, sandbox: Sandbox
 ) -> Iterator[Loop]:
     """Open the loop of a locked study, with this driver's first event recorded."""
     ledger = Ledger(study.ledger)
@@ -179,7 +221,7 @@ def _loop(
     print(f"study: {study.directory}", flush=True)
     started, artefacts = ledger.state.started, Artefacts(ledger, Path(lab["artefacts"]), Path(lab["activations"]))
     custody = Custody(study, ledger, artefacts, JudgingCode(started.idea))
-    with make_display() as shown, Workers(study, started, shown, custody) as processes:
+    with make_display() as shown, Workers(study, started, shown, custody, sandbox) as processes:
         yield Loop(study, ledger, analysis, proposer, processes)
 
 

@@ -24,6 +24,7 @@ def run(main: Callable[[Path], None]) -> None:
     script = Path(sys.argv[0]).absolute()
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--out_dir", type=Path, required=True, help="a new directory for everything about this run")
+    served = SOCKET_VARIABLE in os.environ  # by the driver, which has made the directory and holds the cache
     out_dir: Path = parser.parse_args().out_dir.absolute()
     with one_line_errors(f"{out_dir} is not complete; delete it or choose another --out_dir"):
         if sys.platform == "win32":
@@ -33,10 +34,11 @@ def run(main: Callable[[Path], None]) -> None:
         make_out_dir(out_dir)
         shutil.copyfile(script, out_dir / "experiment.py")
         try:
-            with nullcontext() if SOCKET_VARIABLE in os.environ else cache.in_use():
+            with nullcontext() if served else cache.in_use():
                 main(out_dir)
         except UserError:
-            remove_out_dir_without_steps(out_dir)
+            if not served:
+                remove_out_dir_without_steps(out_dir)
             raise
         except TrainingStopped as stopped:
             if not os.environ.get("SAE_AGENT_DRIVEN"):

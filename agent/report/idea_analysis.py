@@ -1,15 +1,25 @@
-"""An idea's own measures and figures, as the driver uses them: the table in measures.py and `draw` of figures.py."""
+"""An idea's own measures and figures, as the driver uses them. Its code runs in processes of its own, confined."""
 
 import ast
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from agent.ideas import BadIdea, Idea
-from agent.lab.evaluation import idea_files
-from agent.lab.files import MIB, read_plain
+from agent.lab.files import MIB, BadFile, read_plain, write_atomically
 from agent.lab.results import Measure
-from agent.report.plots import Draw
+from agent.report.figure_style import Figure
+from agent.report.idea_program import ANSWER, NO_FIGURES, REQUEST, Answer, Request
+from agent.report.plots import STUDY_FIGURES, Draw
+from agent.running import process, views
+from agent.running.sandbox import UNCONFINED, Sandbox
+from agent.running.watchdogs import LogCap, Memory, memory_limit
+from agent.study.runs import Run
+
+PROGRAM = (*process.START, "agent.report.idea_program")
+SECONDS = 120.0  # for all figures of an idea
+MOST = 32 * MIB  # of a figure
 
 
 @dataclass(frozen=True)
@@ -21,31 +31,72 @@ class Analysis:
     draw: Draw | None = None
 
 
-def load(idea: Idea) -> Analysis:
+def load(idea: Idea, sandbox: Sandbox = UNCONFINED) -> Analysis:
     """Return the MEASURES and the `draw` of an idea, as far as it has them. Raise BadIdea if a file is broken.
 
     An analysis.py beside a measures.py is parsed and not run, as it may import torch. In an older idea MEASURES are in
     analysis.py, which then imports no torch at its top.
     """
-    measures = draw = None
+    if not idea.measures and not idea.figures:
+        return Analysis(idea.analysis)
+    required = ["MEASURES", "measure"] if idea.measures == idea.analysis else ["MEASURES"]
+    request = Request(measures=idea.measures, required=required, figures=idea.figures)
+    with tempfile.TemporaryDirectory(prefix="sae-agent-") as folder:
+        answer = _ask(request, Path(folder), [idea.folder], sandbox)
+    if answer.error:
+        raise BadIdea(answer.error)
     if idea.measures:
-        required = ["MEASURES", "measure"] if idea.measures == idea.analysis else ["MEASURES"]
-        measures = _run(idea.measures, *required)["MEASURES"]
         _check_analysis(idea.folder / "analysis.py")
-    if idea.figures:
-        draw = _run(idea.figures, "draw")["draw"]
-    return Analysis(idea.analysis, measures, draw)
+    return Analysis(idea.analysis, answer.measures, Drawing(idea, sandbox) if idea.figures else None)
 
 
-def _run(path: Path, *required: str) -> dict[str, Any]:
-    """Run an idea's file and return its globals. Raise BadIdea if it fails or a required name is missing."""
+@dataclass(frozen=True)
+class Drawing:
+    """The `draw` of an idea's figures.py, in a process that sees the study, and writes a folder of its own."""
+
+    idea: Idea
+    sandbox: Sandbox
+
+    def __call__(self, directory: Path, runs: Sequence[Run]) -> list[Figure]:
+        """Put the idea's figures into `directory` and return them, or one that says why there are none."""
+        seen = [self.idea.folder, *(run.directory for run in runs)]
+        with tempfile.TemporaryDirectory(prefix="sae-agent-") as folder:
+            try:
+                answer = _ask(Request(figures=self.idea.figures, runs=list(runs)), Path(folder), seen, self.sandbox)
+                if answer.error:
+                    raise BadIdea(answer.error)
+                for drawn in sorted(Path(folder, "out").glob("*.png")):
+                    if drawn.name in STUDY_FIGURES:
+                        raise BadIdea(f"{drawn.name} is a figure of every study: use another name")
+                    write_atomically(directory / drawn.name, read_plain(drawn, MOST))
+            except (BadIdea, BadFile) as error:
+                reason = str(error).replace(f"{folder}/out/", "")
+                return [Figure(NO_FIGURES, f"they could not be drawn: {reason}.")]
+        return [Figure(name, description) for name, description in answer.figures]
+
+
+def _ask(request: Request, folder: Path, seen: Sequence[Path], sandbox: Sandbox) -> Answer:
+    """Have the program answer a request in `folder`. Raise BadIdea if it does not."""
+    out, log, env = folder / "out", folder / "log", process.child_environment({})
+    out.mkdir()
+    (out / REQUEST).write_text(request.model_dump_json())
+    ended = process.run(
+        [*PROGRAM, str(out)],
+        cwd=out,
+        env=env,
+        stdout=log,
+        stderr=log,
+        timeout=SECONDS,
+        watchdogs=[LogCap(log), Memory(memory_limit())],
+        sandbox=sandbox,
+        view=views.for_idea(out, seen, env),
+    )
+    if failure := process.exit_verdict(ended, log):
+        raise BadIdea(f"{request.figures or request.measures} {failure.name}: {failure.evidence}")
     try:
-        variables = idea_files.run_file(path)
-    except Exception as error:
-        raise BadIdea(f"{path} cannot be read: {type(error).__name__}: {error}") from None
-    if missing := [name for name in required if name not in variables]:
-        raise BadIdea(f"{path} defines no {' and no '.join(missing)}")
-    return variables
+        return Answer.model_validate_json(read_plain(out / ANSWER, MOST))
+    except (FileNotFoundError, ValueError) as error:
+        raise BadIdea(f"{request.figures or request.measures} gave no answer: {str(error).splitlines()[0]}") from None
 
 
 def _check_analysis(path: Path) -> None:

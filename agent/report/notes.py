@@ -89,10 +89,12 @@ def render(
     environment = strict_templates(templates / "notes")
     environment.filters["flow"] = flow
     environment.globals["sentences"] = sentences
+    confined, *later = [confinement.sentence for confinement in state.confinements] or [""]
     return environment.get_template("notes.txt.j2").render(
         state=state,
         started=state.started,
         primary=METRICS[state.started.primary_metric],
+        confinement=[confined, *(f"After it was resumed: {sentence}" for sentence in later)],
         evidence=describe_evidence(state),
         remarks=remarks(run.info for run in runs if run.info),
         measures=measures if measures and any(run.info and run.info.analysis for run in runs) else {},

@@ -1,7 +1,6 @@
 """The figures of a study's notes, each with a description made from the data it shows."""
 
 import math
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ STUDY_FIGURES = (
 )  # those of every study; an idea may add its own
 SCORES = ("explained_variance_centered", "ce_loss_score", "f1", "uniqueness")  # against L0, if measured
 
-# The type of `draw` in the figures.py of an idea, which writes its figures into a directory.
+# Writes the figures of an idea into a directory, as `draw` of its figures.py does.
 Draw = Callable[[Path, Sequence[Run]], list[Figure]]
 
 
@@ -59,16 +58,7 @@ def write(
             figures.append(_l0_front(front, scored, runs, baselines))
         if any(comparison.metrics for _, comparison in compared):
             figures.append(_comparison(differences, compared, judgements, primary, smallest_effect))
-        return figures + (_idea_figures(draw, directory, runs) if draw else [])
-
-
-def _idea_figures(draw: Draw, directory: Path, runs: Sequence[Run]) -> list[Figure]:
-    try:
-        return draw(directory, runs)
-    except Exception as error:  # whatever the code of an idea raises, the notes must be written
-        place = traceback.extract_tb(error.__traceback__)[:2][-1]
-        reason = f"{type(error).__name__}: {error} ({place.filename} line {place.lineno})"
-        return [Figure("the idea's own figures", f"they could not be drawn: {reason}.")]
+        return figures + (draw(directory, runs) if draw else [])
 
 
 def _training_curves(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> Figure:

@@ -6,7 +6,6 @@ import platform
 import re
 import select
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -14,9 +13,10 @@ from pathlib import Path
 
 from agent.ideas import Fixed
 from agent.lab.verdicts import Verdict
-from agent.running import process
+from agent.running import process, views
+from agent.running.sandbox import Sandbox
 
-SERVE = (sys.executable, "-P", "-m", "agent.lab.serve")
+SERVE = (*process.START, "agent.lab.serve")
 REPORT_SECONDS = 30.0  # for the count of a training that has ended
 
 
@@ -46,8 +46,8 @@ class ServedTraining:
 class ActivationServer:
     """Starts the server when it is first needed, and again if it has ended. `log` receives its output."""
 
-    def __init__(self, fixed: Fixed, settings: dict[str, str], log: Path) -> None:
-        self.fixed, self.settings, self.log = fixed, settings, log
+    def __init__(self, fixed: Fixed, settings: dict[str, str], log: Path, sandbox: Sandbox) -> None:
+        self.fixed, self.settings, self.log, self.sandbox = fixed, settings, log, sandbox
         self._child: process.Child | None = None
 
     @contextmanager
@@ -81,14 +81,17 @@ class ActivationServer:
             self._socket, servers = socket.socketpair()
             fixed = {"model": self.fixed.model, "hook_name": self.fixed.hook_name, "tokens": str(self.fixed.tokens)}
             options = [part for name, value in fixed.items() for part in (f"--{name}", value)]
+            env = process.child_environment(self.settings | views.folders())
             with servers:
                 self._child = process.Child(
                     [*SERVE, *options, "--control", str(servers.fileno())],
                     cwd=self.log.parent,
-                    env=process.child_environment(self.settings, trusted=False),
+                    env=env,
                     stdout=self.log,
                     stderr=self.log,
                     pass_fds=[servers.fileno()],
+                    sandbox=self.sandbox,
+                    view=views.for_server(self.fixed, env),
                 )
         return self._socket
 

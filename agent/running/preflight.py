@@ -249,7 +249,7 @@ def _check_lint(tree: ast.Module, source: str) -> None:
     command = [find_ruff_bin(), "check", "--isolated", "--no-cache", "--output-format", "json"]
     target = f"py3{sys.version_info.minor}"
     options = ["--target-version", target, "--ignore-noqa", "--select", RULES, "--ignore", HARMLESS, "-"]
-    env = process.child_environment({}, trusted=False)
+    env = process.child_environment({})
     result = subprocess.run([*command, *options], input=source, env=env, capture_output=True, encoding="utf-8")
     if not result.stdout:
         raise RuntimeError(f"ruff failed: {result.stderr}")

@@ -2,10 +2,10 @@
 
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -20,23 +20,27 @@ from agent.lab.visible import visible
 from agent.llm import redact
 from agent.running import process_tree
 from agent.running.process_tree import GRACE_SECONDS
+from agent.running.sandbox import UNCONFINED, Sandbox, View
 from agent.running.watchdogs import Watchdog
 
+# How a child starts a module of ours, or a script: see start.py.
+START = (sys.executable, "-s", "-P", str(ROOT / "agent/lab/start.py"))
 POLL_SECONDS = 0.5
 EXIT_POLL_SECONDS = 0.05
 LOG_END = 16_384  # bytes of a log in which its last lines are looked for
-# In bytes: no core dump, and at most 8 GiB in any one file. Memory is not limited here, because CUDA reserves address
-# space beyond any limit; a watchdog measures it. Nor are processes, because that limit counts all those of a user.
-RESOURCE_LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 8 * 2**30}
+# No core dump, and at most 8 GiB (in blocks of 512 bytes) in any one file. A shell sets them before anything else runs,
+# so that they hold inside a sandbox too. Memory is not limited here, because CUDA reserves address space beyond any
+# limit; a watchdog measures it. Nor are processes, because that limit counts all those of a user.
+LIMITED = ("/bin/sh", "-c", f'{{ ulimit -c 0; ulimit -f {8 * 2**30 // 512}; }} 2>/dev/null; exec "$@"', "sh")
 
 ALLOWED_VARIABLES = re.compile(
     "PATH|HOME|USER|SHELL|TERM|COLUMNS|LANG|LANGUAGE|TZ|TMPDIR|VIRTUAL_ENV|CONDA_PREFIX|PYTHONPATH|(DY)?LD_LIBRARY_PATH|"
     r"(LC|XDG|CUDA|NVIDIA|HIP|OMP|MKL|OPENBLAS|TORCH|PYTORCH|TRANSFORMERS|HF|SAE_AGENT)_\w+"
 )
-# For the hub and for the judge of explanations; only processes that run our own code get them.
-TRUSTED_VARIABLES = re.compile(
-    r"HF_TOKEN|OPENAI_\w+|(HTTPS?|NO)_PROXY|(https?|no)_proxy|SSL_CERT_FILE|(REQUESTS_CA|CURL_CA)_BUNDLE"
-)
+# Only processes that run our own code get any of these: what reaches a server, the hub's key, the judge's key.
+NETWORK_VARIABLES = r"(HTTPS?|NO)_PROXY|(https?|no)_proxy|SSL_CERT_FILE|(REQUESTS_CA|CURL_CA)_BUNDLE"
+JUDGE_VARIABLES = rf"OPENAI_\w+|{NETWORK_VARIABLES}"
+ALL_VARIABLES = rf"HF_TOKEN|{JUDGE_VARIABLES}"
 GUARD_MESSAGE = re.compile(r"stopped: (?!ok\b)(\w+): (.+)$")  # the last line of a training that its guard stopped
 OUT_OF_MEMORY_MESSAGES = (
     "out of memory",
@@ -57,19 +61,23 @@ class ProcessResult:
     cpu_seconds: float = 0.0  # of the process and of all that it has started
 
 
-def child_environment(settings: Mapping[str, str], trusted: bool) -> dict[str, str]:
-    """Return the environment of a child process: ours without secrets, with `settings`, and with this checkout on the
-    Python path. A trusted child, which runs our own code, also gets the keys of the hub and of the judge."""
-    env = {name: value for name, value in os.environ.items() if _is_allowed(name, trusted)}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
-    env["PYTHONUNBUFFERED"] = "1"
-    return env | dict(settings)
+def child_environment(settings: Mapping[str, str], secrets: str = "") -> dict[str, str]:
+    """Return the environment of a child process: ours without secrets, with `settings`.
+
+    `secrets` is a pattern of the names of variables that it gets nevertheless. This checkout is not on the Python path:
+    start.py finds `agent`, and nothing else of the checkout.
+    """
+    env = {name: value for name, value in os.environ.items() if _is_allowed(name, secrets)}
+    if path := [folder for folder in env.pop("PYTHONPATH", "").split(os.pathsep) if folder and Path(folder) != ROOT]:
+        env["PYTHONPATH"] = os.pathsep.join(path)
+    return env | {"PYTHONUNBUFFERED": "1"} | dict(settings)
 
 
 class Child:
-    """A command that runs in a session of its own, under watchdogs.
+    """A command that runs in a session of its own, under watchdogs, and with a `view` confined by `sandbox`.
 
-    `end` leaves nothing running that the command has started. On Linux RESOURCE_LIMITS hold for it.
+    `end` leaves nothing running that the command has started. It must be started by a thread that outlives it, as
+    bubblewrap ends with the thread that has started it.
     """
 
     _running: ClassVar[list["Child"]] = []
@@ -84,14 +92,25 @@ class Child:
         stdout: Path | None = None,
         stderr: Path | None = None,
         pass_fds: Sequence[int] = (),
+        sandbox: Sandbox = UNCONFINED,
+        view: View | None = None,
     ) -> None:
-        """`pass_fds` are descriptors that it inherits under their numbers."""
+        """`pass_fds` are descriptors that it inherits under their numbers. Without a `view` it is not confined."""
         self.cpu_seconds = 0.0  # known once `end` has returned
+        self._sandbox, self._scratch = sandbox, None
+        if view and sandbox.kind != "none":
+            self._scratch = tempfile.TemporaryDirectory(prefix="sae-agent-")
+            env = {name: value for name, value in env.items() if not name.startswith("XDG_")}
+            env |= {"HOME": self._scratch.name, "TMPDIR": self._scratch.name}
         process_tree.adopt_strays()
         self._earlier_processes = process_tree.descendants()
         with ExitStack() as files:
+            if view and self._scratch:
+                confined = sandbox.command(command, view, cwd=cwd, scratch=Path(self._scratch.name))
+                command, descriptors = files.enter_context(confined)
+                pass_fds = [*pass_fds, *descriptors]
             self._process = subprocess.Popen(
-                command,
+                [*LIMITED, *command],
                 cwd=cwd,
                 env=env,
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
@@ -101,10 +120,6 @@ class Child:
                 pass_fds=pass_fds,
             )
         self._running.append(self)
-        if sys.platform == "linux":
-            for limit, value in RESOURCE_LIMITS.items():
-                with suppress(ProcessLookupError):  # it has ended already
-                    resource.prlimit(self._process.pid, limit, (value, value))
 
     @property
     def exited(self) -> bool:
@@ -152,7 +167,10 @@ class Child:
             self._running.remove(self)
             others = process_tree.processes_below([child._process.pid for child in self._running])
             self.cpu_seconds += process_tree.kill_descendants(spared={*self._earlier_processes, *others})
-        return self._process.wait()
+            if self._scratch:
+                self._scratch.cleanup()
+        code = self._process.wait()
+        return self._sandbox.exit_code(code) if self._scratch else code
 
     def _wait_for_exit(self, seconds: float) -> None:
         """Wait until the process has exited, at most `seconds`."""
@@ -186,10 +204,14 @@ def run(
     timeout: float | None = None,
     watchdogs: Sequence[Watchdog] = (),
     pass_fds: Sequence[int] = (),
+    sandbox: Sandbox = UNCONFINED,
+    view: View | None = None,
 ) -> ProcessResult:
     """Run a command until it ends, a watchdog gives a verdict, or `timeout` seconds have passed."""
     start = time.monotonic()
-    child = Child(command, cwd=cwd, env=env, stdout=stdout, stderr=stderr, pass_fds=pass_fds)
+    child = Child(
+        command, cwd=cwd, env=env, stdout=stdout, stderr=stderr, pass_fds=pass_fds, sandbox=sandbox, view=view
+    )
     try:
         stop_verdict = child.wait(timeout=timeout, watchdogs=watchdogs)
     finally:
@@ -234,9 +256,9 @@ def last_lines(log: Path, lines: int = 5) -> list[str]:
     return [visible(line) for line in last_states if line][-lines:]
 
 
-def _is_allowed(variable: str, trusted: bool) -> bool:
+def _is_allowed(variable: str, secrets: str) -> bool:
     allowed = ALLOWED_VARIABLES.fullmatch(variable) and not redact.NAMES.search(variable)
-    return bool(allowed or (trusted and TRUSTED_VARIABLES.fullmatch(variable)))
+    return bool(allowed or re.fullmatch(secrets, variable))
 
 
 def _reap_adopted(group: int) -> float:

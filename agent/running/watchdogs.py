@@ -3,8 +3,10 @@
 `Child.wait` handles time-outs, and `Workers` judges the training history.
 """
 
+import itertools
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,20 +26,25 @@ GIB = 2**30
 STALL_SECONDS = 900.0
 MEMORY_SHARE = 0.85  # of the memory of the machine, for all the processes of a run
 DISK_FREE = GIB // 2  # bytes that must stay free, so that the ledger and the notes can still be written
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # cgroup v2: bytes, or `max`
+# The memory limit of a container, of cgroup version 2 (bytes, or `max`) and 1 (bytes, absurdly many if there is none).
+CGROUP_LIMITS = [Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory/memory.limit_in_bytes")]
+PROCESSES = 512  # of a run; root is not held to RLIMIT_NPROC
+NEW_FILES = 10_000  # of a run, in the directory of its study
+SHARED_MEMORY = Path("/dev/shm")
 LOG_BYTES = 16 * 2**20
 LOG_KEPT = LOG_BYTES // 4  # at either end of a log that is cut
+LOG_FLOOD = 256 * 2**20  # bytes between two polls that no honest program prints
 
 
 class DiskFull(UserError):
     """There is no room on the disk for another run: the fault of the machine, not of a run that has filled it."""
 
 
-def memory_limit() -> int:
+def memory_limit(containers: Sequence[Path] = CGROUP_LIMITS) -> int:
     """Return the bytes that a run may use on this machine, or in this container."""
-    machine = psutil.virtual_memory().total
-    container = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.exists() else "max"
-    return int(MEMORY_SHARE * (machine if container == "max" else min(machine, int(container))))
+    limits = [path.read_text().strip() for path in containers if path.exists()]
+    bounds = [int(limit) for limit in limits if limit != "max"]
+    return int(MEMORY_SHARE * min([psutil.virtual_memory().total, *bounds]))
 
 
 class Stall:
@@ -84,6 +91,56 @@ class Memory:
         return Verdict(name="out_of_memory", evidence=evidence)
 
 
+class Processes:
+    """A watchdog that ends a process when the driver has more than `most` child processes."""
+
+    def __init__(self, most: int = PROCESSES) -> None:
+        self.most = most
+
+    def __call__(self) -> Verdict | None:
+        count = len(process_tree.descendants())
+        return Verdict(name="crashed", evidence=f"it had started {count} processes") if count > self.most else None
+
+
+class Files:
+    """A watchdog that ends a process when there are `most` more files and folders in `directory` than at its start."""
+
+    def __init__(self, directory: Path, most: int = NEW_FILES) -> None:
+        self.directory, self.most = directory, most
+        self._before = self._count(sys.maxsize)
+
+    def __call__(self) -> Verdict | None:
+        if self._count(self._before + self.most + 1) <= self._before + self.most:
+            return None
+        return Verdict(name="crashed", evidence=f"it had made more than {self.most} files")
+
+    def _count(self, most: int) -> int:
+        names = (name for _, folders, files in os.walk(self.directory) for name in (*folders, *files))
+        return sum(1 for _ in itertools.islice(names, most))
+
+
+class SharedMemory:
+    """A watchdog over what a run that is not confined leaves in /dev/shm, where it uses memory after its end, too."""
+
+    def __init__(self, limit: int, folder: Path = SHARED_MEMORY) -> None:
+        self.limit, self.folder = limit, folder
+        self._before = self._used()
+
+    @property
+    def left(self) -> int:
+        """Bytes that are there now and were not before."""
+        return self._used() - self._before
+
+    def __call__(self) -> Verdict | None:
+        if self.left <= self.limit:
+            return None
+        evidence = f"it put {self.left / GIB:.1f} GiB into {self.folder}; the limit is {self.limit / GIB:.1f} GiB"
+        return Verdict(name="out_of_memory", evidence=evidence)
+
+    def _used(self) -> int:
+        return shutil.disk_usage(self.folder).used if self.folder.is_dir() else 0
+
+
 class Disk:
     """A watchdog that ends a process when fewer than `free` bytes are free on the disk of `directory`."""
 
@@ -107,20 +164,25 @@ def require_disk(directory: Path, free: int = DISK_FREE) -> None:
 
 
 class LogCap:
-    """A watchdog that ends nothing: it cuts the middle out of logs that have grown beyond `size` bytes.
+    """A watchdog that cuts the middle out of logs that have grown beyond `size` bytes.
 
-    `kept` bytes stay at either end. The writer must have opened the log for appending.
+    `kept` bytes stay at either end. It ends a process whose log has grown by `flood` bytes since it last looked. The
+    writer must have opened the log for appending.
     """
 
-    def __init__(self, *logs: Path, size: int = LOG_BYTES, kept: int = LOG_KEPT) -> None:
-        self.logs, self.size, self.kept = logs, size, kept
+    def __init__(self, *logs: Path, size: int = LOG_BYTES, kept: int = LOG_KEPT, flood: int = LOG_FLOOD) -> None:
+        self.logs, self.size, self.kept, self.flood = logs, size, kept, flood
 
-    def __call__(self) -> None:
+    def __call__(self) -> Verdict | None:
         for log in self.logs:
             # What is no regular file, or has another name too, an experiment put there: it is not the log.
             with suppress(FileNotFoundError, BadFile), open_plain(log, "r+b", only_name=True) as file:
-                if file.seek(0, os.SEEK_END) > self.size:
+                if (length := file.seek(0, os.SEEK_END)) > self.size:
                     self._cut(file)
+                if length > self.flood:
+                    evidence = f"it wrote {length / GIB:.1f} GiB to {log.name} faster than they can be cut"
+                    return Verdict(name="crashed", evidence=evidence)
+        return None
 
     def _cut(self, log: IO[bytes]) -> None:
         length = log.seek(-self.kept, os.SEEK_END)

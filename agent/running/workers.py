@@ -1,7 +1,6 @@
 """Child processes of a study: guarded training runs and one long-lived evaluator."""
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,21 +14,34 @@ from agent.lab import results
 from agent.lab.defaults import SMOKE_TOKENS, SOCKET_VARIABLE
 from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import Score, TrySentinels
-from agent.lab.files import BadFile, read_plain_text, remove, remove_unless_plain
+from agent.lab.files import MIB, BadFile, read_plain_text, remove, remove_unless_plain
 from agent.lab.results import FinalInfo, Work
 from agent.lab.verdicts import Verdict, judge_metrics
-from agent.running import process
+from agent.running import process, views
 from agent.running.activation_server import ActivationServer, machine
 from agent.running.run_files import collect_run_files, log_path
-from agent.running.watchdogs import Disk, LogCap, Memory, Stall, Watchdog, memory_limit
+from agent.running.sandbox import Sandbox
+from agent.running.watchdogs import (
+    SHARED_MEMORY,
+    Disk,
+    Files,
+    LogCap,
+    Memory,
+    Processes,
+    SharedMemory,
+    Stall,
+    Watchdog,
+    memory_limit,
+)
 from agent.study.custody import Custody
 from agent.study.events import StudyStarted
 from agent.study.outcomes import RunFailed
 from agent.study.workspace import STUDY_VARIABLE, Study
 
-PREPARE = (sys.executable, "-P", "-m", "agent.lab.prepare")
-EXAMINE = (sys.executable, "-P", "-m", "agent.lab.evaluation.doctor")
-EVALUATE = (sys.executable, "-P", "-m", "agent.lab.evaluation", "--serve")
+PREPARE = (*process.START, "agent.lab.prepare")
+EXAMINE = (*process.START, "agent.lab.evaluation.doctor")
+EVALUATE = (*process.START, "agent.lab.evaluation", "--serve")
+REMARKABLE_BYTES = 64 * MIB  # in the machine's shared memory, where a run that is not confined may leave them
 
 
 def prepare(root: Path, fixed: Fixed, required: str, device: str | None, out: Path) -> int:
@@ -53,7 +65,7 @@ def _run_lab(
     runs = root / "runs"  # not where the user stands: a directory there must not pass for a model of the same name
     runs.mkdir(exist_ok=True)
     arguments = {"--model": model, "--hook_name": hook_name} | options
-    env = process.child_environment(_device_setting(device), trusted=True)
+    env = process.child_environment(_device_setting(device), process.ALL_VARIABLES)
     return process.run([*command, *(part for pair in arguments.items() for part in pair)], cwd=runs, env=env).exit_code
 
 
@@ -68,11 +80,15 @@ class StudyMoved(UserError):
 class Workers:
     """The child processes of one study: one training at a time, beside an evaluator that waits for requests."""
 
-    def __init__(self, study: Study, started: StudyStarted, display: Display, custody: Custody) -> None:
-        self.study, self.fixed, self.display, self.custody = study, started.fixed, display, custody
+    def __init__(
+        self, study: Study, started: StudyStarted, display: Display, custody: Custody, sandbox: Sandbox
+    ) -> None:
+        self.study, self.fixed, self.display = study, started.fixed, display
+        self.custody, self.sandbox = custody, sandbox
+        self.evals = started.evals
         self.settings = _device_setting(started.device) | {STUDY_VARIABLE: str(study.directory)}
         self._inode = study.directory.stat().st_ino
-        self._activations = ActivationServer(self.fixed, self.settings, study.directory / "stream.log")
+        self._activations = ActivationServer(self.fixed, self.settings, study.directory / "stream.log", sandbox)
         self._evaluator: process.Child | None = None
 
     def __enter__(self) -> Self:
@@ -85,7 +101,7 @@ class Workers:
         self._activations.end()
 
     def train(self, script: Path, run_dir: Path, *, seed: int, label: str, timeout: float, smoke: bool = False) -> Work:
-        """Run an experiment into the new directory `run_dir` beside it, and return what it read and used.
+        """Run an experiment into `run_dir` beside it, which is made, and return what it read and used.
 
         `timeout` is in seconds; `smoke` cuts the training to a few steps. Raise RunFailed unless it trained to its end
         and changed nothing outside that directory.
@@ -111,25 +127,32 @@ class Workers:
         transcript = AppendLog(self.study.transcript)
         progress = [run_dir / "metrics.jsonl", stdout, stderr]
         total = min(self.fixed.tokens, SMOKE_TOKENS) if smoke else self.fixed.tokens
+        shared_memory = SharedMemory(memory_limit())
+        run_dir.mkdir()
         with self._activations.training(total) as served:
             settings[SOCKET_VARIABLE] = str(served.descriptor)
+            env = process.child_environment(self.settings | settings)
             ended = process.run(
-                [sys.executable, script.name, f"--out_dir={run_dir.name}"],
+                [*process.START, script.name, f"--out_dir={run_dir.name}"],
                 cwd=script.parent,
-                env=process.child_environment(self.settings | settings, trusted=False),
+                env=env,
                 stdout=stdout,
                 stderr=stderr,
                 timeout=timeout,
                 watchdogs=[
                     self._require_study,
                     lambda: self._judge(run_dir, label),
-                    Stall(progress),
+                    *(Stall(progress), Processes(), Files(self.study.directory), shared_memory),
                     *self._watchdogs(stdout, stderr),
                 ],
                 pass_fds=[served.descriptor],
+                sandbox=self.sandbox,
+                view=views.for_training(script, run_dir, env),
             )
             rows, damage = served.report()
         self._require_study()
+        if self.sandbox.kind == "none" and shared_memory.left > REMARKABLE_BYTES:
+            self.display.say(f"{label}: {shared_memory.left / MIB:.0f} MiB more lie in {SHARED_MEMORY} than before it")
         tampered = collect_run_files(run_dir, source)
         if transcript.restore():  # the limits of a language model are summed over it
             evidence = "the experiment changed the transcript; put back as it was"
@@ -160,9 +183,17 @@ class Workers:
         if self._evaluator is None or self._evaluator.exited:
             self._end_evaluator()
             remove_unless_plain(evaluator_log)
-            env = process.child_environment(self.settings, trusted=True)
+            secrets = "" if views.NETWORKED.isdisjoint(self.evals) else process.JUDGE_VARIABLES
+            env = process.child_environment(self.settings | views.folders(), secrets)
             self._evaluator = process.Child(
-                EVALUATE, cwd=self.study.directory, env=env, stdin=True, stdout=evaluator_log, stderr=evaluator_log
+                EVALUATE,
+                cwd=self.study.directory,
+                env=env,
+                stdin=True,
+                stdout=evaluator_log,
+                stderr=evaluator_log,
+                sandbox=self.sandbox,
+                view=views.for_evaluator(self.study, self.fixed, self.evals, env),
             )
         subject = self.fixed.model_dump(include={"model", "hook_name"})
         self._evaluator.write_line(request.model_copy(update=subject).model_dump_json())

@@ -10,7 +10,7 @@ from agent.ideas import MOST_VARIANCE_LOST, Fixed
 from agent.lab.results import Comparison, Expectation, Work
 from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
-from agent.study.records import Baseline, PlannedRun, Proposal
+from agent.study.records import Baseline, Confinement, PlannedRun, Proposal
 
 Digests = dict[str, str]  # path in the study's directory -> SHA-256; empty in ledgers from before they were kept
 
@@ -59,6 +59,7 @@ class StudyStarted(_Event):
     language_model: LanguageModel | None = None  # None: the idea's own plan
     approve: bool = False  # ask a person before each run
     judging: str = ""  # hash of the code that compares and reports; empty in ledgers from before it was kept
+    confinement: Confinement | None = None  # None: begun by a version that confined nothing
 
 
 class StudyResumed(_Event):
@@ -66,6 +67,7 @@ class StudyResumed(_Event):
     pid: int
     host: str
     judging: str = ""  # as in study_started
+    confinement: Confinement | None = None  # from here on
 
 
 class SentinelsScored(_Event):

@@ -1,13 +1,27 @@
-"""The records that events carry: proposals, planned runs, baselines."""
+"""The records that events carry: proposals, planned runs, baselines, confinement."""
 
 import math
 import re
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from agent.ideas import Direction
 from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
+
+SandboxWish = Literal["required", "auto", "off"]
+SandboxKind = Literal["none", "landlock", "bubblewrap"]  # the weaker first
+
+
+class Confinement(BaseModel):
+    """Whether and how the processes of a study are kept from everything that is not theirs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    wish: SandboxWish
+    kind: SandboxKind
+    sentence: str  # as it stands in the notes
 
 
 class Proposal(BaseModel):

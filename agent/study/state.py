@@ -34,7 +34,7 @@ from agent.study.events import (
     StudyResumed,
     StudyStarted,
 )
-from agent.study.records import Baseline, Proposal
+from agent.study.records import Baseline, Confinement, Proposal
 
 RunEvent = (
     ProposalMade
@@ -92,6 +92,7 @@ class State:
     """Everything that follows from a study's events."""
 
     started: StudyStarted
+    confinements: list[Confinement] = field(default_factory=list)  # each until the next
     sentinels: list[Expectation] | None = None
     baselines: list[Baseline] = field(default_factory=list)
     baselines_tried: dict[tuple[float, int], Verdict] = field(default_factory=dict)  # by K and seed
@@ -178,6 +179,8 @@ def _account(state: State, event: Event) -> None:
     state.noted = isinstance(event, NotesWritten)
     if isinstance(event, PlanMade | ProposalMade | RunDescribed):
         state.sent_back = []
+    if isinstance(event, StudyStarted | StudyResumed) and event.confinement not in (None, *state.confinements[-1:]):
+        state.confinements.append(event.confinement)
 
 
 def _record_digests(state: State, event: Event) -> None:

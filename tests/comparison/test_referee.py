@@ -8,6 +8,7 @@ from builders import OK, SECOND, STARTED
 from agent.comparison.baselines import Baselines
 from agent.comparison.referee import Referee
 from agent.display.live import PlainDisplay
+from agent.running.sandbox import UNCONFINED
 from agent.running.workers import Workers
 from agent.study.artefacts import Artefacts
 from agent.study.custody import Custody
@@ -32,7 +33,8 @@ def test_sentinels_that_the_hours_do_not_allow_are_not_tried(tmp_path: Path, cac
     for event in baseline:
         ledger.append(event)
     artefacts = Artefacts(ledger, cache_dir / "evaluation/small", cache_dir / "activations/small")
-    with Workers(study, started, PlainDisplay(), Custody(study, ledger, artefacts, JudgingCode("mine"))) as workers:
+    custody = Custody(study, ledger, artefacts, JudgingCode("mine"))
+    with Workers(study, started, PlainDisplay(), custody, UNCONFINED) as workers:
         referee = Referee(study, ledger, Baselines(study, started, workers), workers)
         with pytest.raises(StudyDone, match=r"the budget of 0\.001 hours does not allow another run: "):
             referee.prepare()

@@ -9,12 +9,14 @@ import pytest
 from builders import failed, history, measured, run
 from figure_checks import overlapping
 
-from agent import TEMPLATES
+from agent import TEMPLATES, ideas
 from agent.comparison.judgement import Goal, judge
 from agent.comparison.matching import all_metrics, compare
+from agent.ideas import Idea
 from agent.lab.evaluation import idea_files
 from agent.lab.results import FamilyScores
-from agent.report import plots
+from agent.report import idea_analysis, plots
+from agent.running.sandbox import UNCONFINED
 from agent.study.records import Baseline
 from agent.study.runs import Run
 
@@ -79,10 +81,12 @@ def idea_draw() -> plots.Draw:
     return idea_files.run_file(TEMPLATES / "ideas/hierarchical_sae/figures.py")["draw"]
 
 
-def write(directory: Path, runs: list[Run], baselines: Sequence[Baseline] = BASELINES) -> dict[str, plots.Figure]:
+def write(
+    directory: Path, runs: list[Run], baselines: Sequence[Baseline] = BASELINES, draw: plots.Draw | None = None
+) -> dict[str, plots.Figure]:
     comparisons = {run.number: run.info.comparison for run in runs if run.info and run.info.comparison}
     judgements = judge(comparisons, Goal(PRIMARY, SMALLEST_EFFECT), {})
-    written = plots.write(directory, runs, baselines, judgements, PRIMARY, SMALLEST_EFFECT, idea_draw())
+    written = plots.write(directory, runs, baselines, judgements, PRIMARY, SMALLEST_EFFECT, draw or idea_draw())
     return {figure.name: figure for figure in written}
 
 
@@ -241,13 +245,42 @@ def test_a_study_without_data_has_no_figures(tmp_path: Path):
     assert write(tmp_path, runs, []) == {}
 
 
-def test_the_notes_say_why_the_figures_of_an_idea_could_not_be_drawn(tmp_path: Path):
-    def draw(directory: Path, runs: Sequence[Run]) -> list[plots.Figure]:
-        raise KeyError(f"{directory.name}, {len(runs)} runs")
+FIGURES = """
+from agent.report import figure_style
 
-    *_, last = plots.write(tmp_path, study(tmp_path, 1), BASELINES, {}, PRIMARY, SMALLEST_EFFECT, draw)
+def draw(directory, runs):
+    figure, _ = figure_style.panels(1, 1, height=1, named=1)
+    return [figure_style.save(figure, directory / "own.png", f"of {len(runs)} runs, {runs[0].info.metric('l0')}")]
+"""
+
+
+def idea_with(figures: str, folder: Path) -> Idea:
+    (folder / "ideas/mine").mkdir(parents=True)
+    (folder / "ideas/mine/figures.py").write_text(figures)
+    return ideas.load("hierarchical_sae").model_copy(update={"folder": folder / "ideas/mine"})
+
+
+def test_the_figures_of_an_idea_are_drawn_by_a_process_of_its_own(tmp_path: Path):
+    drawing = idea_analysis.Drawing(idea_with(FIGURES, tmp_path), UNCONFINED)
+    figures = write(tmp_path, study(tmp_path, 2), BASELINES, drawing)
+    assert figures["own.png"].description == f"of 2 runs, {study(tmp_path, 2)[0].info.metric('l0')}"  # type: ignore[union-attr]
+    assert (tmp_path / "own.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("raise KeyError(f'{len(runs)} runs')", "KeyError: '1 runs' ({folder}/ideas/mine/figures.py line 5)"),
+        ("import os; os.abort()", "{folder}/ideas/mine/figures.py killed: killed by SIGABRT"),
+        ("(directory / 'comparison.png').write_text('')", "comparison.png is a figure of every study"),
+        ("(directory / 'notes.png').symlink_to('/etc/passwd')", "notes.png is not a regular file"),
+    ],
+)
+def test_the_notes_say_why_the_figures_of_an_idea_could_not_be_drawn(tmp_path: Path, line: str, reason: str):
+    idea = idea_with(FIGURES.replace("    figure, _", f"    {line}\n    figure, _"), tmp_path)
+    (last,) = idea_analysis.Drawing(idea, UNCONFINED)(tmp_path, study(tmp_path, 1))
     assert last.name == "the idea's own figures"
-    assert f"could not be drawn: KeyError: '{tmp_path.name}, 1 runs' ({__file__} line" in last.description
+    assert f"could not be drawn: {reason.format(folder=tmp_path)}" in last.description
 
 
 def test_a_missing_primary_metric_is_reported(tmp_path: Path):

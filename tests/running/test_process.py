@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from standin import processes
 
 from agent.lab.verdicts import Verdict
 from agent.running import process
@@ -93,6 +94,16 @@ def test_a_log_that_an_experiment_replaced_is_not_read(tmp_path: Path, planted: 
     assert verdict.evidence.startswith(f"{log} is not a regular file")
 
 
+def test_what_another_child_starts_meanwhile_is_not_ended(tmp_path: Path):
+    """As the evaluator does, and the processes of its sandbox, while an experiment trains."""
+    code = "import subprocess, time; time.sleep(0.3); subprocess.run(['sleep', '63.5'])"
+    other = process.Child([sys.executable, "-c", code], cwd=tmp_path, env=dict(os.environ))
+    run_python("import time; time.sleep(1)", tmp_path)
+    assert "sleep 63.5" in processes()
+    other.end()
+    assert "sleep 63.5" not in processes()
+
+
 def test_the_verdict_of_a_watchdog_ends_the_process(tmp_path: Path):
     nan = Verdict(name="nan", evidence="loss")
     result = run_python("import time; time.sleep(60)", tmp_path, watchdogs=[lambda: None, lambda: nan])
@@ -138,9 +149,11 @@ def test_only_trusted_code_gets_the_keys_of_the_hub_and_of_the_judge(monkeypatch
         monkeypatch.setenv(name, "secret")
     for name in ("CUDA_VISIBLE_DEVICES", "LC_ALL", "HF_HOME", "SAE_AGENT_CACHE"):
         monkeypatch.setenv(name, "kept")
-    untrusted, trusted = (process.child_environment({"X": "1"}, trusted=trusted) for trusted in (False, True))
+    patterns = ("", process.JUDGE_VARIABLES, process.ALL_VARIABLES)
+    untrusted, judge, prepare = (process.child_environment({"X": "1"}, secrets) for secrets in patterns)
     assert "secret" not in untrusted.values()
-    assert [name for name, value in trusted.items() if value == "secret"] == ["OPENAI_API_KEY", "HF_TOKEN"]
+    assert [name for name, value in judge.items() if value == "secret"] == ["OPENAI_API_KEY"]
+    assert [name for name, value in prepare.items() if value == "secret"] == ["OPENAI_API_KEY", "HF_TOKEN"]
     assert list(untrusted.values()).count("kept") == 4
     assert untrusted["X"] == "1"
 

@@ -8,9 +8,23 @@ from pathlib import Path
 
 import pytest
 
+from agent.lab.verdicts import Verdict
 from agent.running import process, process_tree
 from agent.running.process import ProcessResult
-from agent.running.watchdogs import GIB, Disk, DiskFull, LogCap, Memory, Stall, Watchdog, memory_limit, require_disk
+from agent.running.watchdogs import (
+    GIB,
+    Disk,
+    DiskFull,
+    Files,
+    LogCap,
+    Memory,
+    Processes,
+    SharedMemory,
+    Stall,
+    Watchdog,
+    memory_limit,
+    require_disk,
+)
 from agent.study import workspace
 
 MIB = 2**20
@@ -68,6 +82,47 @@ def test_memory_shared_by_forks_is_counted_once(tmp_path: Path):
 
 def test_the_memory_limit_is_a_share_of_the_machine():
     assert GIB / 4 < memory_limit() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_the_memory_limit_of_a_container_counts(tmp_path: Path):
+    unlimited, limited, old = (tmp_path / name for name in ("max", "new", "old"))
+    for path, content in {unlimited: "max\n", limited: f"{GIB}\n", old: f"{2**63 - 4096}\n"}.items():
+        path.write_text(content)
+    machine = memory_limit([unlimited, old, tmp_path / "none"])
+    assert memory_limit([old, limited]) == int(0.85 * GIB) < machine == memory_limit([])
+
+
+def test_a_run_that_starts_too_many_processes_is_ended(tmp_path: Path):
+    code = "import subprocess; [subprocess.Popen(['sleep', '30']) for _ in range(30)][-1].wait()"
+    verdict = run_watched(code, tmp_path, Processes(most=25)).stop_verdict
+    assert verdict
+    assert verdict.name == "crashed"
+    assert 25 < int(verdict.evidence.removeprefix("it had started ").removesuffix(" processes")) <= 31
+
+
+def test_a_run_that_makes_too_many_files_is_ended(tmp_path: Path):
+    for number in range(50):  # of earlier runs
+        (tmp_path / f"earlier_{number}").touch()
+    code = "import os, time; [open(f'new_{{i}}', 'w') for i in range({})]; time.sleep({})"
+    assert run_watched(code.format(20, 0.1), tmp_path, Files(tmp_path, most=40)).stop_verdict is None
+    verdict = run_watched(code.format(41, 60), tmp_path, Files(tmp_path, most=15)).stop_verdict
+    assert verdict == Verdict(name="crashed", evidence="it had made more than 15 files")
+
+
+def test_a_run_that_floods_its_log_is_ended(tmp_path: Path):
+    code = "import os\nwhile True: os.write(1, b'x' * 2**20)"
+    verdict = run_watched(code, tmp_path, LogCap(tmp_path / "stdout.log", flood=32 * MIB)).stop_verdict
+    assert verdict
+    assert (verdict.name, "GiB to stdout.log faster than they can be cut" in verdict.evidence) == ("crashed", True)
+    assert (tmp_path / "stdout.log").stat().st_size < 2 * GIB
+
+
+def test_a_run_that_fills_the_shared_memory_is_ended(tmp_path: Path):
+    watchdog = SharedMemory(limit=-1, folder=tmp_path)
+    assert watchdog.left == 0
+    verdict = watchdog()
+    assert verdict
+    assert (verdict.name, f"GiB into {tmp_path}" in verdict.evidence) == ("out_of_memory", True)
 
 
 def test_a_nearly_full_disk_ends_the_process(tmp_path: Path):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from agent.lab import start
 from agent.lab.evaluation import requirements
 from agent.lab.evaluation.bench import patching, spelling
 from agent.lab.evaluation.bench.core import EvaluationError
@@ -84,7 +85,8 @@ def _measure_spelling(target: EvalTarget) -> "Spelling":
         "absorption: measuring whether the model can spell, once for a model and hook: 20 s for tiny-lm, longer for "
         "larger models"
     )
-    command = [sys.executable, "-P", "-m", "agent.lab.evaluation.bench.spelling", target.model, target.hook_name]
+    module = "agent.lab.evaluation.bench.spelling"
+    command = [sys.executable, "-s", "-P", start.__file__, module, target.model, target.hook_name]
     subprocess.run(command, env=dict(target.environment), check=True)
     measured = spelling.cached_spelling(target.folder)
     assert measured
