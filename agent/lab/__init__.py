@@ -14,6 +14,7 @@ _SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",
     "JAXTYPING_DISABLE": "1",  # sae_bench's annotations fail under beartype >= 0.19
     "TRANSFORMERS_VERBOSITY": "error",
+    "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",  # sae_probes and sae_bench unpickle cached files, which may have been planted
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait are many times slower beside any other program
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # the same seed gives the same run on a GPU too
 }

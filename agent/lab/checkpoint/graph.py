@@ -30,28 +30,29 @@ abs.default add.Scalar add.Tensor addcdiv.default addcmul.default addmm.default 
 all.dims amax.default amin.default any.default any.dim any.dims arange.default arange.start arange.start_step
 argmax.default argmin.default argsort.default argsort.stable atan.default atan2.default baddbmm.default
 bitwise_and.Scalar bitwise_and.Tensor bitwise_not.default bitwise_or.Scalar bitwise_or.Tensor bitwise_xor.Tensor
-bmm.default bucketize.Tensor cat.default ceil.default clamp.Tensor clamp.default clamp_max.default clamp_min.default
-clone.default constant_pad_nd.default copy.default cos.default cumprod.default cumsum.default detach.default
-diagonal.default div.Scalar div.Scalar_mode div.Tensor div.Tensor_mode elu.default embedding.default eq.Scalar
-eq.Tensor erf.default exp.default exp2.default expand.default expm1.default eye.default flip.default floor.default
-fmod.Scalar fmod.Tensor full.default full_like.default gather.default ge.Scalar ge.Tensor gelu.default gt.Scalar
-gt.Tensor hardtanh.default index.Tensor index_add.default index_put.default index_select.default isinf.default
-isnan.default kthvalue.default le.Scalar le.Tensor leaky_relu.default lerp.Scalar lerp.Tensor lift_fresh_copy.default
-linalg_vector_norm.default linear.default log.default log1p.default log2.default _log_softmax.default
-logical_and.default logical_not.default logical_or.default logical_xor.default logsumexp.default lt.Scalar lt.Tensor
-masked_fill.Scalar masked_fill.Tensor max.default max.dim maximum.default mean.default mean.dim median.dim min.default
-min.dim minimum.default mm.default mul.Scalar mul.Tensor mv.default native_layer_norm.default ne.Scalar ne.Tensor
-neg.default new_full.default new_ones.default new_zeros.default ones.default ones_like.default permute.default
-pow.Scalar pow.Tensor_Scalar pow.Tensor_Tensor prod.default prod.dim_int reciprocal.default relu.default
-remainder.Scalar remainder.Tensor repeat.default reshape.default roll.default round.default rsqrt.default rsub.Scalar
-scalar_tensor.default scatter.src scatter.value scatter_add.default scatter_reduce.two searchsorted.Tensor select.int
-select_scatter.default sigmoid.default sign.default silu.default sin.default slice.Tensor slice_scatter.default
-_softmax.default softplus.default sort.default sort.stable split.Tensor split_with_sizes.default sqrt.default
-squeeze.default squeeze.dim squeeze.dims stack.default sub.Scalar sub.Tensor sum.default sum.dim_IntList
-sym_numel.default sym_size.int t.default tan.default tanh.default _to_copy.default topk.default transpose.int
-tril.default triu.default trunc.default unbind.int unfold.default _unsafe_view.default unsqueeze.default
-var.correction var.dim view.default where.Scalar where.ScalarOther where.ScalarSelf where.self zeros.default
-zeros_like.default
+bmm.default bucketize.Tensor cat.default _cdist_forward.default ceil.default clamp.Tensor clamp.default
+clamp_max.default clamp_min.default clone.default constant_pad_nd.default convolution.default copy.default cos.default
+cumprod.default cumsum.default detach.default diagonal.default div.Scalar div.Scalar_mode div.Tensor div.Tensor_mode
+elu.default embedding.default eq.Scalar eq.Tensor erf.default exp.default exp2.default expand.default expm1.default
+eye.default flip.default floor.default fmod.Scalar fmod.Tensor full.default full_like.default gather.default ge.Scalar
+ge.Tensor gelu.default gt.Scalar gt.Tensor hardtanh.default index.Tensor index_add.default index_put.default
+index_select.default isinf.default isnan.default kthvalue.default le.Scalar le.Tensor leaky_relu.default lerp.Scalar
+lerp.Tensor lift_fresh_copy.default linalg_cholesky_ex.default linalg_inv_ex.default _linalg_solve_ex.default
+linalg_solve_triangular.default linalg_vector_norm.default linear.default log.default log1p.default log2.default
+_log_softmax.default logical_and.default logical_not.default logical_or.default logical_xor.default logsumexp.default
+lt.Scalar lt.Tensor masked_fill.Scalar masked_fill.Tensor max.default max.dim maximum.default mean.default mean.dim
+median.dim min.default min.dim minimum.default mm.default mul.Scalar mul.Tensor mv.default native_group_norm.default
+native_layer_norm.default ne.Scalar ne.Tensor neg.default new_full.default new_ones.default new_zeros.default
+ones.default ones_like.default permute.default pow.Scalar pow.Tensor_Scalar pow.Tensor_Tensor prod.default prod.dim_int
+reciprocal.default relu.default remainder.Scalar remainder.Tensor repeat.default reshape.default roll.default
+round.default rsqrt.default rsub.Scalar scalar_tensor.default scatter.src scatter.value scatter_add.default
+scatter_reduce.two searchsorted.Tensor select.int select_scatter.default sigmoid.default sign.default silu.default
+sin.default slice.Tensor slice_scatter.default _softmax.default softplus.default sort.default sort.stable split.Tensor
+split_with_sizes.default sqrt.default squeeze.default squeeze.dim squeeze.dims stack.default sub.Scalar sub.Tensor
+sum.default sum.dim_IntList sym_numel.default sym_size.int t.default tan.default tanh.default _to_copy.default
+topk.default transpose.int tril.default triu.default trunc.default unbind.int unfold.default _unsafe_view.default
+unsqueeze.default var.correction var.dim var_mean.correction view.default where.Scalar where.ScalarOther
+where.ScalarSelf where.self zeros.default zeros_like.default
 """
 OPERATORS = frozenset(f"aten.{name}" for name in _ATEN.split())
 # Their results depend on the shape of the first argument alone, so no value flows through them.

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._decomp import get_decompositions
 from torch.export.graph_signature import InputKind, OutputKind
 
 from agent.lab.checkpoint.graph import INPUT, OPERATORS, PYTHON_NAMES, PYTHON_OPERATORS, GraphError
@@ -14,7 +15,17 @@ from agent.lab.checkpoint.graph import INPUT, OPERATORS, PYTHON_NAMES, PYTHON_OP
 _HINTS = {
     "aten._local_scalar_dense.default": "use the tensor itself in place of .item()",
     "aten.nonzero.default": "use torch.where or a multiplication in place of a list of indices",
+    "aten.linalg_lstsq.default": "the shapes of its results depend on values; use torch.linalg.solve",
+    "aten.linalg_pinv.atol_rtol_tensor": "compute the pseudo-inverse before, as a buffer, or use torch.linalg.solve",
 }
+_aten = torch.ops.aten
+# Their own implementations do not check that sizes fit, so a checkpoint holds the arithmetic that they stand for.
+_BATCH_NORMS = (
+    _aten._native_batch_norm_legit.default,
+    _aten._native_batch_norm_legit.no_stats,
+    _aten._native_batch_norm_legit_no_training.default,
+)
+LARGE_BATCH = 26  # from which on torch.cdist takes one and the same way; its graph is right for any batch
 
 
 def trace(
@@ -28,6 +39,7 @@ def trace(
     """
     program = _export(encode, sample)
     outputs = program.graph_signature.output_specs
+    outputs = [spec for spec in outputs if spec.kind != OutputKind.TOKEN]  # of checks that linear algebra succeeded
     if mutated := [spec.target or INPUT for spec in outputs if spec.kind != OutputKind.USER_OUTPUT]:
         raise GraphError(f"encode changes {', '.join(map(str, mutated))} in place; it may only read")
     if len(outputs) != 1:
@@ -52,18 +64,21 @@ class _Encode(nn.Module):
 
 def _export(encode: Callable[[Tensor], Tensor], sample: Tensor) -> torch.export.ExportedProgram:
     module = encode if isinstance(encode, nn.Module) else _Encode(encode)
-    batch = torch.export.Dim("batch", min=1)
+    batch = torch.export.Dim("batch", min=LARGE_BATCH)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, (sample,), dynamic_shapes=({0: batch},), strict=False)
-            return program.run_decompositions()  # to the core operators: linear becomes addmm
+            decompositions = torch.export.default_decompositions()
+            decompositions.update(get_decompositions(_BATCH_NORMS))
+            return program.run_decompositions(decompositions)  # to the core operators: linear becomes addmm
     except Exception as error:  # encode is a researcher's code: it may raise anything
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
-        raise GraphError(
-            f"encode cannot be exported ({type(error).__name__}: {reason}); it may consist only of tensor operations "
-            "for any batch size: no .item(), no branch on values, no numpy"
-        ) from error
+        general = (
+            "it may consist only of tensor operations for any batch size: no .item(), no branch on values, no numpy"
+        )
+        hint = next((hint for name, hint in _HINTS.items() if name in reason), general)
+        raise GraphError(f"encode cannot be exported ({type(error).__name__}: {reason}); {hint}") from error
 
 
 class _Writer:
@@ -93,7 +108,8 @@ class _Writer:
         return {"nodes": nodes, "output": output["node"]}
 
     def _output(self) -> torch.fx.Node:
-        output = self.program.graph.output_node().args[0][0]  # pyright: ignore
+        kinds = [spec.kind for spec in self.program.graph_signature.output_specs]
+        output = self.program.graph.output_node().args[0][kinds.index(OutputKind.USER_OUTPUT)]  # pyright: ignore
         if not isinstance(output, torch.fx.Node):
             raise GraphError("encode does not return a tensor")
         return output

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agent.lab import checkpoint, files, results, verdicts
+from agent.lab.checkpoint import constants
 from agent.lab.defaults import is_world
 from agent.lab.errors import describe
 from agent.lab.evaluation import catalogue, families, idea_analysis
@@ -185,7 +186,7 @@ class Scoring:
             return verdicts.judge_smoke_test(l0=info.core.l0, explained_variance=info.core.explained_variance_centered)
         if "floor" in info.errors:
             return Verdict(name="not_evaluated", evidence=f"no random SAE to compare with: {info.errors['floor']}")
-        return verdicts.judge_scores(
+        verdict = verdicts.judge_scores(
             l0=info.core.l0,
             d_sae=header.d_sae,
             explained_variance=info.core.explained_variance_centered,
@@ -197,6 +198,9 @@ class Scoring:
             floor_explained_variance=info.floor.explained_variance_centered if info.floor else None,
             floor_ce_loss_score=info.floor.ce_loss_score if info.floor else None,
         )
+        if warning := constants.warning(self.sae.checkpoint, info.core.tokens):
+            verdict.warnings.append(warning)
+        return verdict
 
 
 def _latents(usage: Usage, W_dec: Tensor) -> Latents:

@@ -1,5 +1,6 @@
 """The evaluation cannot be played: encoders that look at other rows or know the text, and headers of another model."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,10 +16,12 @@ from torch import Tensor
 
 from agent.lab import checkpoint, results
 from agent.lab.activations import Manifest, run_to_hook
+from agent.lab.checkpoint import constants
 from agent.lab.errors import UserError
 from agent.lab.evaluation import scoring
 from agent.lab.evaluation.__main__ import handle_request
-from agent.lab.evaluation.bench import core
+from agent.lab.evaluation.bench import core, probing
+from agent.lab.evaluation.bench.core import EvaluationError
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.requests import Score, TrySentinels
 from agent.lab.evaluation.sae_adapter import BenchSAE, CheckpointSAE
@@ -156,6 +159,85 @@ def test_a_loss_below_the_models_own_is_implausible(
     assert 0 < info.core.loss_added_standard_error < 0.1
     assert info.verdict.name == "implausible"
     assert f"{info.core.loss_added:.4f} nats a token" in info.verdict.evidence
+
+
+KIBI = 1024
+PACKINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "rows": lambda table: table,
+    "columns": lambda table: table.T.contiguous(),
+    "as wide as the latents": lambda table: table.view(-1, D_SAE),
+    "flat": lambda table: table.flatten(),
+    "integers of eight bytes": lambda table: table.view(torch.int64),
+    "integers of four bytes": lambda table: table.view(torch.int32),
+}
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_the_room_for_the_text_in_an_encoder_is_measured_however_it_is_laid_out(
+    harvest: tuple[Path, Manifest], cheat: Cheat, tmp_path: Path, packing: str
+):
+    table = PACKINGS[packing](torch.randn(4 * KIBI, D_MODEL))
+    folder = save(tmp_path / "run", cheat, harvest[1], encode=lambda x: cheat.write(x + 0 * table.sum())) / "checkpoint"
+    measured = constants.measure(checkpoint.load(folder))
+    assert measured.rows == 4 * KIBI
+    assert measured.times_W_dec == 4 * KIBI / D_SAE
+    assert "32.0 times W_dec in constants, room for 4,096 of the evaluation's 32,768 tokens" in constants.warning(
+        checkpoint.load(folder), 32 * KIBI
+    )
+
+
+def test_a_gram_matrix_and_small_tables_are_no_reason_to_warn(
+    harvest: tuple[Path, Manifest], cheat: Cheat, tmp_path: Path
+):
+    gram, hidden = torch.randn(D_SAE, D_SAE), torch.randn(D_MODEL, 512)
+    folder = save(tmp_path / "run", cheat, harvest[1], encode=lambda x: cheat.write(x + (x @ hidden).mean()) @ gram)
+    loaded = checkpoint.load(folder / "checkpoint")
+    assert constants.measure(loaded).values == 512 * D_MODEL
+    assert not constants.warning(loaded, 32 * KIBI)
+
+
+def test_an_encoder_with_a_table_of_the_text_gets_a_warning(
+    evaluator: Evaluator, harvest: tuple[Path, Manifest], cheat: Cheat, known: Known, tmp_path: Path
+):
+    """It knows too little of the text to be implausible."""
+    table = known.rows[: 4 * KIBI]
+
+    def look_up(x: Tensor) -> Tensor:
+        nearest = (x @ table.T - table.pow(2).sum(1) / 2).argmax(1)
+        known_row = ((x - table[nearest]).abs().amax(1) < 1e-3)[:, None]
+        return cheat.write(x + torch.where(known_row, 0.02 * known.boosts[: 4 * KIBI][nearest], 0.0))
+
+    info = score(evaluator, save(tmp_path / "run", cheat, harvest[1], encode=look_up))
+    assert any("times W_dec in constants" in warning for warning in info.verdict.warnings), info.verdict
+
+
+# A pickle in the cache
+
+
+class Planted:
+    """Creates a folder when unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.canary),)
+
+
+def test_a_pickle_planted_in_the_probing_activations_is_not_run(
+    evaluator: Evaluator, harvest: tuple[Path, Manifest], cheat: Cheat, tmp_path: Path
+):
+    dataset, canary = probing.DATASETS[0], tmp_path / "canary"
+    folder = tmp_path / "probing"
+    probes = probing.prepare_model(evaluator.model, evaluator.model_name, HOOK, folder, (dataset,))
+    (activations,) = probes.activations.rglob(f"{dataset}_*.pt")
+    torch.save(Planted(canary), activations)
+    held_out = evaluator.held_out("dev")
+    loaded = checkpoint.load(save(tmp_path / "run", cheat, harvest[1]) / "checkpoint")
+    sae = evaluator.checkpoint_sae(loaded, held_out)
+    with pytest.raises(EvaluationError, match=r"is no tensor and was not loaded.*delete"):
+        probing.run_probing(sae, probes, tmp_path / "out", "sae", (dataset,))
+    assert not canary.exists()
 
 
 def test_an_sae_that_loses_nothing_is_not_implausible(

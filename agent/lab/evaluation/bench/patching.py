@@ -63,11 +63,19 @@ def isolated_sae_bench(evaluation: ModuleType, folder: Path, seed: int, **parts:
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
         threadpool_limits(1, user_api="blas"),
+        torch.serialization.safe_globals(probe_classes()),
         warnings.catch_warnings(),
         torch.enable_grad(),
     ):
         warnings.simplefilter("ignore")
         yield
+
+
+def probe_classes() -> list[Any]:
+    """Return the classes in the probes that SAE-Bench's absorption saves; agent.lab lets torch load no others."""
+    from sae_bench.evals.absorption.probing import LinearProbe
+
+    return [LinearProbe, torch.nn.Linear, set]
 
 
 def read_answer(out: Path, name: str) -> dict[str, Any]:

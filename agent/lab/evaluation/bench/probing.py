@@ -5,8 +5,10 @@ The model's own part (its activations on the prompts, a probe on them) is comput
 
 import contextlib
 import io
+import pickle
 import shutil
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,7 +113,7 @@ def run_probing(
         results_path=str(results_path),
         model_cache_path=str(probes.activations),
     )
-    with _quiet():
+    with _quiet(), _planted_files_named(probes):
         answers = sae_probes_eval.run_eval(config, [(name, sae)], str(sae.device), str(out))  # type: ignore[list-item]
     answer = answers.get(f"{name}_custom_sae")
     if not answer or len(answer["eval_result_details"]) != len(datasets):
@@ -126,6 +128,18 @@ def run_probing(
 
 def _by_k(detail: dict[str, Any]) -> dict[int, dict[str, float]]:
     return {int(k): scores for k, scores in detail["sae_metrics_by_k"].items()}
+
+
+@contextlib.contextmanager
+def _planted_files_named(probes: ModelProbes) -> Iterator[None]:
+    """Raise EvaluationError for cached activations that are no tensor; torch's message names an unsafe way out."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise EvaluationError(
+            f"a file in {probes.activations} is no tensor and was not loaded: another program wrote it; "
+            f"delete {probes.folder} to have the activations computed again"
+        ) from error
 
 
 @contextlib.contextmanager
