@@ -1,6 +1,6 @@
 """Carry out the attacks on a study, each in a copy of this checkout, and print what became of them as a table.
 
-    python benchmarks/attacks.py [--rows 2,7,34] [--sandbox auto,off] [--scratch DIR]
+    python benchmarks/attacks.py [--rows 2,7,34] [--sandbox auto,off] [--scratch DIR] [--cache DIR]
 
 Every attack is tried for real, by an experiment in a study with its own home, cache, keys and servers on loopback.
 succeeds: done, and nothing said; noticed: done, and a verdict, outcome, line or end says so; stopped: it did not work.
@@ -14,10 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from attacking import driver, inputs, machine, rewards, trusted
+from attacking import inputs, left_files, machine, planted_code, records, rewards, trusted
 from attacking.trial import REPOSITORY, Attack, Calm, Row, calm_study, carry_out
 
-KINDS = (machine, driver, inputs, rewards, trusted)
+KINDS = (machine, planted_code, records, left_files, inputs, rewards, trusted)
 ATTACKS: dict[str, Attack] = {each.number: each for kind in KINDS for each in kind.ATTACKS}
 
 
@@ -39,10 +39,16 @@ def print_table(rows: dict[str, list[Row]], kinds: list[str | None]) -> None:
     columns = " | ".join(f"sandbox {kind}" if kind else "result" for kind in kinds)
     print(f"\n| # | attack | {columns} | done: what was said |")
     print(f"| --- | --- | {'--- | ' * len(kinds)}--- |")
-    for number, tried in rows.items():
+    for number, tried in sorted(rows.items(), key=lambda row: in_order(row[0])):
         words = [f"{row.done}: {row.said}" if row.done else row.said for row in tried]
         text = " // ".join(dict.fromkeys(word[:300] for word in words if word)).replace("|", "/").replace("\n", " ")
         print(f"| {number} | {tried[0].title} | {' | '.join(row.result for row in tried)} | {printable(text)} |")
+
+
+def in_order(number: str) -> tuple[str, int, str]:
+    """Return what rows are sorted by: 2, 2b, 11, R1."""
+    kind, digits = ("R", number[1:]) if number.startswith("R") else ("", number)
+    return kind, int("".join(filter(str.isdigit, digits))), number
 
 
 def printable(text: str) -> str:
@@ -55,6 +61,7 @@ def main() -> None:
     parser.add_argument("--rows", default="", help="numbers with commas between; all if not given")
     parser.add_argument("--sandbox", default="", help="kinds to try with commas between; all that there are")
     parser.add_argument("--scratch", type=Path, help="keep the trials in this folder")
+    parser.add_argument("--cache", type=Path, help="begin with a copy of this cache, as an earlier call has left it")
     args = parser.parse_args()
     start, scratch = time.monotonic(), args.scratch or Path(tempfile.mkdtemp(prefix="trials-"))
     kinds = args.sandbox.split(",") if args.sandbox else kinds_of_sandbox()
@@ -65,7 +72,7 @@ def main() -> None:
             folder = scratch / f"{number}-{kind}"
             lab = ATTACKS[number].lab
             if (lab, kind) not in calm:
-                calm[lab, kind] = calm_study(empty(scratch / f"calm {lab} {kind}"), lab, kind)
+                calm[lab, kind] = calm_study(empty(scratch / f"calm {lab} {kind}"), lab, kind, args.cache)
             row = carry_out(ATTACKS[number], empty(folder), kind, calm[lab, kind])
             rows.setdefault(number, []).append(row)
             words = f"{printable(row.done)[:300]} -- {printable(row.said)[:300]}"

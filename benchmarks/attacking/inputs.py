@@ -13,8 +13,7 @@ from typing import Any
 
 import yaml
 
-from attacking.driver import CANARIES
-from attacking.trial import Attack, Effect, Trial
+from attacking.trial import CANARIES, Attack, Effect, Trial
 
 BOUND = 20.0  # seconds for a command that answers within one otherwise
 

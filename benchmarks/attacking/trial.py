@@ -288,9 +288,11 @@ class Calm:
     said: frozenset[str]
 
 
-def calm_study(folder: Path, lab: Lab, sandbox: str | None) -> Calm:
-    """Carry out a study of one honest step. Raise RuntimeError if it fails."""
+def calm_study(folder: Path, lab: Lab, sandbox: str | None, cache: Path | None = None) -> Calm:
+    """Carry out a study of one honest step, with a copy of a cache. Raise RuntimeError if it fails."""
     trial = Trial(folder, lab, sandbox)
+    if cache:
+        shutil.copytree(cache, trial.cache, dirs_exist_ok=True)
     trial.plan(trial.source(lambda source: different(source, 1), name="fine"))
     trial.run(timeout=900)
     if trial.exit_code != 0:
@@ -377,6 +379,21 @@ def carry_out(attack: Attack, folder: Path, sandbox: str | None, calm: Calm) -> 
     result = ("noticed" if said else "succeeds") if done else "stopped"
     words = "; ".join(said if done else filter(None, [trial.refused(), *everything]))
     return Row(attack.number, attack.title, result, done, words, time.monotonic() - start)
+
+
+def driver_failed(trial: Trial) -> str:
+    """Say how the driver ended, if not as it should, and whether the study can be resumed then."""
+    how = []
+    if trial.exit_code is None:
+        how.append("the driver hangs")
+    elif "Traceback" in trial.out or trial.exit_code not in (0, 1, 2):
+        how.append("the driver ends with a traceback" if "Traceback" in trial.out else f"exit {trial.exit_code}")
+    if how:
+        trial.out = ""
+        again = trial.agent("resume")
+        ended = "Traceback" in trial.out or again not in (0, 1)
+        how.append("and so again on resume" if ended else "resume mends it")
+    return ", ".join(how)
 
 
 def become_subreaper() -> None:

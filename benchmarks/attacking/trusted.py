@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from agent.lab import results
-from attacking.driver import claimed, ran
+from attacking.planted_code import ran
+from attacking.records import claimed
 from attacking.rewards import STANDARD, edits, gained, lab_module, windows_with_rows
 from attacking.trial import CANARIES, Attack, Trial, attack
 
