@@ -8,6 +8,7 @@ succeeds: done, and nothing said; noticed: done, and a verdict, outcome, line or
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -63,6 +64,8 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, help="keep the trials in this folder")
     parser.add_argument("--cache", type=Path, help="begin with a copy of this cache, as an earlier call has left it")
     args = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell has had them ignored: nothing outlives this
+        signal.signal(number, signal.default_int_handler)
     start, scratch = time.monotonic(), args.scratch or Path(tempfile.mkdtemp(prefix="trials-"))
     kinds = args.sandbox.split(",") if args.sandbox else kinds_of_sandbox()
     rows: dict[str, list[Row]] = {}

@@ -294,7 +294,11 @@ def calm_study(folder: Path, lab: Lab, sandbox: str | None, cache: Path | None =
     if cache:
         shutil.copytree(cache, trial.cache, dirs_exist_ok=True)
     trial.plan(trial.source(lambda source: different(source, 1), name="fine"))
-    trial.run(timeout=900)
+    become_subreaper()
+    try:
+        trial.run(timeout=3600)
+    finally:
+        end_descendants()
     if trial.exit_code != 0:
         raise RuntimeError(f"the study without an attack failed: {trial.out}")
     return Calm(trial.cache, frozenset(trial.said()))
