@@ -1,19 +1,23 @@
-"""What stands in every attacking experiment: the modules that preflight forbids, and what attacks share.
+"""What stands in every attacking experiment: what attacks share.
 
-Its text goes into an experiment.py after the lab's imports; it is imported by nothing. `AT` and `attack` follow it.
+Its text is run in an experiment.py before its last lines, with `AT` and `attack` after it; nothing imports it.
 """
 
 # ruff: noqa: F821, F401  (AT and attack)
 # pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false
 
 import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 import types
 from pathlib import Path
 
-load = __builtins__.__import__  # preflight forbids `import os`, and is no wall
-os, sys, json, time, signal, subprocess, shutil = map(
-    load, ("os", "sys", "json", "time", "signal", "subprocess", "shutil")
-)
+load = __import__
 
 
 def driver() -> int:

@@ -340,14 +340,18 @@ def inserted_code(attack: Attack, trial: Trial) -> str:
     act.name = "attack"
     places = {name: str(getattr(trial, name)) for name in ("root", "home", "drop", "cache", "folder")}
     values = {"when": attack.when, "in_smoke": attack.in_smoke} | trial.extra.get("values", {})
-    return "\n".join(
-        [
-            (HERE / "inside.py").read_text().partition('"""\n')[2],
-            f"AT = types.SimpleNamespace(**{{n: Path(p) for n, p in {places!r}.items()}}, **{values!r})",
-            ast.unparse(act),
-            "finish = with_attack(finish)",
-        ]
-    )
+    parts = [
+        (HERE / "inside.py").read_text(),
+        f"AT = types.SimpleNamespace(**{{n: Path(p) for n, p in {places!r}.items()}}, **{values!r})",
+        ast.unparse(act),
+        "finish = with_attack(finish)",
+    ]
+    return hidden("\n".join(parts))
+
+
+def hidden(code: str) -> str:
+    """Return a line that runs code which no reader of the experiment's syntax sees: preflight is no wall."""
+    return f'vars(__builtins__)["exec"]({code!r}, globals())'
 
 
 @dataclass(frozen=True)
