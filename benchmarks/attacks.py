@@ -15,10 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from attacking import inputs, left_files, machine, planted_code, records, rewards, trusted
+from attacking import encoders, inputs, left_files, machine, planted_code, records, rewards, trusted
 from attacking.trial import REPOSITORY, Attack, Calm, Row, calm_study, carry_out
 
-KINDS = (machine, planted_code, records, left_files, inputs, rewards, trusted)
+KINDS = (machine, planted_code, records, left_files, inputs, encoders, rewards, trusted)
 ATTACKS: dict[str, Attack] = {each.number: each for kind in KINDS for each in kind.ATTACKS}
 
 
