@@ -3,7 +3,8 @@
     python benchmarks/attacks.py [--rows 2,7,34] [--sandbox auto,off] [--scratch DIR] [--cache DIR]
 
 Every attack is tried for real, by an experiment in a study with its own home, cache, keys and servers on loopback.
-succeeds: done, and nothing said; noticed: done, and a verdict, outcome, line or end says so; stopped: it did not work.
+succeeds: done, and nothing said; noticed: done, and a verdict, outcome, line or end says so; stopped: it did not work;
+breaks: the driver hangs, or ends with a traceback.
 """
 
 import argparse

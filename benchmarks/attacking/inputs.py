@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from attacking.trial import CANARIES, Attack, Effect, Trial
+from attacking.trial import BREAKS, CANARIES, Attack, Effect, Trial
 
 BOUND = 20.0  # seconds for a command that answers within one otherwise
 
@@ -33,7 +33,7 @@ def bad_end(trial: Trial, *command: str) -> str:
     code = trial.agent(*command, timeout=BOUND)
     how = "hangs" if code is None else "ends with a traceback" if "Traceback" in trial.out or code < 0 else ""
     trial.out = before + trial.out
-    return f"agent {command[0]} {how}" if how else ""
+    return f"{BREAKS}{how} in agent {command[0]}" if how else ""
 
 
 def other_study(trial: Trial) -> Path:

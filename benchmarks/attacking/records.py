@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from attacking.trial import Attack, Trial, attack, driver_failed
+from attacking.trial import BREAKS, Attack, Trial, attack, driver_failed
 
 SHOWN = "0.9990"  # the figure that forged results give
 
@@ -156,7 +156,7 @@ def show_failed(trial: Trial) -> str:
     trial.agent("show", str(trial.study.run_dir(1)))
     failed = "Traceback" in trial.out
     trial.out = before + trial.out
-    return "agent show ends with a traceback" if failed else driver_failed(trial)
+    return f"{BREAKS}ends agent show with a traceback" if failed else driver_failed(trial)
 
 
 @attack("44", "header with steps and tokens of 400 digits", show_failed, when="after")

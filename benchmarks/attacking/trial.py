@@ -45,9 +45,10 @@ MAIN = 'if __name__ == "__main__":'
 # What a driver says of an attack, beside its verdicts: lines of its output that no calm study prints.
 NOTICE = re.compile(
     r"tamper|changed|damaged|implausible|digest|altered|edited|refus|not comparable|is not a|cannot be read|error:|"
-    r"contradict|unsupported|missing|the baseline's work|put back|not confirmed",
+    r"[1-9] contradict|[1-9] unsupported|missing|the baseline's work|put back|not confirmed",
     re.IGNORECASE,
 )
+BREAKS = "the driver "  # ... hangs, ends with a traceback
 ORDINARY = re.compile(r"plan ended|the budget of \d+ runs? is spent")
 
 Lab = Literal["stand-in", "real", "world"]  # the real lab on tiny-lm, or on a world
@@ -93,6 +94,7 @@ class Trial:
     sandbox: str | None = None  # of --sandbox; None where `agent run` has no such option
     out: str = ""  # all that the driver and other commands have printed
     exit_code: int | None = None  # of the study; None if it did not end by itself
+    patience: float = 60.0  # seconds for a command on a study that should be done
     extra: dict[str, Any] = field(default_factory=dict)  # what `prepare` leaves for `effect`
 
     def __post_init__(self) -> None:
@@ -127,7 +129,7 @@ class Trial:
     @property
     def study(self) -> Study:
         """The newest study. Raise FileNotFoundError."""
-        directories = sorted(path.parent for path in (self.root / "runs").glob("*/events.jsonl"))
+        directories = sorted(path.parent for path in (self.root / "runs").glob("2*/events.jsonl"))
         if not directories:
             raise FileNotFoundError("no study has started")
         return Study(directories[-1], self.root / "notes" / directories[-1].name)
@@ -264,10 +266,13 @@ class Trial:
         return words
 
     def crash(self) -> str:
-        """Say how the driver ended, if not as it should."""
+        """Say how the last command ended, if not as it should."""
         if self.exit_code is None:
-            return "the driver hangs"
-        return "the driver ends with a traceback" if "Traceback" in self.out else ""
+            return "hangs"
+        if "Traceback (most recent call last)" not in self.out:
+            return ""
+        errors = [line for line in self.out.splitlines() if re.match(r"[\w.]+(Error|Exception)\b|[\w.]+\.\w+: ", line)]
+        return f"ends with a traceback: {errors[-1][:100] if errors else 'cut off'}"
 
     def refused(self) -> str:
         """Return what the system refused the attack, as its run printed it."""
@@ -360,7 +365,7 @@ class Row:
 
     number: str
     title: str
-    result: Literal["succeeds", "noticed", "stopped", "no trial"]
+    result: Literal["succeeds", "noticed", "stopped", "breaks", "no trial"]
     done: str  # what the attack has done
     said: str  # what the driver said, or what the system refused
     seconds: float
@@ -376,7 +381,8 @@ def carry_out(attack: Attack, folder: Path, sandbox: str | None, calm: Calm) -> 
         attack.prepare(trial)
         trial.plan(*steps(attack, trial))
         trial.run(*attack.options, timeout=attack.timeout)
-        done = attack.effect(trial) or trial.crash()
+        crash = trial.crash()
+        done = attack.effect(trial) or (f"{BREAKS}{crash}" if crash else "")
         everything = trial.said()
         said = [words for words in trial.said(attack.own_end) if words not in calm.said]
     except (OSError, ValueError, LookupError, UserError, AssertionError) as error:
@@ -384,24 +390,21 @@ def carry_out(attack: Attack, folder: Path, sandbox: str | None, calm: Calm) -> 
         return Row(attack.number, attack.title, "no trial", "", why, time.monotonic() - start)
     finally:
         end_descendants()
-    result = ("noticed" if said else "succeeds") if done else "stopped"
+    result = "breaks" if done.startswith(BREAKS) else ("noticed" if said else "succeeds") if done else "stopped"
     words = "; ".join(said if done else filter(None, [trial.refused(), *everything]))
     return Row(attack.number, attack.title, result, done, words, time.monotonic() - start)
 
 
 def driver_failed(trial: Trial) -> str:
     """Say how the driver ended, if not as it should, and whether the study can be resumed then."""
-    how = []
-    if trial.exit_code is None:
-        how.append("the driver hangs")
-    elif "Traceback" in trial.out or trial.exit_code not in (0, 1, 2):
-        how.append("the driver ends with a traceback" if "Traceback" in trial.out else f"exit {trial.exit_code}")
-    if how:
-        trial.out = ""
-        again = trial.agent("resume")
-        ended = "Traceback" in trial.out or again not in (0, 1)
-        how.append("and so again on resume" if ended else "resume mends it")
-    return ", ".join(how)
+    first = trial.crash()
+    if first:
+        before, trial.out = trial.out, ""
+        trial.exit_code = trial.agent("resume", timeout=trial.patience)
+        again = trial.crash()
+        trial.out = before + trial.out
+        return f"{BREAKS}{first}, and on resume {again}" if again else f"{BREAKS}{first}; resume mends it"
+    return ""
 
 
 def become_subreaper() -> None:
