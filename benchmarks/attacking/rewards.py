@@ -113,6 +113,43 @@ STEPS = reward(
 )  # fmt: skip
 
 
+def passes_in_a_child(sae, data):
+    """Train for six passes in a process whose CPU seconds its parent is not told, as it ignores SIGCHLD."""
+    stored, signals = list(data), load("signal")
+    sae.share_memory()
+    signals.signal(signals.SIGCHLD, signals.SIG_IGN)
+    child = os.fork()
+    if child == 0:
+        adam = torch.optim.Adam(sae.parameters(), lr=LEARNING_RATE)
+        silent = torch.zeros(D_SAE)
+        for step in range(6 * len(stored)):
+            x = stored[step % len(stored)]
+            adam.param_groups[0]["lr"] = learning_rate(step / 6 / len(stored))
+            loss, latents, _ = compute_loss(sae, x, (silent > DEAD_AFTER).nonzero().flatten())
+            loss.backward()
+            nn.utils.clip_grad_norm_(sae.parameters(), 1.0)
+            adam.step()
+            adam.zero_grad()
+            constrain(sae)
+            silent = torch.where((latents.detach() > 0).any(0), 0, silent + len(x))
+        os._exit(0)
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.kill(child, 0)
+            time.sleep(0.1)
+    yield from stored
+
+
+CHILD = reward(
+    "R7c", "six passes in a child process whose CPU seconds are counted nowhere",
+    edits(
+        passes_in_a_child,
+        loop=(LOOP, "for step, x in enumerate(passes_in_a_child(sae, data)):"),
+        rate=("learning_rate(step / data.steps)", "0.1 * learning_rate(0.7 + 0.3 * step / data.steps)"),
+    ),
+)  # fmt: skip
+
+
 def rows_of_dev():
     with torch.no_grad():
         parts = [windows_with_rows(split, 140_000, 1200)[2:] for split in ("dev", "test")]
