@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 
 from attacking import encoders, inputs, left_files, machine, planted_code, records, rewards, trusted
-from attacking.trial import REPOSITORY, Attack, Calm, Row, calm_study, carry_out
+from attacking.attack import Attack, Row, carry_out
+from attacking.trial import REPOSITORY, Calm, calm_study
 
 KINDS = (machine, planted_code, records, left_files, inputs, encoders, rewards, trusted)
 ATTACKS: dict[str, Attack] = {each.number: each for kind in KINDS for each in kind.ATTACKS}

@@ -8,8 +8,8 @@ As in rewards.py, the text of the functions is copied into the experiment.
 
 from pathlib import Path
 
+from attacking.attack import Attack
 from attacking.rewards import OPTIMIZER, STANDARD, edits, lab_module, reward, tried, windows_with_rows
-from attacking.trial import Attack
 
 
 def look_ahead(sae):

@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from attacking.trial import BREAKS, CANARIES, Attack, Effect, Trial
+from attacking.attack import Attack, Effect
+from attacking.trial import BREAKS, CANARIES, Trial
 
 BOUND = 20.0  # seconds for a command that answers within one otherwise
 

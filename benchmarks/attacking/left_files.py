@@ -15,7 +15,8 @@ import sys
 import time
 from typing import Any
 
-from attacking.trial import SSH_KEY, Attack, Trial, attack, driver_failed
+from attacking.attack import Attack, attack
+from attacking.trial import SSH_KEY, Trial, driver_failed
 
 PIPED: dict[str, Any] = {"options": ("--run-timeout", "20"), "own_end": "crashed", "timeout": 40.0}
 

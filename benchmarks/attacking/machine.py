@@ -17,7 +17,8 @@ from typing import Any
 
 import psutil
 
-from attacking.trial import CANARIES, SSH_KEY, Attack, Trial, attack, left_alive
+from attacking.attack import Attack, attack
+from attacking.trial import CANARIES, SSH_KEY, Trial, left_alive
 
 MIB = 2**20
 KEYS = tuple(CANARIES.values())

@@ -13,9 +13,10 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+from attacking.attack import Attack, Effect, attack
 from attacking.machine import alive
 from attacking.records import claimed
-from attacking.trial import CANARIES, Attack, Effect, Trial, attack
+from attacking.trial import CANARIES, Trial
 
 
 def ran(name: str) -> Effect:

@@ -13,7 +13,8 @@ import sys
 import time
 from typing import Any
 
-from attacking.trial import BREAKS, Attack, Trial, attack, driver_failed
+from attacking.attack import Attack, attack
+from attacking.trial import BREAKS, Trial, driver_failed
 
 SHOWN = "0.9990"  # the figure that forged results give
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.lab import results
-from attacking.trial import Attack, Trial, hidden, without_annotations
+from attacking.attack import Attack, hidden, without_annotations
+from attacking.trial import Trial
 
 GAIN = 0.005  # of the CE-loss score, the smallest effect of the idea
 LOOP = "for step, x in enumerate(data):"

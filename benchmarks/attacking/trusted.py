@@ -9,10 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from agent.lab import results
+from attacking.attack import Attack, attack
 from attacking.planted_code import ran
 from attacking.records import claimed
 from attacking.rewards import STANDARD, edits, gained, lab_module, windows_with_rows
-from attacking.trial import CANARIES, Attack, Trial, attack
+from attacking.trial import CANARIES, Trial
 
 LONG: dict[str, Any] = {"lab": "real", "timeout": 1500.0}
 
