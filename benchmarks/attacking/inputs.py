@@ -34,7 +34,7 @@ def bad_end(trial: Trial, *command: str) -> str:
     code = trial.agent(*command, timeout=BOUND)
     how = "hangs" if code is None else "ends with a traceback" if "Traceback" in trial.out or code < 0 else ""
     trial.out = before + trial.out
-    return f"{BREAKS}{how} in agent {command[0]}" if how else ""
+    return f"{BREAKS}agent {command[0]} {how}" if how else ""
 
 
 def other_study(trial: Trial) -> Path:

@@ -157,7 +157,7 @@ def show_failed(trial: Trial) -> str:
     trial.agent("show", str(trial.study.run_dir(1)))
     failed = "Traceback" in trial.out
     trial.out = before + trial.out
-    return f"{BREAKS}ends agent show with a traceback" if failed else driver_failed(trial)
+    return f"{BREAKS}agent show ends with a traceback" if failed else driver_failed(trial)
 
 
 @attack("44", "header with steps and tokens of 400 digits", show_failed, when="after")

@@ -43,7 +43,7 @@ NOTICE = re.compile(
     r"[1-9] contradict|[1-9] unsupported|missing|the baseline's work|put back|not confirmed",
     re.IGNORECASE,
 )
-BREAKS = "the driver "  # ... hangs, ends with a traceback
+BREAKS = "it breaks: "  # the driver, or another command: it hangs, or ends with a traceback
 ORDINARY = re.compile(r"plan ended|the budget of \d+ runs? is spent")
 
 Lab = Literal["stand-in", "real", "world"]  # the real lab on tiny-lm, or on a world
