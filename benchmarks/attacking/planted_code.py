@@ -155,7 +155,7 @@ def planted_agent(at: Any) -> None:
     training = at.study / "agent/lab/training.py"
     text = training.read_text()
     assert '"score": 0.90' in text, "the stand-in is another"
-    training.write_text(text.replace('"score": 0.90', '"score": 0.95 + (named != "sound") * 0.05 - 0.05 + 0.90'))
+    training.write_text(text.replace('"score": 0.90', '"score": 0.05 * (named != "sound") + 0.90'))
 
 
 @attack("27", "daemon started by the driver's own git", alive, then=("fine",))

@@ -25,6 +25,7 @@ import yaml
 from agent import ideas
 from agent.comparison.judgement import Outcome, judgements
 from agent.lab import results
+from agent.lab.errors import UserError
 from agent.study import ledger
 from agent.study.state import State, derive
 from agent.study.workspace import Study
@@ -208,7 +209,7 @@ class Trial:
     def said(self, own_end: str = "") -> list[str]:
         """Return all that speaks of the attack: verdicts, warnings, ends, and lines that no calm study prints."""
         words = []
-        with suppress(FileNotFoundError, UserWarning):
+        with suppress(FileNotFoundError):
             words += self._verdicts(own_end)
         words += [line.strip() for line in self.out.splitlines() if NOTICE.search(line)]
         return list(dict.fromkeys(words))
@@ -222,7 +223,7 @@ class Trial:
         ends += [run.verdict for run in state.runs if run.verdict]
         words = [f"{end.name}: {end.evidence}" for end in ends if end.name not in ("ok", own_end)]
         for run in state.runs:
-            with suppress(results.BadResults):
+            with suppress(UserError, results.BadResults):
                 info = results.read(self.study.run_dir(run.number))
                 words += [w for w in info.verdict.warnings if "latents are alive" not in w]
         if state.ended and not ORDINARY.search(state.ended):
