@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from attacks import ATTACKS
 from attacking.attack import carry_out
 from attacking.trial import Calm, calm_study
+from attacks import ATTACKS
 
 # With the stand-in lab and no sandbox.
 ENDED = ("1", "18")
