@@ -131,7 +131,8 @@ def idea_ran(trial: Trial) -> str:
 @given("57", "an idea whose experiment.py.j2 runs code")
 def template_code(trial: Trial) -> str:
     folder = trial.root / "templates/ideas/attack"
-    code = "{{ cycler.__init__.__globals__.os.system('env > \"PLACE\"') }}".replace("PLACE", str(trial.drop / "idea-1"))
+    mark = trial.drop / "idea-1"
+    code = f"{{% set _ = cycler.__init__.__globals__.os.system('env > {mark}') %}}"
     (folder / "experiment.py.j2").write_text(code + "{{ source }}")
     trial.run()
     return idea_ran(trial)
