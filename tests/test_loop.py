@@ -174,7 +174,8 @@ def test_git_log_tells_the_story(troubled: Troubled):
             "run 1, attempt 2, result: loss_ceiling",
         ]
         tracked = repo.git.ls_files().splitlines()
-        assert not repo.is_dirty(untracked_files=True)
+        assert not repo.is_dirty()
+        assert repo.untracked_files == ["run_4_attempt_3/metrics.jsonl"], "an experiment made it a link"
     assert "run_0/final_info.json" in tracked
     assert "run_0/metrics.jsonl" in tracked
     assert not [name for name in tracked if "checkpoint" in name or name.endswith(".log")]
