@@ -88,6 +88,8 @@ class State:
     runs: list[RunState] = field(default_factory=list)
     replicates: dict[int, dict[int, Comparison]] = field(default_factory=dict)  # run -> seed -> its comparison
     tested: dict[int, ScoredOnTest] = field(default_factory=dict)  # by run
+    tested_seeds: dict[int, dict[int, ScoredOnTest]] = field(default_factory=dict)  # run -> fresh seed
+    tested_baselines: dict[tuple[float, int], ScoredOnTest] = field(default_factory=dict)  # by K and seed
     interrupted: datetime | None = None  # None once it was resumed
     interrupted_by: str = ""  # the reason; empty: a person
     ended: str | None = None  # the reason
@@ -110,6 +112,11 @@ class State:
     def runs_used(self) -> int:
         """Number of runs reserved from the budget, without the baseline and runs made by hand."""
         return sum(run.number > 0 and run.reserved for run in self.runs)
+
+    @property
+    def test_uses(self) -> int:
+        """Number of SAEs that were scored on the test split."""
+        return len(self.tested) + sum(map(len, self.tested_seeds.values())) + len(self.tested_baselines)
 
     @property
     def broken(self) -> list[Expectation]:
@@ -186,6 +193,10 @@ def _apply(state: State, event: Event) -> None:
             state.runs.append(RunState(number, proposal, by_hand=True, stage="evaluating", attempt=1))
         case ReplicateEnded(run=number, seed=seed, comparison=comparison):
             state.replicates.setdefault(number, {})[seed] = comparison
+        case ScoredOnTest(k=float(k), seed=int(seed)):
+            state.tested_baselines[k, seed] = event
+        case ScoredOnTest(run=number, seed=int(seed)):
+            state.tested_seeds.setdefault(number, {})[seed] = event
         case ScoredOnTest(run=number):
             state.tested[number] = event
         case StudyStarted() | NotesWritten():

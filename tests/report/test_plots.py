@@ -81,7 +81,7 @@ def idea_draw() -> plots.Draw:
 
 def write(directory: Path, runs: list[Run], baselines: Sequence[Baseline] = BASELINES) -> dict[str, plots.Figure]:
     comparisons = {run.number: run.info.comparison for run in runs if run.info and run.info.comparison}
-    judgements = judge(comparisons, Goal(PRIMARY, SMALLEST_EFFECT), {})
+    judgements = judge(comparisons, Goal(PRIMARY, SMALLEST_EFFECT), {}, {})
     written = plots.write(directory, runs, baselines, judgements, PRIMARY, SMALLEST_EFFECT, idea_draw())
     return {figure.name: figure for figure in written}
 
