@@ -3,7 +3,9 @@
     python benchmarks/calibration.py
 
 Draws placebo studies, whose runs are all baselines, from benchmarks/reseeded_baselines.json and applies the comparison
-that every study uses. Takes well under a minute; exits with 1 if more than 5% of the placebo studies claim something.
+that every study uses, fresh seeds and test text included. Takes about a minute; exits with 1 if more than 1% of the
+placebo studies claim that a run is better, more than 5% that one is worse, or fewer than 95% find an effect of 1.5
+times the smallest one.
 """
 
 import json
@@ -13,31 +15,64 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scipy.special import betaincinv
 
+from agent.comparison.arbiter import OnTest, mean_difference
 from agent.comparison.judgement import FRESH_SEEDS, Goal, Judgement, judge
 from agent.comparison.matching import compare
-from agent.comparison.significance import ALPHA
+from agent.comparison.significance import ALPHA, smallest_detectable
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Core, FinalInfo, Latents, Probing
 from agent.lab.verdicts import Verdict
 from agent.study.records import Baseline
 
 POOL = Path(__file__).with_name("reseeded_baselines.json")
+BOTH_TEXTS = Path(__file__).with_name("test_text.json")
 STUDIES, SEEDS, RUNS = 1000, 5, 5
 K, NEIGHBOURS = 16, (15, 17)
+TOKENS, D_SAE = 1_500_000, 1024  # of the pool
 PRIMARIES = ("ce_loss_score", "explained_variance_centered")
 SMALLEST_EFFECT = 0.005
-CLAIMS = {"better": "claims better", "worse": "claims worse", "first stage": "better, without fresh seeds"}
+CLAIMS = {
+    "better": "claims better",
+    "worse": "claims worse",
+    "fresh seeds": "better, without the test text",
+    "first stage": "better, without fresh seeds",
+}
+MOST_BETTER, LEAST_FOUND = 0.01, 0.95  # shares of studies
 POOLS = 10  # simulated
 NEARLY_ZERO = 1e-9  # a smallest effect that leaves the decision to the statistics alone
 IN_SMALLEST_EFFECTS = (0.5, 1, 1.5, 2, 3)
 IN_NOISE = (2, 4, 6, 8, 12)
+OF_DETECTABLE = 1.5
 
 Pool = dict[int, list[Baseline]]  # K -> trainings that differ only in their seed
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A change of the primary metric that run 0 of a study has, on the development text and on the test text."""
+
+    size: float = 0.0
+    on_test: float = 1.0  # share of it
+    of_detectable: bool = False  # `size` is in units of the smallest difference that the study is sure to detect
+
+
+NO_EFFECT = Effect()
+
+
+def test_noise(entries: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Return the standard deviation of the move from the development to the test text of trainings like the pool's."""
+    like = [entry for entry in entries if (entry["tokens"], entry["d_sae"]) == (TOKENS, D_SAE)]
+    moved = {metric: [entry["test"][metric] - entry["dev"][metric] for entry in like] for metric in PRIMARIES}
+    return {metric: statistics.stdev(values) for metric, values in moved.items()}
+
+
+TEST_NOISE = test_noise(json.loads(BOTH_TEXTS.read_text()))
 
 
 def read_pool(entries: Iterable[dict[str, Any]]) -> Pool:
@@ -73,42 +108,62 @@ def as_run(figures: Mapping[str, float | None]) -> FinalInfo:
 
 
 def study(
-    pool: Pool, draw: random.Random, primary: str, smallest_effect: float, planted: float = 0.0
+    pool: Pool, draw: random.Random, goal: Goal, effect: Effect = NO_EFFECT
 ) -> tuple[dict[int, Judgement], dict[int, Judgement]]:
-    """Return one study's judgements before and after its winners' fresh seeds; run 0 has the planted effect.
+    """Return one study's judgements before its winners' fresh seeds and after these and the test text.
 
     No training is used twice within a study.
     """
+    primary = goal.primary
     seeds = iter(draw.sample(pool[K], SEEDS + RUNS * (1 + FRESH_SEEDS)))
     baselines = [next(seeds) for _ in range(SEEDS)] + [draw.choice(pool[k]) for k in NEIGHBOURS]
+    size = effect.size
+    if effect.of_detectable:
+        size *= smallest_detectable(compare(as_run(pool[K][0].figures), baselines).metrics[primary], RUNS)
 
-    def trained(run: int) -> FinalInfo:
-        figures = next(seeds).figures
-        return as_run(figures | {primary: (figures[primary] or math.nan) + (planted if run == 0 else 0.0)})
+    def trained(run: int) -> Baseline:
+        return shifted(next(seeds), primary, size if run == 0 else 0.0)
 
-    comparisons = {run: compare(trained(run), baselines) for run in range(RUNS)}
-    first = judge(comparisons, Goal(primary, smallest_effect), {})
+    def on_test(training: Baseline, run: int | None = None) -> Baseline:
+        lost = size * (1 - effect.on_test) if run == 0 else 0.0
+        return shifted(training, primary, draw.gauss(0, TEST_NOISE[primary]) - lost)
+
+    comparisons = {run: compare(as_run(trained(run).figures), baselines) for run in range(RUNS)}
+    first = judge(comparisons, goal, {}, {})
     winners = [run for run in first if first[run].outcome == "unconfirmed"]
-    fresh = {run: [compare(trained(run), baselines) for _ in range(FRESH_SEEDS)] for run in winners}
-    return first, judge(comparisons, Goal(primary, smallest_effect), fresh)
+    fresh = {run: [trained(run) for _ in range(FRESH_SEEDS)] for run in winners}
+    compared = {run: [compare(as_run(seed.figures), baselines) for seed in own] for run, own in fresh.items()}
+    there = [on_test(baseline) for baseline in baselines] if winners else []
+    tested: dict[int, OnTest] = {}
+    for run, own in fresh.items():
+        figures = [on_test(seed, run).figures for seed in own]
+        tested[run] = mean_difference(primary, list(zip(figures, compared[run], strict=True)), there)
+    return first, judge(comparisons, goal, compared, tested)
+
+
+def shifted(training: Baseline, metric: str, by: float) -> Baseline:
+    """Return a training whose metric is moved."""
+    figures = training.figures | {metric: (training.figures[metric] or math.nan) + by}
+    return training.model_copy(update={"figures": figures})
 
 
 def claims(pool: Pool, primary: str, smallest_effect: float, studies: int = STUDIES) -> Counter[str]:
     """Return how many placebo studies make a claim about any run, by kind of claim."""
     draw, counts = random.Random(0), Counter[str]()
     for _ in range(studies):
-        first, final = study(pool, draw, primary, smallest_effect)
+        first, final = study(pool, draw, Goal(primary, smallest_effect))
         outcomes = {judgement.outcome for judgement in final.values()}
         counts["better"] += "better" in outcomes
+        counts["fresh seeds"] += bool({"better", "not upheld", "untested"} & outcomes)
         counts["worse"] += "worse" in outcomes
         counts["first stage"] += any(judgement.outcome == "unconfirmed" for judgement in first.values())
     return counts
 
 
-def planted(pool: Pool, primary: str, smallest_effect: float, effect: float, studies: int = STUDIES) -> Counter[str]:
+def planted(pool: Pool, goal: Goal, effect: Effect, studies: int = STUDIES) -> Counter[str]:
     """Return the final outcomes of the run with the effect, over the studies."""
     draw = random.Random(0)
-    return Counter(study(pool, draw, primary, smallest_effect, effect)[1][0].outcome for _ in range(studies))
+    return Counter(study(pool, draw, goal, effect)[1][0].outcome for _ in range(studies))
 
 
 def ignoring_l0(baseline: Baseline) -> Baseline:
@@ -130,7 +185,7 @@ def higher_k(pool: Pool, primary: str, *, matched: bool, studies: int = STUDIES)
             comparison = compare(as_run(run.figures), [*seeds, draw.choice(pool[below]), other])
         else:
             comparison = compare(as_run(ignoring_l0(run).figures), [ignoring_l0(seed) for seed in seeds])
-        outcomes[judge({0: comparison}, Goal(primary, NEARLY_ZERO), {})[0].outcome] += 1
+        outcomes[judge({0: comparison}, Goal(primary, NEARLY_ZERO), {}, {})[0].outcome] += 1
     return outcomes["unconfirmed"], studies - outcomes["not comparable"]
 
 
@@ -158,17 +213,17 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Non
 
 
 def false_claims(pool: Pool) -> bool:
-    """Print how often a placebo study makes a claim; return whether that is at most ALPHA."""
+    """Print how often a placebo study makes a claim; return True if that is seldom enough."""
     rows, calibrated = [], True
     for primary in PRIMARIES:
         for smallest_effect in (SMALLEST_EFFECT, NEARLY_ZERO):
             counts = claims(pool, primary, smallest_effect)
-            within = max(counts["better"], counts["worse"]) <= ALPHA * STUDIES
+            within = counts["better"] <= MOST_BETTER * STUDIES and counts["worse"] <= ALPHA * STUDIES
             calibrated = calibrated and within
             shares = [share(counts[claim], STUDIES) for claim in CLAIMS]
             effect = "nearly 0" if smallest_effect == NEARLY_ZERO else f"{smallest_effect:g}"
             rows.append([METRICS[primary].title, effect, *shares, "met" if within else "MISSED"])
-    head = ["primary metric", "smallest effect", *CLAIMS.values(), f"at most {ALPHA:.0%}"]
+    head = ["primary metric", "smallest effect", *CLAIMS.values(), f"at most {MOST_BETTER:.0%} and {ALPHA:.0%}"]
     table(f"{STUDIES} placebo studies of {RUNS} runs", head, rows)
     return calibrated
 
@@ -186,25 +241,32 @@ def other_pools(seeds: Mapping[int, int]) -> None:
     table(title, [f"{STUDIES} studies from each", "lowest", "mean", "highest"], rows)
 
 
-def planted_effects(pool: Pool) -> None:
-    """Print the outcomes of runs with planted effects."""
-    outcomes = ("better", "not confirmed", "negligible", "within noise", "worse")
+def planted_effects(pool: Pool) -> bool:
+    """Print the outcomes of runs with planted effects; return True if those worth finding are found often enough."""
+    outcomes = ("better", "not upheld", "not confirmed", "negligible", "within noise", "worse")
+    found_enough = True
     for primary in PRIMARIES:
         s = noise(pool, primary)
-        cases = [
-            (SMALLEST_EFFECT, times * SMALLEST_EFFECT, f"{times:g} smallest effects") for times in IN_SMALLEST_EFFECTS
-        ]
-        cases += [(NEARLY_ZERO, times * s, f"{times:g} s") for times in IN_NOISE]
+        whole = [(times * SMALLEST_EFFECT, f"{times:g} smallest effects") for times in IN_SMALLEST_EFFECTS]
+        cases = [(SMALLEST_EFFECT, f"{name} = {size:.4f}", Effect(size)) for size, name in whole]
+        halved = Effect(2 * SMALLEST_EFFECT, on_test=0.0)
+        cases.append((SMALLEST_EFFECT, f"{halved.size:.4f}, on the development text alone", halved))
+        cases += [(NEARLY_ZERO, f"{times:g} s = {times * s:.4f}", Effect(times * s)) for times in IN_NOISE]
+        detectable = Effect(OF_DETECTABLE, of_detectable=True)
+        cases.append((NEARLY_ZERO, f"{OF_DETECTABLE:g} smallest detectable differences", detectable))
         rows = []
-        for smallest_effect, effect, name in cases:
-            counts = planted(pool, primary, smallest_effect, effect)
-            effects = [
-                "nearly 0" if smallest_effect == NEARLY_ZERO else f"{smallest_effect:g}",
-                f"{name} = {effect:.4f}",
-            ]
-            rows.append([*effects, *(f"{counts[outcome] / STUDIES:.1%}" for outcome in outcomes)])
-        title = f"{METRICS[primary].title}: outcomes of one run with an effect, in {STUDIES} studies (s = {s:.5f})"
+        for smallest_effect, name, effect in cases:
+            counts = planted(pool, Goal(primary, smallest_effect), effect)
+            shown_effect = "nearly 0" if smallest_effect == NEARLY_ZERO else f"{smallest_effect:g}"
+            rows.append([shown_effect, name, *(f"{counts[outcome] / STUDIES:.1%}" for outcome in outcomes)])
+            if effect in (detectable, Effect(OF_DETECTABLE * SMALLEST_EFFECT)):
+                found_enough = found_enough and counts["better"] >= LEAST_FOUND * STUDIES
+        title = (
+            f"{METRICS[primary].title}: outcomes of one run with an effect, in {STUDIES} studies "
+            f"(s = {s:.5f}, test text {TEST_NOISE[primary]:.5f})"
+        )
         table(title, ["smallest effect", "planted", *outcomes], rows)
+    return found_enough
 
 
 def unmatched(pool: Pool) -> None:
@@ -243,7 +305,7 @@ def main() -> None:
     print(", ".join(f"K {k}: {len(pool[k])} seeds" for k in sorted(pool)))
     calibrated = false_claims(pool)
     other_pools({k: len(baselines) for k, baselines in pool.items()})
-    planted_effects(pool)
+    calibrated = planted_effects(pool) and calibrated
     unmatched(pool)
     compared_with_random(pool, next(entry["floor"] for entry in entries if entry["k"] == K))
     sys.exit(0 if calibrated else 1)

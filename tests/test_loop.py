@@ -230,21 +230,27 @@ def test_hours_end_the_study_before_a_run_that_would_exceed_them(checkout: Check
 
 
 @pytest.mark.slow
-def test_a_winner_is_confirmed_by_fresh_seeds_and_luck_is_not(checkout: Checkout):
-    checkout.plan("better", "lucky", "worse")
-    ended = checkout.run(3)
+def test_a_winner_is_confirmed_by_fresh_seeds_and_the_test_text_and_luck_is_not(checkout: Checkout):
+    checkout.plan("better", "lucky", "worse", "overfitted")
+    ended = checkout.run(4)
     assert ended.returncode == 0, ended.stderr
     sections = checkout.notes.split("## Run ")[2:]
-    for section, said in zip(sections, ("Better (confirmed): ", "Not confirmed: ", "Worse: "), strict=True):
+    outcomes = ("Better (confirmed): ", "Not confirmed: ", "Worse: ", "Not upheld on the test text: ")
+    for section, said in zip(sections, outcomes, strict=True):
         assert f"\n{said}CE-loss score differs by " in section
-    assert {run: list(seeds) for run, seeds in checkout.state.replicates.items()} == {
-        1: [1000, 1001, 1002],
-        2: [1000, 1001, 1002],
-    }
-    assert list(checkout.state.tested) == [0, 1]
-    assert checkout.state.runs_used == 3
+    seeds = [1000, 1001, 1002]
+    assert {run: list(by_seed) for run, by_seed in checkout.state.replicates.items()} == {1: seeds, 2: seeds, 4: seeds}
+    assert set(checkout.state.tested) == {0, 1, 4}
+    assert {run: list(by_seed) for run, by_seed in checkout.state.tested_seeds.items()} == {1: seeds, 4: seeds}
+    assert (16.0, 0) not in checkout.state.tested_baselines, "run 0, which has its score already"
+    assert {(16.0, 1), (16.0, 2), (16.0, 3), (16.0, 4)} < set(checkout.state.tested_baselines)
+    assert checkout.state.runs_used == 4
     tested = checkout.notes.split("# Test text")[1]
     assert "- run 1 (Step 1 that is better): L0 " in tested
+    assert f"The test text was used {checkout.state.test_uses} times in this study: for run 0; run " in tested
+    shown = " ".join(checkout.agent("show", str(checkout.study.directory)).stdout.split())
+    assert "run 4: Not upheld on the test text: CE-loss score differs by +0.0" in shown
+    assert checkout.agent("audit", str(checkout.study.notes / "notes.txt")).returncode == 0
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from agent.audit.finding import CheckResult
 from agent.audit.known_figures import Difference, KnownRun, KnownRuns
 from agent.audit.notes_reader import Notes, Statement
 from agent.audit.rounding import agrees
+from agent.comparison.arbiter import LEAST_SHARE
 from agent.comparison.judgement import Outcome
 from agent.lab.metrics import METRICS
 from agent.lab.results import FinalInfo
@@ -171,13 +172,14 @@ def _check_outcome(outcome: Outcome, stated: re.Match[str], run: KnownRun) -> It
     yield from _check_items(stated["companion"] or "", run)
     yield from _check_companion(stated, run)
     gain = -difference if metric.better == "lower" else difference
-    if outcome in ("better", "unconfirmed"):
+    if outcome in ("better", "unconfirmed", "untested", "not upheld"):
         yield _result(gain > 0 and not known.within_noise, f"{title} is better when {metric.better}")
     if outcome == "worse":
         yield _result(gain < 0 and not known.within_noise, f"{title} is better when {metric.better}")
     if outcome == "negligible":
         smallest = stated["smallest"]
         yield _result(abs(difference) <= _number(smallest), f"the smallest effect worth having is {smallest}")
+    yield from _check_on_test(outcome, stated)
 
 
 def _check_companion(stated: re.Match[str], run: KnownRun) -> Iterator[CheckResult]:
@@ -195,6 +197,20 @@ def _check_companion(stated: re.Match[str], run: KnownRun) -> Iterator[CheckResu
             if known
             else _not_compared(title, run)
         )
+
+
+def _check_on_test(outcome: Outcome, stated: re.Match[str]) -> Iterator[CheckResult]:
+    """Check that the difference on the test split, beside that of the fresh seeds, allows what is said of it."""
+    parts = stated.groupdict()
+    on_test = parts.get("on_test") or parts.get("test_difference")
+    seeds = sentences.FRESH_SEEDS.read(parts.get("fresh_seeds") or "")
+    if not on_test or seeds is None:
+        return
+    on_dev, rounding = _number(seeds["difference"]), 1.5 * 10.0 ** -len(on_test.partition(".")[2])
+    share = _number(on_test) / on_dev if on_dev else 0.0
+    slack = rounding / abs(on_dev) if on_dev else 0.0
+    true = share + slack >= LEAST_SHARE if outcome == "better" else share - slack < LEAST_SHARE
+    yield _result(true, f"{on_test} on the test split is {share:.0%} of {seeds['difference']}")
 
 
 def _not_compared(title: str, run: KnownRun) -> CheckResult:

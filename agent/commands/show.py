@@ -14,6 +14,7 @@ from agent.lab import results
 from agent.lab.errors import UserError
 from agent.lab.metrics import METRICS, Metric
 from agent.lab.results import FinalInfo, Probing
+from agent.report.outcome import outcome_sentence
 from agent.study.custody import changed_records
 from agent.study.state import State
 from agent.study.workspace import Study, find_study
@@ -70,7 +71,7 @@ def _print_study(study: Study, state: State) -> bool:
         if run.info:
             _print_verdict(console, f"run {run.number}", run.info)
     for number, judgement in judgements(runs, state).items():
-        console.print(f"run {number}: {judgement.outcome} on {METRICS[state.started.primary_metric].title}")
+        console.print(f"run {number}: {outcome_sentence(runs[number], state, judgement)}")
     for remark in remarks(run.info for run in runs if run.info):
         console.print(remark)
     console.print(f"ended: {state.ended}" if state.ended else "not ended: continue it with `agent resume`")

@@ -143,6 +143,14 @@ class Baselines:
             remove(script)
         return self._score(run_dir, self.started.evals, label, budget, work, strangers)
 
+    def checkout(self, k: float, seed: int) -> Path | None:
+        """Return a baseline's directory in the study, copied from the cache if need be; None if it is in neither."""
+        run_dir = self.study.directory / f"baseline_k{k:g}_seed{seed}"
+        if (run_dir / "final_info.json").exists():  # trained by this study, or scored again
+            return run_dir
+        remove(run_dir)  # of a driver that was killed
+        return run_dir if self.copy_from_cache(k, seed, run_dir) else None
+
     def _score_again(self, k: float, seed: int, run_dir: Path, label: str, budget: Budget) -> FinalInfo:
         """Score a cached baseline by the families it has no figures of, without training it again."""
         cached = self.cached_run(k, seed)

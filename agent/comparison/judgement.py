@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
+from agent.comparison.arbiter import OnTest, has_test_split, on_test_split, upholds
 from agent.comparison.significance import (
     ALPHA,
     compare_to_reference,
@@ -24,7 +25,16 @@ FRESH_SEEDS = 3  # that confirm a winner
 SAME_L0 = 0.05  # L0 counts as the same up to this share of the baseline's
 
 Outcome = Literal[
-    "better", "unconfirmed", "not confirmed", "not better", "worse", "negligible", "within noise", "not comparable"
+    "better",
+    "unconfirmed",
+    "untested",
+    "not upheld",
+    "not confirmed",
+    "not better",
+    "worse",
+    "negligible",
+    "within noise",
+    "not comparable",
 ]
 PredictionOutcome = Literal["held", "failed", "within noise", "not measured"]
 
@@ -59,54 +69,80 @@ class Judgement:
     smallest_detectable: float | None = None  # difference, in the metric's units
     p: float | None = None  # after Holm's correction
     confirmation: MetricComparison | None = None  # the mean of the fresh seeds
+    on_test: OnTest | None = None  # what these show on the test split
 
 
 def judgements(runs: list[Run], state: State) -> dict[int, Judgement]:
     """Judge every run of a study that counts and was compared, by run number."""
     compared = {run.number: run.info.comparison for run in runs if run.counts and run.info and run.info.comparison}
     fresh = {run: list(by_seed.values()) for run, by_seed in state.replicates.items()}
-    return judge(compared, Goal.of(state.started), fresh)
+    return judge(compared, Goal.of(state.started), fresh, {run: on_test_split(run, state) for run in fresh})
 
 
 def judge(
-    comparisons: Mapping[int, Comparison], goal: Goal, fresh: Mapping[int, Sequence[Comparison]]
+    comparisons: Mapping[int, Comparison],
+    goal: Goal,
+    fresh: Mapping[int, Sequence[Comparison]],
+    on_test: Mapping[int, OnTest],
 ) -> dict[int, Judgement]:
-    """Judge each run's primary metric, given all runs of the study and the fresh seeds of winners.
+    """Judge each run's primary metric, given all runs of the study, and winners' fresh seeds and their test split.
 
     A difference counts if it is detected after Holm's correction over the runs and is at least the smallest effect.
-    `better` is only said of a run whose fresh seeds, without the run itself, show it again, and never of one whose
-    companion metric lost more than it may, in the run or in a fresh seed.
+    `better` is only said of a run whose fresh seeds, without the run itself, show it again, on the test split too if
+    the metric has one, and never of one whose companion metric lost more than it may, in the run or in a fresh seed.
     """
-    primary, smallest_effect = goal.primary, goal.smallest_effect
+    primary = goal.primary
     on_primary = {
         run: comparison.metrics[primary] for run, comparison in comparisons.items() if primary in comparison.metrics
     }
     corrected = holm({run: comparison.p for run, comparison in on_primary.items()})
     judged = {run: Judgement("not comparable") for run in comparisons}
     for run, comparison in on_primary.items():
-        outcome, confirmation = _outcome(primary, comparison, corrected[run], smallest_effect), None
-        seeds = fresh.get(run, ())
+        outcome, confirmation = _outcome(goal, comparison, corrected[run]), None
+        seeds, test = fresh.get(run, ()), on_test.get(run) if has_test_split(primary) else None
         if outcome == "unconfirmed" and any(
             companion_loss(primary, c) > goal.most_lost for c in (comparisons[run], *seeds)
         ):
             outcome = "not better"
         if outcome == "unconfirmed" and len(seeds) >= FRESH_SEEDS:
-            outcome = "not confirmed"
             if all(primary in seed.metrics for seed in seeds):
                 confirmation = pool_fresh_seeds([seed.metrics[primary] for seed in seeds])
-                if _outcome(primary, confirmation, confirmation.p, smallest_effect) == "unconfirmed":
-                    outcome = "better"
+            outcome = _outcome_of_winner(goal, confirmation, test)
         detectable = smallest_detectable(comparison, len(on_primary))
-        judged[run] = Judgement(outcome, detectable, corrected[run], confirmation)
+        judged[run] = Judgement(outcome, detectable, corrected[run], confirmation, test)
     return judged
 
 
-def _outcome(primary: str, comparison: MetricComparison, p: float, smallest_effect: float) -> Outcome:
+def for_proposers(judged: Mapping[int, Judgement]) -> dict[int, Judgement]:
+    """Return judgements without what the test split showed: whatever reads them could be fitted to it.
+
+    That a run is not confirmed is all that is left, whether its fresh seeds or the test split did not show it again.
+    """
+    return {
+        run: Judgement("not confirmed", each.smallest_detectable, each.p)
+        if each.outcome in ("not upheld", "not confirmed")
+        else replace(each, on_test=None)
+        for run, each in judged.items()
+    }
+
+
+def _outcome_of_winner(goal: Goal, confirmation: MetricComparison | None, test: OnTest | None) -> Outcome:
+    """Return what fresh seeds, and then the test split, leave of a difference for the better."""
+    if confirmation is None or _outcome(goal, confirmation, confirmation.p) != "unconfirmed":
+        return "not confirmed"
+    if not has_test_split(goal.primary):
+        return "better"
+    if test is None or test.difference is None:
+        return "untested"
+    return "better" if upholds(test.difference, confirmation.difference) else "not upheld"
+
+
+def _outcome(goal: Goal, comparison: MetricComparison, p: float) -> Outcome:
     """Return what one difference says by itself: at best `unconfirmed`."""
-    gain = improvement(primary, comparison)
+    gain = improvement(goal.primary, comparison)
     if p > ALPHA:
         return "within noise"
-    if abs(gain) < smallest_effect:
+    if abs(gain) < goal.smallest_effect:
         return "negligible"
     return "unconfirmed" if gain > 0 else "worse"
 

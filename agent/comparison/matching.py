@@ -119,7 +119,7 @@ def compare(info: FinalInfo, baselines: Sequence[Baseline]) -> Comparison:
     metrics = {}
     for name in HEADLINE:
         value, noise = info.metric(name), _noise(name, reseeded, trained)
-        reference = _reference(name, l0, *((reseeded, reseeded) if name == "l0" else pair))
+        reference = reference_at(name, l0, *((reseeded, reseeded) if name == "l0" else pair))
         if value is not None and noise is not None and reference is not None:
             expected, variance = reference
             error = noise * math.sqrt(1 + variance)
@@ -143,7 +143,7 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     return mean(values), standard_deviation(values)
 
 
-def _reference(name: str, l0: float, low: Level, high: Level) -> tuple[float, float] | None:
+def reference_at(name: str, l0: float, low: Level, high: Level) -> tuple[float, float] | None:
     """Return a metric read at an L0 between two levels, and its variance in units of one training's.
 
     With weights w1 and w2 of levels of n1 and n2 baselines, the variance is w1^2/n1 + w2^2/n2; a run's difference from

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from agent.lab.metrics import METRICS
-from agent.lab.results import Comparison, FinalInfo, MetricComparison, headline
+from agent.lab.metrics import METRICS, Metric
+from agent.lab.results import Comparison, FinalInfo, Measure, MetricComparison, headline
 from agent.lab.verdicts import MetricsRow
 from agent.study.events import Remark
 
@@ -15,6 +15,11 @@ def format_value(name: str, value: float | None, sign: str = "") -> str:
     ('16.28', '+0.0040', '-')
     """
     return "-" if value is None else f"{value:{sign}z,.{METRICS[name].digits}f}"
+
+
+def unit_of(metric: Metric | Measure) -> str:
+    """Return the unit of a metric as it follows a figure."""
+    return f" {metric.unit}" if metric.unit else ""
 
 
 def format_difference(name: str, compared: MetricComparison) -> str:

@@ -6,7 +6,7 @@ study asks again what it would have asked.
 
 from collections.abc import Sequence
 
-from agent.comparison.judgement import judgements
+from agent.comparison.judgement import for_proposers, judgements
 from agent.ideas import Idea
 from agent.llm.client import ChatModel, LLMError
 from agent.llm.transcript import Message
@@ -156,7 +156,7 @@ class LLMProposer:
 
     def _facts(self, state: State) -> Facts:
         runs = self.study.load_runs(state)
-        return Facts(runs, judgements(runs, state), state.started.primary_metric)
+        return Facts(runs, for_proposers(judgements(runs, state)), state.started.primary_metric)
 
 
 class SilentProposer:

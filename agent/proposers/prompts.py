@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import ROOT, TEMPLATES
-from agent.comparison.judgement import judgements, observed_direction
+from agent.comparison.judgement import for_proposers, judgements, observed_direction
 from agent.display.formatting import format_difference, format_value
 from agent.ideas import Idea, strict_templates
 from agent.lab.chat import rough_prompt_tokens
@@ -100,7 +100,7 @@ class Prompts:
 
     def _variables(self, state: State, runs: list[Run], detail: Detail) -> dict[str, Any]:
         """Return what every template may use."""
-        judged = judgements(runs, state)
+        judged = for_proposers(judgements(runs, state))
         facts = Facts(runs, judged, state.started.primary_metric)
         done = [run for run in runs if run.info]
         listed = [*done[:1], *done[1:][len(done[1:]) - detail.rows :]] if len(done) > detail.rows else done

@@ -8,17 +8,17 @@ from datetime import datetime
 from pathlib import Path
 
 from agent import TEMPLATES
-from agent.comparison import judgement, matching
-from agent.comparison.judgement import Goal, Judgement, Outcome, judgements
-from agent.display.formatting import companion_difference, format_difference, format_value, remarks
+from agent.comparison import arbiter, judgement, matching
+from agent.comparison.judgement import Judgement, Outcome, judgements
+from agent.display.formatting import format_difference, format_value, remarks, unit_of
 from agent.ideas import Direction, strict_templates
-from agent.lab.defaults import is_world
 from agent.lab.files import MIB, read_plain, remove_unless_plain, write_atomically
-from agent.lab.metrics import HEADLINE, METRICS, Metric
-from agent.lab.results import Comparison, Expectation, FinalInfo, Floor, Measure, MetricComparison, headline
+from agent.lab.metrics import HEADLINE, METRICS
+from agent.lab.results import Expectation, FinalInfo, Floor, Measure, MetricComparison, headline
 from agent.lab.visible import one_line
-from agent.report import plots, prose, sentences
+from agent.report import figure_style, plots, prose, sentences
 from agent.report.idea_analysis import Analysis
+from agent.report.outcome import held_out, outcome_sentence
 from agent.report.prose import Facts
 from agent.study.runs import Run
 from agent.study.state import State
@@ -29,6 +29,7 @@ SENTINELS = {
     "identity": "the identity",
     "random": "a random untrained SAE",
 }
+UNSETTLED = ("within noise", "unconfirmed", "untested", "not upheld", "not confirmed")  # no prediction holds by these
 NO_ANALYSIS = Analysis()
 MOST_BYTES = 16 * MIB  # of notes that were edited by hand
 CHECKSUM = "Checksum of these notes, by which a change by hand is noticed: "
@@ -103,7 +104,8 @@ def render(
             for run in runs
         ],
         tested=[describe_test(run, state) for run in runs if run.number in state.tested],
-        held_out="samples" if is_world(state.started.fixed.model) else "text",
+        held_out=held_out(state),
+        test_uses=describe_test_uses(state),
         figures=figures,
         skipped=skipped,
         last_time=_utc(state.last_time),
@@ -170,8 +172,19 @@ def describe_evidence(state: State) -> list[str]:
         "A run is compared with the baseline at the run's own L0, interpolated between two of these within "
         f"{matching.MATCH:.0%} of it. Intervals are 95% intervals of the difference. On the primary metric a "
         "difference counts if it is significant after Holm's correction over the runs and at least the smallest "
-        f"effect worth having; a run is called better only if {judgement.FRESH_SEEDS} fresh seeds confirm it.",
+        f"effect worth having; a run is called better only if {judgement.FRESH_SEEDS} fresh seeds confirm it"
+        f"{_last_condition(state)}.",
     ]
+
+
+def _last_condition(state: State) -> str:
+    metric = state.started.primary_metric
+    if not arbiter.has_test_split(metric):
+        return sentences.NO_SECOND_TEXT.render(title=METRICS[metric].title)
+    return (
+        f" and show at least {arbiter.LEAST_SHARE:.0%} of the difference on the test {held_out(state)}, on which "
+        "nothing else is decided"
+    )
 
 
 def _sentinel(expectation: Expectation) -> str:
@@ -188,7 +201,7 @@ def describe(run: Run, state: State, judged: Judgement | None, measures: dict[st
         random_sae = sentences.RANDOM_SAE.render(l0=floor.k, figures=_floor(floor, run.info))
     own = [
         sentences.OWN_MEASURE.render(
-            measure=measure.title, value=f"{run.info.analysis[name]:.{measure.digits}f}", unit=_unit(measure)
+            measure=measure.title, value=f"{run.info.analysis[name]:.{measure.digits}f}", unit=unit_of(measure)
         )
         for name, measure in measures.items()
         if run.info.analysis.get(name) is not None
@@ -205,7 +218,7 @@ def describe(run: Run, state: State, judged: Judgement | None, measures: dict[st
         for name in HEADLINE
         if comparison and not comparison.not_comparable and (name in comparison.metrics or name in predictions)
     ]
-    return RunSummary(results, _outcome(run, state, judged), lines, random_sae, own_measures)
+    return RunSummary(results, outcome_sentence(run, state, judged), lines, random_sae, own_measures)
 
 
 def _floor(floor: Floor, info: FinalInfo) -> str:
@@ -224,57 +237,6 @@ def _figure(name: str, value: float | None) -> str:
     return sentences.FIGURE.render(title=METRICS[name].title, value=format_value(name, value))
 
 
-def _unit(metric: Measure | Metric) -> str:
-    return f" {metric.unit}" if metric.unit else ""
-
-
-def _outcome(run: Run, state: State, judged: Judgement | None) -> str:
-    """State the outcome on the primary metric, with the figures behind it."""
-    assert run.info
-    name, comparison = state.started.primary_metric, run.info.comparison
-    metric = METRICS[name]
-    if comparison is None or judged is None or judged.p is None:
-        why = comparison.not_comparable if comparison else None
-        return sentences.NOT_COMPARABLE.render(why=why or f"{metric.title} was not measured on both sides")
-    smallest, goal = f"{state.started.smallest_effect:g}", Goal.of(state.started)
-    lost = judgement.companion_loss(name, comparison)
-    if judged.outcome == "within noise":
-        smallest = format_value(name, judged.smallest_detectable)
-    return sentences.OUTCOMES[judged.outcome].render(
-        title=metric.title,
-        difference=format_difference(name, comparison.metrics[name]),
-        unit=_unit(metric),
-        companion=companion_difference(name, comparison),
-        l0=format_value("l0", run.info.metric("l0")),
-        p=f"{judged.p:.2g}",
-        fresh_seeds=_fresh_seeds(name, judged, state.replicates.get(run.number, {})),
-        asides=_asides(name, judged, comparison),
-        companion_title=METRICS[metric.companion].title if metric.companion else "",
-        beyond=f" by more than {goal.most_lost:g}{'' if lost > goal.most_lost else ' in a fresh seed'}",
-        smallest=smallest,
-    )
-
-
-def _asides(name: str, judged: Judgement, comparison: Comparison) -> str:
-    """State beside an outcome what the difference comes with: a loss of the companion metric that it may have."""
-    companion, lost = METRICS[name].companion, judgement.companion_loss(name, comparison)
-    if not lost or judged.outcome == "not better":
-        return ""
-    return sentences.COMPANION_LOST.render(title=METRICS[companion].title, value=format_value(companion, lost))
-
-
-def _fresh_seeds(name: str, judged: Judgement, replicates: dict[int, Comparison]) -> str:
-    """State what the fresh seeds of a winner showed of the primary metric, or which cannot be compared."""
-    if judged.confirmation:
-        mean = format_difference(name, judged.confirmation)
-        return f"{judgement.FRESH_SEEDS} fresh seeds differ by {mean}{_unit(METRICS[name])} on average"
-    return "; ".join(
-        f"fresh seed {seed} cannot be compared ({replicate.not_comparable or 'not measured on both sides'})"
-        for seed, replicate in replicates.items()
-        if name not in replicate.metrics
-    )
-
-
 def _metric_line(
     name: str, compared: MetricComparison | None, predicted: Direction | None, outcome: Outcome | None
 ) -> str:
@@ -284,7 +246,7 @@ def _metric_line(
     prediction = ""
     if predicted:
         result = judgement.prediction_outcome(name, predicted, compared)
-        if outcome in ("within noise", "unconfirmed", "not confirmed") and (predicted, result) != ("same", "held"):
+        if outcome in UNSETTLED and (predicted, result) != ("same", "held"):
             result = outcome
         prediction = sentences.PREDICTION.render(predicted=predicted, prediction_outcome=result)
     if compared is None:
@@ -294,7 +256,7 @@ def _metric_line(
         title=metric.title,
         never_decides=never_decides,
         value=format_value(name, compared.value),
-        unit=_unit(metric),
+        unit=unit_of(metric),
         as_trained=sentences.AS_TRAINED if name == "l0" else "",  # all else is interpolated at the run's L0
         reference=format_value(name, compared.reference),
         difference=format_difference(name, compared),
@@ -308,6 +270,23 @@ def describe_test(run: Run, state: State) -> str:
     tested = state.tested[run.number]
     measured = [_figure(name, tested.figures[name]) for name in HEADLINE if tested.figures.get(name) is not None]
     return f"run {run.number} ({run.state.proposal.title}): {', '.join(measured) or f'not scored ({tested.why_not})'}"
+
+
+def describe_test_uses(state: State) -> str:
+    """State how often the test split was used, and for which SAEs."""
+    runs = [f"run {run}" for run in state.tested]
+    seeds = [
+        f"run {run} with fresh seed{'s' * (len(scored) > 1)} {figure_style.listed(list(map(str, scored)))}"
+        for run, scored in state.tested_seeds.items()
+    ]
+    baselines = [
+        f"the baseline with K {k:g}, seed{'s' * (len(own) > 1)} {figure_style.listed(list(map(str, own)))}"
+        for k in dict.fromkeys(k for k, _ in state.tested_baselines)
+        if (own := [seed for other, seed in state.tested_baselines if other == k])
+    ]
+    times = f"{state.test_uses} time{'s' * (state.test_uses > 1)}"
+    used_for = "; ".join([*runs, *seeds, *baselines])
+    return sentences.TEST_USES.render(held_out=held_out(state), times=times, used_for=used_for)
 
 
 def _rounded(name: str, value: float | None) -> float | None:

@@ -56,7 +56,9 @@ _SCORES = re.compile(
 IN_WORDS = {  # outcomes on the primary metric
     "better": "better, confirmed by fresh seeds",
     "unconfirmed": "not confirmed by fresh seeds yet",
-    "not confirmed": "not confirmed by fresh seeds",
+    "untested": "confirmed by fresh seeds, without a score on the test split",
+    "not upheld": "not upheld on the test split",
+    "not confirmed": "not confirmed",
     "not better": "not better, because its companion metric is worse",
     "worse": "worse",
     "negligible": "too small to matter",

@@ -35,7 +35,12 @@ _FIELDS = {
     "smallest": NUMBER,
     "difference": rf"(?P<difference>[+-]{NUMBER}) ± (?P<half_width>{NUMBER})",  # as formatting.format_difference
     "companion": r"(?: \((?P<companion>[^)]*)\))?",  # as formatting.companion_difference
-    "asides": rf"(?:, with (?P<lost_title>{TITLE}) down by (?P<lost>{NUMBER}))?",  # beside an outcome
+    "on_test": rf"(?:, by (?P<on_test>[+-]{NUMBER})(?: [a-zA-Z/]+)? on the test (?:text|samples)"
+    rf"|; (?:{TITLE}) has no second text, so the fresh seeds alone decide)?",
+    "test_difference": rf"[+-]{NUMBER}",
+    "held_out": "text|samples",
+    "asides": rf"(?:, with (?P<lost_title>{TITLE}) down by (?P<lost>{NUMBER}))?"
+    rf"(?:, each row at (?P<work>{NUMBER}) times the baseline's work)?",
     "beyond": rf"(?: by more than (?P<beyond>{NUMBER})(?P<in_fresh_seed> in a fresh seed)?)?",
     "unit": r"(?: [a-zA-Z/]+)?",
     "run": r"\d+",
@@ -133,13 +138,26 @@ NOT_APPLICABLE = Sentence("{family}: {metric} is not applicable: {why}.")
 _DIFFERS = (
     "{title} differs by {difference}{unit}{companion} from the baseline at L0 {l0} (p {p} after Holm's correction)"
 )
+WORK = Sentence(", each row at {value} times the baseline's work")
 COMPANION_LOST = Sentence(", with {title} down by {value}")
 NOT_COMPARABLE = Sentence("Not comparable: {why}.")
+FRESH_SEEDS = Sentence("{seeds} fresh seeds differ by {difference}{unit} on average")
+NOT_SHOWN_AGAIN = "it was not shown again"  # all that a proposer learns
+ON_TEST = Sentence(", by {test_difference}{unit} on the test {held_out}")
+NO_SECOND_TEXT = Sentence("; {title} has no second text, so the fresh seeds alone decide")
 OUTCOMES: dict[Outcome, Sentence] = {
-    "better": Sentence(f"Better (confirmed){{asides}}: {_DIFFERS}, and {{fresh_seeds}}."),
+    "better": Sentence(f"Better (confirmed){{asides}}: {_DIFFERS}, and {{fresh_seeds}}{{on_test}}."),
     "unconfirmed": Sentence(
         f"Seems better, not yet confirmed by fresh seeds{{asides}}: {_DIFFERS}.",
         f"Seems better, and is not confirmed by fresh seeds yet: {_DIFFERS}.",
+    ),
+    "untested": Sentence(
+        f"Confirmed by fresh seeds, without a score on the test {{held_out}}{{asides}}: {_DIFFERS}, and {{fresh_seeds}}"
+        "{why_untested}."
+    ),
+    "not upheld": Sentence(
+        f"Not upheld on the test {{held_out}}{{asides}}: {_DIFFERS}, and {{fresh_seeds}}, but by {{test_difference}}"
+        "{unit} on the test {held_out}."
     ),
     "not confirmed": Sentence(f"Not confirmed{{asides}}: {_DIFFERS}, but {{fresh_seeds}}."),
     "not better": Sentence(f"Not better{{asides}}: {_DIFFERS}, while {{companion_title}} is worse{{beyond}}."),
@@ -153,6 +171,9 @@ OUTCOMES: dict[Outcome, Sentence] = {
         f"Within noise: {_DIFFERS}; a difference of {{smallest}}{{unit}} could have been seen.",
     ),
 }
+
+# The test split.
+TEST_USES = Sentence("The test {held_out} was used {times} in this study: for {used_for}.")
 
 # A language model's text: what its placeholders become.
 DIFFERS_FROM = Sentence("differs by {difference}{from_baseline}{in_words}")

@@ -37,6 +37,12 @@ class Budget:
                 f"and the longest run took {longest / 3600:.3g}"
             )
 
+    def require_evaluation(self) -> None:
+        """Raise StudyDone unless the hours allow an evaluation as long as the baseline's."""
+        hours, seconds = self.state.started.max_hours, self.state.runs[0].evaluation_seconds
+        if hours is not None and self.seconds + seconds > hours * 3600:
+            raise StudyDone(f"the budget of {hours:g} hours does not allow another evaluation")
+
     @property
     def training_timeout(self) -> float:
         """Seconds that the next training may take."""

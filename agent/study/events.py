@@ -200,12 +200,21 @@ class ReplicateEnded(_Event):
 
 
 class ScoredOnTest(_Event):
-    """A run's figures on the test split."""
+    """The figures on the test split of a run, of one of its fresh seeds, or of a baseline (run 0 with K and seed)."""
 
     event: Literal["test_scored"] = "test_scored"
     run: int
+    k: float | None = None
+    seed: int | None = None
     figures: dict[str, float | None]
     why_not: Line = ""  # the reason if there are no figures
+
+    @property
+    def name(self) -> str:
+        """What was scored, in words."""
+        if self.k is not None:
+            return f"the baseline with K {self.k:g}, seed {self.seed}"
+        return f"run {self.run}" + (f" with fresh seed {self.seed}" if self.seed is not None else "")
 
 
 class RunCommitted(_Event):

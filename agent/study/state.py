@@ -105,6 +105,8 @@ class State:
     lost: set[str] = field(default_factory=set)  # recorded files that were changed and could not be put back
     artefacts: dict[str, str] | None = None  # path in the cache -> SHA-256; None until they are recorded
     judging: set[str] = field(default_factory=set)  # hashes of the code that compared and reported, each driver's
+    tested_seeds: dict[int, dict[int, ScoredOnTest]] = field(default_factory=dict)  # run -> fresh seed
+    tested_baselines: dict[tuple[float, int], ScoredOnTest] = field(default_factory=dict)  # by K and seed
     interrupted: datetime | None = None  # None once it was resumed
     interrupted_by: str = ""  # the reason; empty: a person
     ended: str | None = None  # the reason
@@ -127,6 +129,11 @@ class State:
     def runs_used(self) -> int:
         """Number of runs reserved from the budget, without the baseline and runs made by hand."""
         return sum(run.number > 0 and run.reserved for run in self.runs)
+
+    @property
+    def test_uses(self) -> int:
+        """Number of SAEs that were scored on the test split."""
+        return len(self.tested) + sum(map(len, self.tested_seeds.values())) + len(self.tested_baselines)
 
     @property
     def broken(self) -> list[Expectation]:
@@ -233,6 +240,10 @@ def _apply(state: State, event: Event) -> None:
             state.runs.append(RunState(number, proposal, by_hand=True, stage="evaluating", attempt=1))
         case ReplicateEnded(run=number, seed=seed, comparison=comparison):
             state.replicates.setdefault(number, {})[seed] = comparison
+        case ScoredOnTest(k=float(k), seed=int(seed)):
+            state.tested_baselines[k, seed] = event
+        case ScoredOnTest(run=number, seed=int(seed)):
+            state.tested_seeds.setdefault(number, {})[seed] = event
         case ScoredOnTest(run=number):
             state.tested[number] = event
         case StudyStarted() | NotesWritten() | RecordsLost() | ArtefactsRecorded():

@@ -13,6 +13,7 @@ from builders import OK, core
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.comparison.arbiter import OnTest
 from agent.comparison.baselines import required_baselines
 from agent.comparison.judgement import Goal, judge, prediction_outcome
 from agent.comparison.matching import all_metrics, bracketing_levels, compare, levels, missing_k, reseeded_level
@@ -63,6 +64,8 @@ def seeds(errors: Sequence[float] = STEADY, k: int = 16, **values: float) -> lis
     ]
 
 
+UPHELD = {0: OnTest(0.1)}  # by the test text
+
 BASELINES = [*seeds(), baseline(15), baseline(17)]
 
 
@@ -73,7 +76,7 @@ def run_at(l0: float, difference: float = 0.0) -> Comparison:
 def outcome(comparison: Comparison, *fresh: Comparison, others: int = 0, smallest: float = WORTH) -> str:
     """Of a run among others that differ in nothing."""
     all_runs = {0: comparison} | {run: run_at(16.3) for run in range(1, others + 1)}
-    return judge(all_runs, Goal(SCORE, smallest), {0: fresh})[0].outcome
+    return judge(all_runs, Goal(SCORE, smallest), {0: fresh}, UPHELD)[0].outcome
 
 
 # --- beside the baseline, at the run's own L0
@@ -288,14 +291,14 @@ def test_a_fresh_seed_that_cannot_be_compared_confirms_nothing():
 def test_the_confirmation_by_hand():
     """Three seeds that differ no more than the baselines: t(4), s sqrt(1/3 + what the reference adds)."""
     winner = run_at(16.32, 0.01)
-    judged = judge({0: winner}, Goal(SCORE, WORTH), {0: [winner] * 3})[0]
+    judged = judge({0: winner}, Goal(SCORE, WORTH), {0: [winner] * 3}, UPHELD)[0]
     assert judged.confirmation
     compared = winner.metrics[SCORE]
     reference = compared.standard_error**2 - compared.noise**2
     assert judged.confirmation.standard_error == pytest.approx(math.sqrt(compared.noise**2 / 3 + reference))
     assert judged.confirmation.df == 4
     wide = [run_at(16.32, difference) for difference in (0.0, 0.01, 0.02)]
-    spread = judge({0: winner}, Goal(SCORE, WORTH), {0: wide})[0].confirmation
+    spread = judge({0: winner}, Goal(SCORE, WORTH), {0: wide}, UPHELD)[0].confirmation
     assert spread
     assert spread.noise == pytest.approx(0.01)
     assert spread.df == 2
@@ -309,7 +312,7 @@ def test_less_is_better_where_the_metric_says_so():
     ]
     for value, said in ((0.2, "unconfirmed"), (0.4, "worse")):
         comparison = compare(measured(16.3, loss_added=value), known)
-        assert judge({0: comparison}, Goal("loss_added", 0.03), {})[0].outcome == said
+        assert judge({0: comparison}, Goal("loss_added", 0.03), {}, {})[0].outcome == said
 
 
 @pytest.mark.parametrize(("uniqueness", "said"), [(0.98, "better"), (0.975, "better"), (0.5, "not better")])
@@ -322,7 +325,7 @@ def test_copies_of_one_feature_are_no_better_f1(uniqueness: float, said: str):
     info = measured(16)
     info.evaluations["synthetic"] = FamilyScores(metrics={"f1": 0.8, "uniqueness": uniqueness})
     winner = compare(info, known)
-    assert judge({0: winner}, Goal("f1", 0.01), {0: [winner] * 3})[0].outcome == said
+    assert judge({0: winner}, Goal("f1", 0.01), {0: [winner] * 3}, UPHELD)[0].outcome == said
 
 
 def beside_variance(score: float, variance: float) -> Comparison:
@@ -342,12 +345,12 @@ def beside_variance(score: float, variance: float) -> Comparison:
 )
 def test_a_ce_loss_score_had_without_reconstruction_is_not_better(variance: float, most_lost: float, said: str):
     winner = beside_variance(0.02, variance)
-    assert judge({0: winner}, Goal(SCORE, WORTH, most_lost), {0: [winner] * 3})[0].outcome == said
+    assert judge({0: winner}, Goal(SCORE, WORTH, most_lost), {0: [winner] * 3}, UPHELD)[0].outcome == said
 
 
 def test_fresh_seeds_may_lose_no_more_variance_than_the_run():
     winner, lossy = beside_variance(0.02, 0.0), beside_variance(0.02, -0.2)
-    assert judge({0: winner}, Goal(SCORE, WORTH), {0: [winner, winner, lossy]})[0].outcome == "not better"
+    assert judge({0: winner}, Goal(SCORE, WORTH), {0: [winner, winner, lossy]}, UPHELD)[0].outcome == "not better"
 
 
 def test_the_reseeded_level_gives_the_noise():
@@ -424,8 +427,10 @@ def test_placebo_studies_claim_nothing(pool: dict[int, list[Baseline]]):
 
 
 def test_planted_effects_are_found(pool: dict[int, list[Baseline]]):
-    assert calibration["planted"](pool, SCORE, WORTH, 10 * NOISE, 50)["better"] >= 45
-    assert calibration["planted"](pool, SCORE, WORTH, 2 * NOISE, 50)["better"] == 0
+    planted, effect, goal = calibration["planted"], calibration["Effect"], Goal(SCORE, WORTH)
+    assert planted(pool, goal, effect(10 * NOISE), 50)["better"] >= 45
+    assert planted(pool, goal, effect(2 * NOISE), 50)["better"] == 0
+    assert planted(pool, goal, effect(10 * NOISE, on_test=0.0), 50)["not upheld"] >= 45
 
 
 def test_a_comparison_blind_to_l0_is_fooled(pool: dict[int, list[Baseline]]):

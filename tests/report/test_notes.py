@@ -141,20 +141,82 @@ def test_a_run_far_from_every_baseline_is_not_compared():
     assert "Predicted before the run: ce_loss_score up, l0 same." in text
 
 
+def fresh_seeds(score: float) -> list[Event]:
+    """Return three fresh seeds of run 1 with this CE-loss score."""
+    comparison = matching.compare(scored(16, score), derive([STARTED, *NOISE]).baselines)
+    return [ReplicateEnded(run=1, seed=seed, comparison=comparison, seconds=1) for seed in (1000, 1001, 1002)]
+
+
+def on_test(score: float) -> list[Event]:
+    """Return the scores of run 1, its fresh seeds and the baselines on the test text, which is 0.01 harder."""
+    baselines = [ScoredOnTest(run=0, k=16, seed=seed, figures=figures(0.94)) for seed in range(1, 5)]
+    seeds = [ScoredOnTest(run=1, seed=seed, figures=figures(score)) for seed in (1000, 1001, 1002)]
+    return [ScoredOnTest(run=0, figures=figures(0.94)), ScoredOnTest(run=1, figures=figures(score)), *seeds, *baselines]
+
+
+def figures(score: float) -> dict[str, float | None]:
+    return all_metrics(scored(16, score))
+
+
 @pytest.mark.parametrize(
-    ("fresh", "outcome", "prediction"),
-    [(0.97, "Better (confirmed): ", "held"), (0.95, "Not confirmed: ", "not confirmed")],
+    ("events", "outcome", "prediction", "rest"),
+    [
+        (fresh_seeds(0.95), "Not confirmed: ", "not confirmed", "but 3 fresh seeds differ by +0.0000 ± 0.00"),
+        (
+            fresh_seeds(0.97),
+            "Confirmed by fresh seeds, without a score on the test text: ",
+            "untested",
+            "and 3 fresh seeds differ by +0.0200 ± 0.00",
+        ),
+        (
+            [*fresh_seeds(0.97), *on_test(0.955)],
+            "Better (confirmed): ",
+            "held",
+            " on average, by +0.0150 on the test text.",
+        ),
+        (
+            [*fresh_seeds(0.97), *on_test(0.941)],
+            "Not upheld on the test text: ",
+            "not upheld",
+            " on average, but by +0.0010 on the test text.",
+        ),
+    ],
+    ids=["not confirmed", "untested", "better", "not upheld"],
 )
-def test_a_run_is_called_better_only_if_fresh_seeds_confirm_it(fresh: float, outcome: str, prediction: str):
-    baselines = derive([STARTED, *NOISE]).baselines
-    again: list[Event] = [
-        ReplicateEnded(run=1, seed=seed, comparison=matching.compare(scored(16, fresh), baselines), seconds=1)
-        for seed in (1000, 1001, 1002)
-    ]
-    text = committed(0.97, *again)
+def test_a_run_is_called_better_only_if_fresh_seeds_and_the_test_text_confirm_it(
+    events: list[Event], outcome: str, prediction: str, rest: str
+):
+    text = committed(0.97, *events)
     assert outcome in text
+    assert rest in text
     assert f"; predicted up: {prediction}" in text
-    assert f"3 fresh seeds differ by {fresh - 0.95:+.4f} ± 0.00" in text
+
+
+@pytest.mark.parametrize(
+    ("score", "said", "wrong"),
+    [(0.955, "by +0.0150 on the test", "by +0.0050 on the test"), (0.941, "by +0.0010 on", "by +0.0190 on")],
+)
+def test_the_audit_knows_what_the_test_text_must_show(score: float, said: str, wrong: str):
+    events = [*SECOND, *NOISE, RunCommitted(run=1, verdict=OK), *fresh_seeds(0.97), *on_test(score)]
+    text = rendered(events, scored(16, 0.95), scored(16, 0.97))
+    assert {finding.status for finding in audit.findings(notes_reader.parse(text))} == {"supported"}
+    assert said in text
+    changed = notes_reader.parse(text.replace(said, wrong))
+    assert [finding.status for finding in audit.findings(changed) if "on the test" in finding.quote] == ["contradicted"]
+
+
+def test_the_uses_of_the_test_text_are_counted():
+    text = rendered([*SECOND, *NOISE, *on_test(0.955)], scored(16, 0.95), None).split("# Test text")[1]
+    assert (
+        "The test text was used 9 times in this study: for run 0; run 1; run 1 with fresh seeds 1000, 1001 and 1002; "
+        "the baseline with K 16, seeds 1, 2, 3 and 4."
+    ) in text
+
+
+def test_a_metric_without_a_second_text_says_that_the_fresh_seeds_alone_decide():
+    started = STARTED.model_copy(update={"primary_metric": "probing_auc_5"})
+    text = rendered([started, *FIRST[1:], *NOISE], None)
+    assert "3 fresh seeds confirm it; AUC, top 5 latents has no second text, so the fresh seeds alone decide." in text
 
 
 def test_a_prediction_does_not_hold_if_the_outcome_is_within_noise():

@@ -85,7 +85,7 @@ def write(
     directory: Path, runs: list[Run], baselines: Sequence[Baseline] = BASELINES, draw: plots.Draw | None = None
 ) -> dict[str, plots.Figure]:
     comparisons = {run.number: run.info.comparison for run in runs if run.info and run.info.comparison}
-    judgements = judge(comparisons, Goal(PRIMARY, SMALLEST_EFFECT), {})
+    judgements = judge(comparisons, Goal(PRIMARY, SMALLEST_EFFECT), {}, {})
     written = plots.write(directory, runs, baselines, judgements, PRIMARY, SMALLEST_EFFECT, draw or idea_draw())
     return {figure.name: figure for figure in written}
 

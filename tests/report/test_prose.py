@@ -92,7 +92,7 @@ def test_a_placeholder_becomes_a_figure_and_names_metric_and_run_if_the_words_do
     [
         ("better", "from the baseline at the same L0 (better, confirmed by fresh seeds)"),
         ("unconfirmed", "(not confirmed by fresh seeds yet)"),
-        ("not confirmed", "(not confirmed by fresh seeds)"),
+        ("not confirmed", "(not confirmed)"),
         ("negligible", "(too small to matter)"),
         ("within noise", "is within noise of the baseline at the same L0 (difference +0.0200 ± 0.0020)"),
     ],

@@ -22,6 +22,7 @@ from agent.lab.results import (
 )
 from agent.lab.verdicts import Verdict
 
+TEST_IS_HARDER = 0.003  # so much lower is each CE-loss score on the test text
 TPP = FamilyScores(
     metrics={"tpp_threshold_20_total_metric": 0.031}, remark="TPP is unreliable at its canonical settings."
 )
@@ -51,6 +52,8 @@ def main() -> None:
             answer = Sentinels(expectations=[permuted]).model_dump_json()
         else:
             (run_dir / "eval").mkdir(exist_ok=True)
+            if request.split == "test":
+                header["score"] -= TEST_IS_HARDER + header["only_on_dev"]
             answer = score(header, request.evals).model_dump_json()
         for artefact in ("tokens-dev.safetensors", f"floor-{header['l0']:.0f}.json"):
             if not (folder / artefact).exists():

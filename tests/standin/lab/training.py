@@ -54,7 +54,8 @@ def finish(guard: TrainingGuard, k: int, d_sae: int) -> None:
     seed = 0 if behaviour == "unseeded" else guard.settings["SEED"]
     noise = random.Random(f"{named} {k} {seed}")
     l0 = k * (1.018 + noise.gauss(0, 0.0005))
-    gain = {"better": 0.02, "unseeded": 0.02, "better_by_tampering": 0.02, "worse": -0.02}.get(behaviour, 0.0)
+    gains = {"better": 0.02, "unseeded": 0.02, "better_by_tampering": 0.02, "overfitted": 0.02, "worse": -0.02}
+    gain = gains.get(behaviour, 0.0)
     lucky = 0.02 if behaviour == "lucky" and seed == 0 else 0.0
     header = {
         "model": guard.settings["MODEL"],
@@ -63,6 +64,7 @@ def finish(guard: TrainingGuard, k: int, d_sae: int) -> None:
         "d_sae": 512 if behaviour == "narrow" and not smoke else d_sae,
         "seed": seed,
         "l0": l0,
+        "only_on_dev": gain if behaviour == "overfitted" else 0.0,
         "score": 0.90 + 0.02 * math.log(l0) + gain + lucky + noise.gauss(0, 0.0005),
         "slow": behaviour == "slow_to_evaluate" and not smoke,
         "deadly": behaviour == "deadly" and not smoke,
