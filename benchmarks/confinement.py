@@ -6,6 +6,7 @@ Under each kind that works here, and under none: medians of 31 starts of `true` 
 training, and the wall and CPU seconds of a whole training of 300,000 tokens.
 """
 
+import json
 import os
 import statistics
 import subprocess
@@ -14,14 +15,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from training import workers_of
+
 from agent import ideas
-from agent.display.live import PlainDisplay
 from agent.ideas import Fixed
 from agent.running import sandbox, views, workers
 from agent.running.sandbox import UNCONFINED, Sandbox
-from agent.running.workers import Workers
 from agent.study import workspace
-from agent.study.events import StudyStarted
 
 STARTS = 31
 PROGRAMS = {"true": ["/bin/true"], "python": [sys.executable, "-s", "-P", "-c", "pass"]}
@@ -38,8 +38,9 @@ def main(tokens: int) -> None:
         fixed = Fixed(tokens=tokens, evals="core")
         if workers.prepare(root, fixed, "core", "cpu", root / "prepared.json"):
             sys.exit(1)
+        prepared = json.loads((root / "prepared.json").read_text())
         for kind in kinds:
-            print(f"{kind.kind}: {_train(kind, fixed, root)}", flush=True)
+            print(f"{kind.kind}: {_train(kind, fixed, root, prepared)}", flush=True)
 
 
 def _start(kind: Sandbox, command: list[str], root: Path) -> float:
@@ -58,25 +59,12 @@ def _start(kind: Sandbox, command: list[str], root: Path) -> float:
     return statistics.median(seconds)
 
 
-def _train(kind: Sandbox, fixed: Fixed, root: Path) -> str:
+def _train(kind: Sandbox, fixed: Fixed, root: Path, prepared: dict[str, str]) -> str:
     """Return what a training of the baseline took."""
     study = workspace.create_study(root, kind.kind)
-    started = StudyStarted(
-        idea="baseline",
-        title="The baseline",
-        description="",
-        hypothesis="",
-        primary_metric="ce_loss_score",
-        smallest_effect=0.005,
-        fixed=fixed,
-        evals=("core",),
-        fingerprint="",
-        device="cpu",
-        max_runs=1,
-    )
     script, run_dir = study.directory / "experiment.py", study.directory / "run_0"
     script.write_text(ideas.render_baseline(fixed))
-    with Workers(study, started, PlainDisplay(), kind) as processes:
+    with workers_of(study, fixed, prepared, kind) as processes:
         start = time.perf_counter()
         work = processes.train(script, run_dir, seed=0, label=kind.kind, timeout=600)
     return f"a training of {fixed.tokens:,} tokens {time.perf_counter() - start:.1f} s, CPU {work.cpu_seconds:.1f} s"

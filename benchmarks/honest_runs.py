@@ -8,6 +8,7 @@ are `implausible` or `not_comparable`; the work of a row is printed too. 200 run
 with 1 if any was refused.
 """
 
+import json
 import multiprocessing
 import random
 import re
@@ -19,9 +20,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from training import workers_of
+
 from agent import ideas
 from agent.comparison.agreement import departure, work_ratio
-from agent.display.live import PlainDisplay
 from agent.ideas import Fixed
 from agent.lab import results
 from agent.lab.evaluation.requests import Score
@@ -30,7 +32,6 @@ from agent.running import workers
 from agent.running.sandbox import settle
 from agent.running.workers import Workers
 from agent.study import workspace
-from agent.study.events import StudyStarted
 from agent.study.outcomes import RunFailed
 from agent.study.workspace import Study
 
@@ -57,7 +58,8 @@ def main(runs: int) -> int:
         if workers.prepare(root, fixed, "core", "cpu", root / "prepared.json"):
             return 1
         study = workspace.create_study(root, "honest")
-        with Workers(study, _started(fixed), PlainDisplay(), settle("auto")) as processes:
+        prepared = json.loads((root / "prepared.json").read_text())
+        with workers_of(study, fixed, prepared, settle("auto")) as processes:
             baseline = _run(study, processes, ideas.render_baseline(fixed), fixed, None, "baseline")
             outcomes = [
                 _run(study, processes, _source(draw, fixed), fixed, baseline[1], f"run {number}", number % 4 > 1)
@@ -72,22 +74,6 @@ def main(runs: int) -> int:
         if name in REFUSALS:
             print(f"refused: {name}: {evidence}")
     return int(any(counts[name] for name in REFUSALS))
-
-
-def _started(fixed: Fixed) -> StudyStarted:
-    return StudyStarted(
-        idea="honest",
-        title="Honest runs",
-        description="",
-        hypothesis="",
-        primary_metric="ce_loss_score",
-        smallest_effect=0.005,
-        fixed=fixed,
-        evals=("core",),
-        fingerprint="",
-        device="cpu",
-        max_runs=1,
-    )
 
 
 def _source(draw: random.Random, fixed: Fixed) -> str:

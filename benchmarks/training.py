@@ -5,6 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from agent.display.live import PlainDisplay
+from agent.ideas import Fixed
+from agent.running.sandbox import Sandbox
+from agent.running.workers import Workers
+from agent.study.artefacts import Artefacts
+from agent.study.custody import Custody
+from agent.study.events import StudyStarted
+from agent.study.judging_code import JudgingCode
+from agent.study.ledger import Ledger
+from agent.study.workspace import Study
+
 
 def train(script: Path, run_dir: Path, seed: int | None = None) -> Path:
     """Run an experiment in its own process, on one thread and without evaluation, unless run_dir has its checkpoint.
@@ -17,3 +28,26 @@ def train(script: Path, run_dir: Path, seed: int | None = None) -> Path:
             env["SAE_AGENT_SEED"] = str(seed)
         subprocess.run([sys.executable, str(script), f"--out_dir={run_dir}"], env=env, check=True)
     return run_dir
+
+
+def workers_of(study: Study, fixed: Fixed, prepared: dict[str, str], sandbox: Sandbox) -> Workers:
+    """Return the child processes of a study without a plan, scored by core alone; `prepared` is what the lab wrote."""
+    started = StudyStarted(
+        idea="baseline",
+        title="The baseline",
+        description="",
+        hypothesis="",
+        primary_metric="ce_loss_score",
+        smallest_effect=0.005,
+        fixed=fixed,
+        evals=("core",),
+        fingerprint="",
+        device="cpu",
+        max_runs=1,
+    )
+    ledger = Ledger(study.ledger)
+    ledger.append(started)
+    study.commit("begun")
+    artefacts = Artefacts(ledger, Path(prepared["artefacts"]), Path(prepared["activations"]))
+    custody = Custody(study, ledger, artefacts, JudgingCode(started.idea))
+    return Workers(study, started, PlainDisplay(), custody, sandbox)
