@@ -75,7 +75,7 @@ class Checkout:
 
     def agent(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         process = self.start(*arguments, **environment)
-        stdout, stderr = process.communicate(timeout=120)
+        stdout, stderr = process.communicate(timeout=300)  # the longest study takes two minutes on a busy machine
         return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
     def run(self, max_runs: int, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
