@@ -1,6 +1,7 @@
 """Honest encoders of 41 forms: each is saved, passes the checks and encodes as it did, or is refused by a reason."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,11 @@ REFUSED = {
     "least_squares": r"aten\.linalg_lstsq\.default.*shapes of its results depend on values",
     "pseudo_inverse": r"aten\.linalg_pinv.*compute the pseudo-inverse before",
 }
+# Forms with operators that no other test of a checkpoint uses.
+OF_THEIR_OWN = {
+    *("group_norm", "instance_norm", "batch_norm_in_evaluation_mode", "distance_to_centroids", "whitened_by_cholesky"),
+    *("solved_for_each_row", "inverse_of_a_constant", "convolution_over_the_vector", "mapped_over_rows", "lista"),
+}
 WINDOWS, CONTEXT = 8, 32
 
 
@@ -28,7 +34,13 @@ def test_there_are_41_forms() -> None:
     assert len(FORMS) == 41
 
 
-@pytest.mark.parametrize("name", sorted(set(FORMS) - set(REFUSED)))
+def accepted() -> list[Any]:
+    """Return the accepted forms, as parameters of a test; those whose operators others use too are slow."""
+    names = sorted(set(FORMS) - set(REFUSED))
+    return [pytest.param(name, marks=() if name in OF_THEIR_OWN else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", accepted())
 def test_an_honest_encoder_is_saved_checked_and_encodes_as_it_did(name: str, tmp_path: Path) -> None:
     weights = Weights().eval()
     weights.requires_grad_(False)

@@ -41,18 +41,18 @@ lerp.Tensor lift_fresh_copy.default linalg_cholesky_ex.default linalg_inv_ex.def
 linalg_solve_triangular.default linalg_vector_norm.default linear.default log.default log1p.default log2.default
 _log_softmax.default logical_and.default logical_not.default logical_or.default logical_xor.default logsumexp.default
 lt.Scalar lt.Tensor masked_fill.Scalar masked_fill.Tensor max.default max.dim maximum.default mean.default mean.dim
-median.dim min.default min.dim minimum.default mm.default mul.Scalar mul.Tensor mv.default native_group_norm.default
-native_layer_norm.default ne.Scalar ne.Tensor neg.default new_full.default new_ones.default new_zeros.default
-ones.default ones_like.default permute.default pow.Scalar pow.Tensor_Scalar pow.Tensor_Tensor prod.default prod.dim_int
-reciprocal.default relu.default remainder.Scalar remainder.Tensor repeat.default reshape.default roll.default
-round.default rsqrt.default rsub.Scalar scalar_tensor.default scatter.src scatter.value scatter_add.default
-scatter_reduce.two searchsorted.Tensor select.int select_scatter.default sigmoid.default sign.default silu.default
-sin.default slice.Tensor slice_scatter.default _softmax.default softplus.default sort.default sort.stable split.Tensor
-split_with_sizes.default sqrt.default squeeze.default squeeze.dim squeeze.dims stack.default sub.Scalar sub.Tensor
-sum.default sum.dim_IntList sym_numel.default sym_size.int t.default tan.default tanh.default _to_copy.default
-topk.default transpose.int tril.default triu.default trunc.default unbind.int unfold.default _unsafe_view.default
-unsqueeze.default var.correction var.dim var_mean.correction view.default where.Scalar where.ScalarOther
-where.ScalarSelf where.self zeros.default zeros_like.default
+median.dim min.default min.dim minimum.default mm.default mul.Scalar mul.Tensor mv.default native_layer_norm.default
+ne.Scalar ne.Tensor neg.default new_full.default new_ones.default new_zeros.default ones.default ones_like.default
+permute.default pow.Scalar pow.Tensor_Scalar pow.Tensor_Tensor prod.default prod.dim_int reciprocal.default
+relu.default remainder.Scalar remainder.Tensor repeat.default reshape.default roll.default round.default rsqrt.default
+rsub.Scalar scalar_tensor.default scatter.src scatter.value scatter_add.default scatter_reduce.two searchsorted.Tensor
+select.int select_scatter.default sigmoid.default sign.default silu.default sin.default slice.Tensor
+slice_scatter.default _softmax.default softplus.default sort.default sort.stable split.Tensor split_with_sizes.default
+sqrt.default squeeze.default squeeze.dim squeeze.dims stack.default sub.Scalar sub.Tensor sum.default sum.dim_IntList
+sym_numel.default sym_size.int t.default tan.default tanh.default _to_copy.default topk.default transpose.int
+tril.default triu.default trunc.default unbind.int unfold.default _unsafe_view.default unsqueeze.default var.correction
+var.dim var_mean.correction view.default where.Scalar where.ScalarOther where.ScalarSelf where.self zeros.default
+zeros_like.default
 """
 OPERATORS = frozenset(f"aten.{name}" for name in _ATEN.split())
 # Their results depend on the shape of the first argument alone, so no value flows through them.

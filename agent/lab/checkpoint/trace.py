@@ -19,7 +19,8 @@ _HINTS = {
     "aten.linalg_pinv.atol_rtol_tensor": "compute the pseudo-inverse before, as a buffer, or use torch.linalg.solve",
 }
 _aten = torch.ops.aten
-# Their own implementations do not check that sizes fit, so a checkpoint holds the arithmetic that they stand for.
+# Their own implementations, and that of group norm, trust sizes or multiply them past 2^64: a hostile graph could have
+# them read out of bounds. So a checkpoint holds the arithmetic that they stand for.
 _BATCH_NORMS = (
     _aten._native_batch_norm_legit.default,
     _aten._native_batch_norm_legit.no_stats,
@@ -71,6 +72,7 @@ def _export(encode: Callable[[Tensor], Tensor], sample: Tensor) -> torch.export.
             program = torch.export.export(module, (sample,), dynamic_shapes=({0: batch},), strict=False)
             decompositions = torch.export.default_decompositions()
             decompositions.update(get_decompositions(_BATCH_NORMS))
+            decompositions[_aten.native_group_norm.default] = _group_norm
             return program.run_decompositions(decompositions)  # to the core operators: linear becomes addmm
     except Exception as error:  # encode is a researcher's code: it may raise anything
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
@@ -79,6 +81,20 @@ def _export(encode: Callable[[Tensor], Tensor], sample: Tensor) -> torch.export.
         )
         hint = next((hint for name, hint in _HINTS.items() if name in reason), general)
         raise GraphError(f"encode cannot be exported ({type(error).__name__}: {reason}); {hint}") from error
+
+
+def _group_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, batch: int, channels: int, _: int, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what aten.native_group_norm does: the normalised x `[batch, channels, ...]`, means, 1 / deviations."""
+    grouped = x.reshape(batch, groups, -1)
+    variance, mean = torch.var_mean(grouped, dim=-1, correction=0, keepdim=True)
+    scale = (variance + eps).rsqrt()
+    y = ((grouped - mean) * scale).reshape(x.shape)
+    by_channel = (1, channels, *(1 for _ in x.shape[2:]))
+    y = y if weight is None else y * weight.reshape(by_channel)
+    y = y if bias is None else y + bias.reshape(by_channel)
+    return y, mean.reshape(batch, groups), scale.reshape(batch, groups)
 
 
 class _Writer:
