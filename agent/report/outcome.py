@@ -10,6 +10,7 @@ from agent.report import sentences
 from agent.study.runs import Run
 from agent.study.state import State
 
+FOR_THE_BETTER = ("better", "untested", "not upheld", "unconfirmed", "not confirmed")
 NOTABLE_WORK = 1.5  # times the baseline's; less is the machine's own variation
 
 
@@ -50,7 +51,7 @@ def held_out(state: State) -> str:
 def _asides(name: str, judged: Judgement, comparison: Comparison) -> str:
     """State beside an outcome what the difference comes with: a loss of the companion metric, more work for a row."""
     asides, companion, lost = "", METRICS[name].companion, judgement.companion_loss(name, comparison)
-    if lost and judged.outcome != "not better":
+    if lost and judged.outcome in FOR_THE_BETTER:
         asides += sentences.COMPANION_LOST.render(title=METRICS[companion].title, value=format_value(companion, lost))
     if comparison.work_ratio and comparison.work_ratio >= NOTABLE_WORK:
         asides += sentences.WORK.render(value=f"{comparison.work_ratio:.1f}")

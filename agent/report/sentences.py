@@ -37,6 +37,7 @@ _FIELDS = {
     "companion": r"(?: \((?P<companion>[^)]*)\))?",  # as formatting.companion_difference
     "on_test": rf"(?:, by (?P<on_test>[+-]{NUMBER})(?: [a-zA-Z/]+)? on the test (?:text|samples)"
     rf"|; (?:{TITLE}) has no second text, so the fresh seeds alone decide)?",
+    "why_untested": r"(?:; (?P<why_untested>.*))?",
     "test_difference": rf"[+-]{NUMBER}",
     "held_out": "text|samples",
     "asides": rf"(?:, with (?P<lost_title>{TITLE}) down by (?P<lost>{NUMBER}))?"

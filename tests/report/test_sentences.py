@@ -18,6 +18,7 @@ VALUES = {
     "difference": "-0.0200 ± 0.0030",
     "companion": " (uniqueness -0.4510 ± 0.0271)",
     "on_test": ", by +0.0190 nats/token on the test text",
+    "why_untested": "; the study ended before it was scored there",
     "test_difference": "+0.0190",
     "held_out": "text",
     "asides": ", with explained variance down by 0.0120, each row at 5.1 times the baseline's work",
@@ -47,6 +48,7 @@ OPTIONAL = (
     "companion",
     "asides",
     "on_test",
+    "why_untested",
     "beyond",
     "never_decides",
     "as_trained",
@@ -54,7 +56,7 @@ OPTIONAL = (
     "with_prediction",
     "prediction",
 )
-SHORTENED = ("companion", "in_words", "beyond", "on_test")  # these are read without the words around them
+SHORTENED = ("companion", "in_words", "beyond", "on_test", "why_untested")  # read without the words around them
 ALL = {name: value for name, value in vars(sentences).items() if isinstance(value, Sentence)} | {
     f"OUTCOMES[{outcome}]": sentence for outcome, sentence in sentences.OUTCOMES.items()
 }
