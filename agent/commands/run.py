@@ -87,16 +87,17 @@ class StudyRequest:
 
 def start(request: StudyRequest) -> None:
     """Start a study and carry it to its end. Raise UserError for whatever is known to be wrong beforehand."""
-    _import_what_is_used_late(request.language_model)
     make_proposer = select.proposer_for(request.idea, request.fixed, request.language_model)
-    sandbox = settle(request.sandbox)
-    analysis = idea_analysis.load(request.idea, sandbox)
     if request.approve:
         require_terminal()
-    _announce(request.idea.title, request.fixed, sandbox)
-    if request.language_model is None:
-        print(select.IDEAS_PLAN, flush=True)
+    _announce(request.idea.title, request.fixed)
     with cache.in_use():
+        sandbox = settle(request.sandbox)
+        print(f"runs are {sandbox.description}", flush=True)
+        if request.language_model is None:
+            print(select.IDEAS_PLAN, flush=True)
+        analysis = idea_analysis.load(request.idea, sandbox)
+        _import_what_is_used_late(request.language_model)
         lab = _prepare_lab(request.fixed, request.goal[0], request.device)
         started = request.first_event(lab, sandbox.record(request.sandbox))
         study = workspace.create_study(ROOT, request.idea.name)
@@ -113,9 +114,9 @@ def resume(path: Path | None, wish: SandboxWish | None) -> None:
         return
     if state.started.approve:
         require_terminal()
-    _import_what_is_used_late(state.started.language_model)
     with study.lock(), cache.in_use():
         sandbox = _settle_again(study, state, wish)
+        _import_what_is_used_late(state.started.language_model)
         idea, lab = _reopen(study, state, sandbox)
         proposer = select.proposer_of(study, state.started, idea)
         resumed = StudyResumed(
@@ -149,9 +150,8 @@ def _import_what_is_used_late(language_model: LanguageModel | None) -> None:
             import_module(name)
 
 
-def _announce(title: str, fixed: Fixed, sandbox: Sandbox) -> None:
+def _announce(title: str, fixed: Fixed) -> None:
     print(f"{one_line(title)}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
-    print(f"runs are {sandbox.description}", flush=True)
 
 
 def _wish(state: State) -> SandboxWish:
@@ -191,7 +191,8 @@ def _reopen(study: Study, state: State, sandbox: Sandbox) -> tuple[Idea, dict[st
     started = state.started
     if ended := process_tree.end_orphans(study.directory):
         print(f"ended {ended} process{'es' * (ended > 1)} that the last driver had left running", flush=True)
-    _announce(started.title, started.fixed, sandbox)
+    _announce(started.title, started.fixed)
+    print(f"runs are {sandbox.description}", flush=True)
     settled = started.fixed.model_copy(update={"evals": ",".join(started.evals)})
     lab = _prepare_lab(settled, started.primary_metric, started.device)
     if lab["fingerprint"] != started.fingerprint:

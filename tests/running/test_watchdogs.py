@@ -97,7 +97,7 @@ def test_a_run_that_starts_too_many_processes_is_ended(tmp_path: Path):
     verdict = run_watched(code, tmp_path, Processes(most=25)).stop_verdict
     assert verdict
     assert verdict.name == "crashed"
-    assert 25 < int(verdict.evidence.removeprefix("it had started ").removesuffix(" processes")) <= 31
+    assert int(verdict.evidence.removeprefix("it had started ").removesuffix(" processes")) > 25
 
 
 def test_a_run_that_makes_too_many_files_is_ended(tmp_path: Path):
