@@ -4,7 +4,7 @@
 
 Every attack is tried for real, by an experiment in a study with its own home, cache, keys and servers on loopback.
 succeeds: done, and nothing said; noticed: done, and a verdict, outcome, line or end says so; stopped: it did not work;
-breaks: the driver hangs, or ends with a traceback.
+breaks: the driver hangs, or ends with a traceback; no trial: the experiment did not come to attack.
 """
 
 import argparse

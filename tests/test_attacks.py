@@ -18,10 +18,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the attacks are
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Calm:
-    return calm_study(tmp_path_factory.mktemp("calm") / "study", "stand-in", None)
+    return calm_study(tmp_path_factory.mktemp("calm") / "study", "stand-in", "off")
 
 
 @pytest.mark.parametrize("number", [*ENDED, *(pytest.param(number, marks=pytest.mark.slow) for number in ENDED_SLOWLY)])
 def test_an_attack_that_was_ended_does_not_succeed(number: str, calm: Calm, tmp_path: Path):
-    row = carry_out(ATTACKS[number], tmp_path / "trial", None, calm)
+    row = carry_out(ATTACKS[number], tmp_path / "trial", "off", calm)
     assert row.result in ("stopped", "noticed"), row

@@ -88,7 +88,7 @@ def inserted_code(attack: Attack, trial: Trial) -> str:
 
 def hidden(code: str) -> str:
     """Return a line that runs code which no reader of the experiment's syntax sees: preflight is no wall."""
-    return f'vars(__builtins__)["exec"]({code!r}, globals())'
+    return f'(lambda: 0).__builtins__["exec"]({code!r}, globals())'
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,8 @@ def carry_out(attack: Attack, folder: Path, sandbox: str | None, calm: Calm) -> 
         return Row(attack.number, attack.title, "no trial", "", why, time.monotonic() - start)
     finally:
         end_descendants()
+    if not done and not trial.began():
+        return Row(attack.number, attack.title, "no trial", "", "; ".join(everything), time.monotonic() - start)
     result = "breaks" if done.startswith(BREAKS) else ("noticed" if said else "succeeds") if done else "stopped"
     words = "; ".join(said if done else filter(None, [trial.refused(), *everything]))
     return Row(attack.number, attack.title, result, done, words, time.monotonic() - start)

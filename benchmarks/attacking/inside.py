@@ -126,6 +126,8 @@ def _log(number: int) -> Path:
 
 def attempt_attack() -> None:
     """Attack; what the system refuses is printed, and the experiment goes on as an honest one."""
+    for stream in (sys.stdout, sys.stderr):  # one of them may be what is attacked
+        print("attacking", file=stream, flush=True)
     try:
         attack(AT)
     except (OSError, subprocess.SubprocessError, AssertionError) as error:

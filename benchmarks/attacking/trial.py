@@ -239,6 +239,11 @@ class Trial:
         errors = [line for line in self.out.splitlines() if re.match(r"[\w.]+(Error|Exception)\b|[\w.]+\.\w+: ", line)]
         return f"ends with a traceback: {errors[-1][:100] if errors else 'cut off'}"
 
+    def began(self) -> bool:
+        """Return whether the attack has begun: an experiment that fails before it proves nothing."""
+        logs = [path for path in self.root.glob("runs/*/*/std*.log") if path.is_file() and not path.is_symlink()]
+        return any("attacking" in path.read_text(errors="replace").splitlines() for path in logs)
+
     def refused(self) -> str:
         """Return what the system refused the attack, as its run printed it."""
         with suppress(FileNotFoundError):
