@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
+import psutil
+
 from agent import ROOT
 from agent.lab.files import BadFile, open_plain
 from agent.lab.verdicts import Verdict, VerdictName
@@ -97,6 +99,7 @@ class Child:
     ) -> None:
         """`pass_fds` are descriptors that it inherits under their numbers. Without a `view` it is not confined."""
         self.cpu_seconds = 0.0  # known once `end` has returned
+        self._sampled: dict[psutil.Process, float] = {}  # CPU seconds of each of its processes, while they ran
         self._sandbox, self._scratch = sandbox, None
         if view and sandbox.kind != "none":
             self._scratch = tempfile.TemporaryDirectory(prefix="sae-agent-")
@@ -152,6 +155,7 @@ class Child:
                 return verdict
             if timeout is not None and time.monotonic() - start > timeout:
                 return Verdict(name="timed_out", evidence=f"still running after {timeout:.0f} s")
+            self._sample_cpu_seconds()
             self._wait_for_exit(pause)
             pause = min(2 * pause, POLL_SECONDS)
         return None
@@ -167,10 +171,16 @@ class Child:
             self._running.remove(self)
             others = process_tree.processes_below([child._process.pid for child in self._running])
             self.cpu_seconds += process_tree.kill_descendants(spared={*self._earlier_processes, *others})
+            self.cpu_seconds = max(self.cpu_seconds, sum(self._sampled.values()))
             if self._scratch:
                 self._scratch.cleanup()
         code = self._process.wait()
         return self._sandbox.exit_code(code) if self._scratch else code
+
+    def _sample_cpu_seconds(self) -> None:
+        """Note what each of its processes has used: a parent that ignores SIGCHLD is not told of its children's."""
+        for child in process_tree.processes_below([self._process.pid]):
+            self._sampled[child] = max(process_tree.own_cpu_seconds(child), self._sampled.get(child, 0.0))
 
     def _wait_for_exit(self, seconds: float) -> None:
         """Wait until the process has exited, at most `seconds`."""

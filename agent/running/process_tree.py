@@ -88,6 +88,13 @@ def _process_memory(process: psutil.Process, proportional: bool) -> int:
     return getattr(full, "pss", full.uss)
 
 
+def own_cpu_seconds(process: psutil.Process) -> float:
+    """Return the CPU seconds of a process alone."""
+    with suppress(psutil.Error):  # ended meanwhile, or another user's
+        return sum(process.cpu_times()[:2])  # user, system
+    return 0.0
+
+
 def _cpu_seconds(process: psutil.Process) -> float:
     """Return the CPU seconds of a process and of those that it has waited for."""
     with suppress(psutil.Error):  # ended meanwhile, or another user's

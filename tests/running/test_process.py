@@ -70,8 +70,10 @@ BURN = "import time\nwhile time.process_time() < 0.5: pass"
         f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BURN!r}])",
         f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {BURN!r}], start_new_session=True); "
         "time.sleep(3)",
+        f"import signal, subprocess, sys, time; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+        f"subprocess.Popen([sys.executable, '-c', {BURN.replace('0.5', '1.2')!r}]); time.sleep(4)",
     ],
-    ids=["by itself", "by a child", "by a daemon"],
+    ids=["by itself", "by a child", "by a daemon", "by a child that is disowned"],
 )
 def test_all_cpu_seconds_of_a_process_are_counted(tmp_path: Path, code: str):
     assert 0.5 <= run_python(code, tmp_path).cpu_seconds < 3

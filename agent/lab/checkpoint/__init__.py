@@ -27,6 +27,7 @@ from agent.lab.results import Training
 
 FORMAT_VERSION = 1
 MAX_D_SAE = 2**20
+GROUPS, LEAST_GROUP = 8, 64  # of rows that are encoded together, and the rows of one at least
 ROWS_AT_ONCE = 16_384  # bounds the memory of the encoder's intermediate values
 _EXTRA_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
@@ -124,12 +125,16 @@ class Checkpoint:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _encode_part(self, rows: Tensor) -> Tensor:
-        """Encode rows in a mixed order, so that an encoder that looks at the next row sees an unrelated one."""
+        """Encode rows in groups drawn at random: an encoder that looks for the next row finds it in few of them."""
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.order_seed)).to(rows.device)
-        latents = self.graph(rows[order], self.tensors)
+        groups = order.tensor_split(min(GROUPS, max(1, len(rows) // LEAST_GROUP)))
+        return torch.cat([self._encode_group(rows[group]) for group in groups])[order.argsort()]
+
+    def _encode_group(self, rows: Tensor) -> Tensor:
+        latents = self.graph(rows, self.tensors)
         if not isinstance(latents, Tensor) or latents.shape != (len(rows), self.header.d_sae):
             raise GraphError(f"the graph gives {_kind(latents)} in place of [{len(rows)}, {self.header.d_sae}]")
-        return latents[order.argsort()]
+        return latents
 
     def decode(self, latents: Tensor) -> Tensor:
         """Reconstruct the model's own activations `[..., d_in]` from latents `[..., d_sae]`."""
