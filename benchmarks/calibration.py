@@ -3,7 +3,7 @@
     python benchmarks/calibration.py
 
 Draws placebo studies, whose runs are all baselines, from benchmarks/reseeded_baselines.json and applies the comparison
-that every study uses, fresh seeds and test text included. Takes about a minute; exits with 1 if more than 1% of the
+that every study uses, fresh seeds and test text included. Takes some minutes; exits with 1 if more than 1% of the
 placebo studies claim that a run is better, more than 5% that one is worse, or fewer than 95% find an effect of 1.5
 times the smallest one.
 """
@@ -48,7 +48,7 @@ POOLS = 10  # simulated
 NEARLY_ZERO = 1e-9  # a smallest effect that leaves the decision to the statistics alone
 IN_SMALLEST_EFFECTS = (0.5, 1, 1.5, 2, 3)
 IN_NOISE = (2, 4, 6, 8, 12)
-OF_DETECTABLE = 1.5
+WORTH_FINDING = 1.5  # smallest effects
 
 Pool = dict[int, list[Baseline]]  # K -> trainings that differ only in their seed
 
@@ -252,14 +252,14 @@ def planted_effects(pool: Pool) -> bool:
         halved = Effect(2 * SMALLEST_EFFECT, on_test=0.0)
         cases.append((SMALLEST_EFFECT, f"{halved.size:.4f}, on the development text alone", halved))
         cases += [(NEARLY_ZERO, f"{times:g} s = {times * s:.4f}", Effect(times * s)) for times in IN_NOISE]
-        detectable = Effect(OF_DETECTABLE, of_detectable=True)
-        cases.append((NEARLY_ZERO, f"{OF_DETECTABLE:g} smallest detectable differences", detectable))
+        detectable = Effect(WORTH_FINDING, of_detectable=True)
+        cases.append((NEARLY_ZERO, f"{WORTH_FINDING:g} smallest detectable differences", detectable))
         rows = []
         for smallest_effect, name, effect in cases:
             counts = planted(pool, Goal(primary, smallest_effect), effect)
             shown_effect = "nearly 0" if smallest_effect == NEARLY_ZERO else f"{smallest_effect:g}"
             rows.append([shown_effect, name, *(f"{counts[outcome] / STUDIES:.1%}" for outcome in outcomes)])
-            if effect in (detectable, Effect(OF_DETECTABLE * SMALLEST_EFFECT)):
+            if (smallest_effect, effect.size) == (SMALLEST_EFFECT, WORTH_FINDING * SMALLEST_EFFECT):
                 found_enough = found_enough and counts["better"] >= LEAST_FOUND * STUDIES
         title = (
             f"{METRICS[primary].title}: outcomes of one run with an effect, in {STUDIES} studies "
