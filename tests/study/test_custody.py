@@ -76,7 +76,7 @@ def test_a_figure_changed_by_hand_is_noticed_by_show_resume_and_note(
         with pytest.raises(
             ChangedRecord, match=r"run_1/final_info\.json was changed after it was recorded: put it back"
         ):
-            command.resume(study.directory)
+            command.resume(study.directory, "off")
     with pytest.raises(ChangedRecord):
         command.note(study.directory, "run_2", "Mine")
     path.write_text(before)
