@@ -163,8 +163,8 @@ def scored_baselines(
     stored = Baselines(study, states[0].started, None)  # type: ignore[arg-type]  # it trains nothing here
     scored, own = [], []
     for k, seed in sorted({(b.k, b.seed) for state in states for b in state.baselines}):
-        run_dir = stored.cached_run(k, seed)
-        assert run_dir, f"the baseline with K {k:g}, seed {seed} is no longer in the cache"
+        run_dir = stored.entry(k, seed)
+        assert run_dir.is_dir(), f"the baseline with K {k:g}, seed {seed} is no longer in the cache"
         info = scorer.score(run_dir, f"baseline_k{k:g}_seed{seed}")
         scored.append(Baseline(k=k, seed=seed, figures=all_metrics(info)))
         if k == stored.k:

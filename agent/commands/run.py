@@ -30,10 +30,9 @@ from agent.running import process_tree, workers
 from agent.running.sandbox import Sandbox, settle
 from agent.running.workers import Workers
 from agent.study import hand_run, workspace
-from agent.study.artefacts import Artefacts
-from agent.study.custody import Custody, require_records
+from agent.study.custody import driver_custody, require_records
 from agent.study.events import Event, LanguageModel, StudyResumed, StudyStarted
-from agent.study.judging_code import JudgingCode, judging_hash
+from agent.study.judging_code import judging_hash
 from agent.study.ledger import Ledger
 from agent.study.records import Confinement, SandboxWish
 from agent.study.state import State
@@ -220,8 +219,7 @@ def _loop(
     if first:
         ledger.append(first)
     print(f"study: {study.directory}", flush=True)
-    started, artefacts = ledger.state.started, Artefacts(ledger, Path(lab["artefacts"]), Path(lab["activations"]))
-    custody = Custody(study, ledger, artefacts, JudgingCode(started.idea))
+    started, custody = ledger.state.started, driver_custody(study, ledger, lab)
     with make_display() as shown, Workers(study, started, shown, custody, sandbox) as processes:
         yield Loop(study, ledger, analysis, proposer, processes)
 

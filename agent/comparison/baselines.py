@@ -61,12 +61,16 @@ class Baselines:
             cache.root() / "baselines" / f"{cache.slug(Path(fixed.model).name)}-{cache.slug(fixed.hook_name)}-{digest}"
         )
 
+    def entry(self, k: float, seed: int) -> Path:
+        """Return where the run directory of a baseline is cached."""
+        return self.folder / f"k{k:g}_seed{seed}"
+
     def cached_run(self, k: float, seed: int) -> Path | None:
         """Return the cached run directory of a baseline, or None.
 
         A study uses its own, and those that were there when it began, as they were then.
         """
-        folder = self.folder / f"k{k:g}_seed{seed}"
+        folder = self.entry(k, seed)
         return folder if self.workers.custody.artefacts.are_recorded(folder, digests.RUN_FILES) else None
 
     def sealed_files(self) -> list[Path]:
@@ -178,7 +182,7 @@ class Baselines:
 
     def save_to_cache(self, run_dir: Path, k: float, seed: int) -> None:
         """Cache a copy of a baseline, whole or not at all, in the place of one that has figures of fewer families."""
-        entry = self.folder / f"k{k:g}_seed{seed}"
+        entry = self.entry(k, seed)
         with self.cache_lock():
             about = self.started.fixed.model_dump(include={"model", "hook_name", "tokens", "d_sae"})
             write_atomically(self.folder / "about.json", json.dumps(about))

@@ -139,9 +139,7 @@ def describe_evidence(state: State) -> list[str]:
     """Describe what differences are judged by, as far as it is measured: sentinels, baselines, noise between seeds."""
     lines = []
     if len(state.judging) > 1:
-        lines.append(
-            "The code that compares runs and writes these notes was changed between two drivers of this study."
-        )
+        lines.append("The code that compares runs and writes these notes changed between two drivers of the study.")
     if state.sentinels:
         passed = [f"{_sentinel(each)} is {each.expected}" for each in state.sentinels if each.held]
         lines.append(f"The evaluation was checked on SAEs whose scores are known: {'; '.join(passed)}.")

@@ -107,7 +107,7 @@ class Workers:
         and changed nothing outside that directory.
         """
         try:
-            with self.custody.guard(run_dir.name):
+            with self.custody.guard(run_dir.name, confined=self.sandbox.kind != "none"):
                 return self._train(script, run_dir, seed, label, timeout, smoke)
         except RunFailed as failure:
             if failure.verdict.name == "tampered":

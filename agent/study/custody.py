@@ -1,9 +1,10 @@
 """Custody of what later runs are judged by: checked against the ledger, and put back where an experiment changed it."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from agent.lab import results
 from agent.lab.files import BadFile, remove, write_atomically
@@ -42,6 +43,12 @@ def require_records(study: Study, state: State) -> None:
     raise ChangedRecord(f"{path} was changed after it was recorded{more}: {remedy}")
 
 
+def driver_custody(study: Study, ledger: Ledger, lab: Mapping[str, Any]) -> "Custody":
+    """Return the custody of a driver that starts now; `lab` is what the lab wrote of the folders in the cache."""
+    artefacts = Artefacts(ledger, Path(lab["artefacts"]), Path(lab["activations"]))
+    return Custody(study, ledger, artefacts, JudgingCode(ledger.state.started.idea))
+
+
 class Custody:
     """Watches over the records of one study while experiments run beside them."""
 
@@ -49,10 +56,10 @@ class Custody:
         self.study, self.ledger, self.artefacts, self.code = study, ledger, artefacts, code
 
     @contextmanager
-    def guard(self, own: str) -> Iterator[None]:
+    def guard(self, own: str, confined: bool) -> Iterator[None]:
         """Restore what a training into the directory `own` has changed elsewhere; raise RunFailed(tampered) if it did.
 
-        Commits that it made are undone.
+        Commits that it made are undone. What is new in the cache is another study's if the training is confined.
         """
         head, cached = self.study.head(), self.artefacts.names()
         try:
@@ -61,7 +68,8 @@ class Custody:
             self.require_untouched(own, head)
             raise
         finally:
-            self.artefacts.discard_new(cached, f"the training of {own}")
+            if not confined:
+                self.artefacts.discard_new(cached, f"the training of {own}")
         self.require_untouched(own, head)
 
     def require_untouched(self, own: str = "", head: str | None = None) -> None:
@@ -90,10 +98,11 @@ class Custody:
         A recorded file is sought in git by its digest. One that was never committed is recorded as lost.
         """
         changed = ["the commits"] if head is not None and self.study.restore_head(head) else []
-        changed += self.study.restore_committed_files(except_for=own)
+        state, lost = self.ledger.state, []
+        if not all(f"run_{run.number}/final_info.json" in state.digests for run in state.runs if run.stage == "done"):
+            changed += self.study.restore_committed_files(except_for=own)  # recorded before digests were kept
         if self.ledger.restore():
             changed.append("the ledger")
-        state, lost = self.ledger.state, []
         for name in state.digests:
             if Path(name).parts[0] != own and not _is_recorded(self.study, state, name):
                 changed += [name] * (name not in changed)

@@ -76,7 +76,7 @@ def test_a_figure_changed_by_hand_is_noticed_by_show_resume_and_note(
         with pytest.raises(
             ChangedRecord, match=r"run_1/final_info\.json was changed after it was recorded: put it back"
         ):
-            command.resume(study.directory)
+            command.resume(study.directory, "off")
     with pytest.raises(ChangedRecord):
         command.note(study.directory, "run_2", "Mine")
     path.write_text(before)
@@ -182,7 +182,7 @@ def test_what_the_evaluator_keeps_is_made_again_if_a_run_changed_it(
     assert ended.returncode == 0, ended.stderr
     said = "the experiment changed evaluation/stand-in/tokens-dev.safetensors in the cache; put back, and what lies"
     assert f"Attempt 1 failed: tampered ({said}" in checkout.notes.split("## Run 1: ")[1]
-    assert "evaluation/stand-in/floor-99.json appeared in the cache during the training of run_1" in ended.stdout
+    assert "evaluation/stand-in/floor-99.json appeared in the cache during the training of run_1" in ended.stderr
     folder = cache_of(checkout) / "evaluation/stand-in"
     assert (folder / "tokens-dev.safetensors").read_text() == "made by the evaluator"
     assert not (folder / "floor-99.json").exists()
@@ -192,10 +192,9 @@ def test_baselines_that_a_run_planted_are_not_used(cached: tuple[Checkout, "subp
     checkout, _ = cached
     section = checkout.notes.split("## Run 1: ")[1]
     assert "Within noise: CE-loss score differs by " in section
-    assert {path.name for path in checkout.study.directory.glob("baseline_k2*")} == {
-        "baseline_k20_seed0",
-        "baseline_k21_seed0",
-    }
+    trained = {path.name for path in checkout.study.directory.glob("baseline_k2?_seed0")}
+    assert {"baseline_k20_seed0"} <= trained
+    assert {(baseline.k, baseline.seed) for baseline in checkout.state.baselines} > {(20, 0)}
 
 
 def test_a_cached_baseline_that_was_edited_is_trained_again(
@@ -204,7 +203,8 @@ def test_a_cached_baseline_that_was_edited_is_trained_again(
     checkout, _ = cached
     (folder,) = (path for path in (cache_of(checkout) / "baselines").iterdir() if path.is_dir())
     edited_baseline = folder / "k15_seed0/final_info.json"
-    edited_baseline.write_text(edited_baseline.read_text().replace("0.9", "0.8"))
+    before = edited_baseline.read_text()
+    edited_baseline.write_text(before.replace("0.9", "0.8"))
     sentinels = folder / "sentinels.json"
     sentinels.write_text(sentinels.read_text().replace("-1.2", "-1.3"))
     earlier = checkout.study.directory
@@ -215,7 +215,7 @@ def test_a_cached_baseline_that_was_edited_is_trained_again(
     assert "k15_seed0 in the cache is not as it was saved: trained again" in ended.stdout
     assert [path.name for path in checkout.study.directory.glob("baseline_*")] == ["baseline_k15_seed0"]
     assert "-1.2" in sentinels.read_text()
-    assert "0.8" not in edited_baseline.read_text()
+    assert edited_baseline.read_text().count("0.9") == before.count("0.9")
 
 
 # The code that judges

@@ -78,7 +78,8 @@ def edit_results(run_dir: Path) -> None:
 
 
 def git(directory: Path, *arguments: str) -> None:
-    subprocess.run(["git", *arguments], cwd=directory, check=True)
+    identity = ("-c", "user.name=me", "-c", "user.email=me@localhost")
+    subprocess.run(["git", *identity, *arguments], cwd=directory, check=True)
 
 
 def misbehave(guard: TrainingGuard, behaviour: str) -> None:
