@@ -18,6 +18,7 @@ from agent.lab.defaults import SOCKET_VARIABLE
 from agent.lab.errors import UserError
 from agent.lab.rows import Connection, ServedRows
 from agent.running.activation_server import ActivationServer
+from agent.running.sandbox import UNCONFINED
 
 BATCH = 1000
 
@@ -27,7 +28,7 @@ def server(small_model: Path, harvest: Any, tmp_path_factory: pytest.TempPathFac
     assert harvest
     fixed = Fixed(model=str(small_model), hook_name=HOOK, tokens=TOKENS, d_sae=128)
     settings = {"SAE_AGENT_CACHE": os.environ["SAE_AGENT_CACHE"]}
-    server = ActivationServer(fixed, settings, tmp_path_factory.mktemp("server") / "stream.log")
+    server = ActivationServer(fixed, settings, tmp_path_factory.mktemp("server") / "stream.log", UNCONFINED)
     yield server
     server.end()
 

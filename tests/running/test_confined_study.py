@@ -31,7 +31,7 @@ def checkout(tmp_path: Path) -> Checkout:
     return make_checkout(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["bubblewrap", "landlock"])
+@pytest.mark.parametrize("kind", ["bubblewrap", pytest.param("landlock", marks=pytest.mark.slow)])
 def test_a_confined_study_comes_to_its_end(checkout: Checkout, tmp_path: Path, kind: SandboxKind):
     checkout.plan("better", "tampering", "rewriting", "killed")
     result = checkout.run(4, "--sandbox", "required", PATH=path_with(kind, tmp_path / "bin"))

@@ -221,6 +221,7 @@ def test_a_cached_baseline_that_was_edited_is_trained_again(
 # The code that judges
 
 
+@pytest.mark.slow
 def test_a_run_that_changes_how_it_is_compared_is_tampered_and_ends_the_study(tmp_path: Path):
     checkout = make_checkout(tmp_path)
     checkout.plan("rejudging", "fine")

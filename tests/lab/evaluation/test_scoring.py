@@ -484,6 +484,7 @@ def test_a_preparation_that_was_killed_starts_again(evaluator: Evaluator, tmp_pa
     assert [path.read_bytes() for path in files if path.suffix == ".json"] == before
 
 
+@pytest.mark.slow
 def test_a_fresh_seed_that_went_on_from_an_earlier_run_is_not_comparable(
     evaluator: Evaluator, trained: Trained, run_dirs: dict[str, Path], small_model: Path
 ):
