@@ -139,7 +139,7 @@ def test_the_shared_memory_cannot_be_shrunk_or_grown(server: ActivationServer):
 def test_a_server_that_was_killed_is_started_again(server: ActivationServer):
     with server.training(TOKENS) as training:
         assert server._child
-        server._child.end()
+        server._child._process.kill()
         _, verdict = training.report()
         assert verdict
         assert verdict.name == "killed"
