@@ -145,7 +145,8 @@ def misbehave(guard: TrainingGuard, behaviour: str) -> None:
                 path.symlink_to(victim)
             raise ValueError("planted")
         case "moving":
-            out_dir.parent.rename(out_dir.parent.with_name("moved"))
+            study = out_dir.absolute().parent
+            study.rename(study.with_name("moved"))
             time.sleep(60)
         case "forgetting":
             shutil.rmtree(out_dir.parent / ".git")
