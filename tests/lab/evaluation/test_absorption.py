@@ -89,7 +89,8 @@ def sae_bench(speller: Evaluator, sae: BenchSAE, folder: Path, monkeypatch: pyte
 def test_the_metrics_equal_sae_benchs(speller: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sae = RandomSAE(speller.config(96, D_MODEL), 6, torch.zeros(D_MODEL))
     ours = score(speller, sae, tmp_path / "out")
-    theirs = sae_bench(speller, sae, tmp_path, monkeypatch)
+    with torch.serialization.safe_globals(patching.probe_classes()):
+        theirs = sae_bench(speller, sae, tmp_path, monkeypatch)
     figures = theirs["eval_result_metrics"]["mean"]
     assert figures[MEAN] > 0
     assert ours.metrics == pytest.approx(figures, abs=1e-4)
