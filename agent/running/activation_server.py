@@ -53,12 +53,11 @@ class ActivationServer:
     @contextmanager
     def training(self, total: int) -> Iterator[ServedTraining]:
         """Have at most `total` rows served to one training."""
-        control = self._control()
         servers, trainings = socket.socketpair()
         report, reported = os.pipe()
         with servers, trainings:
             try:
-                socket.send_fds(control, [json.dumps({"total": total}).encode()], [servers.fileno(), reported])
+                self._hand_over(total, [servers.fileno(), reported])
             finally:
                 os.close(reported)
                 servers.close()
@@ -73,6 +72,15 @@ class ActivationServer:
         if child:
             self._socket.close()
             child.end()
+
+    def _hand_over(self, total: int, descriptors: list[int]) -> None:
+        """Give the server the ends of one training. One that is being killed is found out by its closed socket."""
+        order = [json.dumps({"total": total}).encode()]
+        try:
+            socket.send_fds(self._control(), order, descriptors)
+        except BrokenPipeError:
+            self.end()
+            socket.send_fds(self._control(), order, descriptors)
 
     def _control(self) -> socket.socket:
         """Return the driver's socket to a server that runs."""
