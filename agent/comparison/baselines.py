@@ -111,7 +111,7 @@ class Baselines:
         start, label = time.monotonic(), f"baseline with K {k:g}, seed {seed}"
         info, recorded = self.cached_results(k, seed), {}
         if info is None:
-            run_dir = self.study.directory / f"baseline_k{k:g}_seed{seed}"
+            run_dir = self._run_dir(k, seed)
             if self.cached_run(k, seed):
                 info = self._score_again(k, seed, run_dir, f"{label}, scored again", budget)
             else:
@@ -145,39 +145,34 @@ class Baselines:
             return info
         finally:
             remove(script)
-        return self._score(run_dir, self.started.evals, label, budget, work, strangers)
+        request = Score(run_dir=run_dir, evals=self.started.evals, strangers=strangers)
+        return self._score(request, work, label, budget)
 
     def checkout(self, k: float, seed: int) -> Path | None:
         """Return a baseline's directory in the study, copied from the cache if need be; None if it is in neither."""
-        run_dir = self.study.directory / f"baseline_k{k:g}_seed{seed}"
+        run_dir = self._run_dir(k, seed)
         if (run_dir / "final_info.json").exists():  # trained by this study, or scored again
             return run_dir
         remove(run_dir)  # of a driver that was killed
         return run_dir if self.copy_from_cache(k, seed, run_dir) else None
 
+    def _run_dir(self, k: float, seed: int) -> Path:
+        """Return the directory of a baseline in the study."""
+        return self.study.directory / f"baseline_k{k:g}_seed{seed}"
+
     def _score_again(self, k: float, seed: int, run_dir: Path, label: str, budget: Budget) -> FinalInfo:
         """Score a cached baseline by the families it has no figures of, without training it again."""
-        cached = self.cached_run(k, seed)
-        assert cached
+        cached = results.read(self.entry(k, seed))
         remove(run_dir)  # of a driver that was killed
         self.copy_from_cache(k, seed, run_dir)
-        families = results.read(cached).families | set(self.started.evals)
-        evals = tuple(name for name in NAMES if name in families)
-        return self._score(run_dir, evals, label, budget, self.cached_work(k, seed))
+        evals = tuple(name for name in NAMES if name in cached.families | set(self.started.evals))
+        return self._score(Score(run_dir=run_dir, evals=evals), cached.work, label, budget)
 
-    def _score(
-        self,
-        run_dir: Path,
-        evals: tuple[str, ...],
-        label: str,
-        budget: Budget,
-        work: Work | None,
-        strangers: tuple[Path, ...] = (),
-    ) -> FinalInfo:
-        request = Score(run_dir=run_dir, evals=evals, strangers=strangers)
+    def _score(self, request: Score, work: Work | None, label: str, budget: Budget) -> FinalInfo:
+        """Score a run and add what its training read and used."""
         info = self.workers.score(request, label=label, timeout=budget.evaluation_timeout)
         info.work = work
-        results.write(run_dir, info)
+        results.write(request.run_dir, info)
         return info
 
     def save_to_cache(self, run_dir: Path, k: float, seed: int) -> None:
