@@ -91,19 +91,24 @@ def _source(draw: random.Random, fixed: Fixed) -> str:
 def _run(
     study: Study, processes: Workers, source: str, fixed: Fixed, baseline: Work | None, label: str, busy: bool = False
 ) -> tuple[str, Work | None, str]:
-    """Train and score an experiment as a study does; return its verdict, its work and the verdict's evidence."""
+    """Train and score an experiment as a study does; print and return its verdict, its work and the evidence."""
     script, run_dir = study.directory / "experiment.py", study.directory / label.replace(" ", "_")
     script.write_text(source)
     try:
         with _busy_cores() if busy else nullcontext():
             work = processes.train(script, run_dir, seed=0, label=label, timeout=600)
     except RunFailed as failure:
-        return failure.verdict.name, None, failure.verdict.evidence
+        return _reported(label, failure.verdict.name, None, failure.verdict.evidence)
     info = processes.score(Score(run_dir=run_dir, evals=("core",)), label=label, timeout=600)
     info.work = work
     if info.verdict.ok and (difference := departure(fixed, info, results.rows_stepped(run_dir), baseline)):
-        return "not_comparable", work, difference
-    return info.verdict.name, work, info.verdict.evidence
+        return _reported(label, "not_comparable", work, difference)
+    return _reported(label, info.verdict.name, work, info.verdict.evidence)
+
+
+def _reported(label: str, name: str, work: Work | None, evidence: str) -> tuple[str, Work | None, str]:
+    print(f"{label}: {name}: {evidence}", flush=True)
+    return name, work, evidence
 
 
 @contextmanager
