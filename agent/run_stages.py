@@ -26,7 +26,7 @@ from agent.study.runs import Run
 from agent.study.state import State
 from agent.study.workspace import Study
 
-SMOKE_SECONDS = 120.0  # a sound smoke test takes some 15, most of it imports
+SMOKE_SECONDS = 300.0  # a sound smoke test takes some 15, most of it imports; the machine may be busy
 
 
 class RunStages:

@@ -138,13 +138,13 @@ def template_code(trial: Trial) -> str:
     return idea_ran(trial)
 
 
-FIGURES = """
-import os
-open("PLACE", "w").write(str(dict(os.environ)))
-def draw(runs, write):
-    return []
+MARK = """
+import contextlib, os
+with contextlib.suppress(OSError):
+    open("PLACE", "w").write(str(dict(os.environ)))
 """
-MEASURES = "import os\nopen('PLACE', 'w').write(str(dict(os.environ)))\nMEASURES = {}\n"
+FIGURES = f"{MARK}def draw(runs, write):\n    return []\n"
+MEASURES = f"{MARK}MEASURES = {{}}\n"
 
 
 @given("58", "an idea's figures.py and measures.py", prepare=plant_in_idea("figures.py", FIGURES))

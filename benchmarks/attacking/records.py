@@ -105,7 +105,7 @@ def bring_forger(trial: Trial) -> None:
 
 def better_after_resume(trial: Trial) -> str:
     """Resume the study as its user would, and say what the notes then claim."""
-    time.sleep(4)  # for the forger
+    time.sleep(15)  # for the forger
     trial.agent("resume")
     return claimed(trial)
 

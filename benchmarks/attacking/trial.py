@@ -241,7 +241,7 @@ class Trial:
 
     def began(self) -> bool:
         """Return whether the attack has begun: an experiment that fails before it proves nothing."""
-        logs = [path for path in self.root.glob("runs/*/*/std*.log") if path.is_file() and not path.is_symlink()]
+        logs = [path for path in self.root.glob("runs/**/*std*.log") if path.is_file() and not path.is_symlink()]
         return any("attacking" in path.read_text(errors="replace").splitlines() for path in logs)
 
     def refused(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agent.lab import cache, results
 from agent.lab.evaluation import requests
+from agent.lab.files import write_atomically
 from agent.lab.results import (
     Core,
     Expectation,
@@ -58,9 +59,7 @@ def main() -> None:
         for artefact in ("tokens-dev.safetensors", f"floor-{header['l0']:.0f}.json"):
             if not (folder / artefact).exists():
                 (folder / artefact).write_text("made by the evaluator")
-        partial = run_dir / "answer.partial"
-        partial.write_text(answer)
-        partial.replace(run_dir / request.out)
+        write_atomically(run_dir / request.out, answer)
 
 
 def score(header: dict, evals: tuple[str, ...]) -> FinalInfo:  # type: ignore[type-arg]
