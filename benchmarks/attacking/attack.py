@@ -122,7 +122,8 @@ def carry_out(attack: Attack, folder: Path, sandbox: str | None, calm: Calm) -> 
         return Row(attack.number, attack.title, "no trial", "", why, time.monotonic() - start)
     finally:
         end_descendants()
-    if not done and not trial.began():
+    refused_early = any(words.startswith("bad_checkpoint") for words in everything)  # by the smoke test
+    if not (done or trial.began() or refused_early):
         return Row(attack.number, attack.title, "no trial", "", "; ".join(everything), time.monotonic() - start)
     result = "breaks" if done.startswith(BREAKS) else ("noticed" if said else "succeeds") if done else "stopped"
     words = "; ".join(said if done else filter(None, [trial.refused(), *everything]))
