@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -107,7 +108,12 @@ class Child:
             env |= {"HOME": self._scratch.name, "TMPDIR": self._scratch.name}
         process_tree.adopt_strays()
         self._earlier_processes = process_tree.descendants()
+        self._stdin: socket.socket | None = None
         with ExitStack() as files:
+            theirs = subprocess.DEVNULL
+            if stdin:  # no pipe, which any process of the same user could open and write to
+                self._stdin, other_end = socket.socketpair()
+                theirs = files.enter_context(other_end).fileno()
             if view and self._scratch:
                 confined = sandbox.command(command, view, cwd=cwd, scratch=Path(self._scratch.name))
                 command, descriptors = files.enter_context(confined)
@@ -116,7 +122,7 @@ class Child:
                 [*LIMITED, *command],
                 cwd=cwd,
                 env=env,
-                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdin=theirs,
                 stdout=files.enter_context(stdout.open("ab")) if stdout else None,
                 stderr=files.enter_context(stderr.open("ab")) if stderr else None,
                 start_new_session=True,
@@ -136,10 +142,9 @@ class Child:
 
     def write_line(self, line: str) -> None:
         """Write a line to the standard input. A process that has ended is not an error here: `wait` notices it."""
-        assert self._process.stdin
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(line.encode() + b"\n")
-            self._process.stdin.flush()
+        assert self._stdin
+        with suppress(ConnectionError):
+            self._stdin.sendall(line.encode() + b"\n")
 
     def wait(
         self,
@@ -163,9 +168,8 @@ class Child:
     def end(self) -> int:
         """End the process and everything that it has started. Return its exit code, negative if a signal killed it."""
         try:
-            if self._process.stdin:
-                with suppress(BrokenPipeError):
-                    self._process.stdin.close()
+            if self._stdin:
+                self._stdin.close()
             self._end_group()
         finally:
             self._running.remove(self)

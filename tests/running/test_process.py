@@ -48,6 +48,19 @@ def test_a_child_that_ends_leaves_one_that_was_started_after_it(tmp_path: Path):
     assert second.exited
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_no_other_process_writes_to_what_a_child_reads(tmp_path: Path):
+    """The evaluator runs what a request on its standard input names."""
+    child = process.Child(["cat"], cwd=tmp_path, env=dict(os.environ), stdin=True, stdout=tmp_path / "out")
+    child.write_line("a request")
+    other = f"open('/proc/{child._process.pid}/fd/0', 'w').write('another')"
+    refused = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
+    assert "No such device or address" in refused.stderr
+    assert child.wait(until=lambda: bool((tmp_path / "out").read_text()), timeout=30) is None
+    child.end()
+    assert (tmp_path / "out").read_text() == "a request\n"
+
+
 def test_a_daemon_does_not_outlive_its_run(tmp_path: Path):
     code = "import subprocess; print(subprocess.Popen(['sleep', '60'], start_new_session=True, env={}).pid, flush=True)"
     unrelated = subprocess.Popen(["sleep", "60"])
