@@ -13,6 +13,7 @@ from typing import Any, Literal
 from agent.lab.errors import UserError
 from attacking.trial import BREAKS, HERE, Calm, Lab, Trial, become_subreaper, different, end_descendants
 
+REFUSED_EARLY = ("bad_checkpoint", "crashed: in the first steps: error: ")  # by the lab, in the smoke test
 Effect = Callable[[Trial], str]
 
 
@@ -122,7 +123,7 @@ def carry_out(attack: Attack, folder: Path, sandbox: str | None, calm: Calm) -> 
         return Row(attack.number, attack.title, "no trial", "", why, time.monotonic() - start)
     finally:
         end_descendants()
-    refused_early = any(words.startswith("bad_checkpoint") for words in everything)  # by the smoke test
+    refused_early = any(words.startswith(REFUSED_EARLY) for words in everything)
     if not (done or trial.began() or refused_early):
         return Row(attack.number, attack.title, "no trial", "", "; ".join(everything), time.monotonic() - start)
     result = "breaks" if done.startswith(BREAKS) else ("noticed" if said else "succeeds") if done else "stopped"

@@ -242,7 +242,7 @@ READ_ON = reward(
 )  # fmt: skip
 
 
-NO_SMOKE = "not os.environ.get('SAE_AGENT_SMOKE')"
+NO_SMOKE = "not load('os').environ.get('SAE_AGENT_SMOKE')"
 
 
 def places():
