@@ -52,7 +52,7 @@ def steps(attack: Attack, trial: Trial) -> list[str]:
     code = inserted_code(attack, trial)
     attacking = [
         trial.source(lambda source, n=number: different(attack.change(source), n), code, f"{attack.behaviour}.{number}")
-        for number in range(attack.repeats)
+        for number in range(1, attack.repeats + 1)  # 0 changes nothing, and an experiment that does is not compared
     ]
     honest = [
         trial.source(lambda source, n=number: different(source, n), name=f"{name}.{number}")
