@@ -43,10 +43,14 @@ def edits(*functions: Callable[..., Any], **replaced: tuple[str, str]) -> Callab
     return change
 
 
-def gained(number: int) -> Callable[[Trial], str]:
-    """Return an effect: a run's score is above the baseline's by more than the smallest effect."""
+def gained(wanted: int) -> Callable[[Trial], str]:
+    """Return an effect: a run's score is above the baseline's by more than the smallest effect.
+
+    It is the last run if there are fewer: an attempt that was noticed is followed by the next step as the same run.
+    """
 
     def effect(trial: Trial) -> str:
+        number = min(wanted, trial.state.runs[-1].number)
         primary = trial.state.started.primary_metric
         base, info = (results.read(trial.study.run_dir(run)) for run in (0, number))
         value, reference = info.metric(primary), base.metric(primary)
@@ -267,7 +271,7 @@ def keep_weights(sae):
 def later_gain(trial: Trial) -> str:
     for folder in ("/tmp", "/dev/shm"):
         Path(folder, f"weights of {trial.folder.name}").unlink(missing_ok=True)
-    return gained(trial.state.runs[-1].number)(trial)
+    return gained(3)(trial)
 
 
 WEIGHTS = Attack(
