@@ -222,11 +222,11 @@ def test_the_budget_ends_the_study_and_a_strange_git_set_up_does_no_harm(checkou
 
 @pytest.mark.slow
 def test_hours_end_the_study_before_a_run_that_would_exceed_them(checkout: Checkout):
-    checkout.plan(*[f"fine.{number}" for number in range(40)])
-    ended = checkout.run(40, "--max-hours", "0.004")
+    checkout.plan(*[f"fine.{number}" for number in range(80)])
+    ended = checkout.run(80, "--max-hours", "0.01")
     assert ended.returncode == 0, ended.stderr
-    assert "The study ended: the budget of 0.004 hours does not allow another run: " in checkout.notes
-    assert checkout.state.seconds < 0.004 * 3600 + 3
+    assert "The study ended: the budget of 0.01 hours does not allow another run: " in checkout.notes
+    assert checkout.state.seconds < 0.01 * 3600 + 5
 
 
 @pytest.mark.slow

@@ -46,6 +46,7 @@ REPEATED_NEVER = (
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),  # seconds, with the chain of kills; it takes 100 on two cores that are free
     pytest.mark.skipif(sys.platform != "linux", reason="the power cut finds the ledger through /proc"),
 ]
 
