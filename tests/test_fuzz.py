@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 from builders import OK, PROPOSAL, STARTED, history, measured
+from small_sae import Sae, activations, save
 
 from agent import ideas
 from agent.audit import audit, known_figures
 from agent.commands.show import show
 from agent.display.formatting import training_progress
 from agent.ideas import Fixed
-from agent.lab import results
+from agent.lab import checkpoint, results
 from agent.lab.errors import UserError
 from agent.lab.results import Comparison, MetricComparison
 from agent.lab.verdicts import judge_metrics
@@ -322,3 +323,15 @@ def test_transcript(times: int, tmp_path: Path):
         changed = dumped(mutate_json(json.loads(recorded), chance)) + b"\n"
         path.write_bytes(mutate_bytes(recorded + b"\n" + changed, chance) if number % 2 else changed)
         read_or_refused(read)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["header.json", "encode.json", "tensors.safetensors"])
+def test_checkpoint(times: int, tmp_path: Path, name: str):
+    sae = Sae()
+    folder = save(tmp_path / "checkpoint", sae.row_topk, sae)
+
+    def read() -> None:
+        checkpoint.check_behaviour(checkpoint.load(folder), activations(64))
+
+    fuzz(times, f"checkpoint {name}", (folder / name).read_bytes(), folder / name, read)
