@@ -9,10 +9,8 @@ from agent.display.live import PlainDisplay
 from agent.ideas import Fixed
 from agent.running.sandbox import Sandbox
 from agent.running.workers import Workers
-from agent.study.artefacts import Artefacts
-from agent.study.custody import Custody
+from agent.study.custody import driver_custody
 from agent.study.events import StudyStarted
-from agent.study.judging_code import JudgingCode
 from agent.study.ledger import Ledger
 from agent.study.workspace import Study
 
@@ -48,6 +46,4 @@ def workers_of(study: Study, fixed: Fixed, prepared: dict[str, str], sandbox: Sa
     ledger = Ledger(study.ledger)
     ledger.append(started)
     study.commit("begun")
-    artefacts = Artefacts(ledger, Path(prepared["artefacts"]), Path(prepared["activations"]))
-    custody = Custody(study, ledger, artefacts, JudgingCode(started.idea))
-    return Workers(study, started, PlainDisplay(), custody, sandbox)
+    return Workers(study, started, PlainDisplay(), driver_custody(study, ledger, prepared), sandbox)

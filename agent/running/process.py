@@ -184,7 +184,7 @@ class Child:
     def _sample_cpu_seconds(self) -> None:
         """Note what each of its processes has used: a parent that ignores SIGCHLD is not told of its children's."""
         for child in process_tree.processes_below([self._process.pid]):
-            self._sampled[child] = max(process_tree.own_cpu_seconds(child), self._sampled.get(child, 0.0))
+            self._sampled[child] = max(process_tree.cpu_seconds(child), self._sampled.get(child, 0.0))
 
     def _wait_for_exit(self, seconds: float) -> None:
         """Wait until the process has exited, at most `seconds`."""

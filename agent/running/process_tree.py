@@ -49,7 +49,7 @@ def kill_descendants(spared: Iterable[psutil.Process]) -> float:
         if not processes:
             break
         for process in processes:
-            seconds += _cpu_seconds(process)
+            seconds += cpu_seconds(process, waited_for=True)
             _signal(process, kill=True)
         psutil.wait_procs(processes, timeout=GRACE_SECONDS)
     return seconds
@@ -88,17 +88,11 @@ def _process_memory(process: psutil.Process, proportional: bool) -> int:
     return getattr(full, "pss", full.uss)
 
 
-def own_cpu_seconds(process: psutil.Process) -> float:
-    """Return the CPU seconds of a process alone."""
+def cpu_seconds(process: psutil.Process, waited_for: bool = False) -> float:
+    """Return the CPU seconds of a process, with `waited_for` those of the processes that it has waited for too."""
     with suppress(psutil.Error):  # ended meanwhile, or another user's
-        return sum(process.cpu_times()[:2])  # user, system
-    return 0.0
-
-
-def _cpu_seconds(process: psutil.Process) -> float:
-    """Return the CPU seconds of a process and of those that it has waited for."""
-    with suppress(psutil.Error):  # ended meanwhile, or another user's
-        return sum(process.cpu_times()[:4])  # user, system, and both of its children
+        times = process.cpu_times()  # user, system, and both of its children
+        return sum(times[:4] if waited_for else times[:2])
     return 0.0
 
 

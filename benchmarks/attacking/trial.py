@@ -44,7 +44,7 @@ NOTICE = re.compile(
     r"[1-9] contradict|[1-9] unsupported|missing|put back|not confirmed",
     re.IGNORECASE,
 )
-MORE_WORK = re.compile(r"times the baseline's work")  # in the outcome of a run, in the notes
+MORE_WORK = "times the baseline's work"  # in the outcome of a run, in the notes
 BREAKS = "it breaks: "  # the driver, or another command: it hangs, or ends with a traceback
 ORDINARY = re.compile(r"plan ended|the budget of \d+ runs? is spent")
 
@@ -212,7 +212,7 @@ class Trial:
         words = []
         with suppress(FileNotFoundError):
             words += self._verdicts(own_end)
-            words += [line for line in self.notes.splitlines() if MORE_WORK.search(line)]
+            words += [line for line in self.notes.splitlines() if MORE_WORK in line]
         words += [line.strip() for line in self.out.splitlines() if NOTICE.search(line)]
         return list(dict.fromkeys(words))
 

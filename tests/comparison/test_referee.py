@@ -10,10 +10,8 @@ from agent.comparison.referee import Referee
 from agent.display.live import PlainDisplay
 from agent.running.sandbox import UNCONFINED
 from agent.running.workers import Workers
-from agent.study.artefacts import Artefacts
-from agent.study.custody import Custody
+from agent.study.custody import driver_custody
 from agent.study.events import AttemptEnded, AttemptStarted, EvaluationEnded, Event, RunCommitted
-from agent.study.judging_code import JudgingCode
 from agent.study.ledger import Ledger
 from agent.study.outcomes import StudyDone
 from agent.study.workspace import Study
@@ -32,8 +30,8 @@ def test_sentinels_that_the_hours_do_not_allow_are_not_tried(tmp_path: Path, cac
     ledger = Ledger(study.ledger)
     for event in baseline:
         ledger.append(event)
-    artefacts = Artefacts(ledger, cache_dir / "evaluation/small", cache_dir / "activations/small")
-    custody = Custody(study, ledger, artefacts, JudgingCode("mine"))
+    folders = {"artefacts": cache_dir / "evaluation/small", "activations": cache_dir / "activations/small"}
+    custody = driver_custody(study, ledger, folders)
     with Workers(study, started, PlainDisplay(), custody, UNCONFINED) as workers:
         referee = Referee(study, ledger, Baselines(study, started, workers), workers)
         with pytest.raises(StudyDone, match=r"the budget of 0\.001 hours does not allow another run: "):
