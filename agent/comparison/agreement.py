@@ -5,6 +5,7 @@ from agent.lab.results import FinalInfo, Training, Work
 
 ROWS_TOLERANCE = 0.01  # the stream ends with a whole batch
 MOST_WORK = 8.0  # CPU seconds a row, in those of the baseline; see docs/measurements.md
+LEAST_MEASURED = 1.0  # CPU seconds; a baseline that took fewer was mostly the start of Python, which varies by half
 
 
 def departure(fixed: Fixed, info: FinalInfo, stepped: int, baseline: Work | None) -> str:
@@ -42,7 +43,10 @@ def different_settings(fixed: Fixed, training: Training | None) -> str:
 
 
 def work_ratio(work: Work | None, baseline: Work | None) -> float | None:
-    """Return the CPU seconds of a row in those of the baseline, or None if they were not measured on like machines."""
-    if work is None or baseline is None or work.machine != baseline.machine or not (work.rows and baseline.cpu_seconds):
+    """Return the CPU seconds of a row in those of the baseline, or None if the two cannot be compared: measured on
+    unlike machines, or of a baseline too short to measure."""
+    if work is None or baseline is None or work.machine != baseline.machine or not work.rows:
+        return None
+    if baseline.cpu_seconds < LEAST_MEASURED:
         return None
     return (work.cpu_seconds / work.rows) / (baseline.cpu_seconds / baseline.rows)
