@@ -49,7 +49,8 @@ class HarvestKey:
 
     def folder(self) -> Path:
         """Return the folder of the harvest in the cache."""
-        parts = [FORMAT, text.VERSION, HARVEST_SEED, models.MAX_CONTEXT, str(models.device_config().dtype)]
+        dtype = torch.float32 if is_world(self.model) else models.device_config().dtype
+        parts = [FORMAT, text.VERSION, HARVEST_SEED, models.MAX_CONTEXT, str(dtype)]
         digest = hashlib.sha256(json.dumps([self.identity, self.hook_name, self.rows, *parts]).encode())
         name = f"{cache.slug(Path(self.model).name)}-{cache.slug(self.hook_name)}-{digest.hexdigest()[:12]}"
         return cache.root() / "activations" / name

@@ -21,8 +21,8 @@ from urllib.request import getproxies
 import torch
 from safetensors import SafetensorError
 
-from agent.lab import worlds
-from agent.lab.defaults import WORLD_FILE, WORLD_HOOK, WORLDS, is_world
+from agent.lab import precision, worlds
+from agent.lab.defaults import DTYPES, WORLD_FILE, WORLD_HOOK, WORLDS, is_world
 from agent.lab.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -42,19 +42,21 @@ class DeviceConfig:
 
 
 def device_config() -> DeviceConfig:
-    """Return SAE_AGENT_DEVICE, or else a GPU if there is one, with bfloat16 on a GPU and float32 on a CPU.
+    """Return SAE_AGENT_DEVICE, or else a GPU if there is one; and SAE_AGENT_DTYPE, or else bfloat16 on a GPU and
+    float32 on a CPU.
 
-    Raises UserError for a device that this machine lacks.
+    Raises UserError for a device that this machine lacks, or an unknown dtype.
     """
     device = os.environ.get("SAE_AGENT_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise UserError(f"unknown device {device!r}: use cpu, cuda or cuda:N")
-    if device.startswith("cuda"):
-        index = int(device.partition(":")[2] or 0)
-        if index >= torch.cuda.device_count():
-            raise UserError(f"no device {device}: {torch.cuda.device_count()} GPUs are visible; use --device cpu")
-        return DeviceConfig(device, torch.bfloat16)
-    return DeviceConfig("cpu", torch.float32)
+    on_gpu = device.startswith("cuda")
+    if on_gpu and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise UserError(f"no device {device}: {torch.cuda.device_count()} GPUs are visible; use --device cpu")
+    dtype = os.environ.get("SAE_AGENT_DTYPE") or ("bfloat16" if on_gpu else "float32")
+    if dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}: use {' or '.join(DTYPES)}")
+    return DeviceConfig(device, getattr(torch, dtype))
 
 
 def local_directory(name: str) -> Path | None:
@@ -107,18 +109,21 @@ def identity(name: str) -> str:
 
 
 def load(name: str) -> "HookedTransformer":
-    """Load a language model in evaluation mode, without weight processing.
+    """Load a language model in evaluation mode, without weight processing. Its logits are in float32.
 
     Raises UserError for a model that is unknown, unreachable or damaged.
     """
     directory = local_directory(name)
     config = device_config()
+    precision.allow_tf32(False)
     # TransformerLens 3 prints an advertisement of its successor, and a line, at every load.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         model = _load_local(directory, config) if directory else _load_hub(name, config)
     if model.tokenizer is None:
         raise UserError(f"model {name} has no tokenizer: save one to its directory")
+    if config.dtype != torch.float32:
+        precision.unembed_in_float32(model)
     return model.eval().requires_grad_(False)
 
 

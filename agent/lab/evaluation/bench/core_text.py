@@ -66,14 +66,14 @@ class CoreText(TokenStore):
         self.start = models.layer_of(hook_name) + self.after
         self.hidden = torch.cat([run_to_hook(model, batch, hook_name) for batch in ids.split(BATCH_WINDOWS)])
         self.ordinary_mask = ordinary_mask(model, ids)
-        logits = BATCH_WINDOWS * RECONSTRUCTION_BATCHES * ids.shape[1] * model.cfg.d_vocab * self.hidden.itemsize
+        logits = BATCH_WINDOWS * RECONSTRUCTION_BATCHES * ids.shape[1] * model.cfg.d_vocab * 4  # float32
         self.keeps_logits = logits <= LOGITS_BYTES
         self.batches = [self._batch(start) for start in range(0, len(ids), BATCH_WINDOWS)[:RECONSTRUCTION_BATCHES]]
         self.ce_loss_with_mean_ablation = self._mean_ablated_loss()
 
     def run_with_cache(self, *_: object, **__: object) -> tuple[None, dict[str, Tensor]]:
-        """Return the hook's activations on the last windows that core took."""
-        return None, {self.hook_name: self.hidden[self.rows]}
+        """Return the hook's activations on the last windows that core took, in float32."""
+        return None, {self.hook_name: self.hidden[self.rows].float()}
 
     def reconstruction_loss(self, sae: "BenchSAE") -> dict[str, Tensor]:
         """Return the figures by token of SAE-Bench's `get_recons_loss` on the last windows that core took."""
