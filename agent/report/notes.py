@@ -148,6 +148,7 @@ def describe_evidence(state: State) -> list[str]:
         f"{'not finite' if each.found is None else format(each.found, '.4g')}."
         for each in state.broken
     ]
+    lines += _families_without_results(state)
     lines += [
         f"The baseline at K {k:g}, seed {seed} has no results: {verdict.name} ({verdict.evidence})."
         for (k, seed), verdict in state.baselines_tried.items()
@@ -172,6 +173,20 @@ def describe_evidence(state: State) -> list[str]:
         "difference counts if it is significant after Holm's correction over the runs and at least the smallest "
         f"effect worth having; a run is called better only if {judgement.FRESH_SEEDS} fresh seeds confirm it"
         f"{_last_condition(state)}.",
+    ]
+
+
+def _families_without_results(state: State) -> list[str]:
+    """State which evaluations gave no result on the sentinels or on further baselines, each reason once."""
+    failed: dict[tuple[str, str], list[str]] = {}
+    for family, reason in state.sentinel_errors.items():
+        failed.setdefault((family, reason), []).append("the sentinels")
+    for (k, seed), errors in state.baseline_errors.items():
+        for family, reason in errors.items():
+            failed.setdefault((family, reason), []).append(f"the baseline with K {k:g}, seed {seed}")
+    return [
+        sentences.NO_RESULT_ON.render(family=family, saes=figure_style.listed(saes), why=reason)
+        for (family, reason), saes in failed.items()
     ]
 
 

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from agent.lab import cache, files, fingerprint, models, text
+from agent.lab import cache, files, fingerprint, gpus, models, text
 from agent.lab.defaults import is_world
 from agent.lab.errors import UserError, describe
 from agent.lab.evaluation import catalogue, families
@@ -117,8 +117,10 @@ def machine_summary() -> dict[str, str]:
         datasets = f"{text.check_datasets()} datasets, whole"
     except text.TextMissing as error:
         datasets = str(error)
+    environment = fingerprint.environment()
+    unusable = f"; {line}" if (line := gpus.unusable()) else ""
     return {
-        "device": f"{fingerprint.environment()['device']}, {os.cpu_count()} cores",
+        "device": f"{environment['device']}, models in {environment['dtype']}, {os.cpu_count()} cores{unusable}",
         "cache": f"{cache.root()}, {cache.free_space(cache.root()) / 1e9:,.1f} GB free",
         "text": datasets,
     }

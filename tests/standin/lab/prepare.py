@@ -33,7 +33,7 @@ args.fingerprint.write_text(
     json.dumps(
         {
             "fingerprint": os.environ.get("SAE_AGENT_STANDIN_GROUND", "0123456789abcdef"),
-            "parts": {},
+            "parts": {"dtype": os.environ.get("SAE_AGENT_DTYPE", "float32")},
             "evals": [name for name in evals if name not in left_out],
             "left_out": left_out,
             "activations": str(cache.root() / "activations" / "stand-in"),
