@@ -178,15 +178,16 @@ def describe_evidence(state: State) -> list[str]:
 
 def _families_without_results(state: State) -> list[str]:
     """State which evaluations gave no result on the sentinels or on further baselines, each reason once."""
-    failed: dict[tuple[str, str], list[str]] = {}
-    for family, reason in state.sentinel_errors.items():
-        failed.setdefault((family, reason), []).append("the sentinels")
+    where: dict[tuple[str, str], list[str]] = {pair: ["the sentinels"] for pair in state.sentinel_errors.items()}
+    baselines: dict[tuple[str, str], list[str]] = {}
     for (k, seed), errors in state.baseline_errors.items():
-        for family, reason in errors.items():
-            failed.setdefault((family, reason), []).append(f"the baseline with K {k:g}, seed {seed}")
+        for pair in errors.items():
+            baselines.setdefault(pair, []).append(f"the baseline with K {k:g}, seed {seed}")
+    for pair, names in baselines.items():
+        where.setdefault(pair, []).append(names[0] if len(names) == 1 else f"{len(names)} baselines")
     return [
         sentences.NO_RESULT_ON.render(family=family, saes=figure_style.listed(saes), why=reason)
-        for (family, reason), saes in failed.items()
+        for (family, reason), saes in where.items()
     ]
 
 

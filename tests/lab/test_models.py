@@ -108,6 +108,12 @@ def test_a_device_that_is_not_here_is_named(device: str, said: str, monkeypatch:
         models.device_config()
 
 
+def test_a_dtype_that_is_not_known_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SAE_AGENT_DTYPE", "float16")
+    with pytest.raises(UserError, match="unknown dtype 'float16': use float32 or bfloat16"):
+        models.device_config()
+
+
 def test_importing_the_lab_leaves_transformer_lens_alone():
     """Its import takes four seconds, which a run on stored activations need not pay."""
     code = "import sys, agent.lab.activations, agent.lab.training; print('transformer_lens' in sys.modules)"
