@@ -18,6 +18,8 @@ from agent.report import notes
 from agent.study.state import State
 from agent.study.workspace import Study, find_study
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
 ROOT = Path(__file__).parents[1]
 IDEA = "hierarchical_sae"
 FIXED = {"hook_name": HOOK, "tokens": 100_000, "d_sae": 128}
@@ -52,8 +54,6 @@ def study(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_every_evaluation_scores_every_run(study: tuple[Study, State]):
     study_, state = study
     assert state.started.fixed.dtype == "bfloat16"
@@ -67,7 +67,6 @@ def test_every_evaluation_scores_every_run(study: tuple[Study, State]):
         assert info.environment["dtype"] == "bfloat16"
 
 
-@pytest.mark.slow
 def test_the_sentinels_and_the_comparison_hold(study: tuple[Study, State]):
     study_, state = study
     assert state.sentinels
@@ -78,7 +77,6 @@ def test_the_sentinels_and_the_comparison_hold(study: tuple[Study, State]):
     assert "ce_loss_score" in comparison.metrics
 
 
-@pytest.mark.slow
 def test_the_notes_name_the_dtype(study: tuple[Study, State]):
     study_, state = study
     text = (study_.notes / "notes.txt").read_text()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from agent.lab.checkpoint import Checkpoint
+from agent.lab.checkpoint import Checkpoint, CheckpointError
 from agent.lab.defaults import is_world
 from agent.lab.errors import UserError, describe
 from agent.lab.evaluation.bench.core import BATCH_WINDOWS
@@ -79,16 +79,16 @@ def check_evaluator(evaluator: "Evaluator", run_dir: Path, progress: Callable[[s
     """Check the evaluator on the sentinels of a run's trained baseline.
 
     Without scores of core there are no expectations, and its error is in the result. Raises UserError, or OSError: what
-    the machine lacks says nothing of the evaluator.
+    a user or the machine has done says nothing of the evaluator.
     """
     try:
         saes = build_sentinels(evaluator, run_dir)
         progress("checkpoint")
         with tempfile.TemporaryDirectory() as out:
             return check_expectations(evaluator, saes, Path(out), progress)
-    except (UserError, OSError):
-        raise
     except Exception as error:
+        if isinstance(error, UserError | OSError) and not isinstance(error, CheckpointError):
+            raise
         return Sentinels(expectations=[], errors={"core": describe(error)})
 
 
