@@ -41,7 +41,7 @@ from agent.study.workspace import STUDY_VARIABLE, Study
 PREPARE = (*process.START, "agent.lab.prepare")
 EXAMINE = (*process.START, "agent.lab.evaluation.doctor")
 EVALUATE = (*process.START, "agent.lab.evaluation", "--serve")
-USERS_MISTAKE = 2  # exit code of the lab's processes
+NOT_ITS_FAULT = (2, 130)  # exit codes of the lab's processes: the user's mistake, and interrupted
 REMARKABLE_BYTES = 64 * MIB  # in the machine's shared memory, where a run that is not confined may leave them
 
 
@@ -214,7 +214,7 @@ class Workers:
         failure = process.exit_verdict(ended, evaluator_log) or Verdict(
             name="crashed", evidence="the evaluator gave no answer"
         )
-        by_itself = failure.name == "crashed" and ended.exit_code != USERS_MISTAKE
+        by_itself = failure.name == "crashed" and ended.exit_code not in NOT_ITS_FAULT
         verdict = self._shortened(Verdict(name="not_evaluated", evidence=failure.evidence))
         raise RunFailed(verdict) if by_itself else EvaluationStopped(verdict)
 

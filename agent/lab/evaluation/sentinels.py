@@ -78,8 +78,8 @@ def build_sentinels(evaluator: "Evaluator", run_dir: Path) -> SentinelSAEs:
 def check_evaluator(evaluator: "Evaluator", run_dir: Path, progress: Callable[[str], None]) -> Sentinels:
     """Check the evaluator on the sentinels of a run's trained baseline.
 
-    Without scores of core there are no expectations, and its error is in the result. Raises UserError, or OSError: what
-    a user or the machine has done says nothing of the evaluator.
+    Without scores of core there are no expectations, and its error is in the result. Raises what says nothing of the
+    evaluator: UserError, OSError, and the errors of a full memory.
     """
     try:
         saes = build_sentinels(evaluator, run_dir)
@@ -87,7 +87,8 @@ def check_evaluator(evaluator: "Evaluator", run_dir: Path, progress: Callable[[s
         with tempfile.TemporaryDirectory() as out:
             return check_expectations(evaluator, saes, Path(out), progress)
     except Exception as error:
-        if isinstance(error, UserError | OSError) and not isinstance(error, CheckpointError):
+        outside = isinstance(error, UserError | OSError | MemoryError | torch.OutOfMemoryError)
+        if outside and not isinstance(error, CheckpointError):
             raise
         return Sentinels(expectations=[], errors={"core": describe(error)})
 
