@@ -331,6 +331,7 @@ def test_a_family_that_fails_is_named_and_the_study_goes_on(checkout: Checkout, 
     assert checkout.notes.count(f"\n{failed}.") == 2  # of the two runs
     assert "\nsparse_probing_sae_probes gave no result on the sentinels and 9 baselines: " in checkout.notes
     assert not list((tmp_path / "home").rglob("baselines/*/sentinels.json"))  # another study tries again
+    assert "no result" not in checkout.agent("audit", str(checkout.study.notes / "notes.txt")).stdout  # no claim
 
 
 @pytest.mark.slow
