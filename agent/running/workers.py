@@ -66,7 +66,8 @@ def _run_lab(
     runs.mkdir(exist_ok=True)
     arguments = {"--model": model, "--hook_name": hook_name} | options
     env = process.child_environment(_device_setting(device), process.ALL_VARIABLES)
-    return process.run([*command, *(part for pair in arguments.items() for part in pair)], cwd=runs, env=env).exit_code
+    command = [*command, *(part for pair in arguments.items() for part in pair)]
+    return process.run(command, cwd=runs, env=env, max_file_bytes=0).exit_code  # the weights of a model may be larger
 
 
 def _device_setting(device: str | None) -> dict[str, str]:
