@@ -1,5 +1,6 @@
 """The files of a model's directory, as save_pretrained or the hub writes them: what is needed, what is missing."""
 
+import functools
 import hashlib
 import json
 import re
@@ -86,8 +87,14 @@ def wanted(names: Iterable[str]) -> list[str]:
 
 def hash_files(paths: Iterable[Path]) -> str:
     """Return 16 hex digits that change with the content or the name of a file."""
+    return _hash(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(paths)))
+
+
+@functools.cache
+def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Hash files, which are read again in the same process only if their size or time has changed."""
     digest = hashlib.sha256()
-    for path in sorted(paths):
+    for path, *_ in files:
         digest.update(path.name.encode())
         with path.open("rb") as file:
             while block := file.read(2**24):
