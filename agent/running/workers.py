@@ -67,7 +67,8 @@ def _run_lab(
     runs.mkdir(exist_ok=True)
     arguments = {"--model": fixed.model, "--hook_name": fixed.hook_name} | options
     env = process.child_environment(settings, process.ALL_VARIABLES)
-    return process.run([*command, *(part for pair in arguments.items() for part in pair)], cwd=runs, env=env).exit_code
+    command = [*command, *(part for pair in arguments.items() for part in pair)]
+    return process.run(command, cwd=runs, env=env, max_file_bytes=0).exit_code  # the weights of a model may be larger
 
 
 def _computation(fixed: Fixed, device: str | None) -> dict[str, str]:

@@ -20,7 +20,7 @@ def loaded(small_model: Path):
 
 def test_a_path_with_bert_llama_t5_and_spaces_loads_as_what_it_is(small_model: Path, loaded):
     assert all(word in str(small_model) for word in ("bert", "llama", "t5", " "))
-    assert loaded.cfg.original_architecture == "GPTNeoXForCausalLM"
+    assert loaded.cfg.architecture == "GPTNeoXForCausalLM"
     assert (loaded.cfg.d_model, loaded.cfg.n_ctx, models.context_size(loaded)) == (D_MODEL, CONTEXT, CONTEXT)
 
 

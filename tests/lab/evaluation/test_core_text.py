@@ -116,7 +116,7 @@ def test_logits_too_large_to_keep_are_computed_again(evaluator: Evaluator, ids: 
 def test_a_later_sae_runs_no_layer_below_the_hook(evaluator: Evaluator, ids: torch.Tensor, tmp_path: Path):
     text, run = text_on(evaluator.model, ids, "blocks.0.hook_resid_post"), []
     blocks = evaluator.model.blocks
-    handles = [block.register_forward_hook(lambda *_, i=i: run.append(i)) for i, block in enumerate(blocks)]
+    handles = [block.mlp.register_forward_hook(lambda *_, i=i: run.append(i)) for i, block in enumerate(blocks)]
     ours(random_sae(text), text, tmp_path)
     for handle in handles:
         handle.remove()

@@ -47,7 +47,7 @@ class Batch:
     """A reconstruction batch as input to the layers above the hook."""
 
     entry: Tensor  # [windows, context, d_model], the input of the first layer that is run
-    model_args: dict[str, Any]  # derived from the ids alone
+    model_args: dict[str, Any]  # the ids
     ordinary_mask: Tensor  # [windows, context, 1], bool: the tokens whose activations are replaced
     logits: Tensor | None  # the model's own; None if they take too much memory
     fixed: dict[str, Tensor]  # core's losses and divergences by token that do not depend on the SAE
@@ -114,8 +114,7 @@ class CoreText(TokenStore):
     def _batch(self, start: int) -> Batch:
         rows = slice(start, start + BATCH_WINDOWS)
         ids = self.ids[rows].to(self.hidden.device)
-        _, _, shortformer, attention_mask = self.model.input_to_embed(ids)
-        model_args = {"tokens": ids, "shortformer_pos_embed": shortformer, "attention_mask": attention_mask}
+        model_args = {"tokens": ids}
         below = f"blocks.{self.start}.hook_resid_pre"
         entry = self.hidden[rows] if self.after else run_to_hook(self.model, ids, below)
         logits, loss = self._above(entry, model_args, lambda x: x)
