@@ -48,6 +48,10 @@ def run(
         str | None, typer.Option(help="Evaluations of each run: quick, standard, full, or names with commas between.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default the GPU if there is one.")] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        typer.Option(help="The language model's, by default bfloat16 on a GPU and float32 on a CPU."),
+    ] = None,
     max_hours: Annotated[
         float | None, typer.Option(help="Hours of work; no run starts that would exceed them.")
     ] = None,
@@ -83,6 +87,7 @@ def run(
     """
     from agent import ideas
     from agent.commands import run as command
+    from agent.lab import defaults
     from agent.lab.evaluation import catalogue
     from agent.proposers import select
 
@@ -91,13 +96,16 @@ def run(
     plan = ideas.load(idea)
     if evals:
         catalogue.parse_evals(evals)  # an unknown name is refused at once
-    changes = {"model": _absolute(model), "hook_name": hook, "evals": evals}
+    changes = {"model": _absolute(model), "hook_name": hook, "evals": evals, "dtype": dtype}
+    fixed = plan.fixed.with_changes(**{name: value for name, value in changes.items() if value})
+    if dtype and defaults.is_world(fixed.model):
+        raise UserError(f"--dtype is a language model's, and {fixed.model} is a world without one: leave it out")
     prices = select.price_pair(price_in, price_out)
     spend = {"max_tokens": max_llm_tokens, "max_cost": max_cost, "prices": prices, "window": llm_window}
     command.start(
         command.StudyRequest(
             idea=plan,
-            fixed=plan.fixed.with_changes(**{name: value for name, value in changes.items() if value}),
+            fixed=fixed,
             max_runs=max_runs,
             max_hours=max_hours,
             run_timeout=run_timeout,

@@ -42,6 +42,7 @@ class Fixed(Strict):
     """The settings that all runs of a study share; hook_name, tokens and d_sae default to the model's own."""
 
     model: Text = "tiny-lm"
+    dtype: Literal["float32", "bfloat16"] | None = None  # of the language model; None: bfloat16 on a GPU, else float32
     hook_name: Text = ""
     tokens: PositiveInt = 1
     d_sae: PositiveInt = 1
@@ -60,10 +61,17 @@ class Fixed(Strict):
     @model_validator(mode="after")
     def _fill_in_model_defaults(self) -> Self:
         own = defaults.for_model(self.model)
+        if defaults.is_world(self.model):
+            object.__setattr__(self, "dtype", "float32")
         for name in {"hook_name", "tokens", "d_sae"} - self.model_fields_set:
             # It stays out of model_fields_set, so that with_changes(model=...) takes the other model's own.
             object.__setattr__(self, name, getattr(own, name))
         return self
+
+    @property
+    def model_in_words(self) -> str:
+        """The model, and its dtype if that is not the common one: "tiny-lm", "tiny-lm in bfloat16"."""
+        return f"{self.model} in bfloat16" if self.dtype == "bfloat16" else self.model
 
     def with_changes(self, **changes: Any) -> Self:
         """Return a copy with these settings changed; settings never given are the defaults of the new model."""

@@ -16,7 +16,7 @@ from agent.run_stages import RunStages
 from agent.running.workers import Workers
 from agent.study import events
 from agent.study.ledger import Ledger
-from agent.study.outcomes import StudyDone
+from agent.study.outcomes import StudyDone, StudyPaused
 from agent.study.records import Proposal
 from agent.study.state import RunState, State
 from agent.study.workspace import Study
@@ -57,6 +57,8 @@ class Loop:
             self.conclude()
         except KeyboardInterrupt:
             return self.interrupt()
+        except StudyPaused as paused:
+            return self.interrupt(paused.reason)
         except LLMError as error:
             if error.kind != "replay":
                 return self.interrupt(str(error))
@@ -99,6 +101,8 @@ class Loop:
         verdict = self.state.runs[0].verdict
         if verdict and not verdict.ok:
             raise StudyDone(f"the baseline failed ({verdict.name}: {verdict.evidence})")
+        baseline = self.study.load_runs(self.state)[0].info
+        self.referee.require_measured(baseline.errors if baseline else {}, "the baseline")
         self.require_same_code()
         self.referee.prepare()
         self.ledger.budget.require_run()
@@ -183,6 +187,8 @@ class Loop:
                 self.conclude()
         except KeyboardInterrupt:
             return self.interrupt()
+        except StudyPaused as paused:
+            return self.interrupt(paused.reason)
         if reason:
             self.end(reason)
         return StudyResult(f"run {event.run} was added", 0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedTokenizerFast
 
 from agent import ideas
 from agent.ideas import Fixed, Step
@@ -31,8 +31,9 @@ READ = ("24_headline_isiran", "41_truthqa_tf", "87_glue_cola", "95_toxic_is", "5
 END = "<|endoftext|>"
 
 
-def make_model(directory: Path, d_model: int = D_MODEL) -> Path:
-    """Train a GPTNeoX of two layers a little, so that ablating its activations raises the loss."""
+def make_model(directory: Path, d_model: int = D_MODEL, config: Any = None) -> Path:
+    """Train a GPTNeoX of two layers, or what `config` describes, a little, so that ablating its activations raises the
+    loss. Its vocabulary has VOCABULARY tokens, its context at least CONTEXT."""
     prompts = [p for name in READ for p in text.read_prompts(text.data_dir() / f"{name}.csv.zst")[:400]]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -46,7 +47,7 @@ def make_model(directory: Path, d_model: int = D_MODEL) -> Path:
         tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END, unk_token=END, model_max_length=CONTEXT
     )
     torch.manual_seed(0)
-    config = GPTNeoXConfig(
+    config = config or GPTNeoXConfig(
         vocab_size=VOCABULARY,
         hidden_size=d_model,
         num_hidden_layers=2,
@@ -57,7 +58,7 @@ def make_model(directory: Path, d_model: int = D_MODEL) -> Path:
         bos_token_id=0,
         eos_token_id=0,
     )
-    model = GPTNeoXForCausalLM(config)
+    model = AutoModelForCausalLM.from_config(config)
     ids = torch.tensor([i for e in bpe.encode_batch(prompts) for i in [*e.ids, 0]])
     windows = ids[: len(ids) // (CONTEXT - 1) * (CONTEXT - 1)].view(-1, CONTEXT - 1)
     windows = torch.cat([torch.zeros(len(windows), 1, dtype=torch.long), windows], dim=1)

@@ -28,6 +28,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
         ("run --idea stand_in --max-runs 1 --run-timeout -5", "--run-timeout"),
         ("run --idea stand_in --max-runs 1 --max-hours 0", "--max-hours 0"),
         ("run --idea stand_in --max-runs 1 --max-hours nan", "--max-hours nan: give a number of hours above 0"),
+        ("run --idea stand_in --max-runs 1 --dtype float16", "--dtype"),
+        ("run --idea stand_in --max-runs 1 --model synth2k --dtype bfloat16", "synth2k is a world without one"),
         ("run --idea stand_in", "--max-runs"),
         ("run --max-runs 1", "--idea"),
         ("run --idea stand_in --max-runs 1 --evals quik", "unknown evaluation 'quik': did you mean quick?"),

@@ -282,17 +282,56 @@ def test_a_broken_evaluation_stops_the_study(checkout: Checkout, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_sentinels_without_scores_are_tried_again_by_resume(checkout: Checkout, tmp_path: Path):
+def test_an_evaluator_that_was_killed_at_the_sentinels_is_tried_again_by_resume(checkout: Checkout, tmp_path: Path):
     (tmp_path / "home").mkdir()
-    (tmp_path / "home/mute").touch()
+    (tmp_path / "home/killed").touch()
     checkout.plan("fine")
     ended = checkout.run(1)
-    assert ended.returncode == 2
-    assert "returned no sentinel scores (error: the sentinels were too much); agent resume retries" in ended.stderr
-    (tmp_path / "home/mute").unlink()
+    assert (ended.returncode, ended.stderr) == (1, "")
+    last = ended.stdout.splitlines()[-1]
+    assert last.startswith("interrupted: the evaluator returned no sentinel scores (killed by SIGKILL")
+    assert "; agent resume continues; notes: " in last
+    (tmp_path / "home/killed").unlink()
     resumed = checkout.agent("resume")
     assert resumed.returncode == 0, resumed.stderr
     assert checkout.state.runs_used == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("mute", "the evaluator returned no sentinel scores (error: the sentinels were too much)"),
+        pytest.param(
+            *("without.core", "core gave no result on the baseline: TypeError: no such dtype"), marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_an_evaluator_that_breaks_ends_the_study(checkout: Checkout, tmp_path: Path, fault: str, reason: str):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / fault).touch()
+    checkout.plan("fine")
+    ended = checkout.run(1)
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert ended.stdout.splitlines()[-1].startswith(f"the evaluation is broken: {reason}; ")
+    assert f"The study ended: the evaluation is broken: {reason};" in checkout.notes
+    again = checkout.agent("resume")
+    assert again.returncode == 2 or "has ended" in again.stdout
+
+
+def test_a_family_that_fails_is_named_and_the_study_goes_on(checkout: Checkout, tmp_path: Path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/without.sparse_probing_sae_probes").touch()
+    checkout.plan("fine")
+    ended = checkout.run(1)
+    assert ended.returncode == 0, ended.stderr
+    failed = "sparse_probing_sae_probes gave no result: TypeError: no such dtype"
+    for start in ("run 0: ok, ", "run 1: ok, ", "sentinels: ", "baseline with K 15, seed 0: L0 "):
+        (line,) = [line for line in ended.stdout.splitlines() if line.startswith(start)]
+        assert failed in line
+    assert checkout.notes.count(f"\n{failed}.") == 2  # of the two runs
+    assert "\nsparse_probing_sae_probes gave no result on the sentinels and 9 baselines: " in checkout.notes
+    assert not list((tmp_path / "home").rglob("baselines/*/sentinels.json"))  # another study tries again
+    assert "no result" not in checkout.agent("audit", str(checkout.study.notes / "notes.txt")).stdout  # no claim
 
 
 @pytest.mark.slow

@@ -216,6 +216,20 @@ def test_a_study_of_another_ground_is_not_resumed(checkout: Checkout):
     assert checkout.study.ledger.read_bytes() == before
 
 
+@pytest.mark.parametrize("way", ["option", "variable"])
+def test_a_study_goes_on_in_the_dtype_in_which_it_began(checkout: Checkout, way: str):
+    checkout.plan("fine")
+    chosen = {"option": [*RUN, "--dtype", "bfloat16"], "variable": RUN}[way]
+    path = f"{checkout.root}:{HERE / 'power_cut'}"
+    variable = {"SAE_AGENT_DTYPE": "bfloat16"} if way == "variable" else {}
+    begun = checkout.agent(*chosen, PYTHONPATH=path, STANDIN_KILL_AFTER="run_committed", **variable)
+    assert begun.returncode == -signal.SIGKILL
+    assert checkout.state.started.fixed.dtype == "bfloat16"
+    resumed = checkout.agent("resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Fixed in every run: model tiny-lm in bfloat16, " in checkout.notes
+
+
 def test_an_edited_ledger_is_refused(checkout: Checkout):
     checkout.plan("fine")
     assert cut(checkout, "run_committed", *RUN).returncode < 0

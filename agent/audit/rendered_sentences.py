@@ -30,6 +30,7 @@ _RECORDS = (
     sentences.ATTEMPT_FAILED,
     sentences.WARNING,
     sentences.NO_RESULT,
+    sentences.NO_RESULT_ON,
     sentences.NOT_APPLICABLE,
     sentences.DOES_NOT_COUNT,
     sentences.TRAINING_CURVES,

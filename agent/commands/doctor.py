@@ -17,7 +17,7 @@ def show(fixed: ideas.Fixed, evals: str) -> int:
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "report.json"
-        if code := workers.examine(ROOT, fixed.model, fixed.hook_name, evals, out):
+        if code := workers.examine(ROOT, fixed, evals, out):
             return 2 if code == 2 else 1
         report = Report.model_validate_json(out.read_bytes())
     console = make_console(width=200)

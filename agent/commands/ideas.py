@@ -38,8 +38,8 @@ def print_idea(idea: Idea) -> None:
     smallest = f"{idea.smallest_effect:g} {metric.unit}".rstrip()
     console.print(f"\nprimary metric: {metric.title}, smallest effect worth having {smallest}")
     console.print(
-        f"fixed: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens, d_sae {fixed.d_sae:,}, seed {fixed.seed}, "
-        f"evaluations {fixed.evals}"
+        f"fixed: {fixed.model_in_words}, {fixed.hook_name}, {fixed.tokens:,} tokens, d_sae {fixed.d_sae:,}, "
+        f"seed {fixed.seed}, evaluations {fixed.evals}"
     )
     if idea.defaults:
         console.print(f"parameters of the baseline: {_settings(idea.defaults)}")

@@ -69,7 +69,7 @@ class StudyRequest:
             primary_metric=primary_metric,
             smallest_effect=smallest_effect,
             most_variance_lost=self.idea.most_variance_lost,
-            fixed=self.fixed,
+            fixed=self.fixed.model_copy(update={"dtype": lab["parts"]["dtype"]}),
             evals=lab["evals"],
             left_out=lab["left_out"],
             fingerprint=lab["fingerprint"],
@@ -150,7 +150,7 @@ def _import_what_is_used_late(language_model: LanguageModel | None) -> None:
 
 
 def _announce(title: str, fixed: Fixed) -> None:
-    print(f"{one_line(title)}: {fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
+    print(f"{one_line(title)}: {fixed.model_in_words}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
 
 
 def _wish(state: State) -> SandboxWish:

@@ -59,8 +59,8 @@ def _print_study(study: Study, state: State) -> bool:
     fixed = state.started.fixed
     console.print(state.started.title, style="bold")
     console.print(
-        f"{fixed.model}, {fixed.hook_name}, {fixed.tokens:,} tokens, d_sae {fixed.d_sae:,}, seed {fixed.seed}; "
-        f"primary metric: {METRICS[state.started.primary_metric].title}"
+        f"{fixed.model_in_words}, {fixed.hook_name}, {fixed.tokens:,} tokens, d_sae {fixed.d_sae:,}, "
+        f"seed {fixed.seed}; primary metric: {METRICS[state.started.primary_metric].title}"
     )
     console.print(f"evaluated by {', '.join(state.started.evals)}")
     changed = changed_records(study, state)

@@ -123,6 +123,7 @@ class Baselines:
         return BaselineMeasured(
             baseline=Baseline(k=k, seed=seed, figures=figures if info.verdict.ok else {}),
             verdict=info.verdict,
+            errors=info.errors if info.verdict.ok else {},
             seconds=time.monotonic() - start,
             digests=recorded,
         )

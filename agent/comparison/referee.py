@@ -1,25 +1,23 @@
 """What every comparison of a study needs: sentinels that prove the evaluation, and baselines at the right L0."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 
 from agent.comparison import judgement, matching
 from agent.comparison.agreement import work_ratio
 from agent.comparison.baselines import Baselines, required_baselines
+from agent.display.formatting import error_lines
 from agent.ideas import Direction
-from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import TrySentinels
 from agent.lab.files import MIB, read_plain
+from agent.lab.metrics import family_of
 from agent.lab.results import Comparison, FinalInfo, Sentinels, Work
 from agent.running.workers import Workers
 from agent.study import events
 from agent.study.ledger import Ledger
-from agent.study.outcomes import RunFailed, StudyDone
+from agent.study.outcomes import EvaluationStopped, RunFailed, StudyDone, StudyPaused
 from agent.study.runs import Run
 from agent.study.workspace import Study
-
-
-class NoSentinels(UserError):
-    """The evaluator returned no sentinel scores; `agent resume` retries."""
 
 
 class Referee:
@@ -41,10 +39,12 @@ class Referee:
     def prepare(self) -> None:
         """Score the sentinels and measure the noise, once the baseline has its scores.
 
-        Raise StudyDone if the evaluation is broken or the budget is spent, NoSentinels if there is no answer.
+        Raise StudyDone if the evaluation is broken or the budget is spent, StudyPaused if the sentinels have no scores
+        and another try may give them.
         """
         if self.ledger.state.sentinels is None:
             self._score_sentinels()
+        self.require_measured(self.ledger.state.sentinel_errors, "the sentinels")
         if broken := self.ledger.state.broken:
             first = broken[0]
             raise StudyDone(
@@ -74,6 +74,12 @@ class Referee:
         comparison = matching.compare(info, self.ledger.state.baselines)
         return comparison.model_copy(update={"work_ratio": work_ratio(info.work, self.baseline_work)})
 
+    def require_measured(self, errors: Mapping[str, str], sae: str) -> None:
+        """Raise StudyDone if `errors`, by evaluation family, has one without which no run can be judged."""
+        for family in ("core", family_of(self.started.primary_metric)):
+            if family in errors:
+                raise StudyDone(f"the evaluation is broken: {family} gave no result on {sae}: {errors[family]}")
+
     @property
     def baseline_work(self) -> Work | None:
         """What the training of run 0 read and used."""
@@ -96,13 +102,20 @@ class Referee:
             request = TrySentinels(run_dir=self.study.run_dir(0), out="sentinels.json")
             try:
                 self.workers.evaluate(request, label="sentinels", timeout=budget.evaluation_timeout)
+            except EvaluationStopped as failure:
+                raise StudyPaused(f"the evaluator returned no sentinel scores ({failure.verdict.evidence})") from None
             except RunFailed as failure:
-                raise NoSentinels(
-                    f"the evaluator returned no sentinel scores ({failure.verdict.evidence}); agent resume retries"
-                ) from None
-            self.baselines.save_sentinels(read_plain(request.run_dir / request.out, MIB))
-        sentinels = Sentinels.model_validate_json(read_plain(cached, MIB))
-        self.ledger.append(events.SentinelsScored(expectations=sentinels.expectations))
+                reason = f"the evaluator returned no sentinel scores ({failure.verdict.evidence})"
+                raise StudyDone(f"the evaluation is broken: {reason}") from None
+            content = read_plain(request.run_dir / request.out, MIB)
+            if not Sentinels.model_validate_json(content).errors:
+                self.baselines.save_sentinels(content)
+        else:
+            content = read_plain(cached, MIB)
+        sentinels = Sentinels.model_validate_json(content)
+        self.ledger.append(events.SentinelsScored(expectations=sentinels.expectations, errors=sentinels.errors))
+        for line in error_lines(sentinels.errors):
+            self.workers.display.say(f"sentinels: {line}")
 
     def _measure_baseline(self, k: float, seed: int) -> None:
         """Train and score a baseline, or find it in the cache. Raise StudyDone if the hours do not allow it."""
@@ -113,4 +126,5 @@ class Referee:
         self.ledger.append(event)
         l0, ev = (event.baseline.figures.get(name) for name in ("l0", "explained_variance_centered"))
         result = f"L0 {l0:.2f}, explained variance {ev:.4f}" if event.verdict.ok else event.verdict.name
+        result = "; ".join([result, *error_lines(event.errors)])
         self.workers.display.say(f"baseline with K {k:g}, seed {seed}: {result} ({event.seconds:.0f} s)")

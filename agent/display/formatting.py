@@ -1,6 +1,6 @@
 """Metrics, comparisons and progress as text."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from agent.lab.metrics import METRICS, Metric
 from agent.lab.results import Comparison, FinalInfo, Measure, MetricComparison, headline
@@ -69,12 +69,17 @@ def remark_line(remark: Remark) -> str:
 
 
 def run_line(info: FinalInfo) -> str:
-    """Return one line on the result of a run: its verdict, and its headline metrics if it succeeded."""
+    """Return one line on the result of a run: its verdict, and if it succeeded its headline metrics, and the
+    evaluations that gave no result."""
     if not info.verdict.ok:
         return f"{info.verdict.name} ({info.verdict.evidence})"
-    return "ok, " + ", ".join(
-        f"{METRICS[name].title} {format_value(name, info.metric(name))}" for name in headline([info])
-    )
+    figures = ", ".join(f"{METRICS[name].title} {format_value(name, info.metric(name))}" for name in headline([info]))
+    return "; ".join([f"ok, {figures}", *error_lines(info.errors)])
+
+
+def error_lines(errors: Mapping[str, str]) -> list[str]:
+    """Return a line on each evaluation that gave no result; `errors` has the reasons, by family."""
+    return [f"{family} gave no result: {reason}" for family, reason in errors.items()]
 
 
 def training_progress(label: str, rows: Sequence[MetricsRow], tokens: int) -> str:

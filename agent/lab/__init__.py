@@ -7,7 +7,7 @@ import os
 import sys
 
 _SETTINGS = {
-    "HF_HUB_OFFLINE": "1",  # models are fetched once, by models.py; a miss later is an error at once, not after retries
+    "HF_HUB_OFFLINE": "1",  # models are fetched once, by hub.py; a miss later is an error at once, not after retries
     "HF_DATASETS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "WANDB_MODE": "disabled",

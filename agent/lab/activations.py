@@ -49,7 +49,8 @@ class HarvestKey:
 
     def folder(self) -> Path:
         """Return the folder of the harvest in the cache."""
-        parts = [FORMAT, text.VERSION, HARVEST_SEED, models.MAX_CONTEXT, str(models.device_config().dtype)]
+        dtype = torch.float32 if is_world(self.model) else models.device_config().dtype
+        parts = [FORMAT, text.VERSION, HARVEST_SEED, models.MAX_CONTEXT, str(dtype)]
         digest = hashlib.sha256(json.dumps([self.identity, self.hook_name, self.rows, *parts]).encode())
         name = f"{cache.slug(Path(self.model).name)}-{cache.slug(self.hook_name)}-{digest.hexdigest()[:12]}"
         return cache.root() / "activations" / name
@@ -197,8 +198,7 @@ def _from_text(key: HarvestKey) -> tuple[int, Iterator[Tensor]]:
     """Return the width of a language model's hook, and its activations `[tokens, d_in]` on the training text."""
     model = models.load(key.model)
     models.check_hook(model, key.hook_name)
-    width = model.cfg.d_mlp if key.hook_name.endswith("mlp.hook_post") else model.cfg.d_model
-    assert width is not None
+    width = models.hook_width(model, key.hook_name)
     splits = tokens.text_split_for(key.model, "sae")
     ids = tokens.windows(model, splits, models.context_size(model), key.rows, HARVEST_SEED).split(BATCH_WINDOWS)
     batches = track(ids, f"harvesting {key.hook_name} of {key.model}", unit="windows", per_item=BATCH_WINDOWS)

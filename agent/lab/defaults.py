@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+DTYPES = ("float32", "bfloat16")  # of a language model
 WORLD_FILE = "synthetic_model_config.json"  # a directory with this file holds a world that sae_lens saved
 WORLD_HOOK = "activations"  # the only hook of a world
 SMOKE_TOKENS = 20_000  # that a smoke test trains on

@@ -1,35 +1,30 @@
-"""Models by name, as HookedTransformers: the embedded tiny-lm, a local directory, or any hub model."""
+"""Models by name: the embedded tiny-lm, a local directory, or any model of the hub that TransformerLens can wrap."""
 
 import contextlib
-import functools
-import hashlib
 import io
-import json
 import os
 import re
-import socket
-import subprocess
-import sys
 import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
-from urllib.request import getproxies
 
 import torch
-from safetensors import SafetensorError
 
-from agent.lab import worlds
-from agent.lab.defaults import WORLD_FILE, WORLD_HOOK, WORLDS, is_world
-from agent.lab.errors import UserError, did_you_mean
+from agent.lab import hub, model_files, parity, precision, worlds
+from agent.lab.defaults import DTYPES, WORLD_FILE, WORLD_HOOK, WORLDS, is_world
+from agent.lab.errors import UserError, describe, did_you_mean
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
 EMBEDDED = {"tiny-lm": Path(__file__).parent / "tiny_lm"}
-HOOK = re.compile(r"blocks\.\d+\.(hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)|mlp\.hook_post)")
+HOOK = re.compile(
+    r"blocks\.\d+\.(hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_in|mlp_out)|"
+    r"attn\.hook_z|ln2\.hook_normalized|mlp\.hook_post)"
+)
+POSITIONS = ("n_positions", "max_position_embeddings")  # their number in a config.json
 MAX_CONTEXT = 128  # tokens in a window, SAE-Bench core's default; longer ones cost attention time
 
 
@@ -42,19 +37,21 @@ class DeviceConfig:
 
 
 def device_config() -> DeviceConfig:
-    """Return SAE_AGENT_DEVICE, or else a GPU if there is one, with bfloat16 on a GPU and float32 on a CPU.
+    """Return SAE_AGENT_DEVICE, or else a GPU if there is one; and SAE_AGENT_DTYPE, or else bfloat16 on a GPU and
+    float32 on a CPU.
 
-    Raises UserError for a device that this machine lacks.
+    Raises UserError for a device that this machine lacks, or an unknown dtype.
     """
     device = os.environ.get("SAE_AGENT_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise UserError(f"unknown device {device!r}: use cpu, cuda or cuda:N")
-    if device.startswith("cuda"):
-        index = int(device.partition(":")[2] or 0)
-        if index >= torch.cuda.device_count():
-            raise UserError(f"no device {device}: {torch.cuda.device_count()} GPUs are visible; use --device cpu")
-        return DeviceConfig(device, torch.bfloat16)
-    return DeviceConfig("cpu", torch.float32)
+    on_gpu = device.startswith("cuda")
+    if on_gpu and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise UserError(f"no device {device}: {torch.cuda.device_count()} GPUs are visible; use --device cpu")
+    dtype = os.environ.get("SAE_AGENT_DTYPE") or ("bfloat16" if on_gpu else "float32")
+    if dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}: use {' or '.join(DTYPES)}")
+    return DeviceConfig(device, getattr(torch, dtype))
 
 
 def local_directory(name: str) -> Path | None:
@@ -67,22 +64,20 @@ def local_directory(name: str) -> Path | None:
     path = Path(name).expanduser()
     if name in WORLDS or not path.is_dir():
         return None
-    if not (path / "config.json").is_file() and not (path / WORLD_FILE).is_file():
+    if not (path / model_files.CONFIG).is_file() and not (path / WORLD_FILE).is_file():
         raise UserError(f"{path} holds no config.json: a local model is a directory that save_pretrained wrote")
     return path.absolute()
 
 
 def find_directory(name: str) -> Path | None:
-    """Return the directory of a model's files, or None for a hub model that was not fetched yet.
+    """Return the directory of a model's files, or None for a hub model that was not fetched yet, or not whole.
 
     Raises UserError for an unknown model.
     """
     if directory := local_directory(name):
         return directory
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(_hub_repository(name), "config.json")
-    return Path(config).parent if isinstance(config, str) else None
+    snapshot = hub.stored(hub_repository(name))
+    return snapshot if snapshot and hub.is_complete(snapshot) else None
 
 
 def canonical_name(name: str) -> str:
@@ -92,33 +87,53 @@ def canonical_name(name: str) -> str:
 
 
 def identity(name: str) -> str:
-    """Return a hash of weights and tokenizer for a local model, the hub's commit for another, fetched if need be."""
+    """Return a hash of a local model's files, or the hub's commit for another, fetched if need be.
+
+    Raises UserError for a model that is unknown, unreachable, or lacks files.
+    """
     if is_world(name):
         return worlds.identity(name)
     directory = local_directory(name)
     if directory is None:
-        return _hub_commit(_hub_repository(name))
-    digest = hashlib.sha256()
-    for path in sorted(directory.iterdir()):
-        if path.suffix == ".safetensors" or path.name in {"config.json", "tokenizer.json"}:
-            digest.update(path.name.encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+        return hub.snapshot(hub_repository(name)).name
+    files = model_files.needed(directory)
+    if name in EMBEDDED:  # by what was hashed before a tokenizer's settings were: its activations stay
+        files = [path for path in files if path.name != "tokenizer_config.json"]
+    return model_files.hash_files(files)
 
 
 def load(name: str) -> "HookedTransformer":
-    """Load a language model in evaluation mode, without weight processing.
+    """Load a language model in evaluation mode, without weight processing, and check it against transformers.
 
-    Raises UserError for a model that is unknown, unreachable or damaged.
+    Its logits are in float32. It is a TransformerLens bridge around the transformers model (see bridge.py), but for the embedded model, whose
+    figures were made with a HookedTransformer; both have the methods that are used here.
+
+    Raises UserError for a model that is unknown, unreachable or damaged, or is another one in TransformerLens.
     """
-    directory = local_directory(name)
-    config = device_config()
+    directory, config = local_directory(name) or hub.snapshot(hub_repository(name)), device_config()
+    precision.allow_tf32(False)
+    model_files.needed(directory)
     # TransformerLens 3 prints an advertisement of its successor, and a line, at every load.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        model = _load_local(directory, config) if directory else _load_hub(name, config)
-    if model.tokenizer is None:
-        raise UserError(f"model {name} has no tokenizer: save one to its directory")
+        hf_model, tokenizer = _load_transformers(directory, torch.float32 if name in EMBEDDED else config.dtype)
+        ids = parity.sample_ids(tokenizer, _positions(hf_model.config))
+        require_embedded(ids, hf_model.get_input_embeddings().num_embeddings)
+        try:
+            if name in EMBEDDED:
+                reference = parity.run_transformers(hf_model, ids)
+                model = _hooked_transformer(directory, hf_model, tokenizer, config)
+            else:
+                reference = parity.run_transformers(hf_model.to(config.device), ids)
+                model = _bridge(directory, hf_model, tokenizer, config)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # the conversion of an architecture may raise anything
+            kind = type(hf_model).__name__
+            raise UserError(f"TransformerLens cannot load {directory}, a {kind}: {describe(error)}") from error
+    parity.check_model(model, reference, name, config.dtype)
+    if config.dtype != torch.float32:
+        precision.unembed_in_float32(model)
     return model.eval().requires_grad_(False)
 
 
@@ -128,11 +143,28 @@ def context_size(model: "HookedTransformer") -> int:
 
 
 def check_hook(model: "HookedTransformer", hook_name: str) -> None:
-    """Raise UserError unless the model has this hook and it has an activation vector per token."""
+    """Raise UserError unless the model has this hook, with an activation vector per token that can be replaced."""
     if hook_name not in model.hook_dict:
         raise UserError(f"the model has no hook {hook_name!r}: {did_you_mean(hook_name, model.hook_dict)}")
     if not HOOK.fullmatch(hook_name):
         raise UserError(f"hook {hook_name!r} has no per-token activation vector: use one like blocks.1.hook_resid_post")
+    parity.check_hook(model, hook_name, parity.sample_ids(model.tokenizer, model.cfg.n_ctx))
+
+
+def require_embedded(ids: torch.Tensor, embeddings: int) -> None:
+    """Raise UserError if there are token ids that the model does not embed."""
+    if (largest := int(ids.max())) >= embeddings:
+        raise UserError(
+            f"the tokenizer makes token {largest} of the text, and the model embeds {embeddings} tokens: they do not "
+            "belong together; save the model's own tokenizer beside it, or resize its embeddings"
+        )
+
+
+def hook_width(model: "HookedTransformer", hook_name: str) -> int:
+    """Return the width of the activation vectors at a hook."""
+    ids = torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device)
+    _, cached = model.run_with_cache(ids, names_filter=[hook_name], prepend_bos=False)
+    return cached[hook_name].shape[-1]
 
 
 def layer_of(hook_name: str) -> int:
@@ -145,46 +177,13 @@ def layer_of(hook_name: str) -> int:
     return int(match.group(1))
 
 
-def _load_local(directory: Path, config: DeviceConfig) -> "HookedTransformer":
-    """Load a local model by a neutral link, and check its architecture against its own config.json.
+def hub_repository(name: str) -> str:
+    """Return the hub repository of a name: as the hub spells it, or one of TransformerLens' short names.
 
-    TransformerLens picks the architecture by substrings of the path: a folder of user robert would load as BERT.
+    Raises UserError with the closest names.
     """
-    from transformer_lens import HookedTransformer
-    from transformer_lens.supported_models import OFFICIAL_MODEL_NAMES
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    try:
-        hf_model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{directory} cannot be loaded as a model: {str(error).splitlines()[0]}") from error
-    working_directory = Path.cwd()
-    with tempfile.TemporaryDirectory() as scratch:
-        Path(scratch, "local").symlink_to(directory, target_is_directory=True)
-        os.chdir(scratch)  # a relative name keeps the user's folders out of the path that TransformerLens reads
-        OFFICIAL_MODEL_NAMES.append("local")
-        try:
-            model = HookedTransformer.from_pretrained_no_processing(
-                "local", hf_model=hf_model, tokenizer=tokenizer, device=config.device, dtype=config.dtype
-            )
-        except Exception as error:  # the conversion of an architecture may raise anything
-            raise UserError(f"TransformerLens cannot load {directory}: {error}") from error
-        finally:
-            OFFICIAL_MODEL_NAMES.remove("local")
-            os.chdir(working_directory)
-    declared = json.loads((directory / "config.json").read_text())["architectures"][0]
-    if model.cfg.original_architecture != declared:
-        raise UserError(
-            f"{directory} is a {declared}, but TransformerLens loaded it as {model.cfg.original_architecture}"
-        )
-    return model
-
-
-def _hub_repository(name: str) -> str:
-    """Return the hub repository of a TransformerLens model name or alias. Raises UserError with the closest names."""
+    if hub.REPOSITORY.fullmatch(name):
+        return name
     from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
 
     aliases = {alias.lower(): official for official, names in MODEL_ALIASES.items() for alias in names}
@@ -192,61 +191,73 @@ def _hub_repository(name: str) -> str:
     known: dict[str, str] = {**aliases, **officials}
     if name.lower() not in known:
         raise UserError(
-            f"unknown model {name!r}: {did_you_mean(name, [*known, *EMBEDDED, *WORLDS])} (or a local directory)"
+            f"unknown model {name!r}: {did_you_mean(name, [*known, *EMBEDDED, *WORLDS])} (or OWNER/NAME as the hub "
+            "spells it, or a local directory)"
         )
     return known[name.lower()]
 
 
-def _hub_commit(repository: str) -> str:
-    """Return the commit of a hub model's local snapshot, fetching it first if there is none."""
-    from huggingface_hub import try_to_load_from_cache
+def _load_transformers(directory: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Load a transformers model, with eager attention, whose every part can be hooked, and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
-    config = try_to_load_from_cache(repository, "config.json")
-    if not isinstance(config, str):
-        _fetch(repository)
-        config = try_to_load_from_cache(repository, "config.json")
-    if not isinstance(config, str):
-        raise UserError(f"model {repository} holds no config.json on the hub: use another model")
-    return Path(config).parent.name
-
-
-@functools.cache
-def hub_error() -> OSError | None:
-    """Return the error of a connection to the hub, or None if it can be reached."""
-    from huggingface_hub.constants import ENDPOINT
-
-    hub = urlparse(ENDPOINT)
-    address = (hub.hostname or "", hub.port or (80 if hub.scheme == "http" else 443))
+    logging.disable_progress_bar()
     try:
-        if hub.scheme not in getproxies():  # behind a proxy only the proxy knows
-            socket.create_connection(address, timeout=5).close()
-    except OSError as error:
-        return error
-    return None
-
-
-def _fetch(repository: str) -> None:
-    """Download a hub model, so that everything after works without a network. Raises UserError."""
-    if error := hub_error():
-        raise UserError(
-            f"model {repository} is not stored on this machine and the hub cannot be reached ({error}): "
-            "use the embedded tiny-lm, a local directory, or fetch it where there is a network"
+        hf_model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, attn_implementation="eager", trust_remote_code=False
         )
-    script = "import sys; from huggingface_hub import snapshot_download as get; get(sys.argv[1])"
-    result = subprocess.run(
-        [sys.executable, "-c", script, repository],
-        env={**os.environ, "HF_HUB_OFFLINE": "0"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    if result.returncode != 0:
-        reason = (result.stderr.strip() or "?").splitlines()[-1]
-        raise UserError(f"model {repository} could not be fetched: {reason}")
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:  # damaged files raise what their readers raise
+        raise UserError(f"{directory} cannot be loaded as a model: {str(error).splitlines()[0]}") from error
+    return hf_model, _with_end(tokenizer, hf_model.get_input_embeddings().num_embeddings, directory)
 
 
-def _load_hub(name: str, config: DeviceConfig) -> "HookedTransformer":
+def _with_end(tokenizer: Any, embeddings: Any, directory: Path) -> Any:
+    """Return a tokenizer with an end token, which documents are separated by: if it has none, the beginning token."""
+    if tokenizer.eos_token_id is None:
+        if tokenizer.bos_token_id is None:
+            raise UserError(
+                f"the tokenizer in {directory} has neither a beginning nor an end token, one of which separates "
+                "documents: set eos_token in its tokenizer_config.json"
+            )
+        tokenizer.eos_token = tokenizer.bos_token
+    for kind in ("bos", "eos", "pad"):
+        number = getattr(tokenizer, f"{kind}_token_id")
+        if number is not None and number >= embeddings:
+            raise UserError(
+                f"the {kind}_token of the tokenizer in {directory} is token {number}, and the model embeds "
+                f"{embeddings}: set another {kind}_token in its tokenizer_config.json, or resize the model's embeddings"
+            )
+    return tokenizer
+
+
+def _positions(config: Any) -> int:
+    """Return the positions that a transformers model has, or MAX_CONTEXT if its config does not limit them."""
+    text = config.get_text_config()
+    return next((getattr(text, name) for name in POSITIONS if getattr(text, name, None)), MAX_CONTEXT)
+
+
+def _bridge(directory: Path, hf_model: Any, tokenizer: Any, config: DeviceConfig) -> Any:
+    from agent.lab.bridge import Bridge  # its import takes four seconds
+
+    return Bridge.wrap(hf_model, str(directory), tokenizer=tokenizer, device=config.device, dtype=config.dtype)
+
+
+def _hooked_transformer(directory: Path, hf_model: Any, tokenizer: Any, config: DeviceConfig) -> "HookedTransformer":
+    """Convert a transformers model, by a neutral link to its directory.
+
+    TransformerLens picks the architecture by substrings of the path: a folder of user robert would load as BERT.
+    """
     from transformer_lens import HookedTransformer
+    from transformer_lens.supported_models import OFFICIAL_MODEL_NAMES
 
-    _hub_commit(_hub_repository(name))
-    kwargs: dict[str, Any] = {"device": config.device, "dtype": config.dtype}
-    return HookedTransformer.from_pretrained_no_processing(name, **kwargs)
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+        Path("local").symlink_to(directory, target_is_directory=True)
+        OFFICIAL_MODEL_NAMES.append("local")
+        try:
+            return HookedTransformer.from_pretrained_no_processing(
+                "local", hf_model=hf_model, tokenizer=tokenizer, device=config.device, dtype=config.dtype
+            )
+        finally:
+            OFFICIAL_MODEL_NAMES.remove("local")

@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from agent.lab import activations, files, fingerprint, models
+from agent.lab import activations, files, fingerprint, gpus, models
 from agent.lab.evaluation import doctor
 from agent.lab.evaluation.evaluator import artefact_folder
 from agent.lab.exits import one_line_errors
@@ -23,6 +23,8 @@ def main() -> None:
     parser.add_argument("--fingerprint", type=Path, metavar="FILE", help="JSON file for these and the folders")
     args = parser.parse_args()
     with one_line_errors("nothing half-harvested is kept"):
+        if line := gpus.unusable():
+            print(f"{line}: the study runs on the CPU", flush=True)
         models.identity(args.model)  # fetches a hub model, so that its config can be read
         evals, left_out = doctor.resolve_families(
             doctor.eval_target(args.model, args.hook_name), args.evals, args.needed

@@ -159,6 +159,7 @@ class Sentinels(BaseModel):
     """A check of the evaluator on SAEs whose scores are known beforehand."""
 
     expectations: list[Expectation]
+    errors: dict[Line, Line] = {}  # evaluation family -> why it gave no result; without core nothing is known
 
 
 class Measure(BaseModel):

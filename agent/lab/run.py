@@ -9,10 +9,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from agent.lab import cache, results
+from agent.lab import cache, gpus, results
 from agent.lab.defaults import SOCKET_VARIABLE
 from agent.lab.errors import UserError
 from agent.lab.exits import exit_with, one_line_errors
+from agent.lab.progress import notify
 from agent.lab.training import TrainingStopped
 
 
@@ -31,6 +32,8 @@ def run(main: Callable[[Path], None]) -> None:
             raise UserError("sae-agent runs on Linux and macOS; on Windows use WSL")
         if seed := os.environ.get("SAE_AGENT_SEED"):
             set_seed(main, int(seed))
+        if not served and (line := gpus.unusable()):
+            notify(f"{line}: the run is on the CPU")
         make_out_dir(out_dir)
         shutil.copyfile(script, out_dir / "experiment.py")
         try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from agent.lab import text
+from agent.lab import models, text
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -57,4 +57,6 @@ def pack(model: "HookedTransformer", documents: list[str], context: int, tokens:
             break
     count = len(stream) // body
     packed = torch.tensor(stream[: count * body]).view(count, body)
+    if count:
+        models.require_embedded(packed, model.cfg.d_vocab)
     return torch.cat([torch.full((count, 1), begin), packed], dim=1)

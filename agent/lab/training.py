@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor, nn
 
-from agent.lab import checkpoint, models, verdicts
+from agent.lab import checkpoint, models, precision, verdicts
 from agent.lab.activations import Stream
 from agent.lab.errors import UserError
 from agent.lab.progress import progress_bar
@@ -52,6 +52,7 @@ class TrainingGuard:
         self.steps = self.tokens = 0
         self.rows: list[MetricsRow] = []
         self._log_every = max(stream.steps // ROWS, 1)
+        precision.allow_tf32(stream.device.type == "cuda")
         self._sums: Tensor | None = None
         self._own: dict[str, Tensor] = {}
         self._pending = 0
@@ -170,6 +171,7 @@ def finish(
     Raises TrainingStopped, or CheckpointError for a checkpoint that would not load.
     """
     training = guard.close(d_sae=W_dec.shape[0])
+    precision.allow_tf32(False)  # a checkpoint's graph is compared with what it was traced from
     header = checkpoint.Header(
         format_version=checkpoint.FORMAT_VERSION,
         model=guard.model,

@@ -148,6 +148,7 @@ def describe_evidence(state: State) -> list[str]:
         f"{'not finite' if each.found is None else format(each.found, '.4g')}."
         for each in state.broken
     ]
+    lines += _families_without_results(state)
     lines += [
         f"The baseline at K {k:g}, seed {seed} has no results: {verdict.name} ({verdict.evidence})."
         for (k, seed), verdict in state.baselines_tried.items()
@@ -172,6 +173,21 @@ def describe_evidence(state: State) -> list[str]:
         "difference counts if it is significant after Holm's correction over the runs and at least the smallest "
         f"effect worth having; a run is called better only if {judgement.FRESH_SEEDS} fresh seeds confirm it"
         f"{_last_condition(state)}.",
+    ]
+
+
+def _families_without_results(state: State) -> list[str]:
+    """State which evaluations gave no result on the sentinels or on further baselines, each reason once."""
+    where: dict[tuple[str, str], list[str]] = {pair: ["the sentinels"] for pair in state.sentinel_errors.items()}
+    baselines: dict[tuple[str, str], list[str]] = {}
+    for (k, seed), errors in state.baseline_errors.items():
+        for pair in errors.items():
+            baselines.setdefault(pair, []).append(f"the baseline with K {k:g}, seed {seed}")
+    for pair, names in baselines.items():
+        where.setdefault(pair, []).append(names[0] if len(names) == 1 else f"{len(names)} baselines")
+    return [
+        sentences.NO_RESULT_ON.render(family=family, saes=figure_style.listed(saes), why=reason)
+        for (family, reason), saes in where.items()
     ]
 
 

@@ -133,6 +133,7 @@ BY_HAND = Sentence("Run by hand, outside the budget.")
 ATTEMPT_FAILED = Sentence("Attempt {attempt} failed: {verdict} ({evidence}); kept in {directory}.")
 WARNING = Sentence("Warning: {warning}.")
 NO_RESULT = Sentence("{family} gave no result: {why}.")
+NO_RESULT_ON = Sentence("{family} gave no result on {saes}: {why}.")
 NOT_APPLICABLE = Sentence("{family}: {metric} is not applicable: {why}.")
 
 # A run: what may be said of its primary metric.

@@ -31,10 +31,12 @@ START = (sys.executable, "-s", "-P", str(ROOT / "agent/lab/start.py"))
 POLL_SECONDS = 0.5
 EXIT_POLL_SECONDS = 0.05
 LOG_END = 16_384  # bytes of a log in which its last lines are looked for
-# No core dump, and at most 8 GiB (in blocks of 512 bytes) in any one file. A shell sets them before anything else runs,
-# so that they hold inside a sandbox too. Memory is not limited here, because CUDA reserves address space beyond any
-# limit; a watchdog measures it. Nor are processes, because that limit counts all those of a user.
-LIMITED = ("/bin/sh", "-c", f'{{ ulimit -c 0; ulimit -f {8 * 2**30 // 512}; }} 2>/dev/null; exec "$@"', "sh")
+# No core dump, and at most 8 GiB (in blocks of 512 bytes) in any one file but a model's that is fetched. A shell sets
+# them before anything else runs, so that they hold inside a sandbox too. Memory is not limited here, because CUDA
+# reserves address space beyond any limit; a watchdog measures it. Nor are processes, because that limit counts all
+# those of a user.
+MAX_FILE_BYTES = 8 * 2**30
+LIMITS = '{ ulimit -c 0; [ "$1" = 0 ] || ulimit -f "$1"; } 2>/dev/null; shift; exec "$@"'
 
 ALLOWED_VARIABLES = re.compile(
     "PATH|HOME|USER|SHELL|TERM|COLUMNS|LANG|LANGUAGE|TZ|TMPDIR|VIRTUAL_ENV|CONDA_PREFIX|PYTHONPATH|(DY)?LD_LIBRARY_PATH|"
@@ -97,8 +99,12 @@ class Child:
         pass_fds: Sequence[int] = (),
         sandbox: Sandbox = UNCONFINED,
         view: View | None = None,
+        max_file_bytes: int = MAX_FILE_BYTES,
     ) -> None:
-        """`pass_fds` are descriptors that it inherits under their numbers. Without a `view` it is not confined."""
+        """`pass_fds` are descriptors that it inherits under their numbers. Without a `view` it is not confined.
+
+        `max_file_bytes` limits any one file that it writes; 0: nothing does.
+        """
         self.cpu_seconds = 0.0  # known once `end` has returned
         self._sampled: dict[psutil.Process, float] = {}  # CPU seconds of each of its processes, while they ran
         self._sandbox, self._scratch = sandbox, None
@@ -119,7 +125,7 @@ class Child:
                 command, descriptors = files.enter_context(confined)
                 pass_fds = [*pass_fds, *descriptors]
             self._process = subprocess.Popen(
-                [*LIMITED, *command],
+                ["/bin/sh", "-c", LIMITS, "sh", str(max_file_bytes // 512), *command],
                 cwd=cwd,
                 env=env,
                 stdin=theirs,
@@ -220,11 +226,20 @@ def run(
     pass_fds: Sequence[int] = (),
     sandbox: Sandbox = UNCONFINED,
     view: View | None = None,
+    max_file_bytes: int = MAX_FILE_BYTES,
 ) -> ProcessResult:
     """Run a command until it ends, a watchdog gives a verdict, or `timeout` seconds have passed."""
     start = time.monotonic()
     child = Child(
-        command, cwd=cwd, env=env, stdout=stdout, stderr=stderr, pass_fds=pass_fds, sandbox=sandbox, view=view
+        command,
+        cwd=cwd,
+        env=env,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=pass_fds,
+        sandbox=sandbox,
+        view=view,
+        max_file_bytes=max_file_bytes,
     )
     try:
         stop_verdict = child.wait(timeout=timeout, watchdogs=watchdogs)

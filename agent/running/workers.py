@@ -35,12 +35,13 @@ from agent.running.watchdogs import (
 )
 from agent.study.custody import Custody
 from agent.study.events import StudyStarted
-from agent.study.outcomes import RunFailed
+from agent.study.outcomes import EvaluationStopped, RunFailed
 from agent.study.workspace import STUDY_VARIABLE, Study
 
 PREPARE = (*process.START, "agent.lab.prepare")
 EXAMINE = (*process.START, "agent.lab.evaluation.doctor")
 EVALUATE = (*process.START, "agent.lab.evaluation", "--serve")
+NOT_ITS_FAULT = (2, 130)  # exit codes of the lab's processes: the user's mistake, and interrupted
 REMARKABLE_BYTES = 64 * MIB  # in the machine's shared memory, where a run that is not confined may leave them
 
 
@@ -51,26 +52,29 @@ def prepare(root: Path, fixed: Fixed, required: str, device: str | None, out: Pa
     fingerprint and the evaluations, as JSON.
     """
     options = {"--tokens": str(fixed.tokens), "--evals": fixed.evals, "--needed": required, "--fingerprint": str(out)}
-    return _run_lab(PREPARE, root, fixed.model, fixed.hook_name, device, options)
+    return _run_lab(PREPARE, root, fixed, _computation(fixed, device), options)
 
 
-def examine(root: Path, model: str, hook_name: str, evals: str, out: Path) -> int:
+def examine(root: Path, fixed: Fixed, evals: str, out: Path) -> int:
     """Write a Report of what can be evaluated to `out`, in a child process, and return its exit code."""
-    return _run_lab(EXAMINE, root, model, hook_name, None, {"--evals": evals, "--out": str(out)})
+    return _run_lab(EXAMINE, root, fixed, _computation(fixed, None), {"--evals": evals, "--out": str(out)})
 
 
 def _run_lab(
-    command: Sequence[str], root: Path, model: str, hook_name: str, device: str | None, options: dict[str, str]
+    command: Sequence[str], root: Path, fixed: Fixed, settings: dict[str, str], options: dict[str, str]
 ) -> int:
     runs = root / "runs"  # not where the user stands: a directory there must not pass for a model of the same name
     runs.mkdir(exist_ok=True)
-    arguments = {"--model": model, "--hook_name": hook_name} | options
-    env = process.child_environment(_device_setting(device), process.ALL_VARIABLES)
-    return process.run([*command, *(part for pair in arguments.items() for part in pair)], cwd=runs, env=env).exit_code
+    arguments = {"--model": fixed.model, "--hook_name": fixed.hook_name} | options
+    env = process.child_environment(settings, process.ALL_VARIABLES)
+    command = [*command, *(part for pair in arguments.items() for part in pair)]
+    return process.run(command, cwd=runs, env=env, max_file_bytes=0).exit_code  # the weights of a model may be larger
 
 
-def _device_setting(device: str | None) -> dict[str, str]:
-    return {"SAE_AGENT_DEVICE": device} if device else {}
+def _computation(fixed: Fixed, device: str | None) -> dict[str, str]:
+    """Return the variables that tell the lab where, and in which dtype, a language model is run."""
+    settings = {"SAE_AGENT_DEVICE": device, "SAE_AGENT_DTYPE": fixed.dtype}
+    return {name: value for name, value in settings.items() if value}
 
 
 class StudyMoved(UserError):
@@ -86,7 +90,7 @@ class Workers:
         self.study, self.fixed, self.display = study, started.fixed, display
         self.custody, self.sandbox = custody, sandbox
         self.evals = started.evals
-        self.settings = _device_setting(started.device) | {STUDY_VARIABLE: str(study.directory)}
+        self.settings = _computation(self.fixed, started.device) | {STUDY_VARIABLE: str(study.directory)}
         self._inode = study.directory.stat().st_ino
         self._activations = ActivationServer(self.fixed, self.settings, study.directory / "stream.log", sandbox)
         self._evaluator: process.Child | None = None
@@ -173,8 +177,9 @@ class Workers:
     def evaluate(self, request: Score | TrySentinels, *, label: str, timeout: float) -> None:
         """Have the evaluator write the file that the request names.
 
-        Raise RunFailed if it is not there in the end, or if something was changed that runs are judged by. A checkpoint
-        of another model or hook than the study's is not loaded.
+        Raise RunFailed if it is not there in the end, or if something was changed that runs are judged by; it is
+        EvaluationStopped where another try may succeed. A checkpoint of another model or hook than the study's is not
+        loaded.
         """
         self.custody.require_untouched()
         self.custody.require_present(request.run_dir)
@@ -207,9 +212,12 @@ class Workers:
             self.custody.artefacts.record()
             return
         ended = process.ProcessResult(self._end_evaluator(), 0.0, stopped)
-        failure = process.exit_verdict(ended, evaluator_log)
-        evidence = failure.evidence if failure else "the evaluator gave no answer"
-        raise RunFailed(self._shortened(Verdict(name="not_evaluated", evidence=evidence)))
+        failure = process.exit_verdict(ended, evaluator_log) or Verdict(
+            name="crashed", evidence="the evaluator gave no answer"
+        )
+        by_itself = failure.name == "crashed" and ended.exit_code not in NOT_ITS_FAULT
+        verdict = self._shortened(Verdict(name="not_evaluated", evidence=failure.evidence))
+        raise RunFailed(verdict) if by_itself else EvaluationStopped(verdict)
 
     def _shortened(self, verdict: Verdict) -> Verdict:
         """Write paths as seen from the study."""

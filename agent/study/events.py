@@ -75,6 +75,7 @@ class SentinelsScored(_Event):
 
     event: Literal["sentinels_scored"] = "sentinels_scored"
     expectations: list[Expectation]
+    errors: dict[Line, Line] = {}  # evaluation family -> why it gave no result
 
 
 class BaselineMeasured(_Event):
@@ -83,6 +84,7 @@ class BaselineMeasured(_Event):
     event: Literal["baseline_measured"] = "baseline_measured"
     baseline: Baseline  # without figures unless the verdict is ok
     verdict: Verdict
+    errors: dict[Line, Line] = {}  # evaluation family -> why it gave no result
     seconds: float
     digests: Digests = {}  # empty too for a baseline that was not trained in this study
 

@@ -11,6 +11,18 @@ class RunFailed(Exception):
         self.verdict = verdict
 
 
+class EvaluationStopped(RunFailed):
+    """An evaluation that was ended from outside, or by what a user can mend: another try may succeed."""
+
+
+class StudyPaused(Exception):
+    """The study stops where it is, for `reason`, and `agent resume` continues it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class StudyDone(Exception):
     """Nothing more is tried in this study, for `reason`."""
 

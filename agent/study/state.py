@@ -94,8 +94,10 @@ class State:
     started: StudyStarted
     confinements: list[Confinement] = field(default_factory=list)  # each until the next
     sentinels: list[Expectation] | None = None
+    sentinel_errors: dict[str, str] = field(default_factory=dict)  # evaluation family -> why it gave no result
     baselines: list[Baseline] = field(default_factory=list)
     baselines_tried: dict[tuple[float, int], Verdict] = field(default_factory=dict)  # by K and seed
+    baseline_errors: dict[tuple[float, int], dict[str, str]] = field(default_factory=dict)  # likewise: family -> reason
     plan: PlanMade | None = None  # the language model's newest
     sent_back: list[AnswerSentBack] = field(default_factory=list)  # since the last accepted answer
     runs: list[RunState] = field(default_factory=list)
@@ -221,10 +223,11 @@ def _apply(state: State, event: Event) -> None:
             state.interrupted, state.ended = None, None
         case StudyEnded(why=why):
             state.ended = why
-        case SentinelsScored(expectations=expectations):
-            state.sentinels = expectations
-        case BaselineMeasured(baseline=baseline, verdict=verdict):
+        case SentinelsScored(expectations=expectations, errors=errors):
+            state.sentinels, state.sentinel_errors = expectations, errors
+        case BaselineMeasured(baseline=baseline, verdict=verdict, errors=errors):
             state.baselines_tried[baseline.k, baseline.seed] = verdict
+            state.baseline_errors[baseline.k, baseline.seed] = errors
             if verdict.ok:
                 state.baselines.append(baseline)
         case PlanMade():

@@ -20,7 +20,7 @@ def loaded(small_model: Path):
 
 def test_a_path_with_bert_llama_t5_and_spaces_loads_as_what_it_is(small_model: Path, loaded):
     assert all(word in str(small_model) for word in ("bert", "llama", "t5", " "))
-    assert loaded.cfg.original_architecture == "GPTNeoXForCausalLM"
+    assert loaded.cfg.architecture == "GPTNeoXForCausalLM"
     assert (loaded.cfg.d_model, loaded.cfg.n_ctx, models.context_size(loaded)) == (D_MODEL, CONTEXT, CONTEXT)
 
 
@@ -105,6 +105,12 @@ def test_a_hook_without_a_layer_is_named():
 def test_a_device_that_is_not_here_is_named(device: str, said: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAE_AGENT_DEVICE", device)
     with pytest.raises(UserError, match=said):
+        models.device_config()
+
+
+def test_a_dtype_that_is_not_known_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SAE_AGENT_DTYPE", "float16")
+    with pytest.raises(UserError, match="unknown dtype 'float16': use float32 or bfloat16"):
         models.device_config()
 
 

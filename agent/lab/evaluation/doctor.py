@@ -5,12 +5,11 @@ python -P -m agent.lab.evaluation.doctor --model M --hook_name H --evals E --out
 
 import argparse
 import functools
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from agent.lab import cache, files, fingerprint, models, text
+from agent.lab import cache, files, fingerprint, gpus, model_files, models, text
 from agent.lab.defaults import is_world
 from agent.lab.errors import UserError, describe
 from agent.lab.evaluation import catalogue, families
@@ -44,7 +43,7 @@ def eval_target(model: str, hook_name: str) -> EvalTarget:
     """Describe a model and hook without loading or fetching anything. Raises UserError for an unknown model."""
     world = is_world(model)
     directory = None if world else models.find_directory(model)
-    config = json.loads((directory / "config.json").read_text()) if directory else {}
+    config = model_files.read_config(directory) if directory else {}
 
     @functools.cache
     def tokenizer() -> Any:
@@ -117,8 +116,10 @@ def machine_summary() -> dict[str, str]:
         datasets = f"{text.check_datasets()} datasets, whole"
     except text.TextMissing as error:
         datasets = str(error)
+    environment = fingerprint.environment()
+    unusable = f"; {line}" if (line := gpus.unusable()) else ""
     return {
-        "device": f"{fingerprint.environment()['device']}, {os.cpu_count()} cores",
+        "device": f"{environment['device']}, models in {environment['dtype']}, {os.cpu_count()} cores{unusable}",
         "cache": f"{cache.root()}, {cache.free_space(cache.root()) / 1e9:,.1f} GB free",
         "text": datasets,
     }

@@ -180,5 +180,9 @@ class Evaluator:
 
 def artefact_folder(model_name: str, identity: str, hook_name: str) -> Path:
     """Return the cache folder of what the evaluation computes for a model and hook."""
-    key = f"{identity}-{cache.slug(hook_name)}-{models.device_config().device[:4]}-v{FORMAT}"
+    config = models.device_config()
+    kind = config.device[:4]
+    if (kind, config.dtype) != ("cpu", torch.float32):
+        kind += f"-{str(config.dtype).removeprefix('torch.')}"
+    key = f"{identity}-{cache.slug(hook_name)}-{kind}-v{FORMAT}"
     return cache.root() / "evaluation" / f"{cache.slug(Path(model_name).name)}-{key}"

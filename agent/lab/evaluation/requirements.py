@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agent.lab import cache, models, text
+from agent.lab import cache, hub, models, text
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 
 
@@ -13,7 +13,7 @@ def check_language_model(target: EvalTarget, megabytes: float = 0) -> list[Unmet
 
 def check_model_files(target: EvalTarget) -> list[UnmetRequirement]:
     """Return what is missing if the model is neither stored here nor to be had from the hub."""
-    if target.config or not (refusal := models.hub_error()):
+    if target.config or not (refusal := hub.hub_error()):
         return []
     return [
         UnmetRequirement(
@@ -45,7 +45,8 @@ def _check_hook(target: EvalTarget) -> list[UnmetRequirement]:
     if not models.HOOK.fullmatch(hook_name):
         reason = f"hook {hook_name} has no per-token activation vector"
         return [UnmetRequirement(reason, "use one like blocks.1.hook_resid_post")]
-    layers = next((target.config[name] for name in ("num_hidden_layers", "n_layer") if name in target.config), None)
+    names = ("num_hidden_layers", "n_layer", "num_layers")
+    layers = next((target.config[name] for name in names if name in target.config), None)
     if layers is None or models.layer_of(hook_name) < layers:
         return []
     return [UnmetRequirement(f"the model has no hook {hook_name}", f"its layers are 0 to {layers - 1}")]

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from agent.lab.checkpoint import Checkpoint
+from agent.lab.checkpoint import Checkpoint, CheckpointError
 from agent.lab.defaults import is_world
+from agent.lab.errors import UserError, describe
 from agent.lab.evaluation.bench.core import BATCH_WINDOWS
 from agent.lab.evaluation.random_floor import RandomSAE
 from agent.lab.evaluation.sae_adapter import BenchSAE
@@ -75,11 +76,21 @@ def build_sentinels(evaluator: "Evaluator", run_dir: Path) -> SentinelSAEs:
 
 
 def check_evaluator(evaluator: "Evaluator", run_dir: Path, progress: Callable[[str], None]) -> Sentinels:
-    """Check the evaluator on the sentinels of a run's trained baseline. Raises CheckpointError, EvaluationError."""
-    saes = build_sentinels(evaluator, run_dir)
-    progress("checkpoint")
-    with tempfile.TemporaryDirectory() as out:
-        return check_expectations(evaluator, saes, Path(out), progress)
+    """Check the evaluator on the sentinels of a run's trained baseline.
+
+    Without scores of core there are no expectations, and its error is in the result. Raises what says nothing of the
+    evaluator: UserError, OSError, and the errors of a full memory.
+    """
+    try:
+        saes = build_sentinels(evaluator, run_dir)
+        progress("checkpoint")
+        with tempfile.TemporaryDirectory() as out:
+            return check_expectations(evaluator, saes, Path(out), progress)
+    except Exception as error:
+        outside = isinstance(error, UserError | OSError | MemoryError | torch.OutOfMemoryError)
+        if outside and not isinstance(error, CheckpointError):
+            raise
+        return Sentinels(expectations=[], errors={"core": describe(error)})
 
 
 def check_expectations(
@@ -87,27 +98,33 @@ def check_expectations(
 ) -> Sentinels:
     """Score the sentinels on the development text and compare the scores with what they must be.
 
-    SAE-Bench's files go to `out`, an empty folder. Raises EvaluationError if there are no scores.
+    SAE-Bench's files go to `out`, an empty folder. Raises EvaluationError if there are no scores of core. A further
+    family that fails leaves its reason, and nothing is expected of its metrics.
     """
-    held_out = evaluator.held_out("dev", WINDOWS)
+    held_out, world = evaluator.held_out("dev", WINDOWS), is_world(evaluator.model_name)
+    further = "synthetic" if world else "sparse_probing_sae_probes"
+    errors: dict[str, str] = {}
 
     def score(name: str, sae: BenchSAE, extra: bool = False) -> Scores:
         core, _ = evaluator.score_core(sae, held_out, out / name, name)
         scores: Scores = core.model_dump()
-        if extra:
-            scores |= evaluator.sentinel_metrics(sae, held_out, out / name, name)
+        if extra and not errors:
+            try:
+                scores |= evaluator.sentinel_metrics(sae, held_out, out / name, name)
+            except Exception as error:
+                errors[further] = describe(error)
         progress(f"{name} sentinel")
         return scores
 
-    world = is_world(evaluator.model_name)
     trained = score("trained", saes.trained, extra=True)
     permuted = score("permuted decoder", saes.permuted, extra=True)
     identity, random = score("identity", saes.identity), score("random", saes.random, extra=world)
     variance, k = _number(trained, "explained_variance_centered"), saes.random.k
-    if world:
-        own_kind = _world_expectations(trained, permuted, random)
-    else:
+    if not world:
         own_kind = _language_model_expectations(trained, permuted, identity)
+        own_kind += [] if errors else _probing_expectations(trained, permuted)
+    else:
+        own_kind = [] if errors else _world_expectations(trained, permuted, random)
     return Sentinels(
         expectations=[
             expectation("permuted decoder", permuted, "explained_variance_centered", "below 0", -math.inf, 0),
@@ -115,18 +132,23 @@ def check_expectations(
             expectation("random", random, "l0", f"within 1% of {k}", 0.99 * k, 1.01 * k),
             expectation("random", random, "explained_variance_centered", f"below {variance:.4f}", -math.inf, variance),
             *own_kind,
-        ]
+        ],
+        errors=errors,
     )
 
 
 def _language_model_expectations(trained: Scores, permuted: Scores, identity: Scores) -> list[Expectation]:
-    preserved, auc = _number(trained, "ce_loss_score"), _number(trained, "probing_auc_5")
+    preserved = _number(trained, "ce_loss_score")
     return [
         expectation("permuted decoder", permuted, "ce_loss_score", f"below {preserved:.4f}", -math.inf, preserved),
-        expectation("permuted decoder", permuted, "probing_auc_5", f"equal to {auc:.4f}", auc - 1e-6, auc + 1e-6),
         expectation("identity", identity, "ce_loss_score", "above 0.999", 1 - 1e-3, math.inf),
         expectation("identity", identity, "loss_added", "within 0.001 of 0", -1e-3, 1e-3),
     ]
+
+
+def _probing_expectations(trained: Scores, permuted: Scores) -> list[Expectation]:
+    auc = _number(trained, "probing_auc_5")
+    return [expectation("permuted decoder", permuted, "probing_auc_5", f"equal to {auc:.4f}", auc - 1e-6, auc + 1e-6)]
 
 
 def _world_expectations(trained: Scores, permuted: Scores, random: Scores) -> list[Expectation]:

@@ -1,5 +1,6 @@
 """Absorption: SAE-Bench's own metrics, planted absorption, dead SAEs, and models that cannot spell."""
 
+import inspect
 import random
 import shutil
 from functools import partial
@@ -97,6 +98,25 @@ def test_the_metrics_equal_sae_benchs(speller: Evaluator, tmp_path: Path, monkey
     for row in theirs["eval_result_details"]:
         letter = row.pop("first_letter")
         assert {name: ours.details[letter][name] for name in row} == pytest.approx(row, abs=1e-4)
+
+
+def test_a_model_in_bfloat16_has_the_absorption_of_one_in_float32(
+    speller: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Where there is a GPU, SAE-Bench reads probes and activations in bfloat16 unless it is told otherwise."""
+    from sae_bench.evals.absorption import common
+
+    sae = RandomSAE(speller.config(96, D_MODEL), 6, torch.zeros(D_MODEL))
+    exact = score(speller, sae, tmp_path / "exact")
+    for name in ("load_probe", "load_or_train_probe", "load_probe_data_split", "load_probe_data_split_or_train"):
+        function = inspect.unwrap(getattr(common, name))
+        on_gpu = tuple(torch.bfloat16 if value is torch.float32 else value for value in function.__defaults__)
+        monkeypatch.setattr(function, "__defaults__", on_gpu)
+    monkeypatch.setenv("SAE_AGENT_DTYPE", "bfloat16")
+    low = score(Evaluator(speller.model_name, HOOK), sae, tmp_path / "low")
+    assert low.metrics == pytest.approx(exact.metrics, abs=0.1)
+    assert low.metrics != exact.metrics
+    assert list(low.details) == list(exact.details)
 
 
 def test_planted_absorption_is_found_at_its_letters(speller: Evaluator, held_out_words: list[str], tmp_path: Path):

@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from scripted_server import CANARY, Request, ScriptedServer, Step, answer, completion, error
+from scripted_judge import by_rule
+from scripted_server import CANARY, ScriptedServer, Step, answer, completion, error
 from small_lab import D_SAE, HOOK, K
 
 from agent.lab.evaluation.bench import patching
@@ -26,19 +25,6 @@ from agent.lab.results import FamilyScores
 pytestmark = pytest.mark.slow
 
 QUESTION = [{"role": "user", "content": "?"}]
-
-
-def by_rule(request: Request) -> str:
-    """Explain a latent by the token it fires on most often, and count on the text that holds that token."""
-    question = request.body["messages"][-1]["content"]
-    if tokens := re.findall(r"<<(.+?)>>", question):
-        return f"This neuron activates on {Counter(sorted(tokens)).most_common(1)[0][0].strip() or 'a space'}"
-    if "Here are the examples:" not in question:
-        return "yes"
-    explanation, examples = question.split("Here are the examples:")
-    token = explanation.split("this neuron fires on ")[1].strip().rstrip(".")
-    numbers = [n for n, text in re.findall(r"(?m)^(\d+)\. (.*)$", examples) if token in text]
-    return ", ".join(numbers) or "None"
 
 
 def soon(step: Step) -> Step:

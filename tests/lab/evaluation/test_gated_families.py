@@ -1,4 +1,7 @@
-"""unlearning and ravel, which cannot run on a small machine: they report all that is missing, and call SAE-Bench."""
+"""unlearning and ravel, which cannot run on a small machine: they report all that is missing, and call SAE-Bench.
+
+tests/test_hub_study.py runs unlearning on small made data.
+"""
 
 import json
 import types
@@ -28,7 +31,7 @@ def test_unlearning_reports_all_that_is_missing(tmp_path: Path):
     assert len(reasons) == 2 + len(unlearning.DATASETS)
     gemma = unlearning.unmet_requirements(target(tmp_path, "google/gemma-2-2b-it"))
     assert len(gemma) == 1 + len(unlearning.DATASETS)
-    assert str(unlearning.site_packages() / unlearning.CORPUS) in gemma[0].remedy
+    assert str(unlearning.corpus_path()) in gemma[0].remedy
     assert "not stored" in unlearning.unmet_requirements(target(tmp_path, "gemma-2-2b-it", config={}))[0].reason
 
 
@@ -57,14 +60,22 @@ def test_ravel_reports_all_that_is_missing(tmp_path: Path, cache_dir: Path):
     assert ravel.unmet_requirements(target(tmp_path, "EleutherAI/pythia-160m-deduped")) == []
 
 
-@pytest.mark.parametrize(("family", "model"), [(unlearning, "gemma-2-2b-it"), (ravel, "pythia-160m-deduped")])
-def test_sae_benchs_own_error_is_raised(evaluator: Evaluator, tmp_path: Path, family: Any, model: str):
+def test_sae_benchs_own_error_is_raised(evaluator: Evaluator, tmp_path: Path):
     """The call reaches the loading of the model, which is not stored."""
     (tmp_path / "out").mkdir()
-    stand_in: Any = types.SimpleNamespace(model_name=model, folder=tmp_path)
+    stand_in: Any = types.SimpleNamespace(model_name="pythia-160m-deduped", folder=tmp_path)
     with pytest.raises(OSError, match="offline"):
-        family.score(stand_in, evaluator.random_sae(D_SAE, K), tmp_path / "out", "sae")
+        ravel.score(stand_in, evaluator.random_sae(D_SAE, K), tmp_path / "out", "sae")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_unlearning_asks_the_model_that_is_tuned_on_instructions(tmp_path: Path):
+    assert unlearning.evaluated_model("gemma-2-2b") == "google/gemma-2-2b-it"
+    assert unlearning.evaluated_model("google/gemma-2-9b") == "google/gemma-2-9b-it"
+    assert unlearning.evaluated_model("gemma-2-2b-it") == "gemma-2-2b-it"
+    (absent, *_) = unlearning.unmet_requirements(target(tmp_path, "google/gemma-2-2b"))
+    assert "google/gemma-2-2b-it, which is asked the questions, is not stored" in absent.reason
+    assert absent.remedy.endswith("-P -m agent.lab.hub google/gemma-2-2b-it")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The evaluator: correct figures, the right verdict for every broken SAE, and no result shared by two SAEs."""
 
+import copy
 import json
 import math
 import shutil
@@ -325,6 +326,23 @@ def test_the_sentinels_hold_unless_the_evaluation_is_broken(
         ("identity", "loss_added"),
         ("random", "l0"),
     }
+
+
+def test_a_family_that_fails_on_the_sentinels_leaves_its_reason_and_the_others_are_checked(
+    evaluator: Evaluator, run_dirs: dict[str, Path], tmp_path: Path
+):
+    unprobed = copy.copy(evaluator)
+    unprobed.probes = probing.ModelProbes("small", tmp_path)
+    checked = sentinels.check_evaluator(unprobed, run_dirs["sound"], lambda _: None)
+    assert "the model's activations on " in checked.errors["sparse_probing_sae_probes"]
+    assert {expectation.metric for expectation in checked.expectations} >= {"ce_loss_score", "l0"}
+    assert all(expectation.held for expectation in checked.expectations)
+
+
+def test_sentinels_that_core_cannot_score_are_an_error_and_not_an_expectation(evaluator: Evaluator, tmp_path: Path):
+    checked = sentinels.check_evaluator(evaluator, tmp_path, lambda _: None)
+    assert checked.expectations == []
+    assert checked.errors["core"].startswith("CheckpointError: ")
 
 
 @pytest.mark.slow

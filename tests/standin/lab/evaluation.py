@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -42,6 +44,8 @@ def main() -> None:
         if isinstance(request, requests.TrySentinels):
             if (Path.home() / "mute").exists():
                 sys.exit("error: the sentinels were too much")
+            if (Path.home() / "killed").exists():
+                os.kill(os.getpid(), signal.SIGKILL)
             held = not (Path.home() / "broken").exists()
             permuted = Expectation(
                 sentinel="permuted decoder",
@@ -50,7 +54,7 @@ def main() -> None:
                 found=-1.2,
                 held=held,
             )
-            answer = Sentinels(expectations=[permuted]).model_dump_json()
+            answer = Sentinels(expectations=[permuted], errors=failing()).model_dump_json()
         else:
             (run_dir / "eval").mkdir(exist_ok=True)
             if request.split == "test":
@@ -60,6 +64,11 @@ def main() -> None:
             if not (folder / artefact).exists():
                 (folder / artefact).write_text("made by the evaluator")
         write_atomically(run_dir / request.out, answer)
+
+
+def failing() -> dict[str, str]:
+    """Return the families that fail: the tests name them in the home directory."""
+    return {path.suffix[1:]: "TypeError: no such dtype" for path in Path.home().glob("without.*")}
 
 
 def score(header: dict, evals: tuple[str, ...]) -> FinalInfo:  # type: ignore[type-arg]
@@ -81,7 +90,9 @@ def score(header: dict, evals: tuple[str, ...]) -> FinalInfo:  # type: ignore[ty
         "explained_variance_centered": header["score"] - 0.1,
         "tokens": 1000,
     }
+    errors = {family: reason for family, reason in failing().items() if family in evals}
     return FinalInfo(
+        errors=errors,
         verdict=Verdict(name="ok", evidence="above the floor", warnings=["only 40% of the latents are alive"]),
         training=Training(
             model=header["model"],
@@ -100,9 +111,9 @@ def score(header: dict, evals: tuple[str, ...]) -> FinalInfo:  # type: ignore[ty
         core=Core.model_validate(core),
         latents=Latents.model_validate(dict.fromkeys(Latents.model_fields, 0.4)),
         probing=None
-        if "sparse_probing_sae_probes" not in evals
+        if "sparse_probing_sae_probes" not in evals or "sparse_probing_sae_probes" in errors
         else Probing.model_validate(probe | {"datasets": [Probe.model_validate(probe | {"dataset": "news"})]}),
-        evaluations={"tpp": TPP} if "tpp" in evals else {},
+        evaluations={"tpp": TPP} if "tpp" in evals and "tpp" not in errors else {},
         floor=Floor(k=16, explained_variance_centered=0.1, ce_loss_score=0.2),
         environment={"checkpoint": hashlib.sha256(json.dumps(header).encode()).hexdigest()[:16]},
     )

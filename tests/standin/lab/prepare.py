@@ -29,11 +29,13 @@ if refused := left_out.keys() & (catalogue.named_families(args.evals) | {args.ne
     sys.exit(2)
 print("harvesting", flush=True)
 time.sleep(float(os.environ.get("SAE_AGENT_STANDIN_HARVEST", "0")))
+dtype = os.environ.get("SAE_AGENT_DTYPE", "float32")
+ground = "0123456789abcdef" if dtype == "float32" else "fedcba9876543210"
 args.fingerprint.write_text(
     json.dumps(
         {
-            "fingerprint": os.environ.get("SAE_AGENT_STANDIN_GROUND", "0123456789abcdef"),
-            "parts": {},
+            "fingerprint": os.environ.get("SAE_AGENT_STANDIN_GROUND", ground),
+            "parts": {"dtype": dtype},
             "evals": [name for name in evals if name not in left_out],
             "left_out": left_out,
             "activations": str(cache.root() / "activations" / "stand-in"),

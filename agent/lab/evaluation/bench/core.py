@@ -41,7 +41,7 @@ class RecordingSAE:
 
     def decode(self, latents: Tensor) -> Tensor:
         rebuilt, mask = self.sae.decode(latents), self.text.ordinary_mask[self.text.rows]
-        self.accumulator.add(self.x[mask].float(), latents[mask], rebuilt[mask])
+        self.accumulator.add(self.x[mask], latents[mask], rebuilt[mask])
         return rebuilt
 
 

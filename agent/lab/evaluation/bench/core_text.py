@@ -47,7 +47,7 @@ class Batch:
     """A reconstruction batch as input to the layers above the hook."""
 
     entry: Tensor  # [windows, context, d_model], the input of the first layer that is run
-    model_args: dict[str, Any]  # derived from the ids alone
+    model_args: dict[str, Any]  # the ids
     ordinary_mask: Tensor  # [windows, context, 1], bool: the tokens whose activations are replaced
     logits: Tensor | None  # the model's own; None if they take too much memory
     fixed: dict[str, Tensor]  # core's losses and divergences by token that do not depend on the SAE
@@ -66,14 +66,14 @@ class CoreText(TokenStore):
         self.start = models.layer_of(hook_name) + self.after
         self.hidden = torch.cat([run_to_hook(model, batch, hook_name) for batch in ids.split(BATCH_WINDOWS)])
         self.ordinary_mask = ordinary_mask(model, ids)
-        logits = BATCH_WINDOWS * RECONSTRUCTION_BATCHES * ids.shape[1] * model.cfg.d_vocab * self.hidden.itemsize
+        logits = BATCH_WINDOWS * RECONSTRUCTION_BATCHES * ids.shape[1] * model.cfg.d_vocab * 4  # float32
         self.keeps_logits = logits <= LOGITS_BYTES
         self.batches = [self._batch(start) for start in range(0, len(ids), BATCH_WINDOWS)[:RECONSTRUCTION_BATCHES]]
         self.ce_loss_with_mean_ablation = self._mean_ablated_loss()
 
     def run_with_cache(self, *_: object, **__: object) -> tuple[None, dict[str, Tensor]]:
-        """Return the hook's activations on the last windows that core took."""
-        return None, {self.hook_name: self.hidden[self.rows]}
+        """Return the hook's activations on the last windows that core took, in float32."""
+        return None, {self.hook_name: self.hidden[self.rows].float()}
 
     def reconstruction_loss(self, sae: "BenchSAE") -> dict[str, Tensor]:
         """Return the figures by token of SAE-Bench's `get_recons_loss` on the last windows that core took."""
@@ -114,8 +114,7 @@ class CoreText(TokenStore):
     def _batch(self, start: int) -> Batch:
         rows = slice(start, start + BATCH_WINDOWS)
         ids = self.ids[rows].to(self.hidden.device)
-        _, _, shortformer, attention_mask = self.model.input_to_embed(ids)
-        model_args = {"tokens": ids, "shortformer_pos_embed": shortformer, "attention_mask": attention_mask}
+        model_args = {"tokens": ids}
         below = f"blocks.{self.start}.hook_resid_pre"
         entry = self.hidden[rows] if self.after else run_to_hook(self.model, ids, below)
         logits, loss = self._above(entry, model_args, lambda x: x)

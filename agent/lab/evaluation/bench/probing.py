@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from agent.lab import cache, models
 from agent.lab.evaluation.bench.core import EvaluationError
 from agent.lab.evaluation.sae_adapter import BenchSAE
+from agent.lab.precision import Float32Model
 from agent.lab.progress import track
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def prepare_model(
                 model_cache_path=probes.activations,
                 device=models.device_config().device,
                 max_seq_len=min(model.cfg.n_ctx, 1024),  # left-truncated to what the model was trained for
-                model=model,
+                model=Float32Model(model),  # type: ignore[arg-type]
             )
             run_baseline_dataset_layer(hook_name, dataset, "logreg", probes.name, probes.activations, probes.results)
         probes.marker(dataset).touch()

@@ -26,6 +26,7 @@ from agent.lab.evaluation.bench import labelled_datasets, patching
 from agent.lab.evaluation.bench.core import BATCH_WINDOWS, EvaluationError
 from agent.lab.evaluation.sae_adapter import BenchSAE
 from agent.lab.files import atomic_path, waiting_lock
+from agent.lab.precision import Float32Model
 
 if TYPE_CHECKING:
     from sae_bench.evals.sparse_probing.probe_training import Probe
@@ -67,11 +68,10 @@ class DatasetArtifacts:
 
 
 class SilentSAE(BenchSAE):
-    """An SAE of one latent that never fires, in the dtype of the activations: SAE-Bench feeds its output to probes."""
+    """An SAE of one latent that never fires."""
 
-    def __init__(self, cfg: Any, d_in: int, dtype: torch.dtype) -> None:
-        device = models.device_config().device
-        row = torch.ones(1, d_in, device=device, dtype=dtype)
+    def __init__(self, cfg: Any, d_in: int) -> None:
+        row = torch.ones(1, d_in, device=models.device_config().device)
         super().__init__(cfg, row.T, row[0, :1], row, torch.zeros_like(row[0]))
 
     def encode(self, x: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def _make(
 ) -> None:
     """Run SAE-Bench's own function with a silent SAE, and keep the model's part of its results."""
     d_in = len(evaluator.held_out("dev", BATCH_WINDOWS).mean)
-    silent = SilentSAE(evaluator.config(1, d_in), d_in, evaluator.model.cfg.dtype)
+    silent, model = SilentSAE(evaluator.config(1, d_in), d_in), Float32Model(evaluator.model)
     if hasattr(config, "n_values"):
         config = replace(config, n_values=[1])
     with (
@@ -118,7 +118,7 @@ def _make(
         patching.isolated_sae_bench(evaluation, Path(scratch), SEED),
     ):
         torch.manual_seed(config.random_seed)
-        arguments = (dataset, config, silent, evaluator.model, silent.cfg.hook_layer, evaluator.hook_name)
+        arguments = (dataset, config, silent, model, silent.cfg.hook_layer, evaluator.hook_name)
         # sae_probes leaves the model's tokenizer cutting prompts from the left.
         with (
             labelled_datasets.datasets_installed(),
@@ -141,10 +141,10 @@ def _write(path: Path, parts: dict[str, dict[str, Tensor]], scores: Any, probes:
     for part, classes in parts.items():
         for index, padded in enumerate(classes.values()):
             mask = padded.sum(-1) != 0  # SAE-Bench's own mark of what is no ordinary token
-            tensors[f"{part}.{index}.rows"] = padded[mask].float()
+            tensors[f"{part}.{index}.rows"] = padded[mask]
             tensors[f"{part}.{index}.lengths"] = mask.sum(1)
     for index, probe in enumerate(probes.values()):
-        tensors |= {f"probe.{index}.{key}": value.float().cpu() for key, value in probe.net.state_dict().items()}
+        tensors |= {f"probe.{index}.{key}": value.cpu() for key, value in probe.net.state_dict().items()}
     header = {"classes": list(parts["train"]), "scores": scores, "probes": list(probes)}
     with atomic_path(path) as partial:
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, {"json": json.dumps(header)})

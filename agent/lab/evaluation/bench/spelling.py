@@ -7,6 +7,7 @@ letters the model knows. They are trained once for a model and hook, with SAE-Be
 python -P -m agent.lab.evaluation.bench.spelling MODEL HOOK
 """
 
+import contextlib
 import json
 import math
 import random
@@ -14,9 +15,12 @@ import shutil
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -101,8 +105,8 @@ class Spelling:
         from sae_bench.evals.absorption import common
 
         layer = models.layer_of(speller.hook_name)
-        rows, _ = common.load_probe_data_split(speller, layer, "test", self.probes)  # type: ignore[arg-type]
-        return rows.float()
+        rows, _ = common.load_probe_data_split(speller, layer, "test", self.probes, **_computation())  # type: ignore[arg-type]
+        return rows
 
 
 def spelling_dir(folder: Path) -> Path:
@@ -144,6 +148,11 @@ def required_bytes(count: int, d_model: int) -> int:
     return 2 * 4 * count * d_model
 
 
+def _computation() -> dict[str, Any]:
+    """Return dtype and device for SAE-Bench's functions: its own are bfloat16 and the GPU where there is one."""
+    return {"dtype": torch.float32, "device": models.device_config().device}
+
+
 def _train(evaluator: "Evaluator", vocabulary: list[str], probes: Path) -> dict[str, float]:
     """Train the probes, keep them with their data, and return SAE-Bench's F1 of each."""
     from sae_bench.evals.absorption import common
@@ -169,8 +178,8 @@ def _train(evaluator: "Evaluator", vocabulary: list[str], probes: Path) -> dict[
         )
         for left_over in probes.rglob("*.dat"):  # a second copy of the activations
             left_over.unlink()
-        probe = common.load_probe(model.cfg.model_name, layer, probes)
-        rows, labels = common.load_probe_data_split(model, layer, "test", probes)
+        probe = common.load_probe(model.cfg.model_name, layer, probes, **_computation())
+        rows, labels = common.load_probe_data_split(model, layer, "test", probes, **_computation())
         with torch.inference_mode():
             predicted = (probe(rows) > 0).cpu().numpy()
         truth = np.array([label for _, label in labels])
@@ -238,6 +247,32 @@ class Words:
     def __init__(self, tokenizer: Any) -> None:
         self.vocab = dict(sorted(tokenizer.get_vocab().items()))
         self.convert_tokens_to_string = tokenizer.convert_tokens_to_string
+
+
+@contextlib.contextmanager
+def probes_in_float32() -> Iterator[None]:
+    """Have SAE-Bench read its probes, and the activations that they learn from, in float32.
+
+    Its default is bfloat16 on a machine that has a GPU, which neither numpy nor an SAE in float32 takes.
+    """
+    from sae_bench.evals.absorption import common, feature_absorption, k_sparse_probing
+
+    with contextlib.ExitStack() as stack:
+        for module, name in (
+            (k_sparse_probing, "load_or_train_probe"),
+            (k_sparse_probing, "load_probe_data_split_or_train"),
+            (feature_absorption, "load_probe"),
+        ):
+            read = partial(getattr(common, name), dtype=torch.float32)
+            stack.enter_context(patch.object(module, name, read))
+        yield
+
+
+def fast_metrics() -> Any:
+    """Have SAE-Bench's k-sparse probing compute its metrics by FastMetrics."""
+    from sae_bench.evals.absorption import k_sparse_probing
+
+    return patch.object(k_sparse_probing, "metrics", FastMetrics)
 
 
 class FastMetrics:

@@ -11,7 +11,6 @@ import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 from agent.lab import start
 from agent.lab.evaluation import requirements
@@ -99,7 +98,7 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Fami
     An SAE of which no latent fires on the test words, or no latent that the k-sparse probes chose for the letters, has
     no value.
     """
-    from sae_bench.evals.absorption import k_sparse_probing, main
+    from sae_bench.evals.absorption import main
     from sae_bench.evals.absorption.eval_config import AbsorptionEvalConfig
 
     model = evaluator.model
@@ -139,8 +138,8 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Fami
             "run_k_sparse_probing_experiment": k_sparse,
             "run_feature_absortion_experiment": absorbed,
         }
-        fast_metrics = patch.object(k_sparse_probing, "metrics", spelling.FastMetrics)
-        with fast_metrics, patching.isolated_sae_bench(main, Path(scratch), spelling.SEED, **replacements):
+        isolated = patching.isolated_sae_bench(main, Path(scratch), spelling.SEED, **replacements)
+        with isolated, spelling.probes_in_float32(), spelling.fast_metrics():
             main.run_eval(config, [(name, sae)], str(sae.device), str(out.absolute()))  # type: ignore[list-item]
     speller.save()
     return _family_scores(patching.read_answer(out, name), tables[0], fired)
