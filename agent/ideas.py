@@ -43,6 +43,7 @@ class Fixed(Strict):
 
     model: Text = "tiny-lm"
     hook_name: Text = ""
+    text: str = ""  # a file, a folder or a hub dataset, pinned once a study has begun; "" for the installation's own
     tokens: PositiveInt = 1
     d_sae: PositiveInt = 1
     seed: int = 0
