@@ -77,8 +77,8 @@ def test_a_hub_dataset_is_streamed_and_pinned_to_its_commit(small_model: Path, t
     ("text", "message"),
     [
         ("some/titles", "the dataset some/titles has no column text, but title"),
-        ("some/nothing", "the dataset some/nothing cannot be opened"),
-        ("some/program", "the dataset some/program cannot be opened"),
+        pytest.param("some/nothing", "the dataset some/nothing cannot be opened", marks=pytest.mark.slow),
+        pytest.param("some/program", "the dataset some/program cannot be opened", marks=pytest.mark.slow),
     ],
 )
 def test_what_cannot_be_read_is_one_line_and_nothing_is_kept(
