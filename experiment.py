@@ -19,7 +19,8 @@ from agent.lab.training import TrainingGuard, constants, finish
 # Fixed within a study: two runs that differ here cannot be compared.
 MODEL = "tiny-lm"  # tiny-lm (embedded), a local directory, a hub model's name, or a synthetic world
 HOOK_NAME = "blocks.1.hook_resid_post"  # the activations that the SAE reconstructs
-TOKENS = 1_500_000  # training tokens, each seen once
+TEXT = ""  # "" (the text that is installed), a .txt, .jsonl or .parquet file, a folder, a hub dataset
+TOKENS = 1_500_000  # training tokens; read in several passes if the text, or 20 million, are fewer
 D_SAE = 1024  # latents
 SEED = 0  # initialisation and order of the tokens
 
@@ -101,7 +102,7 @@ def constrain(sae: SAE) -> None:
 
 def main(out_dir: Path) -> None:
     torch.manual_seed(SEED)
-    data = stream(MODEL, HOOK_NAME, tokens=TOKENS, batch=BATCH, seed=SEED)
+    data = stream(MODEL, HOOK_NAME, text=TEXT, tokens=TOKENS, batch=BATCH, seed=SEED)
     sae = SAE(data.d_in, D_SAE, data.mean).to(data.device)
     optimizer = torch.optim.Adam(sae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.999))
     guard = TrainingGuard(out_dir, sae, data, model=MODEL, hook_name=HOOK_NAME, settings=constants(globals()))

@@ -20,6 +20,13 @@ app.add_typer(ideas_app, name="ideas")
 Model = Annotated[
     str | None, typer.Option(help="tiny-lm, a synthetic world (synth2k), a directory (./...), or a hub model.")
 ]
+Text = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="Text to train and evaluate on: a .txt, .jsonl or .parquet file, a folder of them, or a hub dataset.",
+    ),
+]
 Hook = Annotated[str | None, typer.Option(help="TransformerLens hook to train on, e.g. blocks.1.hook_resid_post.")]
 SANDBOX = """Confine experiments: required, auto (as well as this machine can) or off."""
 Wish = Literal["required", "auto", "off"]
@@ -44,6 +51,7 @@ def run(
     max_runs: Annotated[int, typer.Option(min=1, help="Number of runs; the baseline is not counted.")],
     model: Model = None,
     hook: Hook = None,
+    text: Text = None,
     evals: Annotated[
         str | None, typer.Option(help="Evaluations of each run: quick, standard, full, or names with commas between.")
     ] = None,
@@ -96,7 +104,10 @@ def run(
     plan = ideas.load(idea)
     if evals:
         catalogue.parse_evals(evals)  # an unknown name is refused at once
-    changes = {"model": _absolute(model), "hook_name": hook, "evals": evals, "dtype": dtype}
+    changes = {
+        **{"model": _absolute(model), "dtype": dtype, "hook_name": hook},
+        **{"text": _absolute_text(text), "evals": evals},
+    }
     fixed = plan.fixed.with_changes(**{name: value for name, value in changes.items() if value})
     if dtype and defaults.is_world(fixed.model):
         raise UserError(f"--dtype is a language model's, and {fixed.model} is a world without one: leave it out")
@@ -233,7 +244,8 @@ def cache(
     clear: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KIND", help="Delete activations, baselines, evaluation, worlds or all; may be given repeatedly."
+            metavar="KIND",
+            help="Delete activations, baselines, evaluation, texts, worlds or all; may be given again.",
         ),
     ] = None,
 ) -> None:
@@ -284,6 +296,16 @@ def _absolute(model: str | None) -> str | None:
     if model and (os.sep in model or model.startswith((".", "~"))) and Path(model).expanduser().is_dir():
         return str(Path(model).expanduser().resolve())
     return model
+
+
+def _absolute_text(text: str | None) -> str | None:
+    """Make the path of a file or folder absolute; any other name is a hub dataset's."""
+    if text is None:
+        return None
+    if not text.strip():
+        raise UserError("--text is empty: give a file, a folder or a hub dataset, or leave it out")
+    path = Path(text).expanduser()
+    return str(path.resolve()) if path.exists() else text
 
 
 def _fail(message: str, code: int) -> None:

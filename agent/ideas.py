@@ -44,6 +44,7 @@ class Fixed(Strict):
     model: Text = "tiny-lm"
     dtype: Literal["float32", "bfloat16"] | None = None  # of the language model; None: bfloat16 on a GPU, else float32
     hook_name: Text = ""
+    text: str = ""  # a file, a folder or a hub dataset, pinned once a study has begun; "" for the installation's own
     tokens: PositiveInt = 1
     d_sae: PositiveInt = 1
     seed: int = 0

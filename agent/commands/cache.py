@@ -15,7 +15,7 @@ from agent.lab.cache import root
 from agent.lab.errors import UserError, did_you_mean
 from agent.lab.files import MIB, BadFile, read_plain
 
-KINDS = ("activations", "baselines", "evaluation", "worlds")
+KINDS = ("activations", "baselines", "evaluation", "texts", "worlds")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Entry:
             return "not finished"
         if self.kind == "worlds":
             return "a synthetic world, built here"
+        if self.kind == "texts":
+            return (
+                "the commit of a hub dataset" if self.path.suffix == ".commit" else "what was read of a text, as tokens"
+            )
         if self.kind == "evaluation":
             return "shared by evaluations on one model and hook: text, probes, random floors"
         about = _read_json(self.path / ("manifest.json" if self.kind == "activations" else "about.json"))

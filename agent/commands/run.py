@@ -69,7 +69,8 @@ class StudyRequest:
             primary_metric=primary_metric,
             smallest_effect=smallest_effect,
             most_variance_lost=self.idea.most_variance_lost,
-            fixed=self.fixed.model_copy(update={"dtype": lab["parts"]["dtype"]}),
+            fixed=self.fixed.with_changes(dtype=lab["parts"]["dtype"], text=lab["text"]),
+            trained_on=lab["trained_on"],
             evals=lab["evals"],
             left_out=lab["left_out"],
             fingerprint=lab["fingerprint"],
@@ -100,7 +101,7 @@ def start(request: StudyRequest) -> None:
         lab = _prepare_lab(request.fixed, request.goal[0], request.device)
         started = request.first_event(lab, sandbox.record(request.sandbox))
         study = workspace.create_study(ROOT, request.idea.name)
-        with study.lock(), _loop(study, started, lab, analysis, make_proposer(study), sandbox) as loop:
+        with study.lock(), _loop(study, started, lab, analysis, make_proposer(study, started.fixed), sandbox) as loop:
             _finish(study, loop.run())
 
 
@@ -150,7 +151,8 @@ def _import_what_is_used_late(language_model: LanguageModel | None) -> None:
 
 
 def _announce(title: str, fixed: Fixed) -> None:
-    print(f"{one_line(title)}: {fixed.model_in_words}, {fixed.hook_name}, {fixed.tokens:,} tokens", flush=True)
+    text = f" of {fixed.text}" if fixed.text else ""
+    print(one_line(f"{title}: {fixed.model_in_words}, {fixed.hook_name}, {fixed.tokens:,} tokens{text}"), flush=True)
 
 
 def _wish(state: State) -> SandboxWish:
@@ -196,8 +198,8 @@ def _reopen(study: Study, state: State, sandbox: Sandbox) -> tuple[Idea, dict[st
     lab = _prepare_lab(settled, started.primary_metric, started.device)
     if lab["fingerprint"] != started.fingerprint:
         raise UserError(
-            f"{study.name} began with another agent/lab, package, model or device, so further runs would not compare "
-            "with those it has: go back to what it began with, or start a new study"
+            f"{study.name} began with another agent/lab, package, model, text or device, so further runs would not "
+            "compare with those it has: go back to what it began with, or start a new study"
         )
     return ideas.load(started.idea), lab
 

@@ -62,6 +62,8 @@ def _print_study(study: Study, state: State) -> bool:
         f"{fixed.model_in_words}, {fixed.hook_name}, {fixed.tokens:,} tokens, d_sae {fixed.d_sae:,}, "
         f"seed {fixed.seed}; primary metric: {METRICS[state.started.primary_metric].title}"
     )
+    if state.started.trained_on:
+        console.print(f"trained on {state.started.trained_on}")
     console.print(f"evaluated by {', '.join(state.started.evals)}")
     changed = changed_records(study, state)
     runs = study.load_runs(state, hidden=changed)

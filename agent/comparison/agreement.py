@@ -37,7 +37,7 @@ def different_settings(fixed: Fixed, training: Training | None) -> str:
         return "the results do not say what was trained"
     return "; ".join(
         f"{name} is {getattr(training, name)}, the study's is {getattr(fixed, name)}"
-        for name in ("model", "hook_name", "d_sae")
+        for name in ("model", "hook_name", "text", "d_sae")
         if getattr(training, name) != getattr(fixed, name)
     )
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from agent.lab import cache, models, text, tokens, worlds
+from agent.lab import cache, corpus, models, tokens, worlds
 from agent.lab.defaults import SMOKE_TOKENS, SOCKET_VARIABLE, is_world
 from agent.lab.errors import UserError
 from agent.lab.files import waiting_lock
@@ -31,11 +31,12 @@ from agent.lab.rows import Connection, Manifest, Rows, ServedRows, Shard, Stored
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-FORMAT = 1
+FORMAT = 2
 SHARD_ROWS = 131_072
 BATCH_WINDOWS = 16
 HARVEST_SEED = 0
 MAX_HARVEST = 20_000_000  # rows; longer trainings read them again in another order
+OUTLIER_RATIO = 10  # to the median norm; dictionary_learning's max_activation_norm_multiple
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,12 @@ class HarvestKey:
     identity: str
     hook_name: str
     rows: int
+    text: str = ""  # pinned, see corpus.py
 
     def folder(self) -> Path:
         """Return the folder of the harvest in the cache."""
         dtype = torch.float32 if is_world(self.model) else models.device_config().dtype
-        parts = [FORMAT, text.VERSION, HARVEST_SEED, models.MAX_CONTEXT, str(dtype)]
+        parts = [FORMAT, corpus.version(self.text), HARVEST_SEED, models.MAX_CONTEXT, str(dtype)]
         digest = hashlib.sha256(json.dumps([self.identity, self.hook_name, self.rows, *parts]).encode())
         name = f"{cache.slug(Path(self.model).name)}-{cache.slug(self.hook_name)}-{digest.hexdigest()[:12]}"
         return cache.root() / "activations" / name
@@ -106,12 +108,13 @@ def stored_stream(
     return Stream(rows, manifest, total, batch, seed, budget)
 
 
-def stream(model: str, hook_name: str, *, tokens: int, batch: int, seed: int) -> Stream:
+def stream(model: str, hook_name: str, *, text: str = "", tokens: int, batch: int, seed: int) -> Stream:
     """Return the training stream of a run, `tokens` activations in batches, harvesting them first if need be.
 
-    In a study (SAE_AGENT_FIXED) model, hook and tokens are the study's, the tokens are one budget for all streams of
-    the process, and the driver's server hands out the rows (SAE_AGENT_STREAM). Raises UserError for an unknown model or
-    hook, one that is not the study's, or a full disk.
+    `text` is "" for the text that comes with the installation, a file, a folder, or a hub dataset (see corpus.py).
+    In a study (SAE_AGENT_FIXED) model, hook, text and tokens are the study's, the tokens are one budget for all streams
+    of the process, and the driver's server hands out the rows (SAE_AGENT_STREAM). Raises UserError for an unknown
+    model, hook or text, one that is not the study's, or a full disk.
     """
     if tokens < 1 or batch < 1:
         raise UserError(f"tokens and batch must be positive, not {tokens} and {batch}")
@@ -120,6 +123,7 @@ def stream(model: str, hook_name: str, *, tokens: int, batch: int, seed: int) ->
         for constant, actual, expected in (
             ("MODEL", models.canonical_name(model), models.canonical_name(fixed["model"])),
             ("HOOK_NAME", hook_name, fixed["hook_name"]),
+            ("TEXT", text, fixed["text"]),
         ):
             if actual != expected:
                 raise UserError(f"{constant} is {actual!r} but the study fixes it to {expected!r}: restore it")
@@ -129,7 +133,7 @@ def stream(model: str, hook_name: str, *, tokens: int, batch: int, seed: int) ->
     if descriptor := os.environ.get(SOCKET_VARIABLE):
         server = _connection(int(descriptor))
         return Stream(ServedRows(server), server.manifest, total, batch, seed, budget)
-    return stored_stream(*ensure_harvest(model, hook_name, tokens), total, batch, seed, budget)
+    return stored_stream(*ensure_harvest(model, hook_name, tokens, corpus.pin(text)), total, batch, seed, budget)
 
 
 @functools.cache
@@ -144,9 +148,14 @@ def _connection(descriptor: int) -> Connection:
     return Connection(descriptor)
 
 
-def ensure_harvest(model: str, hook_name: str, tokens: int) -> tuple[Path, Manifest]:
-    """Return folder and manifest of a checked harvest; make it if it is missing or damaged. Other processes wait."""
-    key = HarvestKey(model, models.identity(model), hook_name, min(tokens, MAX_HARVEST))
+def ensure_harvest(model: str, hook_name: str, tokens: int, text: str = "") -> tuple[Path, Manifest]:
+    """Return folder and manifest of a checked harvest; make it if it is missing or damaged. Other processes wait.
+
+    `text` is pinned. Raises UserError.
+    """
+    if text and is_world(model):
+        raise UserError(f"{model} is a synthetic world and has no text: leave out {corpus.source(text)}")
+    key = HarvestKey(model, models.identity(model), hook_name, min(tokens, MAX_HARVEST), text)
     folder = key.folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with waiting_lock(folder.with_name(folder.name + ".lock"), "another process harvests the same activations"):
@@ -182,34 +191,83 @@ def harvest(key: HarvestKey, folder: Path) -> None:
     """Run the model over the training text, or draw from the world, and write `folder` whole."""
     partial = folder.with_name(folder.name + ".partial")  # one name, so that the next harvest removes what a kill left
     shutil.rmtree(partial, ignore_errors=True)
-    width, batches = _from_world(key) if is_world(key.model) else _from_text(key)
-    cache.require_space(folder.parent, 2 * 2 * key.rows * width, "activations")
+    source = _from_world(key) if is_world(key.model) else _from_text(key)
+    cache.require_space(folder.parent, 2 * 2 * key.rows * source.width, "activations")
     partial.mkdir(parents=True)
-    writer = _Writer(partial, key.rows, width)
-    for rows in batches:
+    writer = _Writer(partial, key.rows, source.width)
+    for rows in source.batches:
         writer.add(rows)
         if writer.full:
             break
-    writer.finish(key)
+    writer.finish(key, source)
     partial.rename(folder)
 
 
-def _from_text(key: HarvestKey) -> tuple[int, Iterator[Tensor]]:
-    """Return the width of a language model's hook, and its activations `[tokens, d_in]` on the training text."""
+@dataclass
+class _Source:
+    """Where the rows of a harvest come from."""
+
+    width: int
+    batches: Iterator[Tensor]  # [rows, width]
+    median_norm: float | None = None
+    documents: int = 0  # so far
+
+
+def _from_text(key: HarvestKey) -> _Source:
+    """Return a language model's activations at its hook on the training text, without special and outlier tokens."""
     model = models.load(key.model)
     models.check_hook(model, key.hook_name)
     width = models.hook_width(model, key.hook_name)
-    splits = tokens.text_split_for(key.model, "sae")
-    ids = tokens.windows(model, splits, models.context_size(model), key.rows, HARVEST_SEED).split(BATCH_WINDOWS)
-    batches = track(ids, f"harvesting {key.hook_name} of {key.model}", unit="windows", per_item=BATCH_WINDOWS)
-    return width, (run_to_hook(model, batch, key.hook_name)[ordinary_mask(model, batch)] for batch in batches)
+    ids = training_windows(model, key.model, key.text, key.rows)
+    median = median_norm(model, ids[: tokens.TYPICAL_WINDOWS], key.hook_name)
+    source = _Source(width, iter(()), median)
+
+    def batches() -> Iterator[Tensor]:
+        title = f"harvesting {key.hook_name} of {key.model}"
+        for batch in track(ids.split(BATCH_WINDOWS), title, unit="windows", per_item=BATCH_WINDOWS):
+            source.documents += tokens.documents_in(model, batch)
+            hidden = run_to_hook(model, batch, key.hook_name)
+            yield hidden[ordinary_mask(model, batch) & ~is_outlier(hidden, median)]
+
+    source.batches = batches()
+    return source
 
 
-def _from_world(key: HarvestKey) -> tuple[int, Iterator[Tensor]]:
-    """Return the width of a world, and its activations `[samples, d_in]`."""
+def training_windows(model: "HookedTransformer", name: str, text: str, rows: int) -> Tensor:
+    """Return windows `[windows, context]` of a pinned text for at least `rows` activations, or all there are."""
+    if text:
+        return corpus.train_windows(text, name, lambda: model, rows)
+    wanted = tokens.with_some_to_spare(rows)
+    return tokens.windows(model, tokens.text_split_for(name, "sae"), models.context_size(model), wanted, HARVEST_SEED)
+
+
+@torch.no_grad()
+def median_norm(model: "HookedTransformer", ids: Tensor, hook_name: str) -> float:
+    """Return the median norm of the activations on the ordinary tokens of some windows of the training text.
+
+    It is a property of model and hook alone, so that outlier tokens are the same for every SAE.
+    """
+    norms = [
+        run_to_hook(model, batch, hook_name)[ordinary_mask(model, batch)].float().norm(dim=1)
+        for batch in ids.split(BATCH_WINDOWS)
+    ]
+    return torch.cat(norms).median().item() if norms else 0.0
+
+
+def is_outlier(hidden: Tensor, median: float) -> Tensor:
+    """Return the mask `[...]` of the activations `[..., d_in]` whose norm is above OUTLIER_RATIO times the median.
+
+    A few tokens have huge norms, such as the first ones (Sun et al. 2024, "Massive Activations", arXiv 2402.17762):
+    they would decide scale, mean and loss, and SAEs are not meant for them.
+    """
+    return hidden.float().norm(dim=-1) > (OUTLIER_RATIO * median or math.inf)
+
+
+def _from_world(key: HarvestKey) -> _Source:
+    """Return the activations of a world `[samples, d_in]`."""
     worlds.check_hook(key.model, key.hook_name)
     world = worlds.load(key.model, models.device_config().device)
-    return world.cfg.hidden_dim, (rows for rows, _ in worlds.samples(world, key.rows, "sae"))
+    return _Source(world.cfg.hidden_dim, (rows for rows, _ in worlds.samples(world, key.rows, "sae")))
 
 
 def run_to_hook(model: "HookedTransformer", ids: Tensor, hook_name: str) -> Tensor:
@@ -246,6 +304,8 @@ class _Writer:
 
     def add(self, rows: Tensor) -> None:
         rows = rows.float().cpu()[: self.target - self.rows]
+        if len(rows) == 0:  # special tokens and outliers alone
+            return
         if self.stored_scale is None:
             self.stored_scale = math.sqrt(self.width) / rows.norm(dim=1).mean().item()
         rows = rows * self.stored_scale
@@ -256,7 +316,7 @@ class _Writer:
         for index, file in enumerate(self.files):
             file.write(rows[owner == index].half().numpy().tobytes())
 
-    def finish(self, key: HarvestKey) -> None:
+    def finish(self, key: HarvestKey, source: _Source) -> None:
         if self.rows == 0 or self.stored_scale is None:
             raise UserError(
                 f"{key.model} has no activations on the training text: its tokenizer gives only special tokens"
@@ -273,6 +333,9 @@ class _Writer:
             stored_scale=self.stored_scale,
             mean=(self.sum / self.rows * correction).tolist(),
             shards=[shard for shard in shards if shard.rows],
+            text=key.text,
+            documents=source.documents,
+            median_norm=source.median_norm,
         )
         (self.folder / "manifest.json").write_text(manifest.model_dump_json())
 

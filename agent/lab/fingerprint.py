@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 
-from agent.lab import models, text
+from agent.lab import corpus, models
 from agent.lab.code_hash import lab_hash
 
 
-def environment() -> dict[str, str]:
-    """Return versions, device and text that the figures depend on, importing none of the packages but torch."""
+def environment(text: str = "") -> dict[str, str]:
+    """Return versions, device and text that the figures depend on, importing none of the packages but torch.
+
+    `text` is pinned; of a path only the hash of what is there counts.
+    """
     packages = ("torch", "transformer-lens", "sae-lens", "sae-bench", "sae-probes", "scikit-learn", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
     config = models.device_config()
@@ -22,12 +25,12 @@ def environment() -> dict[str, str]:
         **versions,
         "device": torch.cuda.get_device_name(config.device) if config.device.startswith("cuda") else config.device,
         "dtype": str(config.dtype).removeprefix("torch."),
-        "text": text.VERSION,
+        "text": corpus.version(text),
     }
 
 
-def fingerprint(model: str) -> dict[str, Any]:
+def fingerprint(model: str, text: str = "") -> dict[str, Any]:
     """Return the `parts` that figures depend on, and `fingerprint`, 16 hex digits of their hash."""
-    parts = {"model": models.identity(model), "lab": lab_hash(), **environment()}
+    parts = {"model": models.identity(model), "lab": lab_hash(), **environment(text)}
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return {"fingerprint": digest[:16], "parts": parts}

@@ -105,8 +105,8 @@ def identity(name: str) -> str:
 def load(name: str) -> "HookedTransformer":
     """Load a language model in evaluation mode, without weight processing, and check it against transformers.
 
-    Its logits are in float32. It is a TransformerLens bridge around the transformers model (see bridge.py), but for the embedded model, whose
-    figures were made with a HookedTransformer; both have the methods that are used here.
+    Its logits are in float32. It is a TransformerLens bridge around the transformers model (see bridge.py), but for the
+    embedded model, whose figures were made with a HookedTransformer; both have the methods that are used here.
 
     Raises UserError for a model that is unknown, unreachable or damaged, or is another one in TransformerLens.
     """

@@ -1,4 +1,4 @@
-"""python -P -m agent.lab.prepare --model M --hook_name H --tokens N: harvest the activations before a study runs.
+"""python -P -m agent.lab.prepare --model M --hook_name H --text T --tokens N: harvest before a study runs.
 
 The evaluations in --evals are checked first; nothing is harvested if one that is required cannot run.
 """
@@ -7,16 +7,18 @@ import argparse
 import json
 from pathlib import Path
 
-from agent.lab import activations, files, fingerprint, gpus, models
+from agent.lab import activations, corpus, files, fingerprint, gpus, models
 from agent.lab.evaluation import doctor
-from agent.lab.evaluation.evaluator import artefact_folder
+from agent.lab.evaluation.evaluator import artefact_folder, keep_what_was_read
 from agent.lab.exits import one_line_errors
+from agent.lab.rows import Manifest
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -P -m agent.lab.prepare", description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--hook_name", required=True)
+    parser.add_argument("--text", default="", help="a file, a folder or a hub dataset; it is pinned")
     parser.add_argument("--tokens", type=int, required=True)
     parser.add_argument("--evals", default="quick", help="families, or quick, standard, full")
     parser.add_argument("--needed", default="core", metavar="FAMILY", help="family that measures the primary metric")
@@ -26,22 +28,38 @@ def main() -> None:
         if line := gpus.unusable():
             print(f"{line}: the study runs on the CPU", flush=True)
         models.identity(args.model)  # fetches a hub model, so that its config can be read
+        text = corpus.pin(args.text)
         evals, left_out = doctor.resolve_families(
-            doctor.eval_target(args.model, args.hook_name), args.evals, args.needed
+            doctor.eval_target(args.model, args.hook_name, text), args.evals, args.needed
         )
         for name, reason in left_out.items():
             print(f"left out of {args.evals}: {name}: {reason}", flush=True)
-        folder, manifest = activations.ensure_harvest(args.model, args.hook_name, args.tokens)
+        folder, manifest = activations.ensure_harvest(args.model, args.hook_name, args.tokens, text)
         print(f"activations: {manifest.rows:,} of {manifest.hook_name} in {folder}")
+        artefacts = artefact_folder(args.model, models.identity(args.model), args.hook_name, text)
+        keep_what_was_read(artefacts, args.model, text, manifest)
+        trained_on = describe_training(manifest, args.tokens)
+        print(f"trained on {trained_on}", flush=True)
         if args.fingerprint:
-            identity = models.identity(args.model)
-            content = fingerprint.fingerprint(args.model) | {
+            content = fingerprint.fingerprint(args.model, text) | {
                 "evals": evals,
                 "left_out": left_out,
                 "activations": str(folder),
-                "artefacts": str(artefact_folder(args.model, identity, args.hook_name)),
+                "artefacts": str(artefacts),
+                "text": text,
+                "trained_on": trained_on,
             }
             files.write_atomically(args.fingerprint, json.dumps(content, indent=2) + "\n")
+
+
+def describe_training(manifest: Manifest, tokens: int) -> str:
+    """Return what a training reads, in words: the text, its documents, and how often it sees them."""
+    passes = manifest.passes(tokens)
+    times = "1 pass" if passes == 1 else f"{passes:.3g} passes"
+    if manifest.median_norm is None:
+        return f"{manifest.rows:,} samples of {manifest.model}, {times}"
+    name = manifest.text or "the text that comes with the installation"
+    return f"{name}, {manifest.documents:,} documents, {manifest.rows:,} tokens, {times}"
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ class Training(BaseModel):
     learning_rate: float
     seed: Annotated[int, Field(ge=-(2**53), le=2**53)]
     settings: dict[str, Any]  # the experiment's own constants: k, coefficients, switches
+    text: str = ""  # pinned, see corpus.py; "" for the installation's own
+    passes: float | None = None  # over the rows of the harvest
 
 
 class Work(BaseModel):
@@ -66,6 +68,19 @@ class Core(BaseModel):
     ce_loss_with_mean_ablation: Number  # the activations set to their mean
     kl_div_score: Number
     tokens: Count
+
+
+class Outliers(BaseModel):
+    """The tokens of the evaluation text whose activations have a huge norm, and the figures of core on all tokens.
+
+    In the figures that decide such tokens keep their activations, as special tokens do.
+    """
+
+    tokens: Count
+    of_tokens: Count  # ordinary tokens in all
+    median_norm: float  # of the training text; an outlier has more than activations.OUTLIER_RATIO times as much
+    share_of_squares: Number  # of the squares about the mean of all ordinary tokens
+    core: Core | None = None  # with these tokens scored like any other: as published figures are
 
 
 class Latents(BaseModel):
@@ -182,6 +197,7 @@ class FinalInfo(BaseModel):
     work: Work | None = None  # None for a run made by hand; written by the driver
     core: Core | None = None
     latents: Latents | None = None
+    outliers: Outliers | None = None  # None: no token of the evaluation text is one
     probing: Probing | None = None
     evaluations: dict[Line, FamilyScores] = {}  # by family
     floor: Floor | None = None

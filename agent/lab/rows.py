@@ -39,6 +39,13 @@ class Manifest(BaseModel):
     stored_scale: float  # the first batch's estimate of it, already applied to the stored rows
     mean: list[float]  # [d_in], of the scaled activations
     shards: list[Shard]
+    text: str = ""  # pinned, see corpus.py; "" for the installation's own
+    documents: int = 0  # that end in the text of these rows; 0 for a world
+    median_norm: float | None = None  # of an activation, unscaled; rows far above it were left out. None: a world
+
+    def passes(self, tokens: int) -> float:
+        """Return how often a training of so many tokens sees each row, on average."""
+        return tokens / self.rows
 
 
 class ChangedShard(Exception):

@@ -1,4 +1,4 @@
-"""python -P -m agent.lab.serve --model M --hook_name H --tokens N --control FD: serve activations to experiments.
+"""python -P -m agent.lab.serve --model M --hook_name H --text T --tokens N --control FD: serve activations to runs.
 
 An experiment under the driver is handed a socket in place of the files, so what it has read is counted here, out of its
 reach. For each training the driver sends a line {"total": ROWS} through its own socket FD, with two descriptors: the
@@ -30,12 +30,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -P -m agent.lab.serve", description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--hook_name", required=True)
+    parser.add_argument("--text", default="", help="pinned")
     parser.add_argument("--tokens", type=int, required=True)
     parser.add_argument("--control", type=int, required=True, metavar="FD")
     args = parser.parse_args()
     torch.set_num_threads(1)  # the cores are the trainings'
     with one_line_errors("the trainings that are served end too"):
-        folder, manifest = activations.ensure_harvest(args.model, args.hook_name, args.tokens)
+        folder, manifest = activations.ensure_harvest(args.model, args.hook_name, args.tokens, args.text)
         checked = signatures(folder, manifest)  # ensure_harvest has just compared the checksums
         control = socket.socket(fileno=args.control)
         while (request := socket.recv_fds(control, 4096, 2))[0]:

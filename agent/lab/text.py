@@ -109,11 +109,17 @@ def held_out_prompts() -> frozenset[str]:
 
 def prompts(*splits: Split) -> Iterator[str]:
     """Yield every distinct prompt of the splits but the held-out ones, datasets in name order."""
-    seen = set(held_out_prompts())
+    return (prompt for split, prompt in _prompts_with_splits() if split in splits)
+
+
+@cache
+def _prompts_with_splits() -> list[tuple[Split, str]]:
+    """Return every distinct prompt with its split, read once a process: that takes some ten seconds."""
+    seen, found = set(held_out_prompts()), []
     for path in sorted(data_dir().glob("*.csv.zst")):
         for prompt in read_prompts(path):
             key = normalise(prompt)
             if key not in seen:
                 seen.add(key)
-                if _split_of_normalised(key) in splits:
-                    yield prompt
+                found.append((_split_of_normalised(key), prompt))
+    return found

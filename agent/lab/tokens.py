@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
 CHUNK = 2000  # documents tokenized at once
+TYPICAL_WINDOWS = 128  # of the training text, from which the usual norm of an activation is measured
 
 
 def special_ids(model: "HookedTransformer") -> set[int]:
@@ -42,21 +43,50 @@ def pack(model: "HookedTransformer", documents: list[str], context: int, tokens:
 
     Returns token ids `[windows, context]` with at least `tokens` ordinary tokens, or all there are.
     """
+    stream: list[int] = []
+    for start in range(0, len(documents), CHUNK):
+        for ids in encode(model, documents[start : start + CHUNK]):
+            stream += ids
+        if len(stream) - start - CHUNK > tokens + context - 1:  # end tokens are not ordinary ones
+            break
+    return as_windows(model, torch.tensor(stream, dtype=torch.long), context)
+
+
+def encode(model: "HookedTransformer", documents: list[str]) -> list[list[int]]:
+    """Return the token ids of each document, with the end token after them."""
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    if not documents:
+        return []
+    end = tokenizer.eos_token_id
+    assert isinstance(end, int)
+    return [[*ids, end] for ids in tokenizer(documents, add_special_tokens=False)["input_ids"]]
+
+
+def as_windows(model: "HookedTransformer", stream: Tensor, context: int) -> Tensor:
+    """Cut a stream of token ids into windows `[windows, context]` that begin with the beginning token."""
     tokenizer = model.tokenizer
     assert tokenizer is not None
     end, begin = tokenizer.eos_token_id, tokenizer.bos_token_id
     assert isinstance(end, int)
     begin = begin if isinstance(begin, int) else end
-    stream: list[int] = []
     body = context - 1
-    for start in range(0, len(documents), CHUNK):
-        encoded = tokenizer(documents[start : start + CHUNK], add_special_tokens=False)["input_ids"]
-        for ids in encoded:
-            stream += [*ids, end]
-        if len(stream) - start - CHUNK > tokens + body:  # end tokens are not ordinary ones
-            break
     count = len(stream) // body
-    packed = torch.tensor(stream[: count * body]).view(count, body)
+    packed = stream[: count * body].view(count, body)
     if count:
         models.require_embedded(packed, model.cfg.d_vocab)
     return torch.cat([torch.full((count, 1), begin), packed], dim=1)
+
+
+def with_some_to_spare(rows: int) -> int:
+    """Return the ordinary tokens to read for `rows` activations: those of a few tokens are dropped."""
+    return rows + rows // 50
+
+
+def documents_in(model: "HookedTransformer", ids: Tensor) -> int:
+    """Count the documents that end in windows `[windows, context]`."""
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    end = tokenizer.eos_token_id
+    assert isinstance(end, int)
+    return int(ids[:, 1:].eq(end).sum())

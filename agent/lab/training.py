@@ -113,6 +113,8 @@ class TrainingGuard:
             learning_rate=max(row.learning_rate for row in self.rows),
             seed=self.stream.seed,
             settings=self.settings,
+            text=self.stream.manifest.text,
+            passes=round(self.stream.manifest.passes(self.stream.budget.served), 3),
         )
 
     @property
@@ -197,7 +199,7 @@ def finish(
         threshold=threshold,
         extra=extra or {},
     )
-    for key in ("steps", "tokens", "final_loss", "seconds"):
+    for key in ("steps", "tokens", "passes", "final_loss", "seconds"):
         print(f"{key}: {getattr(training, key)}")
     print(f"checkpoint: {guard.out_dir / 'checkpoint'}", flush=True)
     if not os.environ.get("SAE_AGENT_DRIVEN") and not os.environ.get("SAE_AGENT_SMOKE"):

@@ -59,19 +59,19 @@ def requested_model(proposer: str | None, model: str | None, **options: object) 
     return LanguageModel.model_validate({"model": model} | options)
 
 
-def proposer_for(idea: Idea, fixed: Fixed, model: LanguageModel | None) -> Callable[[Study], Proposer]:
-    """Return what makes the proposer of a new study, once the study has a directory.
+def proposer_for(idea: Idea, fixed: Fixed, model: LanguageModel | None) -> Callable[[Study, Fixed], Proposer]:
+    """Return what makes the proposer of a new study, once the study has a directory and its text is pinned.
 
     Raise what can be known to be wrong before that: BadIdea for a plan that cannot be rendered, LLMError for a missing
     key, UserError for limits that cannot be kept.
     """
     if model is None:
-        template = TemplateProposer(idea, fixed)
-        return lambda _: template
+        TemplateProposer(idea, fixed)
+        return lambda _, pinned: TemplateProposer(idea, pinned)
     if model.replay is None:
         _client(model, idea.folder / "transcript.jsonl")  # checks key and limits; nothing is asked, so nothing written
 
-    def make(study: Study) -> Proposer:
+    def make(study: Study, _: Fixed) -> Proposer:
         if model.replay:
             shutil.copyfile(model.replay, study.transcript)
         return _language_model(study, idea, model)

@@ -87,8 +87,8 @@ class ActivationServer:
         if self._child is None or self._child.exited:
             self.end()
             self._socket, servers = socket.socketpair()
-            fixed = {"model": self.fixed.model, "hook_name": self.fixed.hook_name, "tokens": str(self.fixed.tokens)}
-            options = [part for name, value in fixed.items() for part in (f"--{name}", value)]
+            names = ("model", "hook_name", "text", "tokens")
+            options = [part for name in names for part in (f"--{name}", str(getattr(self.fixed, name)))]
             env = process.child_environment(self.settings | views.folders())
             with servers:
                 self._child = process.Child(

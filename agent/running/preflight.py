@@ -23,7 +23,7 @@ LAB_IMPORTS = (
     "from agent.lab.run import run",
     "from agent.lab.training import TrainingGuard, constants, finish",
 )
-STREAM = "data = stream(MODEL, HOOK_NAME, tokens=TOKENS, batch=BATCH, seed=SEED)"
+STREAM = "data = stream(MODEL, HOOK_NAME, text=TEXT, tokens=TOKENS, batch=BATCH, seed=SEED)"
 GUARD = "guard = TrainingGuard(out_dir, sae, data, model=MODEL, hook_name=HOOK_NAME, settings=constants(globals()))"
 GUARD_STEP = "guard.step("
 FINISH = "finish("
@@ -173,8 +173,12 @@ def _steps(loop: ast.AST, guards: set[str]) -> bool:
 
 
 def fixed_constants(fixed: Fixed) -> dict[str, str | int]:
-    """Return the constants that every experiment.py of a study assigns, besides SEED, which the lab sets."""
-    return {"MODEL": fixed.model, "HOOK_NAME": fixed.hook_name, "TOKENS": fixed.tokens, "D_SAE": fixed.d_sae}
+    """Return the constants that every experiment.py of a study assigns, besides SEED, which the lab sets.
+
+    TEXT is one of them where the user has given a text; elsewhere the stream refuses another.
+    """
+    text = {"TEXT": fixed.text} if fixed.text else {}
+    return {"MODEL": fixed.model, "HOOK_NAME": fixed.hook_name, **text, "TOKENS": fixed.tokens, "D_SAE": fixed.d_sae}
 
 
 def _check_fixed(tree: ast.Module, lines: list[str], fixed: Fixed) -> None:

@@ -46,9 +46,12 @@ def for_evaluator(study: Study, fixed: Fixed, evals: tuple[str, ...], environmen
 
 
 def for_server(fixed: Fixed, environment: Mapping[str, str]) -> View:
-    """Return the view of the process that serves activations, and harvests them again if they are damaged."""
-    written = [_cached("activations"), _cached("worlds")]
-    return View({**_models(fixed, environment), **_each(written, "write")})
+    """Return the view of the process that serves activations, and harvests them again if they are damaged.
+
+    Of a text of the user's own it sees the windows that were kept, not the files.
+    """
+    written, read = [_cached("activations"), _cached("worlds")], [_cached("texts")] if fixed.text else []
+    return View({**_models(fixed, environment), **_each(written, "write"), **_each(read, "read")})
 
 
 def for_idea(folder: Path, seen: Sequence[Path], environment: Mapping[str, str]) -> View:

@@ -52,6 +52,8 @@ def prepare(root: Path, fixed: Fixed, required: str, device: str | None, out: Pa
     fingerprint and the evaluations, as JSON.
     """
     options = {"--tokens": str(fixed.tokens), "--evals": fixed.evals, "--needed": required, "--fingerprint": str(out)}
+    if fixed.text:
+        options["--text"] = fixed.text
     return _run_lab(PREPARE, root, fixed, _computation(fixed, device), options)
 
 
@@ -200,7 +202,7 @@ class Workers:
                 sandbox=self.sandbox,
                 view=views.for_evaluator(self.study, self.fixed, self.evals, env),
             )
-        subject = self.fixed.model_dump(include={"model", "hook_name"})
+        subject = self.fixed.model_dump(include={"model", "hook_name", "text"})
         self._evaluator.write_line(request.model_copy(update=subject).model_dump_json())
 
         def show_progress() -> None:

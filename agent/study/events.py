@@ -58,6 +58,7 @@ class StudyStarted(_Event):
     run_timeout: float | None = None  # seconds for a training, and for an evaluation; None: 5 times the baseline's
     language_model: LanguageModel | None = None  # None: the idea's own plan
     approve: bool = False  # ask a person before each run
+    trained_on: Line = ""  # the text, its documents and how often a training sees them; empty in older ledgers
     judging: str = ""  # hash of the code that compares and reports; empty in ledgers from before it was kept
     confinement: Confinement | None = None  # None: begun by a version that confined nothing
 

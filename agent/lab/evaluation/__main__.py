@@ -56,7 +56,7 @@ def main() -> None:
 
 def handle_requests(stream: Iterable[Score | TrySentinels]) -> None:
     """Write the result file of each request. Evaluators are reused. Raises UserError."""
-    evaluators: dict[tuple[str, str], Evaluator] = {}
+    evaluators: dict[tuple[str, str, str], Evaluator] = {}
     for request in stream:
         if not request.run_dir.is_dir():
             raise UserError(f"{request.run_dir} is not a run directory")
@@ -67,9 +67,9 @@ def handle_requests(stream: Iterable[Score | TrySentinels]) -> None:
 
 
 def handle_request(
-    request: Score | TrySentinels, evaluators: "dict[tuple[str, str], Evaluator]"
+    request: Score | TrySentinels, evaluators: "dict[tuple[str, str, str], Evaluator]"
 ) -> FinalInfo | Sentinels:
-    """Return the result of a request, by the evaluator of the run's (model, hook), loaded if need be.
+    """Return the result of a request, by the evaluator of the run's (model, hook, text), loaded if need be.
 
     Raises UserError.
     """
@@ -92,7 +92,7 @@ def handle_request(
             return FinalInfo(verdict=Verdict(name="not_comparable", evidence=difference), split=request.split)
         if isinstance(request, Score) and not request.slice:
             progress.count -= sum(not catalogue.suits(family, is_world(header.model)) for family in request.evals)
-        key = (header.model, header.hook_name)
+        key = (header.model, header.hook_name, header.training.text)
         if key not in evaluators:
             evaluators[key] = (WorldEvaluator if is_world(header.model) else Evaluator)(*key)
         progress("model")
@@ -102,13 +102,15 @@ def handle_request(
 
 
 def _another_subject(header: "Header", request: Score | TrySentinels) -> str:
-    """Return how a header's model or hook differs from the request's, or "". Neither is loaded or looked for."""
+    """Return how a header's model, hook or text differs from the request's, or "". None is loaded or looked for."""
     from agent.lab import models
 
     if request.model is not None and header.model not in (request.model, models.canonical_name(request.model)):
         return f"its header names the model {header.model[:100]}, the study's is {request.model}"
     if request.hook_name is not None and header.hook_name != request.hook_name:
         return f"its header names the hook {header.hook_name[:100]}, the study's is {request.hook_name}"
+    if request.text is not None and header.training.text != request.text:
+        return f"its header names the text {header.training.text[:100]!r}, the study's is {request.text!r}"
     return ""
 
 
@@ -128,7 +130,9 @@ def _resolve_evals(run_dir: Path, evals: str) -> tuple[str, ...]:
         header = checkpoint.read_header(run_dir / "checkpoint")
     except checkpoint.CheckpointError:
         return requests.QUICK  # nothing is scored: the verdict is bad_checkpoint
-    names, left_out = doctor.resolve_families(doctor.eval_target(header.model, header.hook_name), evals)
+    names, left_out = doctor.resolve_families(
+        doctor.eval_target(header.model, header.hook_name, header.training.text), evals
+    )
     for name, reason in left_out.items():
         notify(f"left out of {evals}: {name}: {reason}")
     return names

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from agent.lab import activations, models
+from agent.lab.evaluation.bench.core_text import windows_at_once
 from agent.lab.evaluation.sae_adapter import BenchSAE
 
 if TYPE_CHECKING:
@@ -52,10 +53,11 @@ def read_windows(model: "HookedTransformer", hook_name: str, ids: Tensor) -> Win
         torch.cat([activations.run_to_hook(model, batch, name) for batch in ids.split(BATCH_WINDOWS)])
         for name in (start, hook_name)
     )
+    at_once = windows_at_once(ids.shape[1], model.cfg.d_vocab)
     losses = torch.cat(
         [
             window_losses(model, hook_name, *batch)
-            for batch in zip(*(part.split(BATCH_WINDOWS) for part in (ids, entering, hooked)), strict=True)
+            for batch in zip(*(part.split(at_once) for part in (ids, entering, hooked)), strict=True)
         ]
     )
     return Windows(ids, entering, hooked, losses, activations.ordinary_mask(model, ids)[:, :-1].sum())
@@ -96,7 +98,8 @@ def ablate(
     """
     loss_added, kl = torch.zeros(2, len(sets), dtype=torch.float64)
     products = torch.zeros(len(sets), len(sets), dtype=torch.float64)
-    for rows in torch.arange(len(windows.ids)).split(BATCH_WINDOWS):
+    at_once = windows_at_once(windows.ids.shape[1], model.cfg.d_vocab)
+    for rows in torch.arange(len(windows.ids)).split(at_once):
         ids, entering, hooked = windows.ids[rows], windows.entering[rows], windows.hooked[rows]
         predicting = activations.ordinary_mask(model, ids)[:, :-1]
         latents = sae.encode(hooked.float())
@@ -124,8 +127,9 @@ def loss_gradient(model: "HookedTransformer", hook_name: str, windows: Windows) 
     times the product of its decoder row with the gradient.
     """
     rows, gradients = [], []
+    at_once = windows_at_once(windows.ids.shape[1], model.cfg.d_vocab)
     for ids, entering, hooked in zip(
-        *(part.split(BATCH_WINDOWS) for part in (windows.ids, windows.entering, windows.hooked)), strict=True
+        *(part.split(at_once) for part in (windows.ids, windows.entering, windows.hooked)), strict=True
     ):
         x = hooked.detach().float().requires_grad_(True)
         window_losses(model, hook_name, ids, entering, x.to(hooked.dtype)).sum().backward()

@@ -39,8 +39,9 @@ def main() -> None:
         files.write_atomically(args.out, report.model_dump_json())
 
 
-def eval_target(model: str, hook_name: str) -> EvalTarget:
-    """Describe a model and hook without loading or fetching anything. Raises UserError for an unknown model."""
+def eval_target(model: str, hook_name: str, text: str = "") -> EvalTarget:
+    """Describe a model, hook and pinned text without loading or fetching anything. Raises UserError for an unknown
+    model."""
     world = is_world(model)
     directory = None if world else models.find_directory(model)
     config = model_files.read_config(directory) if directory else {}
@@ -53,7 +54,7 @@ def eval_target(model: str, hook_name: str) -> EvalTarget:
             raise UserError(f"the tokenizer of {model} is not stored on this machine")
         return AutoTokenizer.from_pretrained(directory) if directory else None
 
-    folder = artefact_folder(model, models.identity(model) if directory or world else "not-stored", hook_name)
+    folder = artefact_folder(model, models.identity(model) if directory or world else "not-stored", hook_name, text)
     return EvalTarget(model, hook_name, world, config.get("text_config", config), tokenizer, folder)
 
 

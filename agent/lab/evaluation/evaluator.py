@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from agent.lab import activations, cache, checkpoint, files, models, text, tokens
+from agent.lab import activations, cache, checkpoint, corpus, files, models, tokens
 from agent.lab.checkpoint import Checkpoint
+from agent.lab.errors import UserError
 from agent.lab.evaluation.bench import core, probing
 from agent.lab.evaluation.bench.core_text import CoreText
 from agent.lab.evaluation.random_floor import RandomSAE
@@ -22,9 +23,12 @@ from agent.lab.evaluation.requests import Split
 from agent.lab.evaluation.sae_adapter import BenchSAE, CheckpointSAE, Usage, bench_config
 from agent.lab.files import waiting_lock
 from agent.lab.results import Core, Floor, Number
+from agent.lab.rows import Manifest
 
 EVALUATION_SEED = 0
 FORMAT = 1  # of the cached artefacts
+NORMS = "typical_norm"  # name of the file
+TYPICAL_ROWS = tokens.TYPICAL_WINDOWS * models.MAX_CONTEXT
 JACOBIAN_ROWS = 64  # activations over which a non-affine encoder's slope is averaged
 
 
@@ -33,9 +37,11 @@ class HeldOut:
     """Held-out text and the model's activations on it; every SAE is scored on the same."""
 
     ids: Tensor  # [windows, context], token ids
-    activations: Tensor  # [tokens, d_in], float32: at the hook, on the ordinary tokens
+    activations: Tensor  # [tokens, d_in], float32: at the hook, on the tokens that are scored
     mean: Tensor  # [d_in], of the activations
     batch: Tensor  # [rows, d_in], float32: the first batch of whole windows as it is scored, special tokens included
+    scored: Tensor | None = None  # [windows, context], bool: ordinary tokens that are no outliers; None: a world's, all
+    unmasked: "HeldOut | None" = None  # with the outlier tokens scored too; None: there are none
 
 
 class Evaluator:
@@ -44,12 +50,13 @@ class Evaluator:
     What is costly is cached in `folder`.
     """
 
-    def __init__(self, model_name: str, hook_name: str) -> None:
-        self.model_name, self.hook_name = model_name, hook_name
+    def __init__(self, model_name: str, hook_name: str, text: str = "") -> None:
+        """`text` is pinned, see corpus.py."""
+        self.model_name, self.hook_name, self.text = model_name, hook_name, text
         self.split: Split = "dev"  # of the current request
         self.load_model()
         self.identity = models.identity(model_name)
-        self.folder = artefact_folder(model_name, self.identity, hook_name)
+        self.folder = artefact_folder(model_name, self.identity, hook_name, text)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._held_out: dict[tuple[Split, int | None], HeldOut] = {}
         self._core_texts: dict[int, CoreText] = {}
@@ -70,6 +77,20 @@ class Evaluator:
         if (split, windows) not in self._held_out:
             self._held_out[split, windows] = self._run_model(self._token_windows(split)[:windows])
         return self._held_out[split, windows]
+
+    @cached_property
+    def median_norm(self) -> float:
+        """Return the median norm of an activation on the training text."""
+
+        def measure(_: Path) -> dict[str, float]:
+            if self.text:
+                ids = corpus.held_out_windows(self.text, self.model_name, self.folder)["train"]
+            else:
+                ids = activations.training_windows(self.model, self.model_name, "", TYPICAL_ROWS)
+            first = ids[: tokens.TYPICAL_WINDOWS]
+            return {"median": activations.median_norm(self.model, first, self.hook_name)}
+
+        return self.cached_json(NORMS, measure)["median"]
 
     @cached_property
     def probes(self) -> probing.ModelProbes:
@@ -99,7 +120,7 @@ class Evaluator:
     def score_core(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> tuple[Core, Usage]:
         """Return SAE-Bench core, and how the latents are used. Raises EvaluationError."""
         if (key := id(held_out)) not in self._core_texts:  # self._held_out keeps it, so no other object gets its id
-            self._core_texts[key] = CoreText(self.model, held_out.ids, self.hook_name, held_out.mean)
+            self._core_texts[key] = CoreText(self.model, held_out.ids, self.hook_name, held_out.mean, held_out.scored)
         return core.run_core(sae, self._core_texts[key], out, name)
 
     def sentinel_metrics(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> dict[str, Number]:  # noqa: ARG002
@@ -144,7 +165,7 @@ class Evaluator:
     def cached_json(self, name: str, measure: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """Return the cached result of `measure(empty folder)`, measured first if no process has done so."""
         path = self.folder / f"{name}.json"
-        with waiting_lock(path.with_suffix(".json.lock"), "another process measures the same random SAE"):
+        with waiting_lock(path.with_suffix(".json.lock"), "another process measures the same"):
             if not path.exists():
                 with tempfile.TemporaryDirectory(dir=self.folder) as out:
                     files.write_atomically(path, json.dumps(measure(Path(out))))
@@ -156,33 +177,60 @@ class Evaluator:
     def _token_windows(self, split: Split) -> Tensor:
         """Return windows of held-out text `[windows, context]`, cached. No window is in both splits."""
         taken = {tuple(row) for row in self._token_windows("dev").tolist()} if split == "test" else set()
-        path = self.folder / f"tokens-{split}-{cache.slug(text.VERSION)}.safetensors"
+        path = self.folder / f"tokens-{split}-{cache.slug(corpus.version(self.text))}.safetensors"
         context = self.context
         count = core.BATCH_WINDOWS * core.VARIANCE_BATCHES
         with self._preparation_lock():
             if not path.exists():
-                splits = tokens.text_split_for(self.model_name, split)
-                ids = tokens.windows(self.model, splits, context, 2 * count * context, EVALUATION_SEED)
-                # Two prompts can contain the same long row of asterisks.
+                if self.text:
+                    ids = corpus.held_out_windows(self.text, self.model_name, self.folder)[split]
+                else:
+                    splits = tokens.text_split_for(self.model_name, split)
+                    ids = tokens.windows(self.model, splits, context, 2 * count * context, EVALUATION_SEED)
+                # Two documents can contain the same long row of asterisks.
                 ids = ids[torch.tensor([tuple(row) not in taken for row in ids.tolist()])]
                 order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(EVALUATION_SEED))
+                whole_batches = order[:count][: len(order) // core.BATCH_WINDOWS * core.BATCH_WINDOWS]
+                if len(whole_batches) == 0:
+                    raise UserError(f"{corpus.source(self.text)} is too repetitive to be evaluated on: give another")
                 with files.atomic_path(path) as partial:
-                    save_file({"ids": ids[order[:count]].contiguous()}, partial)
+                    save_file({"ids": ids[whole_batches].contiguous()}, partial)
         return load_file(path)["ids"]
 
     @torch.no_grad()
     def _run_model(self, ids: Tensor) -> HeldOut:
         batches = ids.split(core.BATCH_WINDOWS)
         hidden = [activations.run_to_hook(self.model, batch, self.hook_name).float() for batch in batches]
-        rows = [h[activations.ordinary_mask(self.model, batch)] for h, batch in zip(hidden, batches, strict=True)]
-        return HeldOut(ids, torch.cat(rows), torch.cat(rows).mean(0), hidden[0].flatten(0, 1))
+        ordinary = activations.ordinary_mask(self.model, ids)
+        usual = ordinary & ~torch.cat([activations.is_outlier(h, self.median_norm) for h in hidden])
+        whole = _held_out(ids, hidden, ordinary)
+        if torch.equal(usual, ordinary):
+            return whole
+        return replace(_held_out(ids, hidden, usual), unmasked=whole)
 
 
-def artefact_folder(model_name: str, identity: str, hook_name: str) -> Path:
-    """Return the cache folder of what the evaluation computes for a model and hook."""
+def _held_out(ids: Tensor, hidden: list[Tensor], scored: Tensor) -> HeldOut:
+    masks = scored.split(core.BATCH_WINDOWS)
+    rows = torch.cat([h[mask] for h, mask in zip(hidden, masks, strict=True)])
+    return HeldOut(ids, rows, rows.mean(0), hidden[0].flatten(0, 1), scored)
+
+
+def keep_what_was_read(folder: Path, model_name: str, text: str, manifest: Manifest) -> None:
+    """Put what a harvest knows of the text into the evaluation's folder, so that it need not be read again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if text:
+        corpus.keep_held_out(text, model_name, folder)
+    path = folder / f"{NORMS}.json"
+    if manifest.median_norm is not None and not path.exists():
+        files.write_atomically(path, json.dumps({"median": manifest.median_norm}))
+
+
+def artefact_folder(model_name: str, identity: str, hook_name: str, text: str = "") -> Path:
+    """Return the cache folder of what the evaluation computes for a model and hook, and a text of the user's own."""
     config = models.device_config()
     kind = config.device[:4]
     if (kind, config.dtype) != ("cpu", torch.float32):
         kind += f"-{str(config.dtype).removeprefix('torch.')}"
     key = f"{identity}-{cache.slug(hook_name)}-{kind}-v{FORMAT}"
+    key += f"-{corpus.version(text)[:12]}" if text else ""
     return cache.root() / "evaluation" / f"{cache.slug(Path(model_name).name)}-{key}"

@@ -15,8 +15,8 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]  # ba
 class RunRequest(BaseModel):
     """A run directory, and the file in it that the result is written to, whole or not at all.
 
-    A checkpoint whose header names another model or hook than the request is refused before any model is loaded. By
-    hand both are None, and the header is believed.
+    A checkpoint whose header names another model, hook or text than the request is refused before any model is loaded.
+    By hand they are None, and the header is believed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -25,6 +25,7 @@ class RunRequest(BaseModel):
     out: FileName = "final_info.json"
     model: str | None = None
     hook_name: str | None = None
+    text: str | None = None
 
 
 class Score(RunRequest):

@@ -22,10 +22,12 @@ from agent.lab.evaluation.idea_analysis import Examination
 from agent.lab.evaluation.requests import Score, Split
 from agent.lab.evaluation.sae_adapter import CheckpointSAE, Usage
 from agent.lab.fingerprint import environment
-from agent.lab.results import Core, FamilyScores, FinalInfo, Latents, Number, Probe, Probing
+from agent.lab.metrics import METRICS
+from agent.lab.results import Core, FamilyScores, FinalInfo, Latents, Number, Outliers, Probe, Probing
 from agent.lab.verdicts import Verdict
 
 SAME_ROWS = 0.5  # mean cosine of the decoder rows of two seeds, beyond which one comes from the other
+CONCENTRATION = 0.1  # of the squares in outlier tokens, that is warned of
 DENSE = 0.1  # share of tokens above which a latent counts as dense
 
 Result = TypeVar("Result")
@@ -49,7 +51,7 @@ def score(evaluator: Evaluator, request: Score, progress: Callable[[str], None] 
         verdict=Verdict(name="not_evaluated", evidence="evaluation did not finish"),
         split=request.split,
         training=loaded.header.training,
-        environment=environment() | {"checkpoint": content[:16], "model_identity": evaluator.identity},
+        environment=environment(evaluator.text) | {"checkpoint": content[:16], "model_identity": evaluator.identity},
     )
     sae = evaluator.checkpoint_sae(loaded, held_out)
     Scoring(evaluator, request, info, sae, held_out, out, progress).run()
@@ -106,6 +108,18 @@ class Scoring:
         self.info.core = Core.model_validate(figures)
         self.info.latents = _latents(scored[1], self.sae.checkpoint.W_dec)
         self.info.non_finite = [f"core.{path}" for path in replaced]
+        if whole := self.held_out.unmasked:
+            self.info.outliers = outliers(self.held_out, whole, self.evaluator.median_norm)
+            self.score_core_unmasked(whole)
+
+    def score_core_unmasked(self, whole: HeldOut) -> None:
+        """Score core on all ordinary tokens too, the outliers among them, for comparison with published figures."""
+        out = self.out / "all_tokens"
+        scored = self.attempt("core_on_all_tokens", lambda: self.evaluator.score_core(self.sae, whole, out, self.name))
+        if scored and self.info.outliers:
+            figures, replaced = results.null_non_finite(scored[0].model_dump(), "outliers.core")
+            self.info.outliers.core = Core.model_validate(figures)
+            self.info.non_finite += replaced
 
     def score_families(self, names: list[str], l0: float) -> None:
         """Score the random floor at the SAE's own width and sparsity, then the families."""
@@ -200,7 +214,38 @@ class Scoring:
         )
         if warning := constants.warning(self.sae.checkpoint, info.core.tokens):
             verdict.warnings.append(warning)
+        if info.outliers and (warning := outlier_warning(info.outliers)):
+            verdict.warnings.append(warning)
         return verdict
+
+
+def outliers(usual: HeldOut, whole: HeldOut, median_norm: float) -> Outliers:
+    """Return how many of the ordinary tokens are outliers, and their share of the squares."""
+    assert usual.scored is not None
+    assert whole.scored is not None
+    squares = (whole.activations - whole.mean).double().pow(2).sum(1)
+    dropped = ~usual.scored[whole.scored]
+    return Outliers(
+        tokens=int(dropped.sum()),
+        of_tokens=len(dropped),
+        median_norm=median_norm,
+        share_of_squares=(squares[dropped].sum() / squares.sum()).item(),
+    )
+
+
+def outlier_warning(found: Outliers) -> str:
+    """Return a sentence if the outlier tokens hold a large part of the squares, with the figures that they distort."""
+    if found.share_of_squares is None or found.share_of_squares < CONCENTRATION:
+        return ""
+    names = ("explained_variance_centered", "ce_loss_score")
+    figures = [
+        f"{METRICS[name].title} {value:.3f}" for name in names if (value := getattr(found.core, name, None)) is not None
+    ]
+    scored_too = f"; scored like any other they give {', '.join(figures)}" if figures else ""
+    return (
+        f"{found.tokens:,} of {found.of_tokens:,} tokens are outliers, with {found.share_of_squares:.1%} of the "
+        f"squares: they are passed through unchanged{scored_too}"
+    )
 
 
 def _latents(usage: Usage, W_dec: Tensor) -> Latents:

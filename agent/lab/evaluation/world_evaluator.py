@@ -1,6 +1,6 @@
 """The evaluator of a synthetic world: samples in place of text, known features in place of a loss."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,7 +19,9 @@ from agent.lab.results import Core, Number
 class HeldOutSamples(HeldOut):
     """Held-out samples of a world; `ids [windows, MAX_CONTEXT]` are their row numbers."""
 
-    features: list[Tensor]  # batches [batch, num_features], sparse: the features that each sample is made of
+    features: list[Tensor] = field(
+        kw_only=True
+    )  # batches [batch, num_features], sparse, of the features in each sample
 
 
 class WorldEvaluator(Evaluator):
@@ -42,7 +44,7 @@ class WorldEvaluator(Evaluator):
             x = torch.cat(rows)
             batch = x[: core.BATCH_WINDOWS * models.MAX_CONTEXT]
             self._held_out[split, windows] = HeldOutSamples(
-                ids, x, x.mean(0), batch, [samples.to_sparse() for samples in features]
+                ids, x, x.mean(0), batch, features=[samples.to_sparse() for samples in features]
             )
         samples = self._held_out[split, windows]
         assert isinstance(samples, HeldOutSamples)

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from small_lab import K
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from agent.lab import activations, models, tokens
 from agent.lab.evaluation.bench import core
-from agent.lab.evaluation.bench.core_text import CoreText, TokenStore
+from agent.lab.evaluation.bench.core_text import AT_ONCE_BYTES, CoreText, TokenStore
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.random_floor import RandomSAE
 from agent.lab.evaluation.sae_adapter import bench_config
@@ -42,15 +43,17 @@ def random_sae(text: CoreText, seed: int = 0) -> RandomSAE:
     return RandomSAE(bench_config("small", text.hook_name, len(text.mean), D_SAE, context), K, text.mean, seed)
 
 
-def stock(sae: RandomSAE, model: Any, ids: torch.Tensor) -> dict[str, float]:
+def stock(
+    sae: RandomSAE, model: Any, ids: torch.Tensor, batches: int = 2, special: set[int] | None = None
+) -> dict[str, float]:
     """Return the figures of SAE-Bench core on the model itself."""
     from sae_bench.evals.core import main
     from sae_bench.evals.core.eval_config import CoreEvalConfig
 
     config = CoreEvalConfig(
         batch_size_prompts=core.BATCH_WINDOWS,
-        n_eval_reconstruction_batches=2,
-        n_eval_sparsity_variance_batches=2,
+        n_eval_reconstruction_batches=batches,
+        n_eval_sparsity_variance_batches=batches,
         exclude_special_tokens_from_reconstruction=True,
         compute_kl=True,
         compute_ce_loss=True,
@@ -58,8 +61,8 @@ def stock(sae: RandomSAE, model: Any, ids: torch.Tensor) -> dict[str, float]:
         compute_sparsity_metrics=True,
         compute_variance_metrics=True,
     )
-    special: Any = tokens.special_ids(model)
-    metrics, _ = main.run_evals(sae, TokenStore(ids), model, config, {}, ignore_tokens=special)  # type: ignore[arg-type]
+    ignored: Any = special or tokens.special_ids(model)
+    metrics, _ = main.run_evals(sae, TokenStore(ids), model, config, {}, ignore_tokens=ignored)  # type: ignore[arg-type]
     return {name: value for group in metrics.values() for name, value in group.items()}
 
 
@@ -109,7 +112,7 @@ def test_logits_too_large_to_keep_are_computed_again(evaluator: Evaluator, ids: 
     text = text_on(evaluator.model, ids, "blocks.0.hook_resid_post")
     assert text.keeps_logits
     kept = ours(random_sae(text), text, tmp_path)
-    text.batches = [replace(batch, logits=None) for batch in text.batches]
+    text.batches = [[replace(part, logits=None) for part in batch] for batch in text.batches]
     assert ours(random_sae(text), text, tmp_path) == kept
 
 
@@ -127,8 +130,38 @@ def test_usage_counted_during_core_is_that_of_the_activations(evaluator: Evaluat
     text = text_on(evaluator.model, ids, "blocks.1.hook_resid_post")
     sae = random_sae(text)
     _, usage = core.run_core(sae, text, tmp_path, "sae")
-    x = text.hidden[text.ordinary_mask]
+    x = text.hidden[text.scored]
     latents = sae.encode(x)
     assert usage.tokens == len(x)
     assert usage.squared_error == pytest.approx((x - sae.decode(latents)).double().pow(2).sum().item(), rel=1e-6)
     assert torch.equal(usage.fired, (latents != 0).sum(0).double())
+
+
+def test_a_large_vocabulary_is_scored_in_parts(evaluator: Evaluator, tmp_path: Path):
+    """65,536 ids: the logits of a whole batch would take twice what may be in memory at once."""
+    config = HookedTransformerConfig(
+        n_layers=2, d_model=8, n_ctx=64, d_head=4, n_heads=2, d_vocab=2**16, act_fn="gelu", seed=0, device="cpu"
+    )
+    model = HookedTransformer(config)
+    model.tokenizer = evaluator.model.tokenizer
+    ids = torch.randint(2**16, (core.BATCH_WINDOWS, 64), generator=torch.Generator().manual_seed(0))
+    text, bytes_of_logits = text_on(model, ids, "blocks.0.hook_resid_post"), []
+    handle = model.unembed.register_forward_hook(lambda *call: bytes_of_logits.append(call[-1].nbytes))
+    figures = ours(random_sae(text), text, tmp_path)
+    handle.remove()
+    assert len(bytes_of_logits) == 4  # the model's own and those with the SAE, each in two parts
+    assert max(bytes_of_logits) <= AT_ONCE_BYTES
+    assert_same(figures, stock(random_sae(text), model, ids, batches=1))
+
+
+def test_tokens_that_are_left_out_keep_their_activations_and_are_not_scored(
+    evaluator: Evaluator, ids: torch.Tensor, tmp_path: Path
+):
+    """As core does it with special tokens: the figures are those of a text in which the tokens are special ones."""
+    hook, common = "blocks.0.hook_resid_post", int(ids[:, 1:].flatten().mode().values)
+    whole = text_on(evaluator.model, ids, hook)
+    scored = whole.scored & (ids != common)
+    assert 0 < scored.sum() < whole.scored.sum()
+    text = CoreText(evaluator.model, ids, hook, whole.mean, scored)
+    expected = stock(random_sae(whole), evaluator.model, ids, special={*tokens.special_ids(evaluator.model), common})
+    assert_same(ours(random_sae(whole), text, tmp_path), expected)

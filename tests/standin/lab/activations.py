@@ -3,5 +3,5 @@
 import os
 
 
-def stream(model: str, hook_name: str, *, tokens: int, batch: int, seed: int) -> range:  # noqa: ARG001
+def stream(model: str, hook_name: str, *, text: str = "", tokens: int, batch: int, seed: int) -> range:  # noqa: ARG001
     return range(1, 3 if os.environ.get("SAE_AGENT_SMOKE") else 11)

@@ -13,6 +13,7 @@ from agent.lab.evaluation import catalogue
 parser = argparse.ArgumentParser()
 parser.add_argument("--model")
 parser.add_argument("--hook_name")
+parser.add_argument("--text", default="")
 parser.add_argument("--tokens", type=int)
 parser.add_argument("--evals")
 parser.add_argument("--needed")
@@ -39,6 +40,8 @@ args.fingerprint.write_text(
             "evals": [name for name in evals if name not in left_out],
             "left_out": left_out,
             "activations": str(cache.root() / "activations" / "stand-in"),
+            "text": args.text,
+            "trained_on": f"{args.text or 'a stand-in'}, 10 documents, {args.tokens:,} tokens, 1 pass",
             "artefacts": str(cache.root() / "evaluation" / "stand-in"),
         }
     )

@@ -40,7 +40,7 @@ class RecordingSAE:
         return self.sae.encode(x)
 
     def decode(self, latents: Tensor) -> Tensor:
-        rebuilt, mask = self.sae.decode(latents), self.text.ordinary_mask[self.text.rows]
+        rebuilt, mask = self.sae.decode(latents), self.text.scored[self.text.rows]
         self.accumulator.add(self.x[mask], latents[mask], rebuilt[mask])
         return rebuilt
 

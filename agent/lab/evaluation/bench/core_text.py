@@ -4,6 +4,7 @@ core runs the whole model three times over each batch: as it is, with the SAE, w
 second depends on the SAE, and there only the layers above the hook.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,12 @@ BATCH_WINDOWS = 16
 RECONSTRUCTION_BATCHES = 8  # 16k tokens through the whole model, three times
 VARIANCE_BATCHES = 32  # 65k tokens up to the hook
 LOGITS_BYTES = 2**30  # of the model's own logits; if they are larger, they are computed again for each SAE
+AT_ONCE_BYTES = 2**27  # of the logits of the windows that are run at once; a few tensors of this size are needed
+
+
+def windows_at_once(context: int, d_vocab: int, most: int = BATCH_WINDOWS) -> int:
+    """Return the windows that are run at once through the whole model, so that a large vocabulary fits in memory."""
+    return max(1, min(most, AT_ONCE_BYTES // (4 * context * d_vocab)))
 
 
 class TokenStore:
@@ -44,20 +51,25 @@ class TokenStore:
 
 @dataclass(frozen=True)
 class Batch:
-    """A reconstruction batch as input to the layers above the hook."""
+    """Windows of a reconstruction batch as input to the layers above the hook."""
 
     entry: Tensor  # [windows, context, d_model], the input of the first layer that is run
     model_args: dict[str, Any]  # the ids
-    ordinary_mask: Tensor  # [windows, context, 1], bool: the tokens whose activations are replaced
+    scored: Tensor  # [windows, context, 1], bool: the tokens whose activations are replaced
     logits: Tensor | None  # the model's own; None if they take too much memory
     fixed: dict[str, Tensor]  # core's losses and divergences by token that do not depend on the SAE
 
 
 class CoreText(TokenStore):
-    """Windows of token ids `[windows, context]`, as both the store and the model of `core.run_evals`."""
+    """Windows of token ids `[windows, context]`, as both the store and the model of `core.run_evals`.
+
+    `scored [windows, context]` are the tokens that are replaced and scored, by default all ordinary ones.
+    """
 
     @torch.no_grad()
-    def __init__(self, model: "HookedTransformer", ids: Tensor, hook_name: str, mean: Tensor) -> None:
+    def __init__(
+        self, model: "HookedTransformer", ids: Tensor, hook_name: str, mean: Tensor, scored: Tensor | None = None
+    ) -> None:
         super().__init__(ids)
         self.model, self.hook_name, self.mean = model, hook_name, mean
         self.special = tokens.special_ids(model)
@@ -65,11 +77,20 @@ class CoreText(TokenStore):
         self.after = hook_name.endswith("hook_resid_post")
         self.start = models.layer_of(hook_name) + self.after
         self.hidden = torch.cat([run_to_hook(model, batch, hook_name) for batch in ids.split(BATCH_WINDOWS)])
-        self.ordinary_mask = ordinary_mask(model, ids)
+        self.scored = ordinary_mask(model, ids) if scored is None else scored
         logits = BATCH_WINDOWS * RECONSTRUCTION_BATCHES * ids.shape[1] * model.cfg.d_vocab * 4  # float32
         self.keeps_logits = logits <= LOGITS_BYTES
-        self.batches = [self._batch(start) for start in range(0, len(ids), BATCH_WINDOWS)[:RECONSTRUCTION_BATCHES]]
+        at_once = windows_at_once(ids.shape[1], model.cfg.d_vocab)
+        self.batches = [
+            [self._batch(rows) for rows in torch.arange(start, min(start + BATCH_WINDOWS, len(ids))).split(at_once)]
+            for start in range(0, len(ids), BATCH_WINDOWS)[:RECONSTRUCTION_BATCHES]
+        ]
         self.ce_loss_with_mean_ablation = self._mean_ablated_loss()
+
+    def get_batch_tokens(self, batch_size: int) -> Tensor:
+        """Return the next windows. What is not scored has a special token's id, by which core leaves tokens out."""
+        ids = super().get_batch_tokens(batch_size)
+        return ids.where(self.scored[self.rows], min(self.special))
 
     def run_with_cache(self, *_: object, **__: object) -> tuple[None, dict[str, Tensor]]:
         """Return the hook's activations on the last windows that core took, in float32."""
@@ -77,10 +98,12 @@ class CoreText(TokenStore):
 
     def reconstruction_loss(self, sae: "BenchSAE") -> dict[str, Tensor]:
         """Return the figures by token of SAE-Bench's `get_recons_loss` on the last windows that core took."""
-        batch = self.batches[int(self.rows[0]) // BATCH_WINDOWS]
+        parts = [self._part_loss(sae, batch) for batch in self.batches[int(self.rows[0]) // BATCH_WINDOWS]]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
+    def _part_loss(self, sae: "BenchSAE", batch: Batch) -> dict[str, Tensor]:
         def rebuild(x: Tensor) -> Tensor:
-            return torch.where(batch.ordinary_mask, sae.decode(sae.encode(x)).to(x.dtype), x)
+            return torch.where(batch.scored, sae.decode(sae.encode(x)).to(x.dtype), x)
 
         own = self._above(batch.entry, batch.model_args, lambda x: x)[0] if batch.logits is None else batch.logits
         logits, loss = self._above(batch.entry, batch.model_args, rebuild)
@@ -92,7 +115,7 @@ class CoreText(TokenStore):
         Windows are independent and their tokens are not, so it is the ratio estimator's over windows (Cochran 1977,
         Sampling Techniques, 6.4).
         """
-        mask = self.ordinary_mask[: len(differences), :-1]
+        mask = self.scored[: len(differences), :-1]
         counts, sums = mask.sum(1).double(), differences.where(mask, 0).sum(1).double()
         residuals = sums - counts * sums.sum() / counts.sum()
         windows = len(residuals)
@@ -111,8 +134,7 @@ class CoreText(TokenStore):
             return self.model(replace(entry), **arguments)
         return self.model.run_with_hooks(entry, fwd_hooks=[(self.hook_name, lambda x, hook: replace(x))], **arguments)  # type: ignore[return-value]  # noqa: ARG005
 
-    def _batch(self, start: int) -> Batch:
-        rows = slice(start, start + BATCH_WINDOWS)
+    def _batch(self, rows: Tensor) -> Batch:
         ids = self.ids[rows].to(self.hidden.device)
         model_args = {"tokens": ids}
         below = f"blocks.{self.start}.hook_resid_pre"
@@ -124,19 +146,15 @@ class CoreText(TokenStore):
             "ce_loss_with_ablation": ablated_loss,
             "kl_div_with_ablation": divergence(logits, ablated_logits),
         }
-        return Batch(
-            entry, model_args, self.ordinary_mask[rows][..., None], logits if self.keeps_logits else None, fixed
-        )
+        return Batch(entry, model_args, self.scored[rows][..., None], logits if self.keeps_logits else None, fixed)
 
     def _mean_ablated_loss(self) -> float:
         """Return the model's loss in nats a token with the hook's ordinary activations set to their mean."""
         losses = []
-        for batch in self.batches:
+        for batch in itertools.chain(*self.batches):
             mean = self.mean.to(batch.entry.dtype)
-            _, loss = self._above(
-                batch.entry, batch.model_args, lambda x, b=batch, m=mean: torch.where(b.ordinary_mask, m, x)
-            )
-            losses.append(loss[batch.ordinary_mask[:, :-1, 0]])
+            _, loss = self._above(batch.entry, batch.model_args, lambda x, b=batch, m=mean: torch.where(b.scored, m, x))
+            losses.append(loss[batch.scored[:, :-1, 0]])
         return torch.cat(losses).float().mean().item()
 
 

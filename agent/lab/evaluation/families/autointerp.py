@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from agent.lab import activations
 from agent.lab.evaluation.bench import patching
 from agent.lab.evaluation.bench.core import BATCH_WINDOWS, EvaluationError
 from agent.lab.evaluation.bench.judge import Judge, JudgeError
@@ -162,7 +161,8 @@ class Text:
     def __init__(self, model: "HookedTransformer", held_out: "HeldOut") -> None:
         self.tokenizer, self.to_str_tokens = model.tokenizer, model.to_str_tokens
         self.ids = held_out.ids.to(held_out.activations.device)
-        ordinary = activations.ordinary_mask(model, held_out.ids)  # SAE-Bench ignores the other tokens
+        ordinary = held_out.scored  # SAE-Bench ignores the other tokens
+        assert ordinary is not None
         self.activations = held_out.activations.new_zeros(*ordinary.shape, held_out.activations.shape[1])
         self.activations[ordinary] = held_out.activations
         self.row = {tuple(ids): row for row, ids in enumerate(held_out.ids.tolist())}

@@ -28,6 +28,7 @@ from torch import Tensor
 from agent.lab import activations, files, models, text, tokens
 from agent.lab.evaluation import ablation, requirements
 from agent.lab.evaluation.ablation import BATCH_WINDOWS, Windows, window_losses
+from agent.lab.evaluation.bench.core_text import windows_at_once
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 from agent.lab.evaluation.sae_adapter import BenchSAE
 from agent.lab.files import waiting_lock
@@ -183,7 +184,7 @@ def clamp_loss_added(evaluator: "Evaluator", windows: Text, acts: Tensor, clamp:
     change = torch.where(acts > 0, clamp - acts, 0.0)
     (active,) = torch.nonzero((acts > 0).any(2).any(1), as_tuple=True)
     total = 0.0
-    for rows in active.split(BATCH_WINDOWS):
+    for rows in active.split(windows_at_once(windows.ids.shape[1], evaluator.model.cfg.d_vocab)):
         hooked = (windows.hooked[rows].float() + change[rows] @ W_dec).to(windows.hooked.dtype)
         ids, entering = windows.ids[rows.cpu()], windows.entering[rows]
         losses = window_losses(evaluator.model, evaluator.hook_name, ids, entering, hooked)

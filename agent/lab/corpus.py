@@ -1,0 +1,308 @@
+"""A text of the user's own: pinned by its content, split by document, packed into windows of tokens that are kept.
+
+It is named by a path, or by a hub dataset, OWNER/NAME. A pinned name ends in what fixes the content: `@` and a hash of
+the files, or the hub's commit. "" is the text that comes with the installation (text.py).
+
+Every document goes to exactly one split, by a hash of its normalised text, as in text.py, so that no duplicate of a
+document that SAEs are trained on is in the text that they are scored on. Only as much is read as a study needs.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unicodedata
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Literal
+from urllib.parse import quote
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from agent.lab import cache, files, models, text, text_files, tokens
+from agent.lab.errors import UserError
+from agent.lab.progress import progress_bar
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+FORMAT = 1
+Split = Literal["train", "dev", "test"]
+SHARES: dict[Split, int] = {"train": 900, "dev": 50, "test": 50}  # of the documents, in thousandths
+HELD_OUT_WINDOWS = 1024  # of dev and of test, at most: twice what core scores, as some are dropped
+LEAST_WINDOWS = 16  # of dev and of test: a batch of core
+LONGEST_DOCUMENT = 1_000_000  # characters; what is beyond them is left out
+FLUSH_CHARACTERS = 4_000_000  # tokenized at once
+PINNED = re.compile(r"(.+)@([0-9a-f]{16}|[0-9a-f]{40})")
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+START = Path(__file__).with_name("start.py")
+
+Models = Callable[[], "HookedTransformer"]  # loads the model whose tokenizer is used, if it is needed
+
+
+def is_pinned(name: str) -> bool:
+    """Return True if a text's name ends in what fixes its content."""
+    return bool(PINNED.fullmatch(name)) and not Path(name).exists()
+
+
+def version(name: str) -> str:
+    """Return what fixes the content of a pinned text: the hash or commit in its name, or text.VERSION for ""."""
+    match = PINNED.fullmatch(name)
+    return match[2] if match else text.VERSION
+
+
+def source(name: str) -> str:
+    """Return the path or dataset of a text, pinned or not."""
+    return PINNED.fullmatch(name)[1] if is_pinned(name) else name  # type: ignore[index]
+
+
+def pin(name: str) -> str:
+    """Return the pinned name of a text; for a hub dataset the commit that was used before, or else the newest.
+
+    Raises UserError if there is no such text, or it cannot be had.
+    """
+    if not name or is_pinned(name):
+        return name
+    path = Path(name).expanduser()
+    if path.exists() or not HUB_NAME.fullmatch(name) or path.suffix in text_files.SUFFIXES:
+        path = path.absolute()
+        return f"{path}@{text_files.identity(path)}"
+    commit = _cache_folder() / f"{quote(name, safe='')}.commit"
+    if not commit.exists():
+        with _hub_stream(name, None) as (found, _):
+            commit.parent.mkdir(parents=True, exist_ok=True)
+            files.write_atomically(commit, found)
+    return f"{name}@{commit.read_text()}"
+
+
+def split_of(document: str) -> Split:
+    """Return the split of a document."""
+    return _split(_digest(_key(document)))
+
+
+def _key(document: str) -> str:
+    """Return the form in which documents are duplicates if they are equal."""
+    return text.normalise(unicodedata.normalize("NFC", document))
+
+
+def _digest(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(errors="replace"), digest_size=8).digest(), "big")
+
+
+def _split(digest: int) -> Split:
+    bucket = digest % 1000
+    for split, share in SHARES.items():
+        if bucket < share:
+            return split
+        bucket -= share
+    raise AssertionError("SHARES must sum to 1000")
+
+
+def train_windows(name: str, model_name: str, model: Models, rows: int) -> Tensor:
+    """Return the training windows `[windows, context]` of a pinned text, with at least `rows` ordinary tokens or all
+    there are. They are made if need be. Raises UserError."""
+    path = _folder(name, model_name) / f"train-{rows}.safetensors"
+    if not _is_whole(path):
+        _make(name, path, model, rows)
+    return _load(path)["train"]
+
+
+def keep_held_out(name: str, model_name: str, folder: Path) -> None:
+    """Put the dev and test windows of a text that was read for training into the evaluation's folder."""
+    path = held_out_path(name, folder)
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with files.atomic_path(path) as partial:
+            shutil.copyfile(_folder(name, model_name) / "held_out.safetensors", partial)
+
+
+def held_out_path(name: str, folder: Path) -> Path:
+    """Return where the evaluation's folder has the dev and test windows of a pinned text."""
+    return folder / f"held_out-{version(name)}.safetensors"
+
+
+def held_out_windows(name: str, model_name: str, folder: Path) -> dict[str, Tensor]:
+    """Return windows `[windows, context]` of a pinned text: `dev`, `test`, and the first of those for training,
+    `train`. Raises UserError if the text was not read yet."""
+    try:
+        keep_held_out(name, model_name, folder)
+        return _load(held_out_path(name, folder))
+    except (OSError, SafetensorError):
+        raise UserError(
+            f"what {source(name)} is evaluated on is missing or damaged in {folder}: train a run on it, or resume"
+        ) from None
+
+
+def _cache_folder() -> Path:
+    return cache.root() / "texts"
+
+
+def _folder(name: str, model_name: str) -> Path:
+    parts = [FORMAT, version(name), models.identity(model_name), models.MAX_CONTEXT, sorted(SHARES.items())]
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+    slug = f"{cache.slug(Path(source(name)).name)}-{cache.slug(Path(model_name).name)}"
+    return _cache_folder() / f"{slug}-{digest}"
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    return {split: ids.long() for split, ids in load_file(path).items()}
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return bool(_load(path.with_name("held_out.safetensors")) and _load(path))
+    except (OSError, SafetensorError):
+        return False
+
+
+@dataclass
+class _Packer:
+    """Windows of one split, filled with documents one after another, as tokens.pack fills them."""
+
+    model: "HookedTransformer"
+    context: int
+    wanted: int  # ordinary tokens
+    documents: int = 0
+    tokens: int = 0
+    _stream: "array[int]" = field(default_factory=lambda: array("i"))
+    _waiting: list[str] = field(default_factory=list)
+    _characters: int = 0
+
+    @property
+    def full(self) -> bool:
+        return self.tokens >= self.wanted
+
+    def add(self, document: str) -> None:
+        self._waiting.append(document)
+        self._characters += len(document)
+        if len(self._waiting) >= tokens.CHUNK or self._characters >= FLUSH_CHARACTERS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Tokenize the documents that wait."""
+        special = tokens.special_ids(self.model)
+        for ids in tokens.encode(self.model, self._waiting):
+            self._stream.extend(ids)
+            self.documents += 1
+            self.tokens += sum(i not in special for i in ids)
+        self._waiting, self._characters = [], 0
+
+    def windows(self) -> Tensor:
+        stream = torch.frombuffer(self._stream, dtype=torch.int32) if self._stream else torch.empty(0)
+        return tokens.as_windows(self.model, stream.long(), self.context)
+
+
+def _make(name: str, path: Path, model: Models, rows: int) -> None:
+    """Read as much of a text as `rows` training tokens and the evaluation need, and keep its windows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.waiting_lock(path.parent.with_suffix(".lock"), "another process reads the same text"):
+        if _is_whole(path):
+            return
+        loaded = model()
+        context = models.context_size(loaded)
+        held_out = HELD_OUT_WINDOWS * context
+        least = tokens.TYPICAL_WINDOWS * context
+        train = max(tokens.with_some_to_spare(rows), least)
+        wanted: dict[Split, int] = {"train": train, "dev": held_out, "test": held_out}
+        packers: dict[Split, _Packer] = {split: _Packer(loaded, context, number) for split, number in wanted.items()}
+        _fill(packers, name)
+        windows: dict[Split, Tensor] = {split: packer.windows() for split, packer in packers.items()}
+        _check_enough(name, packers, windows)
+        held = {split: windows[split][:HELD_OUT_WINDOWS] for split in ("dev", "test")}
+        held["train"] = windows["train"][: tokens.TYPICAL_WINDOWS]
+        for file, kept in ((path.with_name("held_out.safetensors"), held), (path, {"train": windows["train"]})):
+            with files.atomic_path(file) as partial:
+                save_file({split: ids.int().contiguous() for split, ids in kept.items()}, partial)
+
+
+def _fill(packers: dict[Split, _Packer], name: str) -> None:
+    """Give each split its documents until it is full or the text ends."""
+    seen, probed = set[int](), text.held_out_prompts()
+    train, shown = packers["train"], 0
+    with progress_bar(f"reading {source(name)}", train.wanted, "tokens") as bar, _documents(name) as documents:
+        for document in documents:
+            key = _key(document[:LONGEST_DOCUMENT])
+            digest = _digest(key)
+            packer = packers[_split(digest)]
+            if not key or digest in seen or key in probed or packer.full:
+                continue
+            seen.add(digest)
+            packer.add(document[:LONGEST_DOCUMENT])
+            bar.update(min(train.tokens, train.wanted) - shown)
+            shown = min(train.tokens, train.wanted)
+            if all(packer.full for packer in packers.values()):
+                break
+    for packer in packers.values():
+        packer.flush()
+
+
+def _check_enough(name: str, packers: dict[Split, _Packer], windows: dict[Split, Tensor]) -> None:
+    documents, count = (sum(getattr(p, what) for p in packers.values()) for what in ("documents", "tokens"))
+    if not documents:
+        raise UserError(f"{source(name)} holds no text: give another")
+    fewest = min(len(windows["dev"]), len(windows["test"]))
+    if fewest < LEAST_WINDOWS or not len(windows["train"]):
+        need = 2 * 1000 // SHARES["dev"] * LEAST_WINDOWS * windows["dev"].shape[1]
+        raise UserError(
+            f"{source(name)} is too short: of {documents:,} documents with {count:,} tokens a twentieth is kept to "
+            f"choose on, a twentieth to test on, and that is {fewest} of {LEAST_WINDOWS} windows: give at least about "
+            f"{need:,} tokens in many documents"
+        )
+
+
+@contextlib.contextmanager
+def _documents(name: str) -> Iterator[Iterator[str]]:
+    """Yield the documents of a pinned text. Raises UserError if its content is no longer the pinned one."""
+    if len(version(name)) == 40:
+        with _hub_stream(source(name), version(name)) as (_, documents):
+            yield documents
+        return
+    path = Path(source(name))
+    changed = UserError(f"{path} is not as it was when it was pinned at {version(name)}: put it back, or begin anew")
+    before = _signatures(path)
+    if text_files.identity(path) != version(name):
+        raise changed
+    yield text_files.documents(path)
+    if _signatures(path) != before:
+        raise changed
+
+
+def _signatures(path: Path) -> list[tuple[str, int, int]]:
+    return [(str(file), (status := file.stat()).st_size, status.st_mtime_ns) for file in text_files.find_files(path)]
+
+
+@contextlib.contextmanager
+def _hub_stream(name: str, commit: str | None) -> Iterator[tuple[str, Iterator[str]]]:
+    """Yield the commit of a hub dataset and its documents, read by text_stream.py. Raises UserError."""
+    command = [sys.executable, "-s", "-P", str(START), "agent.lab.text_stream", name, *([commit] if commit else [])]
+    env = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors)
+        assert process.stdout
+        try:
+            lines = _lines(process.stdout, errors)
+            yield json.loads(next(lines))["commit"], map(json.loads, lines)
+        finally:
+            process.kill()  # it may still have much to say
+            process.communicate()
+
+
+def _lines(output: IO[bytes], errors: IO[bytes]) -> Iterator[bytes]:
+    """Yield the lines before the last one, which is null. Raises UserError if that is missing."""
+    for line in output:
+        if line == b"null\n":
+            return
+        yield line
+    errors.seek(0)
+    said = errors.read().decode(errors="replace").strip().splitlines()
+    raise UserError(said[-1].removeprefix("error: ") if said else "the process that streams the text was killed")
