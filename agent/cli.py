@@ -28,6 +28,7 @@ Text = Annotated[
     ),
 ]
 Hook = Annotated[str | None, typer.Option(help="TransformerLens hook to train on, e.g. blocks.1.hook_resid_post.")]
+LANGUAGE_MODELS_OWN = ("dtype", "text", "evaluation_data")  # options that mean nothing for a world
 SANDBOX = """Confine experiments: required, auto (as well as this machine can) or off."""
 Wish = Literal["required", "auto", "off"]
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study under runs/.")]
@@ -55,6 +56,10 @@ def run(
     evals: Annotated[
         str | None, typer.Option(help="Evaluations of each run: quick, standard, full, or names with commas between.")
     ] = None,
+    evaluation_data: Annotated[
+        Literal["local", "sae-bench"],
+        typer.Option(help="What runs are scored on; sae-bench: its own datasets, where the hub has them."),
+    ] = "local",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default the GPU if there is one.")] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16"] | None,
@@ -104,13 +109,12 @@ def run(
     plan = ideas.load(idea)
     if evals:
         catalogue.parse_evals(evals)  # an unknown name is refused at once
-    changes = {
-        **{"model": _absolute(model), "dtype": dtype, "hook_name": hook},
-        **{"text": _absolute_text(text), "evals": evals},
-    }
+    changes = {"model": _absolute(model), "dtype": dtype, "hook_name": hook, "text": _absolute_text(text)}
+    changes |= {"evals": evals, "evaluation_data": evaluation_data if evaluation_data != "local" else None}
     fixed = plan.fixed.with_changes(**{name: value for name, value in changes.items() if value})
-    if dtype and defaults.is_world(fixed.model):
-        raise UserError(f"--dtype is a language model's, and {fixed.model} is a world without one: leave it out")
+    if defaults.is_world(fixed.model) and (given := [name for name in LANGUAGE_MODELS_OWN if changes[name]]):
+        option = f"--{given[0].replace('_', '-')}"
+        raise UserError(f"{option} is a language model's, and {fixed.model} is a world without one: leave it out")
     prices = select.price_pair(price_in, price_out)
     spend = {"max_tokens": max_llm_tokens, "max_cost": max_cost, "prices": prices, "window": llm_window}
     command.start(

@@ -28,6 +28,7 @@ Direction = Literal["up", "down", "same"]
 Text = Annotated[str, Field(min_length=1)]
 Title = Annotated[Line, Field(min_length=1)]
 Described = Annotated[Prose, Field(min_length=1)]
+EvaluationData = Annotated[str, Field(pattern=rf"^({defaults.SAE_BENCH}(@[0-9a-f]{{16}})?)?$")]
 
 
 class BadIdea(UserError):
@@ -49,6 +50,7 @@ class Fixed(Strict):
     d_sae: PositiveInt = 1
     seed: int = 0
     evals: Text = "quick"  # evaluation families: a tier, or names separated by commas
+    evaluation_data: EvaluationData = ""  # sae-bench, pinned once a study has begun; "" for the local
 
     @field_validator("evals")
     @classmethod

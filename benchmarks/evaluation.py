@@ -63,10 +63,10 @@ class SaeBench:
         """Run core on our windows; SAE-Bench's own ActivationsStore would cut different ones."""
         from sae_bench.evals.core import main
 
-        model, ids = models.load(MODEL), self.evaluator.held_out("dev").ids
-        config = core.settings(sae.cfg.model_name, ids)
+        model, text = models.load(MODEL), TokenStore(self.evaluator.held_out("dev").ids)
+        config = core.settings(sae.cfg.model_name, text)
         special: Any = tokens.special_ids(model)
-        metrics, features = main.run_evals(sae, TokenStore(ids), model, config, {}, ignore_tokens=special)  # type: ignore[arg-type]
+        metrics, features = main.run_evals(sae, text, model, config, {}, ignore_tokens=special)  # type: ignore[arg-type]
         groups = {**metrics, "misc_metrics": main.calculate_misc_metrics(features)}
         return {key: value for group in groups.values() for key, value in group.items()}
 

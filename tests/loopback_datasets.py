@@ -1,6 +1,7 @@
 """A hub on this machine with datasets, as the `datasets` library asks for them when it streams."""
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Mapping
@@ -10,7 +11,20 @@ from threading import Thread
 from typing import Any, Self
 from urllib.parse import unquote, urlparse
 
+import pyarrow
+from pyarrow import parquet
+
 TOKEN = "hf_accepted"
+
+
+def as_jsonl(documents: list[str], field: str = "text") -> bytes:
+    return "".join(json.dumps({field: document}) + "\n" for document in documents).encode()
+
+
+def as_parquet(documents: list[str]) -> bytes:
+    content = io.BytesIO()
+    parquet.write_table(pyarrow.table({"text": documents, "meta": documents}), content, row_group_size=500)
+    return content.getvalue()
 
 
 @dataclass

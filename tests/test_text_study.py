@@ -6,14 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from loopback_datasets import LoopbackDatasets
+from loopback_datasets import LoopbackDatasets, as_jsonl, as_parquet
 
 from agent.lab import results, text
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from small_study import IDEA, Checkout, make_checkout, make_model  # after the path is known
-from test_hub_text import as_jsonl, as_parquet
 
 NAMES = ("24_headline_isiran", "41_truthqa_tf", "87_glue_cola", "95_toxic_is", "100_news_fake")
 HUB_NAME = "monology/pile-uncopyrighted"

@@ -69,8 +69,11 @@ class StudyRequest:
             primary_metric=primary_metric,
             smallest_effect=smallest_effect,
             most_variance_lost=self.idea.most_variance_lost,
-            fixed=self.fixed.with_changes(dtype=lab["parts"]["dtype"], text=lab["text"]),
+            fixed=self.fixed.with_changes(
+                dtype=lab["parts"]["dtype"], text=lab["text"], evaluation_data=lab["parts"]["evaluation_data"]
+            ),
             trained_on=lab["trained_on"],
+            evaluated_on=lab["evaluated_on"],
             evals=lab["evals"],
             left_out=lab["left_out"],
             fingerprint=lab["fingerprint"],

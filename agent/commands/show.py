@@ -65,6 +65,8 @@ def _print_study(study: Study, state: State) -> bool:
     if state.started.trained_on:
         console.print(f"trained on {state.started.trained_on}")
     console.print(f"evaluated by {', '.join(state.started.evals)}")
+    for family, data in state.started.evaluated_on.items():
+        console.print(f"{family} on {data}")
     changed = changed_records(study, state)
     runs = study.load_runs(state, hidden=changed)
     console.print(study_table(runs))

@@ -47,6 +47,9 @@ PINNED = re.compile(r"(.+)@([0-9a-f]{16}|[0-9a-f]{40})")
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 START = Path(__file__).with_name("start.py")
 
+MIXED_ORDER = ("0", "2000")  # of a hub dataset: a seed for its files, and the documents that are mixed in a buffer
+SAE_BENCH_ORDER = ("42", "1")
+
 Models = Callable[[], "HookedTransformer"]  # loads the model whose tokenizer is used, if it is needed
 
 
@@ -79,7 +82,7 @@ def pin(name: str) -> str:
         return f"{path}@{text_files.identity(path)}"
     commit = _cache_folder() / f"{quote(name, safe='')}.commit"
     if not commit.exists():
-        with _hub_stream(name, None) as (found, _):
+        with hub_stream(name, None) as (found, _):
             commit.parent.mkdir(parents=True, exist_ok=True)
             files.write_atomically(commit, found)
     return f"{name}@{commit.read_text()}"
@@ -264,7 +267,7 @@ def _check_enough(name: str, packers: dict[Split, _Packer], windows: dict[Split,
 def _documents(name: str) -> Iterator[Iterator[str]]:
     """Yield the documents of a pinned text. Raises UserError if its content is no longer the pinned one."""
     if len(version(name)) == 40:
-        with _hub_stream(source(name), version(name)) as (_, documents):
+        with hub_stream(source(name), version(name)) as (_, documents):
             yield documents
         return
     path = Path(source(name))
@@ -282,9 +285,12 @@ def _signatures(path: Path) -> list[tuple[str, int, int]]:
 
 
 @contextlib.contextmanager
-def _hub_stream(name: str, commit: str | None) -> Iterator[tuple[str, Iterator[str]]]:
+def hub_stream(
+    name: str, commit: str | None, order: tuple[str, str] = MIXED_ORDER
+) -> Iterator[tuple[str, Iterator[str]]]:
     """Yield the commit of a hub dataset and its documents, read by text_stream.py. Raises UserError."""
-    command = [sys.executable, "-s", "-P", str(START), "agent.lab.text_stream", name, *([commit] if commit else [])]
+    module = "agent.lab.text_stream"
+    command = [sys.executable, "-s", "-P", str(START), module, name, *order, *([commit] if commit else [])]
     env = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors)

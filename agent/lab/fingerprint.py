@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from agent.lab import corpus, models
 from agent.lab.code_hash import lab_hash
+from agent.lab.defaults import EVALUATION_DATA
 
 
 def environment(text: str = "") -> dict[str, str]:
@@ -26,6 +28,7 @@ def environment(text: str = "") -> dict[str, str]:
         "device": torch.cuda.get_device_name(config.device) if config.device.startswith("cuda") else config.device,
         "dtype": str(config.dtype).removeprefix("torch."),
         "text": corpus.version(text),
+        "evaluation_data": os.environ.get(EVALUATION_DATA, ""),
     }
 
 

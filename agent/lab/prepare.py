@@ -5,10 +5,12 @@ The evaluations in --evals are checked first; nothing is harvested if one that i
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from agent.lab import activations, corpus, files, fingerprint, gpus, models
-from agent.lab.evaluation import doctor
+from agent.lab.defaults import EVALUATION_DATA
+from agent.lab.evaluation import doctor, published
 from agent.lab.evaluation.evaluator import artefact_folder, keep_what_was_read
 from agent.lab.exits import one_line_errors
 from agent.lab.rows import Manifest
@@ -28,12 +30,15 @@ def main() -> None:
         if line := gpus.unusable():
             print(f"{line}: the study runs on the CPU", flush=True)
         models.identity(args.model)  # fetches a hub model, so that its config can be read
-        text = corpus.pin(args.text)
+        text, wish = corpus.pin(args.text), os.environ.pop(EVALUATION_DATA, "")
         evals, left_out = doctor.resolve_families(
             doctor.eval_target(args.model, args.hook_name, text), args.evals, args.needed
         )
         for name, reason in left_out.items():
             print(f"left out of {args.evals}: {name}: {reason}", flush=True)
+        evaluated_on = published.use(wish, evals, corpus.source(text)) if wish else {}
+        for family, data in evaluated_on.items():
+            print(f"{family} is scored on {data}", flush=True)
         folder, manifest = activations.ensure_harvest(args.model, args.hook_name, args.tokens, text)
         print(f"activations: {manifest.rows:,} of {manifest.hook_name} in {folder}")
         artefacts = artefact_folder(args.model, models.identity(args.model), args.hook_name, text)
@@ -48,6 +53,7 @@ def main() -> None:
                 "artefacts": str(artefacts),
                 "text": text,
                 "trained_on": trained_on,
+                "evaluated_on": evaluated_on,
             }
             files.write_atomically(args.fingerprint, json.dumps(content, indent=2) + "\n")
 

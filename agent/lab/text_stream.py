@@ -1,4 +1,6 @@
-"""python -P -m agent.lab.text_stream DATASET [REVISION]: print the documents of a hub dataset as they arrive.
+"""python -P -m agent.lab.text_stream DATASET SEED BUFFER [REVISION]: print a hub dataset's documents as they arrive.
+
+Its files are read in an order by the seed, and its documents mixed in a buffer of so many.
 
 The first line of stdout is a JSON object with the commit, each line after it a document as a JSON string, the last one
 null: without it the stream has broken off. The dataset is streamed by the `datasets` library; nothing is kept on disk.
@@ -14,25 +16,23 @@ from agent.lab.errors import UserError
 from agent.lab.text_files import FIELD, no_text_column
 
 READ_RETRIES, RETRY_SECONDS = 3, 1  # after a disconnection, in place of the library's 20 times 5 s
-SHUFFLE_BUFFER = 2000  # documents; the files of a dataset are read in a random order too
-ORDER_SEED = 0
 
 
 def main() -> None:
-    name, revision = sys.argv[1], (sys.argv[2:] or [None])[0]
+    name, seed, buffer, *revision = sys.argv[1:]
     try:
-        print_documents(name, revision)
+        print_documents(name, int(seed), int(buffer), revision[0] if revision else None)
     except UserError as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:  # the reader has enough
         sys.stdout = None  # type: ignore[assignment]  # so that it is not flushed again at exit
 
 
-def print_documents(name: str, revision: str | None) -> None:
+def print_documents(name: str, seed: int, buffer: int, revision: str | None) -> None:
     """Print the commit and the documents of a hub dataset. Raises UserError."""
     commit = find_commit(name, revision)
     print(json.dumps({"commit": commit}), flush=True)
-    for document in documents(name, commit):
+    for document in documents(name, commit, seed, buffer):
         print(json.dumps(document))
     print("null", flush=True)
 
@@ -73,7 +73,7 @@ def _refused(name: str, revision: str | None, status: int, token: bool) -> UserE
     return UserError(f"the hub answered {status} for the dataset {name}: try again later")
 
 
-def documents(name: str, commit: str) -> Iterator[str]:
+def documents(name: str, commit: str, seed: int, buffer: int) -> Iterator[str]:
     """Yield the documents of the split `train`. Raises UserError, also where the hub breaks off."""
     import datasets
     from datasets import config
@@ -85,7 +85,7 @@ def documents(name: str, commit: str) -> Iterator[str]:
         streamed: Any = datasets.load_dataset(
             name, split="train", revision=commit, streaming=True, trust_remote_code=False
         )
-        rows = iter(streamed.shuffle(seed=ORDER_SEED, buffer_size=SHUFFLE_BUFFER))
+        rows = iter(streamed.shuffle(seed=seed, buffer_size=buffer))
     except Exception as error:  # the library raises many kinds for a dataset that it cannot open
         raise UserError(f"the dataset {name} cannot be opened ({_short(error)}): give another, or its files") from None
     while True:

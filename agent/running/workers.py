@@ -11,7 +11,7 @@ from agent.display.formatting import training_progress
 from agent.display.live import Display
 from agent.ideas import Fixed
 from agent.lab import results
-from agent.lab.defaults import SMOKE_TOKENS, SOCKET_VARIABLE
+from agent.lab.defaults import EVALUATION_DATA, SMOKE_TOKENS, SOCKET_VARIABLE
 from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import Score, TrySentinels
 from agent.lab.files import MIB, BadFile, read_plain_text, remove, remove_unless_plain
@@ -74,8 +74,12 @@ def _run_lab(
 
 
 def _computation(fixed: Fixed, device: str | None) -> dict[str, str]:
-    """Return the variables that tell the lab where, and in which dtype, a language model is run."""
-    settings = {"SAE_AGENT_DEVICE": device, "SAE_AGENT_DTYPE": fixed.dtype}
+    """Return the variables that tell the lab where, in which dtype, and to be scored on what, a model is run."""
+    settings = {
+        "SAE_AGENT_DEVICE": device,
+        "SAE_AGENT_DTYPE": fixed.dtype,
+        EVALUATION_DATA: fixed.evaluation_data,
+    }
     return {name: value for name, value in settings.items() if value}
 
 

@@ -59,6 +59,7 @@ class StudyStarted(_Event):
     language_model: LanguageModel | None = None  # None: the idea's own plan
     approve: bool = False  # ask a person before each run
     trained_on: Line = ""  # the text, its documents and how often a training sees them; empty in older ledgers
+    evaluated_on: dict[Line, Line] = {}  # family -> SAE-Bench's data, or why not; empty where all is local
     judging: str = ""  # hash of the code that compares and reports; empty in ledgers from before it was kept
     confinement: Confinement | None = None  # None: begun by a version that confined nothing
 

@@ -1,15 +1,11 @@
 """Text of a hub dataset: streamed, pinned to the commit; what cannot be had is one line, and half of it is nothing."""
 
-import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow
 import pytest
 import torch
-from loopback_datasets import TOKEN, LoopbackDatasets
-from pyarrow import parquet
+from loopback_datasets import TOKEN, LoopbackDatasets, as_jsonl, as_parquet
 from small_lab import HOOK, one_line, run
 
 from agent.lab import corpus, models
@@ -17,16 +13,6 @@ from agent.lab.errors import UserError
 
 DOCUMENTS = [f"document {number} of a hub with some words in it" for number in range(4000)]
 TOKENS = 20_000
-
-
-def as_jsonl(documents: list[str], field: str = "text") -> bytes:
-    return "".join(json.dumps({field: document}) + "\n" for document in documents).encode()
-
-
-def as_parquet(documents: list[str]) -> bytes:
-    content = io.BytesIO()
-    parquet.write_table(pyarrow.table({"text": documents, "meta": documents}), content, row_group_size=500)
-    return content.getvalue()
 
 
 DATASETS = {

@@ -56,6 +56,7 @@ class EvalTarget:
     tokenizer: Callable[[], Any]  # loads the transformers tokenizer; returns None for a world
     folder: Path  # the cache folder of this model and hook
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    text: str = ""  # pinned; "" for the installation's own
 
 
 class CheckedFamily(BaseModel):

@@ -55,7 +55,7 @@ def eval_target(model: str, hook_name: str, text: str = "") -> EvalTarget:
         return AutoTokenizer.from_pretrained(directory) if directory else None
 
     folder = artefact_folder(model, models.identity(model) if directory or world else "not-stored", hook_name, text)
-    return EvalTarget(model, hook_name, world, config.get("text_config", config), tokenizer, folder)
+    return EvalTarget(model, hook_name, world, config.get("text_config", config), tokenizer, folder, text=text)
 
 
 def check_families(target: EvalTarget, names: tuple[str, ...]) -> list[CheckedFamily]:

@@ -16,7 +16,8 @@ from torch import Tensor
 from agent.lab import activations, cache, checkpoint, corpus, files, models, tokens
 from agent.lab.checkpoint import Checkpoint
 from agent.lab.errors import UserError
-from agent.lab.evaluation.bench import core, probing
+from agent.lab.evaluation import published
+from agent.lab.evaluation.bench import core, core_text, probing
 from agent.lab.evaluation.bench.core_text import CoreText
 from agent.lab.evaluation.random_floor import RandomSAE
 from agent.lab.evaluation.requests import Split
@@ -42,6 +43,7 @@ class HeldOut:
     batch: Tensor  # [rows, d_in], float32: the first batch of whole windows as it is scored, special tokens included
     scored: Tensor | None = None  # [windows, context], bool: ordinary tokens that are no outliers; None: a world's, all
     unmasked: "HeldOut | None" = None  # with the outlier tokens scored too; None: there are none
+    published: Tensor | None = None  # [windows, context]: SAE-Bench's, all of which core scores; `ids` are the first
 
 
 class Evaluator:
@@ -56,6 +58,7 @@ class Evaluator:
         self.split: Split = "dev"  # of the current request
         self.load_model()
         self.identity = models.identity(model_name)
+        self.published = published.in_use()
         self.folder = artefact_folder(model_name, self.identity, hook_name, text)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._held_out: dict[tuple[Split, int | None], HeldOut] = {}
@@ -120,8 +123,15 @@ class Evaluator:
     def score_core(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> tuple[Core, Usage]:
         """Return SAE-Bench core, and how the latents are used. Raises EvaluationError."""
         if (key := id(held_out)) not in self._core_texts:  # self._held_out keeps it, so no other object gets its id
-            self._core_texts[key] = CoreText(self.model, held_out.ids, self.hook_name, held_out.mean, held_out.scored)
+            self._core_texts[key] = self._core_text(held_out)
         return core.run_core(sae, self._core_texts[key], out, name)
+
+    def _core_text(self, held_out: HeldOut) -> CoreText:
+        if held_out.published is None:
+            return CoreText(self.model, held_out.ids, self.hook_name, held_out.mean, held_out.scored)
+        assert self.published
+        size = {"reconstruction_batches": published.RECONSTRUCTION_BATCHES, "dataset": self.published.sources["core"]}
+        return CoreText(self.model, held_out.published, self.hook_name, held_out.mean, **size)
 
     def sentinel_metrics(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> dict[str, Number]:  # noqa: ARG002
         """Return the metrics that sentinels are checked by in addition to core. Raises EvaluationError."""
@@ -171,37 +181,52 @@ class Evaluator:
                     files.write_atomically(path, json.dumps(measure(Path(out))))
             return json.loads(path.read_text())
 
+    @property
+    def _scores_published_text(self) -> bool:
+        return self.published is not None and "core" in self.published.sources
+
     def _preparation_lock(self) -> AbstractContextManager[None]:
         return waiting_lock(self.folder / "lock", "another process prepares the evaluation of the same model")
 
     def _token_windows(self, split: Split) -> Tensor:
         """Return windows of held-out text `[windows, context]`, cached. No window is in both splits."""
-        taken = {tuple(row) for row in self._token_windows("dev").tolist()} if split == "test" else set()
+        taken = self._token_windows("dev") if split == "test" and not self._scores_published_text else None
         path = self.folder / f"tokens-{split}-{cache.slug(corpus.version(self.text))}.safetensors"
-        context = self.context
-        count = core.BATCH_WINDOWS * core.VARIANCE_BATCHES
         with self._preparation_lock():
             if not path.exists():
-                if self.text:
-                    ids = corpus.held_out_windows(self.text, self.model_name, self.folder)[split]
+                if self.published and self._scores_published_text:
+                    ids = self.published.core_windows(self.model, self.context)[split]
                 else:
-                    splits = tokens.text_split_for(self.model_name, split)
-                    ids = tokens.windows(self.model, splits, context, 2 * count * context, EVALUATION_SEED)
-                # Two documents can contain the same long row of asterisks.
-                ids = ids[torch.tensor([tuple(row) not in taken for row in ids.tolist()])]
-                order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(EVALUATION_SEED))
-                whole_batches = order[:count][: len(order) // core.BATCH_WINDOWS * core.BATCH_WINDOWS]
-                if len(whole_batches) == 0:
-                    raise UserError(f"{corpus.source(self.text)} is too repetitive to be evaluated on: give another")
+                    ids = self._draw_windows(split, taken)
                 with files.atomic_path(path) as partial:
-                    save_file({"ids": ids[whole_batches].contiguous()}, partial)
+                    save_file({"ids": ids.contiguous()}, partial)
         return load_file(path)["ids"]
+
+    def _draw_windows(self, split: Split, taken: Tensor | None) -> Tensor:
+        """Return as many windows `[windows, context]` as core scores, in a seeded order, none of them in `taken`."""
+        count = core_text.BATCH_WINDOWS * core_text.VARIANCE_BATCHES
+        if self.text:
+            ids = corpus.held_out_windows(self.text, self.model_name, self.folder)[split]
+        else:
+            splits = tokens.text_split_for(self.model_name, split)
+            ids = tokens.windows(self.model, splits, self.context, 2 * count * self.context, EVALUATION_SEED)
+        rows = set() if taken is None else {tuple(row) for row in taken.tolist()}
+        # Two documents can contain the same long row of asterisks.
+        ids = ids[torch.tensor([tuple(row) not in rows for row in ids.tolist()])]
+        order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(EVALUATION_SEED))
+        whole_batches = order[:count][: len(order) // core_text.BATCH_WINDOWS * core_text.BATCH_WINDOWS]
+        if len(whole_batches) == 0:
+            raise UserError(f"{corpus.source(self.text)} is too repetitive to be evaluated on: give another")
+        return ids[whole_batches]
 
     @torch.no_grad()
     def _run_model(self, ids: Tensor) -> HeldOut:
-        batches = ids.split(core.BATCH_WINDOWS)
+        every, ids = ids, ids[: core_text.BATCH_WINDOWS * core_text.VARIANCE_BATCHES]
+        batches = ids.split(core_text.BATCH_WINDOWS)
         hidden = [activations.run_to_hook(self.model, batch, self.hook_name).float() for batch in batches]
         ordinary = activations.ordinary_mask(self.model, ids)
+        if self._scores_published_text:
+            return replace(_held_out(ids, hidden, ordinary), published=every)
         usual = ordinary & ~torch.cat([activations.is_outlier(h, self.median_norm) for h in hidden])
         whole = _held_out(ids, hidden, ordinary)
         if torch.equal(usual, ordinary):
@@ -210,7 +235,7 @@ class Evaluator:
 
 
 def _held_out(ids: Tensor, hidden: list[Tensor], scored: Tensor) -> HeldOut:
-    masks = scored.split(core.BATCH_WINDOWS)
+    masks = scored.split(core_text.BATCH_WINDOWS)
     rows = torch.cat([h[mask] for h, mask in zip(hidden, masks, strict=True)])
     return HeldOut(ids, rows, rows.mean(0), hidden[0].flatten(0, 1), scored)
 
@@ -233,4 +258,6 @@ def artefact_folder(model_name: str, identity: str, hook_name: str, text: str = 
         kind += f"-{str(config.dtype).removeprefix('torch.')}"
     key = f"{identity}-{cache.slug(hook_name)}-{kind}-v{FORMAT}"
     key += f"-{corpus.version(text)[:12]}" if text else ""
+    if data := published.in_use():
+        key += f"-{data.folder.name}"
     return cache.root() / "evaluation" / f"{cache.slug(Path(model_name).name)}-{key}"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from agent.lab import models, worlds
 from agent.lab.evaluation import ground_truth
-from agent.lab.evaluation.bench import core
+from agent.lab.evaluation.bench import core, core_text
 from agent.lab.evaluation.evaluator import Evaluator, HeldOut
 from agent.lab.evaluation.requests import Split
 from agent.lab.evaluation.sae_adapter import BenchSAE, Usage, measure_usage
@@ -37,12 +37,12 @@ class WorldEvaluator(Evaluator):
 
     def held_out(self, split: Split, windows: int | None = None) -> HeldOutSamples:
         """Return the samples of a split, or the first of them, in windows of MAX_CONTEXT."""
-        windows = windows or core.BATCH_WINDOWS * core.VARIANCE_BATCHES
+        windows = windows or core_text.BATCH_WINDOWS * core_text.VARIANCE_BATCHES
         if (split, windows) not in self._held_out:
             ids = torch.arange(windows * models.MAX_CONTEXT).view(windows, -1)
             rows, features = zip(*worlds.samples(self.world, ids.numel(), split), strict=True)
             x = torch.cat(rows)
-            batch = x[: core.BATCH_WINDOWS * models.MAX_CONTEXT]
+            batch = x[: core_text.BATCH_WINDOWS * models.MAX_CONTEXT]
             self._held_out[split, windows] = HeldOutSamples(
                 ids, x, x.mean(0), batch, features=[samples.to_sparse() for samples in features]
             )

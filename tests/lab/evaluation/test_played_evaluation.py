@@ -20,7 +20,7 @@ from agent.lab.checkpoint import constants
 from agent.lab.errors import UserError
 from agent.lab.evaluation import scoring
 from agent.lab.evaluation.__main__ import handle_request
-from agent.lab.evaluation.bench import core, probing
+from agent.lab.evaluation.bench import core, core_text, probing
 from agent.lab.evaluation.bench.core import EvaluationError
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.requests import Score, TrySentinels
@@ -28,7 +28,7 @@ from agent.lab.evaluation.sae_adapter import BenchSAE, CheckpointSAE
 from agent.lab.results import FinalInfo
 
 D_SAE = 4 * D_MODEL
-SCORED = core.BATCH_WINDOWS * core.RECONSTRUCTION_BATCHES  # windows that losses are measured on
+SCORED = core.BATCH_WINDOWS * core_text.RECONSTRUCTION_BATCHES  # windows that losses are measured on
 
 
 @dataclass

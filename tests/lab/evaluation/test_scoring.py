@@ -17,7 +17,7 @@ from torch import Tensor
 
 from agent.lab import activations, models, results, tokens
 from agent.lab.evaluation import scoring, sentinels
-from agent.lab.evaluation.bench import core, probing
+from agent.lab.evaluation.bench import core, core_text, probing
 from agent.lab.evaluation.bench.core import EvaluationError
 from agent.lab.evaluation.bench.core_text import TokenStore
 from agent.lab.evaluation.evaluator import Evaluator, HeldOut
@@ -112,8 +112,8 @@ def sae_bench_core(sae: BenchSAE, evaluator: Evaluator, batch: int) -> dict[str,
         model_name=sae.cfg.model_name,
         llm_dtype="float32",
         batch_size_prompts=batch,
-        n_eval_reconstruction_batches=core.RECONSTRUCTION_BATCHES * core.BATCH_WINDOWS // batch,
-        n_eval_sparsity_variance_batches=core.VARIANCE_BATCHES * core.BATCH_WINDOWS // batch,
+        n_eval_reconstruction_batches=core_text.RECONSTRUCTION_BATCHES * core.BATCH_WINDOWS // batch,
+        n_eval_sparsity_variance_batches=core_text.VARIANCE_BATCHES * core.BATCH_WINDOWS // batch,
         dataset="the evaluator's windows",
         context_size=dev(evaluator).ids.shape[1],
         exclude_special_tokens_from_reconstruction=True,
@@ -199,7 +199,7 @@ def test_loss_added_is_what_the_sae_costs(scored: dict[str, FinalInfo]):
 @torch.no_grad()
 def test_mean_ablation_is_the_loss_at_the_mean(evaluator: Evaluator, scored: dict[str, FinalInfo]):
     """Compare with another way to compute it: the model run by hand from the hook's layer on."""
-    ids = dev(evaluator).ids[: core.BATCH_WINDOWS * core.RECONSTRUCTION_BATCHES]
+    ids = dev(evaluator).ids[: core.BATCH_WINDOWS * core_text.RECONSTRUCTION_BATCHES]
     ordinary = ~torch.isin(ids, torch.tensor(sorted(tokens.special_ids(evaluator.model))))
     hidden = activations.run_to_hook(evaluator.model, ids, HOOK)
     hidden[ordinary] = dev(evaluator).mean
@@ -356,7 +356,7 @@ def test_probing_another_encoder_breaks_a_sentinel(evaluator: Evaluator, run_dir
 @pytest.mark.slow
 def test_dev_and_test_share_no_window(evaluator: Evaluator):
     one, other = ({tuple(row) for row in evaluator.held_out(split).ids.tolist()} for split in ("dev", "test"))
-    assert len(one) == len(other) == core.BATCH_WINDOWS * core.VARIANCE_BATCHES
+    assert len(one) == len(other) == core.BATCH_WINDOWS * core_text.VARIANCE_BATCHES
     assert not one & other
 
 

@@ -36,7 +36,8 @@ args.fingerprint.write_text(
     json.dumps(
         {
             "fingerprint": os.environ.get("SAE_AGENT_STANDIN_GROUND", ground),
-            "parts": {"dtype": dtype},
+            "parts": {"dtype": dtype, "evaluation_data": os.environ.get("SAE_AGENT_EVALUATION_DATA", "")},
+            "evaluated_on": {},
             "evals": [name for name in evals if name not in left_out],
             "left_out": left_out,
             "activations": str(cache.root() / "activations" / "stand-in"),

@@ -10,8 +10,6 @@ from torch import Tensor
 from agent.lab import models
 from agent.lab.evaluation.bench.core_text import (
     BATCH_WINDOWS,
-    RECONSTRUCTION_BATCHES,
-    VARIANCE_BATCHES,
     CoreText,
     TokenStore,
 )
@@ -45,18 +43,18 @@ class RecordingSAE:
         return rebuilt
 
 
-def settings(model: str, ids: Tensor) -> "CoreEvalConfig":
-    """Return SAE-Bench's settings for windows of token ids `[windows, context]`."""
+def settings(model: str, text: TokenStore) -> "CoreEvalConfig":
+    """Return SAE-Bench's settings for a text."""
     from sae_bench.evals.core.eval_config import CoreEvalConfig
 
     return CoreEvalConfig(
         model_name=model,
         llm_dtype=str(models.device_config().dtype).removeprefix("torch."),
         batch_size_prompts=BATCH_WINDOWS,
-        n_eval_reconstruction_batches=min(RECONSTRUCTION_BATCHES, len(ids) // BATCH_WINDOWS),
-        n_eval_sparsity_variance_batches=min(VARIANCE_BATCHES, len(ids) // BATCH_WINDOWS),
-        dataset="sae-agent held-out text",
-        context_size=ids.shape[1],
+        n_eval_reconstruction_batches=min(text.reconstruction_batches, len(text.ids) // BATCH_WINDOWS),
+        n_eval_sparsity_variance_batches=len(text.ids) // BATCH_WINDOWS,
+        dataset=text.dataset,
+        context_size=text.ids.shape[1],
         exclude_special_tokens_from_reconstruction=True,
         compute_kl=True,
         compute_ce_loss=True,
@@ -72,7 +70,7 @@ def run_core(sae: BenchSAE, text: CoreText, out: Path, name: str) -> tuple[Core,
     """Score an SAE on a text of whole batches, and keep SAE-Bench's own JSON in `out`. Raise EvaluationError."""
     from sae_bench.evals.core import main as core
 
-    config = settings(sae.cfg.model_name, text.ids)
+    config = settings(sae.cfg.model_name, text)
     text.reset_input_dataset()
     recording, added = RecordingSAE(sae, text), []
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 BATCH_WINDOWS = 16
 RECONSTRUCTION_BATCHES = 8  # 16k tokens through the whole model, three times
 VARIANCE_BATCHES = 32  # 65k tokens up to the hook
+HIDDEN_BYTES = 2**32  # of the activations at the hook; if they are larger, they are computed again for each SAE
 LOGITS_BYTES = 2**30  # of the model's own logits; if they are larger, they are computed again for each SAE
 AT_ONCE_BYTES = 2**27  # of the logits of the windows that are run at once; a few tensors of this size are needed
 
@@ -33,10 +34,19 @@ def windows_at_once(context: int, d_vocab: int, most: int = BATCH_WINDOWS) -> in
 
 
 class TokenStore:
-    """The part of SAELens' ActivationsStore that core reads, over fixed windows of token ids."""
+    """The part of SAELens' ActivationsStore that core reads, over fixed windows of token ids.
 
-    def __init__(self, ids: Tensor) -> None:
+    The first `reconstruction_batches` are run through the whole model, all of them up to the hook.
+    """
+
+    def __init__(
+        self,
+        ids: Tensor,
+        reconstruction_batches: int = RECONSTRUCTION_BATCHES,
+        dataset: str = "sae-agent held-out text",
+    ) -> None:
         self.ids, self.position = ids, 0
+        self.reconstruction_batches, self.dataset = reconstruction_batches, dataset
         self.context_size, self.store_batch_size_prompts = ids.shape[1], BATCH_WINDOWS
 
     def get_batch_tokens(self, batch_size: int) -> Tensor:
@@ -63,29 +73,45 @@ class Batch:
 class CoreText(TokenStore):
     """Windows of token ids `[windows, context]`, as both the store and the model of `core.run_evals`.
 
-    `scored [windows, context]` are the tokens that are replaced and scored, by default all ordinary ones.
+    `scored [windows, context]` are the tokens that are replaced and scored, by default all ordinary ones; `store`
+    are the options of TokenStore.
     """
 
     @torch.no_grad()
     def __init__(
-        self, model: "HookedTransformer", ids: Tensor, hook_name: str, mean: Tensor, scored: Tensor | None = None
+        self,
+        model: "HookedTransformer",
+        ids: Tensor,
+        hook_name: str,
+        mean: Tensor,
+        scored: Tensor | None = None,
+        **store: Any,
     ) -> None:
-        super().__init__(ids)
+        super().__init__(ids, **store)
         self.model, self.hook_name, self.mean = model, hook_name, mean
         self.special = tokens.special_ids(model)
         # A residual stream after its layer is where the next one starts; any other hook is inside its layer.
         self.after = hook_name.endswith("hook_resid_post")
         self.start = models.layer_of(hook_name) + self.after
-        self.hidden = torch.cat([run_to_hook(model, batch, hook_name) for batch in ids.split(BATCH_WINDOWS)])
         self.scored = ordinary_mask(model, ids) if scored is None else scored
-        logits = BATCH_WINDOWS * RECONSTRUCTION_BATCHES * ids.shape[1] * model.cfg.d_vocab * 4  # float32
+        self._hidden = None
+        if ids.numel() * len(mean) * models.device_config().dtype.itemsize <= HIDDEN_BYTES:
+            self._hidden = torch.cat([run_to_hook(model, batch, hook_name) for batch in ids.split(BATCH_WINDOWS)])
+        starts = range(0, len(ids), BATCH_WINDOWS)[: self.reconstruction_batches]
+        logits = BATCH_WINDOWS * len(starts) * ids.shape[1] * model.cfg.d_vocab * 4  # float32
         self.keeps_logits = logits <= LOGITS_BYTES
         at_once = windows_at_once(ids.shape[1], model.cfg.d_vocab)
         self.batches = [
             [self._batch(rows) for rows in torch.arange(start, min(start + BATCH_WINDOWS, len(ids))).split(at_once)]
-            for start in range(0, len(ids), BATCH_WINDOWS)[:RECONSTRUCTION_BATCHES]
+            for start in starts
         ]
         self.ce_loss_with_mean_ablation = self._mean_ablated_loss()
+
+    def hidden(self, rows: Tensor) -> Tensor:
+        """Return the activations `[windows, context, d_in]` of some windows at the hook."""
+        if self._hidden is not None:
+            return self._hidden[rows]
+        return run_to_hook(self.model, self.ids[rows], self.hook_name)
 
     def get_batch_tokens(self, batch_size: int) -> Tensor:
         """Return the next windows. What is not scored has a special token's id, by which core leaves tokens out."""
@@ -94,7 +120,7 @@ class CoreText(TokenStore):
 
     def run_with_cache(self, *_: object, **__: object) -> tuple[None, dict[str, Tensor]]:
         """Return the hook's activations on the last windows that core took, in float32."""
-        return None, {self.hook_name: self.hidden[self.rows].float()}
+        return None, {self.hook_name: self.hidden(self.rows).float()}
 
     def reconstruction_loss(self, sae: "BenchSAE") -> dict[str, Tensor]:
         """Return the figures by token of SAE-Bench's `get_recons_loss` on the last windows that core took."""
@@ -135,10 +161,10 @@ class CoreText(TokenStore):
         return self.model.run_with_hooks(entry, fwd_hooks=[(self.hook_name, lambda x, hook: replace(x))], **arguments)  # type: ignore[return-value]  # noqa: ARG005
 
     def _batch(self, rows: Tensor) -> Batch:
-        ids = self.ids[rows].to(self.hidden.device)
+        ids = self.ids[rows].to(models.device_config().device)
         model_args = {"tokens": ids}
         below = f"blocks.{self.start}.hook_resid_pre"
-        entry = self.hidden[rows] if self.after else run_to_hook(self.model, ids, below)
+        entry = self.hidden(rows) if self.after else run_to_hook(self.model, ids, below)
         logits, loss = self._above(entry, model_args, lambda x: x)
         ablated_logits, ablated_loss = self._above(entry, model_args, torch.zeros_like)
         fixed = {

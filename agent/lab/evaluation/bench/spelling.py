@@ -4,7 +4,7 @@ The task is SAE-Bench's (Chanin et al. 2024, arXiv 2409.14507): "{word} has the 
 their answers, for every word of letters that is one token. Linear probes of the activations on the word say which
 letters the model knows. They are trained once for a model and hook, with SAE-Bench's own code.
 
-python -P -m agent.lab.evaluation.bench.spelling MODEL HOOK
+python -P -m agent.lab.evaluation.bench.spelling MODEL HOOK TEXT
 """
 
 import contextlib
@@ -309,9 +309,8 @@ def _share(part: int, whole: int) -> float:
 def main() -> None:
     from agent.lab.evaluation.evaluator import Evaluator
 
-    model, hook_name = sys.argv[1:]
     with one_line_errors("nothing half-measured is kept"):
-        measure(Evaluator(model, hook_name))
+        measure(Evaluator(*sys.argv[1:]))
 
 
 if __name__ == "__main__":

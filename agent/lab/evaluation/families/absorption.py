@@ -85,7 +85,7 @@ def _measure_spelling(target: EvalTarget) -> "Spelling":
         "larger models"
     )
     module = "agent.lab.evaluation.bench.spelling"
-    command = [sys.executable, "-s", "-P", start.__file__, module, target.model, target.hook_name]
+    command = [sys.executable, "-s", "-P", start.__file__, module, target.model, target.hook_name, target.text]
     subprocess.run(command, env=dict(target.environment), check=True)
     measured = spelling.cached_spelling(target.folder)
     assert measured
