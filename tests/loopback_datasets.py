@@ -22,8 +22,13 @@ def as_jsonl(documents: list[str], field: str = "text") -> bytes:
 
 
 def as_parquet(documents: list[str]) -> bytes:
+    return as_table(text=documents, meta=documents)
+
+
+def as_table(**columns: list[Any]) -> bytes:
+    """Return a parquet file of these columns."""
     content = io.BytesIO()
-    parquet.write_table(pyarrow.table({"text": documents, "meta": documents}), content, row_group_size=500)
+    parquet.write_table(pyarrow.table(columns), content, row_group_size=500)
     return content.getvalue()
 
 

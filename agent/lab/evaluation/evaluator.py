@@ -19,6 +19,7 @@ from agent.lab.errors import UserError
 from agent.lab.evaluation import published
 from agent.lab.evaluation.bench import core, core_text, probing
 from agent.lab.evaluation.bench.core_text import CoreText
+from agent.lab.evaluation.bench.hub_prompts import Fetched
 from agent.lab.evaluation.random_floor import RandomSAE
 from agent.lab.evaluation.requests import Split
 from agent.lab.evaluation.sae_adapter import BenchSAE, CheckpointSAE, Usage, bench_config
@@ -145,6 +146,10 @@ class Evaluator:
     def probe(self, sae: BenchSAE, out: Path, name: str) -> tuple[probing.Scores, probing.OwnScores]:
         """Return the scores of sparse probing on the SAE and on the model's own activations. Raises EvaluationError."""
         return probing.run_probing(sae, self.probes, out / "probing", name)
+
+    def fetched_prompts(self, family: str) -> Fetched | None:
+        """Return SAE-Bench's own prompts of a family, or None if it has the local ones."""
+        return self.published.prompts(family) if self.published else None
 
     def floor(self, split: Split, d_sae: int, k: int) -> Floor:
         """Return the scores of a random untrained SAE that keeps k latents; cached by split, width and k."""

@@ -5,11 +5,14 @@ local counterpart. A study is pinned to `sae-bench@HASH`: a folder of the cache 
 for each family the source, or why it is local.
 """
 
+import functools
 import hashlib
 import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,11 +23,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from agent.lab import cache, corpus, files, tokens
+from agent.lab import cache, corpus, files, start, tokens
 from agent.lab.defaults import EVALUATION_DATA, SAE_BENCH
 from agent.lab.errors import UserError
+from agent.lab.evaluation.bench import hub_prompts
 from agent.lab.evaluation.bench.core_text import BATCH_WINDOWS
-from agent.lab.progress import progress_bar
+from agent.lab.evaluation.bench.hub_prompts import Fetched
+from agent.lab.progress import notify, progress_bar
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -60,6 +65,10 @@ class Published:
         ids = torch.stack(list(islice(packed, DEV_WINDOWS + TEST_WINDOWS)))
         dev = _whole_batches(len(ids) - min(TEST_WINDOWS, len(ids) // 10))
         return {"dev": ids[:dev], "test": ids[dev : dev + _whole_batches(len(ids) - dev)]}
+
+    def prompts(self, family: str) -> Fetched | None:
+        """Return SAE-Bench's prompts of a family, or None if it has the local ones."""
+        return Fetched(family, self.folder) if family in self.sources else None
 
     def _core_tokens(self, model: "HookedTransformer") -> Iterator[Tensor]:
         assert model.tokenizer is not None
@@ -173,4 +182,27 @@ def _fetch_core(folder: Path) -> str:
     return f"{CORE_DATASET}@{commit}"
 
 
-SOURCES: dict[str, Callable[[Path], str]] = {"core": _fetch_core}
+def _fetch_prompts(family: str, folder: Path) -> str:
+    """Write the labelled prompts of a family, and return the names of their datasets and a hash of all.
+
+    Raises UserError if any is missing: a mean over other datasets would not stand beside a published one.
+    """
+    command = [sys.executable, "-s", "-P", start.__file__, hub_prompts.__name__, family, str(folder)]
+    env = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
+    notify(f"fetching SAE-Bench's prompts of {family}: some minutes")
+    ended = subprocess.run(command, env=env, capture_output=True, text=True)
+    if ended.returncode:
+        raise UserError(f"the process that fetches its prompts failed ({ended.stderr.strip()[-200:]})")
+    report: dict[str, str] = json.loads(ended.stdout)
+    for dataset, why in report.items():
+        if why:
+            raise UserError(f"{dataset} cannot be had ({why})")
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob(f"{family}-*")):
+        digest.update(file.read_bytes())
+    return f"{', '.join(report)}@{digest.hexdigest()[:16]}"
+
+
+SOURCES: dict[str, Callable[[Path], str]] = {"core": _fetch_core} | {
+    family: functools.partial(_fetch_prompts, family) for family in hub_prompts.FAMILIES
+}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from loopback_datasets import LoopbackDatasets, as_parquet
+from loopback_datasets import LoopbackDatasets, as_parquet, as_table
 from small_lab import BATCH, HOOK, TOKENS, experiment, load, one_line, run, save, train
 
 from agent.lab import activations
@@ -17,6 +17,8 @@ from agent.lab.errors import UserError
 from agent.lab.evaluation import published, scoring
 from agent.lab.evaluation.bench.core_text import BATCH_WINDOWS, RECONSTRUCTION_BATCHES
 from agent.lab.evaluation.evaluator import Evaluator
+from agent.lab.evaluation.families import tpp
+from agent.lab.evaluation.random_floor import RandomSAE
 from agent.lab.evaluation.requests import Score
 from agent.lab.rows import Manifest
 
@@ -119,6 +121,52 @@ def test_what_cannot_be_had_is_scored_on_its_local_counterpart(
 
 
 @pytest.mark.usefixtures("hub")
+def two_columns(first: tuple[str, set[int]], second: tuple[str, tuple[float, ...]], text: str, each: int) -> bytes:
+    """Return a table of `each` texts for every pair of values of two columns, that name both."""
+    rows = [(one, other, number) for one in sorted(first[1]) for other in second[1] for number in range(each)]
+    texts = [f"text {number} is of kind {one} and of {other}" for one, other, number in rows]
+    return as_table(**{first[0]: [row[0] for row in rows], second[0]: [row[1] for row in rows], text: texts})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_labelled_prompts_are_those_that_sae_bench_chooses(
+    small_model: Path, tmp_path: Path, hub: LoopbackDatasets, monkeypatch: pytest.MonkeyPatch
+):
+    bios, reviews = {0, 1, 2, 6, 9, 11, 13, 21, 22, 25, 26}, {1, 2, 3, 5, 6, 11, 18, 24, 26, 30}
+    hub.datasets = dict(hub.datasets) | {
+        "LabHC/bias_in_bios": {
+            f"data/{part}.parquet": two_columns(("profession", bios), ("gender", (0, 1)), "hard_text", each)
+            for part, each in (("train", 2001), ("test", 501))
+        },
+        "canrager/amazon_reviews_mcauley_1and5": {
+            f"data/{part}.parquet": two_columns(("category", reviews), ("rating", (1.0, 5.0)), "text", each)
+            for part, each in (("train", 2001), ("test", 501))
+        },
+    }
+    used = published.use("sae-bench", ("core", "sparse_probing", "tpp", "scr"), "")
+    names = "LabHC/bias_in_bios_class_set1, canrager/amazon_reviews_mcauley_1and5@"
+    assert used["tpp"].startswith(names)
+    assert used["scr"].startswith(names)
+    assert used["sparse_probing"].startswith("its local counterpart, as LabHC/bias_in_bios_class_set2 cannot be had (")
+    evaluator = Evaluator(str(small_model), HOOK)
+    assert evaluator.fetched_prompts("sparse_probing") is None
+    fetched = evaluator.fetched_prompts("scr")
+    assert fetched
+    train, test = fetched.read("LabHC/bias_in_bios_class_set1", ("professor", "nurse"))
+    assert {len(texts) for texts in train.values()} == {2000}
+    assert {len(texts) for texts in test.values()} == {500}
+    assert all(" of kind 21 " in text for text in train["male_professor / female_nurse"])
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # what was fetched suffices
+    mean = torch.zeros(int(evaluator.model.cfg.d_model))
+    sae = RandomSAE(evaluator.config(64, len(mean)), 4, mean)
+    scores = tpp.score(evaluator, sae, tmp_path, "sae")
+    assert set(scores.details) == {"LabHC/bias_in_bios_class_set1", "canrager/amazon_reviews_mcauley_1and5"}
+    (answer,) = tmp_path.rglob("*_eval_results.json")
+    settings = json.loads(answer.read_text())["eval_config"]
+    assert (settings["train_set_size"], settings["test_set_size"]) == (4000, 1000)
+
+
 def test_mistakes_are_one_line(small_model: Path):
     wish = {"SAE_AGENT_EVALUATION_DATA": "sae-bench"}
     same = run(*PREPARE, "--model", small_model, "--text", published.CORE_DATASET, **wish)

@@ -15,6 +15,7 @@ import numpy as np
 
 from agent.lab import text
 from agent.lab.evaluation import requirements
+from agent.lab.evaluation.bench.hub_prompts import Fetched
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 
 Texts = dict[str, list[str]]  # class -> prompts
@@ -155,12 +156,23 @@ def train_test(
 
 
 @contextmanager
-def datasets_installed() -> Iterator[None]:
-    """Add our datasets to SAE-Bench's tables for the time of a `with`."""
+def datasets_installed(fetched: Fetched | None = None) -> Iterator[None]:
+    """Make SAE-Bench read the prompts that were fetched or, without any, our datasets, for the time of a `with`."""
     from sae_bench.evals.scr_and_tpp import dataset_creation
     from sae_bench.evals.scr_and_tpp import main as scr_and_tpp
     from sae_bench.sae_bench_utils import dataset_info, dataset_utils
 
+    if fetched:
+
+        def read(dataset: str, spurious: bool, *sizes_seed_and_classes: Any) -> tuple[Texts, Texts]:
+            return fetched.read(dataset, sizes_seed_and_classes[3] if spurious else None)
+
+        with (
+            patch.object(dataset_utils, "get_multi_label_train_test_data", lambda name, *_: fetched.read(name, None)),
+            patch.object(dataset_creation, "get_train_test_data", read),
+        ):
+            yield
+        return
     classes = {name: list(labelled.classes) for name, labelled in (TWO_WAY | MANY_WAY).items()}
     columns = {
         name: {

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from agent.lab.evaluation.bench import labelled_datasets, patching, prompt_activations
+from agent.lab import models
+from agent.lab.evaluation.bench import hub_prompts, labelled_datasets, patching, prompt_activations
+from agent.lab.evaluation.bench.hub_prompts import Fetched, Pair
 from agent.lab.evaluation.sae_adapter import BenchSAE
 from agent.lab.results import FamilyScores
 
@@ -29,41 +31,55 @@ SIZES = {False: (320, 140), True: (480, 240)}
 REMARK = "known to be unreliable at the canonical settings (arXiv 2605.18229): reported, and never decides"
 
 
-def config(model: str, spurious: bool, context: int, dtype: torch.dtype) -> Any:
-    """Return SAE-Bench's own settings of scr (`spurious`) or tpp on our datasets, but for their sizes."""
+def config(model: str, spurious: bool, context: int, dtype: torch.dtype, fetched: Fetched | None = None) -> Any:
+    """Return SAE-Bench's own settings of scr (`spurious`) or tpp, for fetched prompts or for our datasets, of other
+    sizes."""
     from sae_bench.evals.scr_and_tpp.eval_config import ScrAndTppEvalConfig
 
     train, test = SIZES[spurious]
-    return ScrAndTppEvalConfig(
-        random_seed=prompt_activations.SEED,
-        dataset_names=list(labelled_datasets.CONFOUNDED if spurious else labelled_datasets.MANY_WAY),
-        perform_scr=spurious,
-        train_set_size=train,
-        test_set_size=test,
-        context_length=min(labelled_datasets.CONTEXT, context),
-        llm_batch_size=64,
-        llm_dtype=str(dtype).removeprefix("torch."),
-        model_name=model,
-        column1_vals_lookup={name: [dataset.pair] for name, dataset in labelled_datasets.CONFOUNDED.items()},
+    own = (
+        hub_prompts.config(fetched.family)
+        if fetched
+        else ScrAndTppEvalConfig(
+            random_seed=prompt_activations.SEED,
+            dataset_names=list(labelled_datasets.CONFOUNDED if spurious else labelled_datasets.MANY_WAY),
+            perform_scr=spurious,
+            train_set_size=train,
+            test_set_size=test,
+            context_length=labelled_datasets.CONTEXT,
+            column1_vals_lookup={name: [dataset.pair] for name, dataset in labelled_datasets.CONFOUNDED.items()},
+        )
     )
+    return prompt_activations.with_model(own, model, context, dtype)
 
 
-def score(evaluator: "Evaluator", sae: BenchSAE, out: Path, name: str, config: Any) -> FamilyScores:
+def score_family(evaluator: "Evaluator", sae: BenchSAE, out: Path, name: str, family: str) -> FamilyScores:
+    """Run scr or tpp of one SAE, with SAE-Bench's own prompts if they were fetched. Raise EvaluationError."""
+    fetched, spurious = evaluator.fetched_prompts(family), family == "scr"
+    context, dtype = models.context_size(evaluator.model), models.device_config().dtype
+    settings = config(sae.cfg.model_name, spurious, context, dtype, fetched)
+    return score(evaluator, sae, out, name, settings, fetched)
+
+
+def score(
+    evaluator: "Evaluator", sae: BenchSAE, out: Path, name: str, config: Any, fetched: Fetched | None = None
+) -> FamilyScores:
     """Run SAE-Bench's scr or tpp of one SAE with a ScrAndTppEvalConfig. Raise EvaluationError."""
     from sae_bench.evals.scr_and_tpp import main
 
     d_sae = len(sae.W_dec)
     config = replace(config, n_values=[n for n in config.n_values if n <= d_sae])
 
-    def artifacts(dataset: str) -> prompt_activations.DatasetArtifacts:
-        kinds = config.column1_vals_lookup[dataset][0] if config.perform_scr else None
-        return prompt_activations.dataset_artifacts(evaluator, main, dataset, config, kinds)
+    def artifacts(dataset: str, pair: Pair | None) -> prompt_activations.DatasetArtifacts:
+        return prompt_activations.dataset_artifacts(evaluator, main, dataset, config, pair, fetched)
 
-    def single_dataset(dataset: str, *_: object) -> tuple[dict[str, Any], dict[str, float]]:
-        return ablations(artifacts(dataset), sae, config), artifacts(dataset).scores
+    def single_dataset(dataset: str, *arguments: Any) -> tuple[dict[str, Any], dict[str, float]]:
+        known = artifacts(dataset, arguments[-1] if config.perform_scr else None)
+        return ablations(known, sae, config), known.scores
 
     for dataset in config.dataset_names:  # before SAE-Bench sets the seed for this SAE
-        artifacts(dataset)
+        for pair in config.column1_vals_lookup[dataset] if config.perform_scr else [None]:
+            artifacts(dataset, pair)
     with prompt_activations.preloaded_sae_bench(evaluator, main, single_dataset):
         main.run_eval(config, [(name, sae)], str(sae.device), str(out.absolute()), artifacts_path="unused")  # type: ignore[list-item]
     answer = patching.read_answer(out / ("scr" if config.perform_scr else "tpp"), name)

@@ -24,6 +24,7 @@ from torch import Tensor
 from agent.lab import cache, models, text
 from agent.lab.evaluation.bench import labelled_datasets, patching
 from agent.lab.evaluation.bench.core import BATCH_WINDOWS, EvaluationError
+from agent.lab.evaluation.bench.hub_prompts import Fetched
 from agent.lab.evaluation.sae_adapter import BenchSAE
 from agent.lab.files import atomic_path, waiting_lock
 from agent.lab.precision import Float32Model
@@ -78,24 +79,44 @@ class SilentSAE(BenchSAE):
         return torch.zeros_like(x[..., :1])
 
 
+def with_model(config: Any, model: str, context: int, dtype: torch.dtype) -> Any:
+    """Return SAE-Bench's settings with those of the language model and its context."""
+    return replace(
+        config,
+        context_length=min(config.context_length, context),
+        llm_batch_size=TEXTS,
+        llm_dtype=str(dtype).removeprefix("torch."),
+        model_name=model,
+    )
+
+
 def dataset_artifacts(
-    evaluator: "Evaluator", evaluation: ModuleType, dataset: str, config: Any, kinds: tuple[str, str] | None = None
+    evaluator: "Evaluator",
+    evaluation: ModuleType,
+    dataset: str,
+    config: Any,
+    kinds: tuple[str, str] | None = None,
+    fetched: Fetched | None = None,
 ) -> DatasetArtifacts:
     """Return the model's part of a dataset for an evaluation (its main.py) from memory, the cache, or computed now.
 
     The file's name holds a hash of `config` without the numbers of latents to ablate. The seed is set for each dataset,
-    so that nothing depends on earlier evaluations.
+    so that nothing depends on earlier evaluations. `fetched` are the prompts, if they are SAE-Bench's own: there are so
+    many that their activations are not kept in memory.
     """
     settings = {name: value for name, value in asdict(config).items() if name not in ("n_values", "dataset_names")}
     digest = hashlib.blake2b(json.dumps([text.VERSION, settings], default=str).encode(), digest_size=6).hexdigest()
     kind = evaluation.__name__.split(".")[-2] + ("-spurious" if kinds else "")
-    name = f"{kind}-{cache.slug(dataset)}-seed{config.random_seed}-{digest}-v{FORMAT}.safetensors"
+    which = "".join(f"-{cache.slug(name)}" for name in kinds or ()) if fetched else ""
+    name = f"{kind}-{cache.slug(dataset)}{which}-seed{config.random_seed}-{digest}-v{FORMAT}.safetensors"
     if name not in evaluator.memory:
         path = evaluator.folder / "prompts" / name
         path.parent.mkdir(exist_ok=True)
         with waiting_lock(path.with_suffix(".lock"), "another process computes activations on the same prompts"):
             if not path.exists():
-                _make(evaluator, evaluation, dataset, config, kinds, path)
+                _make(evaluator, evaluation, dataset, config, kinds, fetched, path)
+        if fetched:
+            return _read(path)
         evaluator.memory[name] = _read(path)
     return evaluator.memory[name]
 
@@ -106,6 +127,7 @@ def _make(
     dataset: str,
     config: Any,
     kinds: tuple[str, str] | None,
+    fetched: Fetched | None,
     path: Path,
 ) -> None:
     """Run SAE-Bench's own function with a silent SAE, and keep the model's part of its results."""
@@ -121,7 +143,7 @@ def _make(
         arguments = (dataset, config, silent, model, silent.cfg.hook_layer, evaluator.hook_name)
         # sae_probes leaves the model's tokenizer cutting prompts from the left.
         with (
-            labelled_datasets.datasets_installed(),
+            labelled_datasets.datasets_installed(fetched),
             patch.object(evaluator.model.tokenizer, "truncation_side", "right"),
         ):
             evaluation.run_eval_single_dataset(

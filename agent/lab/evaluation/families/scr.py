@@ -14,7 +14,6 @@ female" the label. The prompts are held out; none is in both training and test (
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.lab import models
 from agent.lab.evaluation.bench import labelled_datasets, probe_ablation
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 from agent.lab.results import FamilyScores
@@ -34,7 +33,4 @@ def unmet_requirements(target: EvalTarget) -> list[UnmetRequirement]:
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> FamilyScores:
     """Return SAE-Bench's scr_metric_threshold_N for N ablated latents, and scr_dir1_... and scr_dir2_... likewise."""
-    config = probe_ablation.config(
-        sae.cfg.model_name, True, models.context_size(evaluator.model), models.device_config().dtype
-    )
-    return probe_ablation.score(evaluator, sae, out, name, config)
+    return probe_ablation.score_family(evaluator, sae, out, name, "scr")

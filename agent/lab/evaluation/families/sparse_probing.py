@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from agent.lab import models
-from agent.lab.evaluation.bench import labelled_datasets, patching, prompt_activations
+from agent.lab.evaluation.bench import hub_prompts, labelled_datasets, patching, prompt_activations
+from agent.lab.evaluation.bench.hub_prompts import Fetched
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 from agent.lab.results import FamilyScores
 
@@ -28,42 +29,48 @@ def unmet_requirements(target: EvalTarget) -> list[UnmetRequirement]:
     return labelled_datasets.unmet_requirements(target, list(labelled_datasets.TWO_WAY.values()), (TRAIN + TEST) // 2)
 
 
-def config(model: str, context: int, dtype: torch.dtype) -> Any:
-    """Return SAE-Bench's own settings for our datasets; only the sizes differ."""
+def config(model: str, context: int, dtype: torch.dtype, fetched: Fetched | None = None) -> Any:
+    """Return SAE-Bench's own settings for the prompts that were fetched, or for our datasets, of other sizes."""
     from sae_bench.evals.sparse_probing.eval_config import SparseProbingEvalConfig
 
-    return SparseProbingEvalConfig(
-        random_seed=prompt_activations.SEED,
-        dataset_names=list(labelled_datasets.TWO_WAY),
-        probe_train_set_size=TRAIN,
-        probe_test_set_size=TEST,
-        context_length=min(labelled_datasets.CONTEXT, context),
-        llm_batch_size=64,
-        llm_dtype=str(dtype).removeprefix("torch."),
-        model_name=model,
+    own = (
+        hub_prompts.config(fetched.family)
+        if fetched
+        else SparseProbingEvalConfig(
+            random_seed=prompt_activations.SEED,
+            dataset_names=list(labelled_datasets.TWO_WAY),
+            probe_train_set_size=TRAIN,
+            probe_test_set_size=TEST,
+            context_length=labelled_datasets.CONTEXT,
+        )
     )
+    return prompt_activations.with_model(own, model, context, dtype)
 
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> FamilyScores:
     """Return SAE-Bench's sae_top_N_test_accuracy for N latents, sae_test_accuracy for all, and llm_... for the model's
     own activations. Raises EvaluationError."""
-    settings = config(sae.cfg.model_name, models.context_size(evaluator.model), models.device_config().dtype)
-    return score_with(evaluator, patching.UnitNorm(sae), out, name, settings)
+    fetched = evaluator.fetched_prompts("sparse_probing")
+    settings = config(sae.cfg.model_name, models.context_size(evaluator.model), models.device_config().dtype, fetched)
+    return score_with(evaluator, patching.UnitNorm(sae), out, name, settings, fetched)
 
 
-def score_with(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str, settings: Any) -> FamilyScores:
+def score_with(
+    evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str, settings: Any, fetched: Fetched | None = None
+) -> FamilyScores:
     """Score with a SparseProbingEvalConfig of one's own; see `score`."""
     from sae_bench.evals.sparse_probing import main
 
+    def artifacts(dataset: str) -> prompt_activations.DatasetArtifacts:
+        return prompt_activations.dataset_artifacts(evaluator, main, dataset, settings, fetched=fetched)
+
     def single_dataset(dataset: str, config: Any, sae: "BenchSAE", *_: object) -> tuple[dict[str, float], Any]:
-        by_class = probe_accuracies(
-            prompt_activations.dataset_artifacts(evaluator, main, dataset, config), sae, config.k_values
-        )
+        by_class = probe_accuracies(artifacts(dataset), sae, config.k_values)
         means = {metric: sum(by.values()) / len(by) for metric, by in by_class.items()}
         return means, by_class
 
     for dataset in settings.dataset_names:  # made before SAE-Bench sets the seed for this SAE
-        prompt_activations.dataset_artifacts(evaluator, main, dataset, settings)
+        artifacts(dataset)
     with prompt_activations.preloaded_sae_bench(evaluator, main, single_dataset):
         main.run_eval(settings, [(name, sae)], str(sae.device), str(out.absolute()), artifacts_path="unused")  # type: ignore[list-item]
     metrics, details = prompt_activations.metrics_and_details(patching.read_answer(out, name))

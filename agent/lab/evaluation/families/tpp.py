@@ -10,7 +10,6 @@ probing texts.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.lab import models
 from agent.lab.evaluation.bench import labelled_datasets, probe_ablation
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 from agent.lab.results import FamilyScores
@@ -30,7 +29,4 @@ def unmet_requirements(target: EvalTarget) -> list[UnmetRequirement]:
 
 def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> FamilyScores:
     """Return SAE-Bench's tpp_threshold_N_{total_metric,intended_diff_only,unintended_diff_only} for N latents."""
-    config = probe_ablation.config(
-        sae.cfg.model_name, False, models.context_size(evaluator.model), models.device_config().dtype
-    )
-    return probe_ablation.score(evaluator, sae, out, name, config)
+    return probe_ablation.score_family(evaluator, sae, out, name, "tpp")
