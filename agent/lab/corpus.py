@@ -233,14 +233,15 @@ def _fill(packers: dict[Split, _Packer], name: str) -> None:
     seen, probed = set[int](), text.held_out_prompts()
     train, shown = packers["train"], 0
     with progress_bar(f"reading {source(name)}", train.wanted, "tokens") as bar, _documents(name) as documents:
-        for document in documents:
-            key = _key(document[:LONGEST_DOCUMENT])
+        for whole in documents:
+            document = whole[:LONGEST_DOCUMENT].encode(errors="replace").decode()  # half a pair, as "\ud83d", becomes "?"
+            key = _key(document)
             digest = _digest(key)
             packer = packers[_split(digest)]
             if not key or digest in seen or key in probed or packer.full:
                 continue
             seen.add(digest)
-            packer.add(document[:LONGEST_DOCUMENT])
+            packer.add(document)
             bar.update(min(train.tokens, train.wanted) - shown)
             shown = min(train.tokens, train.wanted)
             if all(packer.full for packer in packers.values()):

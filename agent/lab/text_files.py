@@ -37,7 +37,8 @@ def find_files(path: Path) -> list[Path]:
             raise UserError(f"{path} is not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file: give one, or a folder")
         return [path]
     if not path.is_dir():
-        raise UserError(f"{path} does not exist: give a {', '.join(SUFFIXES)} file or a folder of them")
+        what = "is neither a file nor a folder" if path.exists() else "does not exist"
+        raise UserError(f"{path} {what}: give a {', '.join(SUFFIXES)} file or a folder of them")
     below = (file.relative_to(path) for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
     names = sorted(name for name in below if not any(part.startswith(".") for part in name.parts))
     if not names:
@@ -81,7 +82,7 @@ def _read(file: Path) -> Iterator[str]:
     try:
         yield from read(file)
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 ({error.reason}): convert it, e.g. with iconv") from None
+        raise UserError(f"{file} is not UTF-8 text ({error.reason}): unpack it, or convert it with iconv") from None
     except OSError as error:
         raise _unreadable(file, error) from None
 
@@ -174,8 +175,9 @@ def _read_parquet(file: Path) -> Iterator[str]:
             schema = opened.schema_arrow
             if FIELD not in schema.names:
                 raise no_text_column(str(file), schema.names)
-            kind = schema.field(FIELD).type
-            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+            kind, types = schema.field(FIELD).type, pyarrow.types
+            values = kind.value_type if types.is_dictionary(kind) else kind
+            if not (types.is_string(values) or types.is_large_string(values) or types.is_string_view(values)):
                 raise UserError(f"{file}: the column {FIELD} is {kind}, not text")
             for batch in opened.iter_batches(batch_size=ROWS, columns=[FIELD]):
                 yield from (document or "" for document in batch.column(0).to_pylist())
