@@ -234,7 +234,9 @@ def _fill(packers: dict[Split, _Packer], name: str) -> None:
     train, shown = packers["train"], 0
     with progress_bar(f"reading {source(name)}", train.wanted, "tokens") as bar, _documents(name) as documents:
         for whole in documents:
-            document = whole[:LONGEST_DOCUMENT].encode(errors="replace").decode()  # half a pair, as "\ud83d", becomes "?"
+            document = (
+                whole[:LONGEST_DOCUMENT].encode(errors="replace").decode()
+            )  # half a pair, as "\ud83d", becomes "?"
             key = _key(document)
             digest = _digest(key)
             packer = packers[_split(digest)]
