@@ -43,7 +43,7 @@ HELD_OUT_WINDOWS = 1024  # of dev and of test, at most: twice what core scores, 
 LEAST_WINDOWS = 16  # of dev and of test: a batch of core
 LONGEST_DOCUMENT = 1_000_000  # characters; what is beyond them is left out
 FLUSH_CHARACTERS = 4_000_000  # tokenized at once
-PINNED = re.compile(r"(.+)@([0-9a-f]{16}|[0-9a-f]{40})")
+PINNED = re.compile(r"(.+)@([0-9a-f]{16}|[0-9a-f]{40})", re.DOTALL)
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 START = Path(__file__).with_name("start.py")
 
@@ -77,7 +77,7 @@ def pin(name: str) -> str:
     if not name or is_pinned(name):
         return name
     path = Path(name).expanduser()
-    if path.exists() or not HUB_NAME.fullmatch(name) or path.suffix in text_files.SUFFIXES:
+    if path.exists() or not HUB_NAME.fullmatch(name) or path.suffix.lower() in text_files.SUFFIXES:
         path = path.absolute()
         return f"{path}@{text_files.identity(path)}"
     commit = _cache_folder() / f"{quote(name, safe='')}.commit"
@@ -96,6 +96,11 @@ def split_of(document: str) -> Split:
 def _key(document: str) -> str:
     """Return the form in which documents are duplicates if they are equal."""
     return text.normalise(unicodedata.normalize("NFC", document))
+
+
+def _is_visible(document: str) -> bool:
+    """Return True if a document holds more than white space, control characters and characters without width."""
+    return any(unicodedata.category(character)[0] not in "CZ" for character in document)
 
 
 def _digest(key: str) -> int:
@@ -234,13 +239,11 @@ def _fill(packers: dict[Split, _Packer], name: str) -> None:
     train, shown = packers["train"], 0
     with progress_bar(f"reading {source(name)}", train.wanted, "tokens") as bar, _documents(name) as documents:
         for whole in documents:
-            document = (
-                whole[:LONGEST_DOCUMENT].encode(errors="replace").decode()
-            )  # half a pair, as "\ud83d", becomes "?"
+            document = whole[:LONGEST_DOCUMENT].encode(errors="replace").decode()  # "?" for half a surrogate pair
             key = _key(document)
             digest = _digest(key)
             packer = packers[_split(digest)]
-            if not key or digest in seen or key in probed or packer.full:
+            if not _is_visible(key) or digest in seen or key in probed or packer.full:
                 continue
             seen.add(digest)
             packer.add(document)

@@ -7,6 +7,7 @@ such a division is divided at a space.
 
 import hashlib
 import json
+import os
 import random
 import re
 from collections import deque
@@ -33,17 +34,30 @@ def find_files(path: Path) -> list[Path]:
     Hidden files are left out.
     """
     if path.is_file():
-        if path.suffix not in SUFFIXES:
+        if path.suffix.lower() not in SUFFIXES:
             raise UserError(f"{path} is not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file: give one, or a folder")
         return [path]
     if not path.is_dir():
         what = "is neither a file nor a folder" if path.exists() else "does not exist"
         raise UserError(f"{path} {what}: give a {', '.join(SUFFIXES)} file or a folder of them")
-    below = (file.relative_to(path) for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
-    names = sorted(name for name in below if not any(part.startswith(".") for part in name.parts))
+    names = sorted(file.relative_to(path) for file in _below(path) if file.suffix.lower() in SUFFIXES)
     if not names:
         raise UserError(f"{path} holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file: give another folder")
+    for name in names:
+        if not (path / name).is_file():
+            raise UserError(f"{path / name} is no file, or a link to one that is gone: mend that, or leave it out")
     return [path / name for name in names]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield what lies in a folder and those below it, but for other folders and what is hidden. Raises UserError."""
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(Path(error.filename), error)
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
 def identity(path: Path) -> str:
@@ -78,7 +92,7 @@ def documents(path: Path) -> Iterator[str]:
 
 
 def _read(file: Path) -> Iterator[str]:
-    read = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[file.suffix]
+    read = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[file.suffix.lower()]
     try:
         yield from read(file)
     except UnicodeDecodeError as error:
