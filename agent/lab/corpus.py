@@ -55,7 +55,7 @@ Models = Callable[[], "HookedTransformer"]  # loads the model whose tokenizer is
 
 def is_pinned(name: str) -> bool:
     """Return True if a text's name ends in what fixes its content."""
-    return bool(PINNED.fullmatch(name)) and not Path(name).exists()
+    return bool(PINNED.fullmatch(name)) and not files.exists(Path(name))
 
 
 def version(name: str) -> str:
@@ -76,10 +76,9 @@ def pin(name: str) -> str:
     """
     if not name or is_pinned(name):
         return name
-    path = Path(name).expanduser()
-    if path.exists() or not HUB_NAME.fullmatch(name) or path.suffix.lower() in text_files.SUFFIXES:
-        path = path.absolute()
-        return f"{path}@{text_files.identity(path)}"
+    path = files.locate(name)
+    if files.exists(path) or not HUB_NAME.fullmatch(name) or path.suffix.lower() in text_files.SUFFIXES:
+        return f"{path.absolute()}@{text_files.identity(path)}"
     commit = _cache_folder() / f"{quote(name, safe='')}.commit"
     if not commit.exists():
         with hub_stream(name, None) as (found, _):

@@ -39,7 +39,9 @@ def find_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         what = "is neither a file nor a folder" if path.exists() else "does not exist"
-        raise UserError(f"{path} {what}: give a {', '.join(SUFFIXES)} file or a folder of them")
+        raise UserError(
+            f"{path} {what}: give a {', '.join(SUFFIXES)} file, a folder of them, or a hub dataset, OWNER/NAME"
+        )
     names = sorted(file.relative_to(path) for file in _below(path) if file.suffix.lower() in SUFFIXES)
     if not names:
         raise UserError(f"{path} holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file: give another folder")
