@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from agent import ROOT
+from agent.lab import files
 from agent.lab.errors import UserError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -297,8 +298,9 @@ def main() -> None:
 
 def _absolute(model: str | None) -> str | None:
     """Make a directory's path absolute, for child processes that run elsewhere; a bare name is a model's."""
-    if model and (os.sep in model or model.startswith((".", "~"))) and Path(model).expanduser().is_dir():
-        return str(Path(model).expanduser().resolve())
+    if model and (os.sep in model or model.startswith((".", "~"))):
+        path = files.locate(model)
+        return str(path.resolve()) if files.exists(path) and path.is_dir() else model
     return model
 
 
@@ -308,8 +310,8 @@ def _absolute_text(text: str | None) -> str | None:
         return None
     if not text.strip():
         raise UserError("--text is empty: give a file, a folder or a hub dataset, or leave it out")
-    path = Path(text).expanduser()
-    return str(path.resolve()) if path.exists() else text
+    path = files.locate(text)
+    return str(path.resolve()) if files.exists(path) else text
 
 
 def _fail(message: str, code: int) -> None:

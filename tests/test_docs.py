@@ -165,6 +165,13 @@ def test_every_link_leads_somewhere(page: Path):
 
 
 @each_page
+def test_lines_are_at_most_120_characters_long(page: Path):
+    """But for tables and commands, which cannot be wrapped."""
+    lines = [line for line in page.read_text().splitlines() if not line.startswith(("|", "    "))]
+    assert [line for line in lines if len(line) > 120] == []
+
+
+@each_page
 def test_every_path_in_the_text_exists(page: Path):
     folders = {part for name in tracked_files() for part in [*map(str, Path(name).parents)]}
     for span in spans(page):

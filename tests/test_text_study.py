@@ -58,5 +58,7 @@ def test_a_study_on_a_text_of_the_users_own_comes_to_its_end(kind: str, tmp_path
     notes = (study.notes / "notes.txt").read_text()
     assert f"Trained on {pinned}, " in notes
     assert "documents, 150,000 tokens, 1 pass." in notes
+    audit = agent(checkout, "audit", str(study.notes / "notes.txt"), "--results", str(study.directory))
+    assert audit.returncode == 0, audit.stdout
     shown = agent(checkout, "show", str(study.directory))
     assert "documents, 150,000 tokens, 1 pass" in " ".join(shown.stdout.split())

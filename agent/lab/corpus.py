@@ -43,7 +43,7 @@ HELD_OUT_WINDOWS = 1024  # of dev and of test, at most: twice what core scores, 
 LEAST_WINDOWS = 16  # of dev and of test: a batch of core
 LONGEST_DOCUMENT = 1_000_000  # characters; what is beyond them is left out
 FLUSH_CHARACTERS = 4_000_000  # tokenized at once
-PINNED = re.compile(r"(.+)@([0-9a-f]{16}|[0-9a-f]{40})")
+PINNED = re.compile(r"(.+)@([0-9a-f]{16}|[0-9a-f]{40})", re.DOTALL)
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 START = Path(__file__).with_name("start.py")
 
@@ -55,7 +55,7 @@ Models = Callable[[], "HookedTransformer"]  # loads the model whose tokenizer is
 
 def is_pinned(name: str) -> bool:
     """Return True if a text's name ends in what fixes its content."""
-    return bool(PINNED.fullmatch(name)) and not Path(name).exists()
+    return bool(PINNED.fullmatch(name)) and not files.exists(Path(name))
 
 
 def version(name: str) -> str:
@@ -76,10 +76,9 @@ def pin(name: str) -> str:
     """
     if not name or is_pinned(name):
         return name
-    path = Path(name).expanduser()
-    if path.exists() or not HUB_NAME.fullmatch(name) or path.suffix in text_files.SUFFIXES:
-        path = path.absolute()
-        return f"{path}@{text_files.identity(path)}"
+    path = files.locate(name)
+    if files.exists(path) or not HUB_NAME.fullmatch(name) or path.suffix.lower() in text_files.SUFFIXES:
+        return f"{path.absolute()}@{text_files.identity(path)}"
     commit = _cache_folder() / f"{quote(name, safe='')}.commit"
     if not commit.exists():
         with hub_stream(name, None) as (found, _):
@@ -96,6 +95,11 @@ def split_of(document: str) -> Split:
 def _key(document: str) -> str:
     """Return the form in which documents are duplicates if they are equal."""
     return text.normalise(unicodedata.normalize("NFC", document))
+
+
+def _is_visible(document: str) -> bool:
+    """Return True if a document holds more than white space, control characters and characters without width."""
+    return any(unicodedata.category(character)[0] not in "CZ" for character in document)
 
 
 def _digest(key: str) -> int:
@@ -233,14 +237,15 @@ def _fill(packers: dict[Split, _Packer], name: str) -> None:
     seen, probed = set[int](), text.held_out_prompts()
     train, shown = packers["train"], 0
     with progress_bar(f"reading {source(name)}", train.wanted, "tokens") as bar, _documents(name) as documents:
-        for document in documents:
-            key = _key(document[:LONGEST_DOCUMENT])
+        for whole in documents:
+            document = whole[:LONGEST_DOCUMENT].encode(errors="replace").decode()  # "?" for half a surrogate pair
+            key = _key(document)
             digest = _digest(key)
             packer = packers[_split(digest)]
-            if not key or digest in seen or key in probed or packer.full:
+            if not _is_visible(key) or digest in seen or key in probed or packer.full:
                 continue
             seen.add(digest)
-            packer.add(document[:LONGEST_DOCUMENT])
+            packer.add(document)
             bar.update(min(train.tokens, train.wanted) - shown)
             shown = min(train.tokens, train.wanted)
             if all(packer.full for packer in packers.values()):

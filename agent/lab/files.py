@@ -144,3 +144,19 @@ def empty_folder(path: Path) -> Path:
     remove(path)
     path.mkdir()
     return path
+
+
+def locate(name: str) -> Path:
+    """Return the path that a user's name stands for. Raises UserError for ~ of a user who does not exist."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise UserError(f"{name} is in the home of no user of this machine: give the whole path") from None
+
+
+def exists(path: Path) -> bool:
+    """Return True if there is a file or a folder. Raises UserError if the system does not say."""
+    try:
+        return path.exists()
+    except OSError as error:  # the name is too long, or lies in a folder of others
+        raise UserError(f"{path} cannot be read ({error.strerror}): give another path, or mend that") from None

@@ -144,9 +144,6 @@ METRICS: dict[str, Metric] = {
         unit="nats/token",
         group="concepts",
     ),
-    "ravel": Metric(
-        path="evaluations.ravel.metrics.disentanglement_score", title="RAVEL", group="concepts", better="higher"
-    ),
     "autointerp": Metric(
         path="evaluations.autointerp.metrics.autointerp_score",
         title="autointerp",
@@ -203,7 +200,6 @@ HEADLINE = (
     "tpp",
     "unlearning",
     "forgetting",
-    "ravel",
     "autointerp",
     "meta_structure",
 )

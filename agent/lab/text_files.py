@@ -7,6 +7,7 @@ such a division is divided at a space.
 
 import hashlib
 import json
+import os
 import random
 import re
 from collections import deque
@@ -33,16 +34,32 @@ def find_files(path: Path) -> list[Path]:
     Hidden files are left out.
     """
     if path.is_file():
-        if path.suffix not in SUFFIXES:
+        if path.suffix.lower() not in SUFFIXES:
             raise UserError(f"{path} is not a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file: give one, or a folder")
         return [path]
     if not path.is_dir():
-        raise UserError(f"{path} does not exist: give a {', '.join(SUFFIXES)} file or a folder of them")
-    below = (file.relative_to(path) for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
-    names = sorted(name for name in below if not any(part.startswith(".") for part in name.parts))
+        what = "is neither a file nor a folder" if path.exists() else "does not exist"
+        raise UserError(
+            f"{path} {what}: give a {', '.join(SUFFIXES)} file, a folder of them, or a hub dataset, OWNER/NAME"
+        )
+    names = sorted(file.relative_to(path) for file in _below(path) if file.suffix.lower() in SUFFIXES)
     if not names:
         raise UserError(f"{path} holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file: give another folder")
+    for name in names:
+        if not (path / name).is_file():
+            raise UserError(f"{path / name} is no file, or a link to one that is gone: mend that, or leave it out")
     return [path / name for name in names]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield what lies in a folder and those below it, but for other folders and what is hidden. Raises UserError."""
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(Path(error.filename), error)
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
 def identity(path: Path) -> str:
@@ -77,11 +94,11 @@ def documents(path: Path) -> Iterator[str]:
 
 
 def _read(file: Path) -> Iterator[str]:
-    read = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[file.suffix]
+    read = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[file.suffix.lower()]
     try:
         yield from read(file)
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 ({error.reason}): convert it, e.g. with iconv") from None
+        raise UserError(f"{file} is not UTF-8 text ({error.reason}): unpack it, or convert it with iconv") from None
     except OSError as error:
         raise _unreadable(file, error) from None
 
@@ -174,8 +191,9 @@ def _read_parquet(file: Path) -> Iterator[str]:
             schema = opened.schema_arrow
             if FIELD not in schema.names:
                 raise no_text_column(str(file), schema.names)
-            kind = schema.field(FIELD).type
-            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+            kind, types = schema.field(FIELD).type, pyarrow.types
+            values = kind.value_type if types.is_dictionary(kind) else kind
+            if not (types.is_string(values) or types.is_large_string(values) or types.is_string_view(values)):
                 raise UserError(f"{file}: the column {FIELD} is {kind}, not text")
             for batch in opened.iter_batches(batch_size=ROWS, columns=[FIELD]):
                 yield from (document or "" for document in batch.column(0).to_pylist())

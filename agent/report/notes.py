@@ -215,7 +215,7 @@ def describe(run: Run, state: State, judged: Judgement | None, measures: dict[st
         random_sae = sentences.RANDOM_SAE.render(l0=floor.k, figures=_floor(floor, run.info))
     own = [
         sentences.OWN_MEASURE.render(
-            measure=measure.title, value=f"{run.info.analysis[name]:.{measure.digits}f}", unit=unit_of(measure)
+            measure=measure.title, value=f"{run.info.analysis[name]:.{measure.digits}f}", own_unit=unit_of(measure)
         )
         for name, measure in measures.items()
         if run.info.analysis.get(name) is not None

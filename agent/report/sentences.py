@@ -44,6 +44,7 @@ _FIELDS = {
     rf"(?:, each row at (?P<work>{NUMBER}) times the baseline's work)?",
     "beyond": rf"(?: by more than (?P<beyond>{NUMBER})(?P<in_fresh_seed> in a fresh seed)?)?",
     "unit": r"(?: [a-zA-Z/]+)?",
+    "own_unit": rf"(?: (?!{NUMBER}(?: |$))[^\s;]+)*",  # an idea names its units, as nats/1000 tokens
     "run": r"\d+",
     "attempt": r"\d+",
     "verdict": r"\w+",
@@ -128,7 +129,7 @@ COMPARED_HEADING = Sentence(
 PREDICTED = Sentence("Predicted before the run: {predictions}.")
 RANDOM_SAE = Sentence("A random untrained SAE at L0 {l0} scores: {figures}.")
 OWN_MEASURES = Sentence("The idea's own measures: {measures}.")
-OWN_MEASURE = Sentence("{measure} {value}{unit}")
+OWN_MEASURE = Sentence("{measure} {value}{own_unit}")
 BY_HAND = Sentence("Run by hand, outside the budget.")
 ATTEMPT_FAILED = Sentence("Attempt {attempt} failed: {verdict} ({evidence}); kept in {directory}.")
 WARNING = Sentence("Warning: {warning}.")

@@ -12,7 +12,6 @@ from agent.running.sandbox import Access, View, interpreter_paths
 from agent.study.workspace import Study
 
 NETWORKED = {"autointerp"}  # families that ask a server
-GIVEN = {"unlearning": "unlearning", "ravel": "ravel_prompts"}  # families and the cache's folders of what users gave
 
 
 def hub_cache() -> Path:
@@ -38,7 +37,7 @@ def for_training(script: Path, run_dir: Path, environment: Mapping[str, str]) ->
 def for_evaluator(study: Study, fixed: Fixed, evals: tuple[str, ...], environment: Mapping[str, str]) -> View:
     """Return the view of the evaluator: the models, what evaluations have cached, the study without its records."""
     written = [_cached("evaluation"), _cached("worlds"), study.directory]
-    given = [_cached(folder) for family, folder in GIVEN.items() if family in evals]
+    given = [_cached("unlearning")] if "unlearning" in evals else []  # the corpus, which users put there
     records = [study.directory / name for name in (".git", "events.jsonl", "transcript.jsonl", "lock")]
     seen = _each([ROOT / "templates", *given, *records], "read")
     paths: dict[Path, Access] = {**_models(fixed, environment), **_each(written, "write"), **seen}

@@ -236,6 +236,15 @@ def test_figures_of_the_run_directories_support_notes(directory: Path):
     assert len(checked) == 4
 
 
+@pytest.mark.parametrize(("loss", "status"), [("2.233", "supported"), ("2.333", "contradicted")])
+def test_an_ideas_own_measures_are_checked_in_any_unit(directory: Path, loss: str, status: str):
+    run = results.read(directory / "run_1")
+    run.analysis = {"whole_loss": 2.2334, "tier_0_share": 0.25}
+    results.write(directory / "run_1", run)
+    sentence = f"The idea's own measures: loss of a latent {loss} nats/1000 tokens; tier 0: share of L0 0.250."
+    assert statuses_against(directory, "{'ce_loss_score': 0.9512}", sentence)[sentence] == status
+
+
 @pytest.mark.parametrize(
     ("changed", "sentence", "more", "quote", "status"),
     [

@@ -212,6 +212,28 @@ def test_a_mistake_in_the_middle_keeps_nothing(small_model: Path, tmp_path: Path
     assert not list(corpus._folder(name, str(small_model)).glob("*"))
 
 
+def test_half_a_surrogate_pair_is_read_as_a_question_mark(small_model: Path, tmp_path: Path):
+    """A row of scraped text ends in half an emoji: JSON has it as an escape, and no tokenizer takes it."""
+    ids = []
+    for name, half in (("a", "\ud83d"), ("b", "?")):
+        documents = [document + half for document in made_up(6000, seed=10, words=20)]
+        ids.append(windows_of(small_model, corpus.pin(str(write(tmp_path / f"{name}.jsonl", documents)))))
+    assert torch.equal(*ids)
+
+
+def test_a_text_that_nobody_could_see_is_none(small_model: Path, tmp_path: Path):
+    invisible = ["\u200b\u200d\ufeff \x07" * number for number in range(1, 2000)]
+    name = corpus.pin(str(write(tmp_path / "a.jsonl", invisible)))
+    with pytest.raises(UserError, match="holds no text"):
+        windows_of(small_model, name)
+
+
+def test_a_name_with_a_line_end_is_pinned_as_any_other(tmp_path: Path):
+    (tmp_path / "two\nlines").mkdir()
+    file = write(tmp_path / "two\nlines/a.jsonl", made_up(10))
+    assert corpus.source(corpus.pin(str(file))) == str(file)
+
+
 # Runs by hand, worlds, the evaluator
 
 

@@ -1,6 +1,7 @@
 """Documents of the user's own files: whatever is a text is read, whatever is not is named in one line."""
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow
@@ -115,6 +116,27 @@ def test_what_is_no_text_is_named_in_one_line(tmp_path: Path, name: str):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pyarrow.array(DOCUMENTS).dictionary_encode(),
+        pyarrow.array(DOCUMENTS, pyarrow.large_string()),
+        pyarrow.array(DOCUMENTS, pyarrow.string_view()),
+    ],
+    ids=["categories", "large", "views"],
+)
+def test_a_column_of_text_is_read_however_it_is_stored(tmp_path: Path, column: pyarrow.Array):
+    parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == DOCUMENTS
+
+
+def test_a_suffix_in_capitals_is_the_same_suffix(tmp_path: Path):
+    write_jsonl(tmp_path / "A.JSONL", DOCUMENTS)
+    (tmp_path / "B.Txt").write_text("more")
+    assert read(tmp_path / "A.JSONL") == DOCUMENTS
+    assert set(read(tmp_path)) == {*DOCUMENTS, "more"}
+
+
 def test_a_parquet_file_without_a_column_of_text_is_named(tmp_path: Path):
     write_parquet(tmp_path / "a.parquet", DOCUMENTS, column="content")
     with pytest.raises(UserError, match="has no column text, but content"):
@@ -143,3 +165,28 @@ def test_a_folder_without_text_and_a_path_without_anything_are_named(tmp_path: P
         read(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         read(tmp_path / "nothing")
+
+
+def test_a_part_of_a_folder_that_cannot_be_read_is_not_left_out_silently(tmp_path: Path):
+    write_jsonl(tmp_path / "a.jsonl", DOCUMENTS)
+    (tmp_path / "b.txt").symlink_to("gone.txt")
+    with pytest.raises(UserError, match=r"b\.txt is no file, or a link to one that is gone"):
+        read(tmp_path)
+    (tmp_path / "b.txt").unlink()
+    os.mkfifo(tmp_path / "b.txt")
+    with pytest.raises(UserError, match=r"b\.txt is no file"):
+        read(tmp_path)
+    with pytest.raises(UserError, match="is neither a file nor a folder"):
+        read(tmp_path / "b.txt")
+    (tmp_path / "b.txt").unlink()
+    (tmp_path / "locked").mkdir(mode=0)
+    if os.geteuid():  # root may read everything
+        with pytest.raises(UserError, match=r"locked cannot be read \(Permission denied\)"):
+            read(tmp_path)
+    (tmp_path / "locked").chmod(0o700)
+
+
+def test_a_link_that_leads_in_a_circle_is_not_followed(tmp_path: Path):
+    write_jsonl(tmp_path / "a.jsonl", DOCUMENTS)
+    (tmp_path / "circle").symlink_to(".")
+    assert read(tmp_path) == DOCUMENTS

@@ -24,6 +24,7 @@ VALUES = {
     "asides": ", with explained variance down by 0.0120, each row at 5.1 times the baseline's work",
     "beyond": " by more than 0.05",
     "unit": " nats/token",
+    "own_unit": " nats/1000 tokens",
     "never_decides": sentences.NEVER_DECIDES,
     "as_trained": sentences.AS_TRAINED,
     "within_noise": sentences.WITHIN_NOISE,
@@ -45,6 +46,7 @@ VALUES = {
 }
 OPTIONAL = (
     "unit",
+    "own_unit",
     "companion",
     "asides",
     "on_test",
@@ -83,6 +85,20 @@ def test_a_sentence_is_read_back_as_it_was_written(name: str, with_optional: boo
                 assert (value, match["half_width"]) == ("-0.0200", "0.0030")
             elif field in values and field not in SHORTENED:
                 assert value == values[field]
+
+
+@pytest.mark.parametrize(
+    ("text", "measure", "value"),
+    [
+        ("loss of its parts 0.284 nats/1000 tokens", "loss of its parts", "0.284"),
+        ("coverage, tier 0 to 1 0.552", "coverage, tier 0 to 1", "0.552"),
+        ("warmth, tier 2 -3.50 °C", "warmth, tier 2", "-3.50"),
+    ],
+)
+def test_a_measure_of_an_idea_is_read_back_in_any_unit(text: str, measure: str, value: str):
+    match = sentences.OWN_MEASURE.read(text)
+    assert match
+    assert (match["measure"], match["value"]) == (measure, value)
 
 
 def test_a_sentence_is_rendered_in_its_newest_wording():

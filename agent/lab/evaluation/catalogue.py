@@ -27,7 +27,6 @@ NAMES = (
     "meta_structure",
     "autointerp",
     "unlearning",
-    "ravel",
     "synthetic",
 )
 TIERS = {

@@ -1,5 +1,6 @@
 """Core with the model's part cached: SAE-Bench's own figures at every hook."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def test_core_of_a_model_in_bfloat16_is_computed_in_float32(
         assert figures[name] == pytest.approx(exact[name], rel=2e-3), name
     for name in ("explained_variance_centered", "mse", "cossim", "l2_ratio", "l0", "l1"):
         assert figures[name] == pytest.approx(exact[name], rel=2e-3), name
-    steps = torch.tensor([batch.fixed["ce_loss_without_sae"].mean().item() for batch in text.batches])
+    steps = torch.tensor([batch.fixed["ce_loss_without_sae"].mean().item() for batch in itertools.chain(*text.batches)])
     assert not torch.equal(steps, steps.bfloat16().float())
 
 

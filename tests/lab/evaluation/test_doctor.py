@@ -92,12 +92,12 @@ def test_a_family_that_cannot_run_is_left_out_of_a_tier_and_refused_by_name(targ
     evals, left_out = doctor.resolve_families(target, "full", "core")
     assert evals[0] == "core"
     assert "forgetting" in evals
-    assert left_out["ravel"]
+    assert left_out["unlearning"]
     assert not set(evals) & set(left_out)
-    with pytest.raises(UserError, match=r"^ravel cannot run: "):
-        doctor.resolve_families(target, "forgetting,ravel", "core")
-    with pytest.raises(UserError, match=r"^ravel cannot run: "):
-        doctor.resolve_families(target, "quick", "ravel")
+    with pytest.raises(UserError, match=r"^unlearning cannot run: "):
+        doctor.resolve_families(target, "forgetting,unlearning", "core")
+    with pytest.raises(UserError, match=r"^unlearning cannot run: "):
+        doctor.resolve_families(target, "quick", "unlearning")
     beyond = replace(target, hook_name="blocks.2.hook_resid_post")
     with pytest.raises(UserError, match=r"^core, forgetting cannot run: the model has no hook"):
         doctor.resolve_families(beyond, "forgetting", "core")
@@ -120,14 +120,14 @@ def test_families_that_cannot_run_are_reported_before_the_harvest(small_model: P
     ended = run(*command, "--hook_name", HOOK, "--evals", "full")
     assert ended.returncode == 0, ended.stderr
     left_out = json.loads(report.read_text())["left_out"]
-    assert left_out["ravel"]
+    assert left_out["unlearning"]
     assert "synthetic" not in left_out  # it does not suit a language model, and the tier only offers it
     for name, reason in left_out.items():
         assert f"left out of full: {name}: {reason}\n" in ended.stdout
     assert ended.stdout.index("left out") < ended.stdout.index("activations:")
-    refused = run(*command, "--hook_name", "blocks.0.hook_resid_post", "--evals", "ravel")
+    refused = run(*command, "--hook_name", "blocks.0.hook_resid_post", "--evals", "unlearning")
     assert refused.returncode == 2
-    assert one_line(refused.stderr).startswith("error: ravel cannot run: ")
+    assert one_line(refused.stderr).startswith("error: unlearning cannot run: ")
 
 
 @pytest.mark.slow

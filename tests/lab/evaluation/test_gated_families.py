@@ -1,10 +1,8 @@
-"""unlearning and ravel, which cannot run on a small machine: they report all that is missing, and call SAE-Bench.
+"""unlearning, which cannot run on a small machine: it reports all that is missing.
 
 tests/test_hub_study.py runs unlearning on small made data.
 """
 
-import json
-import types
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from small_lab import D_SAE, HOOK, K
 from agent.lab.evaluation.bench.core import EvaluationError
 from agent.lab.evaluation.catalogue import EvalTarget
 from agent.lab.evaluation.evaluator import Evaluator
-from agent.lab.evaluation.families import absorption, ravel, unlearning
+from agent.lab.evaluation.families import absorption, unlearning
 
 
 def target(folder: Path, model: str, **changes: Any) -> EvalTarget:
@@ -50,25 +48,6 @@ def test_the_corpus_to_forget_is_checked(tmp_path: Path, lines: list[str], probl
     assert unlearning.corpus_problem(tmp_path / "corpus.jsonl") == problem
 
 
-def test_ravel_reports_all_that_is_missing(tmp_path: Path, cache_dir: Path):
-    unmet = ravel.unmet_requirements(target(tmp_path, "tiny-lm", hook_name="blocks.1.mlp.hook_post"))
-    for requirement, part in zip(unmet, ("gemma-2-2b and pythia", "mlp.hook_post", "8 of its 8 prompt"), strict=True):
-        assert part in requirement.reason
-    (cache_dir / "ravel_prompts").mkdir()
-    for file in ravel.FILES:
-        (cache_dir / "ravel_prompts" / file).write_text(json.dumps({}))
-    assert ravel.unmet_requirements(target(tmp_path, "EleutherAI/pythia-160m-deduped")) == []
-
-
-def test_sae_benchs_own_error_is_raised(evaluator: Evaluator, tmp_path: Path):
-    """The call reaches the loading of the model, which is not stored."""
-    (tmp_path / "out").mkdir()
-    stand_in: Any = types.SimpleNamespace(model_name="pythia-160m-deduped", folder=tmp_path)
-    with pytest.raises(OSError, match="offline"):
-        ravel.score(stand_in, evaluator.random_sae(D_SAE, K), tmp_path / "out", "sae")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
 def test_unlearning_asks_the_model_that_is_tuned_on_instructions(tmp_path: Path):
     assert unlearning.evaluated_model("gemma-2-2b") == "google/gemma-2-2b-it"
     assert unlearning.evaluated_model("google/gemma-2-9b") == "google/gemma-2-9b-it"
@@ -82,7 +61,6 @@ def test_unlearning_asks_the_model_that_is_tuned_on_instructions(tmp_path: Path)
     ("family", "reason"),
     [
         (unlearning, "both tuned on instructions"),
-        (ravel, "pythia-160m-deduped, not"),
         (absorption, "its context 64"),
     ],
 )

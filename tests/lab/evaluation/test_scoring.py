@@ -474,12 +474,12 @@ def test_probing_results_without_a_dataset_are_an_error(evaluator: Evaluator, ea
 @pytest.mark.slow
 def test_a_family_that_fails_leaves_its_reason_and_the_others_go_on(evaluator: Evaluator, trained: Trained):
     run_dir = trained.save("asked too much")
-    info = score(evaluator, run_dir, evals=("core", "ravel", "meta_structure"))
+    info = score(evaluator, run_dir, evals=("core", "unlearning", "meta_structure"))
     assert info.verdict.ok
     (reason,) = info.errors.values()
-    assert reason.startswith("EvaluationError: SAE-Bench supports gemma-2-2b and pythia-160m-deduped, not ")
+    assert reason.startswith("EvaluationError: SAE-Bench has prompts for gemma-2-2b-it and gemma-2-9b-it, ")
     assert info.families == {"core", "meta_structure"}
-    assert not (run_dir / "eval/ravel").exists()
+    assert not (run_dir / "eval/unlearning").exists()
     assert list((run_dir / "eval/meta_structure").glob("*.json"))
 
 

@@ -176,9 +176,9 @@ def test_run_directories_and_serve_exclude_each_other(tmp_path: Path):
 
 def test_a_named_family_that_cannot_run_is_refused_before_anything_is_scored(runs: dict[str, Path]):
     before = sorted(runs["again"].rglob("*"))
-    ended = run("-P", "-m", "agent.lab.evaluation", runs["again"], "--evals", "core,ravel")
+    ended = run("-P", "-m", "agent.lab.evaluation", runs["again"], "--evals", "core,unlearning")
     assert ended.returncode == 2
-    assert one_line(ended.stderr).startswith("error: ravel cannot run: ")
+    assert one_line(ended.stderr).startswith("error: unlearning cannot run: ")
     assert sorted(runs["again"].rglob("*")) == before
 
 
