@@ -233,7 +233,7 @@ def test_the_contracts_name_every_verdict_event_and_variable():
     kinds = [kind.model_fields["event"].default for kind in get_args(get_args(events.Event)[0])]
     assert sorted(table_names(CONTRACTS, "The ledger")) == sorted(kinds)
     sources = "\n".join(path.read_text() for path in (ROOT / "agent").rglob("*.py"))
-    variables = set(re.findall(r"SAE_AGENT_[A-Z]+", sources))
+    variables = set(re.findall(r"SAE_AGENT_[A-Z_]+", sources))
     named = {name for name in table_names(CONTRACTS, "Environment variables") if name.startswith("SAE_AGENT_")}
     assert named == variables
 
