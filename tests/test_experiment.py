@@ -137,7 +137,7 @@ def test_another_seed_gives_other_weights(script: Path, driven: Path, tmp_path: 
 
 def fixed(model: Path, /, **changes: Any) -> dict[str, str]:
     """The environment of a driven run."""
-    settings = {"model": str(model), "hook_name": HOOK, "tokens": TOKENS, "d_sae": D_SAE, "seed": 0}
+    settings = {"model": str(model), "hook_name": HOOK, "text": "", "tokens": TOKENS, "d_sae": D_SAE, "seed": 0}
     return DRIVEN | {"SAE_AGENT_FIXED": json.dumps(settings | changes)}
 
 

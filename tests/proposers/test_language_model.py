@@ -153,7 +153,7 @@ def test_every_attempt_has_its_verdict(finished: FinishedStudy):
         (1, "`## Reasoning` and `## Plan` missing or empty"),
         (3, ' | BEHAVIOUR = "sound"\n'),  # the nearest lines, with their numbers
         (3, "Your answer was (data):\n```\n## Reasoning\n"),
-        (4, "preflight. The evidence (data):\n```\nline 15: BEHAVIOUR = undefined: Undefined name `undefined`\n```"),
+        (4, "preflight. The evidence (data):\n```\nline 16: BEHAVIOUR = undefined: Undefined name `undefined`\n```"),
         (5, "crashed. The evidence (data):\n```\nValueError: the edit was wrong\n```"),
         (5, '(data):\n```\nTraceback (most recent call last):\nFile "experiment.py", line '),
         (5, "This is attempt 4 of 4."),
