@@ -9,6 +9,7 @@ import pytest
 from loopback_datasets import LoopbackDatasets, as_jsonl, as_parquet
 
 from agent.lab import results, text
+from agent.lab.evaluation.published import CORE_DATASET
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -16,10 +17,11 @@ from small_study import IDEA, Checkout, make_checkout, make_model  # after the p
 
 NAMES = ("24_headline_isiran", "41_truthqa_tf", "87_glue_cola", "95_toxic_is", "100_news_fake")
 HUB_NAME = "monology/pile-uncopyrighted"
+SCORED_NAMES = ("105_click_bait", "110_aimade_humangpt3")
 
 
-def documents() -> list[str]:
-    return [prompt for name in NAMES for prompt in text.read_prompts(text.data_dir() / f"{name}.csv.zst")]
+def documents(*names: str) -> list[str]:
+    return [prompt for name in names for prompt in text.read_prompts(text.data_dir() / f"{name}.csv.zst")]
 
 
 def agent(checkout: Checkout, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -33,18 +35,20 @@ def agent(checkout: Checkout, *arguments: str, **environment: str) -> "subproces
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", ["files", "hub"])
 def test_a_study_on_a_text_of_the_users_own_comes_to_its_end(kind: str, tmp_path: Path):
-    read, third = documents(), len(documents()) // 3
+    read = documents(*NAMES)
+    third = len(read) // 3
     folder = tmp_path / "my corpus"
     folder.mkdir()
     (folder / "a.jsonl").write_bytes(as_jsonl(read[:third]))
     (folder / "b.txt").write_text("\n\n".join(read[third : 2 * third]))
     (folder / "c.parquet").write_bytes(as_parquet(read[2 * third :]))
     checkout = make_checkout(tmp_path / "checkout", make_model(tmp_path / "model"))
-    with LoopbackDatasets({HUB_NAME: {"train.jsonl": as_jsonl(read)}}) as hub:
-        name = str(folder) if kind == "files" else HUB_NAME
+    sae_bench = {"train.parquet": as_parquet(documents(*SCORED_NAMES))}
+    with LoopbackDatasets({HUB_NAME: {"train.jsonl": as_jsonl(read)}, CORE_DATASET: sae_bench}) as hub:
+        name, data = (str(folder), "local") if kind == "files" else (HUB_NAME, "sae-bench")
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub")}
         arguments = ["run", "--idea", IDEA, "--max-runs", "1", "--evals", "core", "--model", str(checkout.model)]
-        ended = agent(checkout, *arguments, "--text", name, **settings)
+        ended = agent(checkout, *arguments, "--text", name, "--evaluation-data", data, **settings)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert checkout.study
     study, state = checkout.study
@@ -58,6 +62,7 @@ def test_a_study_on_a_text_of_the_users_own_comes_to_its_end(kind: str, tmp_path
     notes = (study.notes / "notes.txt").read_text()
     assert f"Trained on {pinned}, " in notes
     assert "documents, 150,000 tokens, 1 pass." in notes
+    assert (f"\n- core on {CORE_DATASET}@{hub.commit(CORE_DATASET)}\n" in notes) == (data == "sae-bench")
     audit = agent(checkout, "audit", str(study.notes / "notes.txt"), "--results", str(study.directory))
     assert audit.returncode == 0, audit.stdout
     shown = agent(checkout, "show", str(study.directory))
