@@ -8,6 +8,7 @@ from pathlib import Path
 from agent import ROOT
 from agent.ideas import Fixed
 from agent.lab import cache
+from agent.lab.defaults import SAE_BENCH
 from agent.running.sandbox import Access, View, interpreter_paths
 from agent.study.workspace import Study
 
@@ -38,6 +39,7 @@ def for_evaluator(study: Study, fixed: Fixed, evals: tuple[str, ...], environmen
     """Return the view of the evaluator: the models, what evaluations have cached, the study without its records."""
     written = [_cached("evaluation"), _cached("worlds"), study.directory]
     given = [_cached("unlearning")] if "unlearning" in evals else []  # the corpus, which users put there
+    given += [_cached(f"texts/{SAE_BENCH}")] if fixed.evaluation_data else []
     records = [study.directory / name for name in (".git", "events.jsonl", "transcript.jsonl", "lock")]
     seen = _each([ROOT / "templates", *given, *records], "read")
     paths: dict[Path, Access] = {**_models(fixed, environment), **_each(written, "write"), **seen}

@@ -195,17 +195,21 @@ class Evaluator:
 
     def _token_windows(self, split: Split) -> Tensor:
         """Return windows of held-out text `[windows, context]`, cached. No window is in both splits."""
-        taken = self._token_windows("dev") if split == "test" and not self._scores_published_text else None
-        path = self.folder / f"tokens-{split}-{cache.slug(corpus.version(self.text))}.safetensors"
+        path = self._windows_path(split)
+        if self.published and self._scores_published_text:
+            with self._preparation_lock():
+                if not path.exists():  # both at once: what they are read from is not looked at again
+                    for name, ids in self.published.core_windows(self.model, self.context).items():
+                        _save_windows(ids, self._windows_path(name))
+            return load_file(path)["ids"]
+        taken = self._token_windows("dev") if split == "test" else None
         with self._preparation_lock():
             if not path.exists():
-                if self.published and self._scores_published_text:
-                    ids = self.published.core_windows(self.model, self.context)[split]
-                else:
-                    ids = self._draw_windows(split, taken)
-                with files.atomic_path(path) as partial:
-                    save_file({"ids": ids.contiguous()}, partial)
+                _save_windows(self._draw_windows(split, taken), path)
         return load_file(path)["ids"]
+
+    def _windows_path(self, split: str) -> Path:
+        return self.folder / f"tokens-{split}-{cache.slug(corpus.version(self.text))}.safetensors"
 
     def _draw_windows(self, split: Split, taken: Tensor | None) -> Tensor:
         """Return as many windows `[windows, context]` as core scores, in a seeded order, none of them in `taken`."""
@@ -237,6 +241,11 @@ class Evaluator:
         if torch.equal(usual, ordinary):
             return whole
         return replace(_held_out(ids, hidden, usual), unmasked=whole)
+
+
+def _save_windows(ids: Tensor, path: Path) -> None:
+    with files.atomic_path(path) as partial:
+        save_file({"ids": ids.contiguous()}, partial)
 
 
 def _held_out(ids: Tensor, hidden: list[Tensor], scored: Tensor) -> HeldOut:
