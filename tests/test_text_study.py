@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from loopback_datasets import LoopbackDatasets, as_jsonl, as_parquet
+from loopback_hub import LoopbackHub, as_jsonl, as_parquet
 
 from agent.lab import results, text
 
@@ -40,11 +40,10 @@ def test_a_study_on_a_text_of_the_users_own_comes_to_its_end(kind: str, tmp_path
     (folder / "b.txt").write_text("\n\n".join(read[third : 2 * third]))
     (folder / "c.parquet").write_bytes(as_parquet(read[2 * third :]))
     checkout = make_checkout(tmp_path / "checkout", make_model(tmp_path / "model"))
-    with LoopbackDatasets({HUB_NAME: {"train.jsonl": as_jsonl(read)}}) as hub:
+    with LoopbackHub({f"datasets/{HUB_NAME}": {"train.jsonl": as_jsonl(read)}}) as hub:
         name = str(folder) if kind == "files" else HUB_NAME
-        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub")}
         arguments = ["run", "--idea", IDEA, "--max-runs", "1", "--evals", "core", "--model", str(checkout.model)]
-        ended = agent(checkout, *arguments, "--text", name, **settings)
+        ended = agent(checkout, *arguments, "--text", name, **hub.environment(tmp_path / "hub"))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert checkout.study
     study, state = checkout.study
