@@ -1,7 +1,9 @@
-"""A hub on this machine: it serves directories as repositories, in the answers that huggingface_hub expects."""
+"""A hub on this machine: it answers for models and datasets as huggingface_hub and the library `datasets` expect."""
 
 import hashlib
+import io
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,23 +12,49 @@ from threading import Thread
 from typing import Any, Self
 from urllib.parse import unquote, urlparse
 
+import pyarrow
+from pyarrow import parquet
+
+TOKEN = "hf_accepted"
+
+
+def as_jsonl(documents: list[str], field: str = "text") -> bytes:
+    return "".join(json.dumps({field: document}) + "\n" for document in documents).encode()
+
+
+def as_parquet(documents: list[str]) -> bytes:
+    return as_table(text=documents, meta=documents)
+
+
+def as_table(**columns: list[Any]) -> bytes:
+    """Return a parquet file of these columns."""
+    content = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns), content, row_group_size=500)
+    return content.getvalue()
+
 
 @dataclass
 class LoopbackHub:
-    """Serve `repositories`, directories by name: OWNER/NAME of a model, datasets/OWNER/NAME of a dataset.
+    """Serve `repositories` by name: OWNER/NAME of a model, datasets/OWNER/NAME of a dataset.
 
-    `gated` ones give their files to nobody, and the files in `broken`, by name, break off in their middle.
+    Each is a directory, or its files' contents by their names. `private` ones are for those with TOKEN alone. Nobody
+    has accepted the terms of `gated` ones: nobody is given their files, nor, of a dataset, told what it holds. The
+    files in `broken`, by name, break off in their middle.
     """
 
-    repositories: Mapping[str, Path]
+    repositories: Mapping[str, Path | Mapping[str, bytes]]
+    private: frozenset[str] = frozenset()
     gated: frozenset[str] = frozenset()
     broken: set[str] = field(default_factory=set)
     downloads: list[str] = field(default_factory=list)  # REPOSITORY/FILE, as they were fetched
+    served_bytes: int = 0  # of files
 
     def __enter__(self) -> Self:
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
             def do_GET(self) -> None:
                 hub._answer(self)
 
@@ -44,82 +72,107 @@ class LoopbackHub:
         self._server.server_close()
 
     @property
-    def port(self) -> int:
-        return self._server.server_port
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
 
     def environment(self, cache: Path) -> dict[str, str]:
-        """Return the variables of a process that asks this hub, and keeps what it fetches in `cache`."""
-        url = f"http://127.0.0.1:{self.port}"
-        return {"HF_ENDPOINT": url, "HF_HOME": str(cache), "http_proxy": "", "HTTP_PROXY": "", "no_proxy": "127.0.0.1"}
+        """Return the variables of a process that asks this hub, as nobody, and keeps what it fetches in `cache`."""
+        no_proxy = {"http_proxy": "", "HTTP_PROXY": "", "no_proxy": "127.0.0.1"}
+        return {"HF_ENDPOINT": self.url, "HF_HOME": str(cache), "HF_TOKEN": "", **no_proxy}
 
     def commit(self, repository: str) -> str:
         """Return the commit of a repository, by its files."""
-        content = "".join(f"{name} {_oid(path)}" for name, path in self._files(repository).items())
-        return hashlib.sha1(content.encode()).hexdigest()
+        return _commit(self._files(repository))
 
-    def _files(self, repository: str) -> dict[str, Path]:
-        folder = self.repositories[repository]
-        return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    def _files(self, repository: str) -> dict[str, bytes]:
+        content = self.repositories[repository]
+        if isinstance(content, Path):
+            paths = [path for path in content.rglob("*") if path.is_file()]
+            content = {path.relative_to(content).as_posix(): path.read_bytes() for path in paths}
+        return dict(sorted(content.items()))
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         path = unquote(urlparse(request.path).path).strip("/")
         is_api, path = path.startswith("api/"), path.removeprefix("api/").removeprefix("models/")
-        repository = next((name for name in self.repositories if f"{path}/".startswith(f"{name}/")), None)
-        if repository is None:
-            request.send_response(404)
-            request.send_header("X-Error-Code", "RepoNotFound")
-            request.send_header("Content-Length", "0")
-            request.end_headers()
+        name = next((name for name in self.repositories if f"{path}/".startswith(f"{name}/")), None)
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token and token != TOKEN:
+            _send(request, 401, b'{"error": "Invalid user token."}')
+        elif name is None or (name in self.private and not token):
+            _send(request, 404 if token else 401, b"{}", {"X-Error-Code": "RepoNotFound"})
+        elif name in self.gated and (name.startswith("datasets/") or not is_api):
+            _send(request, 403, b"{}", {"X-Error-Code": "GatedRepo"})
         elif is_api:
-            self._describe(request, repository, path.removeprefix(repository).strip("/"))
+            self._describe(request, name, path.removeprefix(name).strip("/"), body)
         else:
-            self._send_file(request, repository, path.removeprefix(f"{repository}/resolve/").partition("/")[2])
+            self._send_file(request, name, path.removeprefix(f"{name}/resolve/").partition("/")[2])
 
-    def _describe(self, request: BaseHTTPRequestHandler, repository: str, question: str) -> None:
-        files = self._files(repository)
-        entries: list[dict[str, Any]] = [
-            {"type": "file", "path": name, "rfilename": name, "size": path.stat().st_size, "oid": _oid(path)}
-            for name, path in files.items()
-        ]
-        name = repository.removeprefix("datasets/")
-        info = {"id": name, "sha": self.commit(repository), "siblings": entries, "private": False, "tags": []}
+    def _describe(self, request: BaseHTTPRequestHandler, name: str, question: str, body: bytes) -> None:
+        files = self._files(name)
+        commit = _commit(files)
         kind, _, rest = question.partition("/")
-        body = unquote(request.rfile.read(int(request.headers.get("Content-Length") or 0)).decode())
-        folders = [
-            {"type": "directory", "path": path, "oid": repository, "size": 0}
-            for path in sorted({name.rpartition("/")[0] for name in files} - {""})
+        revision, _, folder = rest.partition("/")
+        if revision not in ("", "main", commit):
+            _send(request, 404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+            return
+        entries = [
+            {"type": "file", "path": file, "rfilename": file, "size": len(data), "oid": _oid(data)}
+            for file, data in files.items()
         ]
-        within = rest.partition("/")[2]
-        answers = {
-            "paths-info": [entry for entry in entries if entry["path"] in body],
-            "tree": [entry for entry in entries + folders if entry["path"].startswith(f"{within}/" if within else "")],
-        }
-        content = json.dumps(answers.get(kind, info)).encode()
-        request.send_response(200)
-        request.send_header("Content-Type", "application/json")
-        request.send_header("Content-Length", str(len(content)))
-        request.end_headers()
+        if kind == "paths-info":
+            wanted = json.loads(body)["paths"] if body.startswith(b"{") else re.findall(r"paths=([^&]*)", body.decode())
+            answer: Any = [entry for entry in entries if entry["path"] in map(unquote, wanted)]
+        elif kind == "tree":
+            folders = sorted({file.rpartition("/")[0] for file in files} - {""})
+            entries += [{"type": "directory", "path": path, "oid": _oid(path.encode()), "size": 0} for path in folders]
+            answer = [entry for entry in entries if str(entry["path"]).startswith(f"{folder}/" if folder else "")]
+        else:
+            public = {"id": name.removeprefix("datasets/"), "private": name in self.private, "tags": []}
+            answer = public | {"sha": commit, "siblings": entries}
+        _send(request, 200, json.dumps(answer).encode())
+
+    def _send_file(self, request: BaseHTTPRequestHandler, name: str, file: str) -> None:
+        files = self._files(name)
+        data = files.get(file)
+        if data is None:
+            _send(request, 404, b"{}", {"X-Error-Code": "EntryNotFound"})
+            return
+        headers = {"ETag": f'"{_oid(data)}"', "X-Repo-Commit": _commit(files), "Accept-Ranges": "bytes"}
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
+        start = int(span[1]) if span else 0
+        end = min(int(span[2]) + 1, len(data)) if span and span[2] else len(data)
+        if span:
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
+        whole, half = data[start:end], len(data) // 2
+        content = data[start : min(end, half)] if file in self.broken else whole
+        if request.command == "GET":
+            self.downloads.append(f"{name}/{file}")
+            self.served_bytes += len(content)
+        _send(request, 206 if span else 200, content, headers, length=len(whole))
+        request.close_connection = file in self.broken
+
+
+def _send(
+    request: BaseHTTPRequestHandler,
+    status: int,
+    content: bytes,
+    headers: Mapping[str, str] | None = None,
+    length: int | None = None,
+) -> None:
+    request.send_response(status)
+    for name, value in (headers or {}).items():
+        request.send_header(name, value)
+    request.send_header("Content-Type", "application/json")
+    request.send_header("Content-Length", str(len(content) if length is None else length))
+    request.end_headers()
+    if request.command != "HEAD":
         request.wfile.write(content)
 
-    def _send_file(self, request: BaseHTTPRequestHandler, repository: str, name: str) -> None:
-        path, gated = self._files(repository).get(name), repository in self.gated
-        if path is None or gated:
-            request.send_response(403 if gated else 404)
-            request.send_header("X-Error-Code", "GatedRepo" if gated else "EntryNotFound")
-            request.send_header("Content-Length", "0")
-            request.end_headers()
-            return
-        content = path.read_bytes()
-        start = int(request.headers.get("Range", "bytes=0-")[6:].partition("-")[0])
-        request.send_response(206 if start else 200)
-        request.send_header("ETag", f'"{_oid(path)}"')
-        request.send_header("X-Repo-Commit", self.commit(repository))
-        request.send_header("Content-Length", str(len(content) - start))
-        request.end_headers()
-        if request.command == "GET":
-            self.downloads.append(f"{repository}/{name}")
-            request.wfile.write(content[start : len(content) // 2 if name in self.broken else None])
+
+def _commit(files: Mapping[str, bytes]) -> str:
+    return hashlib.sha1("".join(f"{name} {_oid(data)}" for name, data in files.items()).encode()).hexdigest()
 
 
-def _oid(path: Path) -> str:
-    return hashlib.sha1(path.read_bytes()).hexdigest()
+def _oid(data: bytes) -> str:
+    return hashlib.sha1(data).hexdigest()

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from loopback_datasets import LoopbackDatasets, as_jsonl, as_parquet
+from loopback_hub import LoopbackHub, as_jsonl, as_parquet
 
 from agent.lab import results, text
 from agent.lab.evaluation.published import CORE_DATASET
@@ -43,12 +43,12 @@ def test_a_study_on_a_text_of_the_users_own_comes_to_its_end(kind: str, tmp_path
     (folder / "b.txt").write_text("\n\n".join(read[third : 2 * third]))
     (folder / "c.parquet").write_bytes(as_parquet(read[2 * third :]))
     checkout = make_checkout(tmp_path / "checkout", make_model(tmp_path / "model"))
-    sae_bench = {"train.parquet": as_parquet(documents(*SCORED_NAMES))}
-    with LoopbackDatasets({HUB_NAME: {"train.jsonl": as_jsonl(read)}, CORE_DATASET: sae_bench}) as hub:
+    served = {HUB_NAME: {"train.jsonl": as_jsonl(read)}, CORE_DATASET: {"a.parquet": as_parquet(documents(*SCORED_NAMES))}}
+    with LoopbackHub({f"datasets/{name}": content for name, content in served.items()}) as hub:
         name, data = (str(folder), "local") if kind == "files" else (HUB_NAME, "sae-bench")
-        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub")}
         arguments = ["run", "--idea", IDEA, "--max-runs", "1", "--evals", "core", "--model", str(checkout.model)]
-        ended = agent(checkout, *arguments, "--text", name, "--evaluation-data", data, **settings)
+        arguments += ["--text", name, "--evaluation-data", data]
+        ended = agent(checkout, *arguments, **hub.environment(tmp_path / "hub"))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert checkout.study
     study, state = checkout.study
@@ -62,7 +62,7 @@ def test_a_study_on_a_text_of_the_users_own_comes_to_its_end(kind: str, tmp_path
     notes = (study.notes / "notes.txt").read_text()
     assert f"Trained on {pinned}, " in notes
     assert "documents, 150,000 tokens, 1 pass." in notes
-    assert (f"\n- core on {CORE_DATASET}@{hub.commit(CORE_DATASET)}\n" in notes) == (data == "sae-bench")
+    assert (f"\n- core on {CORE_DATASET}@{hub.commit(f"datasets/{CORE_DATASET}")}\n" in notes) == (data == "sae-bench")
     audit = agent(checkout, "audit", str(study.notes / "notes.txt"), "--results", str(study.directory))
     assert audit.returncode == 0, audit.stdout
     shown = agent(checkout, "show", str(study.directory))

@@ -61,21 +61,21 @@ def test_a_fetch_that_breaks_off_is_one_line_and_goes_on_later(hub: LoopbackHub,
     assert "try again, what was fetched is kept" in line
     hub.broken.clear()
     folder, _ = snapshot(hub, tmp_path / "home")
-    content = (hub.repositories[NAME] / "model.safetensors").read_bytes()
+    content = (tmp_path / "repository/model.safetensors").read_bytes()
     assert (folder / "model.safetensors").read_bytes() == content
 
 
 def test_a_gated_model_is_answered_with_its_page_and_the_place_of_the_token(hub: LoopbackHub, tmp_path: Path):
     hub.gated = frozenset({NAME})
     line = refusal(hub, tmp_path / "home")
-    assert f"it is gated: accept its terms at http://127.0.0.1:{hub.port}/{NAME}" in line
+    assert f"it is gated: accept its terms at {hub.url}/{NAME}" in line
     assert "HF_TOKEN" in line
 
 
 def test_a_model_that_does_not_exist_or_holds_no_weights_is_one_line(hub: LoopbackHub, tmp_path: Path):
     assert "the hub has no such model" in refusal(hub, tmp_path / "home", "google/gemma-7")
     for name in ("model.safetensors", "pytorch_model.bin"):
-        (hub.repositories[NAME] / name).unlink()
+        (tmp_path / "repository" / name).unlink()
     assert "it holds no weights (model.safetensors or" in refusal(hub, tmp_path / "home")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from loopback_datasets import TOKEN, LoopbackDatasets, as_jsonl, as_parquet
+from loopback_hub import TOKEN, LoopbackHub, as_jsonl, as_parquet
 from small_lab import HOOK, one_line, run
 
 from agent.lab import corpus, models
@@ -28,11 +28,11 @@ DATASETS = {
 
 
 @pytest.fixture
-def hub(tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackDatasets]:  # noqa: ARG001
+def hub(tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:  # noqa: ARG001
     """A hub, and a cache in which nothing of it is kept."""
-    with LoopbackDatasets(dict(DATASETS)) as hub:
-        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub"), "HF_TOKEN": ""}
-        for name, value in (settings | {"SAE_AGENT_CACHE": str(tmp_path)}).items():
+    with LoopbackHub({f"datasets/{name}": files for name, files in DATASETS.items()}) as hub:
+        settings = hub.environment(tmp_path / "hub") | {"SAE_AGENT_CACHE": str(tmp_path)}
+        for name, value in settings.items():
             monkeypatch.setenv(name, value)
         yield hub
 
@@ -47,13 +47,13 @@ def kept(cache: Path) -> list[Path]:
     return list(cache.glob("texts/*/*"))
 
 
-def test_a_hub_dataset_is_streamed_and_pinned_to_its_commit(small_model: Path, tmp_path: Path, hub: LoopbackDatasets):
+def test_a_hub_dataset_is_streamed_and_pinned_to_its_commit(small_model: Path, tmp_path: Path, hub: LoopbackHub):
     name = "Skylion007/openwebtext"
     pinned, ids = read(small_model, name)
-    assert pinned == f"{name}@{hub.commit(name)}"
+    assert pinned == f"{name}@{hub.commit(f'datasets/{name}')}"
     assert not list((tmp_path / "hub").rglob("*.parquet")), "the dataset was fetched whole"
     served = hub.served_bytes
-    hub.datasets = {name: {"train.jsonl": as_jsonl(DOCUMENTS[:2000])}}  # another commit
+    hub.repositories = {f"datasets/{name}": {"train.jsonl": as_jsonl(DOCUMENTS[:2000])}}  # another commit
     again, same = read(small_model, name)
     assert (again, torch.equal(same, ids)) == (pinned, True)
     assert hub.served_bytes == served, "what was read once is kept"
@@ -68,24 +68,24 @@ def test_a_hub_dataset_is_streamed_and_pinned_to_its_commit(small_model: Path, t
     ],
 )
 def test_what_cannot_be_read_is_one_line_and_nothing_is_kept(
-    small_model: Path, tmp_path: Path, hub: LoopbackDatasets, text: str, message: str
+    small_model: Path, tmp_path: Path, hub: LoopbackHub, text: str, message: str
 ):
     with pytest.raises(UserError, match=message) as caught:
         read(small_model, text)
     assert "\n" not in str(caught.value)
-    assert hub.commit(text)
+    assert hub.commit(f"datasets/{text}")
     assert not kept(tmp_path)
 
 
-def test_what_is_not_there_or_not_for_this_user_says_what_to_do(hub: LoopbackDatasets, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_not_there_or_not_for_this_user_says_what_to_do(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(UserError, match="there is no file some/where here and no such dataset on the hub"):
         corpus.pin("some/where")
-    hub.gated = frozenset({"some/jsonl"})
+    hub.gated = frozenset({"datasets/some/jsonl"})
     with pytest.raises(UserError, match=f"accept its terms at {hub.url}/datasets/some/jsonl, set HF_TOKEN"):
         corpus.pin("some/jsonl")
-    hub.gated, hub.private = frozenset(), frozenset({"some/jsonl"})
+    hub.gated, hub.private = frozenset(), frozenset({"datasets/some/jsonl"})
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    assert corpus.pin("some/jsonl") == f"some/jsonl@{hub.commit('some/jsonl')}"
+    assert corpus.pin("some/jsonl") == f"some/jsonl@{hub.commit('datasets/some/jsonl')}"
     monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
     with pytest.raises(UserError, match="the hub refused the token"):
         corpus.pin("some/titles")
@@ -103,11 +103,11 @@ def test_an_absent_hub_is_one_line_of_the_command(small_model: Path, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["train.jsonl", "train.parquet"])
 def test_a_hub_that_breaks_off_in_the_middle_of_a_file_leaves_nothing(
-    small_model: Path, tmp_path: Path, hub: LoopbackDatasets, file: str
+    small_model: Path, tmp_path: Path, hub: LoopbackHub, file: str
 ):
     """It takes half a minute, in which the hub's library tries again."""
     content = as_jsonl(DOCUMENTS * 5) if file.endswith("jsonl") else as_parquet(DOCUMENTS * 5)
-    hub.datasets, hub.broken = {"some/half": {file: content}}, {file}
+    hub.repositories, hub.broken = {"datasets/some/half": {file: content}}, {file}
     with pytest.raises(UserError, match="the dataset some/half c") as caught:
         read(small_model, "some/half")
     assert "peer closed connection" in str(caught.value)

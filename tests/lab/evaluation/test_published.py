@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from loopback_datasets import LoopbackDatasets, as_parquet, as_table
+from loopback_hub import LoopbackHub, as_parquet, as_table
 from small_lab import BATCH, HOOK, TOKENS, experiment, load, one_line, run, save, train
 
 from agent.lab import activations
@@ -22,6 +22,7 @@ from agent.lab.evaluation.random_floor import RandomSAE
 from agent.lab.evaluation.requests import Score
 from agent.lab.rows import Manifest
 
+CORE = f"datasets/{published.CORE_DATASET}"
 DOCUMENTS = [
     f"document {number} has the words {number // 3} and {number % 7} and more of them" for number in range(9000)
 ]
@@ -44,21 +45,21 @@ torch.save(store.get_batch_tokens(int(sys.argv[4])), sys.argv[5])
 
 
 @pytest.fixture
-def hub(tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackDatasets]:  # noqa: ARG001
+def hub(tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:  # noqa: ARG001
     """A hub that has the text of SAE-Bench's core in two files, and an empty cache."""
     files = {f"plain_text/train-{part:05d}-of-00002.parquet": as_parquet(DOCUMENTS[part::2]) for part in range(2)}
-    with LoopbackDatasets({published.CORE_DATASET: files}) as hub:
-        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub"), "HF_TOKEN": ""}
-        for name, value in (settings | {"SAE_AGENT_CACHE": str(tmp_path / "cache")}).items():
+    with LoopbackHub({CORE: files}) as hub:
+        settings = hub.environment(tmp_path / "hub") | {"SAE_AGENT_CACHE": str(tmp_path / "cache")}
+        for name, value in settings.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("SAE_AGENT_EVALUATION_DATA", "")  # so that it is as before after the test
         yield hub
 
 
 @pytest.mark.slow
-def test_core_is_scored_on_the_windows_that_sae_bench_takes(small_model: Path, tmp_path: Path, hub: LoopbackDatasets):
+def test_core_is_scored_on_the_windows_that_sae_bench_takes(small_model: Path, tmp_path: Path, hub: LoopbackHub):
     used = published.use("sae-bench", ("core", "sparse_probing_sae_probes"), "")
-    assert used == {"core": f"{published.CORE_DATASET}@{hub.commit(published.CORE_DATASET)}"}
+    assert used == {"core": f"{published.CORE_DATASET}@{hub.commit(CORE)}"}
     evaluator = Evaluator(str(small_model), HOOK)
     ids = evaluator.held_out("dev").published
     assert ids is not None
@@ -73,7 +74,7 @@ def test_core_is_scored_on_the_windows_that_sae_bench_takes(small_model: Path, t
 
 
 def test_the_figures_are_of_all_those_windows_and_of_every_ordinary_token(
-    small_model: Path, harvest: tuple[Path, Manifest], tmp_path: Path, hub: LoopbackDatasets
+    small_model: Path, harvest: tuple[Path, Manifest], tmp_path: Path, hub: LoopbackHub
 ):
     published.use("sae-bench", ("core",), "")
     evaluator = Evaluator(str(small_model), HOOK)
@@ -88,16 +89,16 @@ def test_the_figures_are_of_all_those_windows_and_of_every_ordinary_token(
     assert info.outliers is None
     (answer,) = (run_dir / "eval").glob("*_eval_results.json")
     settings = json.loads(answer.read_text())["eval_config"]
-    assert settings["dataset"] == f"{published.CORE_DATASET}@{hub.commit(published.CORE_DATASET)}"
+    assert settings["dataset"] == f"{published.CORE_DATASET}@{hub.commit(CORE)}"
     assert settings["n_eval_sparsity_variance_batches"] == len(ids) // BATCH_WINDOWS
     assert settings["n_eval_reconstruction_batches"] > RECONSTRUCTION_BATCHES
 
 
 @pytest.mark.slow
-def test_what_was_fetched_is_used_again_and_pinned(hub: LoopbackDatasets):
+def test_what_was_fetched_is_used_again_and_pinned(hub: LoopbackHub):
     pinned = published.pin("sae-bench", ("core",))
     served = hub.served_bytes
-    hub.datasets = {published.CORE_DATASET: {"train.parquet": as_parquet(DOCUMENTS[:99])}}  # another commit
+    hub.repositories = {CORE: {"train.parquet": as_parquet(DOCUMENTS[:99])}}  # another commit
     assert published.pin("sae-bench", ("core",)) == published.pin(pinned, ("core",)) == pinned
     assert hub.served_bytes == served
     for file in published._folder(pinned).iterdir():
@@ -108,7 +109,7 @@ def test_what_was_fetched_is_used_again_and_pinned(hub: LoopbackDatasets):
 
 
 def test_what_cannot_be_had_is_scored_on_its_local_counterpart(
-    small_model: Path, hub: LoopbackDatasets, monkeypatch: pytest.MonkeyPatch
+    small_model: Path, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     used = published.use("sae-bench", ("core",), "")
@@ -131,15 +132,15 @@ def two_columns(first: tuple[str, set[int]], second: tuple[str, tuple[float, ...
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_labelled_prompts_are_those_that_sae_bench_chooses(
-    small_model: Path, tmp_path: Path, hub: LoopbackDatasets, monkeypatch: pytest.MonkeyPatch
+    small_model: Path, tmp_path: Path, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ):
     bios, reviews = {0, 1, 2, 6, 9, 11, 13, 21, 22, 25, 26}, {1, 2, 3, 5, 6, 11, 18, 24, 26, 30}
-    hub.datasets = dict(hub.datasets) | {
-        "LabHC/bias_in_bios": {
+    hub.repositories = dict(hub.repositories) | {
+        "datasets/LabHC/bias_in_bios": {
             f"data/{part}.parquet": two_columns(("profession", bios), ("gender", (0, 1)), "hard_text", each)
             for part, each in (("train", 2001), ("test", 501))
         },
-        "canrager/amazon_reviews_mcauley_1and5": {
+        "datasets/canrager/amazon_reviews_mcauley_1and5": {
             f"data/{part}.parquet": two_columns(("category", reviews), ("rating", (1.0, 5.0)), "text", each)
             for part, each in (("train", 2001), ("test", 501))
         },
