@@ -38,8 +38,8 @@ class LoopbackHub:
     """Serve `repositories` by name: OWNER/NAME of a model, datasets/OWNER/NAME of a dataset.
 
     Each is a directory, or its files' contents by their names. `private` ones are for those with TOKEN alone. Nobody
-    has accepted the terms of `gated` ones: nobody is given their files, nor, of a dataset, told what it holds. The
-    files in `broken`, by name, break off in their middle.
+    has accepted the terms of `gated` ones: nobody is given their files. The files in `broken`, by name, break off in
+    their middle.
     """
 
     repositories: Mapping[str, Path | Mapping[str, bytes]]
@@ -101,7 +101,7 @@ class LoopbackHub:
             _send(request, 401, b'{"error": "Invalid user token."}')
         elif name is None or (name in self.private and not token):
             _send(request, 404 if token else 401, b"{}", {"X-Error-Code": "RepoNotFound"})
-        elif name in self.gated and (name.startswith("datasets/") or not is_api):
+        elif name in self.gated and not is_api:
             _send(request, 403, b"{}", {"X-Error-Code": "GatedRepo"})
         elif is_api:
             self._describe(request, name, path.removeprefix(name).strip("/"), body)

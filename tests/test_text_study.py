@@ -17,6 +17,7 @@ from small_study import IDEA, Checkout, make_checkout, make_model  # after the p
 
 NAMES = ("24_headline_isiran", "41_truthqa_tf", "87_glue_cola", "95_toxic_is", "100_news_fake")
 HUB_NAME = "monology/pile-uncopyrighted"
+SAE_BENCHS = f"datasets/{CORE_DATASET}"
 SCORED_NAMES = ("105_click_bait", "110_aimade_humangpt3")
 
 
@@ -43,8 +44,8 @@ def test_a_study_on_a_text_of_the_users_own_comes_to_its_end(kind: str, tmp_path
     (folder / "b.txt").write_text("\n\n".join(read[third : 2 * third]))
     (folder / "c.parquet").write_bytes(as_parquet(read[2 * third :]))
     checkout = make_checkout(tmp_path / "checkout", make_model(tmp_path / "model"))
-    served = {HUB_NAME: {"train.jsonl": as_jsonl(read)}, CORE_DATASET: {"a.parquet": as_parquet(documents(*SCORED_NAMES))}}
-    with LoopbackHub({f"datasets/{name}": content for name, content in served.items()}) as hub:
+    scored_on = {"train.parquet": as_parquet(documents(*SCORED_NAMES))}
+    with LoopbackHub({f"datasets/{HUB_NAME}": {"train.jsonl": as_jsonl(read)}, SAE_BENCHS: scored_on}) as hub:
         name, data = (str(folder), "local") if kind == "files" else (HUB_NAME, "sae-bench")
         arguments = ["run", "--idea", IDEA, "--max-runs", "1", "--evals", "core", "--model", str(checkout.model)]
         arguments += ["--text", name, "--evaluation-data", data]
@@ -62,7 +63,7 @@ def test_a_study_on_a_text_of_the_users_own_comes_to_its_end(kind: str, tmp_path
     notes = (study.notes / "notes.txt").read_text()
     assert f"Trained on {pinned}, " in notes
     assert "documents, 150,000 tokens, 1 pass." in notes
-    assert (f"\n- core on {CORE_DATASET}@{hub.commit(f"datasets/{CORE_DATASET}")}\n" in notes) == (data == "sae-bench")
+    assert (f"\n- core on {CORE_DATASET}@{hub.commit(SAE_BENCHS)}\n" in notes) == (data == "sae-bench")
     audit = agent(checkout, "audit", str(study.notes / "notes.txt"), "--results", str(study.directory))
     assert audit.returncode == 0, audit.stdout
     shown = agent(checkout, "show", str(study.directory))

@@ -55,10 +55,9 @@ def find_commit(name: str, revision: str | None) -> str:
 
 
 def _refused(name: str, revision: str | None, status: int, token: bool) -> UserError:
-    from huggingface_hub.constants import ENDPOINT
 
     if status == 403:
-        return UserError(f"the dataset {name} is gated: accept its terms at {ENDPOINT}/datasets/{name}, set HF_TOKEN")
+        return _gated(name)
     if status == 401 and token:
         return UserError(
             f"the hub refused the token (HF_TOKEN or the stored one) for the dataset {name}, or there is no such "
@@ -71,6 +70,12 @@ def _refused(name: str, revision: str | None, status: int, token: bool) -> UserE
             "set HF_TOKEN"
         )
     return UserError(f"the hub answered {status} for the dataset {name}: try again later")
+
+
+def _gated(name: str) -> UserError:
+    from huggingface_hub.constants import ENDPOINT
+
+    return UserError(f"the dataset {name} is gated: accept its terms at {ENDPOINT}/datasets/{name}, set HF_TOKEN")
 
 
 def documents(name: str, commit: str, seed: int, buffer: int) -> Iterator[str]:
@@ -87,6 +92,8 @@ def documents(name: str, commit: str, seed: int, buffer: int) -> Iterator[str]:
         )
         rows = iter(streamed.shuffle(seed=seed, buffer_size=buffer))
     except Exception as error:  # the library raises many kinds for a dataset that it cannot open
+        if "is a gated dataset" in str(error):
+            raise _gated(name) from None
         raise UserError(f"the dataset {name} cannot be opened ({_short(error)}): give another, or its files") from None
     while True:
         try:

@@ -77,12 +77,14 @@ def test_what_cannot_be_read_is_one_line_and_nothing_is_kept(
     assert not kept(tmp_path)
 
 
-def test_what_is_not_there_or_not_for_this_user_says_what_to_do(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_not_there_or_not_for_this_user_says_what_to_do(
+    small_model: Path, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+):
     with pytest.raises(UserError, match="there is no file some/where here and no such dataset on the hub"):
         corpus.pin("some/where")
     hub.gated = frozenset({"datasets/some/jsonl"})
     with pytest.raises(UserError, match=f"accept its terms at {hub.url}/datasets/some/jsonl, set HF_TOKEN"):
-        corpus.pin("some/jsonl")
+        read(small_model, "some/jsonl")
     hub.gated, hub.private = frozenset(), frozenset({"datasets/some/jsonl"})
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert corpus.pin("some/jsonl") == f"some/jsonl@{hub.commit('datasets/some/jsonl')}"

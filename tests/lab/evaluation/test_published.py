@@ -121,7 +121,6 @@ def test_what_cannot_be_had_is_scored_on_its_local_counterpart(
     assert published.pin(offline, ("core",)) == offline, "a study goes on with what it began with"
 
 
-@pytest.mark.usefixtures("hub")
 def two_columns(first: tuple[str, set[int]], second: tuple[str, tuple[float, ...]], text: str, each: int) -> bytes:
     """Return a table of `each` texts for every pair of values of two columns, that name both."""
     rows = [(one, other, number) for one in sorted(first[1]) for other in second[1] for number in range(each)]
@@ -168,6 +167,7 @@ def test_labelled_prompts_are_those_that_sae_bench_chooses(
     assert (settings["train_set_size"], settings["test_set_size"]) == (4000, 1000)
 
 
+@pytest.mark.usefixtures("hub")
 def test_mistakes_are_one_line(small_model: Path):
     wish = {"SAE_AGENT_EVALUATION_DATA": "sae-bench"}
     same = run(*PREPARE, "--model", small_model, "--text", published.CORE_DATASET, **wish)
