@@ -12,6 +12,7 @@ from typing import Any
 
 from agent.display.console import LONGEST_LINE, make_console, print_table
 from agent.lab.cache import root
+from agent.lab.defaults import SAE_BENCH
 from agent.lab.errors import UserError, did_you_mean
 from agent.lab.files import MIB, BadFile, read_plain
 
@@ -35,10 +36,11 @@ class Entry:
             return "not finished"
         if self.kind == "worlds":
             return "a synthetic world, built here"
+        if self.path == root() / "texts" / SAE_BENCH:
+            return "SAE-Bench's own data"
         if self.kind == "texts":
-            return (
-                "the commit of a hub dataset" if self.path.suffix == ".commit" else "what was read of a text, as tokens"
-            )
+            is_commit = self.path.suffix == ".commit"
+            return "the commit of a hub dataset" if is_commit else "what was read of a text, as tokens"
         if self.kind == "evaluation":
             return "shared by evaluations on one model and hook: text, probes, random floors"
         about = _read_json(self.path / ("manifest.json" if self.kind == "activations" else "about.json"))

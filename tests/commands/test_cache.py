@@ -111,3 +111,15 @@ def test_the_cache_is_cleared_only_after_the_last_study_has_ended(root: Path):
         driver.communicate()
     assert agent_cache(root, "--clear", "all").returncode == 0
     assert not (root / "activations").exists()
+
+
+def test_texts_are_told_apart(root: Path):
+    for name in ("corpus-tiny-lm-0123456789ab", "sae-bench/0123456789abcdef"):
+        (root / "texts" / name).mkdir(parents=True)
+    (root / "texts/some%2Ftext.commit").write_text("0" * 40)
+    rows = [re.split(r"\s{2,}", line.strip()) for line in agent_cache(root).stdout.splitlines()]
+    assert {row[4]: row[3] for row in rows if row[0] == "texts"} == {
+        "corpus-tiny-lm-0123456789ab": "what was read of a text, as tokens",
+        "sae-bench": "SAE-Bench's own data",
+        "some%2Ftext.commit": "the commit of a hub dataset",
+    }
