@@ -212,7 +212,7 @@ def test_a_study_of_another_ground_is_not_resumed(checkout: Checkout):
     before = checkout.study.ledger.read_bytes()
     ended = checkout.agent("resume", SAE_AGENT_STANDIN_GROUND="another")
     assert ended.returncode == 2
-    assert "began with another agent/lab, package, model or device" in ended.stderr
+    assert "began with another agent/lab, package, model, text or device" in ended.stderr
     assert checkout.study.ledger.read_bytes() == before
 
 

@@ -24,6 +24,7 @@ HOOK = re.compile(
     r"blocks\.\d+\.(hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_in|mlp_out)|"
     r"attn\.hook_z|ln2\.hook_normalized|mlp\.hook_post)"
 )
+LINK = "local"  # what TransformerLens calls every model
 POSITIONS = ("n_positions", "max_position_embeddings")  # their number in a config.json
 MAX_CONTEXT = 128  # tokens in a window, SAE-Bench core's default; longer ones cost attention time
 
@@ -241,7 +242,9 @@ def _positions(config: Any) -> int:
 def _bridge(directory: Path, hf_model: Any, tokenizer: Any, config: DeviceConfig) -> Any:
     from agent.lab.bridge import Bridge  # its import takes four seconds
 
-    return Bridge.wrap(hf_model, str(directory), tokenizer=tokenizer, device=config.device, dtype=config.dtype)
+    model = Bridge.wrap(hf_model, str(directory), tokenizer=tokenizer, device=config.device, dtype=config.dtype)
+    model.cfg.model_name = LINK  # SAE-Bench joins it to its folders: a path would have it write beside the model
+    return model
 
 
 def _hooked_transformer(directory: Path, hf_model: Any, tokenizer: Any, config: DeviceConfig) -> "HookedTransformer":
@@ -253,11 +256,11 @@ def _hooked_transformer(directory: Path, hf_model: Any, tokenizer: Any, config: 
     from transformer_lens.supported_models import OFFICIAL_MODEL_NAMES
 
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
-        Path("local").symlink_to(directory, target_is_directory=True)
-        OFFICIAL_MODEL_NAMES.append("local")
+        Path(LINK).symlink_to(directory, target_is_directory=True)
+        OFFICIAL_MODEL_NAMES.append(LINK)
         try:
             return HookedTransformer.from_pretrained_no_processing(
-                "local", hf_model=hf_model, tokenizer=tokenizer, device=config.device, dtype=config.dtype
+                LINK, hf_model=hf_model, tokenizer=tokenizer, device=config.device, dtype=config.dtype
             )
         finally:
-            OFFICIAL_MODEL_NAMES.remove("local")
+            OFFICIAL_MODEL_NAMES.remove(LINK)

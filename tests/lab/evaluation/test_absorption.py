@@ -90,6 +90,7 @@ def sae_bench(speller: Evaluator, sae: BenchSAE, folder: Path, monkeypatch: pyte
 def test_the_metrics_equal_sae_benchs(speller: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sae = RandomSAE(speller.config(96, D_MODEL), 6, torch.zeros(D_MODEL))
     ours = score(speller, sae, tmp_path / "out")
+    assert not list(Path(speller.model_name).glob("layer_*")), "probes were put beside the user's model"
     with torch.serialization.safe_globals(patching.probe_classes()):
         theirs = sae_bench(speller, sae, tmp_path, monkeypatch)
     figures = theirs["eval_result_metrics"]["mean"]
