@@ -1,4 +1,5 @@
-"""Whole studies of hub models by their official names, on small stand-ins, against a hub on this machine."""
+"""Whole studies of hub models by their official names, on small stand-ins, against a hub on this machine; one of them
+on files of the user's own, the other on a dataset of the hub and scored on SAE-Bench's data."""
 
 import json
 import os
@@ -9,9 +10,12 @@ from typing import Any
 
 import pytest
 import question_answerer
-from loopback_hub import LoopbackHub
+from loopback_hub import LoopbackHub, as_jsonl, as_parquet
 from small_lab import CONTEXT, VOCABULARY, make_model
 from transformers import Gemma2Config, GPTNeoXConfig
+
+from agent.lab import results, text
+from agent.lab.evaluation.published import CORE_DATASET
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -29,6 +33,9 @@ SIZES: dict[str, Any] = {
     "pad_token_id": 0,
 }
 PYTHIA = GPTNeoXConfig(**SIZES)
+READ = ("24_headline_isiran", "41_truthqa_tf", "87_glue_cola", "95_toxic_is", "100_news_fake")
+DATASET = "monology/pile-uncopyrighted"
+SAE_BENCHS = f"datasets/{CORE_DATASET}"
 GEMMA = Gemma2Config(**SIZES, num_key_value_heads=2, head_dim=16, query_pre_attn_scalar=16, sliding_window=32)
 
 
@@ -50,20 +57,38 @@ def agent(checkout: Checkout, hub: LoopbackHub, *arguments: str) -> "subprocess.
     )
 
 
+def documents(*names: str) -> list[str]:
+    return [prompt for name in names for prompt in text.read_prompts(text.data_dir() / f"{name}.csv.zst")]
+
+
+def write_corpus(folder: Path) -> Path:
+    """Write a folder with files of all three kinds, and a name with a space in it."""
+    folder.mkdir()
+    read, third = documents(*READ), len(documents(*READ)) // 3
+    (folder / "a.jsonl").write_bytes(as_jsonl(read[:third]))
+    (folder / "b.txt").write_text("\n\n".join(read[third : 2 * third]))
+    (folder / "c.parquet").write_bytes(as_parquet(read[2 * third :]))
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)  # two minutes, if nothing else runs
 @pytest.mark.parametrize(
-    ("name", "config"),
-    [("EleutherAI/pythia-70m-deduped", PYTHIA), ("google/gemma-2-2b", GEMMA)],
+    ("name", "config", "data"),
+    [("EleutherAI/pythia-70m-deduped", PYTHIA, "local"), ("google/gemma-2-2b", GEMMA, "sae-bench")],
     ids=["pythia", "gemma"],
 )
-def test_a_study_of_a_hub_model_comes_to_its_end(name: str, config: Any, tmp_path: Path):
+def test_a_study_of_a_hub_model_comes_to_its_end(name: str, config: Any, data: str, tmp_path: Path):
     model = make_model(tmp_path / "model", config=config)
     checkout = make_checkout(tmp_path / "checkout", model)
-    with LoopbackHub({name: model}) as hub:
-        ended = agent(checkout, hub, "run", "--idea", IDEA, "--max-runs", "1", "--model", name)
+    corpus = str(write_corpus(tmp_path / "my corpus")) if data == "local" else DATASET
+    served = {f"datasets/{DATASET}": {"train.jsonl": as_jsonl(documents(*READ))}}
+    served[SAE_BENCHS] = {"train.parquet": as_parquet(documents("105_click_bait", "110_aimade_humangpt3"))}
+    with LoopbackHub({name: model, **served}) as hub:
+        arguments = ("--model", name, "--text", corpus, "--evaluation-data", data)
+        ended = agent(checkout, hub, "run", "--idea", IDEA, "--max-runs", "1", *arguments)
         assert ended.returncode == 0, ended.stdout + ended.stderr
-        fetched = {path.rpartition("/")[2] for path in hub.downloads}
+        fetched = {path.rpartition("/")[2] for path in hub.downloads if path.startswith(name)}
         assert fetched == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
         commit = hub.commit(name)
     assert checkout.study
@@ -73,6 +98,19 @@ def test_a_study_of_a_hub_model_comes_to_its_end(name: str, config: Any, tmp_pat
     notes = (study.notes / "notes.txt").read_text()
     assert name in notes
     assert list((checkout.cache / "evaluation").glob(f"*{commit}*"))
+    pinned = state.started.fixed.text
+    assert pinned.startswith(f"{corpus}@")
+    assert f'TEXT = "{pinned}"' in (study.run_dir(0) / "experiment.py").read_text()
+    training = results.read(study.run_dir(0)).training
+    assert training
+    assert (training.text, training.passes) == (pinned, 1)
+    assert f"Trained on {pinned}, " in notes
+    assert "documents, 150,000 tokens, 1 pass." in notes
+    assert (f"\n- core on {CORE_DATASET}@{hub.commit(SAE_BENCHS)}\n" in notes) == (data == "sae-bench")
+    audit = agent(checkout, hub, "audit", str(study.notes / "notes.txt"), "--results", str(study.directory))
+    assert audit.returncode == 0, audit.stdout
+    shown = agent(checkout, hub, "show", str(study.directory))
+    assert "documents, 150,000 tokens, 1 pass" in " ".join(shown.stdout.split())
 
 
 SCORE = """
