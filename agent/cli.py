@@ -285,7 +285,7 @@ def main() -> None:
     except UserError as error:
         _fail(str(error), 2)
     except typer.TyperException as error:
-        _fail(error.format_message(), 2)
+        _fail(error.format_message().replace("Value error, ", "", 1), 2)
     except OSError as error:
         if error.errno not in MACHINE:
             raise
