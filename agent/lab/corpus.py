@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import unicodedata
 from array import array
@@ -29,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from agent.lab import cache, files, models, text, text_files, tokens
+from agent.lab import cache, files, hub, models, start, text, text_files, tokens
 from agent.lab.errors import UserError
 from agent.lab.progress import progress_bar
 
@@ -45,7 +44,6 @@ LONGEST_DOCUMENT = 1_000_000  # characters; what is beyond them is left out
 FLUSH_CHARACTERS = 4_000_000  # tokenized at once
 PINNED = re.compile(r"(.+)@([0-9a-f]{16}|[0-9a-f]{40})", re.DOTALL)
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-START = Path(__file__).with_name("start.py")
 
 MIXED_ORDER = ("0", "2000")  # of a hub dataset: a seed for its files, and the documents that are mixed in a buffer
 SAE_BENCH_ORDER = ("42", "1")
@@ -294,9 +292,8 @@ def hub_stream(
     name: str, commit: str | None, order: tuple[str, str] = MIXED_ORDER
 ) -> Iterator[tuple[str, Iterator[str]]]:
     """Yield the commit of a hub dataset and its documents, read by text_stream.py. Raises UserError."""
-    module = "agent.lab.text_stream"
-    command = [sys.executable, "-s", "-P", str(START), module, name, *order, *([commit] if commit else [])]
-    env = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
+    command = start.command("agent.lab.text_stream", name, *order, *([commit] if commit else []))
+    env = {**os.environ, **hub.ONLINE}
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors)
         assert process.stdout

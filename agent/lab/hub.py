@@ -18,6 +18,7 @@ from agent.lab import model_files, start
 from agent.lab.errors import UserError, describe
 from agent.lab.progress import notify
 
+ONLINE = {"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}  # for a process that may use the network
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -76,7 +77,7 @@ def _fetch(repository: str, folder: Path | None) -> None:
             "use the embedded tiny-lm, a local directory, or fetch it where there is a network"
         )
     commit = [folder.name] if folder else []
-    command = [sys.executable, "-s", "-P", start.__file__, "agent.lab.hub", repository, *commit]
+    command = start.command("agent.lab.hub", repository, *commit)
     env = {**os.environ, "HF_HUB_VERBOSITY": "critical"}
     if not sys.stderr.isatty():
         env["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -127,7 +128,7 @@ def _require_space(folder: Path, size: int) -> None:
 
 
 if __name__ == "__main__":
-    os.environ["HF_HUB_OFFLINE"] = "0"  # before the hub's library is imported
+    os.environ.update(ONLINE)  # before the hub's library is imported
     try:
         fetch(sys.argv[1], *(sys.argv[2:] or [None]))
     except UserError as failure:

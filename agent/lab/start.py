@@ -20,6 +20,11 @@ class _FromSource(SourceFileLoader):
         return self.source_to_code(self.get_data(path), path)
 
 
+def command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module of the lab in a process of its own."""
+    return [sys.executable, "-s", "-P", __file__, module, *arguments]
+
+
 def _finder(folder: str) -> FileFinder:
     if not Path(folder).is_relative_to(PACKAGE):
         raise ImportError(folder)

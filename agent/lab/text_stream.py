@@ -55,7 +55,6 @@ def find_commit(name: str, revision: str | None) -> str:
 
 
 def _refused(name: str, revision: str | None, status: int, token: bool) -> UserError:
-
     if status == 403:
         return _gated(name)
     if status == 401 and token:

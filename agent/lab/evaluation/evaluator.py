@@ -187,8 +187,9 @@ class Evaluator:
             return json.loads(path.read_text())
 
     @property
-    def _scores_published_text(self) -> bool:
-        return self.published is not None and "core" in self.published.sources
+    def _published_text(self) -> published.Published | None:
+        """Return the data in use if core is scored on its text, or None."""
+        return self.published if self.published and "core" in self.published.sources else None
 
     def _preparation_lock(self) -> AbstractContextManager[None]:
         return waiting_lock(self.folder / "lock", "another process prepares the evaluation of the same model")
@@ -196,16 +197,17 @@ class Evaluator:
     def _token_windows(self, split: Split) -> Tensor:
         """Return windows of held-out text `[windows, context]`, cached. No window is in both splits."""
         path = self._windows_path(split)
-        if self.published and self._scores_published_text:
-            with self._preparation_lock():
-                if not path.exists():  # both at once: what they are read from is not looked at again
-                    for name, ids in self.published.core_windows(self.model, self.context).items():
-                        _save_windows(ids, self._windows_path(name))
-            return load_file(path)["ids"]
-        taken = self._token_windows("dev") if split == "test" else None
+        data = self._published_text
+        taken = self._token_windows("dev") if split == "test" and not data else None
         with self._preparation_lock():
             if not path.exists():
-                _save_windows(self._draw_windows(split, taken), path)
+                # Of published text both splits at once: what they are read from is not looked at again.
+                drawn = (
+                    data.core_windows(self.model, self.context) if data else {split: self._draw_windows(split, taken)}
+                )
+                for name, ids in drawn.items():
+                    with files.atomic_path(self._windows_path(name)) as partial:
+                        save_file({"ids": ids.contiguous()}, partial)
         return load_file(path)["ids"]
 
     def _windows_path(self, split: str) -> Path:
@@ -213,7 +215,7 @@ class Evaluator:
 
     def _draw_windows(self, split: Split, taken: Tensor | None) -> Tensor:
         """Return as many windows `[windows, context]` as core scores, in a seeded order, none of them in `taken`."""
-        count = core_text.BATCH_WINDOWS * core_text.VARIANCE_BATCHES
+        count = core_text.WINDOWS
         if self.text:
             ids = corpus.held_out_windows(self.text, self.model_name, self.folder)[split]
         else:
@@ -223,29 +225,24 @@ class Evaluator:
         # Two documents can contain the same long row of asterisks.
         ids = ids[torch.tensor([tuple(row) not in rows for row in ids.tolist()])]
         order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(EVALUATION_SEED))
-        whole_batches = order[:count][: len(order) // core_text.BATCH_WINDOWS * core_text.BATCH_WINDOWS]
+        whole_batches = order[:count][: core_text.whole_batches(len(order))]
         if len(whole_batches) == 0:
             raise UserError(f"{corpus.source(self.text)} is too repetitive to be evaluated on: give another")
         return ids[whole_batches]
 
     @torch.no_grad()
     def _run_model(self, ids: Tensor) -> HeldOut:
-        every, ids = ids, ids[: core_text.BATCH_WINDOWS * core_text.VARIANCE_BATCHES]
+        every, ids = ids, ids[: core_text.WINDOWS]
         batches = ids.split(core_text.BATCH_WINDOWS)
         hidden = [activations.run_to_hook(self.model, batch, self.hook_name).float() for batch in batches]
         ordinary = activations.ordinary_mask(self.model, ids)
-        if self._scores_published_text:
+        if self._published_text:
             return replace(_held_out(ids, hidden, ordinary), published=every)
         usual = ordinary & ~torch.cat([activations.is_outlier(h, self.median_norm) for h in hidden])
         whole = _held_out(ids, hidden, ordinary)
         if torch.equal(usual, ordinary):
             return whole
         return replace(_held_out(ids, hidden, usual), unmasked=whole)
-
-
-def _save_windows(ids: Tensor, path: Path) -> None:
-    with files.atomic_path(path) as partial:
-        save_file({"ids": ids.contiguous()}, partial)
 
 
 def _held_out(ids: Tensor, hidden: list[Tensor], scored: Tensor) -> HeldOut:

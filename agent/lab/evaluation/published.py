@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,11 +22,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from agent.lab import cache, corpus, files, start, tokens
+from agent.lab import cache, corpus, files, hub, start, tokens
 from agent.lab.defaults import EVALUATION_DATA, SAE_BENCH
 from agent.lab.errors import UserError
 from agent.lab.evaluation.bench import hub_prompts
-from agent.lab.evaluation.bench.core_text import BATCH_WINDOWS
+from agent.lab.evaluation.bench.core_text import BATCH_WINDOWS, WINDOWS, whole_batches
 from agent.lab.evaluation.bench.hub_prompts import Fetched
 from agent.lab.progress import notify, progress_bar
 
@@ -41,7 +40,7 @@ MANIFEST, CORE = "manifest.json", "core.jsonl"
 CORE_DATASET = "Skylion007/openwebtext"
 RECONSTRUCTION_BATCHES, VARIANCE_BATCHES = 200, 2000
 DEV_WINDOWS = VARIANCE_BATCHES * BATCH_WINDOWS
-TEST_WINDOWS = 512  # SAE-Bench has no second text: what comes after its own
+TEST_WINDOWS = WINDOWS  # SAE-Bench has no second text: what comes after its own
 CORE_CHARACTERS = 40_000_000  # of documents: 32,512 windows of 128 tokens have up to 9 characters a token
 
 
@@ -63,8 +62,8 @@ class Published:
             self._core_tokens(model), context, begin_batch_token_id=begin, sequence_separator_token_id=begin
         )
         ids = torch.stack(list(islice(packed, DEV_WINDOWS + TEST_WINDOWS)))
-        dev = _whole_batches(len(ids) - min(TEST_WINDOWS, len(ids) // 10))
-        return {"dev": ids[:dev], "test": ids[dev : dev + _whole_batches(len(ids) - dev)]}
+        dev = whole_batches(len(ids) - min(TEST_WINDOWS, len(ids) // 10))
+        return {"dev": ids[:dev], "test": ids[dev : dev + whole_batches(len(ids) - dev)]}
 
     def prompts(self, family: str) -> Fetched | None:
         """Return SAE-Bench's prompts of a family, or None if it has the local ones."""
@@ -75,10 +74,6 @@ class Published:
         with (self.folder / CORE).open(encoding="utf-8") as lines:
             while documents := [json.loads(line) for line in islice(lines, tokens.CHUNK)]:
                 yield from map(torch.tensor, model.tokenizer(documents, add_special_tokens=False)["input_ids"])
-
-
-def _whole_batches(windows: int) -> int:
-    return windows // BATCH_WINDOWS * BATCH_WINDOWS
 
 
 def in_use() -> Published | None:
@@ -187,8 +182,8 @@ def _fetch_prompts(family: str, folder: Path) -> str:
 
     Raises UserError if any is missing: a mean over other datasets would not stand beside a published one.
     """
-    command = [sys.executable, "-s", "-P", start.__file__, hub_prompts.__name__, family, str(folder)]
-    env = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
+    command = start.command(hub_prompts.__name__, family, str(folder))
+    env = {**os.environ, **hub.ONLINE}
     notify(f"fetching SAE-Bench's prompts of {family}: some minutes")
     ended = subprocess.run(command, env=env, capture_output=True, text=True)
     if ended.returncode:

@@ -37,7 +37,7 @@ class WorldEvaluator(Evaluator):
 
     def held_out(self, split: Split, windows: int | None = None) -> HeldOutSamples:
         """Return the samples of a split, or the first of them, in windows of MAX_CONTEXT."""
-        windows = windows or core_text.BATCH_WINDOWS * core_text.VARIANCE_BATCHES
+        windows = windows or core_text.WINDOWS
         if (split, windows) not in self._held_out:
             ids = torch.arange(windows * models.MAX_CONTEXT).view(windows, -1)
             rows, features = zip(*worlds.samples(self.world, ids.numel(), split), strict=True)

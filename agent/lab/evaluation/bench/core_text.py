@@ -23,9 +23,15 @@ if TYPE_CHECKING:
 BATCH_WINDOWS = 16
 RECONSTRUCTION_BATCHES = 8  # 16k tokens through the whole model, three times
 VARIANCE_BATCHES = 32  # 65k tokens up to the hook
+WINDOWS = VARIANCE_BATCHES * BATCH_WINDOWS
 HIDDEN_BYTES = 2**32  # of the activations at the hook; if they are larger, they are computed again for each SAE
 LOGITS_BYTES = 2**30  # of the model's own logits; if they are larger, they are computed again for each SAE
 AT_ONCE_BYTES = 2**27  # of the logits of the windows that are run at once; a few tensors of this size are needed
+
+
+def whole_batches(windows: int) -> int:
+    """Return how many of so many windows fill whole batches."""
+    return windows // BATCH_WINDOWS * BATCH_WINDOWS
 
 
 def windows_at_once(context: int, d_vocab: int, most: int = BATCH_WINDOWS) -> int:

@@ -39,9 +39,9 @@ def config(family: str) -> Any:
     return replace(own, dataset_names=[name for name in own.dataset_names if name not in PROGRAMS])
 
 
-def pairs(family: str, dataset: str) -> list[Pair | None]:
-    """Return the pairs of classes that a dataset is read for; only scr has any."""
-    return list(config(family).column1_vals_lookup[dataset]) if family == "scr" else [None]
+def pairs(settings: Any, dataset: str) -> list[Pair | None]:
+    """Return the pairs of classes that a dataset is read for by SAE-Bench's settings; only scr has any."""
+    return list(settings.column1_vals_lookup[dataset]) if getattr(settings, "perform_scr", False) else [None]
 
 
 def path(folder: Path, family: str, dataset: str, pair: Pair | None) -> Path:
@@ -70,7 +70,7 @@ def _choose(family: str, dataset: str) -> Iterator[tuple[Pair | None, Any]]:
 
     own, prefix = config(family), "probe_" if family == "sparse_probing" else ""
     sizes = (getattr(own, f"{prefix}train_set_size"), getattr(own, f"{prefix}test_set_size"))
-    for pair in pairs(family, dataset):
+    for pair in pairs(own, dataset):
         if pair:
             second = COLUMN2_VALS_LOOKUP[dataset]
             yield pair, dataset_creation.get_train_test_data(dataset, True, *sizes, SEED, pair, second)

@@ -78,7 +78,7 @@ def score(
         return ablations(known, sae, config), known.scores
 
     for dataset in config.dataset_names:  # before SAE-Bench sets the seed for this SAE
-        for pair in config.column1_vals_lookup[dataset] if config.perform_scr else [None]:
+        for pair in hub_prompts.pairs(config, dataset):
             artifacts(dataset, pair)
     with prompt_activations.preloaded_sae_bench(evaluator, main, single_dataset):
         main.run_eval(config, [(name, sae)], str(sae.device), str(out.absolute()), artifacts_path="unused")  # type: ignore[list-item]

@@ -6,7 +6,6 @@ latents point along the probe (Chanin et al. 2024, arXiv 2409.14507). bench/spel
 """
 
 import subprocess
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -85,7 +84,7 @@ def _measure_spelling(target: EvalTarget) -> "Spelling":
         "larger models"
     )
     module = "agent.lab.evaluation.bench.spelling"
-    command = [sys.executable, "-s", "-P", start.__file__, module, target.model, target.hook_name, target.text]
+    command = start.command(module, target.model, target.hook_name, target.text)
     subprocess.run(command, env=dict(target.environment), check=True)
     measured = spelling.cached_spelling(target.folder)
     assert measured
