@@ -32,6 +32,10 @@ Hook = Annotated[str | None, typer.Option(help="TransformerLens hook to train on
 LANGUAGE_MODELS_OWN = ("dtype", "text", "evaluation_data")  # options that mean nothing for a world
 SANDBOX = """Confine experiments: required, auto (as well as this machine can) or off."""
 Wish = Literal["required", "auto", "off"]
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Trainings at once; by default one a GPU, or as many as the cores have room for."),
+]
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study under runs/.")]
 IdeaName = Annotated[str, typer.Argument(help="An idea: a directory of templates/ideas.")]
 
@@ -91,6 +95,13 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="Replay the recorded answers of this transcript.jsonl; no network."),
     ] = None,
+    jobs: Jobs = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Threads of each job, by default 1 on a CPU; figures compare at the same number alone."
+        ),
+    ] = None,
     approve: Annotated[bool, typer.Option("--approve", help="Show each change and ask before it runs.")] = False,
     sandbox: Annotated[Wish, typer.Option(help=SANDBOX)] = "auto",
 ) -> None:
@@ -111,7 +122,11 @@ def run(
     if evals:
         catalogue.parse_evals(evals)  # an unknown name is refused at once
     changes = {"model": _absolute(model), "dtype": dtype, "hook_name": hook, "text": _absolute_text(text)}
-    changes |= {"evals": evals, "evaluation_data": evaluation_data if evaluation_data != "local" else None}
+    changes |= {
+        "threads": threads,
+        "evals": evals,
+        "evaluation_data": evaluation_data if evaluation_data != "local" else None,
+    }
     fixed = plan.fixed.with_changes(**{name: value for name, value in changes.items() if value})
     if defaults.is_world(fixed.model) and (given := [name for name in LANGUAGE_MODELS_OWN if changes[name]]):
         option = f"--{given[0].replace('_', '-')}"
@@ -129,6 +144,7 @@ def run(
             language_model=select.requested_model(proposer, llm, replay=replay, **spend),
             approve=approve,
             sandbox=sandbox,
+            jobs=jobs,
         )
     )
 
@@ -140,6 +156,7 @@ def resume(
         typer.Argument(metavar="[STUDY]", help="A study under runs/; by default the newest that has not ended."),
     ] = None,
     sandbox: Annotated[Wish | None, typer.Option(help=f"{SANDBOX[:-1]}; by default as the study began.")] = None,
+    jobs: Jobs = None,
 ) -> None:
     """Continue an interrupted study.
 
@@ -147,7 +164,7 @@ def resume(
     """
     from agent.commands import run as command
 
-    command.resume(path, sandbox)
+    command.resume(path, sandbox, jobs)
 
 
 @app.command()

@@ -50,6 +50,7 @@ class Fixed(Strict):
     d_sae: PositiveInt = 1
     seed: int = 0
     evals: Text = "quick"  # evaluation families: a tier, or names separated by commas
+    threads: PositiveInt | None = None  # of each process that trains or evaluates; None: all, as before this was kept
     evaluation_data: EvaluationData = ""  # sae-bench, pinned once a study has begun; "" for the local
 
     @field_validator("evals")

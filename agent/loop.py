@@ -1,24 +1,27 @@
 """One study, from wherever its ledger says it stands to its end."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.comparison.baselines import Baselines
 from agent.comparison.confirmation import Confirmation
 from agent.comparison.referee import Referee
-from agent.display.formatting import remark_line
+from agent.display.formatting import comparison_line, remark_line
 from agent.lab.files import BadFile
+from agent.lab.verdicts import Verdict
 from agent.llm.client import LLMError
 from agent.proposers import Proposer
 from agent.proposers.template import baseline_proposal
 from agent.report import notes
 from agent.report.idea_analysis import Analysis
 from agent.run_stages import RunStages
-from agent.running.workers import Workers
-from agent.study import events
+from agent.running.job_queue import JobQueue
+from agent.study import events, job_names
+from agent.study.custody import Custody
 from agent.study.ledger import Ledger
-from agent.study.outcomes import StudyDone, StudyPaused
+from agent.study.outcomes import HoursSpent, StudyDone, StudyOver, StudyPaused
 from agent.study.records import Proposal
-from agent.study.state import RunState, State
+from agent.study.state import State
 from agent.study.workspace import Study
 
 
@@ -34,16 +37,23 @@ class Loop:
     """Proposes, checks, trains, evaluates, compares and writes notes until a budget is spent or nothing is left to try.
 
     The next step follows from the ledger alone, so a new study and one whose driver was killed take the same path.
-    Each run advances by itself, one stage at a time, so that several can be open at once.
+    What does not wait for a result starts as soon as there is room for its job.
     """
 
-    def __init__(self, study: Study, ledger: Ledger, analysis: Analysis, proposer: Proposer, workers: Workers) -> None:
-        self.study, self.ledger, self.analysis, self.proposer, self.workers = study, ledger, analysis, proposer, workers
-        self.started, self.display = ledger.state.started, workers.display
-        baselines = Baselines(study, self.started, workers)
-        self.referee = Referee(study, ledger, baselines, workers)
-        self.stages = RunStages(study, ledger, workers, baselines, self.referee, analysis.path, self.ask_proposer)
-        self.code = workers.custody.code
+    def __init__(
+        self, study: Study, ledger: Ledger, analysis: Analysis, proposer: Proposer, queue: JobQueue, custody: Custody
+    ) -> None:
+        self.study, self.ledger, self.analysis, self.proposer = study, ledger, analysis, proposer
+        self.queue, self.custody, self.display = queue, custody, queue.display
+        self.started = ledger.state.started
+        baselines = Baselines(study, self.started, custody, self.display)
+        self.referee = Referee(study, ledger, queue, custody, self.display, baselines)
+        self.confirmation = Confirmation(self.referee)
+        self.stages = RunStages(
+            study, ledger, queue, custody, self.display, baselines, analysis.path, self.ask_proposer
+        )
+        self.done = ""  # why no more runs are proposed
+        self.left_over = False  # the proposer had no more to try, and the budget of runs was not spent
 
     @property
     def state(self) -> State:
@@ -53,7 +63,7 @@ class Loop:
     def run(self) -> StudyResult:
         """Carry the study on to its end, or to an interruption."""
         try:
-            reason = self.explore()
+            self.explore()
             self.conclude()
         except KeyboardInterrupt:
             return self.interrupt()
@@ -64,68 +74,115 @@ class Loop:
                 return self.interrupt(str(error))
             self.end(str(error))  # resumed, it would come to the same question
             return StudyResult(str(error), 1)
-        result = self.result(reason)
+        result = self.result()
         self.end(result.reason)
         return result
 
-    def explore(self) -> str:
-        """Advance open runs and propose new ones until the study is done; return the reason."""
+    def explore(self) -> None:
+        """Advance open runs and propose new ones until the study is done."""
         self.referee.begin()
-        try:
-            self.stages.refresh()
-            if done := [run.number for run in self.state.runs if run.stage == "done"]:
-                self.write_up(*done)  # the last driver may have ended before it did
-            while True:
-                for run in self.state.open_runs or [self.propose_run()]:
-                    self.advance(run.number)
-        except StudyDone as done:
-            return done.reason
+        self.queue.resume()
+        self.stages.refresh()
+        if done := [run.number for run in self.state.runs if run.stage == "done"]:
+            self.write_up(*done)  # the last driver may have ended before it did
+        self.work(self.start_next)
+        self.compare_at_end()
 
-    def propose_run(self) -> RunState:
-        """Open the next run with a proposal, and return it. Raise StudyDone if nothing more is tried."""
+    def work(self, start_next: Callable[[], bool]) -> None:
+        """Take in what has ended and start what can start, until nothing runs and nothing is left to start."""
+        while True:
+            try:
+                if self.take_in() or self.advance() or (self.queue.has_room and start_next()):
+                    continue
+            except HoursSpent as spent:
+                self.done, start_next = self.done or spent.reason, self.stages.start_job
+                continue
+            except StudyOver as over:
+                self.done = over.reason
+                self.end_runs(over.reason)
+                return
+            if not self.queue.names:
+                return
+            self.queue.wait()
+
+    def take_in(self) -> bool:
+        """Record how a job ended; return False if none has, or none whose turn it is."""
+        owners = (self.stages, self.referee, self.confirmation)
+        for name in self.queue.names:
+            ended = self.queue.ended(name)
+            if ended and any(owner.take_in(name, ended) for owner in owners):
+                return True
+        return False
+
+    def advance(self) -> bool:
+        """Take a step that needs no job; return False if there is none to take."""
+        done = sum(run.stage == "done" for run in self.state.runs)
+        if self.stages.step():
+            if sum(run.stage == "done" for run in self.state.runs) > done:
+                self.write_up(done)
+            return True
+        run = self.referee.compare_next()
+        if run is not None:
+            self.show_comparison(run)
+        return run is not None
+
+    def start_next(self) -> bool:
+        """Start the most urgent job that can start; return False if there is none. Raise HoursSpent, StudyOver.
+
+        Run 0 and run 1 come first, so that the first comparison comes early, then what comparisons need, then runs.
+        """
+        self.require_sound_study()
+        if self.stages.start_job():
+            return True
+        if len(self.state.runs) < 2 and self.propose_run():
+            return True
+        return self.referee.start_next() or self.propose_run()
+
+    def propose_run(self) -> bool:
+        """Open the next run with a proposal; return False if there is none, or none yet."""
         number = len(self.state.runs)
-        proposal = self.next_proposal() if number else baseline_proposal(self.started.fixed)
-        self.ledger.append(events.ProposalMade(run=number, proposal=proposal))
-        self.stages.refresh()
-        return self.state.runs[number]
-
-    def advance(self, run: int) -> None:
-        """Take a run one stage further, and write it up once it is done."""
-        self.stages.advance(run)
-        self.stages.refresh()
-        if self.state.runs[run].stage == "done":
-            self.write_up(run)
-
-    def next_proposal(self) -> Proposal:
-        """Return what to try next. Raise StudyDone if nothing more is tried."""
-        verdict = self.state.runs[0].verdict
-        if verdict and not verdict.ok:
-            raise StudyDone(f"the baseline failed ({verdict.name}: {verdict.evidence})")
-        baseline = self.study.load_runs(self.state)[0].info
-        self.referee.require_measured(baseline.errors if baseline else {}, "the baseline")
-        self.require_same_code()
-        self.referee.prepare()
-        self.ledger.budget.require_run()
+        if self.done:
+            return False
         try:
-            return self.ask_proposer()
+            self.ledger.budget.require_run()
+            self.left_over = True
+            proposal = self.ask_proposer() if number else baseline_proposal(self.started.fixed)
+        except HoursSpent:
+            raise
         except StudyDone as done:
-            used, most = self.state.runs_used, self.started.max_runs
-            raise StudyDone(f"{done.reason} after {used} of at most {most} runs") from None
+            self.done = done.reason
+            return False
+        self.left_over = False
+        if proposal:
+            self.ledger.append(events.ProposalMade(run=number, proposal=proposal))
+            self.stages.refresh()
+        return proposal is not None
+
+    def require_sound_study(self) -> None:
+        """Raise StudyOver if the baseline failed, the evaluation is broken, or the code that judges was changed."""
+        baseline = next(iter(self.state.runs), None)
+        if baseline and baseline.stage == "done" and baseline.verdict and not baseline.verdict.ok:
+            raise StudyOver(f"the baseline failed ({baseline.verdict.name}: {baseline.verdict.evidence})")
+        self.referee.require_sound_evaluation()
+        self.require_same_code()
 
     def require_same_code(self) -> None:
-        """Raise StudyDone if the code that judges runs is not what it was when the driver started."""
-        if changed := self.code.changed():
+        """Raise StudyOver if the code that judges runs is not what it was when the driver started."""
+        if changed := self.custody.code.changed():
             was = "was" if len(changed) == 1 else "were"
-            raise StudyDone(
+            raise StudyOver(
                 f"{', '.join(changed)} {was} changed while the study ran: runs before and after would not compare"
             )
 
-    def ask_proposer(self) -> Proposal:
-        """Return the proposer's next proposal, recording its remarks on the way. Raise StudyDone."""
-        self.require_same_code()
+    def ask_proposer(self) -> Proposal | None:
+        """Return the proposer's next proposal, recording its remarks on the way; None if it waits for results.
+
+        Raise StudyDone if nothing more is tried.
+        """
         while True:
             answer = self.proposer.propose(self.state, self.referee.observed_direction)
-            if isinstance(answer, Proposal):
+            self.custody.note_transcript()
+            if answer is None or isinstance(answer, Proposal):
                 return answer
             self.record(answer)
 
@@ -134,29 +191,49 @@ class Loop:
         self.ledger.append(remark)
         self.display.say(remark_line(remark))
 
+    def show_comparison(self, run: int) -> None:
+        """Show how a run compares, and write it up."""
+        state, info = self.state.runs[run], self.referee.runs[run].info
+        if info and (line := comparison_line(info, self.started.primary_metric)):
+            self.display.say(f"run {run}: {'provisional: ' * state.provisional}{line}")
+        self.write_up(run)
+
     def write_up(self, *runs: int) -> None:
-        """Have runs that are done described by the proposer, and write the notes."""
+        """Have runs that are through described by the proposer, and write the notes."""
         for run in runs:
-            while remark := self.proposer.describe(self.state, run):
-                self.record(remark)
+            if not self.state.runs[run].awaits_comparison:
+                while remark := self.proposer.describe(self.state, run):
+                    self.record(remark)
+                self.custody.note_transcript()
         self.write_notes()
 
     def conclude(self) -> None:
         """Confirm winners and score the test split, unless what judges them has changed."""
-        if not self.code.changed():
-            Confirmation(self.referee).conclude()
+        if not self.custody.code.changed():
+            self.work(self.confirmation.start_next)
 
     def end(self, reason: str) -> None:
         """Record the end of the study."""
         self.ledger.append(events.StudyEnded(why=reason))
         self.write_notes()
 
-    def result(self, reason: str) -> StudyResult:
+    def result(self) -> StudyResult:
         """Return exit code 0 if any run but the baseline counts, else 1."""
+        reason, used, most = self.done, self.state.runs_used, self.started.max_runs
+        if self.left_over:
+            reason = f"{reason} after {used} of at most {most} runs"
         first, *others = [run.verdict for run in self.state.runs]
         if any(verdict and verdict.ok for verdict in others):
             return StudyResult(reason, 0)
         return StudyResult(f"{reason}; no run but the baseline counts" if first and first.ok else reason, 1)
+
+    def end_runs(self, reason: str) -> None:
+        """End the jobs and the runs of a study that is over."""
+        self.queue.cancel()
+        self.give_up_jobs(Verdict(name="killed", evidence=f"the study ended: {reason}"))
+        for run in self.state.open_runs:
+            self.stages.give_up(run.number, f"the study ended: {reason}")
+        self.write_notes()
 
     def interrupt(self, reason: str = "") -> StudyResult:
         """Leave the study resumable, with notes that say so. An empty reason means a person did it."""
@@ -164,25 +241,37 @@ class Loop:
             self.ledger.reload()
         except BadFile:  # an experiment had just changed it
             self.ledger.restore()
-        if changed := self.workers.custody.restore():
+        if changed := self.custody.restore():
             self.display.say(f"what was interrupted had changed {', '.join(changed)}: put back")
-        for run in self.state.runs:
-            if run.stage == "training":
-                self.stages.cut_short(run.number, "interrupted while training")
+        if not self.queue.executor.jobs_outlive_driver:
+            self.queue.cancel()
+            self.give_up_jobs(Verdict(name="killed", evidence="interrupted while training"))
         self.ledger.append(events.StudyInterrupted(why=reason))
         self.write_notes()
         if reason:
             return StudyResult(f"interrupted: {reason}; agent resume continues", 1)
         return StudyResult("interrupted; agent resume continues", 130)
 
+    def give_up_jobs(self, verdict: Verdict) -> None:
+        """Record that the jobs that had not ended were ended."""
+        for run in self.state.runs:
+            name = job_names.attempt(run.number, run.attempt)
+            if run.stage == "training" and self.queue.ended(name) is None:
+                self.stages.cut_short(run.number, verdict)
+        for name in self.queue.names:
+            if self.queue.ended(name) is None:
+                self.ledger.append(events.JobLost(job=name, why=verdict.evidence))
+                self.queue.forget(name)
+
     def add_hand_run(self, event: events.HandRunAdded) -> StudyResult:
         """Take in a run made by hand, from its evaluation on. A study that had ended ends again after it."""
         reason = self.state.ended
         self.referee.begin()
+        self.queue.resume()
         self.ledger.append(event)
         try:
-            while self.state.open_runs:
-                self.advance(event.run)
+            self.work(self.start_comparison)
+            self.compare_at_end()
             if reason:
                 self.conclude()
         except KeyboardInterrupt:
@@ -192,6 +281,15 @@ class Loop:
         if reason:
             self.end(reason)
         return StudyResult(f"run {event.run} was added", 0)
+
+    def start_comparison(self) -> bool:
+        """Start what the comparison of a run by hand needs; return False if nothing is missing that can start."""
+        return self.stages.start_job() or (self.referee.baseline_counts and self.referee.start_next())
+
+    def compare_at_end(self) -> None:
+        """Make the comparisons final that wait for what there will not be."""
+        while (run := self.referee.compare_next(at_end=True)) is not None:
+            self.show_comparison(run)
 
     def write_notes(self) -> None:
         """Write notes and plots, and record that they are up to date."""

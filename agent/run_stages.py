@@ -2,50 +2,60 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from agent.comparison.agreement import departure, different_settings
 from agent.comparison.baselines import Baselines
-from agent.comparison.referee import Referee
 from agent.display.approve import approve
-from agent.display.formatting import comparison_line, run_line
+from agent.display.formatting import run_line
+from agent.display.live import Display
 from agent.lab import results
 from agent.lab.evaluation.requests import Score
 from agent.lab.files import remove, write_atomically
-from agent.lab.results import FinalInfo, Work
+from agent.lab.results import FinalInfo
 from agent.lab.verdicts import Verdict
 from agent.running import preflight
+from agent.running.job_queue import Ended, JobQueue
+from agent.running.jobs import Job, Training
 from agent.running.run_files import collect_run_files
+from agent.running.taking_in import take_in
 from agent.running.watchdogs import require_disk
-from agent.running.workers import Workers
-from agent.study import attempts, digests, events
+from agent.study import attempts, digests, events, job_names
+from agent.study.agreement import departure
+from agent.study.custody import Custody
 from agent.study.ledger import Ledger
 from agent.study.outcomes import RunFailed, StudyDone
 from agent.study.records import Proposal
 from agent.study.runs import Run
-from agent.study.state import State
+from agent.study.state import RunState, State
 from agent.study.workspace import Study
 
 SMOKE_SECONDS = 300.0  # a sound smoke test takes some 15, most of it imports; the machine may be busy
+DRIVER_ENDED = Verdict(name="killed", evidence="the driver ended while training")
 
 
 class RunStages:
-    """The steps that bring a run of a study from one stage to the next, whichever other runs are open."""
+    """The steps that bring the runs of a study from one stage to the next.
+
+    Any number of runs may be trained at once. What they led to is taken in, and settled, in the order of the runs, so
+    that the story of a study does not depend on which of them was faster.
+    """
 
     def __init__(
         self,
         study: Study,
         ledger: Ledger,
-        workers: Workers,
+        queue: JobQueue,
+        custody: Custody,
+        display: Display,
         baselines: Baselines,
-        referee: Referee,
         analysis: Path | None,
-        ask_proposer: Callable[[], Proposal],
+        ask_proposer: Callable[[], Proposal | None],
     ) -> None:
         """`analysis` is the idea's analysis.py; `ask_proposer` raises StudyDone if there is nothing left to try."""
-        self.study, self.ledger, self.workers, self.baselines, self.referee = study, ledger, workers, baselines, referee
-        self.analysis, self.ask_proposer = analysis, ask_proposer
-        self.started, self.display = ledger.state.started, workers.display
+        self.study, self.ledger, self.queue, self.custody, self.display = study, ledger, queue, custody, display
+        self.baselines, self.analysis, self.ask_proposer = baselines, analysis, ask_proposer
+        self.started = ledger.state.started
 
     @property
     def state(self) -> State:
@@ -56,25 +66,51 @@ class RunStages:
         """Show the runs as they stand."""
         self.display.table(self.study.load_runs(self.state))
 
-    def advance(self, run: int) -> None:
-        """Take the one step that brings a run from its stage to another."""
-        steps = {
-            "proposed": self.check,
-            "reserved": self.attempt,
-            "training": self.cut_short,
-            "evaluating": self.evaluate,
-            "judged": self.settle,
-        }
-        steps[self.state.runs[run].stage](run)
+    def step(self) -> bool:
+        """Take one step that needs no job; return False if there is none to take."""
+        for run in self.state.open_runs:
+            if run.stage == "proposed":
+                self.check(run.number)
+                return True
+            if run.stage == "training" and job_names.attempt(run.number, run.attempt) not in self.state.jobs:
+                self.cut_short(run.number, DRIVER_ENDED)  # the driver was killed before it had submitted the job
+                return True
+        first = next(iter(self.state.open_runs), None)
+        if first and first.stage == "judged":
+            return self.settle(first.number)
+        return False
+
+    def start_job(self) -> bool:
+        """Submit the next job that a run waits for; return False if no run waits for one, or the queue is full."""
+        for run in self.state.open_runs:
+            if run.stage == "reserved":
+                return self.attempt(run.number)
+            if run.stage == "evaluating" and job_names.evaluation(run.number) not in self.state.jobs:
+                return self.start_evaluation(run.number)
+        return False
+
+    def take_in(self, name: str, ended: Ended) -> bool:
+        """Record how the job of a run ended; return False if it is none of a run whose turn it is."""
+        first = next(iter(self.state.open_runs), None)
+        if first and first.stage == "training" and name == job_names.attempt(first.number, first.attempt):
+            self.take_in_attempt(first, ended)
+        elif first and first.stage == "evaluating" and name == job_names.evaluation(first.number):
+            self.take_in_evaluation(first, ended)
+        else:
+            return False
+        self.queue.forget(name)
+        self.refresh()
+        return True
 
     def check(self, run: int) -> None:
         """Commit the proposal to the study's repository and check it; reserve the run if nothing is wrong with it."""
         state = self.state.runs[run]
         self.study.archive_attempt(run, state.attempt)
         script, proposal = self.study.directory / "experiment.py", state.proposal
+        remove(script)
         write_atomically(script, proposal.source)
         label = f"run {run}" + (f", attempt {state.attempt + 1}" if state.attempt else "")
-        self.study.commit(f"{label}, proposal: {proposal.title}\n\n{proposal.description}\n\n{proposal.why}")
+        self.custody.commit(f"{label}, proposal: {proposal.title}\n\n{proposal.description}\n\n{proposal.why}")
         self.display.say(f"{label}: {proposal.title}")
         start = time.monotonic()
         try:
@@ -83,31 +119,28 @@ class RunStages:
             directory = self.study.run_dir(run)
             directory.mkdir(exist_ok=True)
             write_atomically(directory / "experiment.py", proposal.source)
-            results.write(directory, FinalInfo(verdict=failure.verdict))
-            attempt, seconds = state.attempt + 1, time.monotonic() - start
-            self.ledger.append(
-                events.PreflightFailed(
-                    run=run,
-                    attempt=attempt,
-                    verdict=failure.verdict,
-                    seconds=seconds,
-                    digests=digests.of_run(directory),
-                )
-            )
+            self.fail_preflight(run, state.attempt + 1, failure.verdict, time.monotonic() - start)
         else:
             self.ledger.append(events.RunReserved(run=run))
+        self.refresh()
+
+    def fail_preflight(self, run: int, attempt: int, verdict: Verdict, seconds: float) -> None:
+        """Record why an attempt was not trained to its end."""
+        directory = self.study.run_dir(run)
+        results.write(directory, FinalInfo(verdict=verdict))
+        recorded = digests.of_run(directory)
+        self.ledger.append(
+            events.PreflightFailed(run=run, attempt=attempt, verdict=verdict, seconds=seconds, digests=recorded)
+        )
 
     def preflight(self, run: int) -> None:
-        """Raise RunFailed if the code is known to be wrong, a person refuses it, or it fails in its first steps."""
+        """Raise RunFailed if the code is known to be wrong, or a person refuses it."""
         proposal = self.state.runs[run].proposal
         if proposal.refused:
             raise RunFailed(proposal.refused)
         preflight.check(proposal.source, self.started.fixed, self.earlier_sources(run))
         if run > 0 and self.started.approve:
             self.require_approval(run)
-        is_cached_baseline = run == 0 and self.baselines.cached_run(self.baselines.k, self.started.fixed.seed)
-        if not is_cached_baseline:
-            self.smoke_test(run)
 
     def require_approval(self, run: int) -> None:
         """Show the change to a person. Raise RunFailed if refused, UserError if there is no terminal to ask on."""
@@ -129,106 +162,158 @@ class RunStages:
                 sources[f"run {state.number}"] = state.proposal.source
         return sources
 
-    def smoke_test(self, run: int) -> None:
-        """Train a few steps, export, load and score a slice. Raise RunFailed, leaving the trial as the run's."""
-        directory = self.study.directory / "smoke"
-        remove(directory)
-        label = f"run {run}, smoke test"
-        timeout = min(SMOKE_SECONDS, self.started.run_timeout or SMOKE_SECONDS)
-        try:
-            self.train(run, directory.name, label, timeout, smoke=True)
-            info = self.workers.score(Score(run_dir=directory, slice=True), label=label, timeout=timeout)
-            if info.verdict.ok and (difference := different_settings(self.started.fixed, info.training)):
-                info.verdict = Verdict(name="preflight", evidence=difference)
-            if not info.verdict.ok:
-                raise RunFailed(info.verdict)
-        except RunFailed as failure:
-            self.study.archive_attempt(run, 0)  # what the experiment may have put under the run's name
-            directory.rename(self.study.run_dir(run))
-            evidence = f"in the first steps: {failure.verdict.evidence}"
-            raise RunFailed(failure.verdict.model_copy(update={"evidence": evidence})) from None
-        remove(directory)
+    def attempt(self, run: int) -> bool:
+        """Start an attempt at a run: first a few steps, then the whole training, then its evaluation.
 
-    def attempt(self, run: int) -> None:
-        """Train once, in a new directory. Raise DiskFull if there is no room for it."""
+        Return False if the queue is full. Raise DiskFull if there is no room for it.
+        """
         require_disk(self.study.directory)
-        state, directory = self.state.runs[run], self.study.run_dir(run)
+        state, budget, seed = self.state.runs[run], self.ledger.budget, self.started.fixed.seed
         attempt = state.attempt + 1
         self.study.archive_attempt(run, state.attempt)
         self.ledger.append(events.AttemptStarted(run=run, attempt=attempt))
         self.refresh()
-        start, verdict, work = time.monotonic(), None, None
-        script, seed = self.study.directory / "experiment.py", self.started.fixed.seed
-        write_atomically(script, state.proposal.source)
-        if run == 0 and self.baselines.copy_from_cache(self.baselines.k, seed, directory):
-            # The same but for SEED, which the lab sets.
-            write_atomically(directory / "experiment.py", state.proposal.source)
-            seconds, work = (
-                results.read_metrics(directory)[-1].seconds,
-                self.baselines.cached_work(self.baselines.k, seed),
-            )
-        else:
-            try:
-                work = self.train(run, directory.name, f"run {run}", self.ledger.budget.training_timeout)
-            except RunFailed as failure:
-                verdict = failure.verdict
-                results.write(directory, FinalInfo(verdict=verdict))
-            seconds = time.monotonic() - start
+        if run == 0 and self.baselines.cached_run(self.baselines.k, seed):
+            self.copy_baseline(attempt)
+            return True
+        timeout = budget.training_timeout
+        training = Training(
+            source=state.proposal.source,
+            directory=self.study.run_dir(run).name,
+            seed=seed,
+            timeout=timeout,
+            smoke_timeout=min(SMOKE_SECONDS, timeout),
+        )
+        return self.queue.submit(
+            job_names.attempt(run, attempt), self.job(f"run {run}", training, self.study.run_dir(run))
+        )
+
+    def job(self, label: str, training: Training | None, run_dir: Path) -> Job:
+        """Return a job that scores a run, once it is trained."""
+        request = Score(run_dir=run_dir, evals=self.started.evals, analysis=self.analysis)
+        return Job(label=label, training=training, request=request, timeout=self.ledger.budget.evaluation_timeout)
+
+    def copy_baseline(self, attempt: int) -> None:
+        """Take the training of run 0 from the cache: the same but for SEED, which the lab sets."""
+        k, seed, directory = self.baselines.k, self.started.fixed.seed, self.study.run_dir(0)
+        self.baselines.copy_from_cache(k, seed, directory)
+        write_atomically(directory / "experiment.py", self.state.runs[0].proposal.source)
+        seconds, work = results.read_metrics(directory)[-1].seconds, self.baselines.cached_work(k, seed)
+        recorded = digests.of_run(directory)
+        self.ledger.append(
+            events.AttemptEnded(run=0, attempt=attempt, verdict=None, seconds=seconds, work=work, digests=recorded)
+        )
+
+    def start_evaluation(self, run: int) -> bool:
+        """Have a checkpoint scored whose training is not part of a job; return False if the queue is full."""
+        directory = self.study.run_dir(run)
+        try:
+            self.custody.require_untouched()
+            self.custody.require_present(directory)
+        except RunFailed as failure:
+            self.judge(self.state.runs[run], FinalInfo(verdict=failure.verdict), 0.0)
+            return True
+        return self.queue.submit(job_names.evaluation(run), self.job(f"run {run}", None, directory))
+
+    def take_in_attempt(self, run: RunState, ended: Ended) -> None:
+        """Record how the job of an attempt ended. Its results are judged if it was trained to its end."""
+        if isinstance(ended, Verdict):
+            self.lose_attempt(run, ended)
+            return
+        for remark in ended.remarks:
+            self.display.say(f"run {run.number}: {remark}")
+        directory = self.study.run_dir(run.number)
+        info = take_in(ended, directory, self.custody)
+        if ended.preflight:
+            self.fail_preflight(run.number, run.attempt, info.verdict, ended.training_seconds)
+            return
+        trained = ended.training is None and info.verdict.name != "tampered"
         self.ledger.append(
             events.AttemptEnded(
-                run=run,
-                attempt=attempt,
-                verdict=verdict,
-                seconds=seconds,
-                work=work,
+                run=run.number,
+                attempt=run.attempt,
+                verdict=None if trained else info.verdict,
+                seconds=ended.training_seconds,
+                work=ended.work,
                 digests=digests.of_run(directory),
             )
         )
+        if trained:
+            self.judge(run, info, ended.evaluation_seconds)
 
-    def train(self, run: int, directory: str, label: str, timeout: float, smoke: bool = False) -> Work:
-        """Train a run's experiment.py into a directory of the study; return what that took. Raise RunFailed."""
-        script, out = self.study.directory / "experiment.py", self.study.directory / directory
-        seed, source = self.started.fixed.seed, self.state.runs[run].proposal.source
-        try:
-            work = self.workers.train(script, out, seed=seed, label=label, timeout=timeout, smoke=smoke)
-        except RunFailed:
-            write_atomically(script, source)
-            raise
-        write_atomically(script, source)
-        return work
-
-    def cut_short(self, run: int, evidence: str = "the driver ended while training") -> None:
-        """Record that an attempt was cut short; what it left is kept."""
-        killed = Verdict(name="killed", evidence=evidence)
-        state, directory = self.state.runs[run], self.study.run_dir(run)
-        collect_run_files(directory, state.proposal.source)
-        results.write(directory, FinalInfo(verdict=killed))
+    def lose_attempt(self, run: RunState, verdict: Verdict) -> None:
+        """Record that the job of an attempt left no outcome: its own fault, or that of what it ran on."""
+        if verdict.name == "killed":
+            self.cut_short(run.number, verdict)
+            return
+        directory = self.keep_what_is_left(run)
+        results.write(directory, FinalInfo(verdict=verdict))
         recorded = digests.of_run(directory)
-        self.ledger.append(events.AttemptCutShort(run=run, attempt=state.attempt, verdict=killed, digests=recorded))
+        self.ledger.append(
+            events.AttemptEnded(run=run.number, attempt=run.attempt, verdict=verdict, seconds=0.0, digests=recorded)
+        )
 
-    def evaluate(self, run: int) -> None:
-        """Have the checkpoint scored, and judge whether the run is comparable and differs from earlier ones."""
-        start, directory = time.monotonic(), self.study.run_dir(run)
-        request = Score(run_dir=directory, evals=self.started.evals, analysis=self.analysis)
-        info = self.workers.score(request, label=f"run {run}", timeout=self.ledger.budget.evaluation_timeout)
-        info.work = self.state.runs[run].work
-        stepped = results.rows_stepped(directory)
-        difference = departure(self.started.fixed, info, stepped, self.state.runs[0].work)
-        if info.verdict.ok and difference:
+    def cut_short(self, run: int, verdict: Verdict) -> None:
+        """Record that an attempt was cut short; what it left is kept."""
+        state = self.state.runs[run]
+        directory = self.keep_what_is_left(state)
+        results.write(directory, FinalInfo(verdict=verdict))
+        recorded = digests.of_run(directory)
+        self.ledger.append(events.AttemptCutShort(run=run, attempt=state.attempt, verdict=verdict, digests=recorded))
+        self.queue.forget(job_names.attempt(run, state.attempt))
+
+    def give_up(self, run: int, reason: str) -> None:
+        """Commit a run of a study that is over: with its verdict, or that it did not come to its end."""
+        state, directory = self.state.runs[run], self.study.run_dir(run)
+        verdict = state.verdict if state.stage == "judged" else None
+        if verdict is None:
+            verdict = Verdict(name="killed", evidence=reason)
+            directory.mkdir(exist_ok=True)
+            write_atomically(directory / "experiment.py", state.proposal.source)
+            results.write(directory, FinalInfo(verdict=verdict))
+        self.custody.commit(f"run {run}, result: {verdict.name}\n\n{verdict.evidence}")
+        self.ledger.append(events.RunCommitted(run=run, verdict=verdict, digests=digests.of_run(directory)))
+        self.refresh()
+
+    def keep_what_is_left(self, run: RunState) -> Path:
+        """Move what a job that left no outcome has written to the directory of its run, and return that."""
+        directory, source = self.study.run_dir(run.number), run.proposal.source
+        if left := self.queue.newest_try(job_names.attempt(run.number, run.attempt)):
+            collect_run_files(left / directory.name, source)
+            remove(directory)
+            (left / directory.name).rename(directory)
+        collect_run_files(directory, source)
+        return directory
+
+    def take_in_evaluation(self, run: RunState, ended: Ended) -> None:
+        """Record the results of an evaluation alone; one that left no outcome is started again."""
+        if isinstance(ended, Verdict):
+            self.queue.lose(job_names.evaluation(run.number), ended)
+            return
+        info = take_in(ended, self.study.run_dir(run.number), self.custody)
+        self.judge(run, info, ended.evaluation_seconds)
+
+    def judge(self, run: RunState, info: FinalInfo, seconds: float) -> None:
+        """Judge whether a run that was scored is comparable and differs from earlier ones, and record its results."""
+        directory, info.work = self.study.run_dir(run.number), run.work
+        if info.verdict.ok and (difference := self.departure(directory, info)):
             info.verdict = Verdict(name="not_comparable", evidence=difference, warnings=info.verdict.warnings)
-        if info.verdict.ok and (twin := self.same_checkpoint(run, info)):
+        if info.verdict.ok and (twin := self.same_checkpoint(run.number, info)):
             info.verdict = Verdict(name="no_effect", evidence=f"its checkpoint equals that of run {twin.number}")
         results.write(directory, info)
-        attempt, seconds = self.state.runs[run].attempt, time.monotonic() - start
         self.ledger.append(
             events.EvaluationEnded(
-                run=run,
-                attempt=attempt,
+                run=run.number,
+                attempt=run.attempt,
                 verdict=info.verdict,
                 seconds=seconds,
                 digests=digests.of_run(directory),
             )
         )
+
+    def departure(self, directory: Path, info: FinalInfo) -> str:
+        """Return how a run departed from what was agreed, or an empty string."""
+        return departure(self.started.fixed, info, results.rows_stepped(directory), self.state.runs[0].work)
 
     def same_checkpoint(self, run: int, info: FinalInfo) -> Run | None:
         """Return an earlier run whose checkpoint has the same content, or None."""
@@ -238,45 +323,31 @@ class RunStages:
                 return other
         return None
 
-    def settle(self, run: int) -> None:
-        """Compare the run with the baseline and commit its results, or try again if another proposal may mend it."""
-        directory, state, proposal = self.study.run_dir(run), self.state.runs[run], self.another_proposal(run)
+    def settle(self, run: int) -> bool:
+        """Commit the results of a run, or try again if another proposal may mend it; return False if that must wait."""
+        directory, state, proposal = self.study.run_dir(run), self.state.runs[run], None
+        if self.may_be_mended(state):
+            with suppress(StudyDone):
+                if (proposal := self.ask_proposer()) is None:
+                    return False
         label = f"run {run}, attempt {state.attempt}" if proposal else f"run {run}"
-        info = self.compared(run)
-        self.study.commit(f"{label}, result: {info.verdict.name}\n\n{info.verdict.evidence}")
+        info = results.read(directory)
+        self.custody.commit(f"{label}, result: {info.verdict.name}\n\n{info.verdict.evidence}")
         self.display.say(f"{label}: {run_line(info)}")
-        if line := comparison_line(info, self.started.primary_metric):
-            self.display.say(f"{label}: {line}")
         if proposal:
             self.ledger.append(events.ProposalMade(run=run, proposal=proposal))
-            return
+            return True
         if run == 0 and info.verdict.ok:
             self.baselines.save_to_cache(directory, self.baselines.k, self.started.fixed.seed)
-        recorded = digests.of_run(directory)
-        self.ledger.append(events.RunCommitted(run=run, verdict=info.verdict, digests=recorded))
+        self.ledger.append(events.RunCommitted(run=run, verdict=info.verdict, digests=digests.of_run(directory)))
+        self.refresh()
+        return True
 
-    def compared(self, run: int) -> FinalInfo:
-        """Return the results of a run, with its comparison if it counts, and write them."""
-        directory = self.study.run_dir(run)
-        try:
-            self.workers.custody.require_untouched()
-            info = results.read(directory)
-            if not info.verdict.ok or run == 0:
-                return info
-            info.comparison = self.referee.compare(info)
-        except RunFailed as failure:
-            info = FinalInfo(verdict=failure.verdict)
-        results.write(directory, info)
-        return info
-
-    def another_proposal(self, run: int) -> Proposal | None:
-        """Return another proposal for a run that an edit could have saved, or None."""
-        failed = self.state.runs[run]
+    def may_be_mended(self, failed: RunState) -> bool:
+        """Return True if another proposal may save a run, and the hours allow it."""
         assert failed.verdict
-        if run == 0 or failed.by_hand or not attempts.allows_another_proposal(failed.verdict, failed.attempt):
-            return None
-        try:
-            self.ledger.budget.require_hours()
-            return self.ask_proposer()
-        except StudyDone:
-            return None
+        if failed.number == 0 or failed.by_hand:
+            return False
+        if not attempts.allows_another_proposal(failed.verdict, failed.attempt):
+            return False
+        return self.ledger.budget.allows_hours

@@ -20,18 +20,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from agent.running.workers import Workers
 from training import workers_of
 
 from agent import ideas
-from agent.comparison.agreement import departure, work_ratio
 from agent.ideas import Fixed
 from agent.lab import results
 from agent.lab.evaluation.requests import Score
 from agent.lab.results import Work
 from agent.running import workers
 from agent.running.sandbox import settle
-from agent.running.workers import Workers
 from agent.study import workspace
+from agent.study.agreement import departure, work_ratio
 from agent.study.outcomes import RunFailed
 from agent.study.workspace import Study
 

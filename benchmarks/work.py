@@ -14,11 +14,11 @@ from pathlib import Path
 from training import workers_of
 
 from agent import ideas
-from agent.comparison.agreement import work_ratio
 from agent.ideas import Fixed
 from agent.running import workers
 from agent.running.sandbox import settle
 from agent.study import workspace
+from agent.study.agreement import work_ratio
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from agent import ROOT, ideas
 from agent.display.console import make_console, print_table
 from agent.lab.evaluation.catalogue import Report
-from agent.running import workers
+from agent.running import lab_processes
 from agent.running.sandbox import settle
 
 
@@ -17,7 +17,7 @@ def show(fixed: ideas.Fixed, evals: str) -> int:
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "report.json"
-        if code := workers.examine(ROOT, fixed, evals, out):
+        if code := lab_processes.examine(ROOT, fixed, evals, out):
             return 2 if code == 2 else 1
         report = Report.model_validate_json(out.read_bytes())
     console = make_console(width=200)

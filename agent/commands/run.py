@@ -6,7 +6,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -26,9 +26,11 @@ from agent.loop import Loop, StudyResult
 from agent.proposers import Proposer, select
 from agent.report import idea_analysis
 from agent.report.idea_analysis import Analysis
-from agent.running import process_tree, workers
+from agent.running import lab_processes, process_tree
+from agent.running.job_queue import JobQueue
+from agent.running.jobs import Setup
+from agent.running.local import LocalSlots, default_slots, visible_gpus
 from agent.running.sandbox import Sandbox, settle
-from agent.running.workers import Workers
 from agent.study import hand_run, workspace
 from agent.study.custody import driver_custody, require_records
 from agent.study.events import Event, LanguageModel, StudyResumed, StudyStarted
@@ -52,6 +54,7 @@ class StudyRequest:
     language_model: LanguageModel | None  # None: the idea's own plan
     approve: bool
     sandbox: SandboxWish
+    jobs: int | None  # at once; None: as many as suit the machine
 
     @property
     def goal(self) -> tuple[str, float]:
@@ -70,7 +73,10 @@ class StudyRequest:
             smallest_effect=smallest_effect,
             most_variance_lost=self.idea.most_variance_lost,
             fixed=self.fixed.with_changes(
-                dtype=lab["parts"]["dtype"], text=lab["text"], evaluation_data=lab["parts"]["evaluation_data"]
+                dtype=lab["parts"]["dtype"],
+                threads=int(lab["parts"]["threads"]),
+                text=lab["text"],
+                evaluation_data=lab["parts"]["evaluation_data"],
             ),
             trained_on=lab["trained_on"],
             evaluated_on=lab["evaluated_on"],
@@ -83,6 +89,7 @@ class StudyRequest:
             run_timeout=self.run_timeout,
             language_model=self.language_model,
             approve=self.approve,
+            jobs=self.jobs,
             judging=judging_hash(self.idea.name),
             confinement=confinement,
         )
@@ -108,8 +115,8 @@ def start(request: StudyRequest) -> None:
             _finish(study, loop.run())
 
 
-def resume(path: Path | None, wish: SandboxWish | None) -> None:
-    """Continue the study at `path`, or the newest that has not ended. `wish` is None: confined as it began."""
+def resume(path: Path | None, wish: SandboxWish | None, jobs: int | None) -> None:
+    """Continue the study at `path`, or the newest that has not ended. `wish` and `jobs` are None: as it began."""
     study, state = workspace.find_study_to_resume(ROOT, path)
     require_records(study, state)
     if state.finished:
@@ -128,7 +135,7 @@ def resume(path: Path | None, wish: SandboxWish | None) -> None:
             judging=_judging(state),
             confinement=sandbox.record(wish or _wish(state)),
         )
-        with _loop(study, resumed, lab, idea_analysis.load(idea, sandbox), proposer, sandbox) as loop:
+        with _loop(study, resumed, lab, idea_analysis.load(idea, sandbox), proposer, sandbox, jobs) as loop:
             _finish(study, loop.run())
 
 
@@ -182,7 +189,7 @@ def _prepare_lab(fixed: Fixed, primary_metric: str, device: str | None) -> dict[
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "fingerprint.json"
-        if code := workers.prepare(ROOT, fixed, family_of(primary_metric), device, out):
+        if code := lab_processes.prepare(ROOT, fixed, family_of(primary_metric), device, out):
             raise typer.Exit(2 if code == 2 else 1)
         return json.loads(out.read_text())
 
@@ -217,7 +224,13 @@ def _judging(state: State) -> str:
 
 @contextmanager
 def _loop(
-    study: Study, first: Event | None, lab: dict[str, Any], analysis: Analysis, proposer: Proposer, sandbox: Sandbox
+    study: Study,
+    first: Event | None,
+    lab: dict[str, Any],
+    analysis: Analysis,
+    proposer: Proposer,
+    sandbox: Sandbox,
+    jobs: int | None = None,
 ) -> Iterator[Loop]:
     """Open the loop of a locked study, with this driver's first event recorded."""
     ledger = Ledger(study.ledger)
@@ -225,8 +238,35 @@ def _loop(
         ledger.append(first)
     print(f"study: {study.directory}", flush=True)
     started, custody = ledger.state.started, driver_custody(study, ledger, lab)
-    with make_display() as shown, Workers(study, started, shown, custody, sandbox) as processes:
-        yield Loop(study, ledger, analysis, proposer, processes)
+    setup = study.directory / "setup.json"
+    Setup(
+        study=study.directory,
+        fixed=started.fixed,
+        evals=started.evals,
+        device=started.device,
+        wish=ledger.state.confinements[-1].wish if ledger.state.confinements else "auto",
+        kind=sandbox.kind,
+        artefacts=Path(lab["artefacts"]),
+    ).write(setup)
+    count = _slots(jobs or started.jobs, lab["gpus"], started.fixed.threads, sandbox)
+    slots = LocalSlots(setup, count, visible_gpus(lab["gpus"]))
+    with make_display() as shown, closing(JobQueue(study, ledger, shown, slots, count)) as queue:
+        yield Loop(study, ledger, analysis, proposer, queue, custody)
+
+
+def _slots(jobs: int | None, gpus: int, threads: int | None, sandbox: Sandbox) -> int:
+    """Return how many jobs run at once here: one a GPU, or one for each core that their threads leave free.
+
+    One at a time if they are not confined, unless more are asked for: what one changes of another's is noticed only
+    where they follow one another. Raise UserError for more jobs than GPUs.
+    """
+    if jobs and gpus and jobs > gpus:
+        raise UserError(f"--jobs {jobs}: {gpus} GPU{'s' * (gpus > 1)} can be seen here, and each job has its own")
+    if jobs:
+        return jobs
+    if sandbox.kind == "none":
+        return 1
+    return gpus or default_slots(threads or 1)
 
 
 def _finish(study: Study, result: StudyResult) -> None:

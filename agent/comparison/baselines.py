@@ -3,13 +3,13 @@
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.comparison.matching import all_metrics, k_step
+from agent.display.live import Display
 from agent.ideas import Fixed, render_baseline
 from agent.lab import cache, defaults, results
 from agent.lab.evaluation.catalogue import NAMES
@@ -17,11 +17,12 @@ from agent.lab.evaluation.requests import Score
 from agent.lab.files import atomic_path, remove, waiting_lock, write_atomically
 from agent.lab.metrics import family_of
 from agent.lab.results import FinalInfo, Work
-from agent.running.workers import Workers
+from agent.running.jobs import Job, Outcome, Training
+from agent.running.taking_in import take_in
 from agent.study import digests
 from agent.study.budget import Budget
+from agent.study.custody import Custody
 from agent.study.events import BaselineMeasured, StudyStarted
-from agent.study.outcomes import RunFailed
 from agent.study.records import Baseline
 from agent.study.workspace import Study
 
@@ -35,16 +36,17 @@ def required_baselines(fixed: Fixed) -> list[tuple[float, int]]:
     neighbours = [(k - step, fixed.seed), (k + step, fixed.seed)]  # runs at the baseline's L0 are read between these
     seeds = [(k, fixed.seed + number) for number in range(SEEDS)]
     curve = [(other, fixed.seed) for other in (k / 2, 2 * k) if other <= fixed.d_sae // 8]
-    return [seeds[0], *neighbours, *seeds[1:], *curve]
+    return [seeds[0], seeds[1], *neighbours, *seeds[2:], *curve]
 
 
 @dataclass
 class Baselines:
-    """Trains, scores and caches the baselines of one study."""
+    """Baselines of one study: what trains and scores them, and their place in the cache."""
 
     study: Study
     started: StudyStarted
-    workers: Workers
+    custody: Custody
+    display: Display
 
     @property
     def k(self) -> float:
@@ -71,7 +73,7 @@ class Baselines:
         A study uses its own, and those that were there when it began, as they were then.
         """
         folder = self.entry(k, seed)
-        return folder if self.workers.custody.artefacts.are_recorded(folder, digests.RUN_FILES) else None
+        return folder if self.custody.artefacts.are_recorded(folder, digests.RUN_FILES) else None
 
     def sealed_files(self) -> list[Path]:
         """Return the files of cached baselines, and of the sentinels' scores, that are as they were saved."""
@@ -79,7 +81,7 @@ class Baselines:
         sound = [entry for entry in entries if digests.is_sealed(entry, digests.RUN_FILES)]
         for entry in entries:
             if entry not in sound and entry.suffix != ".partial":
-                self.workers.display.say(f"{entry} in the cache is not as it was saved: trained again")
+                self.display.say(f"{entry} in the cache is not as it was saved: trained again")
         files = [entry / name for entry in sound for name in digests.RUN_FILES]
         return files + [self.sentinels] * digests.is_sealed(self.folder, [self.sentinels.name])
 
@@ -93,7 +95,7 @@ class Baselines:
         with self.cache_lock():
             write_atomically(self.sentinels, content)
             digests.seal(self.folder, [self.sentinels.name])
-        self.workers.custody.artefacts.record([self.sentinels])
+        self.custody.artefacts.record([self.sentinels])
 
     def cached_results(self, k: float, seed: int) -> FinalInfo | None:
         """Return the cached results of a baseline if they cover all families of the study, else None."""
@@ -106,48 +108,63 @@ class Baselines:
         run_dir = self.cached_run(k, seed)
         return results.read(run_dir).work if run_dir else None
 
-    def measure(self, k: float, seed: int, budget: Budget) -> BaselineMeasured:
-        """Return a baseline's figures: from the cache, by scoring a cached training again, or by training it."""
-        start, label = time.monotonic(), f"baseline with K {k:g}, seed {seed}"
-        info, recorded = self.cached_results(k, seed), {}
-        if info is None:
-            run_dir = self._run_dir(k, seed)
-            if self.cached_run(k, seed):
-                info = self._score_again(k, seed, run_dir, f"{label}, scored again", budget)
-            else:
-                info = self.train(render_baseline(self.started.fixed, k), seed, run_dir, label, budget)
-            if info.verdict.ok:
-                self.save_to_cache(run_dir, k, seed)
-            recorded = digests.of_run(run_dir)
+    def found(self, k: float, seed: int) -> BaselineMeasured | None:
+        """Return a baseline's figures from the cache, or None if they are not all there."""
+        info = self.cached_results(k, seed)
+        return self._measured(k, seed, info, 0.0, {}) if info else None
+
+    def job(self, k: float, seed: int, budget: Budget) -> Job:
+        """Return the job that trains and scores a baseline, or scores a cached one by the families it has not."""
+        label, run_dir = f"baseline with K {k:g}, seed {seed}", self._run_dir(k, seed)
+        if not self.cached_run(k, seed):
+            return self.training(render_baseline(self.started.fixed, k), seed, run_dir, label, budget)
+        remove(run_dir)  # of a driver that was killed
+        self.copy_from_cache(k, seed, run_dir)
+        cached = results.read(self.entry(k, seed)).families
+        evals = tuple(name for name in NAMES if name in cached | set(self.started.evals))
+        request = Score(run_dir=run_dir, evals=evals)
+        return Job(label=f"{label}, scored again", training=None, request=request, timeout=budget.evaluation_timeout)
+
+    def training(
+        self, source: str, seed: int, run_dir: Path, label: str, budget: Budget, strangers: tuple[Path, ...] = ()
+    ) -> Job:
+        """Return the job that trains and scores an experiment outside the study's budget of runs.
+
+        `strangers` are runs with other seeds, whose weights it must not have gone on from.
+        """
+        training = Training(source=source, directory=run_dir.name, seed=seed, timeout=budget.training_timeout)
+        request = Score(run_dir=run_dir, evals=self.started.evals, strangers=strangers)
+        return Job(label=label, training=training, request=request, timeout=budget.evaluation_timeout)
+
+    def take_in(self, k: float, seed: int, outcome: Outcome) -> BaselineMeasured:
+        """Return the figures of a baseline whose job has ended, and cache it."""
+        run_dir = self._run_dir(k, seed)
+        work = outcome.work or self.cached_work(k, seed)
+        info = self.results_of(outcome, run_dir, work)
+        if info.verdict.ok:
+            self.save_to_cache(run_dir, k, seed)
+        seconds = outcome.training_seconds + outcome.evaluation_seconds
+        return self._measured(k, seed, info, seconds, digests.of_run(run_dir))
+
+    def results_of(self, outcome: Outcome, run_dir: Path, work: Work | None) -> FinalInfo:
+        """Take in a run of which a job was the training, and return its results with what that read and used."""
+        info = take_in(outcome, run_dir, self.custody)
+        if info.verdict.ok:
+            info.work = work
+            results.write(run_dir, info)
+        return info
+
+    def _measured(
+        self, k: float, seed: int, info: FinalInfo, seconds: float, recorded: dict[str, str]
+    ) -> BaselineMeasured:
         figures = {name: value for name, value in all_metrics(info).items() if family_of(name) in self.started.evals}
         return BaselineMeasured(
             baseline=Baseline(k=k, seed=seed, figures=figures if info.verdict.ok else {}),
             verdict=info.verdict,
             errors=info.errors if info.verdict.ok else {},
-            seconds=time.monotonic() - start,
+            seconds=seconds,
             digests=recorded,
         )
-
-    def train(
-        self, source: str, seed: int, run_dir: Path, label: str, budget: Budget, strangers: tuple[Path, ...] = ()
-    ) -> FinalInfo:
-        """Train and score an experiment outside the study's budget of runs.
-
-        `strangers` are runs with other seeds, whose weights it must not have gone on from.
-        """
-        remove(run_dir)  # of a driver that was killed
-        script = self.study.directory / "beside.py"
-        write_atomically(script, source)
-        try:
-            work = self.workers.train(script, run_dir, seed=seed, label=label, timeout=budget.training_timeout)
-        except RunFailed as failure:
-            info = FinalInfo(verdict=failure.verdict)
-            results.write(run_dir, info)
-            return info
-        finally:
-            remove(script)
-        request = Score(run_dir=run_dir, evals=self.started.evals, strangers=strangers)
-        return self._score(request, work, label, budget)
 
     def checkout(self, k: float, seed: int) -> Path | None:
         """Return a baseline's directory in the study, copied from the cache if need be; None if it is in neither."""
@@ -161,21 +178,6 @@ class Baselines:
         """Return the directory of a baseline in the study."""
         return self.study.directory / f"baseline_k{k:g}_seed{seed}"
 
-    def _score_again(self, k: float, seed: int, run_dir: Path, label: str, budget: Budget) -> FinalInfo:
-        """Score a cached baseline by the families it has no figures of, without training it again."""
-        cached = results.read(self.entry(k, seed))
-        remove(run_dir)  # of a driver that was killed
-        self.copy_from_cache(k, seed, run_dir)
-        evals = tuple(name for name in NAMES if name in cached.families | set(self.started.evals))
-        return self._score(Score(run_dir=run_dir, evals=evals), cached.work, label, budget)
-
-    def _score(self, request: Score, work: Work | None, label: str, budget: Budget) -> FinalInfo:
-        """Score a run and add what its training read and used."""
-        info = self.workers.score(request, label=label, timeout=budget.evaluation_timeout)
-        info.work = work
-        results.write(request.run_dir, info)
-        return info
-
     def save_to_cache(self, run_dir: Path, k: float, seed: int) -> None:
         """Cache a copy of a baseline, whole or not at all, in the place of one that has figures of fewer families."""
         entry = self.entry(k, seed)
@@ -187,7 +189,7 @@ class Baselines:
                     shutil.copytree(run_dir, partial, symlinks=True)
                     digests.seal(partial, digests.RUN_FILES)
                     remove(entry)
-        self.workers.custody.artefacts.record(entry / name for name in digests.RUN_FILES)
+        self.custody.artefacts.record(entry / name for name in digests.RUN_FILES)
 
     @contextmanager
     def cache_lock(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ is taken to be the same at every L0 and for every variant. Every run and baselin
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -99,6 +99,24 @@ def missing_k(l0: float, baselines: Sequence[Baseline]) -> float | None:
         k += stride if nearest.l0 < l0 else -stride
     likely = abs(k * per_k / l0 - 1) <= 1.5 * MATCH  # the L0 it has is only known once it is trained
     return k if likely and max(1, l0 / 2) <= k <= 2 * l0 else None
+
+
+def bracket(
+    l0: float, baselines: Sequence[Baseline], tried: Container[float], more: Mapping[float, Baseline]
+) -> tuple[list[Baseline], float | None]:
+    """Return the baselines that a run with this L0 is compared with, and the K of one that is missing, or None.
+
+    They are the `baselines` that every study has, and those of `more` (by K) that bracket the L0: what was trained for
+    another run is left out, so that a comparison does not depend on which run came first. `tried` are all K so far.
+    """
+    used = list(baselines)
+    while len(used) > 1 and (k := missing_k(l0, used)) is not None:
+        if k not in tried:
+            return used, k
+        if k not in more:  # its training failed
+            break
+        used.append(more[k])
+    return sorted(used, key=lambda each: (each.k, each.seed)), None
 
 
 def compare(info: FinalInfo, baselines: Sequence[Baseline]) -> Comparison:

@@ -1,130 +1,230 @@
 """What every comparison of a study needs: sentinels that prove the evaluation, and baselines at the right L0."""
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 
 from agent.comparison import judgement, matching
-from agent.comparison.agreement import work_ratio
 from agent.comparison.baselines import Baselines, required_baselines
 from agent.display.formatting import error_lines
+from agent.display.live import Display
 from agent.ideas import Direction
 from agent.lab.evaluation.requests import TrySentinels
 from agent.lab.files import MIB, read_plain
 from agent.lab.metrics import family_of
 from agent.lab.results import Comparison, FinalInfo, Sentinels, Work
-from agent.running.workers import Workers
-from agent.study import events
+from agent.lab.verdicts import Verdict
+from agent.running.job_queue import Ended, JobQueue
+from agent.running.jobs import Job
+from agent.study import events, job_names
+from agent.study.agreement import work_ratio
+from agent.study.custody import Custody
 from agent.study.ledger import Ledger
-from agent.study.outcomes import EvaluationStopped, RunFailed, StudyDone, StudyPaused
+from agent.study.outcomes import StudyOver, StudyPaused
 from agent.study.runs import Run
+from agent.study.state import State
 from agent.study.workspace import Study
 
 
 class Referee:
     """Provides the sentinels and baselines of a study within its budget, records them, and compares runs."""
 
-    def __init__(self, study: Study, ledger: Ledger, baselines: Baselines, workers: Workers) -> None:
-        self.study, self.ledger, self.baselines, self.workers = study, ledger, baselines, workers
-        self.started = ledger.state.started
+    def __init__(
+        self, study: Study, ledger: Ledger, queue: JobQueue, custody: Custody, display: Display, baselines: Baselines
+    ) -> None:
+        self.study, self.ledger, self.queue, self.custody, self.display = study, ledger, queue, custody, display
+        self.baselines, self.started = baselines, ledger.state.started
 
     @property
     def runs(self) -> list[Run]:
         """The study's runs as they stand now."""
         return self.study.load_runs(self.ledger.state)
 
+    @property
+    def state(self) -> State:
+        """The study's state, derived from the ledger."""
+        return self.ledger.state
+
+    @property
+    def baseline_counts(self) -> bool:
+        """True if run 0 is done and counts."""
+        return bool(self.state.runs) and self.state.runs[0].stage == "done" and self._is_ok(self.state.runs[0].verdict)
+
+    @property
+    def is_ready(self) -> bool:
+        """True if all is there that every comparison needs."""
+        tried = self.state.baselines_tried
+        return self.state.sentinels is not None and all(
+            each in tried for each in required_baselines(self.started.fixed)
+        )
+
     def begin(self) -> None:
         """Record what is in the cache that runs will be judged by, before one of them can change it."""
-        self.workers.custody.artefacts.begin(self.baselines.sealed_files())
+        self.custody.artefacts.begin(self.baselines.sealed_files())
 
-    def prepare(self) -> None:
-        """Score the sentinels and measure the noise, once the baseline has its scores.
+    def start_next(self) -> bool:
+        """Start what comparisons need next, or find it in the cache; return False if nothing is missing that can start.
 
-        Raise StudyDone if the evaluation is broken or the budget is spent, StudyPaused if the sentinels have no scores
-        and another try may give them.
+        Raise HoursSpent if the hours do not allow it.
         """
-        if self.ledger.state.sentinels is None:
-            self._score_sentinels()
-        self.require_measured(self.ledger.state.sentinel_errors, "the sentinels")
-        if broken := self.ledger.state.broken:
+        if self.baseline_counts and self.state.sentinels is None and job_names.SENTINELS not in self.state.jobs:
+            return self._start_sentinels()
+        for k, seed in self._wanted():
+            if (k, seed) not in self.state.baselines_tried and job_names.baseline(k, seed) not in self.state.jobs:
+                return self._start_baseline(k, seed)
+        return False
+
+    def take_in(self, name: str, ended: Ended) -> bool:
+        """Record how a job of the referee's ended; return False if it is another's."""
+        baseline = job_names.baseline_of(name)
+        if name != job_names.SENTINELS and baseline is None:
+            return False
+        if isinstance(ended, Verdict):
+            self.queue.lose(name, ended)
+            return True
+        if baseline:
+            self._record_baseline(self.baselines.take_in(*baseline, ended))
+        else:
+            if ended.evaluation and ended.stopped:
+                self.queue.lose(name, ended.evaluation)
+                reason = f"the evaluator returned no sentinel scores ({ended.evaluation.evidence})"
+                raise StudyPaused(reason)
+            if ended.evaluation:
+                reason = f"the evaluator returned no sentinel scores ({ended.evaluation.evidence})"
+                raise StudyOver(f"the evaluation is broken: {reason}")
+            self.custody.artefacts.record()
+            self._record_sentinels(read_plain(ended.run_dir / "sentinels.json", MIB))
+        self.queue.forget(name)
+        return True
+
+    def require_sound_evaluation(self) -> None:
+        """Raise StudyOver if sentinels or baseline have shown that the evaluation is broken."""
+        self._require_measured(self.state.sentinel_errors, "the sentinels")
+        if broken := self.state.broken:
             first = broken[0]
-            raise StudyDone(
+            raise StudyOver(
                 f"the evaluation is broken: {first.metric} of the sentinel {first.sentinel} should be {first.expected} "
                 f"and is {first.found}"
             )
-        for k, seed in required_baselines(self.started.fixed):
-            if (k, seed) not in self.ledger.state.baselines_tried:
-                self._measure_baseline(k, seed)
+        if self.baseline_counts and (baseline := self.runs[0].info):
+            self._require_measured(baseline.errors, "the baseline")
+
+    def compare_next(self, at_end: bool = False) -> int | None:
+        """Compare a run anew if that says more than before, record it, and return the run; None if there is none.
+
+        A comparison is provisional until all that it needs is there, or will be there: `at_end`.
+        """
+        for run, info in self._awaiting_comparison():
+            final = at_end or (self.is_ready and self._beside(info)[1] is None)
+            if run.state.comparison and not final:
+                continue
+            comparison = self.compare(info)
+            if final or comparison.metrics:
+                provisional = not final
+                self.ledger.append(events.RunCompared(run=run.number, comparison=comparison, provisional=provisional))
+                return run.number
+        return None
 
     def compare(self, info: FinalInfo) -> Comparison:
-        """Compare a run with the baseline at its own L0, training the baselines that bracket it if they are missing."""
-        baseline = self.ledger.state.runs[0].verdict
-        if baseline and baseline.ok:
-            with suppress(StudyDone):
-                self.prepare()  # a run by hand may come before anything was compared
-        l0, seed = info.metric("l0"), self.started.fixed.seed
-        assert l0 is not None
-        while len(self.ledger.state.baselines) > 1:
-            k = matching.missing_k(l0, self.ledger.state.baselines)
-            if k is None or (k, seed) in self.ledger.state.baselines_tried:
-                break
-            try:
-                self._measure_baseline(k, seed)
-            except StudyDone:
-                break
-        comparison = matching.compare(info, self.ledger.state.baselines)
+        """Compare a run with the baselines at its own L0 that it needs and that are there."""
+        comparison = matching.compare(info, self._beside(info)[0])
         return comparison.model_copy(update={"work_ratio": work_ratio(info.work, self.baseline_work)})
 
-    def require_measured(self, errors: Mapping[str, str], sae: str) -> None:
-        """Raise StudyDone if `errors`, by evaluation family, has one without which no run can be judged."""
-        for family in ("core", family_of(self.started.primary_metric)):
-            if family in errors:
-                raise StudyDone(f"the evaluation is broken: {family} gave no result on {sae}: {errors[family]}")
+    def start_missing(self, info: FinalInfo) -> bool | None:
+        """Start the baseline that the comparison of a run still lacks.
+
+        Return None if it lacks none, False if it waits for one. Raise HoursSpent.
+        """
+        missing = self._beside(info)[1]
+        if missing is None:
+            return None
+        seed = self.started.fixed.seed
+        return job_names.baseline(missing, seed) not in self.state.jobs and self._start_baseline(missing, seed)
 
     @property
     def baseline_work(self) -> Work | None:
         """What the training of run 0 read and used."""
-        return self.ledger.state.runs[0].work
+        return self.state.runs[0].work
 
     def observed_direction(self, step: str, metric: str) -> Direction | None:
-        """Return which way a metric went in the run of a plan's step, or None if that run was not compared."""
+        """Return which way a metric went in the run of a plan's step, or None if it has no final comparison."""
         for run in self.runs:
             if run.state.proposal.name == step and run.counts and run.info and run.info.comparison:
-                compared = run.info.comparison.metrics.get(metric)
+                compared = None if run.state.provisional else run.info.comparison.metrics.get(metric)
                 return judgement.observed_direction(compared) if compared else None
         return None
 
-    def _score_sentinels(self) -> None:
-        """Run the evaluator on SAEs whose scores are known; once for every model, hook and version of the lab."""
+    def _beside(self, info: FinalInfo) -> tuple[list[matching.Baseline], float | None]:
+        """Return the baselines that a run is compared with, and the K of one that is missing, or None."""
+        l0, seed = info.metric("l0"), self.started.fixed.seed
+        required = set(required_baselines(self.started.fixed))
+        common = [each for each in self.state.baselines if (each.k, each.seed) in required]
+        if l0 is None or not self.is_ready:
+            return common, None
+        more = {each.k: each for each in self.state.baselines if each.seed == seed and (each.k, seed) not in required}
+        tried = {k for k, each in self.state.baselines_tried if each == seed}
+        return matching.bracket(l0, common, tried, more)
+
+    def _wanted(self) -> Iterator[tuple[float, int]]:
+        """Yield K and seed of the baselines that comparisons need, the most urgent first.
+
+        Run 0 is one of them. The first comparison needs two seeds, and a neighbour in K on one side at least.
+        """
+        required = required_baselines(self.started.fixed)
+        yield from required if self.baseline_counts else required[1:]
+        for _, info in self._awaiting_comparison() if self.is_ready else ():
+            missing = self._beside(info)[1]
+            if missing is not None:
+                yield missing, self.started.fixed.seed
+
+    def _awaiting_comparison(self) -> Iterator[tuple[Run, FinalInfo]]:
+        """Yield the runs that count and have no final comparison, with their results."""
+        if any(run.stage == "done" and run.awaits_comparison for run in self.state.runs):
+            for run in self.runs:
+                if run.info and run.state.awaits_comparison:
+                    yield run, run.info
+
+    def _require_measured(self, errors: Mapping[str, str], sae: str) -> None:
+        """Raise StudyOver if `errors`, by evaluation family, has one without which no run can be judged."""
+        for family in ("core", family_of(self.started.primary_metric)):
+            if family in errors:
+                raise StudyOver(f"the evaluation is broken: {family} gave no result on {sae}: {errors[family]}")
+
+    def _start_sentinels(self) -> bool:
+        """Score SAEs whose scores are known; once for every model, hook and version of the lab."""
         cached = self.baselines.sentinels
-        if not self.workers.custody.artefacts.are_recorded(cached.parent, [cached.name]):
-            budget = self.ledger.budget
-            budget.require_hours()
-            request = TrySentinels(run_dir=self.study.run_dir(0), out="sentinels.json")
-            try:
-                self.workers.evaluate(request, label="sentinels", timeout=budget.evaluation_timeout)
-            except EvaluationStopped as failure:
-                raise StudyPaused(f"the evaluator returned no sentinel scores ({failure.verdict.evidence})") from None
-            except RunFailed as failure:
-                reason = f"the evaluator returned no sentinel scores ({failure.verdict.evidence})"
-                raise StudyDone(f"the evaluation is broken: {reason}") from None
-            content = read_plain(request.run_dir / request.out, MIB)
-            if not Sentinels.model_validate_json(content).errors:
-                self.baselines.save_sentinels(content)
-        else:
-            content = read_plain(cached, MIB)
+        if self.custody.artefacts.are_recorded(cached.parent, [cached.name]):
+            self._record_sentinels(read_plain(cached, MIB), cache=False)
+            return True
+        budget = self.ledger.budget
+        budget.require_hours()
+        request = TrySentinels(run_dir=self.study.run_dir(0), out="sentinels.json")
+        job = Job(label="sentinels", training=None, request=request, timeout=budget.evaluation_timeout)
+        return self.queue.submit(job_names.SENTINELS, job)
+
+    def _record_sentinels(self, content: bytes, cache: bool = True) -> None:
         sentinels = Sentinels.model_validate_json(content)
+        if cache and not sentinels.errors:
+            self.baselines.save_sentinels(content)
         self.ledger.append(events.SentinelsScored(expectations=sentinels.expectations, errors=sentinels.errors))
         for line in error_lines(sentinels.errors):
-            self.workers.display.say(f"sentinels: {line}")
+            self.display.say(f"sentinels: {line}")
 
-    def _measure_baseline(self, k: float, seed: int) -> None:
-        """Train and score a baseline, or find it in the cache. Raise StudyDone if the hours do not allow it."""
+    def _start_baseline(self, k: float, seed: int) -> bool:
+        """Train and score a baseline, or find it in the cache."""
+        if found := self.baselines.found(k, seed):
+            self._record_baseline(found)
+            return True
         budget = self.ledger.budget
-        if not self.baselines.cached_results(k, seed):
-            budget.require_hours()
-        event = self.baselines.measure(k, seed, budget)
+        budget.require_hours()
+        return self.queue.submit(job_names.baseline(k, seed), self.baselines.job(k, seed, budget))
+
+    def _record_baseline(self, event: events.BaselineMeasured) -> None:
         self.ledger.append(event)
-        l0, ev = (event.baseline.figures.get(name) for name in ("l0", "explained_variance_centered"))
+        baseline, figures = event.baseline, event.baseline.figures
+        l0, ev = figures.get("l0"), figures.get("explained_variance_centered")
         result = f"L0 {l0:.2f}, explained variance {ev:.4f}" if event.verdict.ok else event.verdict.name
         result = "; ".join([result, *error_lines(event.errors)])
-        self.workers.display.say(f"baseline with K {k:g}, seed {seed}: {result} ({event.seconds:.0f} s)")
+        self.display.say(f"baseline with K {baseline.k:g}, seed {baseline.seed}: {result} ({event.seconds:.0f} s)")
+
+    @staticmethod
+    def _is_ok(verdict: Verdict | None) -> bool:
+        return verdict is not None and verdict.ok

@@ -24,8 +24,8 @@ class Display(AbstractContextManager["Display"], Protocol):
     def say(self, text: str) -> None:
         """Show a line that stays."""
 
-    def progress(self, text: str) -> None:
-        """Show how far the current stage has come, in the place of the progress shown before."""
+    def progress(self, lines: Sequence[str]) -> None:
+        """Show how far each job that runs has come, in the place of the progress shown before."""
 
     def table(self, runs: Sequence[Run]) -> None:
         """Show the runs of the study as they stand now."""
@@ -51,9 +51,9 @@ class PlainDisplay:
         self._last = time.monotonic()
         print(visible(text), flush=True)
 
-    def progress(self, text: str) -> None:
-        if time.monotonic() - self._last >= PLAIN_SECONDS:
-            self.say(text)
+    def progress(self, lines: Sequence[str]) -> None:
+        if lines and time.monotonic() - self._last >= PLAIN_SECONDS:
+            self.say("\n".join(lines))
 
     def table(self, runs: Sequence[Run]) -> None:
         """Show nothing: `say` has printed a line for every run."""
@@ -67,7 +67,7 @@ class LiveDisplay:
 
     def __init__(self) -> None:
         self._table: Text | Group = Text()
-        self._progress = ""
+        self._progress: Sequence[str] = ()
         self._live = Live(refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -75,17 +75,16 @@ class LiveDisplay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress = ""
+        self._progress = ()
         self._draw()
         self._live.stop()
 
     def say(self, text: str) -> None:
-        self._progress = ""
         self._live.console.print(visible(text), markup=False, highlight=False)
         self._draw()
 
-    def progress(self, text: str) -> None:
-        self._progress = visible(text)
+    def progress(self, lines: Sequence[str]) -> None:
+        self._progress = lines
         self._draw()
 
     def table(self, runs: Sequence[Run]) -> None:
@@ -101,7 +100,7 @@ class LiveDisplay:
             self._live.start()
 
     def _draw(self) -> None:
-        bottom = [Spinner("line", text=Text(self._progress))] if self._progress else []
+        bottom = [Spinner("line", text=Text(visible(line))) for line in self._progress]
         self._live.update(Group(self._table, *bottom))
 
 

@@ -8,8 +8,10 @@ import json
 import os
 from pathlib import Path
 
+import torch
+
 from agent.lab import activations, corpus, files, fingerprint, gpus, models
-from agent.lab.defaults import EVALUATION_DATA
+from agent.lab.defaults import EVALUATION_DATA, THREADS
 from agent.lab.evaluation import doctor, published
 from agent.lab.evaluation.evaluator import artefact_folder, keep_what_was_read
 from agent.lab.exits import one_line_errors
@@ -39,6 +41,8 @@ def main() -> None:
         evaluated_on = published.use(wish, evals, corpus.source(text)) if wish else {}
         for family, data in evaluated_on.items():
             print(f"{family} is scored on {data}", flush=True)
+        on_gpu = models.device_config().device.startswith("cuda")
+        os.environ.setdefault(THREADS, "4" if on_gpu else "1")
         folder, manifest = activations.ensure_harvest(args.model, args.hook_name, args.tokens, text)
         print(f"activations: {manifest.rows:,} of {manifest.hook_name} in {folder}")
         artefacts = artefact_folder(args.model, models.identity(args.model), args.hook_name, text)
@@ -47,6 +51,7 @@ def main() -> None:
         print(f"trained on {trained_on}", flush=True)
         if args.fingerprint:
             content = fingerprint.fingerprint(args.model, text) | {
+                "gpus": torch.cuda.device_count() if models.device_config().device == "cuda" else 0,
                 "evals": evals,
                 "left_out": left_out,
                 "activations": str(folder),

@@ -20,8 +20,8 @@ class Proposer(Protocol):
     What a proposer has to remember is an event: it returns one, the ledger records it, and it is asked again.
     """
 
-    def propose(self, state: "State", observed: ObservedDirection) -> "Proposal | Remark":
-        """Return the next proposal, or an event to record before it is asked again.
+    def propose(self, state: "State", observed: ObservedDirection) -> "Proposal | Remark | None":
+        """Return the next proposal, an event to record before it is asked again, or None if it waits for results.
 
         Raise StudyDone if there is nothing left to try.
         """

@@ -48,13 +48,26 @@ class TemplateProposer:
             for step in idea.plan
         ]
 
-    def propose(self, state: State, observed: ObservedDirection) -> Proposal:
-        """Return the first step that was neither tried nor is passed over. Raise StudyDone after the last."""
-        done = tried(state)
-        passed_over = self._passed_over(done, observed)
+    def propose(self, state: State, observed: ObservedDirection) -> Proposal | None:
+        """Return the first step that was neither tried nor is passed over, or None if it depends on runs that are not
+        through. Raise StudyDone after the last.
+
+        A step whose condition is not decided keeps its place in the budget of runs, so that the steps that are tried
+        do not depend on how many runs are trained at once.
+        """
+        passed_over = self._passed_over(settled(state), observed)
+        places = state.started.max_runs - sum(not run.by_hand for run in state.runs[1:])
+        undecided = 0
         for proposal in self.plan:
-            if proposal.name not in done | passed_over.keys():
+            when = self.steps[proposal.name].when
+            if proposal.name in tried(state) | passed_over.keys():
+                continue
+            if when and when.step not in settled(state) | passed_over.keys():
+                undecided += 1
+            elif undecided == 0 or places > undecided:
                 return proposal
+        if undecided:
+            return None
         raise StudyDone("the plan ended")
 
     def describe(self, state: State, run: int) -> None:
@@ -62,12 +75,11 @@ class TemplateProposer:
 
     def skipped(self, state: State, observed: ObservedDirection) -> list[tuple[str, str]]:
         """Return title and reason of each step that is passed over as things stand."""
-        running = {run.proposal.name for run in state.open_runs}
-        passed_over = self._passed_over(tried(state) - running, observed)
+        passed_over = self._passed_over(settled(state), observed)
         return [(self.steps[name].title, why) for name, why in passed_over.items() if name not in tried(state)]
 
     def _passed_over(self, done: set[str], observed: ObservedDirection) -> dict[str, str]:
-        """Return the steps whose condition does not hold and never will, with the reason, given the `done` steps."""
+        """Return the steps whose condition does not hold and never will, with the reason, given those that are `done`."""
         passed_over: dict[str, str] = {}
         for step in self.steps.values():
             if step.when and (why := self._why_not(step.when, done, passed_over, observed)):
@@ -90,6 +102,13 @@ class TemplateProposer:
         if when.step in passed_over:
             return f"it needs a comparison of {title!r} with the baseline, and that was not tried"
         return None
+
+
+def settled(state: State) -> set[str]:
+    """Return the names of the proposals of which no more will be known: those that failed, and runs whose comparison
+    is final."""
+    through = [run for run in state.runs if run.stage == "done" and not run.awaits_comparison]
+    return (tried(state) - {run.proposal.name for run in state.runs}) | {run.proposal.name for run in through}
 
 
 def tried(state: State) -> set[str]:

@@ -105,9 +105,9 @@ class ActivationServer:
 
 
 @cache
-def machine() -> str:
+def machine(threads: int | None) -> str:
     """Return the processor and the threads that a training uses here: work is compared between equal ones alone."""
-    threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
+    own = threads or os.environ.get("OMP_NUM_THREADS") or os.cpu_count()
     cpuinfo = Path("/proc/cpuinfo")
     models = re.findall(r"(?m)^model name\s*: (.+)$", cpuinfo.read_text()) if cpuinfo.exists() else []
-    return f"{threads} threads of {models[0] if models else platform.processor() or platform.machine()}"
+    return f"{own} threads of {models[0] if models else platform.processor() or platform.machine()}"

@@ -10,7 +10,6 @@ from agent.ideas import Fixed
 from agent.lab import cache
 from agent.lab.defaults import SAE_BENCH
 from agent.running.sandbox import Access, View, interpreter_paths
-from agent.study.workspace import Study
 
 NETWORKED = {"autointerp"}  # families that ask a server
 
@@ -35,12 +34,12 @@ def for_training(script: Path, run_dir: Path, environment: Mapping[str, str]) ->
     return View({**_code(environment), **_each(hidden, "hidden"), script: "read", run_dir: "write"})
 
 
-def for_evaluator(study: Study, fixed: Fixed, evals: tuple[str, ...], environment: Mapping[str, str]) -> View:
+def for_evaluator(study: Path, fixed: Fixed, evals: tuple[str, ...], environment: Mapping[str, str]) -> View:
     """Return the view of the evaluator: the models, what evaluations have cached, the study without its records."""
-    written = [_cached("evaluation"), _cached("worlds"), study.directory]
+    written = [_cached("evaluation"), _cached("worlds"), study]
     given = [_cached("unlearning")] if "unlearning" in evals else []  # the corpus, which users put there
     given += [_cached(f"texts/{SAE_BENCH}")] if fixed.evaluation_data else []
-    records = [study.directory / name for name in (".git", "events.jsonl", "transcript.jsonl", "lock")]
+    records = [study / name for name in (".git", "events.jsonl", "transcript.jsonl", "lock")]
     seen = _each([ROOT / "templates", *given, *records], "read")
     paths: dict[Path, Access] = {**_models(fixed, environment), **_each(written, "write"), **seen}
     return View(paths, network=not NETWORKED.isdisjoint(evals))

@@ -1,7 +1,7 @@
 """The files of the cache that a study's runs are judged by: recorded before its first run, and watched from then on."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from agent.lab import cache
@@ -14,14 +14,55 @@ from agent.study.ledger import Ledger
 NOT_READ = (".lock", ".partial", ".making")  # what the evaluator locks, or has not finished
 
 
+class EvaluatorFiles:
+    """The files that the evaluator keeps in its folder of the cache. An experiment of the same user can write there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __iter__(self) -> Iterator[Path]:
+        for path in sorted(self.folder.rglob("*")):
+            top = self.top(path).name
+            unfinished = path.suffix in NOT_READ or top.endswith(NOT_READ) or top.startswith("tmp")
+            if not unfinished and (path.is_symlink() or not path.is_dir()):
+                yield path
+
+    def digests(self) -> dict[Path, str | None]:
+        """Return the digests of all files; None for what is no regular file."""
+        return {path: digests.of_file(path) for path in self}
+
+    def discard(self, paths: Iterable[Path]) -> None:
+        """Remove files so that they are made again. What belongs together is removed together: all but single files
+        lie in a folder of their kind."""
+        for path in paths:
+            remove(self.top(path))
+
+    def discard_what_came(self, before: Mapping[Path, str | None], label: str) -> list[str]:
+        """Remove files that are new or changed since `before`, while an experiment ran and no evaluator did.
+
+        Return the names of those that were changed.
+        """
+        changed = [path for path, digest in before.items() if os.path.lexists(path) and digests.of_file(path) != digest]
+        kept = {self.top(path) for path in before}
+        for path in {path if self.top(path) in kept else self.top(path) for path in set(self) - before.keys()}:
+            notify(f"{cached_name(path)} appeared in the cache during {label}: made again when it is needed")
+            remove(path)
+        self.discard(changed)
+        return [cached_name(path) for path in changed]
+
+    def top(self, path: Path) -> Path:
+        """Return the file or folder directly below the folder that a path lies in."""
+        return self.folder / path.relative_to(self.folder).parts[0]
+
+
 class Artefacts:
     """What the evaluator of a study keeps in the folder `evaluation` of the cache, and the manifest in `activations`.
 
-    An experiment that runs as the same user can write there. The digests are the ledger's, by paths in the cache.
+    The digests are the ledger's, by paths in the cache.
     """
 
     def __init__(self, ledger: Ledger, evaluation: Path, activations: Path) -> None:
-        self.ledger, self.evaluation, self.manifest = ledger, evaluation, activations / "manifest.json"
+        self.ledger, self.files, self.manifest = ledger, EvaluatorFiles(evaluation), activations / "manifest.json"
 
     @property
     def recorded(self) -> dict[str, str]:
@@ -40,27 +81,23 @@ class Artefacts:
 
     def record(self, others: Iterable[Path] = (), always: bool = False) -> None:
         """Record the evaluator's files and `others` as they are, as far as they are not recorded so."""
-        files = [*self._files(), self.manifest, *others]
-        found = {self._name(path): digest for path in files if (digest := digests.of_file(path))}
+        files = [*self.files, self.manifest, *others]
+        found = {cached_name(path): digest for path in files if (digest := digests.of_file(path))}
         new = {name: digest for name, digest in found.items() if self.recorded.get(name) != digest}
         if new or always:
             self.ledger.append(ArtefactsRecorded(digests=new))
 
     def are_recorded(self, folder: Path, names: Iterable[str]) -> bool:
         """Return True if the files in a folder are as they were recorded, and those that were not are not there."""
-        prefix = self._name(folder) + "/"
+        prefix = cached_name(folder) + "/"
         known = {name.removeprefix(prefix): digest for name, digest in self.recorded.items() if name.startswith(prefix)}
         return digests.is_recorded(folder, names, known)
 
     def discard_changed(self) -> list[str]:
-        """Remove the evaluator's files that are not as they were recorded, so that they are made again; return them.
-
-        What belongs together is removed together: all but single files lie in a folder of their kind.
-        """
-        prefix = self._name(self.evaluation) + "/"
+        """Remove the evaluator's files that are not as they were recorded, so that they are made again; return them."""
+        prefix = cached_name(self.files.folder) + "/"
         changed = [name for name in self.recorded if name.startswith(prefix) and self._differs(cache.root() / name)]
-        for name in changed:
-            remove(self._top(cache.root() / name))
+        self.files.discard(cache.root() / name for name in changed)
         return changed
 
     def discard_changed_manifest(self) -> list[str]:
@@ -68,33 +105,14 @@ class Artefacts:
         if not self._differs(self.manifest):
             return []
         remove(self.manifest)
-        return [self._name(self.manifest)]
-
-    def names(self) -> set[Path]:
-        """Return the evaluator's files as they are now."""
-        return set(self._files())
-
-    def discard_new(self, before: set[Path], label: str) -> None:
-        """Remove files that came since `before`, while an experiment ran and the evaluator did not."""
-        kept = {self._top(path) for path in before}
-        for path in {path if self._top(path) in kept else self._top(path) for path in self.names() - before}:
-            notify(f"{self._name(path)} appeared in the cache during {label}: made again when it is needed")
-            remove(path)
+        return [cached_name(self.manifest)]
 
     def _differs(self, path: Path) -> bool:
         """Return True if a recorded file lies there and is not as it was recorded."""
-        recorded = self.recorded.get(self._name(path))
+        recorded = self.recorded.get(cached_name(path))
         return recorded is not None and os.path.lexists(path) and digests.of_file(path) != recorded
 
-    def _files(self) -> Iterator[Path]:
-        for path in sorted(self.evaluation.rglob("*")):
-            top = self._top(path).name
-            unfinished = path.suffix in NOT_READ or top.endswith(NOT_READ) or top.startswith("tmp")
-            if not unfinished and (path.is_symlink() or not path.is_dir()):
-                yield path
 
-    def _top(self, path: Path) -> Path:
-        return self.evaluation / path.relative_to(self.evaluation).parts[0]
-
-    def _name(self, path: Path) -> str:
-        return path.relative_to(cache.root()).as_posix()
+def cached_name(path: Path) -> str:
+    """Return a path in the cache as the ledger has it."""
+    return path.relative_to(cache.root()).as_posix()

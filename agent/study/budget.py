@@ -6,7 +6,7 @@ driver spent after its last event is unknown.
 
 from dataclasses import dataclass
 
-from agent.study.outcomes import StudyDone
+from agent.study.outcomes import HoursSpent, StudyDone
 from agent.study.state import State
 
 UNKNOWN_SECONDS = 3600.0  # for a training, or for one family of an evaluation, until the baseline has been timed
@@ -22,26 +22,32 @@ class Budget:
     seconds: float
 
     def require_run(self) -> None:
-        """Raise StudyDone unless another run is allowed."""
+        """Raise StudyDone unless another run is allowed beside those that were proposed."""
         runs = self.state.started.max_runs
-        if self.state.runs_used >= runs:
+        if len([run for run in self.state.runs if run.number > 0 and not run.by_hand]) >= runs:
             raise StudyDone(f"the budget of {runs} run{'s' * (runs > 1)} is spent")
         self.require_hours()
 
     def require_hours(self) -> None:
         """Raise StudyDone unless the hours allow a training and its evaluation as long as the longest so far."""
         hours, longest = self.state.started.max_hours, self._longest_run
-        if hours is not None and self.seconds + longest > hours * 3600:
-            raise StudyDone(
+        if not self.allows_hours:
+            raise HoursSpent(
                 f"the budget of {hours:g} hours does not allow another run: {self.seconds / 3600:.3g} are spent, "
                 f"and the longest run took {longest / 3600:.3g}"
             )
+
+    @property
+    def allows_hours(self) -> bool:
+        """True if the hours allow a training and its evaluation as long as the longest so far."""
+        hours = self.state.started.max_hours
+        return hours is None or self.seconds + self._longest_run <= hours * 3600
 
     def require_evaluation(self) -> None:
         """Raise StudyDone unless the hours allow an evaluation as long as the baseline's."""
         hours, seconds = self.state.started.max_hours, self.state.runs[0].evaluation_seconds
         if hours is not None and self.seconds + seconds > hours * 3600:
-            raise StudyDone(f"the budget of {hours:g} hours does not allow another evaluation")
+            raise HoursSpent(f"the budget of {hours:g} hours does not allow another evaluation")
 
     @property
     def training_timeout(self) -> float:

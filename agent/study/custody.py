@@ -1,13 +1,12 @@
 """Custody of what later runs are judged by: checked against the ledger, and put back where an experiment changed it."""
 
 import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.lab import results
-from agent.lab.files import BadFile, remove, write_atomically
+from agent.append_log import AppendLog
+from agent.lab.files import remove, write_atomically
 from agent.lab.verdicts import Verdict
 from agent.study import digests
 from agent.study.artefacts import Artefacts
@@ -54,27 +53,21 @@ class Custody:
 
     def __init__(self, study: Study, ledger: Ledger, artefacts: Artefacts, code: JudgingCode) -> None:
         self.study, self.ledger, self.artefacts, self.code = study, ledger, artefacts, code
+        self._head = study.head()
+        self._transcript = AppendLog(study.transcript)
 
-    @contextmanager
-    def guard(self, own: str, confined: bool) -> Iterator[None]:
-        """Restore what a training into the directory `own` has changed elsewhere; raise RunFailed(tampered) if it did.
+    def commit(self, message: str) -> None:
+        """Commit to the study's repository what tells the story."""
+        self.study.commit(message)
+        self._head = self.study.head()
 
-        Commits that it made are undone. What is new in the cache is another study's if the training is confined.
-        """
-        head, cached = self.study.head(), self.artefacts.names()
-        try:
-            yield
-        except RunFailed:
-            self.require_untouched(own, head)
-            raise
-        finally:
-            if not confined:
-                self.artefacts.discard_new(cached, f"the training of {own}")
-        self.require_untouched(own, head)
+    def note_transcript(self) -> None:
+        """Take over what the driver itself has added to the transcript."""
+        self._transcript.reload()
 
-    def require_untouched(self, own: str = "", head: str | None = None) -> None:
-        """Raise RunFailed(tampered) if something was changed outside the directory `own`, once it is restored."""
-        if changed := self.restore(own, head):
+    def require_untouched(self) -> None:
+        """Raise RunFailed(tampered) if an experiment changed something that is not its own, once that is restored."""
+        if changed := self.restore():
             lost = [name for name in changed if name in self.ledger.state.lost]
             cached = any(name.endswith(IN_CACHE) for name in changed)
             remedy = "put back, and what lies in the cache made again" if cached else "put back as it was"
@@ -92,19 +85,21 @@ class Custody:
             if Path(name).parts[0] == run_dir.name:
                 raise RunFailed(Verdict(name="not_evaluated", evidence=f"{name} was changed after it was recorded"))
 
-    def restore(self, own: str = "", head: str | None = None) -> list[str]:
-        """Put back what was changed outside the directory `own`, and return it. `head` is the newest commit before.
+    def restore(self) -> list[str]:
+        """Put back what was changed, and return it. Commits that the driver did not make are undone.
 
         A recorded file is sought in git by its digest. One that was never committed is recorded as lost.
         """
-        changed = ["the commits"] if head is not None and self.study.restore_head(head) else []
+        changed = ["the commits"] if self.study.restore_head(self._head) else []
         state, lost = self.ledger.state, []
         if not all(f"run_{run.number}/final_info.json" in state.digests for run in state.runs if run.stage == "done"):
-            changed += self.study.restore_committed_files(except_for=own)  # recorded before digests were kept
+            changed += self.study.restore_committed_files()  # recorded before digests were kept
         if self.ledger.restore():
             changed.append("the ledger")
+        if self._transcript.restore():  # the limits of a language model are summed over it
+            changed.append("the transcript")
         for name in state.digests:
-            if Path(name).parts[0] != own and not _is_recorded(self.study, state, name):
+            if not _is_recorded(self.study, state, name):
                 changed += [name] * (name not in changed)
                 if not self._put_back(name, state.digests[name]):
                     lost.append(name)
@@ -128,15 +123,4 @@ class Custody:
 
 
 def _is_recorded(study: Study, state: State, name: str) -> bool:
-    """Return True if a file is as it was recorded, or a run's results are but for the comparison that was added."""
-    path, recorded = study.recorded_path(name), state.digests[name]
-    if digests.of_file(path) == recorded:
-        return True
-    settling = [f"run_{run.number}/final_info.json" for run in state.runs if run.stage == "judged"]
-    if name not in settling:
-        return False
-    try:
-        info = results.read(path.parent)
-    except BadFile:
-        return False
-    return digests.of_text(results.as_text(info.model_copy(update={"comparison": None}))) == recorded
+    return digests.of_file(study.recorded_path(name)) == state.digests[name]

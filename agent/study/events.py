@@ -57,6 +57,7 @@ class StudyStarted(_Event):
     max_hours: float | None = None
     run_timeout: float | None = None  # seconds for a training, and for an evaluation; None: 5 times the baseline's
     language_model: LanguageModel | None = None  # None: the idea's own plan
+    jobs: int | None = None  # at once, as was asked for; None: as many as suit the machine
     approve: bool = False  # ask a person before each run
     trained_on: Line = ""  # the text, its documents and how often a training sees them; empty in older ledgers
     evaluated_on: dict[Line, Line] = {}  # family -> SAE-Bench's data, or why not; empty where all is local
@@ -133,6 +134,29 @@ class ArtefactsRecorded(_Event):
 
     event: Literal["artefacts_recorded"] = "artefacts_recorded"
     digests: dict[str, str]  # path in the cache -> SHA-256
+
+
+class JobSubmitted(_Event):
+    """A job is about to be handed to the executor: a training with its evaluation, or an evaluation alone."""
+
+    event: Literal["job_submitted"] = "job_submitted"
+    job: Line  # see job_names.py
+
+
+class JobQueued(_Event):
+    """The executor took a job that goes on if the driver ends."""
+
+    event: Literal["job_queued"] = "job_queued"
+    job: Line
+    id: Line
+
+
+class JobLost(_Event):
+    """A job ended and left nothing, and is submitted again when its turn comes."""
+
+    event: Literal["job_lost"] = "job_lost"
+    job: Line
+    why: Line
 
 
 class RunDescribed(_Event):
@@ -221,6 +245,15 @@ class ScoredOnTest(_Event):
         return f"run {self.run}" + (f" with fresh seed {self.seed}" if self.seed is not None else "")
 
 
+class RunCompared(_Event):
+    """A run that counts, beside the baseline at its own L0."""
+
+    event: Literal["run_compared"] = "run_compared"
+    run: int
+    comparison: Comparison
+    provisional: bool = False  # made before the noise was measured; another one follows
+
+
 class RunCommitted(_Event):
     event: Literal["run_committed"] = "run_committed"
     run: int
@@ -270,7 +303,11 @@ Event = Annotated[
     | RunCommitted
     | RecordsLost
     | ArtefactsRecorded
+    | JobSubmitted
+    | JobQueued
+    | JobLost
     | RunDescribed
+    | RunCompared
     | ReplicateEnded
     | ScoredOnTest
     | NotesWritten

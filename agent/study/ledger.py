@@ -11,7 +11,7 @@ from agent.append_log import AppendLog, whole_lines
 from agent.lab.files import BadFile
 from agent.study.budget import Budget
 from agent.study.events import Event
-from agent.study.state import State, derive
+from agent.study.state import State, apply, derive
 
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 _CHECK = b',"check":"'
@@ -29,6 +29,8 @@ class Ledger:
         self._opened = time.monotonic()
         self._log = AppendLog(path)
         self.events = parse(self._log.content, path)
+        self._state: State | None = None  # of the first `_applied` events
+        self._applied = 0
 
     @property
     def path(self) -> Path:
@@ -39,6 +41,7 @@ class Ledger:
         """Take over what is on the disk: an interruption may have come between writing an event and noting it here."""
         self._log.reload()
         self.events = parse(self._log.content, self.path)
+        self._state = None
 
     def append(self, event: Event) -> None:
         """Record what is about to be acted on, or what has just come out."""
@@ -54,8 +57,13 @@ class Ledger:
 
     @property
     def state(self) -> State:
-        """The study's state, derived from the events."""
-        return derive(self.events)
+        """The study's state, derived from the events. It changes when another is appended."""
+        if self._state is None:
+            self._state, self._applied = derive(self.events), len(self.events)
+        for event in self.events[self._applied :]:
+            apply(self._state, event)
+            self._applied += 1
+        return self._state
 
     @property
     def budget(self) -> Budget:

@@ -24,8 +24,16 @@ class StudyPaused(Exception):
 
 
 class StudyDone(Exception):
-    """Nothing more is tried in this study, for `reason`."""
+    """Nothing more is tried in this study, for `reason`. What runs is taken in."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class HoursSpent(StudyDone):
+    """The hours of the study allow no further job."""
+
+
+class StudyOver(StudyDone):
+    """The study ends at once, as no run can count: what runs is ended."""

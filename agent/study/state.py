@@ -7,6 +7,7 @@ from typing import Literal
 
 from agent.lab.results import Comparison, Expectation, Work
 from agent.lab.verdicts import Verdict
+from agent.study import job_names
 from agent.study.attempts import repeats_after_kill
 from agent.study.events import (
     AnswerSentBack,
@@ -18,6 +19,9 @@ from agent.study.events import (
     EvaluationEnded,
     Event,
     HandRunAdded,
+    JobLost,
+    JobQueued,
+    JobSubmitted,
     NotesWritten,
     PlanMade,
     PreflightFailed,
@@ -25,6 +29,7 @@ from agent.study.events import (
     RecordsLost,
     ReplicateEnded,
     RunCommitted,
+    RunCompared,
     RunDescribed,
     RunReserved,
     ScoredOnTest,
@@ -57,6 +62,8 @@ DigestEvent = (
     | RunCommitted
 )
 
+TimedEvent = PreflightFailed | AttemptEnded | EvaluationEnded | BaselineMeasured | ReplicateEnded
+
 Stage = Literal["proposed", "reserved", "training", "evaluating", "judged", "done"]
 
 
@@ -81,10 +88,17 @@ class RunState:
     failed_attempts: dict[int, FailedAttempt] = field(default_factory=dict)  # by number, before the newest
     verdict: Verdict | None = None
     described: str | None = None  # by a language model, with placeholders for figures
-    seconds: float = 0.0  # of work, all attempts together
+    comparison: Comparison | None = None  # None too in ledgers whose runs' results hold it
+    provisional: bool = False  # another comparison follows
+    seconds: float = 0.0  # of its jobs, all attempts together
     training_seconds: float = 0.0  # of the newest attempt
     evaluation_seconds: float = 0.0
     work: Work | None = None  # of the newest attempt's training
+
+    @property
+    def awaits_comparison(self) -> bool:
+        """True if the run counts and has no final comparison."""
+        return self.number > 0 and bool(self.verdict and self.verdict.ok) and (not self.comparison or self.provisional)
 
 
 @dataclass
@@ -101,6 +115,8 @@ class State:
     plan: PlanMade | None = None  # the language model's newest
     sent_back: list[AnswerSentBack] = field(default_factory=list)  # since the last accepted answer
     runs: list[RunState] = field(default_factory=list)
+    jobs: dict[str, str] = field(default_factory=dict)  # name of each that was submitted and not taken in -> its id
+    losses: dict[str, int] = field(default_factory=dict)  # name of a job -> how often it was lost
     replicates: dict[int, dict[int, Comparison]] = field(default_factory=dict)  # run -> seed -> its comparison
     tested: dict[int, ScoredOnTest] = field(default_factory=dict)  # by run
     digests: dict[str, str] = field(default_factory=dict)  # path in the study's directory -> SHA-256
@@ -116,6 +132,7 @@ class State:
     last_time: datetime | None = None
     seconds: float = 0.0  # of work on the study, up to its last event
     seconds_before: float = 0.0  # those spent by earlier drivers
+    job_seconds: float = 0.0  # of trainings and evaluations, which overlap
 
     @property
     def open_runs(self) -> list[RunState]:
@@ -151,16 +168,22 @@ def derive(events: Sequence[Event]) -> State:
         raise ValueError("a study's first event is study_started")
     state = State(events[0])
     for event in events:
-        _require_known_run(state, event)
-        _account(state, event)
-        _record_digests(state, event)
-        _apply(state, event)
+        apply(state, event)
     return state
+
+
+def apply(state: State, event: Event) -> None:
+    """Take the next event into a state. Raise ValueError if it does not fit those before it."""
+    _require_known_run(state, event)
+    _account(state, event)
+    _record_digests(state, event)
+    _apply(state, event)
+    state.jobs.pop(_job_of(event), None)
 
 
 def _require_known_run(state: State, event: Event) -> None:
     """Raise ValueError if an event is about a run that there is not, or proposes one anew that has not failed."""
-    if not isinstance(event, RunEvent | HandRunAdded | RunDescribed | ReplicateEnded | ScoredOnTest):
+    if not isinstance(event, RunEvent | HandRunAdded | RunDescribed | ReplicateEnded | ScoredOnTest | RunCompared):
         return
     count = len(state.runs)
     if not (0 <= event.run < count or (event.run == count and isinstance(event, ProposalMade | HandRunAdded))):
@@ -180,10 +203,11 @@ def _account(state: State, event: Event) -> None:
         state.seconds_before = state.seconds
     if isinstance(event, StudyStarted | StudyResumed | HandRunAdded) and event.judging:
         state.judging.add(event.judging)
-    before, state.seconds = state.seconds, state.seconds_before + event.elapsed
-    if isinstance(event, RunEvent | NotesWritten) and state.runs:
-        run = event.after_run if isinstance(event, NotesWritten) else event.run
-        state.runs[min(run, len(state.runs) - 1)].seconds += state.seconds - before
+    state.seconds = state.seconds_before + event.elapsed
+    if isinstance(event, PreflightFailed | AttemptEnded | EvaluationEnded):
+        state.runs[event.run].seconds += event.seconds
+    if isinstance(event, TimedEvent):
+        state.job_seconds += event.seconds
     state.last_time = event.time
     state.noted = isinstance(event, NotesWritten)
     if isinstance(event, PlanMade | ProposalMade | RunDescribed):
@@ -229,7 +253,7 @@ def _apply(state: State, event: Event) -> None:
             state.baselines_tried[baseline.k, baseline.seed] = verdict
             state.baseline_errors[baseline.k, baseline.seed] = errors
             if verdict.ok:
-                state.baselines.append(baseline)
+                state.baselines = sorted([*state.baselines, baseline], key=lambda each: (each.k, each.seed))
         case PlanMade():
             state.plan = event
         case AnswerSentBack():
@@ -242,17 +266,54 @@ def _apply(state: State, event: Event) -> None:
             state.ended = None  # until the run is through
             state.runs.append(RunState(number, proposal, by_hand=True, stage="evaluating", attempt=1))
         case ReplicateEnded(run=number, seed=seed, comparison=comparison):
-            state.replicates.setdefault(number, {})[seed] = comparison
+            by_seed = state.replicates.get(number, {}) | {seed: comparison}
+            state.replicates[number] = dict(sorted(by_seed.items()))  # not as they came, so that sums are the same
         case ScoredOnTest(k=float(k), seed=int(seed)):
             state.tested_baselines[k, seed] = event
         case ScoredOnTest(run=number, seed=int(seed)):
             state.tested_seeds.setdefault(number, {})[seed] = event
         case ScoredOnTest(run=number):
             state.tested[number] = event
+        case RunCompared(run=number, comparison=comparison, provisional=provisional):
+            state.runs[number].comparison, state.runs[number].provisional = comparison, provisional
+        case JobSubmitted(job=name):
+            state.jobs[name] = ""
+        case JobQueued(job=name, id=number):
+            state.jobs[name] = number
+        case JobLost(job=name):
+            state.losses[name] = state.losses.get(name, 0) + 1
+            _withdraw(state, name)
         case StudyStarted() | NotesWritten() | RecordsLost() | ArtefactsRecorded():
             pass
         case _:
             _advance(state.runs[event.run], event)
+
+
+def _withdraw(state: State, name: str) -> None:
+    """Take back the start of an attempt whose job never was one."""
+    for run in state.runs:
+        if run.stage == "training" and name == job_names.attempt(run.number, run.attempt):
+            run.stage, run.attempt = "reserved", run.attempt - 1
+
+
+def _job_of(event: Event) -> str:
+    """Return the name of the job whose outcome an event takes in, or an empty string."""
+    match event:
+        case PreflightFailed() | AttemptEnded() | AttemptCutShort():
+            return job_names.attempt(event.run, event.attempt)
+        case EvaluationEnded():
+            return job_names.evaluation(event.run)
+        case BaselineMeasured(baseline=baseline):
+            return job_names.baseline(baseline.k, baseline.seed)
+        case ReplicateEnded():
+            return job_names.fresh_seed(event.run, event.seed)
+        case ScoredOnTest():
+            return job_names.on_test_split(event.run, event.k, event.seed)
+        case SentinelsScored():
+            return job_names.SENTINELS
+        case JobLost():
+            return event.job
+    return ""
 
 
 def _advance(run: RunState, event: RunEvent) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,14 +37,14 @@ IGNORED = """\
 *.log
 *.tampered
 /git_damaged_*
-/beside.py
+/jobs/
+/slot_*/
 /run_*/*
 !/run_*/experiment.py
 !/run_*/metrics.jsonl
 !/run_*/final_info.json
 /baseline_*/*
 !/baseline_*/final_info.json
-/smoke/
 """
 COMMITTED = (
     ".gitignore",
@@ -103,14 +104,13 @@ class Study:
             target = next(path for name in names if not os.path.lexists(path := self.directory / name))
         self.run_dir(number).rename(target)
 
-    def restore_committed_files(self, except_for: str) -> list[str]:
-        """Restore the committed files that have changed and return their names. experiment.py and the directory
-        `except_for` may differ."""
+    def restore_committed_files(self) -> list[str]:
+        """Restore the committed files that have changed and return their names. experiment.py may differ."""
         with self._repository() as repo:
             if not repo.head.is_valid():  # the experiment removed the repository: a new one was begun
                 return []
             changed = repo.git.diff("HEAD", "--name-only", "-z").split("\0")
-            changed = [name for name in changed if name and Path(name).parts[0] not in (except_for, "experiment.py")]
+            changed = [name for name in changed if name and name != "experiment.py"]
             for name in changed:
                 remove(self.directory / name)
             if changed:
@@ -168,15 +168,19 @@ class Study:
         for run in state.runs:
             name = f"run_{run.number}/final_info.json"
             shown = run.stage == "done" and name not in hidden and name not in state.lost
-            runs.append(Run(run, self.run_dir(run.number), self._read_results(name, state) if shown else None))
+            info = self._read_results(name, state) if shown else None
+            if info and run.comparison:
+                info = info.model_copy(update={"comparison": run.comparison})
+            runs.append(Run(run, self.run_dir(run.number), info))
         return runs
 
     def _read_results(self, name: str, state: State) -> results.FinalInfo:
-        if name in state.digests and digests.of_file(self.directory / name) != state.digests[name]:
+        recorded = state.digests.get(name)
+        if recorded and digests.of_file(self.directory / name) != recorded:
             raise ChangedRecord(
                 f"{self.directory / name} was changed after it was recorded: see agent show {self.name}"
             )
-        return results.read((self.directory / name).parent)
+        return _parsed(self.directory / name, recorded) if recorded else results.read((self.directory / name).parent)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -227,6 +231,12 @@ class Study:
         """Open the repository; git processes are marked as the study's, so that none outlives a killed driver."""
         with repository.opened(self.directory, {STUDY_VARIABLE: str(self.directory)}) as repo:
             yield repo
+
+
+@lru_cache(maxsize=4096)
+def _parsed(path: Path, digest: str) -> results.FinalInfo:  # noqa: ARG001
+    """Return the results in a file with this digest; nobody changes what is returned."""
+    return results.read(path.parent)
 
 
 def create_study(root: Path, idea: str) -> Study:

@@ -36,8 +36,13 @@ args.fingerprint.write_text(
     json.dumps(
         {
             "fingerprint": os.environ.get("SAE_AGENT_STANDIN_GROUND", ground),
-            "parts": {"dtype": dtype, "evaluation_data": os.environ.get("SAE_AGENT_EVALUATION_DATA", "")},
+            "parts": {
+                "dtype": dtype,
+                "evaluation_data": os.environ.get("SAE_AGENT_EVALUATION_DATA", ""),
+                "threads": os.environ.get("SAE_AGENT_THREADS", "1"),
+            },
             "evaluated_on": {},
+            "gpus": 0,
             "evals": [name for name in evals if name not in left_out],
             "left_out": left_out,
             "activations": str(cache.root() / "activations" / "stand-in"),

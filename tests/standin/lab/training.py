@@ -44,7 +44,7 @@ def finish(guard: TrainingGuard, k: int, d_sae: int) -> None:
     if behaviour == "smoking":
         raise ValueError("wrong from the first step")
     if behaviour == "meddling":
-        (guard.out_dir.parent / "run_0" / "final_info.json").write_text(FORGED)
+        (study() / "run_0" / "final_info.json").write_text(FORGED)
         raise ValueError("wrong from the first step")
     if not smoke:
         misbehave(guard, behaviour)
@@ -70,6 +70,11 @@ def finish(guard: TrainingGuard, k: int, d_sae: int) -> None:
         "deadly": behaviour == "deadly" and not smoke,
     }
     (guard.out_dir / "checkpoint" / "header.json").write_text(json.dumps(header))
+
+
+def study() -> Path:
+    """Return the directory of the study."""
+    return Path(os.environ["SAE_AGENT_STUDY"])
 
 
 def edit_results(run_dir: Path) -> None:
@@ -135,34 +140,32 @@ def misbehave(guard: TrainingGuard, behaviour: str) -> None:
         case "singing":
             sys.exit("\x1b[2J\x1b]52;c;cm0gLXJm\x07 done")
         case "planting":
-            study = out_dir.absolute().parent
-            victim = study.parent.parent / "victim"
+            victim = study().parent.parent / "victim"
             victim.write_text("mine")
-            for name in ("smoke", "beside.py", "experiment.py", "experiment.py.partial"):
-                path = study / name
+            for name in ("jobs/next", "experiment.py", "experiment.py.partial"):
+                path = study() / name
                 if path.exists():
                     path.unlink()
                 path.symlink_to(victim)
             raise ValueError("planted")
         case "moving":
-            study = out_dir.absolute().parent
-            study.rename(study.with_name("moved"))
+            study().rename(study().with_name("moved"))
             time.sleep(60)
         case "forgetting":
-            shutil.rmtree(out_dir.parent / ".git")
+            shutil.rmtree(study() / ".git")
             raise ValueError("gone")
         case "tampering":
-            (out_dir.parent / "run_0" / "final_info.json").write_text(FORGED)
+            (study() / "run_0" / "final_info.json").write_text(FORGED)
         case "committing":
-            edit_results(out_dir.parent / "run_0")
-            git(out_dir, "commit", "--all", "--quiet", "--message", "run 0, result: ok")
+            edit_results(study() / "run_0")
+            git(study() / "run_0", "commit", "--all", "--quiet", "--message", "run 0, result: ok")
         case "hiding":
-            edit_results(out_dir.parent / "run_0")
-            git(out_dir, "update-index", "--assume-unchanged", "../run_0/final_info.json")
+            edit_results(study() / "run_0")
+            git(study(), "update-index", "--assume-unchanged", "run_0/final_info.json")
         case "pruning":
-            (out_dir.parent / "run_0" / "checkpoint" / "header.json").write_text("{}")
+            (study() / "run_0" / "checkpoint" / "header.json").write_text("{}")
         case "better_by_tampering" if guard.settings["SEED"]:
-            edit_results(out_dir.parent / "run_1")
+            edit_results(study() / "run_1")
         case "rejudging":
             with (Path(cache.__file__).parents[1] / "comparison/matching.py").open("a") as file:
                 file.write("NO_NOISE = 'none at all'\n")
@@ -178,7 +181,7 @@ def misbehave(guard: TrainingGuard, behaviour: str) -> None:
                 results = results.replace('"l0": 16.', f'"l0": {k}.')
                 (planted / "final_info.json").write_text(results.replace("0.9", "0.5"))
         case "rewriting":
-            ledger = out_dir.parent / "events.jsonl"
+            ledger = study() / "events.jsonl"
             ledger.write_text(ledger.read_text().replace('"max_runs":', '"max_runs":1'))
         case "loud":
             for _ in range(40):

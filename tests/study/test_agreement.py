@@ -2,9 +2,9 @@
 
 import pytest
 
-from agent.comparison.agreement import departure, work_ratio
 from agent.ideas import Fixed
 from agent.lab.results import FinalInfo, Training, Work
+from agent.study.agreement import departure, work_ratio
 
 BASELINE = Work(rows=1_000_000, cpu_seconds=100.0, machine="2 threads of X")
 

@@ -1,0 +1,148 @@
+"""A study's jobs: submitted once the ledger knows of them, and kept until the ledger has taken in how they ended."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from agent.display.live import Display
+from agent.lab.errors import UserError
+from agent.lab.files import BadFile, empty_folder, remove
+from agent.lab.verdicts import Verdict
+from agent.running.executor import Executor, NotSubmitted, Status
+from agent.running.jobs import Job, Outcome
+from agent.study import events
+from agent.study.ledger import Ledger
+from agent.study.outcomes import StudyPaused
+from agent.study.workspace import Study
+
+POLL_SECONDS = 0.2
+FULL_SECONDS = 60.0  # until a job that a full queue refused is submitted again
+MOST_LOSSES = 4  # of one job, before the study stops where it is
+
+Ended = Outcome | Verdict  # the verdict of a job that left no outcome
+
+
+class StudyMoved(UserError):
+    """The directory of the study is gone, or another one lies in its place."""
+
+
+class JobQueue:
+    """At most `slots` jobs of one study at a time, carried out by an executor."""
+
+    def __init__(self, study: Study, ledger: Ledger, display: Display, executor: Executor, slots: int) -> None:
+        self.study, self.ledger, self.display, self.executor, self.slots = study, ledger, display, executor, slots
+        self.folder = study.directory / "jobs"
+        self.folder.mkdir(exist_ok=True)
+        self._inode = study.directory.stat().st_ino
+        self._ended: dict[str, Ended] = {}  # not yet taken in
+        self._status: dict[str, Status] = {}
+        self._full_until = 0.0
+
+    @property
+    def names(self) -> list[str]:
+        """The jobs that were submitted and are not taken in."""
+        return list(self.ledger.state.jobs)
+
+    @property
+    def has_room(self) -> bool:
+        """True if another job may be submitted now."""
+        running = [name for name in self.ledger.state.jobs if name not in self._ended]
+        return len(running) < self.slots and time.monotonic() >= self._full_until
+
+    def resume(self) -> None:
+        """Take up the jobs that an earlier driver submitted, and remove what no job needs any more."""
+        for path in self.folder.iterdir():
+            if path.name not in self.ledger.state.jobs:
+                remove(path)
+        for name, id in self.ledger.state.jobs.items():
+            if found := self._outcome(name):
+                self._ended[name] = found
+            else:
+                self.executor.reattach(self.folder / name, id)
+
+    def submit(self, name: str, job: Job) -> bool:
+        """Hand a job to the executor; return False if its queue is full. Raise StudyPaused if it refuses the job."""
+        directory = empty_folder(self.folder / name)
+        job.write(directory / "job.json")
+        self.ledger.append(events.JobSubmitted(job=name))
+        try:
+            id = self.executor.submit(directory)
+        except NotSubmitted as refused:
+            self.ledger.append(events.JobLost(job=name, why=refused.reason))
+            if not refused.full:
+                raise StudyPaused(f"{job.label} was not submitted: {refused.reason}") from None
+            self.display.say(f"{job.label} waits: {refused.reason}")
+            self._full_until = time.monotonic() + FULL_SECONDS
+            return False
+        if id:
+            self.ledger.append(events.JobQueued(job=name, id=id))
+        return True
+
+    def ended(self, name: str) -> Ended | None:
+        """Return how a job ended, or None if it has not. It stays until it is forgotten."""
+        return self._ended.get(name)
+
+    def lose(self, name: str, verdict: Verdict) -> None:
+        """Record that a job left nothing. Raise StudyPaused if that happens again and again."""
+        self.ledger.append(events.JobLost(job=name, why=f"{verdict.name}: {verdict.evidence}"))
+        self.forget(name)
+        if self.ledger.state.losses[name] % MOST_LOSSES == 0:
+            raise StudyPaused(f"the job {name} ended {MOST_LOSSES} times without an outcome ({verdict.evidence})")
+
+    def forget(self, name: str) -> None:
+        """Remove what is left of a job that was taken in."""
+        self._ended.pop(name, None)
+        self._status.pop(name, None)
+        remove(self.folder / name)
+
+    def newest_try(self, name: str) -> Path | None:
+        """Return the directory of the newest try at a job that left no outcome, or None if none began."""
+        tries = sorted(self.folder.glob(f"{name}/try_*"), key=lambda path: int(path.name.rpartition("_")[2]))
+        return tries[-1] if tries else None
+
+    def wait(self) -> None:
+        """Look after the jobs that run, and show how far they have come. Raise StudyMoved, StudyPaused."""
+        known = set(self._ended)
+        self.poll()
+        if self._ended.keys() <= known:
+            time.sleep(POLL_SECONDS)
+
+    def poll(self) -> None:
+        """Take note of the jobs that have ended. Raise StudyMoved, StudyPaused."""
+        self._require_study()
+        for directory, status in self.executor.poll().items():
+            self._status[directory.name] = status
+            if status.state == "ended" and directory.name in self.ledger.state.jobs:
+                verdict = status.verdict or Verdict(name="killed", evidence="it left no outcome")
+                self._ended[directory.name] = self._outcome(directory.name) or verdict
+        running = {name: self._status.get(name, Status("waiting")) for name in self.names if name not in self._ended}
+        self.display.progress([status.words or f"{name}: {status.state}" for name, status in running.items()])
+
+    def cancel(self, wanted: Callable[[str], bool] = lambda _: True) -> None:
+        """End the jobs whose names are wanted. They stay in the ledger until that has recorded what became of them."""
+        for name in filter(wanted, self.names):
+            if name not in self._ended:
+                self.executor.cancel(self.folder / name)
+
+    def close(self) -> None:
+        """End what must not outlive the driver."""
+        self.executor.close()
+
+    def _outcome(self, name: str) -> Ended | None:
+        path = self.folder / name / "outcome.json"
+        try:
+            return Outcome.read(path)
+        except FileNotFoundError:
+            return None
+        except (BadFile, ValidationError):
+            return Verdict(
+                name="tampered", evidence=f"{path.relative_to(self.study.directory)} is not as a job writes it"
+            )
+
+    def _require_study(self) -> None:
+        """Raise StudyMoved if the directory of the study is not where it was."""
+        directory = self.study.directory
+        if not directory.is_dir() or directory.stat().st_ino != self._inode:
+            raise StudyMoved(f"{directory} was moved while the study ran: move it back, then agent resume continues")

@@ -1,0 +1,79 @@
+"""What a job is told and what it leaves: the files job.json and outcome.json of its directory, and a study's setup."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from agent.ideas import Fixed
+from agent.lab.evaluation.requests import Request
+from agent.lab.files import MIB, read_plain, write_atomically
+from agent.lab.results import Work
+from agent.lab.verdicts import Verdict
+from agent.study.records import SandboxKind, SandboxWish
+
+MOST_BYTES = 16 * MIB  # of one of these files
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        write_atomically(path, self.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the file. Raise BadFile, FileNotFoundError or ValidationError."""
+        return cls.model_validate_json(read_plain(path, MOST_BYTES))
+
+
+class Setup(_File):
+    """What all jobs of a study have in common."""
+
+    study: Path
+    fixed: Fixed
+    evals: tuple[str, ...]
+    device: str | None  # None: the GPU if there is one
+    wish: SandboxWish
+    kind: SandboxKind  # the confinement that the driver found; a job is not confined less
+    artefacts: Path  # the evaluator's folder in the cache
+
+
+class Training(_File):
+    """An experiment to train."""
+
+    source: str
+    directory: str  # the run's, beside the script
+    seed: int
+    timeout: float  # seconds
+    smoke_timeout: float | None = None  # seconds for a few steps before it; None: no such test
+
+
+class Job(_File):
+    """One training with its evaluation, or an evaluation alone."""
+
+    label: str  # in words
+    training: Training | None  # None: the run of `request` is trained already
+    request: Request  # its run_dir is set to the training's directory
+    timeout: float  # seconds for the evaluation
+
+
+class Outcome(_File):
+    """How a job ended. Its figures are in the file that its request names."""
+
+    run_dir: Path  # where the run's files are
+    preflight: Verdict | None = None  # why the first steps failed
+    training: Verdict | None = None  # why the training failed
+    evaluation: Verdict | None = None  # why the evaluation gave no results
+    stopped: bool = False  # the evaluation was ended from outside, or by what a user can mend
+    training_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    work: Work | None = None  # of the training
+    digests: dict[str, str] = {}  # of the run's files, by their names in its directory
+    remarks: list[str] = []  # for the researcher
+
+    @property
+    def failure(self) -> Verdict | None:
+        """The first verdict that says why there are no results."""
+        return self.preflight or self.training or self.evaluation

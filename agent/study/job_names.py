@@ -1,0 +1,44 @@
+"""The names of a study's jobs, which are those of their directories in jobs/. Each follows from what the job is for."""
+
+import re
+
+SENTINELS = "sentinels"
+
+
+def attempt(run: int, number: int) -> str:
+    """Name the training of an attempt at a run, with its evaluation."""
+    return f"run_{run}_attempt_{number}"
+
+
+def evaluation(run: int) -> str:
+    """Name the evaluation of a run that is trained already: by hand, or copied from the cache."""
+    return f"run_{run}_evaluation"
+
+
+def baseline(k: float, seed: int) -> str:
+    """Name a baseline beside run 0."""
+    return f"baseline_k{k:g}_seed{seed}"
+
+
+def fresh_seed(run: int, seed: int) -> str:
+    """Name a run with a fresh seed."""
+    return f"run_{run}_seed_{seed}"
+
+
+def on_test_split(run: int, k: float | None = None, seed: int | None = None) -> str:
+    """Name an evaluation on the test split: of a run, one of its fresh seeds, or a baseline."""
+    if k is not None and seed is not None:
+        return f"test_{baseline(k, seed)}"
+    return f"test_run_{run}" if seed is None else f"test_{fresh_seed(run, seed)}"
+
+
+def baseline_of(name: str) -> tuple[float, int] | None:
+    """Return K and seed of a baseline's job, or None if it is another's."""
+    match = re.fullmatch(r"baseline_k([\d.e+-]+)_seed(-?\d+)", name)
+    return (float(match[1]), int(match[2])) if match else None
+
+
+def fresh_seed_of(name: str) -> tuple[int, int] | None:
+    """Return run and seed of the job of a fresh seed, or None if it is another's."""
+    match = re.fullmatch(r"run_(\d+)_seed_(-?\d+)", name)
+    return (int(match[1]), int(match[2])) if match else None
