@@ -10,6 +10,7 @@ from agent.display.formatting import comparison_line, remark_line
 from agent.lab.files import BadFile
 from agent.lab.verdicts import Verdict
 from agent.llm.client import LLMError
+from agent.llm.replay import NotYet
 from agent.proposers import Proposer
 from agent.proposers.template import baseline_proposal
 from agent.report import notes
@@ -53,6 +54,8 @@ class Loop:
             study, ledger, queue, custody, self.display, baselines, analysis.path, self.ask_proposer
         )
         self.done = ""  # why no more runs are proposed
+        self.over = False  # at once: no run can count
+        self.described: list[int] = []  # runs that the proposer has nothing more to say of
         self.left_over = False  # the proposer had no more to try, and the budget of runs was not spent
 
     @property
@@ -83,14 +86,15 @@ class Loop:
         self.referee.begin()
         self.queue.resume()
         self.stages.refresh()
-        if done := [run.number for run in self.state.runs if run.stage == "done"]:
-            self.write_up(*done)  # the last driver may have ended before it did
+        if any(run.stage == "done" for run in self.state.runs):
+            self.write_notes()  # the last driver may have ended before it did
         self.work(self.start_next)
         self.compare_at_end()
 
     def work(self, start_next: Callable[[], bool]) -> None:
         """Take in what has ended and start what can start, until nothing runs and nothing is left to start."""
         while True:
+            asked = None
             try:
                 if self.take_in() or self.advance() or (self.queue.has_room and start_next()):
                     continue
@@ -98,12 +102,17 @@ class Loop:
                 self.done, start_next = self.done or spent.reason, self.stages.start_job
                 continue
             except StudyOver as over:
-                self.done = over.reason
+                self.done, self.over = over.reason, True
                 self.end_runs(over.reason)
                 return
-            if not self.queue.names:
+            except NotYet as error:
+                asked = error
+            if self.queue.names:
+                self.queue.wait()
+            elif asked:
+                raise asked
+            else:
                 return
-            self.queue.wait()
 
     def take_in(self) -> bool:
         """Record how a job ended; return False if none has, or none whose turn it is."""
@@ -119,22 +128,24 @@ class Loop:
         done = sum(run.stage == "done" for run in self.state.runs)
         if self.stages.step():
             if sum(run.stage == "done" for run in self.state.runs) > done:
-                self.write_up(done)
+                self.write_notes()
             return True
         run = self.referee.compare_next()
         if run is not None:
             self.show_comparison(run)
-        return run is not None
+        return run is not None or self.describe_next()
 
     def start_next(self) -> bool:
         """Start the most urgent job that can start; return False if there is none. Raise HoursSpent, StudyOver.
 
-        Run 0 and run 1 come first, so that the first comparison comes early, then what comparisons need, then runs.
+        Run 0 and run 1 come first, so that the first comparison comes early, then what comparisons need, then runs. The
+        sentinels come before run 1 where that could not start beside run 0.
         """
         self.require_sound_study()
         if self.stages.start_job():
             return True
-        if len(self.state.runs) < 2 and self.propose_run():
+        run_0_is_through = self.referee.baseline_counts and self.state.sentinels is None
+        if len(self.state.runs) < 2 and not run_0_is_through and self.propose_run():
             return True
         return self.referee.start_next() or self.propose_run()
 
@@ -146,7 +157,7 @@ class Loop:
         try:
             self.ledger.budget.require_run()
             self.left_over = True
-            proposal = self.ask_proposer() if number else baseline_proposal(self.started.fixed)
+            proposal = self.ask_proposer(number) if number else baseline_proposal(self.started.fixed)
         except HoursSpent:
             raise
         except StudyDone as done:
@@ -174,13 +185,13 @@ class Loop:
                 f"{', '.join(changed)} {was} changed while the study ran: runs before and after would not compare"
             )
 
-    def ask_proposer(self) -> Proposal | None:
-        """Return the proposer's next proposal, recording its remarks on the way; None if it waits for results.
+    def ask_proposer(self, run: int) -> Proposal | None:
+        """Return the proposer's proposal for a run, recording its remarks on the way; None if it waits for results.
 
         Raise StudyDone if nothing more is tried.
         """
         while True:
-            answer = self.proposer.propose(self.state, self.referee.observed_direction)
+            answer = self.proposer.propose(self.state, self.referee.observed_direction, run)
             self.custody.note_transcript()
             if answer is None or isinstance(answer, Proposal):
                 return answer
@@ -192,20 +203,26 @@ class Loop:
         self.display.say(remark_line(remark))
 
     def show_comparison(self, run: int) -> None:
-        """Show how a run compares, and write it up."""
+        """Show how a run compares, and write the notes."""
         state, info = self.state.runs[run], self.referee.runs[run].info
         if info and (line := comparison_line(info, self.started.primary_metric)):
             self.display.say(f"run {run}: {'provisional: ' * state.provisional}{line}")
-        self.write_up(run)
-
-    def write_up(self, *runs: int) -> None:
-        """Have runs that are through described by the proposer, and write the notes."""
-        for run in runs:
-            if not self.state.runs[run].awaits_comparison:
-                while remark := self.proposer.describe(self.state, run):
-                    self.record(remark)
-                self.custody.note_transcript()
         self.write_notes()
+
+    def describe_next(self) -> bool:
+        """Have the next run that is through described by the proposer; return False if none is left to describe."""
+        for run in self.state.runs[len(self.described) :]:
+            if run.stage != "done" or run.awaits_comparison:
+                return False
+            before = len(self.ledger.events)
+            while remark := self.proposer.describe(self.state, run.number):
+                self.record(remark)
+            self.custody.note_transcript()
+            self.described.append(run.number)
+            if len(self.ledger.events) > before:
+                self.write_notes()
+                return True
+        return False
 
     def conclude(self) -> None:
         """Confirm winners and score the test split, unless what judges them has changed."""
@@ -224,7 +241,7 @@ class Loop:
             reason = f"{reason} after {used} of at most {most} runs"
         first, *others = [run.verdict for run in self.state.runs]
         if any(verdict and verdict.ok for verdict in others):
-            return StudyResult(reason, 0)
+            return StudyResult(reason, int(self.over))
         return StudyResult(f"{reason}; no run but the baseline counts" if first and first.ok else reason, 1)
 
     def end_runs(self, reason: str) -> None:
@@ -257,7 +274,7 @@ class Loop:
         for run in self.state.runs:
             name = job_names.attempt(run.number, run.attempt)
             if run.stage == "training" and self.queue.ended(name) is None:
-                self.stages.cut_short(run.number, verdict)
+                self.stages.lose_attempt(run, verdict)
         for name in self.queue.names:
             if self.queue.ended(name) is None:
                 self.ledger.append(events.JobLost(job=name, why=verdict.evidence))
@@ -290,6 +307,8 @@ class Loop:
         """Make the comparisons final that wait for what there will not be."""
         while (run := self.referee.compare_next(at_end=True)) is not None:
             self.show_comparison(run)
+        while self.describe_next():
+            pass
 
     def write_notes(self) -> None:
         """Write notes and plots, and record that they are up to date."""

@@ -12,13 +12,13 @@ from agent.display.live import Display
 from agent.lab import results
 from agent.lab.evaluation.requests import Score
 from agent.lab.files import remove, write_atomically
-from agent.lab.results import FinalInfo
+from agent.lab.results import FinalInfo, Work
 from agent.lab.verdicts import Verdict
 from agent.running import preflight
 from agent.running.job_queue import Ended, JobQueue
 from agent.running.jobs import Job, Training
 from agent.running.run_files import collect_run_files
-from agent.running.taking_in import take_in
+from agent.running.taking_in import move_in, take_in
 from agent.running.watchdogs import require_disk
 from agent.study import attempts, digests, events, job_names
 from agent.study.agreement import departure
@@ -50,9 +50,10 @@ class RunStages:
         display: Display,
         baselines: Baselines,
         analysis: Path | None,
-        ask_proposer: Callable[[], Proposal | None],
+        ask_proposer: Callable[[int], Proposal | None],
     ) -> None:
-        """`analysis` is the idea's analysis.py; `ask_proposer` raises StudyDone if there is nothing left to try."""
+        """`analysis` is the idea's analysis.py; `ask_proposer` returns a proposal for a run, or None to wait,
+        and raises StudyDone if there is nothing left to try."""
         self.study, self.ledger, self.queue, self.custody, self.display = study, ledger, queue, custody, display
         self.baselines, self.analysis, self.ask_proposer = baselines, analysis, ask_proposer
         self.started = ledger.state.started
@@ -174,7 +175,7 @@ class RunStages:
         self.ledger.append(events.AttemptStarted(run=run, attempt=attempt))
         self.refresh()
         if run == 0 and self.baselines.cached_run(self.baselines.k, seed):
-            self.copy_baseline(attempt)
+            self.copy_baseline()
             return True
         timeout = budget.training_timeout
         training = Training(
@@ -193,16 +194,13 @@ class RunStages:
         request = Score(run_dir=run_dir, evals=self.started.evals, analysis=self.analysis)
         return Job(label=label, training=training, request=request, timeout=self.ledger.budget.evaluation_timeout)
 
-    def copy_baseline(self, attempt: int) -> None:
+    def copy_baseline(self) -> None:
         """Take the training of run 0 from the cache: the same but for SEED, which the lab sets."""
         k, seed, directory = self.baselines.k, self.started.fixed.seed, self.study.run_dir(0)
         self.baselines.copy_from_cache(k, seed, directory)
         write_atomically(directory / "experiment.py", self.state.runs[0].proposal.source)
         seconds, work = results.read_metrics(directory)[-1].seconds, self.baselines.cached_work(k, seed)
-        recorded = digests.of_run(directory)
-        self.ledger.append(
-            events.AttemptEnded(run=0, attempt=attempt, verdict=None, seconds=seconds, work=work, digests=recorded)
-        )
+        self.end_attempt(self.state.runs[0], None, seconds, work)
 
     def start_evaluation(self, run: int) -> bool:
         """Have a checkpoint scored whose training is not part of a job; return False if the queue is full."""
@@ -222,36 +220,41 @@ class RunStages:
             return
         for remark in ended.remarks:
             self.display.say(f"run {run.number}: {remark}")
-        directory = self.study.run_dir(run.number)
-        info = take_in(ended, directory, self.custody)
+        info = take_in(ended, self.study.run_dir(run.number), self.custody)
         if ended.preflight:
             self.fail_preflight(run.number, run.attempt, info.verdict, ended.training_seconds)
             return
         trained = ended.training is None and info.verdict.name != "tampered"
-        self.ledger.append(
-            events.AttemptEnded(
-                run=run.number,
-                attempt=run.attempt,
-                verdict=None if trained else info.verdict,
-                seconds=ended.training_seconds,
-                work=ended.work,
-                digests=digests.of_run(directory),
-            )
-        )
+        self.end_attempt(run, None if trained else info.verdict, ended.training_seconds, ended.work)
         if trained:
             self.judge(run, info, ended.evaluation_seconds)
 
-    def lose_attempt(self, run: RunState, verdict: Verdict) -> None:
-        """Record that the job of an attempt left no outcome: its own fault, or that of what it ran on."""
-        if verdict.name == "killed":
-            self.cut_short(run.number, verdict)
-            return
-        directory = self.keep_what_is_left(run)
-        results.write(directory, FinalInfo(verdict=verdict))
-        recorded = digests.of_run(directory)
+    def end_attempt(self, run: RunState, verdict: Verdict | None, seconds: float, work: Work | None = None) -> None:
+        """Record the end of a training, with a verdict if it has no results to evaluate."""
+        recorded = digests.of_run(self.study.run_dir(run.number))
         self.ledger.append(
-            events.AttemptEnded(run=run.number, attempt=run.attempt, verdict=verdict, seconds=0.0, digests=recorded)
+            events.AttemptEnded(
+                run=run.number, attempt=run.attempt, verdict=verdict, seconds=seconds, work=work, digests=recorded
+            )
         )
+
+    def lose_attempt(self, run: RunState, verdict: Verdict) -> None:
+        """Record that the job of an attempt left no outcome: its own fault, or that of what it ran on.
+
+        A training that had come to its end is kept, and evaluated anew.
+        """
+        name = job_names.attempt(run.number, run.attempt)
+        if trained := self.queue.trained(name):
+            directory = self.study.run_dir(run.number)
+            if tampered := move_in(trained, directory, self.custody):
+                results.write(directory, FinalInfo(verdict=tampered))
+            self.end_attempt(run, tampered, trained.training_seconds, trained.work)
+            self.queue.forget(name)
+        elif verdict.name == "killed":
+            self.cut_short(run.number, verdict)
+        else:
+            results.write(self.keep_what_is_left(run), FinalInfo(verdict=verdict))
+            self.end_attempt(run, verdict, 0.0)
 
     def cut_short(self, run: int, verdict: Verdict) -> None:
         """Record that an attempt was cut short; what it left is kept."""
@@ -328,7 +331,7 @@ class RunStages:
         directory, state, proposal = self.study.run_dir(run), self.state.runs[run], None
         if self.may_be_mended(state):
             with suppress(StudyDone):
-                if (proposal := self.ask_proposer()) is None:
+                if (proposal := self.ask_proposer(run)) is None:
                     return False
         label = f"run {run}, attempt {state.attempt}" if proposal else f"run {run}"
         info = results.read(directory)

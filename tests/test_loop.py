@@ -115,8 +115,10 @@ def test_a_run_keeps_its_experiment_and_logs(troubled: Troubled):
     assert 'BEHAVIOUR = "crashing"' in (run / "experiment.py").read_text()
     assert "Traceback" in (run / "stderr.log").read_text()
     assert (run / "stdout.log").exists()
-    assert "evaluating" in (checkout.study.directory / "evaluator.log").read_text()
-    assert {log.name for log in checkout.study.directory.glob("*.log")} == {"evaluator.log", "stream.log"}
+    slot = checkout.study.directory / "slot_1"
+    assert "evaluating" in (slot / "evaluator.log").read_text()
+    assert {log.name for log in slot.iterdir()} == {"evaluator.log", "slot.log", "stream.log"}
+    assert not list((checkout.study.directory / "jobs").iterdir()), "each job's files are the run's now"
 
 
 def test_links_that_an_experiment_planted_are_not_written_through(troubled: Troubled):
@@ -146,7 +148,7 @@ def test_a_result_stands_beside_the_baseline_at_its_own_l0(troubled: Troubled):
     section = checkout.notes.split("## Run 7: ")[1]
     assert "Within noise: CE-loss score differs by " in section
     assert {20, 21} & {baseline.k for baseline in checkout.state.baselines}
-    comparison = results.read(checkout.study.run_dir(7)).comparison
+    comparison = checkout.state.runs[7].comparison
     assert comparison
     assert abs(comparison.metrics["ce_loss_score"].difference) < 0.004
     assert "only 40% of the latents are alive" in section
@@ -165,6 +167,7 @@ def test_git_log_tells_the_story(troubled: Troubled):
     checkout, _ = troubled
     with Repo(checkout.study.directory) as repo:
         messages = [str(commit.message).splitlines()[0] for commit in repo.iter_commits(reverse=True)]
+        messages = [message for message in messages if not message.startswith("baseline with K ")]
         assert messages[:6] == [
             "run 0, proposal: Baseline",
             "run 0, result: ok",
@@ -191,13 +194,14 @@ def test_the_ledger_tells_the_same_story(troubled: Troubled):
         "proposal_made",
         "run_reserved",
         "attempt_started",
+        "job_submitted",
         "attempt_ended",
         "evaluation_ended",
         "run_committed",
         "notes_written",
-        "sentinels_scored",
-        "baseline_measured",
+        "job_submitted",
     ]
+    assert kinds[10:12] == ["sentinels_scored", "baseline_measured"]
     assert kinds[-3:] == ["test_scored", "study_ended", "notes_written"]
 
 
@@ -480,15 +484,16 @@ def test_a_study_without_a_sound_run_failed(checkout: Checkout):
 @pytest.mark.parametrize(
     ("behaviour", "stage", "left"),
     [
-        pytest.param("stubborn", "training", "reserved", marks=pytest.mark.slow),
-        ("slow_to_evaluate", "evaluating", "evaluating"),
+        pytest.param("stubborn", "metrics.jsonl", "reserved", marks=pytest.mark.slow),
+        ("slow_to_evaluate", "trained.json", "evaluating"),
     ],
 )
-def test_ctrl_c_ends_the_child_and_leaves_notes(checkout: Checkout, behaviour: str, stage: str, left: str):
+def test_ctrl_c_ends_the_child_and_leaves_notes(checkout: Checkout, behaviour: str, file: str, left: str):
+    """A training that has come to its end is kept; only its evaluation is repeated."""
     checkout.plan(behaviour, "fine")
     driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "2")
-    wait_for(lambda: len(checkout.state.runs) == 2 and checkout.state.runs[1].stage == stage)
-    time.sleep(0.7)
+    wait_for(lambda: any((checkout.study.directory / "jobs/run_1_attempt_1").rglob(file)))
+    time.sleep(1.2)
     driver.send_signal(signal.SIGINT)
     stdout, stderr = driver.communicate(timeout=30)
     assert driver.returncode == 130, stderr

@@ -61,7 +61,7 @@ class StudyRequest:
         """The primary metric and the smallest effect worth having."""
         return ideas.primary_metric_and_effect(self.idea, self.fixed.model)
 
-    def first_event(self, lab: dict[str, Any], confinement: Confinement) -> StudyStarted:
+    def first_event(self, lab: dict[str, Any], confinement: Confinement, jobs: int) -> StudyStarted:
         """Return the study's first event; `lab` is what the lab wrote of its fingerprint and the evaluations."""
         primary_metric, smallest_effect = self.goal
         return StudyStarted(
@@ -89,7 +89,7 @@ class StudyRequest:
             run_timeout=self.run_timeout,
             language_model=self.language_model,
             approve=self.approve,
-            jobs=self.jobs,
+            jobs=jobs,
             judging=judging_hash(self.idea.name),
             confinement=confinement,
         )
@@ -109,7 +109,8 @@ def start(request: StudyRequest) -> None:
         analysis = idea_analysis.load(request.idea, sandbox)
         _import_what_is_used_late(request.language_model)
         lab = _prepare_lab(request.fixed, request.goal[0], request.device)
-        started = request.first_event(lab, sandbox.record(request.sandbox))
+        jobs = _slots(request.jobs, lab, sandbox)
+        started = request.first_event(lab, sandbox.record(request.sandbox), jobs)
         study = workspace.create_study(ROOT, request.idea.name)
         with study.lock(), _loop(study, started, lab, analysis, make_proposer(study, started.fixed), sandbox) as loop:
             _finish(study, loop.run())
@@ -248,25 +249,26 @@ def _loop(
         kind=sandbox.kind,
         artefacts=Path(lab["artefacts"]),
     ).write(setup)
-    count = _slots(jobs or started.jobs, lab["gpus"], started.fixed.threads, sandbox)
+    count = _slots(jobs or started.jobs, lab, sandbox)
     slots = LocalSlots(setup, count, visible_gpus(lab["gpus"]))
     with make_display() as shown, closing(JobQueue(study, ledger, shown, slots, count)) as queue:
         yield Loop(study, ledger, analysis, proposer, queue, custody)
 
 
-def _slots(jobs: int | None, gpus: int, threads: int | None, sandbox: Sandbox) -> int:
+def _slots(jobs: int | None, lab: dict[str, Any], sandbox: Sandbox) -> int:
     """Return how many jobs run at once here: one a GPU, or one for each core that their threads leave free.
 
     One at a time if they are not confined, unless more are asked for: what one changes of another's is noticed only
     where they follow one another. Raise UserError for more jobs than GPUs.
     """
+    gpus = lab["gpus"]
     if jobs and gpus and jobs > gpus:
         raise UserError(f"--jobs {jobs}: {gpus} GPU{'s' * (gpus > 1)} can be seen here, and each job has its own")
     if jobs:
         return jobs
     if sandbox.kind == "none":
         return 1
-    return gpus or default_slots(threads or 1)
+    return gpus or default_slots(int(lab["parts"]["threads"]))
 
 
 def _finish(study: Study, result: StudyResult) -> None:

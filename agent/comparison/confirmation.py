@@ -120,6 +120,7 @@ class Confirmation:
         if comparison is None:
             return False
         recorded = digests.of_run(run_dir)
+        self.referee.custody.commit(f"run {run} with fresh seed {seed}: {comparison.not_comparable or 'ok'}")
         self.ledger.append(
             events.ReplicateEnded(run=run, seed=seed, comparison=comparison, seconds=seconds, digests=recorded)
         )

@@ -81,7 +81,10 @@ class Referee:
             self.queue.lose(name, ended)
             return True
         if baseline:
-            self._record_baseline(self.baselines.take_in(*baseline, ended))
+            measured = self.baselines.take_in(*baseline, ended)
+            k, seed = baseline
+            self.custody.commit(f"baseline with K {k:g}, seed {seed}: {measured.verdict.name}")
+            self._record_baseline(measured)
         else:
             if ended.evaluation and ended.stopped:
                 self.queue.lose(name, ended.evaluation)

@@ -9,6 +9,10 @@ from agent.llm.client import WINDOW, Limits, LLMError, Spent, answer_of, redacte
 from agent.llm.transcript import Exchange, outcomes, read
 
 
+class NotYet(LLMError):
+    """A question that was recorded further on: runs that are trained at once may end in another order than they did."""
+
+
 class Replay:
     """The answers and failures of a transcript, in their order."""
 
@@ -41,6 +45,8 @@ class Replay:
         if self._next == len(self._outcomes):
             raise LLMError("replay", f"{self._path} ends here: {purpose} was asked after its last exchange")
         exchange = self._outcomes[self._next]
+        if any(later.asks(purpose, messages) for later in self._outcomes[self._next + 1 :]):
+            raise NotYet("replay", f"{self._path} line {exchange.seq + 1} has another question before this one")
         if not exchange.asks(purpose, messages):
             raise LLMError("replay", f"{self._path} line {exchange.seq + 1} {_difference(exchange, messages, purpose)}")
         self._next += 1

@@ -20,8 +20,9 @@ class Proposer(Protocol):
     What a proposer has to remember is an event: it returns one, the ledger records it, and it is asked again.
     """
 
-    def propose(self, state: "State", observed: ObservedDirection) -> "Proposal | Remark | None":
-        """Return the next proposal, an event to record before it is asked again, or None if it waits for results.
+    def propose(self, state: "State", observed: ObservedDirection, run: int) -> "Proposal | Remark | None":
+        """Return a proposal for a run, the next one or one that failed; an event to record before it is asked again;
+        or None if it waits for results.
 
         Raise StudyDone if there is nothing left to try.
         """

@@ -25,6 +25,7 @@ from agent.report import notes, prose
 from agent.report.prose import Facts
 from agent.running import preflight, process
 from agent.study.attempts import ATTEMPTS
+from agent.study.events import PlanMade
 from agent.study.records import Proposal
 from agent.study.runs import Run
 from agent.study.state import State
@@ -51,11 +52,13 @@ class Prompts:
         self.study, self.idea, self.window = study, idea, window
         self.environment = strict_templates(templates / "prompts")
 
-    def plan(self, state: State) -> list[Message]:
-        """Ask for a plan of the remaining runs; the newest run that counts shows its experiment.py."""
-        counted = [run.number for run in self.study.load_runs(state) if run.counts]
+    def plan(self, state: State, run: int) -> list[Message]:
+        """Ask for a plan of the runs from `run` on; the newest run that counts shows its experiment.py."""
+        seen = newest_seen(state, run)
+        counted = [each.number for each in self.study.load_runs(state, runs_after(state, seen)) if each.counts]
         source = state.runs[counted[-1]].proposal.source
-        return self._fit("plan.j2", state, plan=state.plan, start=counted[-1], **_fenced_source(source))
+        left, more = runs_left(state, run - 1), _fenced_source(source)
+        return self._fit("plan.j2", state, seen, run, runs_left=left, plan=state.plan, start=counted[-1], **more)
 
     def proposal(self, state: State, base: Proposal, number: int, attempt: int) -> list[Message]:
         """Ask for edits to the file of `base`: the previous attempt at this run, or the run that it starts from."""
@@ -64,6 +67,9 @@ class Prompts:
         return self._fit(
             "proposal.j2",
             state,
+            newest_seen(state, number),
+            number,
+            runs_left=runs_left(state, number),
             number=number,
             attempt=attempt,
             title=base.title,
@@ -76,16 +82,21 @@ class Prompts:
     def description(self, state: State, number: int) -> list[Message]:
         """Ask for a paragraph on a run that has its result."""
         proposal = state.runs[number].proposal
-        return self._fit("description.j2", state, number=number, title=proposal.title, written=proposal.description)
+        written, left = proposal.description, runs_left(state, number)
+        told = {"number": number, "title": proposal.title, "written": written, "runs_left": left}
+        return self._fit("description.j2", state, number, number + 1, **told)
 
-    def _fit(self, template: str, state: State, **task: Any) -> list[Message]:
-        """Return the longest prompt that leaves room for an answer. Raise LLMError if even the shortest does not."""
-        runs, failed = self.study.load_runs(state), task.pop("failed", [])
-        begun = sum(not run.by_hand for run in state.runs[1:]) + (task.get("number") == len(runs))
-        left, longest = state.started.max_runs - begun, self.window - min(LONGEST_ANSWER, self.window // 4)
+    def _fit(self, template: str, state: State, seen: int, before: int, **task: Any) -> list[Message]:
+        """Return the longest prompt that leaves room for an answer. Raise LLMError if even the shortest does not.
+
+        It tells of the runs up to `seen`, and that those between it and `before` are in flight.
+        """
+        runs, failed = self.study.load_runs(state, runs_after(state, seen)), task.pop("failed", [])
+        longest = self.window - min(LONGEST_ANSWER, self.window // 4)
+        task["in_flight"] = [(run.number, run.proposal) for run in state.runs[seen + 1 : before]]
         for detail in _details(len([run for run in runs if run.info]), len(failed)):
             failures = self._failures(failed, task.get("number", 0), detail)
-            variables = self._variables(state, runs, detail) | {"failures": failures, "runs_left": left} | task
+            variables = self._variables(state, runs, detail) | {"failures": failures} | task
             messages = [self._message("system", "system.j2", variables), self._message("user", template, variables)]
             if rough_prompt_tokens(messages) <= longest:
                 return messages
@@ -164,6 +175,27 @@ class Prompts:
                 }
             )
         return failures
+
+
+def newest_seen(state: State, run: int) -> int:
+    """Return the newest run of which a language model is told when it is asked for `run`: those after it may still be
+    trained, as many as the study has jobs at once."""
+    return max(0, run - (state.started.jobs or 1))
+
+
+def first_planned(state: State, plan: PlanMade) -> int:
+    """Return the run that is the first of a plan."""
+    return plan.after_run + (state.started.jobs or 1) if plan.after_run else 1
+
+
+def runs_after(state: State, seen: int) -> list[str]:
+    """Return the results of runs after `seen`, which are not to be shown."""
+    return [f"run_{run.number}/final_info.json" for run in state.runs[seen + 1 :]]
+
+
+def runs_left(state: State, run: int) -> int:
+    """Return the runs that may be started after `run`; those by hand do not count."""
+    return state.started.max_runs - run + sum(each.by_hand for each in state.runs[1 : run + 1])
 
 
 def _details(runs: int, attempts: int) -> Iterator[Detail]:

@@ -48,7 +48,7 @@ class TemplateProposer:
             for step in idea.plan
         ]
 
-    def propose(self, state: State, observed: ObservedDirection) -> Proposal | None:
+    def propose(self, state: State, observed: ObservedDirection, run: int) -> Proposal | None:  # noqa: ARG002
         """Return the first step that was neither tried nor is passed over, or None if it depends on runs that are not
         through. Raise StudyDone after the last.
 
@@ -79,7 +79,7 @@ class TemplateProposer:
         return [(self.steps[name].title, why) for name, why in passed_over.items() if name not in tried(state)]
 
     def _passed_over(self, done: set[str], observed: ObservedDirection) -> dict[str, str]:
-        """Return the steps whose condition does not hold and never will, with the reason, given those that are `done`."""
+        """Return the steps whose condition does not hold and never will, with the reason; others are `done`."""
         passed_over: dict[str, str] = {}
         for step in self.steps.values():
             if step.when and (why := self._why_not(step.when, done, passed_over, observed)):

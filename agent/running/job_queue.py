@@ -11,7 +11,7 @@ from agent.lab.errors import UserError
 from agent.lab.files import BadFile, empty_folder, remove
 from agent.lab.verdicts import Verdict
 from agent.running.executor import Executor, NotSubmitted, Status
-from agent.running.jobs import Job, Outcome
+from agent.running.jobs import JOB, OUTCOME, TRAINED, Job, Outcome
 from agent.study import events
 from agent.study.ledger import Ledger
 from agent.study.outcomes import StudyPaused
@@ -65,7 +65,7 @@ class JobQueue:
     def submit(self, name: str, job: Job) -> bool:
         """Hand a job to the executor; return False if its queue is full. Raise StudyPaused if it refuses the job."""
         directory = empty_folder(self.folder / name)
-        job.write(directory / "job.json")
+        job.write(directory / JOB)
         self.ledger.append(events.JobSubmitted(job=name))
         try:
             id = self.executor.submit(directory)
@@ -130,8 +130,13 @@ class JobQueue:
         """End what must not outlive the driver."""
         self.executor.close()
 
-    def _outcome(self, name: str) -> Ended | None:
-        path = self.folder / name / "outcome.json"
+    def trained(self, name: str) -> Outcome | None:
+        """Return what the training of a job left that ended in its evaluation; None if that had not begun."""
+        found = self._outcome(name, TRAINED)
+        return found if isinstance(found, Outcome) else None
+
+    def _outcome(self, name: str, file: str = OUTCOME) -> Ended | None:
+        path = self.folder / name / file
         try:
             return Outcome.read(path)
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a job is told and what it leaves: the files job.json and outcome.json of its directory, and a study's setup."""
+"""What a job is told, what it leaves when it is trained and when it is through, and what all jobs of a study share."""
 
 from pathlib import Path
 from typing import Self
@@ -12,6 +12,7 @@ from agent.lab.results import Work
 from agent.lab.verdicts import Verdict
 from agent.study.records import SandboxKind, SandboxWish
 
+JOB, TRAINED, OUTCOME = "job.json", "trained.json", "outcome.json"  # in the directory of a job
 MOST_BYTES = 16 * MIB  # of one of these files
 
 

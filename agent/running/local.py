@@ -9,7 +9,7 @@ from agent.lab.files import BadFile, empty_folder, read_plain_text, remove_unles
 from agent.lab.verdicts import Verdict
 from agent.running import process, process_tree
 from agent.running.executor import Status
-from agent.running.jobs import Setup
+from agent.running.jobs import OUTCOME, Setup
 from agent.running.watchdogs import memory_limit
 from agent.study.outcomes import StudyPaused
 from agent.study.workspace import STUDY_VARIABLE
@@ -162,7 +162,7 @@ def visible_gpus(count: int, environment: Mapping[str, str] = os.environ) -> lis
 
 
 def _is_through(job: Path) -> bool:
-    return (job / "outcome.json").exists()
+    return (job / OUTCOME).exists()
 
 
 def _progress(job: Path) -> str:

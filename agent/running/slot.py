@@ -29,7 +29,7 @@ from agent.lab.verdicts import Verdict, judge_metrics
 from agent.lab.visible import one_line
 from agent.running import process, views
 from agent.running.activation_server import ActivationServer, machine
-from agent.running.jobs import Job, Outcome, Setup, Training
+from agent.running.jobs import JOB, OUTCOME, TRAINED, Job, Outcome, Setup, Training
 from agent.running.lab_processes import lab_settings
 from agent.running.run_files import collect_run_files, log_path
 from agent.running.sandbox import settle
@@ -83,10 +83,10 @@ class Slot:
 
     def carry_out(self, directory: Path, number: int) -> None:
         """Carry out the job of a directory, and leave its outcome there."""
-        job = Job.read(directory / "job.json")
+        job = Job.read(directory / JOB)
         self._progress = directory / "progress"
         attempt = empty_folder(directory / f"try_{number}")
-        self._outcome(job, attempt).write(directory / "outcome.json")
+        self._outcome(job, attempt).write(directory / OUTCOME)
 
     def _outcome(self, job: Job, attempt: Path) -> Outcome:
         training = job.training
@@ -94,16 +94,19 @@ class Slot:
         found, remarks, start = Outcome(run_dir=run_dir), [], time.monotonic()
         if training:
             script = attempt / "experiment.py"
-            if training.smoke_timeout and (verdict := self._smoke_test(training, script, job.label)):
+            if training.smoke_timeout and (verdict := self._smoke_test(training, script, job.label, remarks)):
                 found = found.model_copy(update={"preflight": verdict})
             else:
                 start = time.monotonic()
                 try:
-                    work = self._train(training, script, run_dir, job.label, training.timeout, remarks=remarks)
+                    work = self._train(training, script, run_dir, job.label, training.timeout, remarks)
                     found = found.model_copy(update={"work": work})
                 except RunFailed as failure:
                     found = found.model_copy(update={"training": failure.verdict})
             found = found.model_copy(update={"training_seconds": time.monotonic() - start})
+            if found.failure is None:
+                recorded = {"digests": digests.of_files(run_dir, digests.RUN_FILES)}
+                found.model_copy(update=recorded).write(attempt.with_name(TRAINED))
         start = time.monotonic()
         if found.failure is None:
             try:
@@ -114,11 +117,11 @@ class Slot:
         seconds = {"evaluation_seconds": time.monotonic() - start, "remarks": remarks}
         return found.model_copy(update=seconds | {"digests": digests.of_files(run_dir, digests.RUN_FILES)})
 
-    def _smoke_test(self, training: Training, script: Path, label: str) -> Verdict | None:
+    def _smoke_test(self, training: Training, script: Path, label: str, remarks: list[str]) -> Verdict | None:
         """Train a few steps, export, load and score a slice. Return what went wrong, leaving the trial as the run's."""
         label, timeout, trial = f"{label}, smoke test", training.smoke_timeout or 0.0, script.with_name("smoke")
         try:
-            self._train(training, script, trial, label, timeout, smoke=True)
+            self._train(training, script, trial, label, timeout, remarks, smoke=True)
             self._evaluate(Score(run_dir=trial, slice=True), label, timeout)
             info = results.read(trial)
             verdict = None if info.verdict.ok else info.verdict
@@ -140,11 +143,12 @@ class Slot:
         run_dir: Path,
         label: str,
         timeout: float,
+        remarks: list[str],
         smoke: bool = False,
-        remarks: list[str] | None = None,
     ) -> Work:
         """Run an experiment into `run_dir` beside its script, which are made, and return what it read and used.
 
+        What the researcher should know is added to `remarks`.
         `timeout` is in seconds; `smoke` cuts the training to a few steps. Raise RunFailed unless it trained to its end.
         """
         stdout, stderr = log_path(run_dir, "stdout"), log_path(run_dir, "stderr")
@@ -160,7 +164,7 @@ class Slot:
         total = min(self.setup.fixed.tokens, SMOKE_TOKENS) if smoke else self.setup.fixed.tokens
         remove(run_dir)
         run_dir.mkdir()
-        with self._watched_cache(label) as changed, self._activations.training(total) as served:
+        with self._watched_cache(remarks) as changed, self._activations.training(total) as served:
             settings[SOCKET_VARIABLE] = str(served.descriptor)
             env = process.child_environment(self.settings | settings)
             ended = process.run(
@@ -180,7 +184,7 @@ class Slot:
                 view=views.for_training(script, run_dir, env),
             )
             rows, damage = served.report()
-        if self.sandbox.kind == "none" and shared_memory.left > REMARKABLE_BYTES and remarks is not None:
+        if self.sandbox.kind == "none" and shared_memory.left > REMARKABLE_BYTES:
             remarks.append(f"{shared_memory.left / MIB:.0f} MiB more lie in {SHARED_MEMORY} than before it")
         tampered = collect_run_files(run_dir, training.source) or (changed[0] if changed else None)
         if tampered:
@@ -191,9 +195,9 @@ class Slot:
         return Work(rows=rows, cpu_seconds=round(ended.cpu_seconds, 2), machine=machine(self.setup.fixed.threads))
 
     @contextmanager
-    def _watched_cache(self, label: str) -> Iterator[list[Verdict]]:
+    def _watched_cache(self, remarks: list[str]) -> Iterator[list[Verdict]]:
         """Have files removed that an experiment, if it is not confined, changes in the evaluator's folder or adds to
-        it. Yield a list that then holds a verdict if it changed any."""
+        it. Yield a list that then holds a verdict if it changed any; those that were added are remarked on."""
         found: list[Verdict] = []
         if self.sandbox.kind != "none":
             yield found
@@ -203,7 +207,9 @@ class Slot:
         try:
             yield found
         finally:
-            if changed := files.discard_what_came(before, label):
+            changed, came = files.discard_what_came(before)
+            remarks += [f"{name} appeared in the cache meanwhile: made again when it is needed" for name in came]
+            if changed:
                 names = ", ".join(f"{name} in the cache" for name in changed)
                 evidence = f"the experiment changed {names}; put back, and what lies in the cache made again"
                 found.append(Verdict(name="tampered", evidence=evidence))

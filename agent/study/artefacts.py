@@ -37,18 +37,18 @@ class EvaluatorFiles:
         for path in paths:
             remove(self.top(path))
 
-    def discard_what_came(self, before: Mapping[Path, str | None], label: str) -> list[str]:
-        """Remove files that are new or changed since `before`, while an experiment ran and no evaluator did.
+    def discard_what_came(self, before: Mapping[Path, str | None]) -> tuple[list[str], list[str]]:
+        """Remove files that are changed or new since `before`, while an experiment ran and no evaluator did.
 
-        Return the names of those that were changed.
+        Return the names of those that were changed, and of those that were new.
         """
         changed = [path for path, digest in before.items() if os.path.lexists(path) and digests.of_file(path) != digest]
         kept = {self.top(path) for path in before}
-        for path in {path if self.top(path) in kept else self.top(path) for path in set(self) - before.keys()}:
-            notify(f"{cached_name(path)} appeared in the cache during {label}: made again when it is needed")
+        came = {path if self.top(path) in kept else self.top(path) for path in set(self) - before.keys()}
+        for path in came:
             remove(path)
         self.discard(changed)
-        return [cached_name(path) for path in changed]
+        return [cached_name(path) for path in changed], [cached_name(path) for path in sorted(came)]
 
     def top(self, path: Path) -> Path:
         """Return the file or folder directly below the folder that a path lies in."""

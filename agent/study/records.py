@@ -35,6 +35,7 @@ class Proposal(BaseModel):
     why: Prose
     predictions: dict[str, Direction]  # headline metric -> direction from the baseline
     source: str  # the whole experiment.py
+    planned: Prose = ""  # what a language model's plan had said of it
     start: int = 0  # the run whose experiment.py was changed
     answer: Prose = ""  # of a language model, if it could not be used
     unusable: Prose = ""  # the reason, written for the model; `source` is then unchanged

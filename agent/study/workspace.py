@@ -39,6 +39,7 @@ IGNORED = """\
 /git_damaged_*
 /jobs/
 /slot_*/
+/setup.json
 /run_*/*
 !/run_*/experiment.py
 !/run_*/metrics.jsonl

@@ -8,12 +8,13 @@ from builders import OK, SECOND, STARTED
 from agent.comparison.baselines import Baselines
 from agent.comparison.referee import Referee
 from agent.display.live import PlainDisplay
-from agent.running.sandbox import UNCONFINED
-from agent.running.workers import Workers
+from agent.running.job_queue import JobQueue
+from agent.running.jobs import Setup
+from agent.running.local import LocalSlots
 from agent.study.custody import driver_custody
 from agent.study.events import AttemptEnded, AttemptStarted, EvaluationEnded, Event, RunCommitted
 from agent.study.ledger import Ledger
-from agent.study.outcomes import StudyDone
+from agent.study.outcomes import HoursSpent
 from agent.study.workspace import Study
 
 
@@ -31,9 +32,13 @@ def test_sentinels_that_the_hours_do_not_allow_are_not_tried(tmp_path: Path, cac
     for event in baseline:
         ledger.append(event)
     folders = {"artefacts": cache_dir / "evaluation/small", "activations": cache_dir / "activations/small"}
-    custody = driver_custody(study, ledger, folders)
-    with Workers(study, started, PlainDisplay(), custody, UNCONFINED) as workers:
-        referee = Referee(study, ledger, Baselines(study, started, workers), workers)
-        with pytest.raises(StudyDone, match=r"the budget of 0\.001 hours does not allow another run: "):
-            referee.prepare()
+    custody, display = driver_custody(study, ledger, folders), PlainDisplay()
+    setup = study.directory / "setup.json"
+    about = {"fixed": started.fixed, "evals": started.evals, "device": None, "wish": "off", "kind": "none"}
+    Setup(study=study.directory, artefacts=folders["artefacts"], **about).write(setup)
+    queue = JobQueue(study, ledger, display, LocalSlots(setup, 1, []), 1)
+    referee = Referee(study, ledger, queue, custody, display, Baselines(study, started, custody, display))
+    with pytest.raises(HoursSpent, match=r"the budget of 0\.001 hours does not allow another run: "):
+        referee.start_next()
     assert ledger.state.sentinels is None
+    assert not queue.names

@@ -30,26 +30,34 @@ def proposer(tmp_path: Path) -> TemplateProposer:
     return TemplateProposer(idea, Fixed(), tmp_path)
 
 
-def after(proposer: TemplateProposer, results: dict[str, Any], running: str | None = None):
+def after(proposer: TemplateProposer, results: dict[str, Any], running: str | None = None, max_runs: int = 9):
     """Return what is proposed and skipped once the named steps have these results; None: no comparison."""
     proposals = {proposal.name: proposal for proposal in proposer.plan}
     state = State(STARTED, runs=[RunState(i, proposals[name], stage="done") for i, name in enumerate(results, 1)])
     if running:
         state.runs.append(RunState(len(state.runs) + 1, proposals[running], stage="training"))
+    state.started = STARTED.model_copy(update={"max_runs": max_runs})
 
     def observed(name: str, metric: str):
         return results.get(name) if metric == "ce_loss_score" else None
 
     try:
-        proposed = proposer.propose(state, observed).name
+        proposed = proposer.propose(state, observed, len(state.runs))
+        name = proposed.name if proposed else "(waits)"
     except StudyDone:
-        proposed = None
-    return proposed, proposer.skipped(state, observed)
+        name = None
+    return name, proposer.skipped(state, observed)
 
 
 def test_a_step_is_not_skipped_before_its_condition_is_known(proposer: TemplateProposer):
     assert after(proposer, {}) == ("first", [])
-    assert after(proposer, {}, running="first")[1] == []
+    assert after(proposer, {}, running="first") == ("other", [])
+
+
+def test_a_step_whose_condition_is_not_known_keeps_its_place_in_the_budget(proposer: TemplateProposer):
+    assert after(proposer, {}, running="first", max_runs=4)[0] == "other"  # a run for each of the four
+    assert after(proposer, {}, running="first", max_runs=3)[0] == "(waits)"
+    assert after(proposer, {"first": "same"}, max_runs=2)[0] == "other"
 
 
 def test_a_step_whose_condition_holds_is_proposed(proposer: TemplateProposer):

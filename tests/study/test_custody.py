@@ -67,7 +67,7 @@ def test_a_figure_changed_by_hand_is_noticed_by_show_resume_and_note(
     before = path.read_text()
     content = json.loads(before)
     places = list(figures(content))
-    assert len(places) > 60
+    assert len(places) > 50
     for place in places:
         path.write_text(edited(content, place))
         for directory in (study.directory, study.notes, path.parent):
