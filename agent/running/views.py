@@ -40,7 +40,7 @@ def for_evaluator(study: Study, fixed: Fixed, evals: tuple[str, ...], environmen
     written = [_cached("evaluation"), _cached("worlds"), study.directory]
     given = [_cached("unlearning")] if "unlearning" in evals else []  # the corpus, which users put there
     given += [_cached(f"texts/{SAE_BENCH}")] if fixed.evaluation_data else []
-    records = [study.directory / name for name in (".git", "events.jsonl", "transcript.jsonl", "lock")]
+    records = [study.directory / name for name in (".git", "events.jsonl", "transcript.jsonl", "lock", "lock.held")]
     seen = _each([ROOT / "templates", *given, *records], "read")
     paths: dict[Path, Access] = {**_models(fixed, environment), **_each(written, "write"), **seen}
     return View(paths, network=not NETWORKED.isdisjoint(evals))
