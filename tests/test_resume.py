@@ -1,5 +1,6 @@
 """`agent resume`: a driver killed at any moment costs nothing but the attempt it was at."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from git import Repo
 from standin import HERE, Checkout, make_checkout, processes, wait_for
+from without_flock import without_flock
 
 from agent.lab import results
 from agent.report import notes as notes_module
@@ -343,3 +345,20 @@ def unrecord(checkout: Checkout) -> None:
 def story(checkout: Checkout) -> list[str]:
     with Repo(checkout.study.directory) as repo:
         return [str(commit.message) for commit in repo.iter_commits(reverse=True)]
+
+
+def test_a_study_is_taken_up_where_there_is_no_flock(checkout: Checkout, tmp_path: Path):
+    checkout.plan("fine")
+    environment = without_flock(tmp_path)
+    driver = checkout.start(*RUN, **environment)
+    wait_for(lambda: checkout.state.started is not None and (checkout.study.directory / "lock.held").exists())
+    second = checkout.agent("resume", **environment)
+    assert (second.returncode, second.stdout) == (2, "")
+    busy = f"error: {checkout.study.name} is in use by process {driver.pid} on {os.uname().nodename}"
+    assert second.stderr == f"{busy}: wait until that has ended\n"
+    driver.kill()
+    driver.communicate()
+    result = checkout.agent("resume", **environment)
+    assert result.returncode == 0, result.stderr
+    assert checkout.state.ended
+    assert not list(checkout.study.directory.glob("lock.*"))

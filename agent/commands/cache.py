@@ -1,6 +1,5 @@
 """`agent cache`: list what SAE_AGENT_CACHE holds, with sizes and ages, and clear it."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from agent.lab.cache import root
 from agent.lab.defaults import SAE_BENCH
 from agent.lab.errors import UserError, did_you_mean
 from agent.lab.files import MIB, BadFile, read_plain
+from agent.lab.locks import Busy, lock_now
 
 KINDS = ("activations", "baselines", "evaluation", "texts", "worlds")
 
@@ -86,15 +86,15 @@ def clear(kinds: Sequence[str]) -> None:
     if not root().is_dir():
         print(f"the cache {root()} is empty")
         return
-    with (root() / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{root()} is in use by a study or a run: clear it after that has ended") from None
-        for kind in KINDS if "all" in kinds else sorted(set(kinds)):
-            freed = sum(entry.size for entry in entries(kind))
-            _delete(root() / kind)
-            print(f"{kind}: {format_size(freed)} freed")
+    try:
+        with lock_now(root() / "lock"):
+            for kind in KINDS if "all" in kinds else sorted(set(kinds)):
+                freed = sum(entry.size for entry in entries(kind))
+                _delete(root() / kind)
+                print(f"{kind}: {format_size(freed)} freed")
+    except Busy as busy:
+        user = busy.holder or "a study or a run"
+        raise UserError(f"{root()} is in use by {user}: clear it after that has ended") from None
 
 
 def format_size(size: float) -> str:

@@ -14,7 +14,8 @@ from agent.ideas import Fixed, render_baseline
 from agent.lab import cache, defaults, results
 from agent.lab.evaluation.catalogue import NAMES
 from agent.lab.evaluation.requests import Score
-from agent.lab.files import atomic_path, remove, waiting_lock, write_atomically
+from agent.lab.files import atomic_path, remove, write_atomically
+from agent.lab.locks import waiting_lock
 from agent.lab.metrics import family_of
 from agent.lab.results import FinalInfo, Work
 from agent.running.jobs import Job, Outcome, Training

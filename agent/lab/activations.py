@@ -24,7 +24,7 @@ from torch import Tensor
 from agent.lab import cache, corpus, models, tokens, worlds
 from agent.lab.defaults import SMOKE_TOKENS, SOCKET_VARIABLE, is_world
 from agent.lab.errors import UserError
-from agent.lab.files import waiting_lock
+from agent.lab.locks import waiting_lock
 from agent.lab.progress import notify, track
 from agent.lab.rows import Connection, Manifest, Rows, ServedRows, Shard, StoredRows
 

@@ -1,6 +1,5 @@
 """The cache: large files that can be made again, shared between studies."""
 
-import fcntl
 import os
 import re
 import shutil
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agent.lab.errors import UserError
+from agent.lab.locks import shared_lock
 
 
 def root() -> Path:
@@ -21,10 +21,9 @@ def root() -> Path:
 
 @contextmanager
 def in_use() -> Iterator[None]:
-    """Keep `agent cache --clear` away while this process works with the cache; the system frees the lock if it dies."""
+    """Keep `agent cache --clear` away while this process works with the cache."""
     root().mkdir(parents=True, exist_ok=True)
-    with (root() / "lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
+    with shared_lock(root() / "lock", "the cache is being cleared"):
         yield
 
 

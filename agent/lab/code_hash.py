@@ -13,6 +13,8 @@ WITHOUT_FIGURES = {
     "evaluation/doctor.py",
     "evaluation/requirements.py",
     "exits.py",
+    "lock_files.py",
+    "locks.py",
     "progress.py",
     "visible.py",
 }

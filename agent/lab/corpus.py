@@ -30,6 +30,7 @@ from torch import Tensor
 
 from agent.lab import cache, files, hub, models, start, text, text_files, tokens
 from agent.lab.errors import UserError
+from agent.lab.locks import waiting_lock
 from agent.lab.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ class _Packer:
 def _make(name: str, path: Path, model: Models, rows: int) -> None:
     """Read as much of a text as `rows` training tokens and the evaluation need, and keep its windows."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with files.waiting_lock(path.parent.with_suffix(".lock"), "another process reads the same text"):
+    with waiting_lock(path.parent.with_suffix(".lock"), "another process reads the same text"):
         if _is_whole(path):
             return
         loaded = model()

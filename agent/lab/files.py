@@ -1,4 +1,4 @@
-"""Files that others may write too: locks, writes that appear whole, reading and removal without following links."""
+"""Files that others may write too: writes that appear whole, reading and removal without following links."""
 
 import errno
 import os
@@ -9,10 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from filelock import FileLock, Timeout
-
 from agent.lab.errors import UserError
-from agent.lab.progress import notify
 
 MIB = 2**20
 
@@ -69,24 +66,6 @@ def open_plain(path: Path, mode: str = "rb", *, only_name: bool = False) -> IO[b
 
 def _not_regular(path: Path) -> BadFile:
     return BadFile(f"{path} is not a regular file and not read: remove it, or put back what was there")
-
-
-@contextmanager
-def waiting_lock(path: Path, reason: str) -> Iterator[None]:
-    """Hold a lock between processes, and tell the user the reason if it has to wait.
-
-    The system frees the lock of a process that ends in any way.
-    """
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        notify(f"waiting: {reason} ({path})")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

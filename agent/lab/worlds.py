@@ -18,7 +18,8 @@ from torch import Tensor
 
 from agent.lab import cache, defaults
 from agent.lab.errors import UserError
-from agent.lab.files import atomic_path, waiting_lock
+from agent.lab.files import atomic_path
+from agent.lab.locks import waiting_lock
 from agent.lab.progress import notify, track
 
 if TYPE_CHECKING:

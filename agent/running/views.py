@@ -39,7 +39,8 @@ def for_evaluator(study: Path, fixed: Fixed, evals: tuple[str, ...], environment
     written = [_cached("evaluation"), _cached("worlds"), study]
     given = [_cached("unlearning")] if "unlearning" in evals else []  # the corpus, which users put there
     given += [_cached(f"texts/{SAE_BENCH}")] if fixed.evaluation_data else []
-    records = [study / name for name in (".git", "events.jsonl", "transcript.jsonl", "lock")]
+    own = (".git", "events.jsonl", "transcript.jsonl", "setup.json", "lock", "lock.held")
+    records = [study / name for name in own]
     seen = _each([ROOT / "templates", *given, *records], "read")
     paths: dict[Path, Access] = {**_models(fixed, environment), **_each(written, "write"), **seen}
     return View(paths, network=not NETWORKED.isdisjoint(evals))

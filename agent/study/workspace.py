@@ -1,16 +1,14 @@
 """The directories of a study, its lock and its git repository."""
 
-import fcntl
 import hashlib
 import itertools
 import os
 import re
 import shutil
-import socket
 import stat
 import time
 from collections.abc import Container, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -19,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from agent.lab import results
 from agent.lab.errors import UserError
-from agent.lab.files import BadFile, open_plain, read_plain_text, remove, remove_unless_plain
+from agent.lab.files import BadFile, read_plain_text, remove
+from agent.lab.locks import Busy, lock_now
 from agent.lab.progress import notify
 from agent.study import digests, ledger, repository
 from agent.study.runs import Run
@@ -185,22 +184,13 @@ class Study:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the lock of the study. Raise StudyBusy if another driver has it.
-
-        The system frees the lock of a driver that is killed.
-        """
-        path = self.directory / "lock"
-        remove_unless_plain(path)
-        with open_plain(path, "a+b") as file:
+        """Hold the lock of the study. Raise StudyBusy if another driver has it."""
+        with ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                owner = file.read(1000).decode(errors="replace") or "another driver"
-                raise StudyBusy(f"{self.name} is in use by {owner}: wait until that has ended") from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-            file.flush()
+                held.enter_context(lock_now(self.directory / "lock"))
+            except Busy as busy:
+                driver = busy.holder or "another driver"
+                raise StudyBusy(f"{self.name} is in use by {driver}: wait until that has ended") from None
             yield
 
     def commit(self, message: str) -> None:

@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+from without_flock import without_flock
 
 DAY = 86400
 
 
-def agent_cache(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def agent_cache(root: Path, *arguments: str, **preload: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "agent", "cache", *arguments]
-    environment = os.environ | {"SAE_AGENT_CACHE": str(root)}
+    environment = os.environ | preload | {"SAE_AGENT_CACHE": str(root)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
@@ -91,9 +92,11 @@ def test_a_cache_that_does_not_exist_is_empty(tmp_path: Path):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_the_cache_is_cleared_only_after_the_last_study_has_ended(root: Path):
+@pytest.mark.parametrize("flock", [True, False])
+def test_the_cache_is_cleared_only_after_the_last_study_has_ended(root: Path, flock: bool):
+    preload = {} if flock else without_flock(root.parent)
     code = "import sys; from agent.lab import cache\nwith cache.in_use(): print('in use', flush=True); sys.stdin.read()"
-    environment = os.environ | {"SAE_AGENT_CACHE": str(root)}
+    environment = os.environ | preload | {"SAE_AGENT_CACHE": str(root)}
     drivers = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         for _ in range(2)
@@ -103,14 +106,16 @@ def test_the_cache_is_cleared_only_after_the_last_study_has_ended(root: Path):
         assert driver.stdout.readline() == b"in use\n"
     assert agent_cache(root).returncode == 0
     for driver in drivers:
-        refusal = agent_cache(root, "--clear", "all")
+        refusal = agent_cache(root, "--clear", "all", **preload)
         assert refusal.returncode == 2
-        assert refusal.stderr == f"error: {root} is in use by a study or a run: clear it after that has ended\n"
+        user = "a study or a run" if flock else f"process ({'|'.join(str(user.pid) for user in drivers)}) on .+"
+        error = f"error: {re.escape(str(root))} is in use by {user}: clear it after that has ended\n"
+        assert re.fullmatch(error, refusal.stderr)
         assert (root / "activations/a/shard").exists()
         driver.kill()
         driver.communicate()
-    assert agent_cache(root, "--clear", "all").returncode == 0
-    assert not (root / "activations").exists()
+    assert agent_cache(root, "--clear", "all", **preload).returncode == 0
+    assert sorted(path.name for path in root.iterdir()) == ["lock", "mine"]
 
 
 def test_texts_are_told_apart(root: Path):

@@ -15,7 +15,6 @@ from agent.lab.files import (
     read_plain_text,
     remove,
     remove_unless_plain,
-    waiting_lock,
     write_atomically,
 )
 
@@ -92,21 +91,6 @@ def test_a_link_is_removed_and_not_what_it_points_to(tmp_path: Path):
     remove(tmp_path / "folder")
     remove(tmp_path / "folder")  # what is already gone is no error
     assert not list(tmp_path.iterdir())
-
-
-def test_a_process_that_has_to_wait_tells_why_and_goes_on_when_the_other_ends(tmp_path: Path):
-    lock = tmp_path / "lock"
-    code = (
-        "import sys; from pathlib import Path; from agent.lab.files import waiting_lock\n"
-        "with waiting_lock(Path(sys.argv[1]), 'somebody builds it'): print('held')"
-    )
-    with waiting_lock(lock, "unused"):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        assert process.stderr
-        assert process.stderr.readline() == f"waiting: somebody builds it ({lock})\n"
-    assert process.communicate(timeout=60)[0] == "held\n"
 
 
 PLANTED = {

@@ -23,7 +23,7 @@ from agent.lab.evaluation.bench.hub_prompts import Fetched
 from agent.lab.evaluation.random_floor import RandomSAE
 from agent.lab.evaluation.requests import Split
 from agent.lab.evaluation.sae_adapter import BenchSAE, CheckpointSAE, Usage, bench_config
-from agent.lab.files import waiting_lock
+from agent.lab.locks import waiting_lock
 from agent.lab.results import Core, Floor, Number
 from agent.lab.rows import Manifest
 
@@ -192,7 +192,9 @@ class Evaluator:
         return self.published if self.published and "core" in self.published.sources else None
 
     def _preparation_lock(self) -> AbstractContextManager[None]:
-        return waiting_lock(self.folder / "lock", "another process prepares the evaluation of the same model")
+        return waiting_lock(
+            self.folder / "preparation.lock", "another process prepares the evaluation of the same model"
+        )
 
     def _token_windows(self, split: Split) -> Tensor:
         """Return windows of held-out text `[windows, context]`, cached. No window is in both splits."""

@@ -26,7 +26,8 @@ from agent.lab.evaluation.bench import labelled_datasets, patching
 from agent.lab.evaluation.bench.core import BATCH_WINDOWS, EvaluationError
 from agent.lab.evaluation.bench.hub_prompts import Fetched
 from agent.lab.evaluation.sae_adapter import BenchSAE
-from agent.lab.files import atomic_path, waiting_lock
+from agent.lab.files import atomic_path
+from agent.lab.locks import waiting_lock
 from agent.lab.precision import Float32Model
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from torch import Tensor
 from agent.lab import cache, files, models
 from agent.lab.evaluation.bench import patching
 from agent.lab.exits import one_line_errors
-from agent.lab.files import waiting_lock
+from agent.lab.locks import waiting_lock
 from agent.lab.progress import notify, progress_bar
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ class Speller:
         if len(self.activations) > self.saved:
             rows, prompts = torch.stack(list(self.activations.values())), json.dumps(list(self.activations))
             with (
-                files.waiting_lock(self.path.with_suffix(".lock"), "another process saves the same activations"),
+                waiting_lock(self.path.with_suffix(".lock"), "another process saves the same activations"),
                 files.atomic_path(self.path) as partial,
             ):
                 save_file({"activations": rows}, partial, metadata={"prompts": prompts})

@@ -31,7 +31,7 @@ from agent.lab.evaluation.ablation import BATCH_WINDOWS, Windows, window_losses
 from agent.lab.evaluation.bench.core_text import windows_at_once
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
 from agent.lab.evaluation.sae_adapter import BenchSAE
-from agent.lab.files import waiting_lock
+from agent.lab.locks import waiting_lock
 from agent.lab.results import FamilyScores, Number
 
 if TYPE_CHECKING:
