@@ -15,11 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from training import workers_of
+from training import slot_of, train_in
 
 from agent import ideas
 from agent.ideas import Fixed
-from agent.running import sandbox, views, workers
+from agent.running import lab_processes, sandbox, views
 from agent.running.sandbox import UNCONFINED, Sandbox
 from agent.study import workspace
 
@@ -36,7 +36,7 @@ def main(tokens: int) -> None:
             medians = {name: _start(kind, command, root) for name, command in PROGRAMS.items()}
             print(f"{kind.kind}: " + ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in medians.items()))
         fixed = Fixed(tokens=tokens, evals="core")
-        if workers.prepare(root, fixed, "core", "cpu", root / "prepared.json"):
+        if lab_processes.prepare(root, fixed, "core", "cpu", root / "prepared.json"):
             sys.exit(1)
         prepared = json.loads((root / "prepared.json").read_text())
         for kind in kinds:
@@ -62,11 +62,9 @@ def _start(kind: Sandbox, command: list[str], root: Path) -> float:
 def _train(kind: Sandbox, fixed: Fixed, root: Path, prepared: dict[str, str]) -> str:
     """Return what a training of the baseline took."""
     study = workspace.create_study(root, kind.kind)
-    script, run_dir = study.directory / "experiment.py", study.directory / "run_0"
-    script.write_text(ideas.render_baseline(fixed))
-    with workers_of(study, fixed, prepared, kind) as processes:
+    with slot_of(study, fixed, prepared, kind) as slot:
         start = time.perf_counter()
-        work = processes.train(script, run_dir, seed=0, label=kind.kind, timeout=600)
+        work = train_in(slot, ideas.render_baseline(fixed), study.directory / "run_0", timeout=600)
     return f"a training of {fixed.tokens:,} tokens {time.perf_counter() - start:.1f} s, CPU {work.cpu_seconds:.1f} s"
 
 

@@ -20,16 +20,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from agent.running.workers import Workers
-from training import workers_of
+from training import slot_of, train_in
 
 from agent import ideas
 from agent.ideas import Fixed
 from agent.lab import results
 from agent.lab.evaluation.requests import Score
 from agent.lab.results import Work
-from agent.running import workers
+from agent.running import lab_processes
 from agent.running.sandbox import settle
+from agent.running.slot import Slot
 from agent.study import workspace
 from agent.study.agreement import departure, work_ratio
 from agent.study.outcomes import RunFailed
@@ -55,14 +55,14 @@ def main(runs: int) -> int:
         root = Path(directory)
         model = runpy.run_path(str(ROOT / "tests/small_lab.py"))["make_model"](root / "model")
         fixed = Fixed(model=str(model), hook_name=HOOK, tokens=TOKENS, d_sae=D_SAE, evals="core")
-        if workers.prepare(root, fixed, "core", "cpu", root / "prepared.json"):
+        if lab_processes.prepare(root, fixed, "core", "cpu", root / "prepared.json"):
             return 1
         study = workspace.create_study(root, "honest")
         prepared = json.loads((root / "prepared.json").read_text())
-        with workers_of(study, fixed, prepared, settle("auto")) as processes:
-            baseline = _run(study, processes, ideas.render_baseline(fixed), fixed, None, "baseline")
+        with slot_of(study, fixed, prepared, settle("auto")) as slot:
+            baseline = _run(study, slot, ideas.render_baseline(fixed), fixed, None, "baseline")
             outcomes = [
-                _run(study, processes, _source(draw, fixed), fixed, baseline[1], f"run {number}", number % 4 > 1)
+                _run(study, slot, _source(draw, fixed), fixed, baseline[1], f"run {number}", number % 4 > 1)
                 for number in range(runs)
             ]
     counts = Counter(name for name, _, _ in outcomes)
@@ -89,17 +89,17 @@ def _source(draw: random.Random, fixed: Fixed) -> str:
 
 
 def _run(
-    study: Study, processes: Workers, source: str, fixed: Fixed, baseline: Work | None, label: str, busy: bool = False
+    study: Study, slot: Slot, source: str, fixed: Fixed, baseline: Work | None, label: str, busy: bool = False
 ) -> tuple[str, Work | None, str]:
     """Train and score an experiment as a study does; print and return its verdict, its work and the evidence."""
-    script, run_dir = study.directory / "experiment.py", study.directory / label.replace(" ", "_")
-    script.write_text(source)
+    run_dir = study.directory / label.replace(" ", "_")
     try:
         with _busy_cores() if busy else nullcontext():
-            work = processes.train(script, run_dir, seed=0, label=label, timeout=600)
+            work = train_in(slot, source, run_dir, timeout=600)
+        slot.evaluate(Score(run_dir=run_dir, evals=("core",)), label, timeout=600)
     except RunFailed as failure:
         return _reported(label, failure.verdict.name, None, failure.verdict.evidence)
-    info = processes.score(Score(run_dir=run_dir, evals=("core",)), label=label, timeout=600)
+    info = results.read(run_dir)
     info.work = work
     if info.verdict.ok and (difference := departure(fixed, info, results.rows_stepped(run_dir), baseline)):
         return _reported(label, "not_comparable", work, difference)

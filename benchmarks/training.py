@@ -5,13 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from agent.display.live import PlainDisplay
 from agent.ideas import Fixed
+from agent.lab.results import Work
+from agent.running.jobs import Setup, Training
 from agent.running.sandbox import Sandbox
-from agent.running.workers import Workers
-from agent.study.custody import driver_custody
-from agent.study.events import StudyStarted
-from agent.study.ledger import Ledger
+from agent.running.slot import Slot
 from agent.study.workspace import Study
 
 
@@ -28,22 +26,16 @@ def train(script: Path, run_dir: Path, seed: int | None = None) -> Path:
     return run_dir
 
 
-def workers_of(study: Study, fixed: Fixed, prepared: dict[str, str], sandbox: Sandbox) -> Workers:
-    """Return the child processes of a study without a plan, scored by core alone; `prepared` is what the lab wrote."""
-    started = StudyStarted(
-        idea="baseline",
-        title="The baseline",
-        description="",
-        hypothesis="",
-        primary_metric="ce_loss_score",
-        smallest_effect=0.005,
-        fixed=fixed,
-        evals=("core",),
-        fingerprint="",
-        device="cpu",
-        max_runs=1,
+def slot_of(study: Study, fixed: Fixed, prepared: dict[str, str], sandbox: Sandbox) -> Slot:
+    """Return a slot for jobs that core alone scores; `prepared` is what the lab wrote."""
+    artefacts = Path(prepared["artefacts"])
+    setup = Setup(
+        study=study.directory, fixed=fixed, evals=("core",), device="cpu", kind=sandbox.kind, artefacts=artefacts
     )
-    ledger = Ledger(study.ledger)
-    ledger.append(started)
-    study.commit("begun")
-    return Workers(study, started, PlainDisplay(), driver_custody(study, ledger, prepared), sandbox)
+    return Slot(setup, sandbox, study.directory)
+
+
+def train_in(slot: Slot, source: str, run_dir: Path, timeout: float) -> Work:
+    """Train an experiment as a study does, and return what it read and used. Raise RunFailed."""
+    training = Training(source=source, directory=run_dir.name, seed=0, timeout=timeout)
+    return slot.train(training, run_dir.with_name("experiment.py"), run_dir, run_dir.name, timeout, [])

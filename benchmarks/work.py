@@ -11,11 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from training import workers_of
+from training import slot_of, train_in
 
 from agent import ideas
 from agent.ideas import Fixed
-from agent.running import workers
+from agent.running import lab_processes
 from agent.running.sandbox import settle
 from agent.study import workspace
 from agent.study.agreement import work_ratio
@@ -31,16 +31,13 @@ def main(tokens: int, steps: int) -> None:
         sources |= {f"{idea.name} {step.name}": ideas.render_step(idea, step, fixed) for step in idea.plan[-steps:]}
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
-        if workers.prepare(root, fixed, "core", "cpu", root / "prepared.json"):
+        if lab_processes.prepare(root, fixed, "core", "cpu", root / "prepared.json"):
             sys.exit(1)
         study = workspace.create_study(root, "work")
         prepared, baseline = json.loads((root / "prepared.json").read_text()), None
-        with workers_of(study, fixed, prepared, settle("auto")) as processes:
+        with slot_of(study, fixed, prepared, settle("auto")) as slot:
             for number, (name, source) in enumerate(sources.items()):
-                script = study.directory / "experiment.py"
-                script.write_text(source)
-                run_dir = study.directory / f"run_{number}"
-                work = processes.train(script, run_dir, seed=0, label=name, timeout=1800)
+                work = train_in(slot, source, study.directory / f"run_{number}", timeout=1800)
                 baseline = baseline or work
                 print(f"{name}: {work.cpu_seconds:.1f} CPU s, {work_ratio(work, baseline):.2f}", flush=True)
 

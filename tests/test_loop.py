@@ -482,7 +482,7 @@ def test_a_study_without_a_sound_run_failed(checkout: Checkout):
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "stage", "left"),
+    ("behaviour", "file", "left"),
     [
         pytest.param("stubborn", "metrics.jsonl", "reserved", marks=pytest.mark.slow),
         ("slow_to_evaluate", "trained.json", "evaluating"),

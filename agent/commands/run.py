@@ -116,7 +116,7 @@ def start(request: StudyRequest) -> None:
             _finish(study, loop.run())
 
 
-def resume(path: Path | None, wish: SandboxWish | None, jobs: int | None) -> None:
+def resume(path: Path | None, wish: SandboxWish | None, jobs: int | None = None) -> None:
     """Continue the study at `path`, or the newest that has not ended. `wish` and `jobs` are None: as it began."""
     study, state = workspace.find_study_to_resume(ROOT, path)
     require_records(study, state)
@@ -245,7 +245,6 @@ def _loop(
         fixed=started.fixed,
         evals=started.evals,
         device=started.device,
-        wish=ledger.state.confinements[-1].wish if ledger.state.confinements else "auto",
         kind=sandbox.kind,
         artefacts=Path(lab["artefacts"]),
     ).write(setup)

@@ -45,10 +45,10 @@ class Replay:
         if self._next == len(self._outcomes):
             raise LLMError("replay", f"{self._path} ends here: {purpose} was asked after its last exchange")
         exchange = self._outcomes[self._next]
-        if any(later.asks(purpose, messages) for later in self._outcomes[self._next + 1 :]):
-            raise NotYet("replay", f"{self._path} line {exchange.seq + 1} has another question before this one")
         if not exchange.asks(purpose, messages):
-            raise LLMError("replay", f"{self._path} line {exchange.seq + 1} {_difference(exchange, messages, purpose)}")
+            why = f"{self._path} line {exchange.seq + 1} {_difference(exchange, messages, purpose)}"
+            later = any(each.asks(purpose, messages) for each in self._outcomes[self._next + 1 :])
+            raise NotYet("replay", why) if later else LLMError("replay", why)
         self._next += 1
         return answer_of(exchange)
 

@@ -56,7 +56,7 @@ class TemplateProposer:
         do not depend on how many runs are trained at once.
         """
         passed_over = self._passed_over(settled(state), observed)
-        places = state.started.max_runs - sum(not run.by_hand for run in state.runs[1:])
+        places = state.started.max_runs - state.runs_begun
         undecided = 0
         for proposal in self.plan:
             when = self.steps[proposal.name].when

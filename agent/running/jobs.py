@@ -10,7 +10,7 @@ from agent.lab.evaluation.requests import Request
 from agent.lab.files import MIB, read_plain, write_atomically
 from agent.lab.results import Work
 from agent.lab.verdicts import Verdict
-from agent.study.records import SandboxKind, SandboxWish
+from agent.study.records import SandboxKind
 
 JOB, TRAINED, OUTCOME = "job.json", "trained.json", "outcome.json"  # in the directory of a job
 MOST_BYTES = 16 * MIB  # of one of these files
@@ -36,7 +36,6 @@ class Setup(_File):
     fixed: Fixed
     evals: tuple[str, ...]
     device: str | None  # None: the GPU if there is one
-    wish: SandboxWish
     kind: SandboxKind  # the confinement that the driver found; a job is not confined less
     artefacts: Path  # the evaluator's folder in the cache
 

@@ -1,9 +1,9 @@
-"""python start.py agent.running.slot SETUP LOGS [JOB TRY]: carry out jobs, one after another, under the guards.
+"""python start.py agent.running.slot SETUP FOLDER [TRY]: carry out jobs, one after another, under the guards.
 
-With JOB, the directory of one job, it ends after that job: so it runs on a cluster. Without, it is a slot of the
-driver's machine: it reads the directories of jobs from its standard input, a line each, keeps the evaluator and the
-server of activations between them, and ends when the driver does. A job's files are in JOB/try_TRY; JOB/outcome.json
-is written when it is through, JOB/progress on the way.
+With TRY, FOLDER is the directory of one job, after which it ends: so it runs on a cluster. Without, FOLDER is for the
+logs of a slot of the driver's machine: it reads the directories of jobs from its standard input, a line each, keeps the
+evaluator and the server of activations between them, and ends when the driver does. A job's files are in try_TRY of its
+directory; outcome.json is written when it is through, and progress on the way.
 """
 
 import os
@@ -32,7 +32,7 @@ from agent.running.activation_server import ActivationServer, machine
 from agent.running.jobs import JOB, OUTCOME, TRAINED, Job, Outcome, Setup, Training
 from agent.running.lab_processes import lab_settings
 from agent.running.run_files import collect_run_files, log_path
-from agent.running.sandbox import settle
+from agent.running.sandbox import Sandbox, settle
 from agent.running.watchdogs import (
     SHARED_MEMORY,
     Disk,
@@ -61,12 +61,9 @@ PROGRESS_SECONDS = 0.5  # at least, between two writes of the file that the driv
 class Slot:
     """The place of one job at a time: a training beside an evaluator that waits for requests."""
 
-    def __init__(self, setup: Setup, logs: Path, watch: Callable[[], None]) -> None:
+    def __init__(self, setup: Setup, sandbox: Sandbox, logs: Path, watch: Callable[[], None] = lambda: None) -> None:
         """`watch` is called while a job is carried out, and raises if nobody wants it any more."""
-        self.setup, self.logs, self.watch = setup, logs, watch
-        self.sandbox = settle(setup.wish if setup.kind == "none" else "required")
-        if self.sandbox.is_weaker(setup.kind):
-            raise UserError(f"the study is confined by {setup.kind}, and here runs are {self.sandbox.description}")
+        self.setup, self.sandbox, self.logs, self.watch = setup, sandbox, logs, watch
         self.settings = lab_settings(setup.fixed, setup.device) | {STUDY_VARIABLE: str(setup.study)}
         self._activations = ActivationServer(setup.fixed, self.settings, logs / "stream.log", self.sandbox)
         self._evaluator: process.Child | None = None
@@ -99,7 +96,7 @@ class Slot:
             else:
                 start = time.monotonic()
                 try:
-                    work = self._train(training, script, run_dir, job.label, training.timeout, remarks)
+                    work = self.train(training, script, run_dir, job.label, training.timeout, remarks)
                     found = found.model_copy(update={"work": work})
                 except RunFailed as failure:
                     found = found.model_copy(update={"training": failure.verdict})
@@ -110,7 +107,7 @@ class Slot:
         start = time.monotonic()
         if found.failure is None:
             try:
-                self._evaluate(job.request.model_copy(update={"run_dir": run_dir}), job.label, job.timeout)
+                self.evaluate(job.request.model_copy(update={"run_dir": run_dir}), job.label, job.timeout)
             except RunFailed as failure:
                 stopped = isinstance(failure, EvaluationStopped)
                 found = found.model_copy(update={"evaluation": failure.verdict, "stopped": stopped})
@@ -121,8 +118,8 @@ class Slot:
         """Train a few steps, export, load and score a slice. Return what went wrong, leaving the trial as the run's."""
         label, timeout, trial = f"{label}, smoke test", training.smoke_timeout or 0.0, script.with_name("smoke")
         try:
-            self._train(training, script, trial, label, timeout, remarks, smoke=True)
-            self._evaluate(Score(run_dir=trial, slice=True), label, timeout)
+            self.train(training, script, trial, label, timeout, remarks, smoke=True)
+            self.evaluate(Score(run_dir=trial, slice=True), label, timeout)
             info = results.read(trial)
             verdict = None if info.verdict.ok else info.verdict
             if verdict is None and (difference := different_settings(self.setup.fixed, info.training)):
@@ -136,7 +133,7 @@ class Slot:
         trial.rename(script.with_name(training.directory))
         return verdict.model_copy(update={"evidence": f"in the first steps: {verdict.evidence}"})
 
-    def _train(
+    def train(
         self,
         training: Training,
         script: Path,
@@ -214,7 +211,7 @@ class Slot:
                 evidence = f"the experiment changed {names}; put back, and what lies in the cache made again"
                 found.append(Verdict(name="tampered", evidence=evidence))
 
-    def _evaluate(self, request: Score | TrySentinels, label: str, timeout: float) -> None:
+    def evaluate(self, request: Score | TrySentinels, label: str, timeout: float) -> None:
         """Have the evaluator write the file that the request names.
 
         Raise RunFailed if it is not there in the end; it is EvaluationStopped where another try may succeed. A
@@ -287,6 +284,14 @@ class Slot:
             partial.replace(self._progress)
 
 
+def settle_here(setup: Setup) -> Sandbox:
+    """Return the confinement of a study's jobs on this machine. Raise UserError if it is weaker than the study's."""
+    sandbox = settle("off" if setup.kind == "none" else "required")
+    if sandbox.is_weaker(setup.kind):
+        raise UserError(f"the study is confined by {setup.kind}, and here runs are {sandbox.description}")
+    return sandbox
+
+
 def end_with_driver() -> None:
     """Raise KeyboardInterrupt if the driver, at the other end of the standard input, has ended."""
     if select.select([sys.stdin], [], [], 0)[0]:
@@ -301,11 +306,12 @@ def interrupt(*_: object) -> None:
 
 
 def main() -> None:
-    setup, logs, *one = sys.argv[1:]
+    file, *one = sys.argv[1:]
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        with Slot(Setup.read(Path(setup)), Path(logs), (lambda: None) if one else end_with_driver) as slot:
-            if one:
+        setup = Setup.read(Path(file))
+        with Slot(setup, settle_here(setup), Path(one[0]), (lambda: None) if one[1:] else end_with_driver) as slot:
+            if one[1:]:
                 slot.carry_out(Path(one[0]), int(one[1]))
             else:
                 for line in sys.stdin:

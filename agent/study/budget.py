@@ -24,7 +24,7 @@ class Budget:
     def require_run(self) -> None:
         """Raise StudyDone unless another run is allowed beside those that were proposed."""
         runs = self.state.started.max_runs
-        if len([run for run in self.state.runs if run.number > 0 and not run.by_hand]) >= runs:
+        if self.state.runs_begun >= runs:
             raise StudyDone(f"the budget of {runs} run{'s' * (runs > 1)} is spent")
         self.require_hours()
 

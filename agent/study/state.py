@@ -150,6 +150,11 @@ class State:
         return sum(run.number > 0 and run.reserved for run in self.runs)
 
     @property
+    def runs_begun(self) -> int:
+        """Number of runs that were proposed, each of which is or will be reserved from the budget."""
+        return sum(run.number > 0 and not run.by_hand for run in self.runs)
+
+    @property
     def test_uses(self) -> int:
         """Number of SAEs that were scored on the test split."""
         return len(self.tested) + sum(map(len, self.tested_seeds.values())) + len(self.tested_baselines)

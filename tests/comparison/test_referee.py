@@ -34,7 +34,7 @@ def test_sentinels_that_the_hours_do_not_allow_are_not_tried(tmp_path: Path, cac
     folders = {"artefacts": cache_dir / "evaluation/small", "activations": cache_dir / "activations/small"}
     custody, display = driver_custody(study, ledger, folders), PlainDisplay()
     setup = study.directory / "setup.json"
-    about = {"fixed": started.fixed, "evals": started.evals, "device": None, "wish": "off", "kind": "none"}
+    about = {"fixed": started.fixed, "evals": started.evals, "device": None, "kind": "none"}
     Setup(study=study.directory, artefacts=folders["artefacts"], **about).write(setup)
     queue = JobQueue(study, ledger, display, LocalSlots(setup, 1, []), 1)
     referee = Referee(study, ledger, queue, custody, display, Baselines(study, started, custody, display))

@@ -252,7 +252,7 @@ def test_the_api_key_is_in_no_file_of_the_study(finished: FinishedStudy):
 def test_the_examples_in_a_prompt_are_of_the_primary_metric(finished: FinishedStudy):
     state, idea = finished.checkout.state, ideas.load("stand_in", finished.checkout.root / "templates")
     started = state.started.model_copy(update={"primary_metric": "explained_variance_centered"})
-    system, _ = Prompts(finished.checkout.study, idea, 128_000).plan(replace(state, started=started))
+    system, _ = Prompts(finished.checkout.study, idea, 128_000).plan(replace(state, started=started), len(state.runs))
     assert "{{run_3.explained_variance_centered}}               a figure of run 3;" in system["content"]
     assert 'then "Its explained variance {{run_3 vs baseline explained_variance_centered}}."' in system["content"]
     assert "ce_loss_score}}" not in system["content"]
@@ -263,7 +263,7 @@ def test_a_prompt_is_shortened_by_whole_parts(finished: FinishedStudy):
     idea = ideas.load("stand_in", finished.checkout.root / "templates")
 
     def prompt(window: int) -> str:
-        return Prompts(study, idea, window).plan(state)[1]["content"]
+        return Prompts(study, idea, window).plan(state, len(state.runs))[1]["content"]
 
     whole = prompt(128_000)
     assert "\n## Run 1: " in whole

@@ -60,7 +60,11 @@ def with_seeds_like_the_baseline(state: State) -> State:
 def prompts(state: State) -> str:
     """Return all that a language model is asked in this state."""
     own, run = Prompts(STUDY, IDEA, 128_000), state.runs[WINNER]
-    asked = [own.plan(state), own.proposal(state, run.proposal, len(state.runs), 1), own.description(state, WINNER)]
+    asked = [
+        own.plan(state, len(state.runs)),
+        own.proposal(state, run.proposal, len(state.runs), 1),
+        own.description(state, WINNER),
+    ]
     return "\n".join(message["content"] for messages in asked for message in messages)
 
 
