@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from agent.lab.activations import stream
 from agent.lab.run import run
+from agent.lab.sparse import SparseLatents, affine, keep, kth_largest
 from agent.lab.training import TrainingGuard, constants, finish
 
 # Fixed within a study: two runs that differ here cannot be compared.
@@ -53,21 +54,21 @@ class SAE(nn.Module):
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """Return non-negative pre-activations `[batch, d_sae]` of activations `[batch, d_in]`."""
-        return F.relu((x - self.b_dec) @ self.W_enc + self.b_enc)
+        return F.relu(affine(x - self.b_dec, self.W_enc, self.b_enc))
 
     def encode(self, x: Tensor) -> Tensor:
         """Encode by a fixed threshold (inference): the latents of a token do not depend on other tokens."""
         pre = self.pre_activations(x)
         return torch.where(pre > self.threshold, pre, 0.0)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor | SparseLatents) -> Tensor:
         return latents @ self.W_dec + self.b_dec
 
-    def select(self, pre: Tensor) -> Tensor:
+    def select(self, pre: Tensor) -> Tensor | SparseLatents:
         """Keep the batch's K * batch largest pre-activations (training); the threshold follows the smallest of them."""
-        smallest = torch.topk(pre.detach().flatten(), int(K * len(pre)), sorted=False).values.min()
+        smallest = kth_largest(pre, int(K * len(pre)))
         self.threshold.lerp_(smallest, THRESHOLD_RATE)
-        return torch.where((pre >= smallest) & (pre > 0), pre, 0.0)
+        return keep(pre, smallest)
 
 
 def auxiliary_loss(sae: SAE, pre: Tensor, residual: Tensor, dead: Tensor) -> Tensor:
@@ -82,8 +83,8 @@ def auxiliary_loss(sae: SAE, pre: Tensor, residual: Tensor, dead: Tensor) -> Ten
 def compute_loss(sae: SAE, x: Tensor, dead: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss, the latents `[batch, d_sae]` and the mean squared error."""
     pre = sae.pre_activations(x)
-    latents = sae.select(pre)
-    residual = x - sae.decode(latents)
+    selected = sae.select(pre)  # on a CPU as sparse latents, which are quick to decode
+    residual, latents = x - sae.decode(selected), selected.to_dense()
     mse = residual.pow(2).mean()
     auxiliary = auxiliary_loss(sae, pre, residual.detach(), dead)
     return mse + AUX_COEFFICIENT * auxiliary, latents, mse
@@ -104,7 +105,7 @@ def main(out_dir: Path) -> None:
     torch.manual_seed(SEED)
     data = stream(MODEL, HOOK_NAME, text=TEXT, tokens=TOKENS, batch=BATCH, seed=SEED)
     sae = SAE(data.d_in, D_SAE, data.mean).to(data.device)
-    optimizer = torch.optim.Adam(sae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.999))
+    optimizer = torch.optim.Adam(sae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.999), fused=True)
     guard = TrainingGuard(out_dir, sae, data, model=MODEL, hook_name=HOOK_NAME, settings=constants(globals()))
     silent_tokens = torch.zeros(D_SAE, device=data.device)  # tokens since each latent fired
     for step, x in enumerate(data):
@@ -117,12 +118,12 @@ def main(out_dir: Path) -> None:
         optimizer.step()
         optimizer.zero_grad()
         constrain(sae)
-        active = latents.detach() > 0
-        silent_tokens = torch.where(active.any(0), 0, silent_tokens + len(x))
+        active = latents.detach().bool()  # latents are not negative, and this is quicker than a comparison
+        silent_tokens = torch.where(latents.detach().amax(0) > 0, 0, silent_tokens + len(x))
         guard.step(
             tokens=len(x),
             loss=loss,
-            l0=active.sum(1).float().mean(),
+            l0=active.count_nonzero() / len(x),
             mse=mse,
             alive_fraction=(silent_tokens <= DEAD_AFTER).float().mean(),
             grad_norm=grad_norm,

@@ -2,31 +2,25 @@
 
     python benchmarks/single_run.py
 
-Runs experiment.py twice with an empty cache (the second finds everything cached), checks that the same seed gives the
-same metrics and that the baseline is healthy, and times one training step against SAELens' BatchTopK on the same
-activations, the two in turn. Nothing else should run at the same time.
+Runs experiment.py twice with an empty cache (the second finds everything cached), and checks that the same seed gives
+the same metrics and that the baseline is healthy. benchmarks/step.py times a training step. Nothing else should run at
+the same time.
 """
 
 import json
 import os
 import resource
-import runpy
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
-from agent.lab.activations import stream
 from agent.lab.results import FinalInfo, read
 
 ROOT = Path(__file__).resolve().parent.parent
-ROUNDS, STEPS = 5, 40  # of the step comparison
 
 
 def run_once(out_dir: Path) -> tuple[float, FinalInfo]:
@@ -45,75 +39,6 @@ def figures(run_dir: Path) -> str:
     return json.dumps(info)
 
 
-def our_step(data: list[Tensor]) -> Callable[[int], None]:
-    """Return a training step of experiment.py as in its main(), without the guard."""
-    experiment = runpy.run_path(str(ROOT / "experiment.py"))
-    sae = experiment["SAE"](data[0].shape[1], experiment["D_SAE"], data[0].mean(0))
-    optimizer = torch.optim.Adam(sae.parameters(), lr=experiment["LEARNING_RATE"])
-    none_dead = torch.empty(0, dtype=torch.long)
-    silent = torch.zeros(experiment["D_SAE"])
-
-    def step(index: int) -> None:
-        nonlocal silent
-        x = data[index % len(data)]
-        loss, latents, _ = experiment["compute_loss"](sae, x, none_dead)
-        loss.backward()
-        nn.utils.clip_grad_norm_(sae.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        experiment["constrain"](sae)
-        silent = torch.where((latents.detach() > 0).any(0), 0, silent + len(x))
-
-    return step
-
-
-def sae_lens_step(data: list[Tensor], d_sae: int, k: int) -> Callable[[int], None]:
-    """Return the same step with SAELens' BatchTopK as in its SAETrainer, without logging."""
-    from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
-    from sae_lens.saes.sae import TrainStepInput
-
-    torch.manual_seed(0)
-    sae = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(d_in=data[0].shape[1], d_sae=d_sae, k=k))
-    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-3)
-    silent = torch.zeros(d_sae)
-    none_dead = torch.zeros(d_sae, dtype=torch.bool)
-
-    def step(index: int) -> None:
-        x = data[index % len(data)]
-        step_input = TrainStepInput(
-            sae_in=x, coefficients={}, dead_neuron_mask=none_dead, n_training_steps=index, is_logging_step=False
-        )
-        output = sae.training_forward_pass(step_input)
-        fired = output.feature_acts.bool().float().sum(-2).bool()
-        silent.add_(1)
-        silent[fired] = 0
-        output.loss.backward()
-        nn.utils.clip_grad_norm_(sae.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-def compare_steps() -> tuple[float, float]:
-    """Return the median milliseconds of our step and of SAELens', measured in turn on the same machine."""
-    constants = runpy.run_path(str(ROOT / "experiment.py"))
-    source = stream(
-        constants["MODEL"], constants["HOOK_NAME"], tokens=constants["TOKENS"], batch=constants["BATCH"], seed=0
-    )
-    data = [x.clone() for x, _ in zip(source, range(20), strict=False)]
-    steps = our_step(data), sae_lens_step(data, constants["D_SAE"], constants["K"])
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(ROUNDS):
-        for step, milliseconds in zip(steps, times, strict=True):
-            step(0)
-            started = time.monotonic()
-            for index in range(STEPS):
-                step(index)
-            milliseconds.append((time.monotonic() - started) / STEPS * 1000)
-    return statistics.median(times[0]), statistics.median(times[1])
-
-
 def help_seconds() -> float:
     started = time.monotonic()
     subprocess.run([sys.executable, "-m", "agent", "--help"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
@@ -127,7 +52,6 @@ def main() -> None:
         second, _ = run_once(Path(scratch, "run_1"))
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6  # kilobytes on Linux
         same = figures(Path(scratch, "run_0")) == figures(Path(scratch, "run_1"))
-        ours, theirs = compare_steps()
     assert info.core
     assert info.latents
     assert info.probing
@@ -155,8 +79,6 @@ def main() -> None:
             "",
             True,
         ),
-        ("a training step", f"{ours:.1f} ms", "", True),
-        ("SAELens' BatchTopK, same activations", f"{theirs:.1f} ms: {theirs / ours:.2f} times ours", "", True),
     ]
     print(f"\n| {torch.get_num_threads()} threads, {info.environment['device']} | measured | required | |")
     print("| --- | --- | --- | --- |")

@@ -30,9 +30,11 @@ FINISH = "finish("
 MAIN = 'if __name__ == "__main__": run(main)'
 REQUIRED_LINES = (*LAB_IMPORTS, STREAM, GUARD, GUARD_STEP, FINISH, MAIN)
 
-LAB_MODULES = {"agent.lab.activations", "agent.lab.run", "agent.lab.training"}
-ALLOWED_LAB_NAMES = {"agent.lab.activations.stream", "agent.lab.run.run"} | {
-    f"agent.lab.training.{name}" for name in ("TrainingGuard", "constants", "finish")
+LAB_MODULES = {"agent.lab.activations", "agent.lab.run", "agent.lab.sparse", "agent.lab.training"}
+ALLOWED_LAB_NAMES = {
+    *("agent.lab.activations.stream", "agent.lab.run.run"),
+    *(f"agent.lab.sparse.{name}" for name in ("SparseLatents", "affine", "keep", "kth_largest")),
+    *(f"agent.lab.training.{name}" for name in ("TrainingGuard", "constants", "finish")),
 }
 LIBRARIES = {"torch", "numpy", "einops", "jaxtyping"}
 STANDARD_LIBRARY = {  # modules that only compute, and pathlib for the type of out_dir

@@ -85,7 +85,7 @@ def test_the_importance_of_the_maps_is_learned_and_weighs_their_losses(
     sae = build(module, small_model)
     with torch.no_grad():
         torch.nn.init.normal_(sae.composition[slice(*sae.tiers[0]), slice(*sae.tiers[1])])  # the harder of the two
-    latents = sae.select(sae.pre_activations(batch)).detach()
+    latents = sae.select(sae.pre_activations(batch)).to_dense().detach()
     losses = []
     for logits in ([50.0, -50.0], [-50.0, 50.0], [0.0, 0.0]):
         with torch.no_grad():
@@ -131,7 +131,7 @@ def test_a_newly_opened_tier_starts_on_the_residuals(modules: dict[str, Any], sm
     norms = sae.W_enc[:, start:end].norm(dim=0)
     assert norms.tolist() == pytest.approx([module.OPENING_SCALE * others] * (end - start))
     assert (F.normalize(residual, dim=1) @ sae.W_dec[start:end].T).amax(0).min() > 0.999
-    assert (sae.select(sae.pre_activations(batch)) > 0)[:, start:end].any()
+    assert (sae.select(sae.pre_activations(batch)).to_dense() > 0)[:, start:end].any()
 
 
 def test_the_curriculum_opens_every_tier_by_half_of_the_training(modules: dict[str, Any]):
@@ -186,7 +186,7 @@ def test_the_composition_loss_falls_when_only_the_compositions_learn(
     modules: dict[str, Any], small_model: Path, batch: torch.Tensor
 ):
     sae = build(modules["composition"], small_model)
-    latents = sae.select(sae.pre_activations(batch)).detach()
+    latents = sae.select(sae.pre_activations(batch)).to_dense().detach()
     optimizer = torch.optim.Adam([sae.composition], lr=1e-2)
     losses = []
     for _ in range(50):
@@ -203,7 +203,7 @@ def test_the_composition_loss_follows_its_formula(modules: dict[str, Any], small
     module = modules["composition"]
     sae = build(module, small_model)
     torch.nn.init.normal_(sae.composition, std=0.1)
-    latents = sae.select(sae.pre_activations(batch)).detach()
+    latents = sae.select(sae.pre_activations(batch)).to_dense().detach()
     expected = []
     for (lower, middle), (_, upper) in itertools.pairwise(sae.tiers):
         W, h = sae.composition[lower:middle, middle:upper], latents[: module.COMPOSITION_TOKENS]
@@ -220,7 +220,7 @@ def test_a_tier_that_hardly_fires_does_not_make_the_loss_explode(
     torch.nn.init.normal_(sae.composition, std=0.01)
     pulled = []
     for kept in (1.0, 1e-3):
-        latents = sae.select(sae.pre_activations(batch)).detach()
+        latents = sae.select(sae.pre_activations(batch)).to_dense().detach()
         latents[:, slice(*sae.tiers[2])] *= kept
         latents.requires_grad_()
         sae.composition_loss(latents).backward()
@@ -235,7 +235,7 @@ def test_the_composition_loss_does_not_pull_on_its_target(
     """Otherwise shrinking the higher tier would lower it."""
     sae = build(modules["composition"], small_model)
     torch.nn.init.normal_(sae.composition)
-    latents = sae.select(sae.pre_activations(batch)).detach().requires_grad_()
+    latents = sae.select(sae.pre_activations(batch)).to_dense().detach().requires_grad_()
     sae.composition_loss(latents).backward()
     assert latents.grad is not None
     for number, (start, end) in enumerate(sae.tiers):
@@ -249,7 +249,7 @@ def test_the_composition_loss_does_not_change_with_the_size_of_the_latents(
     module = modules["composition"]
     sae = build(module, small_model)
     torch.nn.init.normal_(sae.composition)
-    latents = sae.select(sae.pre_activations(batch)).detach()
+    latents = sae.select(sae.pre_activations(batch)).to_dense().detach()
     torch.testing.assert_close(sae.composition_loss(latents * 0.01), sae.composition_loss(latents))
 
 

@@ -79,7 +79,7 @@ def test_the_error_of_a_prefix_is_that_of_its_latents_alone(
     modules: dict[str, Any], small_model: Path, batch: torch.Tensor
 ):
     sae = build(modules["eighths"], small_model)
-    latents = sae.select(sae.pre_activations(batch))
+    latents = sae.select(sae.pre_activations(batch)).to_dense()
     errors, residual = modules["eighths"].prefix_errors(sae, batch, latents, ENDS)
     for error, end in zip(errors, ENDS, strict=True):
         alone = torch.where(torch.arange(D_SAE) < end, latents, 0.0)

@@ -44,7 +44,7 @@ CALL_OF_STREAM = "data = stream(MODEL, HOOK_NAME, text=TEXT, tokens=TOKENS, batc
 MAIN = 'if __name__ == "__main__":\n    run(main)'
 STEP = "        guard.step(\n"
 MISTAKES = {
-    "does not parse": ("    loss.backward()", "    loss.backward(", "line 115: loss.backward(: '(' was never closed"),
+    "does not parse": ("    loss.backward()", "    loss.backward(", "line 116: loss.backward(: '(' was never closed"),
     "wrong indentation": ("    def decode(", "   def decode(", "unindent does not match"),
     "a null byte": ("K = 16", "K = 16\0", "null bytes"),
     "stream not imported": (
@@ -85,7 +85,7 @@ MISTAKES = {
     "no main": (MAIN, "", 'the line `if __name__ == "__main__": run(main)` is missing'),
     "another main": ("    run(main)", "    main()", "run(main)` is missing"),
     "another model": ('MODEL = "tiny-lm"', 'MODEL = "gpt2"', "MODEL is 'gpt2'; this study fixes it at tiny-lm"),
-    "another width": ("D_SAE = 1024", "D_SAE = 512", "line 24: D_SAE is 512; this study fixes it at 1024"),
+    "another width": ("D_SAE = 1024", "D_SAE = 512", "line 25: D_SAE is 512; this study fixes it at 1024"),
     "more tokens": (
         "TOKENS = 1_500_000",
         "TOKENS = 2 * 1_500_000",
@@ -136,7 +136,7 @@ MISTAKES = {
     "undefined name": (
         "mse + AUX_COEFFICIENT *",
         "mse + AUX_COEF *",
-        "line 89: return mse + AUX_COEF * auxiliary, latents",
+        "line 90: return mse + AUX_COEF * auxiliary, latents",
     ),
     "undefined in an f-string": ("    torch.manual_seed(SEED)", '    print(f"{sede}")', "Undefined name `sede`"),
     "return at the top": ("K = 16", "return 16", "`return` statement outside of a function"),
