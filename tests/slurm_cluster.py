@@ -39,6 +39,8 @@ SelectTypeParameters=CR_Core
 SchedulerType=sched/builtin
 SchedulerParameters=sched_interval=1,batch_sched_delay=1
 PriorityType=priority/basic
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 ReturnToService=2
 KillWait=2
 MessageTimeout=5
@@ -46,13 +48,14 @@ SlurmdParameters=config_overrides
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 RealMemory=4000
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 RealMemory=4000
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes=n1,n2 PriorityTier=2 State=UP
 PartitionName=short Nodes=n1,n2 MaxTime=10 State=UP
 """
 
 
 @dataclass
 class Cluster:
-    """Two nodes, n1 and n2, of four cores each, in the partitions main and short (10 minutes)."""
+    """Two nodes, n1 and n2, of four cores each, in the partitions main, short (10 minutes) and urgent (preempts)."""
 
     base: Path
     daemons: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
@@ -125,6 +128,8 @@ def slurm_cluster(base: Path) -> Iterator[Cluster]:
             cluster.start_controller("-c", "-i")
             yield cluster
         finally:
+            if "slurmctld" in cluster.daemons:
+                subprocess.run(["scancel", "--me", "--signal=KILL", "--full"], check=False, timeout=60)
             for name in ("n1", "n2", "slurmctld", "munged"):
                 if name in cluster.daemons:
                     cluster.stop(name)
