@@ -36,7 +36,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.rel
 
 WRITTEN_BY_PROGRAMS = ("runs/", "notes/", "run_", "eval/", "checkpoint/", "sae_lens/", "OUT_DIR", "~/", "../runs/")
 TEXT_FILES = (".py", ".md", ".j2", ".yaml", ".yml", ".toml", ".sh", ".txt")
-GENERATED = {"notes.txt", "notes_edited_<hash>.txt"}
+GENERATED = {"job.sh", "notes.txt", "notes_edited_<hash>.txt"}
 OF_THE_GUIDE = ("denoising_sae", "decoder_cosines")  # what its reader adds
 
 

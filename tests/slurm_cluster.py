@@ -1,0 +1,143 @@
+"""A SLURM cluster on this machine: the distribution's own slurmctld, slurmd and munged, in a directory of its own."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol")
+CONFIGURATION = """\
+ClusterName=tests
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={base}/munge.socket,cred_expire=5
+CredType=cred/munge
+StateSaveLocation={base}/state
+SlurmdSpoolDir={base}/spool_%n
+SlurmctldPidFile={base}/slurmctld.pid
+SlurmdPidFile={base}/slurmd_%n.pid
+SlurmctldLogFile={base}/slurmctld.log
+SlurmdLogFile={base}/slurmd_%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SwitchType=switch/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerType=sched/builtin
+SchedulerParameters=sched_interval=1,batch_sched_delay=1
+PriorityType=priority/basic
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+ReturnToService=2
+KillWait=2
+MessageTimeout=5
+SlurmdParameters=config_overrides
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 RealMemory=4000
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 RealMemory=4000
+PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes=n1,n2 PriorityTier=2 State=UP
+PartitionName=short Nodes=n1,n2 MaxTime=10 State=UP
+"""
+
+
+@dataclass
+class Cluster:
+    """Two nodes, n1 and n2, of four cores each, in the partitions main, short (10 minutes) and urgent (preempts)."""
+
+    base: Path
+    daemons: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    def command(self, *words: str) -> str:
+        """Run a command of SLURM's and return what it printed."""
+        return subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
+
+    def start(self, name: str, *command: str) -> None:
+        """Start a daemon in the foreground, so that it is a child of this process and ends with the tests."""
+        with (self.base / f"{name}.out").open("ab") as out:
+            self.daemons[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+
+    def start_controller(self, *options: str) -> None:
+        self.start("slurmctld", "slurmctld", "-D", *options)
+        self.wait_for_nodes()
+
+    def start_node(self, name: str, *wrapper: str) -> None:
+        self.start(name, *wrapper, "slurmd", "-D", "-N", name)
+
+    def stop(self, name: str) -> None:
+        daemon = self.daemons.pop(name)
+        daemon.terminate()
+        try:
+            daemon.wait(20)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+
+    def wait_for_nodes(self) -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                if set(self.command("sinfo", "-h", "-N", "-o", "%T").split()) <= {"idle", "mixed", "allocated"}:
+                    return
+            except subprocess.CalledProcessError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError((self.base / "slurmctld.log").read_text()[-3000:])
+
+
+@contextmanager
+def slurm_cluster(base: Path) -> Iterator[Cluster]:
+    """Run a cluster in an empty directory, found by the commands that this process starts.
+
+    Tests that use it are skipped if its packages are not installed, or if this process is not root's, whom munge and
+    slurmd need here.
+    """
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    if missing := [name for name in PROGRAMS if not shutil.which(name, path=path)]:
+        pytest.skip(f"SLURM is not installed ({', '.join(missing)}): apt-get install slurm-wlm munge")
+    if os.getuid():
+        pytest.skip("a cluster of SLURM is started by root alone")
+    for name in ("state", "spool_n1", "spool_n2"):
+        (base / name).mkdir()
+    (base / "munge.key").touch(0o600)
+    (base / "munge.key").write_bytes(os.urandom(128))
+    host = socket.gethostname().split(".")[0]
+    (base / "slurm.conf").write_text(CONFIGURATION.format(host=host, ports=_free_ports(3), base=base))
+    (base / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+    cluster = Cluster(base)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", path)
+        patch.setenv("SLURM_CONF", str(base / "slurm.conf"))
+        try:
+            files = [f"--{name}-file={base}/munge.{name}" for name in ("key", "pid", "log", "seed")]
+            cluster.start("munged", "munged", "--foreground", "--force", f"--socket={base}/munge.socket", *files)
+            cluster.start_node("n1")
+            cluster.start_node("n2")
+            cluster.start_controller("-c", "-i")
+            yield cluster
+        finally:
+            if "slurmctld" in cluster.daemons:
+                subprocess.run(["scancel", "--me", "--signal=KILL", "--full"], check=False, timeout=60)
+            for name in ("n1", "n2", "slurmctld", "munged"):
+                if name in cluster.daemons:
+                    cluster.stop(name)
+
+
+def _free_ports(count: int) -> Sequence[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
