@@ -32,6 +32,9 @@ Hook = Annotated[str | None, typer.Option(help="TransformerLens hook to train on
 LANGUAGE_MODELS_OWN = ("dtype", "text", "evaluation_data")  # options that mean nothing for a world
 SANDBOX = """Confine experiments: required, auto (as well as this machine can) or off."""
 Wish = Literal["required", "auto", "off"]
+CancelJobs = Annotated[
+    bool, typer.Option("--cancel-jobs", help="Ctrl-C ends the jobs on the cluster too; else they go on, and it asks.")
+]
 Jobs = Annotated[
     int | None,
     typer.Option(min=1, help="Trainings at once; by default one a GPU, or as many as the cores have room for."),
@@ -102,6 +105,13 @@ def run(
             min=1, help="Threads of each job, by default 1 on a CPU; figures compare at the same number alone."
         ),
     ] = None,
+    executor: Annotated[
+        Literal["local", "slurm"], typer.Option(help="Where jobs run: here, or on a cluster.")
+    ] = "local",
+    slurm: Annotated[
+        str, typer.Option(metavar="OPTIONS", help='Long options of sbatch: "partition=gpu gpus=1 time=2:00:00".')
+    ] = "",
+    cancel_jobs: CancelJobs = False,
     approve: Annotated[bool, typer.Option("--approve", help="Show each change and ask before it runs.")] = False,
     sandbox: Annotated[Wish, typer.Option(help=SANDBOX)] = "auto",
 ) -> None:
@@ -115,6 +125,8 @@ def run(
     from agent.lab import defaults
     from agent.lab.evaluation import catalogue
     from agent.proposers import select
+    from agent.running.places import Place
+    from agent.running.slurm import parse_options
 
     if max_hours is not None and not 0 < max_hours < math.inf:
         raise UserError(f"--max-hours {max_hours:g}: give a number of hours above 0")
@@ -131,6 +143,10 @@ def run(
     if defaults.is_world(fixed.model) and (given := [name for name in LANGUAGE_MODELS_OWN if changes[name]]):
         option = f"--{given[0].replace('_', '-')}"
         raise UserError(f"{option} is a language model's, and {fixed.model} is a world without one: leave it out")
+    if executor == "local" and slurm:
+        raise UserError("--slurm is for --executor slurm: give that too, or leave it out")
+    place = Place(parse_options(slurm) if executor == "slurm" else None)
+    place.check()
     prices = select.price_pair(price_in, price_out)
     spend = {"max_tokens": max_llm_tokens, "max_cost": max_cost, "prices": prices, "window": llm_window}
     command.start(
@@ -145,6 +161,8 @@ def run(
             approve=approve,
             sandbox=sandbox,
             jobs=jobs,
+            place=place,
+            cancel_jobs=cancel_jobs,
         )
     )
 
@@ -157,6 +175,7 @@ def resume(
     ] = None,
     sandbox: Annotated[Wish | None, typer.Option(help=f"{SANDBOX[:-1]}; by default as the study began.")] = None,
     jobs: Jobs = None,
+    cancel_jobs: CancelJobs = False,
 ) -> None:
     """Continue an interrupted study.
 
@@ -164,7 +183,7 @@ def resume(
     """
     from agent.commands import run as command
 
-    command.resume(path, sandbox, jobs)
+    command.resume(path, sandbox, jobs, cancel_jobs)
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """One study, from wherever its ledger says it stands to its end."""
 
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from agent.comparison.baselines import Baselines
@@ -42,10 +44,18 @@ class Loop:
     """
 
     def __init__(
-        self, study: Study, ledger: Ledger, analysis: Analysis, proposer: Proposer, queue: JobQueue, custody: Custody
+        self,
+        study: Study,
+        ledger: Ledger,
+        analysis: Analysis,
+        proposer: Proposer,
+        queue: JobQueue,
+        custody: Custody,
+        cancel_jobs: bool = False,
     ) -> None:
+        """`cancel_jobs`: an interruption ends those of a cluster too, and nobody is asked."""
         self.study, self.ledger, self.analysis, self.proposer = study, ledger, analysis, proposer
-        self.queue, self.custody, self.display = queue, custody, queue.display
+        self.queue, self.custody, self.display, self.cancel_jobs = queue, custody, queue.display, cancel_jobs
         self.started = ledger.state.started
         baselines = Baselines(study, self.started, custody, self.display)
         self.referee = Referee(study, ledger, queue, custody, self.display, baselines)
@@ -260,7 +270,7 @@ class Loop:
             self.ledger.restore()
         if changed := self.custody.restore():
             self.display.say(f"what was interrupted had changed {', '.join(changed)}: put back")
-        if not self.queue.executor.jobs_outlive_driver:
+        if not self.queue.executor.jobs_outlive_driver or (not reason and self.wants_jobs_cancelled()):
             self.queue.cancel()
             self.give_up_jobs(Verdict(name="killed", evidence="interrupted while training"))
         self.ledger.append(events.StudyInterrupted(why=reason))
@@ -268,6 +278,15 @@ class Loop:
         if reason:
             return StudyResult(f"interrupted: {reason}; agent resume continues", 1)
         return StudyResult("interrupted; agent resume continues", 130)
+
+    def wants_jobs_cancelled(self) -> bool:
+        """Return True if the jobs of a cluster are to end with an interruption; a person at a terminal is asked."""
+        running = [name for name in self.queue.names if self.queue.ended(name) is None]
+        if self.cancel_jobs or not running or not sys.stdin.isatty():
+            return self.cancel_jobs
+        with self.display.paused(), suppress(EOFError, KeyboardInterrupt):
+            return input(f"cancel {', '.join(running)} on the cluster too? [y/N] ").strip().lower() in ("y", "yes")
+        return False
 
     def give_up_jobs(self, verdict: Verdict) -> None:
         """Record that the jobs that had not ended were ended."""

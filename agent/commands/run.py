@@ -1,10 +1,8 @@
 """`agent run`, `agent resume`, `agent note`: start a study, continue one, add a run made by hand."""
 
-import json
 import os
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -26,10 +24,10 @@ from agent.loop import Loop, StudyResult
 from agent.proposers import Proposer, select
 from agent.report import idea_analysis
 from agent.report.idea_analysis import Analysis
-from agent.running import lab_processes, process_tree
+from agent.running import process_tree
 from agent.running.job_queue import JobQueue
 from agent.running.jobs import Setup
-from agent.running.local import LocalSlots, default_slots, visible_gpus
+from agent.running.places import Place, Unprepared
 from agent.running.sandbox import Sandbox, settle
 from agent.study import hand_run, workspace
 from agent.study.custody import driver_custody, require_records
@@ -55,6 +53,8 @@ class StudyRequest:
     approve: bool
     sandbox: SandboxWish
     jobs: int | None  # at once; None: as many as suit the machine
+    place: Place
+    cancel_jobs: bool  # those of a cluster, when a person interrupts
 
     @property
     def goal(self) -> tuple[str, float]:
@@ -90,6 +90,7 @@ class StudyRequest:
             language_model=self.language_model,
             approve=self.approve,
             jobs=jobs,
+            slurm=None if self.place.slurm is None else dict(self.place.slurm),
             judging=judging_hash(self.idea.name),
             confinement=confinement,
         )
@@ -108,15 +109,16 @@ def start(request: StudyRequest) -> None:
             print(select.IDEAS_PLAN, flush=True)
         analysis = idea_analysis.load(request.idea, sandbox)
         _import_what_is_used_late(request.language_model)
-        lab = _prepare_lab(request.fixed, request.goal[0], request.device)
-        jobs = _slots(request.jobs, lab, sandbox)
+        lab = _prepare_lab(request.place, request.fixed, request.goal[0], request.device)
+        jobs = request.place.count(request.jobs, lab, sandbox)
         started = request.first_event(lab, sandbox.record(request.sandbox), jobs)
         study = workspace.create_study(ROOT, request.idea.name)
-        with study.lock(), _loop(study, started, lab, analysis, make_proposer(study, started.fixed), sandbox) as loop:
+        proposer, how = make_proposer(study, started.fixed), {"jobs": jobs, "cancel_jobs": request.cancel_jobs}
+        with study.lock(), _loop(study, started, lab, analysis, proposer, sandbox, **how) as loop:
             _finish(study, loop.run())
 
 
-def resume(path: Path | None, wish: SandboxWish | None, jobs: int | None = None) -> None:
+def resume(path: Path | None, wish: SandboxWish | None, jobs: int | None = None, cancel_jobs: bool = False) -> None:
     """Continue the study at `path`, or the newest that has not ended. `wish` and `jobs` are None: as it began."""
     study, state = workspace.find_study_to_resume(ROOT, path)
     require_records(study, state)
@@ -136,7 +138,9 @@ def resume(path: Path | None, wish: SandboxWish | None, jobs: int | None = None)
             judging=_judging(state),
             confinement=sandbox.record(wish or _wish(state)),
         )
-        with _loop(study, resumed, lab, idea_analysis.load(idea, sandbox), proposer, sandbox, jobs) as loop:
+        with _loop(
+            study, resumed, lab, idea_analysis.load(idea, sandbox), proposer, sandbox, jobs, cancel_jobs
+        ) as loop:
             _finish(study, loop.run())
 
 
@@ -183,16 +187,15 @@ def _settle_again(study: Study, state: State, wish: SandboxWish | None) -> Sandb
     return sandbox
 
 
-def _prepare_lab(fixed: Fixed, primary_metric: str, device: str | None) -> dict[str, Any]:
+def _prepare_lab(place: Place, fixed: Fixed, primary_metric: str, device: str | None) -> dict[str, Any]:
     """Harvest the activations; return the fingerprint, the evaluations that can run, and the cache's folders.
 
     Raise typer.Exit if it cannot.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "fingerprint.json"
-        if code := lab_processes.prepare(ROOT, fixed, family_of(primary_metric), device, out):
-            raise typer.Exit(2 if code == 2 else 1)
-        return json.loads(out.read_text())
+    try:
+        return place.prepare(ROOT, fixed, family_of(primary_metric), device)
+    except Unprepared as failed:
+        raise typer.Exit(2 if failed.exit_code == 2 else 1) from None
 
 
 def _reopen(study: Study, state: State, sandbox: Sandbox) -> tuple[Idea, dict[str, Any]]:
@@ -206,7 +209,7 @@ def _reopen(study: Study, state: State, sandbox: Sandbox) -> tuple[Idea, dict[st
     _announce(started.title, started.fixed)
     print(f"runs are {sandbox.description}", flush=True)
     settled = started.fixed.model_copy(update={"evals": ",".join(started.evals)})
-    lab = _prepare_lab(settled, started.primary_metric, started.device)
+    lab = _prepare_lab(Place(started.slurm), settled, started.primary_metric, started.device)
     if lab["fingerprint"] != started.fingerprint:
         raise UserError(
             f"{study.name} began with another agent/lab, package, model, text or device, so further runs would not "
@@ -232,6 +235,7 @@ def _loop(
     proposer: Proposer,
     sandbox: Sandbox,
     jobs: int | None = None,
+    cancel_jobs: bool = False,
 ) -> Iterator[Loop]:
     """Open the loop of a locked study, with this driver's first event recorded."""
     ledger = Ledger(study.ledger)
@@ -248,26 +252,12 @@ def _loop(
         kind=sandbox.kind,
         artefacts=Path(lab["artefacts"]),
     ).write(setup)
-    count = _slots(jobs or started.jobs, lab, sandbox)
-    slots = LocalSlots(setup, count, visible_gpus(lab["gpus"]))
-    with make_display() as shown, closing(JobQueue(study, ledger, shown, slots, count)) as queue:
-        yield Loop(study, ledger, analysis, proposer, queue, custody)
-
-
-def _slots(jobs: int | None, lab: dict[str, Any], sandbox: Sandbox) -> int:
-    """Return how many jobs run at once here: one a GPU, or one for each core that their threads leave free.
-
-    One at a time if they are not confined, unless more are asked for: what one changes of another's is noticed only
-    where they follow one another. Raise UserError for more jobs than GPUs.
-    """
-    gpus = lab["gpus"]
-    if jobs and gpus and jobs > gpus:
-        raise UserError(f"--jobs {jobs}: {gpus} GPU{'s' * (gpus > 1)} can be seen here, and each job has its own")
-    if jobs:
-        return jobs
-    if sandbox.kind == "none":
-        return 1
-    return gpus or default_slots(int(lab["parts"]["threads"]))
+    place = Place(started.slurm)
+    count = place.count(jobs or started.jobs, lab, sandbox)
+    executor = place.executor(setup, count, lab["gpus"])
+    print(f"up to {count} job{'s' * (count > 1)} at once {place.description}", flush=True)
+    with make_display() as shown, closing(JobQueue(study, ledger, shown, executor, count)) as queue:
+        yield Loop(study, ledger, analysis, proposer, queue, custody, cancel_jobs)
 
 
 def _finish(study: Study, result: StudyResult) -> None:

@@ -49,7 +49,6 @@ from agent.study import digests
 from agent.study.agreement import different_settings
 from agent.study.artefacts import EvaluatorFiles
 from agent.study.outcomes import EvaluationStopped, RunFailed
-from agent.study.workspace import STUDY_VARIABLE
 
 EVALUATE = (*process.START, "agent.lab.evaluation", "--serve")
 INTERRUPTED = 130
@@ -64,7 +63,7 @@ class Slot:
     def __init__(self, setup: Setup, sandbox: Sandbox, logs: Path, watch: Callable[[], None] = lambda: None) -> None:
         """`watch` is called while a job is carried out, and raises if nobody wants it any more."""
         self.setup, self.sandbox, self.logs, self.watch = setup, sandbox, logs, watch
-        self.settings = lab_settings(setup.fixed, setup.device) | {STUDY_VARIABLE: str(setup.study)}
+        self.settings = lab_settings(setup.fixed, setup.device)
         self._activations = ActivationServer(setup.fixed, self.settings, logs / "stream.log", self.sandbox)
         self._evaluator: process.Child | None = None
         self._progress, self._shown, self._shown_at = Path(os.devnull), "", 0.0

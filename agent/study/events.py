@@ -57,7 +57,8 @@ class StudyStarted(_Event):
     max_hours: float | None = None
     run_timeout: float | None = None  # seconds for a training, and for an evaluation; None: 5 times the baseline's
     language_model: LanguageModel | None = None  # None: the idea's own plan
-    jobs: int | None = None  # at once, as was asked for; None: as many as suit the machine
+    jobs: int | None = None  # at once; None: one, as before they were kept
+    slurm: dict[Line, Line] | None = None  # options of sbatch; None: jobs run on this machine
     approve: bool = False  # ask a person before each run
     trained_on: Line = ""  # the text, its documents and how often a training sees them; empty in older ledgers
     evaluated_on: dict[Line, Line] = {}  # family -> SAE-Bench's data, or why not; empty where all is local

@@ -182,7 +182,7 @@ def test_what_the_evaluator_keeps_is_made_again_if_a_run_changed_it(
     assert ended.returncode == 0, ended.stderr
     said = "the experiment changed evaluation/stand-in/tokens-dev.safetensors in the cache; put back, and what lies"
     assert f"Attempt 1 failed: tampered ({said}" in checkout.notes.split("## Run 1: ")[1]
-    assert "evaluation/stand-in/floor-99.json appeared in the cache during the training of run_1" in ended.stderr
+    assert "run 1: evaluation/stand-in/floor-99.json appeared in the cache meanwhile: made again" in ended.stdout
     folder = cache_of(checkout) / "evaluation/stand-in"
     assert (folder / "tokens-dev.safetensors").read_text() == "made by the evaluator"
     assert not (folder / "floor-99.json").exists()

@@ -1,0 +1,121 @@
+"""Where a study's jobs run: on this machine or on a SLURM cluster, and how many of them at once."""
+
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.ideas import Fixed
+from agent.lab.errors import UserError
+from agent.running import lab_processes, process, slurm
+from agent.running.executor import Executor, NotSubmitted
+from agent.running.jobs import OUTCOME
+from agent.running.local import SLOT, LocalSlots, default_slots, visible_gpus
+from agent.running.sandbox import Sandbox
+from agent.running.slurm import Slurm
+from agent.running.slurm_states import LOG
+
+CLUSTER_JOBS = 8  # in the queue at once, unless more are asked for
+POLL_SECONDS = 0.5
+MOST_LINES = 30  # of what the job that prepares a study printed
+
+
+class Unprepared(Exception):
+    """The lab could not prepare a study, and has said why; `exit_code` is that of its process."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Place:
+    """This machine, or the cluster that takes jobs with the `slurm` options of sbatch."""
+
+    slurm: Mapping[str, str] | None = None
+
+    @property
+    def description(self) -> str:
+        """Say where jobs run."""
+        given = " ".join(f"{name}={value}" if value else name for name, value in (self.slurm or {}).items())
+        return "on this machine" if self.slurm is None else f"on the SLURM cluster{f' ({given})' * bool(given)}"
+
+    def check(self) -> None:
+        """Raise UserError if no job could be submitted."""
+        if self.slurm is not None:
+            slurm.check(self.slurm)
+
+    def prepare(self, root: Path, fixed: Fixed, required: str, device: str | None) -> dict[str, Any]:
+        """Harvest the activations where jobs run; return the fingerprint, the evaluations, and the cache's folders.
+
+        Raise Unprepared.
+        """
+        runs = root / "runs"  # all nodes see it
+        runs.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".prepare-", dir=None if self.slurm is None else runs) as folder:
+            out = Path(folder) / OUTCOME
+            if self.slurm is None:
+                code = lab_processes.prepare(root, fixed, required, device, out)
+            else:
+                code = self._prepare_by_job(self.slurm, fixed, required, device, out)
+            if code:
+                raise Unprepared(code)
+            return json.loads(out.read_text())
+
+    def count(self, wish: int | None, lab: Mapping[str, Any], sandbox: Sandbox) -> int:
+        """Return how many jobs run at once: on this machine one a GPU, or as many as its cores have room for.
+
+        One at a time if they are not confined, unless more are asked for: what one changes of another's is noticed only
+        where they follow one another. Raise UserError for more jobs than GPUs.
+        """
+        gpus = lab["gpus"]
+        if wish and gpus and wish > gpus and self.slurm is None:
+            raise UserError(f"--jobs {wish}: {gpus} GPU{'s' * (gpus > 1)} can be seen here, and each job has its own")
+        if wish or sandbox.kind == "none":
+            return wish or 1
+        if self.slurm is not None:
+            return CLUSTER_JOBS
+        return gpus or default_slots(int(lab["parts"]["threads"]))
+
+    def executor(self, setup: Path, count: int, gpus: int) -> Executor:
+        """Return what carries out the jobs of the study with this setup, `count` at once."""
+        if self.slurm is None:
+            return LocalSlots(setup, count, visible_gpus(gpus))
+        return Slurm(self.slurm, [*SLOT, str(setup)], process.child_environment({}))
+
+    def _prepare_by_job(
+        self, options: Mapping[str, str], fixed: Fixed, required: str, device: str | None, out: Path
+    ) -> int:
+        """Have a job prepare the study, show what it printed, and return 0, 1, or 2 for the user's mistake."""
+        folder, command = out.parent, lab_processes.prepare_command(fixed, required, out)
+        shell = ["/bin/sh", "-c", f"exec {shlex.join(command)}"]  # the directory and the attempt are its $0 and $1
+        environment = process.child_environment(lab_processes.computation(fixed, device), process.NETWORK_VARIABLES)
+        executor = Slurm(options, shell, environment)
+        try:
+            executor.submit(folder)
+        except NotSubmitted as refused:
+            raise UserError(f"the job that harvests activations was not submitted: {refused.reason}") from None
+        try:
+            status, shown = executor.poll()[folder], ""
+            while status.state != "ended":
+                if status.words != shown:
+                    print(f"preparing, in a job: {status.words}", flush=True)
+                time.sleep(POLL_SECONDS)
+                status, shown = executor.poll()[folder], status.words
+        except KeyboardInterrupt:
+            executor.cancel(folder)
+            raise
+        finally:
+            executor.close()
+        lines = process.last_lines(folder / LOG, MOST_LINES)
+        print("\n".join(lines), file=sys.stderr if status.verdict else sys.stdout, flush=True)
+        if status.verdict is None:
+            return 0
+        if not (by_user := lines[-1:] and lines[-1].startswith("error: ")):
+            print(f"error: {status.verdict.evidence}", file=sys.stderr, flush=True)
+        return 2 if by_user else 1

@@ -1,0 +1,136 @@
+"""Runs trained at once: what comes out is what comes out of one after the other."""
+
+import json
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from standin import HERE, Checkout, make_checkout, processes, wait_for
+
+from agent.report import notes as notes_module
+from agent.study.events import BaselineMeasured, JobSubmitted, ProposalMade, RunCompared
+
+PLAN = ("better", "fine", "worse", "denser")
+RUN = ("run", "--idea", "stand_in", "--max-runs", "4")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return make_checkout(tmp_path)
+
+
+def study_with(directory: Path, jobs: int, *plan: str) -> Checkout:
+    """Run a study of a plan with so many jobs at once."""
+    checkout = make_checkout(directory)
+    checkout.plan(*plan)
+    ended = checkout.agent(*RUN, "--jobs", str(jobs))
+    assert ended.returncode == 0, ended.stderr
+    return checkout
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    return study_with(tmp_path_factory.mktemp("one"), 1, *PLAN)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    return study_with(tmp_path_factory.mktemp("three"), 3, *PLAN)
+
+
+def figures(checkout: Checkout) -> list[str]:
+    """Return all that a study measured and concluded, without what took how long."""
+    state = checkout.state
+    comparisons = {run.number: run.comparison for run in state.runs} | state.replicates
+    tested = [state.tested, state.tested_seeds, state.tested_baselines]
+    text = [json.dumps(each.figures) for each in state.baselines], comparisons, tested
+    return [re.sub(r"work_ratio=\S+|time=\S+( \S+)*?\)|seq=\d+|elapsed=\S+", "", repr(each)) for each in text]
+
+
+def told(checkout: Checkout) -> list[str]:
+    """Return the lines of the notes, without those that tell times and the place."""
+    lines = checkout.notes.splitlines()
+    return [line for line in lines if not line.startswith(notes_module.CHECKSUM) and "hours" not in line]
+
+
+def test_figures_and_notes_do_not_depend_on_how_many_jobs_run_at_once(one: Checkout, three: Checkout):
+    assert figures(three) == figures(one)
+    assert told(three) == told(one)
+
+
+def test_a_comparison_before_the_noise_is_known_is_provisional_and_made_again(three: Checkout):
+    compared = [event for event in three.events if isinstance(event, RunCompared)]
+    first = [event for event in compared if event.run == 1]
+    assert [event.provisional for event in first] == [True, False]
+    assert 2 <= first[0].comparison.seeds < first[1].comparison.seeds == 5
+    assert all(not run.provisional for run in three.state.runs)
+    with (three.study.run_dir(1) / "final_info.json").open() as file:
+        assert json.load(file)["comparison"] is None, "comparisons are the ledger's"
+
+
+def test_run_1_starts_beside_the_baseline(three: Checkout):
+    submitted = [event.job for event in three.events if isinstance(event, JobSubmitted)]
+    assert submitted[:3] == ["run_0_attempt_1", "run_1_attempt_1", "baseline_k16_seed1"]
+
+
+def test_notes_say_that_a_comparison_is_provisional(checkout: Checkout):
+    checkout.plan("worse")
+    cut = {"PYTHONPATH": f"{checkout.root}:{HERE / 'power_cut'}", "STANDIN_KILL_AFTER": "run_compared"}
+    assert checkout.agent(*RUN, "--jobs", "2", **cut).returncode == -signal.SIGKILL
+    cut["STANDIN_KILL_AFTER"] = "notes_written"
+    assert checkout.agent("resume", **cut).returncode == -signal.SIGKILL
+    assert checkout.state.runs[1].provisional
+    section = checkout.notes.split("## Run 1: ")[1]
+    assert "Provisional, as the noise is not yet measured with all 5 seeds" in section
+    assert checkout.agent("resume").returncode == 0
+    assert "rovisional" not in checkout.notes
+
+
+def test_at_most_so_many_jobs_run_at_once_and_ctrl_c_ends_them(checkout: Checkout, tmp_path: Path):
+    checkout.plan("held.1", "held.2", "held.3")
+    hold = tmp_path / "hold"
+    hold.touch()
+    settings = {"SAE_AGENT_STANDIN_HOLD": str(hold)}
+    driver = checkout.start(*RUN, "--jobs", "2", **settings)
+    trained = "jobs/run_[123]_attempt_1/try_*/run_*/metrics.jsonl"
+    wait_for(lambda: len(list(checkout.study.directory.glob(trained))) == 2)
+    time.sleep(1)
+    assert len([line for line in processes() if "--out_dir=run_" in line and str(checkout.root) in line]) == 2
+    driver.send_signal(signal.SIGINT)
+    stdout, stderr = driver.communicate(timeout=30)
+    assert (driver.returncode, stderr) == (130, "")
+    assert not [line for line in processes() if str(checkout.root) in line or "sleep 62.5" in line]
+    hold.unlink()
+    resumed = checkout.agent("resume", **settings)
+    assert resumed.returncode == 0, resumed.stderr
+    assert [run.verdict and run.verdict.name for run in checkout.state.runs] == ["ok"] * 4
+    assert checkout.state.runs_used == 3
+
+
+def test_a_failed_baseline_ends_the_runs_beside_it(checkout: Checkout, tmp_path: Path):
+    template = checkout.root / "templates/experiment.py.j2"
+    template.write_text(template.read_text().replace("%}sound{%", "%}crashing{%"))
+    checkout.plan("held")
+    hold = tmp_path / "hold"
+    hold.touch()
+    ended = checkout.agent(*RUN, "--jobs", "2", SAE_AGENT_STANDIN_HOLD=str(hold))
+    assert ended.returncode == 1
+    assert "the baseline failed (crashed: ValueError: the edit was wrong)" in checkout.notes
+    assert "Verdict: killed (the study ended: the baseline failed" in checkout.notes.split("## Run 1: ")[1]
+    assert not [line for line in processes() if str(checkout.root) in line]
+
+
+def test_a_step_with_a_condition_waits_for_a_final_comparison(checkout: Checkout):
+    checkout.plan("worse", "better", "fine")
+    path = checkout.root / "templates/ideas/stand_in/idea.yaml"
+    condition = "  when: {step: step_1, metric: ce_loss_score, came_out: down}\n  name: step_2\n"
+    path.write_text(path.read_text().replace("  name: step_2\n", condition))
+    assert checkout.agent(*RUN, "--jobs", "3").returncode == 0
+    events = checkout.events
+    (proposed,) = [e for e in events if isinstance(e, ProposalMade) and e.proposal.name == "step_2"]
+    final = next(e for e in events if isinstance(e, RunCompared) and e.run == 1 and not e.provisional)
+    assert proposed.seq > final.seq
+    measured = [e.baseline.seed for e in events if isinstance(e, BaselineMeasured) and e.seq < proposed.seq]
+    assert {0, 1, 2, 3, 4} <= set(measured)
