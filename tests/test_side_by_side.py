@@ -99,7 +99,7 @@ def test_at_most_so_many_jobs_run_at_once_and_ctrl_c_ends_them(checkout: Checkou
     time.sleep(1)
     assert len([line for line in processes() if "--out_dir=run_" in line and str(checkout.root) in line]) == 2
     driver.send_signal(signal.SIGINT)
-    stdout, stderr = driver.communicate(timeout=30)
+    _, stderr = driver.communicate(timeout=30)
     assert (driver.returncode, stderr) == (130, "")
     assert not [line for line in processes() if str(checkout.root) in line or "sleep 62.5" in line]
     hold.unlink()

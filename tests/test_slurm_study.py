@@ -58,23 +58,21 @@ def test_a_study_on_a_cluster_comes_to_the_same_end(checkout: Checkout):
 
 @pytest.mark.usefixtures("cluster")
 def test_jobs_go_on_without_their_driver_and_resume_takes_them_in(checkout: Checkout, tmp_path: Path):
-    checkout.plan("held.1", "held.2")
+    checkout.plan("held", "fine")
     hold = tmp_path / "hold"
     hold.touch()
     settings = environment(SAE_AGENT_STANDIN_HOLD=str(hold))
     driver = checkout.start(*ON_SLURM, "--max-runs", "2", **settings)
-    wait_for(lambda: sum(run.stage == "training" for run in checkout.state.runs[1:]) == 2)
-    wait_for(
-        lambda: len(list((checkout.study.directory / "jobs").glob("run_[12]_attempt_1/try_*/run_*/metrics.jsonl"))) == 2
-    )
+    job = checkout.root / "runs"
+    wait_for(lambda: any(job.glob("*/jobs/run_1_attempt_1/try_*/run_1/metrics.jsonl")))
     before = dict(checkout.state.jobs)
     driver.kill()
     driver.communicate()
     hold.unlink()
-    wait_for(lambda: len(list((checkout.study.directory / "jobs").glob("run_[12]_attempt_1/outcome.json"))) == 2)
+    wait_for(lambda: any(job.glob("*/jobs/run_1_attempt_1/outcome.json")))
     resumed = checkout.agent("resume", **settings)
     assert resumed.returncode == 0, resumed.stderr
-    assert {name for name in before if name.startswith("run_")} == {"run_1_attempt_1", "run_2_attempt_1"}
+    assert before["run_1_attempt_1"].isdecimal(), "the ledger has its id"
     assert [(run.attempt, run.verdict and run.verdict.name) for run in checkout.state.runs] == [(1, "ok")] * 3
     assert checkout.state.runs_used == 2
 
@@ -87,7 +85,7 @@ def test_ctrl_c_leaves_the_jobs_unless_it_is_told_to_cancel_them(checkout: Check
     hold.touch()
     settings = environment(SAE_AGENT_STANDIN_HOLD=str(hold))
     driver = checkout.start(*ON_SLURM, "--max-runs", "1", *["--cancel-jobs"] * cancelled, **settings)
-    wait_for(lambda: any((checkout.study.directory / "jobs").glob("run_1_attempt_1/try_*/run_1/metrics.jsonl")))
+    wait_for(lambda: any((checkout.root / "runs").glob("*/jobs/run_1_attempt_1/try_*/run_1/metrics.jsonl")))
     time.sleep(1)
     driver.send_signal(signal.SIGINT)
     stdout, stderr = driver.communicate(timeout=60)

@@ -1,5 +1,6 @@
 """A study's jobs: submitted once the ledger knows of them, and kept until the ledger has taken in how they ended."""
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,9 +54,7 @@ class JobQueue:
 
     def resume(self) -> None:
         """Take up the jobs that an earlier driver submitted, and remove what no job needs any more."""
-        for path in self.folder.iterdir():
-            if path.name not in self.ledger.state.jobs:
-                remove(path)
+        self._discard_forgotten()
         for name, id in self.ledger.state.jobs.items():
             if found := self._outcome(name):
                 self._ended[name] = found
@@ -95,7 +94,7 @@ class JobQueue:
         """Remove what is left of a job that was taken in."""
         self._ended.pop(name, None)
         self._status.pop(name, None)
-        remove(self.folder / name)
+        self._discard(self.folder / name)
 
     def newest_try(self, name: str) -> Path | None:
         """Return the directory of the newest try at a job that left no outcome, or None if none began."""
@@ -129,6 +128,19 @@ class JobQueue:
     def close(self) -> None:
         """End what must not outlive the driver."""
         self.executor.close()
+        self._discard_forgotten()
+
+    def _discard_forgotten(self) -> None:
+        for path in self.folder.iterdir():
+            if path.name not in self.ledger.state.jobs:
+                self._discard(path)
+
+    def _discard(self, path: Path) -> None:
+        """Remove a directory; what is left of one that somebody still writes to is removed later."""
+        if path.is_symlink() or not path.is_dir():
+            remove(path)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
     def trained(self, name: str) -> Outcome | None:
         """Return what the training of a job left that ended in its evaluation; None if that had not begun."""

@@ -57,7 +57,8 @@ class Place:
         """
         runs = root / "runs"  # all nodes see it
         runs.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".prepare-", dir=None if self.slurm is None else runs) as folder:
+        place = None if self.slurm is None else runs
+        with tempfile.TemporaryDirectory(prefix=".prepare-", dir=place, ignore_cleanup_errors=True) as folder:
             out = Path(folder) / OUTCOME
             if self.slurm is None:
                 code = lab_processes.prepare(root, fixed, required, device, out)
