@@ -27,6 +27,7 @@ _RECORDS = (
     sentences.NOT_COMPARABLE,
     sentences.PREDICTED,
     sentences.BY_HAND,
+    sentences.PROVISIONAL,
     sentences.ATTEMPT_FAILED,
     sentences.WARNING,
     sentences.NO_RESULT,

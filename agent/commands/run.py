@@ -14,6 +14,7 @@ import typer
 
 from agent import ROOT, ideas
 from agent.display.approve import require_terminal
+from agent.display.formatting import hours_line
 from agent.display.live import make_display
 from agent.ideas import Fixed, Idea
 from agent.lab import cache
@@ -115,7 +116,7 @@ def start(request: StudyRequest) -> None:
         study = workspace.create_study(ROOT, request.idea.name)
         proposer, how = make_proposer(study, started.fixed), {"jobs": jobs, "cancel_jobs": request.cancel_jobs}
         with study.lock(), _loop(study, started, lab, analysis, proposer, sandbox, **how) as loop:
-            _finish(study, loop.run())
+            _finish(study, loop, loop.run())
 
 
 def resume(path: Path | None, wish: SandboxWish | None, jobs: int | None = None, cancel_jobs: bool = False) -> None:
@@ -141,7 +142,7 @@ def resume(path: Path | None, wish: SandboxWish | None, jobs: int | None = None,
         with _loop(
             study, resumed, lab, idea_analysis.load(idea, sandbox), proposer, sandbox, jobs, cancel_jobs
         ) as loop:
-            _finish(study, loop.run())
+            _finish(study, loop, loop.run())
 
 
 def note(path: Path, run_name: str, message: str) -> None:
@@ -154,7 +155,7 @@ def note(path: Path, run_name: str, message: str) -> None:
         idea, lab = _reopen(study, state, sandbox)
         proposer = select.silent_proposer_of(state.started, idea)
         with _loop(study, None, lab, idea_analysis.load(idea, sandbox), proposer, sandbox) as loop:
-            _finish(study, loop.add_hand_run(event.model_copy(update={"judging": _judging(state)})))
+            _finish(study, loop, loop.add_hand_run(event.model_copy(update={"judging": _judging(state)})))
 
 
 def _import_what_is_used_late(language_model: LanguageModel | None) -> None:
@@ -260,7 +261,8 @@ def _loop(
         yield Loop(study, ledger, analysis, proposer, queue, custody, cancel_jobs)
 
 
-def _finish(study: Study, result: StudyResult) -> None:
+def _finish(study: Study, loop: Loop, result: StudyResult) -> None:
+    print(hours_line(loop.state))
     if cost := select.spent(study):
         print(cost)
     print(f"{one_line(result.reason)}; notes: {study.notes / 'notes.txt'}")

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from agent.comparison.judgement import judgements
 from agent.display.console import make_console, study_table
-from agent.display.formatting import format_value, remarks
+from agent.display.formatting import format_value, hours_line, remarks
 from agent.lab import results
 from agent.lab.errors import UserError
 from agent.lab.metrics import METRICS, Metric
@@ -78,6 +78,7 @@ def _print_study(study: Study, state: State) -> bool:
         console.print(f"run {number}: {outcome_sentence(runs[number], state, judgement)}")
     for remark in remarks(run.info for run in runs if run.info):
         console.print(remark)
+    console.print(hours_line(state))
     console.print(f"ended: {state.ended}" if state.ended else "not ended: continue it with `agent resume`")
     console.print(f"notes: {study.notes / 'notes.txt'}", soft_wrap=True)
     return not changed

@@ -6,6 +6,7 @@ from agent.lab.metrics import METRICS, Metric
 from agent.lab.results import Comparison, FinalInfo, Measure, MetricComparison, headline
 from agent.lab.verdicts import MetricsRow
 from agent.study.events import Remark
+from agent.study.state import State
 
 
 def format_value(name: str, value: float | None, sign: str = "") -> str:
@@ -80,6 +81,13 @@ def run_line(info: FinalInfo) -> str:
 def error_lines(errors: Mapping[str, str]) -> list[str]:
     """Return a line on each evaluation that gave no result; `errors` has the reasons, by family."""
     return [f"{family} gave no result: {reason}" for family, reason in errors.items()]
+
+
+def hours_line(state: State) -> str:
+    """Return in one line how long a study has been worked on, and its jobs have taken, which may overlap."""
+    return (
+        f"worked on for {state.seconds / 3600:.3g} hours; its jobs took {state.job_seconds / 3600:.3g} hours together"
+    )
 
 
 def training_progress(label: str, rows: Sequence[MetricsRow], tokens: int) -> str:

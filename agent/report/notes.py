@@ -44,6 +44,7 @@ class RunSummary:
     comparisons: list[str] = field(default_factory=list)  # a line per metric, with its prediction
     random_sae: str = ""
     own_measures: str = ""
+    provisional: str = ""  # that another comparison follows
 
 
 def write(
@@ -232,7 +233,11 @@ def describe(run: Run, state: State, judged: Judgement | None, measures: dict[st
         for name in HEADLINE
         if comparison and not comparison.not_comparable and (name in comparison.metrics or name in predictions)
     ]
-    return RunSummary(results, outcome_sentence(run, state, judged), lines, random_sae, own_measures)
+    provisional = ""
+    if run.state.provisional and comparison:
+        provisional = sentences.PROVISIONAL.render(seeds=comparison.seeds)
+    outcome = outcome_sentence(run, state, judged)
+    return RunSummary(results, outcome, lines, random_sae, own_measures, provisional)
 
 
 def _floor(floor: Floor, info: FinalInfo) -> str:

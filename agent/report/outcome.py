@@ -19,6 +19,8 @@ def outcome_sentence(run: Run, state: State, judged: Judgement | None) -> str:
     assert run.info
     name, comparison = state.started.primary_metric, run.info.comparison
     metric = METRICS[name]
+    if comparison is None and run.state.awaits_comparison and not state.ended:
+        return sentences.NOT_COMPARABLE.render(why="the baselines that it needs are not measured yet")
     if comparison is None or judged is None or judged.p is None:
         why = comparison.not_comparable if comparison else None
         return sentences.NOT_COMPARABLE.render(why=why or f"{metric.title} was not measured on both sides")

@@ -137,6 +137,8 @@ NO_RESULT = Sentence("{family} gave no result: {why}.")
 NO_RESULT_ON = Sentence("{family} gave no result on {saes}: {why}.")
 NOT_APPLICABLE = Sentence("{family}: {metric} is not applicable: {why}.")
 
+PROVISIONAL = Sentence("Provisional: the noise rests on {seeds} seeds so far, and the comparison is made again.")
+
 # A run: what may be said of its primary metric.
 _DIFFERS = (
     "{title} differs by {difference}{unit}{companion} from the baseline at L0 {l0} (p {p} after Holm's correction)"
