@@ -6,7 +6,8 @@ At 192 x 1,024 on tiny-lm's activations (harvested at the first call), at 768 x 
 thread and with all. Every step takes a batch of 1,024 through encoder, selection, decoder, gradients, clipping and
 Adam; ours with what main() does besides, without the guard. Nothing else should run at the same time.
 
-dictionary_learning is compared if it can be imported. It asks for older versions of what we pin, so put it beside:
+dictionary_learning is compared if it can be imported. It brings many packages along; what it needs here can be put into
+a directory of its own, away from the installation:
 
     pip install --no-deps --target DIR dictionary-learning 'nnsight<0.4' \
         python-socketio python-engineio bidict simple-websocket wsproto
