@@ -6,7 +6,8 @@ At 192 x 1,024 on tiny-lm's activations (harvested at the first call), at 768 x 
 thread and with all. Every step takes a batch of 1,024 through encoder, selection, decoder, gradients, clipping and
 Adam; ours with what main() does besides, without the guard. Nothing else should run at the same time.
 
-dictionary_learning is compared if it can be imported. It asks for older versions of what we pin, so put it beside:
+dictionary_learning is compared if it can be imported. It brings many packages along; what it needs here can be put into
+a directory of its own, away from the installation:
 
     pip install --no-deps --target DIR dictionary-learning 'nnsight<0.4' \
         python-socketio python-engineio bidict simple-websocket wsproto
@@ -154,10 +155,12 @@ def dictionary_learning_step(data: list[Tensor], size: Size) -> Step | None:
 
 
 def milliseconds(step: Step, steps: int) -> float:
-    started = time.perf_counter()
+    """Return the time of a step: by the clock, or with one thread that of the CPU, which other jobs disturb less."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    started = clock()
     for index in range(steps):
         step(index)
-    return (time.perf_counter() - started) / steps * 1000
+    return (clock() - started) / steps * 1000
 
 
 def compare(size: Size, threads: int, data: list[Tensor]) -> None:
