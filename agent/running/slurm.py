@@ -40,16 +40,17 @@ SCRIPT = """\
 job={job}
 try=$((SLURM_JOB_ID * 1000 + ${{SLURM_RESTART_COUNT:-0}}))
 note() {{ echo "$2" > "$job/$1_$try.partial" && mv "$job/$1_$try.partial" "$job/$1_$try"; }}
-trap 'note limit near' USR2
+child= trapped=1 code=129
+trap 'trapped=1; note limit near' USR2
+trap 'trapped=1; [ -z "$child" ] || kill -TERM $child 2> /dev/null' TERM
 [ "$(cat "$job/submission")" = {submission} ] && [ ! -e "$job/outcome.json" ] || exit 0
 note started "${{SLURMD_NODENAME:-$(hostname)}}"
 env -i {environment} {of_the_node} {command} "$job" "$try" &
 child=$!
-trap 'kill -TERM $child' TERM
-while :; do
+while [ $trapped = 1 ] && [ $code -gt 128 ]; do # it may have been a trap that ended the waiting
+    trapped=0
     wait $child
     code=$?
-    kill -0 $child 2> /dev/null || break # else it was a trap that ended the waiting
 done
 note exit $code
 exit $code
@@ -196,6 +197,8 @@ class Slurm:
             id, name, state, node, reason = line.split("|", 4)
             records.setdefault(name, {})[id] = Record(id, state, node, reason)
         for job, followed in self._asked_for.items():
+            if self._jobs.get(job) is not followed:  # it has ended meanwhile
+                continue
             known = records.get(followed.name, {})
             followed.id = followed.id or max(known, key=int, default="")
             self._judge(job, followed, known.get(followed.id))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from slurm_cluster import Cluster, slurm_cluster
+from slurm_cluster import Cluster, accounting, slurm_cluster
 
 from agent.lab.errors import UserError
 from agent.running.executor import Executor, NotSubmitted, Status
@@ -324,3 +324,29 @@ def test_a_time_limit_is_a_verdict(make_job: MakeJob):
     slurm.submit(job)
     assert loss(slurm, job, 180) == ("timed_out", "SLURM on n1: it reached the time limit that it was given")
     assert list(job.glob("limit_*"))
+
+
+@pytest.mark.slow
+def test_accounting_says_what_the_scheduler_has_forgotten_and_its_limits_are_waited_for(
+    cluster: Cluster, make_job: MakeJob
+):
+    with accounting(cluster, "MaxSubmitJobsPerUser=2", "MaxTRESPerUser=cpu=1"):
+        with pytest.raises(UserError, match=r"'account=x': Invalid account or account/partition combination"):
+            check({"account": "x"})
+        cancelled, waiting, slurm = make_job("sleep 100"), make_job(SUCCEED), make_slurm()
+        id = slurm.submit(cancelled)
+        wait_for(slurm, cancelled, lambda status: status.words == "running on n1")
+        slurm.submit(waiting)
+        wait_for(slurm, waiting, lambda status: status.words.startswith("pending: QOSMaxCpuPerUserLimit (a limit of"))
+        with pytest.raises(NotSubmitted, match=r"^QOSMaxSubmitJobPerUserLimit$") as refused:
+            slurm.submit(make_job(SUCCEED))
+        assert refused.value.full
+        cluster.command("scancel", id)
+        assert end(slurm, waiting) == Status("ended")
+        while "CANCELLED" not in cluster.command("sacct", "-X", "-n", "-j", id, "-o", "State"):
+            time.sleep(0.1)
+        cluster.stop("slurmctld")
+        cluster.start_controller("-c")
+        later = make_slurm()
+        later.reattach(cancelled, id)
+        assert loss(later, cancelled) == ("killed", "SLURM on n1: it was cancelled by hand")
