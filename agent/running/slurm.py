@@ -15,10 +15,11 @@ from typing import Literal
 
 from agent.lab.errors import UserError
 from agent.lab.files import write_atomically
+from agent.lab.progress import notify
 from agent.lab.verdicts import Verdict
 from agent.running import slurm_states
 from agent.running.executor import NotSubmitted, Status
-from agent.running.slurm_commands import MAY_PASS, Command, accounted
+from agent.running.slurm_commands import Command, accounted
 from agent.running.slurm_states import LOG, Record, noted, read_attempt
 
 LOOK_SECONDS = 5.0  # between two questions to the scheduler, which others ask too
@@ -139,7 +140,7 @@ class Slurm:
         answer = Command(["sbatch", "--parsable", *_arguments(self._options), f"--job-name={name}", *files]).wait()
         id = answer.output.strip().partition(";")[0]
         if not id.isdecimal():
-            raise NotSubmitted(answer.complaint, full=bool(MAY_PASS.search(answer.complaint)))
+            raise NotSubmitted(answer.complaint, full=answer.may_pass)
         self._jobs[job] = _Followed(name, id)
         return id
 
@@ -158,7 +159,8 @@ class Slurm:
     def cancel(self, job: Path) -> None:
         followed = self._jobs[job]
         followed.cancelled = True
-        Command(["scancel", *([followed.id] if followed.id else ["--me", f"--name={followed.name}"])]).wait()
+        if (answer := _cancel(followed)).may_pass:
+            notify(f"{job.name} goes on until the scheduler answers: {answer.complaint}")
 
     def close(self) -> None:
         """Let go of the jobs, which go on."""
@@ -211,12 +213,12 @@ class Slurm:
         if followed.looks >= (LOOKS_TO_END if record else LOOKS_TO_VANISH):
             record = record or accounted(followed.id)
             if record is None or record.ended:
-                verdict = slurm_states.lost_verdict(job, record)
-                by_driver = followed.cancelled and verdict.name == "killed"
-                followed.verdict = verdict.model_copy(
-                    update={"evidence": "the driver cancelled it"} if by_driver else {}
-                )
+                followed.verdict = slurm_states.lost_verdict(job, record)
+                if followed.cancelled and followed.verdict.name == "killed":
+                    followed.verdict = Verdict(name="killed", evidence="the driver cancelled it")
                 return
+        if followed.cancelled and record and not record.ended:
+            _cancel(followed)  # the scheduler may have been down, or the job requeued
         attempt = read_attempt(job)
         if record and record.waits:
             followed.state, followed.words = "waiting", slurm_states.waiting_words(record, attempt)
@@ -235,6 +237,10 @@ class Slurm:
             seconds = time.monotonic() - self._silent_since
             words += f"; the scheduler has not answered for {seconds:.0f} s: {self._silence}"
         return Status(followed.state, words)
+
+
+def _cancel(followed: _Followed) -> Command:
+    return Command(["scancel", *([followed.id] if followed.id else ["--me", f"--name={followed.name}"])]).wait()
 
 
 def _arguments(options: Mapping[str, str]) -> list[str]:

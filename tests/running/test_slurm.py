@@ -244,7 +244,7 @@ def test_a_preempted_job_waits_and_runs_again(make_job: MakeJob):
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_is_down_loses_no_job(cluster: Cluster, make_job: MakeJob):
+def test_a_scheduler_that_is_down_loses_no_job(cluster: Cluster, make_job: MakeJob, capsys: pytest.CaptureFixture[str]):
     job, slurm = make_job(WAIT + SUCCEED), make_slurm()
     slurm.submit(job)
     wait_for(slurm, job, lambda status: status.words == "running on n1")
@@ -259,10 +259,16 @@ def test_a_scheduler_that_is_down_loses_no_job(cluster: Cluster, make_job: MakeJ
     finally:
         cluster.start_controller()
     wait_for(slurm, job, lambda status: status.words == "running on n1")
+    unwanted, other = make_job("sleep 100"), make_slurm(nodelist="n2")
+    other.submit(unwanted)
+    wait_for(other, unwanted, lambda status: status.words == "running on n2")
     cluster.stop("slurmctld")
     (job / "go").touch()
     assert end(slurm, job) == Status("ended")
+    other.cancel(unwanted)
+    assert "run_2 goes on until the scheduler answers: Kill job error" in capsys.readouterr().err
     cluster.start_controller()
+    assert loss(other, unwanted) == ("killed", "the driver cancelled it")
 
 
 @pytest.mark.slow
