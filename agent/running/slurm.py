@@ -120,8 +120,9 @@ class Slurm:
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
         """`command` carries out a job: it is given the job's directory and the number of the attempt. `environment` is
-        all that it sees of the driver's."""
-        self._options, self._command, self._environment = dict(options), tuple(command), dict(environment)
+        all that it sees of the driver's, but for what a node knows better."""
+        self._options, self._command = dict(options), tuple(command)
+        self._environment = {name: value for name, value in environment.items() if name not in OF_THE_NODE}
         self._look_seconds = look_seconds
         self._jobs: dict[Path, _Followed] = {}
         self._question: Command | None = None

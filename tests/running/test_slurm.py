@@ -42,7 +42,12 @@ def make_job(tmp_path: Path) -> MakeJob:
 
 
 def make_slurm(**options: str) -> Slurm:
-    return Slurm(options, COMMAND, {"PATH": os.environ["PATH"], "WORDS": "of the 'driver'"}, look_seconds=0.2)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "WORDS": "of the 'driver'",
+        "CUDA_VISIBLE_DEVICES": "7 of the login node",
+    }
+    return Slurm(options, COMMAND, environment, look_seconds=0.2)
 
 
 def wait_for(slurm: Executor, job: Path, condition: Callable[[Status], bool], seconds: float = 60) -> Status:
@@ -298,7 +303,10 @@ def test_a_directory_that_a_node_does_not_see_is_named(cluster: Cluster, make_jo
     cluster.start_node("n2", "unshare", "--mount", "sh", "-c", hide, "sh")
     try:
         slurm.submit(job)
-        assert loss(slurm, job) == ("killed", f"the node n2 could not read {job}: put the study where all nodes see it")
+        assert loss(slurm, job) == (
+            "killed",
+            f"the node n2 could not read {job} (SLURM: JobLaunchFailure): put the study where all nodes see it",
+        )
     finally:
         cluster.stop("n2")
         cluster.start_node("n2")
