@@ -31,7 +31,7 @@ SlurmdLogFile={base}/slurmd_%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
+{accounting}
 SwitchType=switch/none
 MpiDefault=none
 SelectType=select/cons_tres
@@ -50,6 +50,28 @@ NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 RealMe
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 PartitionName=urgent Nodes=n1,n2 PriorityTier=2 State=UP
 PartitionName=short Nodes=n1,n2 MaxTime=10 State=UP
+"""
+NO_ACCOUNTING = "AccountingStorageType=accounting_storage/none"
+ACCOUNTING = """\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=localhost
+AccountingStoragePort={ports[1]}
+AccountingStoragePass={base}/munge.socket
+AccountingStorageEnforce=limits,qos"""
+DATABASE = """\
+AuthType=auth/munge
+AuthInfo=socket={base}/munge.socket
+DbdHost=localhost
+DbdPort={ports[1]}
+SlurmUser=root
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={ports[0]}
+StorageUser=slurm
+StoragePass=tests
+StorageLoc=slurm_acct_db
+LogFile={base}/slurmdbd.log
+PidFile={base}/slurmdbd.pid
 """
 
 
@@ -114,7 +136,9 @@ def slurm_cluster(base: Path) -> Iterator[Cluster]:
     (base / "munge.key").touch(0o600)
     (base / "munge.key").write_bytes(os.urandom(128))
     host = socket.gethostname().split(".")[0]
-    (base / "slurm.conf").write_text(CONFIGURATION.format(host=host, ports=_free_ports(3), base=base))
+    (base / "slurm.conf").write_text(
+        CONFIGURATION.format(accounting=NO_ACCOUNTING, host=host, ports=_free_ports(3), base=base)
+    )
     (base / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
     cluster = Cluster(base)
     with pytest.MonkeyPatch.context() as patch:
@@ -133,6 +157,58 @@ def slurm_cluster(base: Path) -> Iterator[Cluster]:
             for name in ("n1", "n2", "slurmctld", "munged"):
                 if name in cluster.daemons:
                     cluster.stop(name)
+
+
+@contextmanager
+def accounting(cluster: Cluster, *limits: str) -> Iterator[None]:
+    """Give a cluster accounts in a database, a user's limits on the QOS `normal` among them.
+
+    Tests that use it are skipped where slurmdbd or MariaDB is not installed. The database lasts as long as the cluster.
+    """
+    programs = ("mariadbd", "mariadb", "mariadb-install-db", "slurmdbd", "sacctmgr", "sacct")
+    if missing := [name for name in programs if not shutil.which(name)]:
+        pytest.skip(
+            f"SLURM's accounting is not installed ({', '.join(missing)}): apt-get install slurmdbd mariadb-server"
+        )
+    base, ports = cluster.base, _free_ports(2)
+    configuration, socket_file = base / "slurm.conf", base / "mariadb.socket"
+    before = configuration.read_text()
+    cluster.command("mariadb-install-db", "--no-defaults", f"--datadir={base}/database", "--user=root")
+    options = [f"--datadir={base}/database", f"--socket={socket_file}", "--user=root", "--bind-address=127.0.0.1"]
+    cluster.start("mariadbd", "mariadbd", "--no-defaults", *options, f"--port={ports[0]}")
+    user = "create user slurm@localhost identified by 'tests'; grant all on *.* to slurm@localhost"
+    _retry(cluster, "mariadb", "--no-defaults", f"--socket={socket_file}", "--execute", user)
+    (base / "slurmdbd.conf").touch(0o600)
+    (base / "slurmdbd.conf").write_text(DATABASE.format(base=base, ports=ports))
+    cluster.stop("slurmctld")
+    configuration.write_text(before.replace(NO_ACCOUNTING, ACCOUNTING.format(base=base, ports=ports)))
+    cluster.start("slurmdbd", "slurmdbd", "-D")
+    try:
+        _retry(cluster, "sacctmgr", "-i", "add", "cluster", "tests")
+        cluster.command("sacctmgr", "-i", "add", "account", "tests")
+        cluster.command("sacctmgr", "-i", "add", "user", "root", "account=tests")
+        cluster.command("sacctmgr", "-i", "modify", "qos", "normal", "set", *limits)
+        cluster.start_controller("-c")
+        yield
+    finally:
+        for name in ("slurmctld", "slurmdbd", "mariadbd"):
+            if name in cluster.daemons:
+                cluster.stop(name)
+        configuration.write_text(before)
+        cluster.start_controller("-c")
+
+
+def _retry(cluster: Cluster, *words: str) -> None:
+    """Run a command until it succeeds, as a daemon that was just started takes its time."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            cluster.command(*words)
+            return
+        except subprocess.CalledProcessError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.3)
 
 
 def _free_ports(count: int) -> Sequence[int]:

@@ -15,10 +15,11 @@ from typing import Literal
 
 from agent.lab.errors import UserError
 from agent.lab.files import write_atomically
+from agent.lab.progress import notify
 from agent.lab.verdicts import Verdict
 from agent.running import slurm_states
 from agent.running.executor import NotSubmitted, Status
-from agent.running.slurm_commands import MAY_PASS, Command, accounted
+from agent.running.slurm_commands import Command, accounted
 from agent.running.slurm_states import LOG, Record, noted, read_attempt
 
 LOOK_SECONDS = 5.0  # between two questions to the scheduler, which others ask too
@@ -40,16 +41,17 @@ SCRIPT = """\
 job={job}
 try=$((SLURM_JOB_ID * 1000 + ${{SLURM_RESTART_COUNT:-0}}))
 note() {{ echo "$2" > "$job/$1_$try.partial" && mv "$job/$1_$try.partial" "$job/$1_$try"; }}
-trap 'note limit near' USR2
+child= trapped=1 code=129
+trap 'trapped=1; note limit near' USR2
+trap 'trapped=1; [ -z "$child" ] || kill -TERM $child 2> /dev/null' TERM
 [ "$(cat "$job/submission")" = {submission} ] && [ ! -e "$job/outcome.json" ] || exit 0
 note started "${{SLURMD_NODENAME:-$(hostname)}}"
 env -i {environment} {of_the_node} {command} "$job" "$try" &
 child=$!
-trap 'kill -TERM $child' TERM
-while :; do
+while [ $trapped = 1 ] && [ $code -gt 128 ]; do # it may have been a trap that ended the waiting
+    trapped=0
     wait $child
     code=$?
-    kill -0 $child 2> /dev/null || break # else it was a trap that ended the waiting
 done
 note exit $code
 exit $code
@@ -118,8 +120,9 @@ class Slurm:
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
         """`command` carries out a job: it is given the job's directory and the number of the attempt. `environment` is
-        all that it sees of the driver's."""
-        self._options, self._command, self._environment = dict(options), tuple(command), dict(environment)
+        all that it sees of the driver's, but for what a node knows better."""
+        self._options, self._command = dict(options), tuple(command)
+        self._environment = {name: value for name, value in environment.items() if name not in OF_THE_NODE}
         self._look_seconds = look_seconds
         self._jobs: dict[Path, _Followed] = {}
         self._question: Command | None = None
@@ -138,7 +141,7 @@ class Slurm:
         answer = Command(["sbatch", "--parsable", *_arguments(self._options), f"--job-name={name}", *files]).wait()
         id = answer.output.strip().partition(";")[0]
         if not id.isdecimal():
-            raise NotSubmitted(answer.complaint, full=bool(MAY_PASS.search(answer.complaint)))
+            raise NotSubmitted(answer.complaint, full=answer.may_pass)
         self._jobs[job] = _Followed(name, id)
         return id
 
@@ -157,7 +160,8 @@ class Slurm:
     def cancel(self, job: Path) -> None:
         followed = self._jobs[job]
         followed.cancelled = True
-        Command(["scancel", *([followed.id] if followed.id else ["--me", f"--name={followed.name}"])]).wait()
+        if (answer := _cancel(followed)).may_pass:
+            notify(f"{job.name} goes on until the scheduler answers: {answer.complaint}")
 
     def close(self) -> None:
         """Let go of the jobs, which go on."""
@@ -196,6 +200,8 @@ class Slurm:
             id, name, state, node, reason = line.split("|", 4)
             records.setdefault(name, {})[id] = Record(id, state, node, reason)
         for job, followed in self._asked_for.items():
+            if self._jobs.get(job) is not followed:  # it has ended meanwhile
+                continue
             known = records.get(followed.name, {})
             followed.id = followed.id or max(known, key=int, default="")
             self._judge(job, followed, known.get(followed.id))
@@ -208,12 +214,12 @@ class Slurm:
         if followed.looks >= (LOOKS_TO_END if record else LOOKS_TO_VANISH):
             record = record or accounted(followed.id)
             if record is None or record.ended:
-                verdict = slurm_states.lost_verdict(job, record)
-                by_driver = followed.cancelled and verdict.name == "killed"
-                followed.verdict = verdict.model_copy(
-                    update={"evidence": "the driver cancelled it"} if by_driver else {}
-                )
+                followed.verdict = slurm_states.lost_verdict(job, record)
+                if followed.cancelled and followed.verdict.name == "killed":
+                    followed.verdict = Verdict(name="killed", evidence="the driver cancelled it")
                 return
+        if followed.cancelled and record and not record.ended:
+            _cancel(followed)  # the scheduler may have been down, or the job requeued
         attempt = read_attempt(job)
         if record and record.waits:
             followed.state, followed.words = "waiting", slurm_states.waiting_words(record, attempt)
@@ -232,6 +238,10 @@ class Slurm:
             seconds = time.monotonic() - self._silent_since
             words += f"; the scheduler has not answered for {seconds:.0f} s: {self._silence}"
         return Status(followed.state, words)
+
+
+def _cancel(followed: _Followed) -> Command:
+    return Command(["scancel", *([followed.id] if followed.id else ["--me", f"--name={followed.name}"])]).wait()
 
 
 def _arguments(options: Mapping[str, str]) -> list[str]:

@@ -68,6 +68,11 @@ class Command:
         lines = (AROUND.sub("", line) for line in errors)
         return next((one_line(line) for line in lines if line.strip()), f"{self._name} did not say why")
 
+    @property
+    def may_pass(self) -> bool:
+        """True if it failed for what may be over soon: a full queue, or a scheduler that does not answer."""
+        return not self.succeeded and MAY_PASS.search(self.complaint) is not None
+
     def wait(self) -> "Command":
         while not self.ended:
             time.sleep(0.01)

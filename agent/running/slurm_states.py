@@ -118,7 +118,9 @@ def lost_verdict(job: Path, record: Record | None) -> Verdict:
 def _verdict_of_files(job: Path, record: Record | None, attempt: Attempt | None) -> Verdict:
     if attempt is None and record:
         node = record.node or "a node"
-        return _verdict("killed", f"the node {node} could not read {job}: put the study where all nodes see it", job)
+        reason = "" if record.reason in ("", "None") else f" (SLURM: {record.reason})"
+        evidence = f"the node {node} could not read {job}{reason}: put the study where all nodes see it"
+        return _verdict("killed", evidence, job)
     if attempt is None:
         return _verdict("killed", "SLURM knows no such job: it was cancelled before it ran, or never submitted", job)
     if attempt.near_limit and (attempt.exit_code is None or attempt.exit_code < 0):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from slurm_cluster import Cluster, slurm_cluster
+from slurm_cluster import Cluster, accounting, slurm_cluster
 
 from agent.lab.errors import UserError
 from agent.running.executor import Executor, NotSubmitted, Status
@@ -42,7 +42,12 @@ def make_job(tmp_path: Path) -> MakeJob:
 
 
 def make_slurm(**options: str) -> Slurm:
-    return Slurm(options, COMMAND, {"PATH": os.environ["PATH"], "WORDS": "of the 'driver'"}, look_seconds=0.2)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "WORDS": "of the 'driver'",
+        "CUDA_VISIBLE_DEVICES": "7 of the login node",
+    }
+    return Slurm(options, COMMAND, environment, look_seconds=0.2)
 
 
 def wait_for(slurm: Executor, job: Path, condition: Callable[[Status], bool], seconds: float = 60) -> Status:
@@ -244,7 +249,7 @@ def test_a_preempted_job_waits_and_runs_again(make_job: MakeJob):
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_is_down_loses_no_job(cluster: Cluster, make_job: MakeJob):
+def test_a_scheduler_that_is_down_loses_no_job(cluster: Cluster, make_job: MakeJob, capsys: pytest.CaptureFixture[str]):
     job, slurm = make_job(WAIT + SUCCEED), make_slurm()
     slurm.submit(job)
     wait_for(slurm, job, lambda status: status.words == "running on n1")
@@ -259,10 +264,16 @@ def test_a_scheduler_that_is_down_loses_no_job(cluster: Cluster, make_job: MakeJ
     finally:
         cluster.start_controller()
     wait_for(slurm, job, lambda status: status.words == "running on n1")
+    unwanted, other = make_job("sleep 100"), make_slurm(nodelist="n2")
+    other.submit(unwanted)
+    wait_for(other, unwanted, lambda status: status.words == "running on n2")
     cluster.stop("slurmctld")
     (job / "go").touch()
     assert end(slurm, job) == Status("ended")
+    other.cancel(unwanted)
+    assert "run_2 goes on until the scheduler answers: Kill job error" in capsys.readouterr().err
     cluster.start_controller()
+    assert loss(other, unwanted) == ("killed", "the driver cancelled it")
 
 
 @pytest.mark.slow
@@ -292,7 +303,10 @@ def test_a_directory_that_a_node_does_not_see_is_named(cluster: Cluster, make_jo
     cluster.start_node("n2", "unshare", "--mount", "sh", "-c", hide, "sh")
     try:
         slurm.submit(job)
-        assert loss(slurm, job) == ("killed", f"the node n2 could not read {job}: put the study where all nodes see it")
+        assert loss(slurm, job) == (
+            "killed",
+            f"the node n2 could not read {job} (SLURM: JobLaunchFailure): put the study where all nodes see it",
+        )
     finally:
         cluster.stop("n2")
         cluster.start_node("n2")
@@ -324,3 +338,29 @@ def test_a_time_limit_is_a_verdict(make_job: MakeJob):
     slurm.submit(job)
     assert loss(slurm, job, 180) == ("timed_out", "SLURM on n1: it reached the time limit that it was given")
     assert list(job.glob("limit_*"))
+
+
+@pytest.mark.slow
+def test_accounting_says_what_the_scheduler_has_forgotten_and_its_limits_are_waited_for(
+    cluster: Cluster, make_job: MakeJob
+):
+    with accounting(cluster, "MaxSubmitJobsPerUser=2", "MaxTRESPerUser=cpu=1"):
+        with pytest.raises(UserError, match=r"'account=x': Invalid account or account/partition combination"):
+            check({"account": "x"})
+        cancelled, waiting, slurm = make_job("sleep 100"), make_job(SUCCEED), make_slurm()
+        id = slurm.submit(cancelled)
+        wait_for(slurm, cancelled, lambda status: status.words == "running on n1")
+        slurm.submit(waiting)
+        wait_for(slurm, waiting, lambda status: status.words.startswith("pending: QOSMaxCpuPerUserLimit (a limit of"))
+        with pytest.raises(NotSubmitted, match=r"^QOSMaxSubmitJobPerUserLimit$") as refused:
+            slurm.submit(make_job(SUCCEED))
+        assert refused.value.full
+        cluster.command("scancel", id)
+        assert end(slurm, waiting) == Status("ended")
+        while "CANCELLED" not in cluster.command("sacct", "-X", "-n", "-j", id, "-o", "State"):
+            time.sleep(0.1)
+        cluster.stop("slurmctld")
+        cluster.start_controller("-c")
+        later = make_slurm()
+        later.reattach(cancelled, id)
+        assert loss(later, cancelled) == ("killed", "SLURM on n1: it was cancelled by hand")
