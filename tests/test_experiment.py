@@ -365,3 +365,20 @@ def test_the_shipped_experiment_is_short_and_imports_nothing_but_the_lab():
     imported = [line.split()[1] for line in source.splitlines() if line.startswith(("from agent", "import agent"))]
     assert imported
     assert all(name.startswith("agent.lab") for name in imported)
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="torch uses no more threads than cores")
+def test_a_run_by_hand_in_a_study_uses_the_studys_threads(tmp_path: Path):
+    """As many as the study's own jobs, on which its figures depend."""
+    script = tmp_path / "experiment.py"
+    script.write_text(
+        "import torch\n"
+        "from agent.lab.run import run\n"
+        "def main(out_dir):\n"
+        "    print(torch.get_num_threads())\n"
+        'if __name__ == "__main__":\n'
+        "    run(main)\n"
+    )
+    own = run(script, f"--out_dir={tmp_path / 'run_1'}", OMP_NUM_THREADS="2").stdout
+    (tmp_path / "setup.json").write_text('{"fixed": {"threads": 1}}')
+    assert (own, run(script, f"--out_dir={tmp_path / 'run_2'}", OMP_NUM_THREADS="2").stdout) == ("2\n", "1\n")

@@ -18,6 +18,7 @@ from agent.display.formatting import hours_line
 from agent.display.live import make_display
 from agent.ideas import Fixed, Idea
 from agent.lab import cache
+from agent.lab.defaults import SETUP_FILE
 from agent.lab.errors import UserError
 from agent.lab.metrics import family_of
 from agent.lab.visible import one_line
@@ -244,7 +245,7 @@ def _loop(
         ledger.append(first)
     print(f"study: {study.directory}", flush=True)
     started, custody = ledger.state.started, driver_custody(study, ledger, lab)
-    setup = study.directory / "setup.json"
+    setup = study.directory / SETUP_FILE
     Setup(
         study=study.directory,
         fixed=started.fixed,

@@ -6,6 +6,8 @@ from pathlib import Path
 DTYPES = ("float32", "bfloat16")  # of a language model
 SAE_BENCH = "sae-bench"  # the wish to be evaluated on SAE-Bench's own data; see evaluation/published.py
 THREADS = "SAE_AGENT_THREADS"  # the variable with the number of threads of each process of a study
+POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")  # of threads
+SETUP_FILE = "setup.json"  # in the directory of a study: what its runs have in common
 EVALUATION_DATA = "SAE_AGENT_EVALUATION_DATA"  # the variable that holds that wish, pinned
 WORLD_FILE = "synthetic_model_config.json"  # a directory with this file holds a world that sae_lens saved
 WORLD_HOOK = "activations"  # the only hook of a world

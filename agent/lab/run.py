@@ -1,6 +1,7 @@
 """The start of an experiment: its one argument, its directory, and errors as one line."""
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -9,10 +10,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from agent.lab import cache, gpus, results
-from agent.lab.defaults import SOCKET_VARIABLE
+from agent.lab.defaults import POOLS, SETUP_FILE, SOCKET_VARIABLE, THREADS
 from agent.lab.errors import UserError
 from agent.lab.exits import exit_with, one_line_errors
+from agent.lab.files import read_plain_text
 from agent.lab.progress import notify
 from agent.lab.training import TrainingStopped
 
@@ -34,6 +38,8 @@ def run(main: Callable[[Path], None]) -> None:
             set_seed(main, int(seed))
         if not served and (line := gpus.unusable()):
             notify(f"{line}: the run is on the CPU")
+        if not served:
+            use_threads_of_study(script.with_name(SETUP_FILE))
         make_out_dir(out_dir)
         shutil.copyfile(script, out_dir / "experiment.py")
         try:
@@ -47,6 +53,15 @@ def run(main: Callable[[Path], None]) -> None:
             if not os.environ.get("SAE_AGENT_DRIVEN"):
                 results.write(out_dir, results.FinalInfo(verdict=stopped.verdict))
             exit_with(f"stopped: {stopped}", 1)
+
+
+def use_threads_of_study(setup: Path) -> None:
+    """Train and evaluate with as many threads as the study in whose directory the experiment is run by hand."""
+    if setup.is_file():
+        threads = json.loads(read_plain_text(setup))["fixed"].get("threads")
+        if threads:
+            os.environ |= dict.fromkeys((*POOLS, THREADS), str(threads))
+            torch.set_num_threads(threads)
 
 
 def set_seed(main: Callable[[Path], None], seed: int) -> None:

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.ideas import Fixed
-from agent.lab.defaults import EVALUATION_DATA, THREADS
+from agent.lab.defaults import EVALUATION_DATA, POOLS, THREADS
 from agent.running import process
 
 PREPARE = (*process.START, "agent.lab.prepare")
 EXAMINE = (*process.START, "agent.lab.evaluation.doctor")
-POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")  # of threads
 
 
 def prepare(root: Path, fixed: Fixed, required: str, device: str | None, out: Path) -> int:
