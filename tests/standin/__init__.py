@@ -125,8 +125,8 @@ def make_checkout(directory: Path) -> Checkout:
 
 
 def processes() -> list[str]:
-    """Return the command lines of all running processes."""
-    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    """Return the command lines of all running processes, whole."""
+    return subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
