@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from scripted_server import Answer, Request, ScriptedServer
 from standin import HERE, Checkout, make_checkout, processes, wait_for
 
 from agent.report import notes as notes_module
@@ -134,3 +135,80 @@ def test_a_step_with_a_condition_waits_for_a_final_comparison(checkout: Checkout
     assert proposed.seq > final.seq
     measured = [e.baseline.seed for e in events if isinstance(e, BaselineMeasured) and e.seq < proposed.seq]
     assert {0, 1, 2, 3, 4} <= set(measured)
+
+
+# A language model
+
+PREDICTIONS = "".join(
+    f"{name}: same\n"
+    for name in ("l0", "explained_variance_centered", "ce_loss_score", "loss_added", "alive_fraction", "probing_auc_5")
+)
+WORDS = ("one", "two", "three", "four")
+BLOCK = '<<<<<<< SEARCH\nBEHAVIOUR = "sound"\n=======\nBEHAVIOUR = "late.{run}"\n>>>>>>> REPLACE'
+
+
+def answered(request: Request) -> Answer:
+    """Answer as a model that plans all the runs that are left whenever it is asked for a plan."""
+    task = request.body["messages"][1]["content"]
+    if left := re.search(r"(\d) of 4 runs are left to start.*## Plan", task, re.DOTALL):
+        names = WORDS[4 - int(left[1]) :]
+        titles = [f"{number}. [from baseline] Idea {name}: to see." for number, name in enumerate(names, 1)]
+        return "## Reasoning\nTo see.\n\n## Plan\n" + "\n".join(titles)
+    if asked := re.search(r"# Your task: run (\d+)", task):
+        parts = {"Reasoning": "To see.", "Description": "It waits.", "Predictions": PREDICTIONS}
+        text = "\n\n".join(f"## {name}\n{part}" for name, part in parts.items())
+        return f"{text}\n\n## Edits\n{BLOCK.replace('{run}', asked[1])}"
+    return "## Description\nIt waited."
+
+
+def purposes(checkout: Checkout) -> list[str]:
+    lines = checkout.study.transcript.read_text().splitlines()
+    return [json.loads(line)["purpose"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, list[Request]]:
+    """A study with two jobs at once whose model was asked for four runs; the first of them came in late."""
+    checkout = make_checkout(tmp_path_factory.mktemp("asked"))
+    checkout.plan("fine")
+    with ScriptedServer(*[answered] * 20) as server:
+        llm = ("--llm", "scripted", "--jobs", "2", "--max-runs", "4")
+        late = {"SAE_AGENT_STANDIN_LATE": "late.1"}
+        ended = checkout.agent("run", "--idea", "stand_in", *llm, **server.environment, **late)
+        assert ended.returncode == 0, ended.stderr
+        return checkout, server.requests
+
+
+def test_a_model_is_asked_for_as_many_runs_as_are_trained_at_once(asked: tuple[Checkout, list[Request]]):
+    checkout, requests = asked
+    assert purposes(checkout)[:3] == ["plan", "proposal", "proposal"]
+    assert checkout.state.runs_used == 4
+    second = requests[2].text
+    assert "- run 1, Idea one: to see." in second.split("# In flight")[1].split("# What is left")[0]
+    assert "2 of 4 runs are left to start" in second
+    assert "# In flight" not in requests[1].text
+
+
+def test_it_is_not_told_of_a_run_that_another_timing_would_have_hidden(asked: tuple[Checkout, list[Request]]):
+    """Run 2 came in before run 1; the question for run 3 tells of run 1 alone, that for run 4 of both."""
+    _, requests = asked
+    by_run = {match[1]: each.text for each in requests if (match := re.search(r"# Your task: run (\d+)", each.text))}
+    assert "| 1 | Idea one |" in by_run["3"]
+    assert "| 2 | Idea two |" not in by_run["3"]
+    assert "- run 2, Idea two: to see." in by_run["3"]
+    assert "| 2 | Idea two |" in by_run["4"]
+
+
+def test_a_replay_follows_the_recorded_order_whatever_is_faster(asked: tuple[Checkout, list[Request]], tmp_path: Path):
+    recorded, replayed = asked[0], make_checkout(tmp_path)
+    replayed.plan("fine")
+    replay = ("--replay", str(recorded.study.transcript), "--jobs", "2", "--max-runs", "4")
+    ended = replayed.agent("run", "--idea", "stand_in", *replay, SAE_AGENT_STANDIN_LATE="late.2")
+    assert ended.returncode == 0, ended.stderr
+
+    def decisions(checkout: Checkout) -> list[object]:
+        runs = checkout.state.runs
+        compared = [run.comparison and run.comparison.metrics for run in runs]
+        return [compared, *((run.proposal, run.verdict, run.described) for run in runs)]
+
+    assert decisions(replayed) == decisions(recorded)

@@ -102,6 +102,8 @@ def misbehave(guard: TrainingGuard, behaviour: str) -> None:
         case "linked":
             (out_dir / "metrics.jsonl").rename(out_dir / "elsewhere")
             (out_dir / "metrics.jsonl").symlink_to("elsewhere")
+        case "late" if os.environ.get("SAE_AGENT_STANDIN_LATE") == guard.named:  # behind those that began after it
+            time.sleep(6)
         case "held":  # until the test removes the file; with a stray process in another session
             subprocess.Popen(["sleep", "62.5"], start_new_session=True)
             while Path(os.environ["SAE_AGENT_STANDIN_HOLD"]).exists():
