@@ -118,11 +118,21 @@ class Loop:
             except NotYet as error:
                 asked = error
             if self.queue.names:
-                self.queue.wait()
+                self.queue.wait(self.outlook())
             elif asked:
                 raise asked
             else:
                 return
+
+    def outlook(self) -> str:
+        """Return about how long the study still takes at most, its fresh seeds left out; empty if nothing was timed."""
+        state = self.state
+        if not state.jobs_timed or self.done:
+            return ""
+        waiting = {job_names.baseline(*each) for each in self.referee.missing} - state.jobs.keys()
+        jobs = len(state.jobs) + len(waiting) + self.started.max_runs - state.runs_begun
+        minutes = jobs * state.job_seconds / state.jobs_timed / self.queue.slots / 60
+        return f"the study: {jobs} jobs at most, about {minutes:.0f} min, and those that confirm what looks better"
 
     def take_in(self) -> bool:
         """Record how a job ended; return False if none has, or none whose turn it is."""

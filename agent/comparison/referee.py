@@ -51,10 +51,12 @@ class Referee:
     @property
     def is_ready(self) -> bool:
         """True if all is there that every comparison needs."""
-        tried = self.state.baselines_tried
-        return self.state.sentinels is not None and all(
-            each in tried for each in required_baselines(self.started.fixed)
-        )
+        return self.state.sentinels is not None and not self.missing
+
+    @property
+    def missing(self) -> list[tuple[float, int]]:
+        """K and seed of the baselines that every study needs and this one has not tried."""
+        return [each for each in required_baselines(self.started.fixed) if each not in self.state.baselines_tried]
 
     def begin(self) -> None:
         """Record what is in the cache that runs will be judged by, before one of them can change it."""

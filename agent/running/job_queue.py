@@ -101,14 +101,17 @@ class JobQueue:
         tries = sorted(self.folder.glob(f"{name}/try_*"), key=lambda path: int(path.name.rpartition("_")[2]))
         return tries[-1] if tries else None
 
-    def wait(self) -> None:
-        """Look after the jobs that run, and show how far they have come. Raise StudyMoved, StudyPaused."""
+    def wait(self, outlook: str = "") -> None:
+        """Look after the jobs that run, and show how far they have come, above the `outlook` of the study.
+
+        Raise StudyMoved, StudyPaused.
+        """
         known = set(self._ended)
-        self.poll()
+        self.poll(outlook)
         if self._ended.keys() <= known:
             time.sleep(POLL_SECONDS)
 
-    def poll(self) -> None:
+    def poll(self, outlook: str = "") -> None:
         """Take note of the jobs that have ended. Raise StudyMoved, StudyPaused."""
         self._require_study()
         for directory, status in self.executor.poll().items():
@@ -117,7 +120,8 @@ class JobQueue:
                 verdict = status.verdict or Verdict(name="killed", evidence="it left no outcome")
                 self._ended[directory.name] = self._outcome(directory.name) or verdict
         running = {name: self._status.get(name, Status("waiting")) for name in self.names if name not in self._ended}
-        self.display.progress([status.words or f"{name}: {status.state}" for name, status in running.items()])
+        lines = [status.words or f"{name}: {status.state}" for name, status in running.items()]
+        self.display.progress([*lines, outlook] if outlook else lines)
 
     def cancel(self, wanted: Callable[[str], bool] = lambda _: True) -> None:
         """End the jobs whose names are wanted. They stay in the ledger until that has recorded what became of them."""

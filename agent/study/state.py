@@ -133,6 +133,7 @@ class State:
     seconds: float = 0.0  # of work on the study, up to its last event
     seconds_before: float = 0.0  # those spent by earlier drivers
     job_seconds: float = 0.0  # of trainings and evaluations, which overlap
+    jobs_timed: int = 0  # jobs that these are of
 
     @property
     def open_runs(self) -> list[RunState]:
@@ -213,6 +214,7 @@ def _account(state: State, event: Event) -> None:
         state.runs[event.run].seconds += event.seconds
     if isinstance(event, TimedEvent):
         state.job_seconds += event.seconds
+        state.jobs_timed += bool(event.seconds) and not isinstance(event, EvaluationEnded)
     state.last_time = event.time
     state.noted = isinstance(event, NotesWritten)
     if isinstance(event, PlanMade | ProposalMade | RunDescribed):

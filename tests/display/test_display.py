@@ -23,6 +23,6 @@ def test_brackets_in_a_title_are_shown():
 
 def test_brackets_in_progress_and_messages_are_shown(capsys: pytest.CaptureFixture[str]):
     with LiveDisplay() as display:
-        display.progress("warning in [/usr/lib]: see [b]")
+        display.progress(["warning in [/usr/lib]: see [b]", "another job"])
         display.say("it ended [/usr/lib]: see [b]")
     assert "it ended [/usr/lib]: see [b]" in capsys.readouterr().out
