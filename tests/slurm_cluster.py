@@ -6,10 +6,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol")
@@ -152,11 +153,19 @@ def slurm_cluster(base: Path) -> Iterator[Cluster]:
             cluster.start_controller("-c", "-i")
             yield cluster
         finally:
-            if "slurmctld" in cluster.daemons:
-                subprocess.run(["scancel", "--me", "--signal=KILL", "--full"], check=False, timeout=60)
             for name in ("n1", "n2", "slurmctld", "munged"):
                 if name in cluster.daemons:
                     cluster.stop(name)
+            _kill_what_is_left(base)
+
+
+def _kill_what_is_left(base: Path) -> None:
+    """Kill the jobs of a cluster that has been stopped, with what looks after them and writes to its logs."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.name() == "slurmstepd" and any(Path(file.path).parent == base for file in process.open_files()):
+                for each in (process, *process.children(recursive=True)):
+                    each.kill()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -120,10 +121,16 @@ def share(path: Path, reason: str, patience: float) -> Iterator[None]:
 @contextmanager
 def hold_alone(path: Path, patience: float) -> Iterator[None]:
     """Hold the lock at `path`. Raise Busy if somebody else has it or shares it."""
+
+    def remove_if_dead(user: Path) -> None:
+        with hold(user, None, patience):
+            pass
+
     with hold(path, None, patience):
-        for user in path.parent.glob(_named(path, "-user-*.held").name):
-            with hold(user.with_name(user.name.replace(".held", "", 1)), None, patience):
-                pass  # it has died, and its file is removed now
+        files = path.parent.glob(_named(path, "-user-*.held").name)
+        users = [file.with_name(file.name.replace(".held", "", 1)) for file in files]
+        with ThreadPoolExecutor(max_workers=len(users) + 1) as pool:  # all are watched at once
+            list(pool.map(remove_if_dead, users))
         yield
 
 

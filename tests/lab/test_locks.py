@@ -149,6 +149,20 @@ def test_of_many_that_find_the_holder_dead_one_at_a_time_follows_it(start: Start
 
 
 @only_without_flock
+def test_who_wants_a_lock_alone_gives_all_that_share_it_the_same_time_for_a_sign(start: Start, tmp_path: Path):
+    for number in range(6):
+        (tmp_path / f"lock-user-{number}.held").write_bytes(elsewhere(f"a{number}").written())
+    started, alone = time.monotonic(), start(HOLD.format(kind="lock_now", arguments=(1.5,)))
+    assert first_line(alone) == "held\n"
+    assert 1.5 < time.monotonic() - started < 7.5
+    assert not list(tmp_path.glob("lock-user-*"))
+    sharing = start(HOLD.format(kind="shared_lock", arguments=("somebody clears it",)))
+    assert "waiting: somebody clears it (process" in first_line(sharing, of_errors=True)
+    alone.communicate("")
+    assert first_line(sharing) == "held\n"
+
+
+@only_without_flock
 def test_a_process_whose_lock_was_taken_over_ends(start: Start, tmp_path: Path):
     holder = start(WAIT_SHORTLY)
     assert first_line(holder) == "held\n"

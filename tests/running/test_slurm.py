@@ -279,7 +279,7 @@ def test_a_scheduler_that_is_down_loses_no_job(cluster: Cluster, make_job: MakeJ
 @pytest.mark.slow
 def test_a_job_that_the_scheduler_has_forgotten_is_known_by_its_files(cluster: Cluster, make_job: MakeJob):
     failing, killed = make_job("echo 'it broke' >&2; exit 1"), make_job('echo $PPID $$ > "$job/pids"; exec sleep 300')
-    first, second = make_slurm(), make_slurm()
+    first, second = make_slurm(nodelist="n1"), make_slurm()
     for job in (failing, killed):
         first.submit(job)
     wait_for(first, killed, lambda status: status.state == "running")
