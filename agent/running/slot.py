@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,7 +23,7 @@ from agent.lab import results
 from agent.lab.defaults import SMOKE_TOKENS, SOCKET_VARIABLE
 from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import Score, TrySentinels
-from agent.lab.files import MIB, BadFile, empty_folder, remove, remove_unless_plain, write_atomically
+from agent.lab.files import MIB, BadFile, empty_folder, read_plain_text, remove, remove_unless_plain, write_atomically
 from agent.lab.results import Work
 from agent.lab.verdicts import Verdict, judge_metrics
 from agent.lab.visible import one_line
@@ -79,10 +79,12 @@ class Slot:
 
     def carry_out(self, directory: Path, number: int) -> None:
         """Carry out the job of a directory, and leave its outcome there."""
-        job = Job.read(directory / JOB)
+        job, submission = Job.read(directory / JOB), _submission(directory)
         self._progress = directory / "progress"
         attempt = empty_folder(directory / f"try_{number}")
-        self._outcome(job, attempt).write(directory / OUTCOME)
+        outcome = self._outcome(job, attempt)
+        if _submission(directory) == submission:
+            outcome.write(directory / OUTCOME)
 
     def _outcome(self, job: Job, attempt: Path) -> Outcome:
         training = job.training
@@ -281,6 +283,13 @@ class Slot:
             partial = self._progress.with_name("progress.partial")
             partial.write_text(text)
             partial.replace(self._progress)
+
+
+def _submission(directory: Path) -> str:
+    """Return the token of a job's newest submission to a cluster, which a node that was given up may outlive."""
+    with suppress(FileNotFoundError, BadFile):
+        return read_plain_text(directory / "submission")
+    return ""
 
 
 def settle_here(setup: Setup) -> Sandbox:
