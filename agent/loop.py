@@ -190,12 +190,11 @@ class Loop:
         return proposal is not None
 
     def require_sound_study(self) -> None:
-        """Raise StudyOver if the baseline failed, the evaluation is broken, or the code that judges was changed."""
+        """Raise StudyOver if the baseline failed or the evaluation is broken."""
         baseline = next(iter(self.state.runs), None)
         if baseline and baseline.stage == "done" and baseline.verdict and not baseline.verdict.ok:
             raise StudyOver(f"the baseline failed ({baseline.verdict.name}: {baseline.verdict.evidence})")
         self.referee.require_sound_evaluation()
-        self.require_same_code()
 
     def require_same_code(self) -> None:
         """Raise StudyOver if the code that judges runs is not what it was when the driver started."""
@@ -208,8 +207,9 @@ class Loop:
     def ask_proposer(self, run: int) -> Proposal | None:
         """Return the proposer's proposal for a run, recording its remarks on the way; None if it waits for results.
 
-        Raise StudyDone if nothing more is tried.
+        Raise StudyDone if nothing more is tried, StudyOver if the code that judges runs was changed.
         """
+        self.require_same_code()
         while True:
             answer = self.proposer.propose(self.state, self.referee.observed_direction, run)
             self.custody.note_transcript()

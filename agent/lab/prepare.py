@@ -51,7 +51,7 @@ def main() -> None:
         print(f"trained on {trained_on}", flush=True)
         if args.fingerprint:
             content = fingerprint.fingerprint(args.model, text) | {
-                "gpus": torch.cuda.device_count() if models.device_config().device == "cuda" else 0,
+                "gpus": gpu_count(models.device_config().device),
                 "evals": evals,
                 "left_out": left_out,
                 "activations": str(folder),
@@ -61,6 +61,13 @@ def main() -> None:
                 "evaluated_on": evaluated_on,
             }
             files.write_atomically(args.fingerprint, json.dumps(content, indent=2) + "\n")
+
+
+def gpu_count(device: str) -> int:
+    """Return how many GPUs a study can use: all that are visible, the one that was chosen, or none."""
+    if device == "cuda":
+        return torch.cuda.device_count()
+    return int(device.startswith("cuda"))
 
 
 def describe_training(manifest: Manifest, tokens: int) -> str:

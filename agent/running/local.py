@@ -1,6 +1,7 @@
 """Jobs on this machine: slots, each a process that carries out one job at a time and keeps its evaluator."""
 
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from agent.study.outcomes import StudyPaused
 from agent.study.workspace import STUDY_VARIABLE
 
 SLOT = (*process.START, "agent.running.slot")
+MEMORY_SECONDS = 2.0  # between two looks at the memory of all jobs
 MOST_PROGRESS = 4096  # bytes
 JOB_BYTES = 3 * 2**30  # that a job and its evaluator use, roughly, of a small model
 MOST_SLOTS = 8  # unless more are asked for
@@ -86,6 +88,7 @@ class LocalSlots:
         self._waiting: list[Path] = []
         self._lost: dict[Path, Verdict] = {}
         self._largest = 0  # bytes that one job has used
+        self._next_look = 0.0  # at memory
 
     def submit(self, job: Path) -> str:
         self._waiting.append(job)
@@ -137,8 +140,9 @@ class LocalSlots:
     def _keep_memory(self) -> None:
         """Take the newest job back if several use more memory than there is; a lone one is its own watchdog's."""
         busy = self._busy
-        if not busy:
+        if not busy or time.monotonic() < self._next_look:
             return
+        self._next_look = time.monotonic() + MEMORY_SECONDS
         bound = process_tree.used_memory_upper_bound(process_tree.descendants())
         self._largest = max(self._largest, bound // len(busy))
         if len(busy) > 1 and bound > memory_limit() and self._used() > memory_limit():

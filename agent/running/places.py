@@ -86,7 +86,7 @@ class Place:
     def executor(self, setup: Path, count: int, gpus: int) -> Executor:
         """Return what carries out the jobs of the study with this setup, `count` at once."""
         if self.slurm is None:
-            return LocalSlots(setup, count, visible_gpus(gpus))
+            return LocalSlots(setup, count, visible_gpus(gpus) if gpus > 1 else [])
         return Slurm(self.slurm, [*SLOT, str(setup)], process.child_environment({}))
 
     def _prepare_by_job(
