@@ -2,10 +2,10 @@
 
     python benchmarks/slots.py [JOBS] [TOKENS]
 
-Trains and scores baselines with other seeds on tiny-lm, JOBS of TOKENS for each way, with one slot of all cores' threads
-and with a slot of one thread a core. A slot has an evaluator of its own; one that all slots shared would do no more in a
-second than the first way's, which has all cores for itself. With 6 jobs of 1,500,000 tokens, the default, it takes some
-15 minutes on 2 cores; nothing else should run at the same time.
+Trains and scores baselines with other seeds on tiny-lm, JOBS of TOKENS for each way: with one slot that has a thread a
+core, and with a slot of one thread for each core. A slot has an evaluator of its own; one that all slots shared would
+do no more in a second than the first way's, which has all cores for itself. With 6 jobs of 1,500,000 tokens, the
+default, it takes some 15 minutes on 2 cores; nothing else should run at the same time.
 """
 
 import json
