@@ -64,6 +64,7 @@ class Loop:
             study, ledger, queue, custody, self.display, baselines, analysis.path, self.ask_proposer
         )
         self.done = ""  # why no more runs are proposed
+        self.unreachable: LLMError | None = None  # the language model, and why
         self.over = False  # at once: no run can count
         self.described: list[int] = []  # runs that the proposer has nothing more to say of
         self.left_over = False  # the proposer had no more to try, and the budget of runs was not spent
@@ -117,12 +118,17 @@ class Loop:
                 return
             except NotYet as error:
                 asked = error
-            if self.queue.names:
-                self.queue.wait(self.outlook())
-            elif asked:
+            except LLMError as error:
+                if error.kind == "replay":
+                    raise
+                if self.queue.running and not self.unreachable:
+                    self.display.say(f"{error}; what runs is taken in before the study stops")
+                self.unreachable = asked = error
+            if not self.queue.running and asked:
                 raise asked
-            else:
+            if not self.queue.names:
                 return
+            self.queue.wait(self.outlook())
 
     def outlook(self) -> str:
         """Return about how long the study still takes at most, its fresh seeds left out; empty if nothing was timed."""
@@ -210,12 +216,18 @@ class Loop:
         Raise StudyDone if nothing more is tried, StudyOver if the code that judges runs was changed.
         """
         self.require_same_code()
+        self.require_reachable()
         while True:
             answer = self.proposer.propose(self.state, self.referee.observed_direction, run)
             self.custody.note_transcript()
             if answer is None or isinstance(answer, Proposal):
                 return answer
             self.record(answer)
+
+    def require_reachable(self) -> None:
+        """Raise LLMError if the language model could not be reached a while ago."""
+        if self.unreachable:
+            raise self.unreachable
 
     def record(self, remark: events.Remark) -> None:
         """Record and show a proposer's plan, description or refused answer."""
@@ -234,6 +246,7 @@ class Loop:
         for run in self.state.runs[len(self.described) :]:
             if run.stage != "done" or run.awaits_comparison:
                 return False
+            self.require_reachable()
             before = len(self.ledger.events)
             while remark := self.proposer.describe(self.state, run.number):
                 self.record(remark)
@@ -291,11 +304,13 @@ class Loop:
 
     def wants_jobs_cancelled(self) -> bool:
         """Return True if the jobs of a cluster are to end with an interruption; a person at a terminal is asked."""
-        running = [name for name in self.queue.names if self.queue.ended(name) is None]
-        if self.cancel_jobs or not running or not sys.stdin.isatty():
+        if self.cancel_jobs or not self.queue.running or not sys.stdin.isatty():
             return self.cancel_jobs
         with self.display.paused(), suppress(EOFError, KeyboardInterrupt):
-            return input(f"cancel {', '.join(running)} on the cluster too? [y/N] ").strip().lower() in ("y", "yes")
+            return input(f"cancel {', '.join(self.queue.running)} on the cluster too? [y/N] ").strip().lower() in (
+                "y",
+                "yes",
+            )
         return False
 
     def give_up_jobs(self, verdict: Verdict) -> None:
@@ -304,10 +319,9 @@ class Loop:
             name = job_names.attempt(run.number, run.attempt)
             if run.stage == "training" and self.queue.ended(name) is None:
                 self.stages.lose_attempt(run, verdict)
-        for name in self.queue.names:
-            if self.queue.ended(name) is None:
-                self.ledger.append(events.JobLost(job=name, why=verdict.evidence))
-                self.queue.forget(name)
+        for name in self.queue.running:
+            self.ledger.append(events.JobLost(job=name, why=verdict.evidence))
+            self.queue.forget(name)
 
     def add_hand_run(self, event: events.HandRunAdded) -> StudyResult:
         """Take in a run made by hand, from its evaluation on. A study that had ended ends again after it."""

@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -47,10 +46,14 @@ class JobQueue:
         return list(self.ledger.state.jobs)
 
     @property
+    def running(self) -> list[str]:
+        """The jobs that were submitted and have not ended."""
+        return [name for name in self.names if name not in self._ended]
+
+    @property
     def has_room(self) -> bool:
         """True if another job may be submitted now."""
-        running = [name for name in self.ledger.state.jobs if name not in self._ended]
-        return len(running) < self.slots and time.monotonic() >= self._full_until
+        return len(self.running) < self.slots and time.monotonic() >= self._full_until
 
     def resume(self) -> None:
         """Take up the jobs that an earlier driver submitted, and remove what no job needs any more."""
@@ -119,15 +122,14 @@ class JobQueue:
             if status.state == "ended" and directory.name in self.ledger.state.jobs:
                 verdict = status.verdict or Verdict(name="killed", evidence="it left no outcome")
                 self._ended[directory.name] = self._outcome(directory.name) or verdict
-        running = {name: self._status.get(name, Status("waiting")) for name in self.names if name not in self._ended}
+        running = {name: self._status.get(name, Status("waiting")) for name in self.running}
         lines = [status.words or f"{name}: {status.state}" for name, status in running.items()]
         self.display.progress([*lines, outlook] if outlook else lines)
 
-    def cancel(self, wanted: Callable[[str], bool] = lambda _: True) -> None:
-        """End the jobs whose names are wanted. They stay in the ledger until that has recorded what became of them."""
-        for name in filter(wanted, self.names):
-            if name not in self._ended:
-                self.executor.cancel(self.folder / name)
+    def cancel(self) -> None:
+        """End the jobs that run. They stay in the ledger until that has recorded what became of them."""
+        for name in self.running:
+            self.executor.cancel(self.folder / name)
 
     def close(self) -> None:
         """End what must not outlive the driver."""
