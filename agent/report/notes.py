@@ -48,17 +48,23 @@ class RunSummary:
 
 
 def write(
-    study: Study, state: State, skipped: Sequence[tuple[str, str]] = (), analysis: Analysis = NO_ANALYSIS
-) -> None:
-    """Write the notes and the figures as things stand now, each file whole or not at all.
+    study: Study,
+    state: State,
+    skipped: Sequence[tuple[str, str]] = (),
+    analysis: Analysis = NO_ANALYSIS,
+    drawn: Sequence[plots.Figure] | None = None,
+) -> Sequence[plots.Figure]:
+    """Write the notes and the figures as things stand now, each file whole or not at all; return the figures.
 
-    Notes that were edited by hand since they were written are kept as notes_edited_<hash>.txt.
+    Figures that were `drawn` before are left as they are. Notes that were edited by hand since they were written are kept as notes_edited_<hash>.txt.
     """
     study.notes.mkdir(parents=True, exist_ok=True)  # a study may have been moved without them
     runs = study.load_runs(state)
     judged = judgements(runs, state)
     goal = (state.started.primary_metric, state.started.smallest_effect)
-    figures = plots.write(study.notes, runs, state.baselines, judged, *goal, analysis.draw)
+    figures = drawn
+    if figures is None:
+        figures = plots.write(study.notes, runs, state.baselines, judged, *goal, analysis.draw)
     path = study.notes / "notes.txt"
     remove_unless_plain(path)
     if path.exists() and edited((before := read_plain(path, MOST_BYTES)).decode(errors="replace")):
@@ -66,6 +72,7 @@ def write(
         write_atomically(study.notes / name, before)
     body = render(state, runs, judged, figures, skipped, analysis.measures)
     write_atomically(path, body + CHECKSUM + _checksum(body) + "\n")
+    return figures
 
 
 def edited(notes: str) -> bool:
@@ -82,7 +89,7 @@ def render(
     state: State,
     runs: list[Run],
     judged: dict[int, Judgement],
-    figures: list[plots.Figure],
+    figures: Sequence[plots.Figure],
     skipped: Sequence[tuple[str, str]] = (),
     measures: dict[str, Measure] | None = None,
     templates: Path = TEMPLATES,
