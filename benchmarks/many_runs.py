@@ -12,7 +12,7 @@ while the next job runs. Exits with 1 if they are above the aims.
 """
 
 import argparse
-import json
+import itertools
 import shutil
 import subprocess
 import sys
@@ -86,7 +86,8 @@ def source_of(first: RunState, number: int) -> str:
 
 def events_of(number: int, first: RunState, proposal: Any, recorded: dict[str, str]) -> Iterator[Any]:
     """Yield the events of a run that went as the first did."""
-    assert first.verdict and first.comparison
+    assert first.verdict
+    assert first.comparison
     job, verdict = f"run_{number}_attempt_1", first.verdict
     whole: dict[str, Any] = {"run": number, "digests": recorded}
     yield events.ProposalMade(run=number, proposal=proposal)
@@ -143,7 +144,7 @@ def spent(recorded: list[Any], seen: dict[int, float]) -> list[tuple[int, float,
         end = seen.get(number + 1, float("inf"))
         notes = sum(
             event.time.timestamp() - before.time.timestamp()
-            for before, event in zip(recorded, recorded[1:], strict=False)
+            for before, event in itertools.pairwise(recorded)
             if isinstance(event, events.NotesWritten) and following < event.time.timestamp() < end
         )
         rows.append((number, following - moment, notes))

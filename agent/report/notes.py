@@ -56,7 +56,8 @@ def write(
 ) -> Sequence[plots.Figure]:
     """Write the notes and the figures as things stand now, each file whole or not at all; return the figures.
 
-    Figures that were `drawn` before are left as they are. Notes that were edited by hand since they were written are kept as notes_edited_<hash>.txt.
+    Figures that were `drawn` before are left as they are. Notes that were edited by hand since they were written are
+    kept as notes_edited_<hash>.txt.
     """
     study.notes.mkdir(parents=True, exist_ok=True)  # a study may have been moved without them
     runs = study.load_runs(state)
