@@ -301,15 +301,15 @@ def describe_test(run: Run, state: State) -> str:
 
 def describe_test_uses(state: State) -> str:
     """State how often the test split was used, and for which SAEs."""
-    runs = [f"run {run}" for run in state.tested]
+    runs = [f"run {run}" for run in sorted(state.tested)]
     seeds = [
-        f"run {run} with fresh seed{'s' * (len(scored) > 1)} {figure_style.listed(list(map(str, scored)))}"
-        for run, scored in state.tested_seeds.items()
+        f"run {run} with fresh seed{'s' * (len(scored) > 1)} {figure_style.listed(list(map(str, sorted(scored))))}"
+        for run, scored in sorted(state.tested_seeds.items())
     ]
     baselines = [
         f"the baseline with K {k:g}, seed{'s' * (len(own) > 1)} {figure_style.listed(list(map(str, own)))}"
-        for k in dict.fromkeys(k for k, _ in state.tested_baselines)
-        if (own := [seed for other, seed in state.tested_baselines if other == k])
+        for k in sorted({k for k, _ in state.tested_baselines})
+        if (own := sorted(seed for other, seed in state.tested_baselines if other == k))
     ]
     times = f"{state.test_uses} time{'s' * (state.test_uses > 1)}"
     used_for = "; ".join([*runs, *seeds, *baselines])
