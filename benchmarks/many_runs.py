@@ -39,7 +39,7 @@ FILES = ("experiment.py", "metrics.jsonl", "final_info.json")  # of a run, that 
 def begin(checkout: Any, runs: int) -> None:
     """Drive a study of so many runs until its first is compared with all baselines, and stop it there."""
     checkout.plan(*(f"sleeping.{number}" for number in range(1, runs + 1)))
-    budget = ["run", "--idea", "stand_in", "--max-runs", str(runs), "--jobs", "1"]
+    budget = ["run", "--idea", "stand_in", "--max-runs", str(runs), "--jobs", "1", "--sandbox", "off"]
     driver = start(checkout, *budget, SAE_AGENT_STANDIN_SLEEP="0")
     while not any((checkout.root / "runs").glob("*/run_2/final_info.json")):
         if driver.poll() is not None:

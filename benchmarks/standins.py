@@ -14,13 +14,11 @@ FOR_SLURM = ("PATH", "SLURM_CONF")  # of the environment: how the cluster is fou
 
 
 def start(checkout: Any, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
-    """Start `agent` in a stand-in checkout, without confinement; what it prints is appended to agent.log beside it."""
+    """Start `agent` in a stand-in checkout; what it prints is appended to agent.log in it."""
     home = checkout.root.parent / "home"
     home.mkdir(exist_ok=True)
     found = {name: os.environ[name] for name in FOR_SLURM if name in os.environ}
-    if arguments[0] == "run":
-        arguments = (*arguments, "--sandbox", "off")
-    with (checkout.root.parent / "agent.log").open("ab") as log:
+    with (checkout.root / "agent.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "agent", *arguments],
             cwd=checkout.root.parent,
@@ -33,4 +31,4 @@ def start(checkout: Any, *arguments: str, **environment: str) -> "subprocess.Pop
 
 def last_line(checkout: Any) -> str:
     """Return the last line that `agent` printed."""
-    return (checkout.root.parent / "agent.log").read_text(errors="replace").strip().rpartition("\n")[2]
+    return (checkout.root / "agent.log").read_text(errors="replace").strip().rpartition("\n")[2]
