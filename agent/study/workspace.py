@@ -157,7 +157,8 @@ class Study:
             return repo.git.cat_file("blob", blob, stdout_as_string=False, strip_newline_in_stdout=False)
 
     def load_runs(self, state: State, hidden: Container[str] = (), only: int | None = None) -> list[Run]:
-        """Return all runs, or `only` the one of this number, with results where a run is done and they are neither `hidden` nor lost.
+        """Return all runs, or `only` the one of this number, with results where a run is done and they are neither
+        `hidden` nor lost.
 
         Raise BadFile if they cannot be read, ChangedRecord if they are not those that were recorded.
         """
