@@ -65,7 +65,7 @@ class RunStages:
 
     def refresh(self) -> None:
         """Show the runs as they stand."""
-        self.display.table(self.study.load_runs(self.state))
+        self.display.table(lambda: self.study.load_runs(self.state))
 
     def step(self) -> bool:
         """Take one step that needs no job; return False if there is none to take."""
