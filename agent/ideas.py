@@ -2,6 +2,8 @@
 
 import reprlib
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -200,7 +202,7 @@ def load(name: str, templates: Path = TEMPLATES) -> Idea:
 def parse(text: str, path: Path, max_errors: int = 1) -> Idea:
     """Parse the text of the idea.yaml at `path`. Raise BadIdea, with up to `max_errors` faults, if it is invalid."""
     try:
-        content, root = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+        content = _load_yaml(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise BadIdea(f"{path} line {line}: {error.problem}") from None
@@ -211,11 +213,19 @@ def parse(text: str, path: Path, max_errors: int = 1) -> Idea:
     try:
         return Idea.model_validate(content | {"folder": path.parent})
     except ValidationError as error:
+        root = yaml.compose(text, yaml.SafeLoader)
         messages = [
             f"line {_line_of(root, part['loc'])}: {'.'.join(map(str, part['loc']))}: {_message(part)}"
             for part in error.errors()[:max_errors]
         ]
         raise BadIdea(f"{path} {'; '.join(messages)}") from None
+
+
+def _load_yaml(text: str) -> Any:
+    """Return the content of YAML text. Raise yaml.YAMLError, which says more than that of the faster loader does."""
+    with suppress(yaml.YAMLError):
+        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return yaml.safe_load(text)
 
 
 def _line_of(node: yaml.Node | None, place: tuple[str | int, ...]) -> int:
@@ -299,12 +309,17 @@ def strict_templates(folder: Path) -> "jinja2.Environment":
     )
 
 
+@cache
+def _compiled_templates(folder: Path) -> "jinja2.Environment":
+    """Return an environment that compiles each template once, and again when its file has changed."""
+    return strict_templates(folder)
+
+
 def _render(template: str, variables: dict[str, Any], what: str, templates: Path) -> str:
     import jinja2  # here because `agent --help` answers sooner without it
 
-    environment = strict_templates(templates)
     try:
-        return environment.get_template(template).render(variables)
+        return _compiled_templates(templates).get_template(template).render(variables)
     except jinja2.TemplateNotFound as error:
         raise BadIdea(f"{what}: template {templates / (error.name or template)} does not exist") from None
     except jinja2.TemplateSyntaxError as error:

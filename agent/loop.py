@@ -15,8 +15,8 @@ from agent.llm.client import LLMError
 from agent.llm.replay import NotYet
 from agent.proposers import Proposer
 from agent.proposers.template import baseline_proposal
-from agent.report import notes
 from agent.report.idea_analysis import Analysis
+from agent.report.notebook import Notebook
 from agent.run_stages import RunStages
 from agent.running.job_queue import JobQueue
 from agent.study import events, job_names
@@ -54,7 +54,7 @@ class Loop:
         cancel_jobs: bool = False,
     ) -> None:
         """`cancel_jobs`: an interruption ends those of a cluster too, and nobody is asked."""
-        self.study, self.ledger, self.analysis, self.proposer = study, ledger, analysis, proposer
+        self.ledger, self.proposer = ledger, proposer
         self.queue, self.custody, self.display, self.cancel_jobs = queue, custody, queue.display, cancel_jobs
         self.started = ledger.state.started
         baselines = Baselines(study, self.started, custody, self.display)
@@ -68,6 +68,7 @@ class Loop:
         self.over = False  # at once: no run can count
         self.described: list[int] = []  # runs that the proposer has nothing more to say of
         self.left_over = False  # the proposer had no more to try, and the budget of runs was not spent
+        self.notebook = Notebook(study, analysis)
 
     @property
     def state(self) -> State:
@@ -98,12 +99,15 @@ class Loop:
         self.queue.resume()
         self.stages.refresh()
         if any(run.stage == "done" for run in self.state.runs):
-            self.write_notes()  # the last driver may have ended before it did
+            self.refresh_notes()  # the last driver may have ended before it did
         self.work(self.start_next)
         self.compare_at_end()
 
     def work(self, start_next: Callable[[], bool]) -> None:
-        """Take in what has ended and start what can start, until nothing runs and nothing is left to start."""
+        """Take in what has ended and start what can start, until nothing runs and nothing is left to start.
+
+        Notes take longer than all else that the driver does: they are written once no other job can be started.
+        """
         while True:
             asked = None
             try:
@@ -124,6 +128,9 @@ class Loop:
                 if self.queue.running and not self.unreachable:
                     self.display.say(f"{error}; what runs is taken in before the study stops")
                 self.unreachable = asked = error
+            if self.notebook.is_due:
+                self.write_notes(whole=False)
+                continue
             if not self.queue.running and asked:
                 raise asked
             if not self.queue.names:
@@ -154,7 +161,7 @@ class Loop:
         done = sum(run.stage == "done" for run in self.state.runs)
         if self.stages.step():
             if sum(run.stage == "done" for run in self.state.runs) > done:
-                self.write_notes()
+                self.refresh_notes()
             return True
         run = self.referee.compare_next()
         if run is not None:
@@ -235,11 +242,11 @@ class Loop:
         self.display.say(remark_line(remark))
 
     def show_comparison(self, run: int) -> None:
-        """Show how a run compares, and write the notes."""
+        """Show how a run compares, and have the notes tell it."""
         state, info = self.state.runs[run], self.referee.runs[run].info
         if info and (line := comparison_line(info, self.started.primary_metric)):
             self.display.say(f"run {run}: {'provisional: ' * state.provisional}{line}")
-        self.write_notes()
+        self.refresh_notes()
 
     def describe_next(self) -> bool:
         """Have the next run that is through described by the proposer; return False if none is left to describe."""
@@ -253,7 +260,7 @@ class Loop:
             self.custody.note_transcript()
             self.described.append(run.number)
             if len(self.ledger.events) > before:
-                self.write_notes()
+                self.refresh_notes()
                 return True
         return False
 
@@ -340,6 +347,8 @@ class Loop:
             return self.interrupt(paused.reason)
         if reason:
             self.end(reason)
+        else:
+            self.write_notes()
         return StudyResult(f"run {event.run} was added", 0)
 
     def start_comparison(self) -> bool:
@@ -353,9 +362,16 @@ class Loop:
         while self.describe_next():
             pass
 
-    def write_notes(self) -> None:
-        """Write notes and plots, and record that they are up to date."""
+    def refresh_notes(self) -> None:
+        """Have the notes written when no job can be started, or at once if somebody is asked next."""
+        self.notebook.refresh()
+        if self.started.approve or self.started.language_model:
+            self.write_notes()
+
+    def write_notes(self, whole: bool = True) -> None:
+        """Write notes and figures, and record that they are up to date. Unless it is to be the `whole`, figures may
+        be left for later."""
         state = self.state
         skipped = self.proposer.skipped(state, self.referee.observed_direction)
-        notes.write(self.study, state, skipped, self.analysis)
+        self.notebook.write(state, skipped, whole)
         self.ledger.append(events.NotesWritten(after_run=len(state.runs) - 1))

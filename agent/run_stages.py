@@ -65,7 +65,7 @@ class RunStages:
 
     def refresh(self) -> None:
         """Show the runs as they stand."""
-        self.display.table(self.study.load_runs(self.state))
+        self.display.table(lambda: self.study.load_runs(self.state))
 
     def step(self) -> bool:
         """Take one step that needs no job; return False if there is none to take."""
@@ -298,7 +298,7 @@ class RunStages:
 
     def judge(self, run: RunState, info: FinalInfo, seconds: float) -> None:
         """Judge whether a run that was scored is comparable and differs from earlier ones, and record its results."""
-        directory, info.work = self.study.run_dir(run.number), run.work
+        directory, info.work = self.study.run_dir(run.number), self.state.runs[run.number].work
         if info.verdict.ok and (difference := self.departure(directory, info)):
             info.verdict = Verdict(name="not_comparable", evidence=difference, warnings=info.verdict.warnings)
         if info.verdict.ok and (twin := self.same_checkpoint(run.number, info)):

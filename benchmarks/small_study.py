@@ -14,6 +14,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,14 +29,16 @@ from agent.lab import results
 from agent.lab.metrics import METRICS
 from agent.lab.results import headline
 from agent.report import notes
-from agent.study import ledger
-from agent.study.events import Event
+from agent.study import digests, ledger
+from agent.study.attempts import ATTEMPTS
+from agent.study.events import Event, RunCompared
 from agent.study.state import State
 from agent.study.workspace import STUDY_VARIABLE, Study, find_study
 
 ROOT = Path(__file__).resolve().parent.parent
 IDEA = "hierarchical_sae"
 D_MODEL = 64
+SECONDS_TO_END = 10.0  # that processes are given, once the driver has ended
 FIXED = {"hook_name": "blocks.0.hook_resid_post", "tokens": 150_000, "d_sae": 256}
 PRIMARY = "explained_variance_centered"  # the idea's smallest effect is well above its noise here
 CHANGES = {  # parameters of the plan's steps
@@ -45,11 +48,27 @@ CHANGES = {  # parameters of the plan's steps
 }
 
 # Events about how the work was done, and fields of the others that differ between two equal studies.
-WORK_EVENTS = {"study_resumed", "attempt_cut_short", "attempt_started", "notes_written"}
-VARIABLE_FIELDS = {"seq", "time", "elapsed", "seconds", "evaluation_seconds", "attempt"}
+WORK_EVENTS = {
+    *("study_resumed", "attempt_cut_short", "attempt_started", "notes_written", "artefacts_recorded"),
+    *("job_submitted", "job_queued", "job_lost"),
+}
+VARIABLE_FIELDS = {"seq", "time", "elapsed", "seconds", "evaluation_seconds", "attempt", "judging", "digests"}
+VARIABLE_FIELDS |= {"cpu_seconds", "work_ratio"}
+ONCE = {  # what an event is about, of the kinds that come once
+    "proposal_made": ("run", "proposal"),
+    "preflight_failed": ("run", "attempt"),
+    "attempt_ended": ("run", "attempt"),
+    "evaluation_ended": ("run", "attempt"),
+    "run_committed": ("run",),
+    "sentinels_scored": (),
+    "baseline_measured": ("baseline",),
+    "replicate_ended": ("run", "seed"),
+    "test_scored": ("run", "k", "seed"),
+}
 
 # Names in a study's directory that are not compared.
 EXPECTED_NAMES = re.compile(
+    r"jobs|slot_\d|setup.json|lock|"
     r"run_\d+|run_\d+_leftover_\d+|run_\d+_attempt_\d+|run_\d+_seed_\d+|baseline_k\d+_seed\d+|.+\.log"
 )
 
@@ -79,7 +98,7 @@ class Checkout:
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start `agent resume`, or `agent run` if there is nothing to resume."""
-        command = ["run", "--idea", IDEA, "--max-runs", "2", "--model", str(self.model)]
+        command = ["run", "--idea", IDEA, "--max-runs", "2", "--jobs", "3", "--model", str(self.model)]
         with (self.root / "agent.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-P", "-m", "agent", *(["resume"] if self.study else command)],
@@ -153,17 +172,22 @@ def untrue_notes(checkout: Checkout) -> list[str]:
 
 
 def study_events(events: Sequence[Event]) -> list[Event]:
-    """Return the events of a study without WORK_EVENTS and repeated ends.
+    """Return the events of a study without WORK_EVENTS, provisional comparisons and repeated ends.
 
     A study that is killed before its last notes ends a second time.
     """
-    kept = [event for event in events if event.event not in WORK_EVENTS]
+    kept = [
+        event
+        for event in events
+        if event.event not in WORK_EVENTS and not (isinstance(event, RunCompared) and event.provisional)
+    ]
     return [event for event in kept[:-1] if event.event != "study_ended"] + kept[-1:]
 
 
 def story(events: Sequence[Event]) -> list[str]:
-    """Return the events of a study in order, as text that is equal in every study with the same results."""
-    return [without_variable_fields(json.loads(event.model_dump_json())) for event in study_events(events)]
+    """Return the events of a study as text that is equal in every study with the same results: sorted, as several jobs
+    at a time end in any order."""
+    return sorted(without_variable_fields(json.loads(event.model_dump_json())) for event in study_events(events))
 
 
 def without_variable_fields(record: dict[str, Any]) -> str:
@@ -185,9 +209,12 @@ def outcome(checkout: Checkout) -> dict[str, list[str]]:
         messages = [str(commit.message) for commit in repo.iter_commits(reverse=True)]
     lines = (study.notes / "notes.txt").read_text().splitlines()
     note_lines = [
-        line for line in lines if line and not re.match(r"Attempt \d failed: killed |" + notes.CHECKSUM, line)
+        re.sub(r"attempt \d|Attempt \d", "attempt", line)
+        for line in lines
+        if line and not re.match(r"Attempt \d failed: killed |.*\bhours\b|" + notes.CHECKSUM, line)
     ]
     return {
+        "names": [run.proposal.name for run in state.runs],
         "runs": [f"{run.number} {run.proposal} {run.verdict} {run.stage}" for run in state.runs],
         "results": [
             without_variable_fields(json.loads((study.run_dir(run.number) / "final_info.json").read_text()))
@@ -197,10 +224,14 @@ def outcome(checkout: Checkout) -> dict[str, list[str]]:
         "budgets": [f"{state.runs_used} runs used", str(state.ended)],
         "baselines in the cache": sorted(path.name for path in checkout.cache.glob("baselines/*/k*[0-9]")),
         "notes": note_lines,
-        "figures": sorted(f"{path.name} {hash(path.read_bytes())}" for path in study.notes.glob("*.png")),
+        "figures": sorted(f"{path.name} {digests.of_file(path)}" for path in study.notes.glob("*.png")),
         "other files in notes": sorted(path.name for path in study.notes.iterdir() if path.suffix != ".png"),
-        "git log": messages,
-        "attempts that failed": sorted(path.name for path, verdict in kept_attempts(study) if verdict != "killed"),
+        "git log": sorted(re.sub(r", attempt \d", "", message) for message in messages),
+        "attempts that failed": sorted(
+            f"{path.name.split('_attempt_')[0]} {verdict}"
+            for path, verdict in kept_attempts(study)
+            if verdict != "killed"
+        ),
         "unexpected files": sorted(
             path.name for path in study.directory.iterdir() if not EXPECTED_NAMES.fullmatch(path.name)
         ),
@@ -214,15 +245,62 @@ def kept_attempts(study: Study) -> list[tuple[Path, str]]:
 
 
 def left_running(checkout: Checkout) -> list[str]:
-    """Return the command lines of processes that still run for a checkout's study."""
-    left = []
+    """Return the command lines of processes that still run for a checkout's study a few seconds after its end."""
+    deadline = time.monotonic() + SECONDS_TO_END
+    while (left := processes_of(checkout)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    lines = []
+    for process in left:
+        with suppress(psutil.Error):
+            lines.append(" ".join(process.cmdline()))
+    return lines
+
+
+def processes_of(checkout: Checkout) -> list[psutil.Process]:
+    """Return the processes that run for a checkout's study: by their environment, or the directory of their job."""
+    found, root = [], f"{checkout.root}{os.sep}"
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             environment = process.environ()
-            study, cache = environment.get(STUDY_VARIABLE, ""), environment.get("SAE_AGENT_CACHE")
-            if cache == str(checkout.cache) or study.startswith(f"{checkout.root}{os.sep}"):
-                left.append(" ".join(process.cmdline()))
-    return left
+            ours = environment.get("SAE_AGENT_CACHE") == str(checkout.cache)
+            ours |= environment.get(STUDY_VARIABLE, "").startswith(root) or process.cwd().startswith(root)
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def disorder(checkout: Checkout) -> list[str]:
+    """Return what the ledger, the kept attempts and the budget of a study that has ended have too much or too little
+    of."""
+    if checkout.study is None:
+        return ["there is no study"]
+    (study, state), wrong = checkout.study, []
+    seen: set[str] = set()
+    for event in checkout.events:
+        if event.event in ONCE:
+            record = json.loads(event.model_dump_json())
+            baseline = record.get("baseline") or {}
+            record["baseline"] = [baseline.get("k"), baseline.get("seed")]
+            key = f"{event.event} {json.dumps([record[name] for name in ONCE[event.event]])}"
+            wrong += [f"twice in the ledger: {key[:200]}"] * (key in seen)
+            seen.add(key)
+    cut_short = sum(event.event == "attempt_cut_short" and event.attempt < ATTEMPTS for event in checkout.events)
+    kept = sum("driver ended" in evidence or name == "killed" for name, evidence in kept_verdicts(study))
+    if kept < cut_short:
+        wrong.append(f"{cut_short} attempts were cut short, but {kept} are kept")
+    if state.ended is None:
+        wrong.append("the study did not end")
+    wrong += [f"run {run.number} is {run.stage}" for run in state.open_runs]
+    wrong += [f"{name} is open" for name in state.jobs]
+    if not state.runs_used == len(state.runs) - 1 <= state.started.max_runs:
+        wrong.append(f"{state.runs_used} runs are used of {state.started.max_runs}, and there are {len(state.runs)}")
+    return wrong
+
+
+def kept_verdicts(study: Study) -> list[tuple[str, str]]:
+    """Return name and evidence of the verdict of each attempt that another one followed."""
+    verdicts = [results.read(path).verdict for path in study.directory.glob("run_*_attempt_*")]
+    return [(verdict.name, verdict.evidence) for verdict in verdicts]
 
 
 def differences(undisturbed: dict[str, list[str]], killed: dict[str, list[str]]) -> list[str]:

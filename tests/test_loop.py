@@ -198,8 +198,8 @@ def test_the_ledger_tells_the_same_story(troubled: Troubled):
         "attempt_ended",
         "evaluation_ended",
         "run_committed",
-        "notes_written",
         "job_submitted",
+        "notes_written",
     ]
     assert kinds[10:12] == ["sentinels_scored", "proposal_made"], "the first run comes before the noise is measured"
     assert kinds[-3:] == ["test_scored", "study_ended", "notes_written"]

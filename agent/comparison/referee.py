@@ -109,7 +109,7 @@ class Referee:
                 f"the evaluation is broken: {first.metric} of the sentinel {first.sentinel} should be {first.expected} "
                 f"and is {first.found}"
             )
-        if self.baseline_counts and (baseline := self.runs[0].info):
+        if self.baseline_counts and (baseline := self.study.load_runs(self.state, only=0)[0].info):
             self._require_measured(baseline.errors, "the baseline")
 
     def compare_next(self, at_end: bool = False) -> int | None:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol, Self
 
@@ -27,8 +27,8 @@ class Display(AbstractContextManager["Display"], Protocol):
     def progress(self, lines: Sequence[str]) -> None:
         """Show how far each job that runs has come, in the place of the progress shown before."""
 
-    def table(self, runs: Sequence[Run]) -> None:
-        """Show the runs of the study as they stand now."""
+    def table(self, load_runs: Callable[[], Sequence[Run]]) -> None:
+        """Show the runs of the study as they stand now, loaded only where they are shown."""
 
     def paused(self) -> AbstractContextManager[object]:
         """Leave the terminal free within the context, for a question."""
@@ -55,7 +55,7 @@ class PlainDisplay:
         if lines and time.monotonic() - self._last >= PLAIN_SECONDS:
             self.say("\n".join(lines))
 
-    def table(self, runs: Sequence[Run]) -> None:
+    def table(self, load_runs: Callable[[], Sequence[Run]]) -> None:
         """Show nothing: `say` has printed a line for every run."""
 
     def paused(self) -> AbstractContextManager[object]:
@@ -87,8 +87,8 @@ class LiveDisplay:
         self._progress = lines
         self._draw()
 
-    def table(self, runs: Sequence[Run]) -> None:
-        self._table = study_table(runs)
+    def table(self, load_runs: Callable[[], Sequence[Run]]) -> None:
+        self._table = study_table(load_runs())
         self._draw()
 
     @contextmanager

@@ -55,14 +55,16 @@ class TemplateProposer:
         A step whose condition is not decided keeps its place in the budget of runs, so that the steps that are tried
         do not depend on how many runs are trained at once.
         """
-        passed_over = self._passed_over(settled(state), observed)
+        done = settled(state)
+        passed_over = self._passed_over(done, observed)
+        over, decided = tried(state) | passed_over.keys(), done | passed_over.keys()
         places = state.started.max_runs - state.runs_begun
         undecided = 0
         for proposal in self.plan:
             when = self.steps[proposal.name].when
-            if proposal.name in tried(state) | passed_over.keys():
+            if proposal.name in over:
                 continue
-            if when and when.step not in settled(state) | passed_over.keys():
+            if when and when.step not in decided:
                 undecided += 1
             elif undecided == 0 or places > undecided:
                 return proposal
@@ -75,8 +77,8 @@ class TemplateProposer:
 
     def skipped(self, state: State, observed: ObservedDirection) -> list[tuple[str, str]]:
         """Return title and reason of each step that is passed over as things stand."""
-        passed_over = self._passed_over(settled(state), observed)
-        return [(self.steps[name].title, why) for name, why in passed_over.items() if name not in tried(state)]
+        passed_over, over = self._passed_over(settled(state), observed), tried(state)
+        return [(self.steps[name].title, why) for name, why in passed_over.items() if name not in over]
 
     def _passed_over(self, done: set[str], observed: ObservedDirection) -> dict[str, str]:
         """Return the steps whose condition does not hold and never will, with the reason; others are `done`."""

@@ -48,17 +48,24 @@ class RunSummary:
 
 
 def write(
-    study: Study, state: State, skipped: Sequence[tuple[str, str]] = (), analysis: Analysis = NO_ANALYSIS
-) -> None:
-    """Write the notes and the figures as things stand now, each file whole or not at all.
+    study: Study,
+    state: State,
+    skipped: Sequence[tuple[str, str]] = (),
+    analysis: Analysis = NO_ANALYSIS,
+    drawn: Sequence[plots.Figure] | None = None,
+) -> Sequence[plots.Figure]:
+    """Write the notes and the figures as things stand now, each file whole or not at all; return the figures.
 
-    Notes that were edited by hand since they were written are kept as notes_edited_<hash>.txt.
+    Figures that were `drawn` before are left as they are. Notes that were edited by hand since they were written are
+    kept as notes_edited_<hash>.txt.
     """
     study.notes.mkdir(parents=True, exist_ok=True)  # a study may have been moved without them
     runs = study.load_runs(state)
     judged = judgements(runs, state)
     goal = (state.started.primary_metric, state.started.smallest_effect)
-    figures = plots.write(study.notes, runs, state.baselines, judged, *goal, analysis.draw)
+    figures = drawn
+    if figures is None:
+        figures = plots.write(study.notes, runs, state.baselines, judged, *goal, analysis.draw)
     path = study.notes / "notes.txt"
     remove_unless_plain(path)
     if path.exists() and edited((before := read_plain(path, MOST_BYTES)).decode(errors="replace")):
@@ -66,6 +73,7 @@ def write(
         write_atomically(study.notes / name, before)
     body = render(state, runs, judged, figures, skipped, analysis.measures)
     write_atomically(path, body + CHECKSUM + _checksum(body) + "\n")
+    return figures
 
 
 def edited(notes: str) -> bool:
@@ -82,7 +90,7 @@ def render(
     state: State,
     runs: list[Run],
     judged: dict[int, Judgement],
-    figures: list[plots.Figure],
+    figures: Sequence[plots.Figure],
     skipped: Sequence[tuple[str, str]] = (),
     measures: dict[str, Measure] | None = None,
     templates: Path = TEMPLATES,
@@ -293,15 +301,15 @@ def describe_test(run: Run, state: State) -> str:
 
 def describe_test_uses(state: State) -> str:
     """State how often the test split was used, and for which SAEs."""
-    runs = [f"run {run}" for run in state.tested]
+    runs = [f"run {run}" for run in sorted(state.tested)]
     seeds = [
-        f"run {run} with fresh seed{'s' * (len(scored) > 1)} {figure_style.listed(list(map(str, scored)))}"
-        for run, scored in state.tested_seeds.items()
+        f"run {run} with fresh seed{'s' * (len(scored) > 1)} {figure_style.listed(list(map(str, sorted(scored))))}"
+        for run, scored in sorted(state.tested_seeds.items())
     ]
     baselines = [
         f"the baseline with K {k:g}, seed{'s' * (len(own) > 1)} {figure_style.listed(list(map(str, own)))}"
-        for k in dict.fromkeys(k for k, _ in state.tested_baselines)
-        if (own := [seed for other, seed in state.tested_baselines if other == k])
+        for k in sorted({k for k, _ in state.tested_baselines})
+        if (own := sorted(seed for other, seed in state.tested_baselines if other == k))
     ]
     times = f"{state.test_uses} time{'s' * (state.test_uses > 1)}"
     used_for = "; ".join([*runs, *seeds, *baselines])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,10 @@ from agent.study.runs import Run
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MOST_DRAWN = 21  # runs in a figure: so many differ without their colour
 PER_ROW = 4  # secondary metrics side by side
 NEAR = 0.1  # of L0, shown to either side of the runs in the enlarged row
+PROMISING = ("better", "unconfirmed", "untested", "not upheld")
 CURVES = (("loss", "training loss"), ("l0", "L0 (latents per token)"), ("alive_fraction", "alive fraction"))
 STUDY_FIGURES = (
     "training_curves.png",
@@ -43,9 +45,13 @@ def write(
     smallest_effect: float,
     draw: Draw | None,
 ) -> list[Figure]:
-    """Write the figures that there is data for as PNG, and return them; those of the idea come last."""
+    """Write the figures that there is data for as PNG, and return them; those of the idea come last.
+
+    Of very many runs they show the baseline, those that are or may be better, and the newest.
+    """
     import matplotlib
 
+    left_out, runs = len(runs) - MOST_DRAWN, _most_telling(runs, judgements)
     trained = [run for run in runs if run.metrics()]
     scored = [run for run in runs if run.counts and run.info and run.info.metric("l0") is not None]
     compared = [(run, run.info.comparison) for run in runs if run.counts and run.info and run.info.comparison]
@@ -58,7 +64,21 @@ def write(
             figures.append(_l0_front(front, scored, runs, baselines))
         if any(comparison.metrics for _, comparison in compared):
             figures.append(_comparison(differences, compared, judgements, primary, smallest_effect))
-        return figures + (draw(directory, runs) if draw else [])
+        figures += draw(directory, runs) if draw else []
+    if left_out <= 0:
+        return figures
+    more = sentences.NOT_DRAWN.render(runs=left_out, drawn=MOST_DRAWN)
+    return [replace(figure, description=f"{figure.description} {more}") for figure in figures]
+
+
+def _most_telling(runs: Sequence[Run], judgements: Mapping[int, Judgement]) -> list[Run]:
+    """Return MOST_DRAWN runs at most, in their order."""
+
+    def rank(run: Run) -> tuple[bool, bool, int]:
+        judged = judgements.get(run.number)
+        return run.number == 0, judged is not None and judged.outcome in PROMISING, run.number
+
+    return sorted(sorted(runs, key=rank)[-MOST_DRAWN:], key=lambda run: run.number)
 
 
 def _training_curves(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> Figure:

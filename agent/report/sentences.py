@@ -211,6 +211,9 @@ ON_PRIMARY = Sentence(
 )
 NO_PRIMARY = Sentence("{title}, the primary metric, is not shown: it was not measured on both sides.")
 NOT_SHOWN = Sentence("Not shown: {runs}.")
+NOT_DRAWN = Sentence(
+    "Drawn are {drawn} runs: the baseline, those that are or may be better, and the newest; {runs} more are not."
+)
 NO_PLOTS = Sentence("No plots: no run has anything to show yet.")
 LISTED_RUN = Sentence("run {run}{outcome_on_primary}: {figures}")
 FIGURE = Sentence("{title} {value}")

@@ -14,36 +14,44 @@ RUN_FILES = (
     *(f"checkpoint/{name}" for name in ("header.json", "encode.json", "tensors.safetensors")),
 )
 SEAL = "digests.json"
-SMALL = MIB  # smaller files are hashed each time
 SETTLED_SECONDS = 2.0  # a clock tick may hide a change that follows within it
 
-_Status = tuple[int, int, int, int, int]
-_hashed: dict[Path, tuple[_Status, str]] = {}  # large files
+Status = tuple[int, int, int, int, int]
+_hashed: dict[Path, tuple[Status, str]] = {}
 
 
 def of_file(path: Path) -> str | None:
     """Return the digest of a regular file, or None if there is none: links are not followed, pipes not waited for.
 
-    A large file is not hashed again while its inode, size and times are the same. The time of its last change of status
-    is among them, which the kernel sets at each write and no program sets back.
+    A file is not hashed again while its inode, size and times are the same. The time of its last change of status is
+    among them, which the kernel sets at each write and no program sets back.
     """
+    known = _hashed.get(path)
     try:
+        if known and known[0] == content_status(path.lstat()):
+            return known[1]
         file = open_plain(path)
-    except (BadFile, FileNotFoundError):
+    except (BadFile, OSError):
         return None
     with file:
-        status = os.fstat(file.fileno())
-        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        known = _hashed.get(path)
-        if known and known[0] == key:
-            return known[1]
+        status = content_status(os.fstat(file.fileno()))
         content = hashlib.sha256()
         while part := file.read(MIB):
             content.update(part)
         digest = content.hexdigest()
-        if status.st_size > SMALL and time.time() - status.st_ctime > SETTLED_SECONDS:
-            _hashed[path] = key, digest
+        if is_settled(status):
+            _hashed[path] = status, digest
         return digest
+
+
+def content_status(status: os.stat_result) -> Status:
+    """Return what of a file's status differs once its content does."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def is_settled(status: Status) -> bool:
+    """Return True if a later change of the content will show in the status."""
+    return time.time() - status[-1] / 1e9 > SETTLED_SECONDS
 
 
 def of_files(folder: Path, names: Iterable[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from agent.study.state import State, apply, derive
 
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 _CHECK = b',"check":"'
+_END_BYTES = 100  # more than the checksum takes at the end of a line
 
 
 class BadLedger(BadFile):
@@ -106,4 +107,4 @@ def _checksum(before: bytes, body: bytes) -> bytes:
 
 
 def _last_check(content: bytes) -> bytes:
-    return content.rpartition(_CHECK)[2][:-3] if content else b""  # what follows it: "}\n
+    return content[-_END_BYTES:].rpartition(_CHECK)[2][:-3] if content else b""  # what follows it: "}\n

@@ -2,7 +2,6 @@
 
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
@@ -56,11 +55,11 @@ WITHOUT_USER_SETTINGS = {
 
 
 @contextmanager
-def opened(directory: Path, environment: Mapping[str, str]) -> "Iterator[Repo]":
+def opened(directory: Path, environment: Mapping[str, str], whole: bool = True) -> "Iterator[Repo]":
     """Open the repository in `directory`, or make it; git runs with `environment` and without our keys.
 
     Everything in it but commits and references is written anew. One that git cannot use is kept aside, and a new one
-    is begun.
+    is begun; unless the `whole` story is to be read, only what the newest commit needs is looked at.
     """
     from git import Git, Repo  # here because the import fails where git is not installed
 
@@ -70,7 +69,7 @@ def opened(directory: Path, environment: Mapping[str, str]) -> "Iterator[Repo]":
         remove(directory / ".git")
         _begin(shell, directory)
     _clean(directory / ".git")
-    if not _is_whole(shell, directory):
+    if not _is_usable(shell, directory, whole):
         names = (f"git_damaged_{number}" for number in count(1))
         kept = next(path for name in names if not os.path.lexists(path := directory / name))
         (directory / ".git").rename(kept)
@@ -106,10 +105,7 @@ def _clean(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name not in KEPT or (path.name != "packed-refs" and not _is_directory(path)):
             remove(path)
-    for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds before the folder
-        mode = path.lstat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or path.name.endswith(".lock"):
-            remove(path)  # git would follow a link, and wait for a pipe; a lock is of a git that was killed
+    _leave_plain(folder)
     remove(folder / "objects/info/alternates")
     for name in ("objects", "refs", "info"):
         (folder / name).mkdir(exist_ok=True)
@@ -118,14 +114,31 @@ def _clean(folder: Path) -> None:
             file.write(content)
 
 
-def _is_whole(shell: "Git", directory: Path) -> bool:
-    """Return True if there is no commit yet, or all that the newest one needs is there."""
+def _leave_plain(folder: Path) -> None:
+    """Remove what git would follow, or wait for, or take for the lock of another git."""
+    folders = [folder]
+    while folders:
+        for entry in list(os.scandir(folders.pop())):
+            if entry.name.endswith(".lock"):  # of a git that was killed
+                remove(Path(entry.path))
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(Path(entry.path))
+            elif not entry.is_file(follow_symlinks=False):
+                remove(Path(entry.path))
+
+
+def _is_usable(shell: "Git", directory: Path, whole: bool) -> bool:
+    """Return True if there is no commit yet, or the newest one is there with all its files, and all that went before.
+
+    The files of those before are looked for only if the `whole` story is to be read, since that takes long.
+    """
     from git import GitCommandError
 
     try:
         if not (newest := shell.for_each_ref("--format=%(objectname)", "refs/heads/main")):
             return not (directory / ".git/refs/heads/main").exists()
-        shell.rev_list("--objects", "--quiet", newest)
+        shell.rev_list("--quiet", newest)
+        shell.rev_list("--quiet", "--objects", newest, *[] if whole else ["--max-count=1"])
         shell.read_tree(newest)
     except GitCommandError:
         return False

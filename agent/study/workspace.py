@@ -7,7 +7,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -46,12 +46,9 @@ IGNORED = """\
 /baseline_*/*
 !/baseline_*/final_info.json
 """
-COMMITTED = (
-    ".gitignore",
-    "experiment.py",
-    *(f"run_*/{name}" for name in ("experiment.py", "metrics.jsonl", "final_info.json")),
-    "baseline_*/final_info.json",
-)
+TOP_COMMITTED = (".gitignore", "experiment.py")
+COMMITTED = {"run": ("experiment.py", "metrics.jsonl", "final_info.json"), "baseline": ("final_info.json",)}
+_committed: dict[tuple[Path, str], dict[str, digests.Status]] = {}  # by study and its newest commit: as they went in
 LONGEST_MESSAGE = 50_000  # characters of a commit's
 
 
@@ -142,7 +139,7 @@ class Study:
 
     def recorded_path(self, name: str) -> Path:
         """Return where a file that the ledger names lies: a failed attempt is moved away when the next one begins."""
-        attempt = re.fullmatch(r"(run_\d+)_attempt_\d+/(.+)", name)
+        attempt = "_attempt_" in name and re.fullmatch(r"(run_\d+)_attempt_\d+/(.+)", name)
         if attempt and not os.path.lexists(self.directory / name.split("/")[0]):
             return self.directory / attempt[1] / attempt[2]
         return self.directory / name
@@ -159,13 +156,14 @@ class Study:
         with self._repository() as repo:
             return repo.git.cat_file("blob", blob, stdout_as_string=False, strip_newline_in_stdout=False)
 
-    def load_runs(self, state: State, hidden: Container[str] = ()) -> list[Run]:
-        """Return all runs, with results where a run is done and they are neither `hidden` nor lost.
+    def load_runs(self, state: State, hidden: Container[str] = (), only: int | None = None) -> list[Run]:
+        """Return all runs, or `only` the one of this number, with results where a run is done and they are neither
+        `hidden` nor lost.
 
         Raise BadFile if they cannot be read, ChangedRecord if they are not those that were recorded.
         """
         runs = []
-        for run in state.runs:
+        for run in state.runs if only is None else state.runs[only : only + 1]:
             name = f"run_{run.number}/final_info.json"
             shown = run.stage == "done" and name not in hidden and name not in state.lost
             info = self._read_results(name, state) if shown else None
@@ -199,28 +197,39 @@ class Study:
         Do nothing if the newest commit has this message: a driver was killed just after making it.
         """
         message = message[:LONGEST_MESSAGE].replace("\0", "")
-        with self._repository() as repo:
+        with self._repository(whole=False) as repo:
             if repo.head.is_valid() and str(repo.head.commit.message).strip() == message.strip():
                 return
-            names = {name for name in repo.git.ls_files("-z").split("\0") if name}
-            for pattern in COMMITTED:
-                names |= {path.relative_to(self.directory).as_posix() for path in self.directory.glob(pattern)}
-            present = {name for name in names if self._is_plain(name)}
-            if gone := names - present:
+            before = {name for name in repo.git.ls_files("-z").split("\0") if name}
+            present = self._statuses(before)
+            known = _committed.get((self.directory, self.head()), {})
+            if gone := before - present.keys():
                 repo.git.update_index("--force-remove", "--", *sorted(gone))
-            repo.git.update_index("--add", "--", *sorted(present))
+            if new := [name for name, status in present.items() if name not in before or known.get(name) != status]:
+                repo.git.update_index("--add", "--", *sorted(new))
             repo.git.commit("--allow-empty", "--no-verify", "--quiet", "--cleanup=verbatim", "-m", message)
+            _committed.clear()
+            settled = {name: status for name, status in present.items() if digests.is_settled(status)}
+            _committed[self.directory, self.head()] = settled
 
-    def _is_plain(self, name: str) -> bool:
-        """Return True if a file is regular and no directory on the way to it is a link."""
-        path = self.directory / name
-        inside = path.parent.resolve() == self.directory.resolve() / Path(name).parent
-        return inside and os.path.lexists(path) and stat.S_ISREG(path.lstat().st_mode)
+    def _statuses(self, before: Collection[str]) -> dict[str, digests.Status]:
+        """Return the status of each file that tells the story, or was committed before, by its path in the study:
+        regular files only, and none beyond a link."""
+        folders = {"", *(entry.name for entry in os.scandir(self.directory) if entry.is_dir(follow_symlinks=False))}
+        names = {f"{folder}/{name}" for folder in folders for name in COMMITTED.get(folder.partition("_")[0], ())}
+        found = {}
+        for name in {*TOP_COMMITTED, *names, *before}:
+            folder, path = name.rpartition("/")[0], self.directory / name
+            if folder in folders or path.parent.resolve() == self.directory.resolve() / folder:
+                with suppress(OSError):
+                    if stat.S_ISREG((status := path.lstat()).st_mode):
+                        found[name] = digests.content_status(status)
+        return found
 
     @contextmanager
-    def _repository(self) -> "Iterator[Repo]":
+    def _repository(self, whole: bool = True) -> "Iterator[Repo]":
         """Open the repository; git processes are marked as the study's, so that none outlives a killed driver."""
-        with repository.opened(self.directory, {STUDY_VARIABLE: str(self.directory)}) as repo:
+        with repository.opened(self.directory, {STUDY_VARIABLE: str(self.directory)}, whole) as repo:
             yield repo
 
 

@@ -108,6 +108,8 @@ def misbehave(guard: TrainingGuard, behaviour: str) -> None:
             subprocess.Popen(["sleep", "62.5"], start_new_session=True)
             while Path(os.environ["SAE_AGENT_STANDIN_HOLD"]).exists():
                 time.sleep(0.05)
+        case "sleeping":
+            time.sleep(float(os.environ["SAE_AGENT_STANDIN_SLEEP"]))
         case "vanishing":
             Path(sys.argv[0]).unlink()
         case "stubborn":
