@@ -121,6 +121,8 @@ class Loop:
                 return
             except NotYet as error:
                 asked = error
+            if self.queue.poll():
+                continue
             if self.notebook.is_due:
                 self.write_notes(whole=False)
             elif self.queue.names:

@@ -102,14 +102,13 @@ class JobQueue:
         return tries[-1] if tries else None
 
     def wait(self) -> None:
-        """Look after the jobs that run, and show how far they have come. Raise StudyMoved, StudyPaused."""
-        known = set(self._ended)
-        self.poll()
-        if self._ended.keys() <= known:
-            time.sleep(POLL_SECONDS)
+        """Let the jobs run for a moment."""
+        time.sleep(POLL_SECONDS)
 
-    def poll(self) -> None:
-        """Take note of the jobs that have ended. Raise StudyMoved, StudyPaused."""
+    def poll(self) -> bool:
+        """Take note of the jobs that have ended, and show how far the others have come; return False if none has ended
+        since the last time. Raise StudyMoved, StudyPaused."""
+        known = set(self._ended)
         self._require_study()
         for directory, status in self.executor.poll().items():
             self._status[directory.name] = status
@@ -118,6 +117,7 @@ class JobQueue:
                 self._ended[directory.name] = self._outcome(directory.name) or verdict
         running = {name: self._status.get(name, Status("waiting")) for name in self.names if name not in self._ended}
         self.display.progress([status.words or f"{name}: {status.state}" for name, status in running.items()])
+        return not self._ended.keys() <= known
 
     def cancel(self, wanted: Callable[[str], bool] = lambda _: True) -> None:
         """End the jobs whose names are wanted. They stay in the ledger until that has recorded what became of them."""
