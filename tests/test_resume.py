@@ -25,8 +25,7 @@ CHAINS = {  # by the number of jobs at a time
     ),
     3: (
         *("study_started", "job_submitted", "study_resumed", "attempt_cut_short", "attempt_started", "attempt_ended"),
-        *("evaluation_ended", "run_committed", "job_lost", "baseline_measured", "proposal_made", "run_compared"),
-        *("sentinels_scored", "run_committed", "replicate_ended", "test_scored", "study_ended", "notes_written"),
+        *("run_committed", "run_compared", "replicate_ended", "test_scored", "study_ended", "notes_written"),
     ),
 }
 RUN = ("run", "--idea", "stand_in", "--max-runs", "3", "--run-timeout", "30")
