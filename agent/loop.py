@@ -128,6 +128,8 @@ class Loop:
                 if self.queue.running and not self.unreachable:
                     self.display.say(f"{error}; what runs is taken in before the study stops")
                 self.unreachable = asked = error
+            if self.queue.poll(self.outlook()):
+                continue
             if self.notebook.is_due:
                 self.write_notes(whole=False)
                 continue
@@ -135,7 +137,7 @@ class Loop:
                 raise asked
             if not self.queue.names:
                 return
-            self.queue.wait(self.outlook())
+            self.queue.wait()
 
     def outlook(self) -> str:
         """Return about how long the study still takes at most, its fresh seeds left out; empty if nothing was timed."""

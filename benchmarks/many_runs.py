@@ -19,9 +19,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from standins import last_line, make_checkout, start
 
 from agent.lab import results
@@ -122,32 +124,37 @@ def commit_all(study: Study, plan: list[Any], runs: int) -> None:
     subprocess.run(command, input=stream, check=True)
 
 
-def watch(checkout: Any, driver: "subprocess.Popen[bytes]") -> dict[int, float]:
-    """Return when the outcome of each run's job was seen, in seconds since 1970; wait for the end of the driver."""
-    seen: dict[int, float] = {}
-    jobs = checkout.study.directory / "jobs"
+def watch(checkout: Any, driver: "subprocess.Popen[bytes]") -> dict[int, tuple[float, float]]:
+    """Return when the outcome of each run's job was seen, in seconds since 1970, and the CPU seconds of the driver and
+    its git until then; of 0 when the first job was seen. Wait for the end of the driver."""
+    seen: dict[int, tuple[float, float]] = {}
+    jobs, process = checkout.study.directory / "jobs", psutil.Process(driver.pid)
     while driver.poll() is None:
-        for path in jobs.glob("run_*_attempt_1/outcome.json"):
-            seen.setdefault(int(path.parent.name.split("_")[1]), time.time())
+        ended = [int(path.parent.name.split("_")[1]) for path in jobs.glob("run_*_attempt_1/outcome.json")]
+        begun = [0] if any(jobs.glob("run_*")) else []
+        for number in {*ended, *begun} - seen.keys():
+            with suppress(psutil.Error):
+                seen[number] = (time.time(), sum(process.cpu_times()[:4]))
         time.sleep(0.01)
     return seen
 
 
-def spent(recorded: list[Any], seen: dict[int, float]) -> list[tuple[int, float, float]]:
-    """Return for each run the seconds from its outcome to the next submission, and those of its notes after that."""
+def spent(recorded: list[Any], seen: dict[int, tuple[float, float]]) -> list[tuple[int, float, float, float]]:
+    """Return for each run the seconds from its outcome to the next submission, those of its notes after that, and the
+    CPU seconds of the driver until the next outcome."""
     submitted = {e.job: e.time.timestamp() for e in recorded if isinstance(e, events.JobSubmitted)}
     rows = []
-    for number, moment in sorted(seen.items()):
+    for number, (moment, cpu) in sorted(seen.items()):
         following = submitted.get(f"run_{number + 1}_attempt_1")
-        if following is None:
+        if following is None or number + 1 not in seen:
             continue
-        end = seen.get(number + 1, float("inf"))
+        end, cpu_at_end = seen[number + 1]
         notes = sum(
             event.time.timestamp() - before.time.timestamp()
             for before, event in itertools.pairwise(recorded)
             if isinstance(event, events.NotesWritten) and following < event.time.timestamp() < end
         )
-        rows.append((number, following - moment, notes))
+        rows.append((number, following - moment, notes, cpu_at_end - cpu))
     return rows
 
 
@@ -173,11 +180,13 @@ def main() -> None:
     recorded = checkout.events[before:]
     first = next(e for e in recorded if isinstance(e, events.JobSubmitted))
     resumed, rows = first.time.timestamp() - began, spent(recorded, seen)
-    print(f"\nfrom `agent resume` to the first job: {resumed:.2f} s (aim: {RESUME_AIM:g})")
-    print("\n| run | from the outcome to the next job, s | notes and figures beside that, s |\n| --- | --- | --- |")
-    for number, waited, notes in rows:
-        print(f"| {number} | {waited:.2f} | {notes:.2f} |")
-    worst = max(waited + notes for _, waited, notes in rows)
+    cpu = f"{seen[0][1]:.2f} of CPU"
+    print(f"\nfrom `agent resume` to the first job: {resumed:.2f} s, {cpu} (aim: {RESUME_AIM:g})")
+    print("\n| run | from the outcome to the next job, s | notes and figures beside that, s | CPU, s |")
+    print("| --- | --- | --- | --- |")
+    for number, waited, notes, cpu in rows:
+        print(f"| {number} | {waited:.2f} | {notes:.2f} | {cpu:.2f} |")
+    worst = max(waited + notes for _, waited, notes, _ in rows)
     print(f"\nthe most that a run cost: {worst:.2f} s (aim: {RUN_AIM:g})")
     if resumed > RESUME_AIM or worst > RUN_AIM:
         sys.exit(1)

@@ -209,7 +209,7 @@ def outcome(checkout: Checkout) -> dict[str, list[str]]:
         messages = [str(commit.message) for commit in repo.iter_commits(reverse=True)]
     lines = (study.notes / "notes.txt").read_text().splitlines()
     note_lines = [
-        re.sub(r"attempt \d|Attempt \d", "attempt", line)
+        re.sub(r"([Aa]ttempt[ _])\d", r"\1", line)
         for line in lines
         if line and not re.match(r"Attempt \d failed: killed |.*\bhours\b|" + notes.CHECKSUM, line)
     ]

@@ -10,6 +10,7 @@ import pytest
 from scripted_server import Answer, Request, ScriptedServer
 from standin import HERE, Checkout, make_checkout, processes, wait_for
 
+from agent.lab import results
 from agent.report import notes as notes_module
 from agent.study.events import BaselineMeasured, JobSubmitted, ProposalMade, RunCompared
 
@@ -69,6 +70,13 @@ def test_a_comparison_before_the_noise_is_known_is_provisional_and_made_again(th
     assert all(not run.provisional for run in three.state.runs)
     with (three.study.run_dir(1) / "final_info.json").open() as file:
         assert json.load(file)["comparison"] is None, "comparisons are the ledger's"
+
+
+def test_results_say_what_a_training_read_and_used(three: Checkout):
+    for run in three.state.runs:
+        assert results.read(three.study.run_dir(run.number)).work == run.work
+        assert run.work
+        assert run.number == 0 or (run.comparison and run.comparison.work_ratio is not None)
 
 
 def test_run_1_starts_beside_the_baseline(three: Checkout):

@@ -104,18 +104,14 @@ class JobQueue:
         tries = sorted(self.folder.glob(f"{name}/try_*"), key=lambda path: int(path.name.rpartition("_")[2]))
         return tries[-1] if tries else None
 
-    def wait(self, outlook: str = "") -> None:
-        """Look after the jobs that run, and show how far they have come, above the `outlook` of the study.
+    def wait(self) -> None:
+        """Let the jobs run for a moment."""
+        time.sleep(POLL_SECONDS)
 
-        Raise StudyMoved, StudyPaused.
-        """
+    def poll(self, outlook: str = "") -> bool:
+        """Show how far the jobs have come, above the `outlook` of the study, and return True if one has ended since the
+        last time. Raise StudyMoved, StudyPaused."""
         known = set(self._ended)
-        self.poll(outlook)
-        if self._ended.keys() <= known:
-            time.sleep(POLL_SECONDS)
-
-    def poll(self, outlook: str = "") -> None:
-        """Take note of the jobs that have ended. Raise StudyMoved, StudyPaused."""
         self._require_study()
         for directory, status in self.executor.poll().items():
             self._status[directory.name] = status
@@ -125,6 +121,7 @@ class JobQueue:
         running = {name: self._status.get(name, Status("waiting")) for name in self.running}
         lines = [status.words or f"{name}: {status.state}" for name, status in running.items()]
         self.display.progress([*lines, outlook] if outlook else lines)
+        return not self._ended.keys() <= known
 
     def cancel(self) -> None:
         """End the jobs that run. They stay in the ledger until that has recorded what became of them."""

@@ -50,6 +50,7 @@ TOP_COMMITTED = (".gitignore", "experiment.py")
 COMMITTED = {"run": ("experiment.py", "metrics.jsonl", "final_info.json"), "baseline": ("final_info.json",)}
 _committed: dict[tuple[Path, str], dict[str, digests.Status]] = {}  # by study and its newest commit: as they went in
 LONGEST_MESSAGE = 50_000  # characters of a commit's
+MOST_AGO = 20  # commits, since one that an earlier driver made: other jobs' may have come between
 
 
 class StudyBusy(UserError):
@@ -194,11 +195,12 @@ class Study:
     def commit(self, message: str) -> None:
         """Commit what tells the story, also if nothing has changed: each proposal and each result gets one commit.
 
-        Do nothing if the newest commit has this message: a driver was killed just after making it.
+        Do nothing if one of the newest commits has this message: a driver was killed just after making it.
         """
         message = message[:LONGEST_MESSAGE].replace("\0", "")
         with self._repository(whole=False) as repo:
-            if repo.head.is_valid() and str(repo.head.commit.message).strip() == message.strip():
+            newest = list(repo.iter_commits(max_count=MOST_AGO)) if repo.head.is_valid() else []
+            if any(str(commit.message).strip() == message.strip() for commit in newest):
                 return
             before = {name for name in repo.git.ls_files("-z").split("\0") if name}
             present = self._statuses(before)

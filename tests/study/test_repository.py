@@ -203,3 +203,17 @@ def test_what_does_not_tell_the_story_is_not_committed(study: Study):
     study.commit("the second")
     with Repo(study.directory) as repo:
         assert repo.git.ls_files().splitlines() == ["run_1/final_info.json"]
+
+
+def test_a_commit_is_not_repeated_though_another_came_between(study: Study):
+    study.commit("run 1, result: ok")
+    study.commit("baseline with K 16, seed 1: ok")
+    study.commit("run 1, result: ok")
+    assert messages(study) == ["baseline with K 16, seed 1: ok", "run 1, result: ok", "the first"]
+
+
+def test_a_file_that_changes_between_two_commits_is_in_the_second(study: Study):
+    study.commit("the second")
+    (study.directory / "experiment.py").write_text("again\n")
+    study.commit("the third")
+    assert committed(study) == "again\n"
