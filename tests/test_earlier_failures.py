@@ -174,7 +174,8 @@ def test_a_mask_of_latents_on_the_batch_does_not_pass_for_one_on_the_latents(sma
 
 def test_a_change_that_never_reaches_the_loss_leaves_the_same_checkpoint(small_model: Path, tmp_path: Path):
     """Other code, so preflight lets it pass; what the study compares afterwards is equal to the last bit."""
-    fault = ("    residual = x - sae", "    penalty = 0.5 * latents.abs().mean()\n    residual = x - sae")
+    line = "    residual, latents = x - sae"
+    fault = (line, f"    penalty = 0.5 * selected.to_dense().abs().mean()\n{line}")
     idle = trained(tmp_path / "idle", small_model, fault)
     plain = trained(tmp_path / "plain", small_model)
     source, other = ((tmp_path / name / "experiment.py").read_text() for name in ("idle", "plain"))

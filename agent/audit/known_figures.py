@@ -18,7 +18,8 @@ from agent.comparison.matching import MATCH
 from agent.lab.errors import UserError
 from agent.lab.files import read_plain_text
 from agent.lab.metrics import METRICS
-from agent.lab.results import FinalInfo
+from agent.lab.results import Comparison, FinalInfo
+from agent.study.workspace import find_study
 
 NOT_FIGURES = ("floor", "comparison", "environment", "errors", "settings", "datasets", "analysis")
 
@@ -112,16 +113,18 @@ def from_notes(notes: Notes) -> KnownRuns:
 
 def from_directory(directory: Path) -> KnownRuns:
     """Take the figures from a study's run directories. Raise UserError if there are none."""
-    runs = {}
+    study, runs = find_study(directory), {}
+    compared = {run.number: run.comparison for run in study[1].runs} if study else {}
     for path in sorted(directory.glob("run_*/final_info.json")):
         if number := re.fullmatch(r"run_(\d+)", path.parent.name):
-            runs[int(number[1])] = _read(path, int(number[1]))
+            runs[int(number[1])] = _read(path, int(number[1]), compared.get(int(number[1])))
     if not runs:
         raise UserError(f"{directory} has no run_<i>/final_info.json: give the directory of a study's runs")
     return KnownRuns(runs)
 
 
-def _read(path: Path, number: int) -> KnownRun:
+def _read(path: Path, number: int, compared: Comparison | None) -> KnownRun:
+    """Read a run's results. Its comparison is the ledger's, or in studies of before in the file."""
     try:
         content = json.loads(read_plain_text(path))
     except (ValueError, RecursionError) as error:
@@ -135,9 +138,8 @@ def _read(path: Path, number: int) -> KnownRun:
         return KnownRun(number, figures, settings)
     run = KnownRun(number, figures, settings, info=info, verdict=info.verdict.name, counts=info.verdict.ok)
     run.own_measures = {name: value for name, value in info.analysis.items() if value is not None}
-    for name, compared in (info.comparison.metrics if info.comparison else {}).items():
+    comparison = compared or info.comparison
+    for name, metric in (comparison.metrics if comparison else {}).items():
         title = METRICS[name].title if name in METRICS else name
-        run.differences[title] = Difference(
-            compared.value, compared.reference, compared.difference, compared.half_width
-        )
+        run.differences[title] = Difference(metric.value, metric.reference, metric.difference, metric.half_width)
     return run

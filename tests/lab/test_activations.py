@@ -214,12 +214,15 @@ def test_a_full_disk_is_reported_before_anything_is_written(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("harvest")
-def test_the_fingerprint_changes_with_the_model_and_with_nothing_else(small_model: Path, tmp_path: Path):
+def test_the_fingerprint_changes_with_the_model_and_with_nothing_else(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     arguments = ["--model", str(small_model), "--hook_name", HOOK, "--tokens", str(TOKENS)]
     ended = run("-P", "-m", "agent.lab.prepare", *arguments, "--fingerprint", tmp_path / "prepared.json")
     assert ended.returncode == 0, ended.stderr
     one = json.loads((tmp_path / "prepared.json").read_text())
     copy = shutil.copytree(small_model, tmp_path / "a copy")
+    monkeypatch.setenv("SAE_AGENT_THREADS", "1")  # as a study has them on a CPU
     assert {name: one[name] for name in ("fingerprint", "parts")} == fingerprint.fingerprint(str(copy))
     assert one["evals"] == ["core", "sparse_probing_sae_probes"]
     assert len(one["fingerprint"]) == 16

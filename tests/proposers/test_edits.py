@@ -245,7 +245,7 @@ def test_more_than_one_matching_place_is_refused_with_the_lines(search: str):
 
 
 def test_a_line_quoted_without_its_comment_is_shown_in_full():
-    assert "\n   28 | K = 16  # latents active per token, on average over a batch\n" in refusal(
+    assert "\n   29 | K = 16  # latents active per token, on average over a batch\n" in refusal(
         BASELINE, edit("K = 16", "")
     )
 

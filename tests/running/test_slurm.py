@@ -160,7 +160,7 @@ def test_a_job_that_may_wait_for_ever_says_what_to_do(cluster: Cluster, make_job
     assert end(slurm, too_long).verdict
     slurm = make_slurm(hold="")
     id = slurm.submit(held)
-    status = wait_for(slurm, held, lambda status: status.words != "submitted")
+    status = wait_for(slurm, held, lambda status: not status.words.endswith("submitted"))
     assert f"it is held: scontrol release {id} lets it go" in status.words
     cluster.command("scontrol", "release", id)
     assert end(slurm, held) == Status("ended")
