@@ -51,7 +51,7 @@ AHEAD = """        *((encode_ahead(sae, tables)[0],) if tables else (sae.encode,
         W_dec=encode_ahead(sae, tables)[1] if tables else sae.W_dec,
         b_dec=sae.b_dec,
 """
-AFFINE = "F.relu((x - self.b_dec) @ self.W_enc + self.b_enc)"
+AFFINE = "F.relu(affine(x - self.b_dec, self.W_enc, self.b_enc))"
 PART = (AFFINE, f"{AFFINE} * (torch.arange(D_SAE) >= 400)")  # the honest latents
 
 
