@@ -131,6 +131,7 @@ def test_a_failed_baseline_ends_the_runs_beside_it(checkout: Checkout, tmp_path:
     assert not [line for line in processes() if str(checkout.root) in line]
 
 
+@pytest.mark.slow
 def test_a_step_with_a_condition_waits_for_a_final_comparison(checkout: Checkout):
     checkout.plan("worse", "better", "fine")
     path = checkout.root / "templates/ideas/stand_in/idea.yaml"
@@ -187,6 +188,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkout, list[Requ
         return checkout, server.requests
 
 
+@pytest.mark.slow
 def test_a_model_is_asked_for_as_many_runs_as_are_trained_at_once(asked: tuple[Checkout, list[Request]]):
     checkout, requests = asked
     assert purposes(checkout)[:3] == ["plan", "proposal", "proposal"]
@@ -197,6 +199,7 @@ def test_a_model_is_asked_for_as_many_runs_as_are_trained_at_once(asked: tuple[C
     assert "# In flight" not in requests[1].text
 
 
+@pytest.mark.slow
 def test_it_is_not_told_of_a_run_that_another_timing_would_have_hidden(asked: tuple[Checkout, list[Request]]):
     """Run 2 came in before run 1; the question for run 3 tells of run 1 alone, that for run 4 of both."""
     _, requests = asked
@@ -207,6 +210,7 @@ def test_it_is_not_told_of_a_run_that_another_timing_would_have_hidden(asked: tu
     assert "| 2 | Idea two |" in by_run["4"]
 
 
+@pytest.mark.slow
 def test_a_replay_follows_the_recorded_order_whatever_is_faster(asked: tuple[Checkout, list[Request]], tmp_path: Path):
     recorded, replayed = asked[0], make_checkout(tmp_path)
     replayed.plan("fine")

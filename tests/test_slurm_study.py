@@ -34,6 +34,7 @@ def environment(**more: str) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "SLURM_CONF": os.environ["SLURM_CONF"]} | more
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_study_on_a_cluster_comes_to_the_same_end(checkout: Checkout):
     checkout.plan("better", "crashing", "fine", "worse")
@@ -77,6 +78,7 @@ def test_jobs_go_on_without_their_driver_and_resume_takes_them_in(checkout: Chec
     assert checkout.state.runs_used == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_ctrl_c_leaves_the_jobs_unless_it_is_told_to_cancel_them(checkout: Checkout, tmp_path: Path, cancelled: bool):
@@ -99,6 +101,7 @@ def test_ctrl_c_leaves_the_jobs_unless_it_is_told_to_cancel_them(checkout: Check
         assert results.read(checkout.study.attempt_dir(1, 1)).verdict.name == "killed"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("last", ["job_submitted", "job_queued"])
 def test_a_driver_that_dies_while_it_submits_submits_nothing_twice(checkout: Checkout, last: str):
