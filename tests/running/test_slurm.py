@@ -155,7 +155,8 @@ def test_a_job_that_may_wait_for_ever_says_what_to_do(cluster: Cluster, make_job
     id = slurm.submit(too_long)
     status = wait_for(slurm, too_long, lambda status: "PartitionTimeLimit" in status.words)
     advice = "the partition allows less time: give --slurm a shorter time or another partition"
-    assert status == Status("waiting", f"pending: PartitionTimeLimit ({advice}; scancel {id} gives it up)")
+    words = f"{too_long.name}: pending: PartitionTimeLimit ({advice}; scancel {id} gives it up)"
+    assert status == Status("waiting", words)
     slurm.cancel(too_long)
     assert end(slurm, too_long).verdict
     slurm = make_slurm(hold="")
