@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from git import Repo
 from standin import HERE, Checkout, make_checkout, processes, wait_for
@@ -178,7 +179,9 @@ def test_a_driver_keeps_others_away_and_what_it_leaves_behind_is_ended(checkout:
     not_noted = checkout.agent("note", str(checkout.study.directory), "run_1", "-m", "Mine")
     assert (not_noted.returncode, not_noted.stderr) == (2, refused.stderr)
     assert "not ended: continue it with `agent resume`" in checkout.agent("show", str(checkout.study.directory)).stdout
+    (slot,) = (child for child in psutil.Process(driver.pid).children() if "agent.running.slot" in child.cmdline())
     driver.kill()
+    slot.kill()  # it would have ended its training
     driver.communicate()
     assert [line for line in processes() if "--out_dir=run_1" in line], "nothing was left behind: no test"
     hold.unlink()
@@ -189,6 +192,17 @@ def test_a_driver_keeps_others_away_and_what_it_leaves_behind_is_ended(checkout:
     assert checkout.state.runs[1].attempt == 2
     assert (checkout.study.attempt_dir(1, 1) / "metrics.jsonl").exists()
     assert any(isinstance(event, StudyResumed) for event in checkout.events)
+
+
+def test_jobs_of_this_machine_end_with_a_driver_that_is_killed(checkout: Checkout, tmp_path: Path):
+    checkout.plan("held")
+    hold = tmp_path / "hold"
+    hold.touch()
+    driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "1", SAE_AGENT_STANDIN_HOLD=str(hold))
+    wait_for(lambda: len(checkout.state.runs) == 2 and any("sleep 62.5" in line for line in processes()))
+    driver.kill()
+    driver.communicate()
+    wait_for(lambda: not [line for line in processes() if str(checkout.root) in line or "sleep 62.5" in line])
 
 
 def test_a_kill_while_an_interruption_is_recorded(checkout: Checkout, tmp_path: Path):
