@@ -222,7 +222,10 @@ class RunStages:
             self.display.say(f"run {run.number}: {remark}")
         info = take_in(ended, self.study.run_dir(run.number), self.custody)
         if ended.preflight:
-            self.fail_preflight(run.number, run.attempt, info.verdict, ended.training_seconds)
+            verdict = info.verdict
+            if verdict.name == "tampered":
+                verdict = verdict.model_copy(update={"evidence": f"in the first steps: {verdict.evidence}"})
+            self.fail_preflight(run.number, run.attempt, verdict, ended.training_seconds)
             return
         trained = ended.training is None and info.verdict.name != "tampered"
         self.end_attempt(run, None if trained else info.verdict, ended.training_seconds, ended.work)

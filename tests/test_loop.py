@@ -440,7 +440,7 @@ def test_a_study_whose_lab_was_changed_measures_nothing_more(checkout: Checkout,
 def test_notes_edited_by_hand_are_kept_beside_the_new_ones(checkout: Checkout):
     checkout.plan("slow_to_evaluate")
     driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "1")
-    wait_for(lambda: len(checkout.state.runs) == 2 and checkout.state.runs[1].stage == "evaluating")
+    wait_for(lambda: (checkout.study.directory / "jobs/run_1_attempt_1/trained.json").exists())
     driver.send_signal(signal.SIGINT)
     driver.communicate(timeout=30)
     notes = checkout.study.notes / "notes.txt"
