@@ -134,7 +134,7 @@ class JobQueue:
         self._discard_forgotten()
 
     def _discard_forgotten(self) -> None:
-        for path in self.folder.iterdir():
+        for path in self.folder.glob("*"):  # none if the study was moved
             if path.name not in self.ledger.state.jobs:
                 self._discard(path)
 
