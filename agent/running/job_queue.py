@@ -118,10 +118,15 @@ class JobQueue:
             if status.state == "ended" and directory.name in self.ledger.state.jobs:
                 verdict = status.verdict or Verdict(name="killed", evidence="it left no outcome")
                 self._ended[directory.name] = self._outcome(directory.name) or verdict
-        running = {name: self._status.get(name, Status("waiting")) for name in self.running}
-        lines = [status.words or f"{name}: {status.state}" for name, status in running.items()]
+        lines = [self._line(name) for name in self.running]
         self.display.progress([*lines, outlook] if outlook else lines)
         return not self._ended.keys() <= known
+
+    def _line(self, name: str) -> str:
+        """Return how far a job has come, in a line that names it, as the progress that a slot has left does."""
+        status = self._status.get(name, Status("waiting"))
+        named = status.words and (self.folder / name / "progress").exists()
+        return status.words if named else f"{name}: {status.words or status.state}"
 
     def cancel(self) -> None:
         """End the jobs that run. They stay in the ledger until that has recorded what became of them."""

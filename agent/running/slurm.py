@@ -231,9 +231,9 @@ class Slurm:
             return Status("ended")
         if followed.verdict:
             return Status("ended", verdict=followed.verdict)
-        words = f"{job.name}: {followed.words}"
+        words = followed.words
         if followed.state == "running" and (progress := noted(job / "progress")):
-            words = f"{progress}, {followed.words}"
+            words = f"{progress}, {words}"
         if self._silent_since:
             seconds = time.monotonic() - self._silent_since
             words += f"; the scheduler has not answered for {seconds:.0f} s: {self._silence}"

@@ -219,7 +219,12 @@ def test_a_replay_of_the_transcript_repeats_the_study_without_a_network(
     assert replayed.decisions == finished.decisions
     assert exchanges(replayed) == exchanges(finished)
     kinds = [
-        [event.event for event in result.checkout.events if event.event != "artefacts_recorded"]  # their cache is one
+        [
+            event.event
+            for event in result.checkout.events  # their cache is one, so the second has fewer jobs, and sooner a result
+            if event.event not in ("artefacts_recorded", "job_submitted", "notes_written")
+            and not getattr(event, "provisional", False)
+        ]
         for result in (finished, replayed)
     ]
     assert kinds[0] == kinds[1]
@@ -306,12 +311,12 @@ HOSTILE: dict[str, tuple[Answer, str, str]] = {
     "no change": (edit("K = 16", "K = 16  # as before"), "no_effect", "the same code as run 0"),
     "a loop for ever": (edit("K = 16  # as before", "K = 16\nwhile True:\n    pass"), "timed_out", "still running"),
     "a transcript made up": (
-        edit("while True:\n    pass", "opened = open\nopened('transcript.jsonl', 'a').write('{}')"),
+        edit("while True:\n    pass", "opened = open\nopened('../../../transcript.jsonl', 'a').write('{}')"),
         "tampered",
         "the experiment changed the transcript; put back as it was",
     ),
     "the environment printed and results forged": (
-        edit("opened('transcript.jsonl', 'a').write('{}')", "print(opened('/proc/self/environ').read())"),
+        edit("opened('../../../transcript.jsonl', 'a').write('{}')", "print(opened('/proc/self/environ').read())"),
         "ok",
         "above the floor",
     ),

@@ -110,7 +110,7 @@ def test_a_job_that_fails_says_why(make_job: MakeJob):
 def test_a_job_that_was_cancelled_is_told_from_one_that_the_driver_ended(cluster: Cluster, make_job: MakeJob):
     by_hand, by_driver, slurm = make_job("sleep 100"), make_job("sleep 100"), make_slurm(nodelist="n1")
     id = slurm.submit(by_hand)
-    assert wait_for(slurm, by_hand, lambda status: status.state == "running").words.endswith(": running on n1")
+    assert wait_for(slurm, by_hand, lambda status: status.state == "running").words == "running on n1"
     (by_hand / "progress").write_text("run 1: 5%\n")
     wait_for(slurm, by_hand, lambda status: status.words == "run 1: 5%, running on n1")
     cluster.command("scancel", id)
@@ -155,13 +155,12 @@ def test_a_job_that_may_wait_for_ever_says_what_to_do(cluster: Cluster, make_job
     id = slurm.submit(too_long)
     status = wait_for(slurm, too_long, lambda status: "PartitionTimeLimit" in status.words)
     advice = "the partition allows less time: give --slurm a shorter time or another partition"
-    words = f"{too_long.name}: pending: PartitionTimeLimit ({advice}; scancel {id} gives it up)"
-    assert status == Status("waiting", words)
+    assert status == Status("waiting", f"pending: PartitionTimeLimit ({advice}; scancel {id} gives it up)")
     slurm.cancel(too_long)
     assert end(slurm, too_long).verdict
     slurm = make_slurm(hold="")
     id = slurm.submit(held)
-    status = wait_for(slurm, held, lambda status: not status.words.endswith("submitted"))
+    status = wait_for(slurm, held, lambda status: status.words != "submitted")
     assert f"it is held: scontrol release {id} lets it go" in status.words
     cluster.command("scontrol", "release", id)
     assert end(slurm, held) == Status("ended")
@@ -214,7 +213,7 @@ def test_without_sbatch_the_other_executor_is_named(monkeypatch: pytest.MonkeyPa
 def test_a_job_of_a_node_that_dies_is_carried_out_on_another(cluster: Cluster, make_job: MakeJob):
     job, slurm = make_job(WAIT + 'echo $try > "$job/from_$SLURMD_NODENAME"; ' + SUCCEED), make_slurm()
     id = slurm.submit(job)
-    wait_for(slurm, job, lambda status: status.words.endswith(": running on n1"))
+    wait_for(slurm, job, lambda status: status.words == "running on n1")
     cluster.stop("n1")  # and not what it has started
     cluster.command("scontrol", "update", "nodename=n1", "state=down", "reason=tests")
     try:
