@@ -288,7 +288,8 @@ class RunStages:
             collect_run_files(left / directory.name, source)
             remove(directory)
             (left / directory.name).rename(directory)
-        collect_run_files(directory, source)
+        else:
+            collect_run_files(directory, source)
         return directory
 
     def take_in_evaluation(self, run: RunState, ended: Ended) -> None:
