@@ -27,13 +27,8 @@ class Confirmation:
 
     def __init__(self, referee: Referee) -> None:
         self.referee = referee
-        self.study, self.ledger, self.queue, self.display = (
-            referee.study,
-            referee.ledger,
-            referee.queue,
-            referee.display,
-        )
-        self.started, self.allows_seeds = referee.started, True
+        self.study, self.ledger, self.queue = referee.study, referee.ledger, referee.queue
+        self.display, self.started, self.allows_seeds = referee.display, referee.started, True
         self._trained: dict[str, FinalInfo] = {}  # results of fresh seeds, by their jobs, whose baselines are awaited
 
     def start_next(self) -> bool:

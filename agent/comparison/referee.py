@@ -46,7 +46,7 @@ class Referee:
     @property
     def baseline_counts(self) -> bool:
         """True if run 0 is done and counts."""
-        return bool(self.state.runs) and self.state.runs[0].stage == "done" and self._is_ok(self.state.runs[0].verdict)
+        return bool(self.state.runs) and self.state.runs[0].counts
 
     @property
     def is_ready(self) -> bool:
@@ -88,13 +88,12 @@ class Referee:
             self.custody.commit(f"baseline with K {k:g}, seed {seed}: {measured.verdict.name}")
             self._record_baseline(measured)
         else:
-            if ended.evaluation and ended.stopped:
-                self.queue.lose(name, ended.evaluation)
-                reason = f"the evaluator returned no sentinel scores ({ended.evaluation.evidence})"
-                raise StudyPaused(reason)
             if ended.evaluation:
                 reason = f"the evaluator returned no sentinel scores ({ended.evaluation.evidence})"
-                raise StudyOver(f"the evaluation is broken: {reason}")
+                if not ended.stopped:
+                    raise StudyOver(f"the evaluation is broken: {reason}")
+                self.queue.lose(name, ended.evaluation)
+                raise StudyPaused(reason)
             self.custody.artefacts.record()
             self._record_sentinels(read_plain(ended.run_dir / "sentinels.json", MIB))
         self.queue.forget(name)
@@ -182,7 +181,7 @@ class Referee:
 
     def _awaiting_comparison(self) -> Iterator[tuple[Run, FinalInfo]]:
         """Yield the runs that count and have no final comparison, with their results."""
-        if any(run.stage == "done" and run.awaits_comparison for run in self.state.runs):
+        if any(run.awaits_comparison for run in self.state.runs):
             for run in self.runs:
                 if run.info and run.state.awaits_comparison:
                     yield run, run.info
@@ -229,7 +228,3 @@ class Referee:
         result = f"L0 {l0:.2f}, explained variance {ev:.4f}" if event.verdict.ok else event.verdict.name
         result = "; ".join([result, *error_lines(event.errors)])
         self.display.say(f"baseline with K {baseline.k:g}, seed {baseline.seed}: {result} ({event.seconds:.0f} s)")
-
-    @staticmethod
-    def _is_ok(verdict: Verdict | None) -> bool:
-        return verdict is not None and verdict.ok

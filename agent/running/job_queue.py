@@ -11,7 +11,7 @@ from agent.lab.errors import UserError
 from agent.lab.files import BadFile, empty_folder, remove
 from agent.lab.verdicts import Verdict
 from agent.running.executor import Executor, NotSubmitted, Status
-from agent.running.jobs import JOB, OUTCOME, TRAINED, Job, Outcome
+from agent.running.jobs import JOB, OUTCOME, PROGRESS, TRAINED, Job, Outcome
 from agent.study import events
 from agent.study.ledger import Ledger
 from agent.study.outcomes import StudyPaused
@@ -125,7 +125,7 @@ class JobQueue:
     def _line(self, name: str) -> str:
         """Return how far a job has come, in a line that names it, as the progress that a slot has left does."""
         status = self._status.get(name, Status("waiting"))
-        named = status.words and (self.folder / name / "progress").exists()
+        named = status.words and (self.folder / name / PROGRESS).exists()
         return status.words if named else f"{name}: {status.words or status.state}"
 
     def cancel(self) -> None:

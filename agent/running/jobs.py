@@ -1,5 +1,6 @@
 """What a job is told, what it leaves when it is trained and when it is through, and what all jobs of a study share."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -7,12 +8,16 @@ from pydantic import BaseModel, ConfigDict
 
 from agent.ideas import Fixed
 from agent.lab.evaluation.requests import Request
-from agent.lab.files import MIB, read_plain, write_atomically
+from agent.lab.files import MIB, BadFile, read_plain, read_plain_text, write_atomically
 from agent.lab.results import Work
 from agent.lab.verdicts import Verdict
+from agent.lab.visible import one_line
 from agent.study.records import SandboxKind
 
 JOB, TRAINED, OUTCOME = "job.json", "trained.json", "outcome.json"  # in the directory of a job
+PROGRESS = "progress"  # likewise: a line on how far it has come
+SUBMISSION = "submission"  # likewise, on a cluster: the token of its newest submission
+MOST_NOTED = 4096  # bytes of a line that a job leaves
 MOST_BYTES = 16 * MIB  # of one of these files
 
 
@@ -77,3 +82,10 @@ class Outcome(_File):
     def failure(self) -> Verdict | None:
         """The first verdict that says why there are no results."""
         return self.preflight or self.training or self.evaluation
+
+
+def noted(path: Path) -> str:
+    """Return the line that a job left in a file, or "" if there is none."""
+    with suppress(FileNotFoundError, BadFile):
+        return one_line(read_plain_text(path, MOST_NOTED))
+    return ""

@@ -3,21 +3,19 @@
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
-from agent.lab.files import BadFile, empty_folder, read_plain_text, remove_unless_plain
+from agent.lab.files import empty_folder, remove_unless_plain
 from agent.lab.verdicts import Verdict
 from agent.running import process, process_tree
 from agent.running.executor import Status
-from agent.running.jobs import OUTCOME, Setup
+from agent.running.jobs import OUTCOME, PROGRESS, Setup, noted
 from agent.running.watchdogs import memory_limit
 from agent.study.outcomes import StudyPaused
 from agent.study.workspace import STUDY_VARIABLE
 
 SLOT = (*process.START, "agent.running.slot")
 MEMORY_SECONDS = 2.0  # between two looks at the memory of all jobs
-MOST_PROGRESS = 4096  # bytes
 JOB_BYTES = 3 * 2**30  # that a job and its evaluator use, roughly, of a small model
 MOST_SLOTS = 8  # unless more are asked for
 LOST = Verdict(name="killed", evidence="the driver ended before it did")
@@ -109,7 +107,7 @@ class LocalSlots:
             else:
                 job = slot.job
                 verdict = slot.lost()
-                found[job] = Status("ended", verdict=verdict) if verdict else Status("running", _progress(job))
+                found[job] = Status("ended", verdict=verdict) if verdict else Status("running", noted(job / PROGRESS))
         self._fill()
         return found | {job: Status("waiting", "waiting for memory") for job in self._waiting}
 
@@ -170,9 +168,3 @@ def visible_gpus(count: int, environment: Mapping[str, str] = os.environ) -> lis
 
 def _is_through(job: Path) -> bool:
     return (job / OUTCOME).exists()
-
-
-def _progress(job: Path) -> str:
-    with suppress(FileNotFoundError, BadFile):
-        return read_plain_text(job / "progress", MOST_PROGRESS)
-    return ""

@@ -42,8 +42,9 @@ class Place:
     @property
     def description(self) -> str:
         """Say where jobs run."""
-        given = " ".join(f"{name}={value}" if value else name for name, value in (self.slurm or {}).items())
-        return "on this machine" if self.slurm is None else f"on the SLURM cluster{f' ({given})' * bool(given)}"
+        if self.slurm is None:
+            return "on this machine"
+        return f"on the SLURM cluster ({slurm.as_text(self.slurm)})" if self.slurm else "on the SLURM cluster"
 
     def check(self) -> None:
         """Raise UserError if no job could be submitted."""

@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,13 +23,13 @@ from agent.lab import results
 from agent.lab.defaults import SMOKE_TOKENS, SOCKET_VARIABLE
 from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import Score, TrySentinels
-from agent.lab.files import MIB, BadFile, empty_folder, read_plain_text, remove, remove_unless_plain, write_atomically
+from agent.lab.files import MIB, BadFile, empty_folder, remove, remove_unless_plain, write_atomically
 from agent.lab.results import Work
 from agent.lab.verdicts import Verdict, judge_metrics
 from agent.lab.visible import one_line
 from agent.running import process, views
 from agent.running.activation_server import ActivationServer, machine
-from agent.running.jobs import JOB, OUTCOME, TRAINED, Job, Outcome, Setup, Training
+from agent.running.jobs import JOB, OUTCOME, PROGRESS, SUBMISSION, TRAINED, Job, Outcome, Setup, Training, noted
 from agent.running.lab_processes import lab_settings
 from agent.running.run_files import collect_run_files, log_path
 from agent.running.sandbox import Sandbox, settle
@@ -79,11 +79,11 @@ class Slot:
 
     def carry_out(self, directory: Path, number: int) -> None:
         """Carry out the job of a directory, and leave its outcome there."""
-        job, submission = Job.read(directory / JOB), _submission(directory)
-        self._progress = directory / "progress"
+        job, submission = Job.read(directory / JOB), noted(directory / SUBMISSION)
+        self._progress = directory / PROGRESS
         attempt = empty_folder(directory / f"try_{number}")
         outcome = self._outcome(job, attempt)
-        if _submission(directory) == submission:
+        if noted(directory / SUBMISSION) == submission:  # else a node that was given up has outlived it
             outcome.write(directory / OUTCOME)
 
     def _outcome(self, job: Job, attempt: Path) -> Outcome:
@@ -146,8 +146,8 @@ class Slot:
     ) -> Work:
         """Run an experiment into `run_dir` beside its script, which are made, and return what it read and used.
 
-        What the researcher should know is added to `remarks`.
-        `timeout` is in seconds; `smoke` cuts the training to a few steps. Raise RunFailed unless it trained to its end.
+        What the researcher should know is added to `remarks`. `timeout` is in seconds; `smoke` cuts the training to a
+        few steps. Raise RunFailed unless it trained to its end.
         """
         stdout, stderr = log_path(run_dir, "stdout"), log_path(run_dir, "stderr")
         remove(script)  # which a smoke test may have put a link in the place of
@@ -283,13 +283,6 @@ class Slot:
             partial = self._progress.with_name("progress.partial")
             partial.write_text(text)
             partial.replace(self._progress)
-
-
-def _submission(directory: Path) -> str:
-    """Return the token of a job's newest submission to a cluster, which a node that was given up may outlive."""
-    with suppress(FileNotFoundError, BadFile):
-        return read_plain_text(directory / "submission")
-    return ""
 
 
 def settle_here(setup: Setup) -> Sandbox:

@@ -19,8 +19,9 @@ from agent.lab.progress import notify
 from agent.lab.verdicts import Verdict
 from agent.running import slurm_states
 from agent.running.executor import NotSubmitted, Status
+from agent.running.jobs import PROGRESS, SUBMISSION, noted
 from agent.running.slurm_commands import Command, accounted
-from agent.running.slurm_states import LOG, Record, noted, read_attempt
+from agent.running.slurm_states import LOG, Record, read_attempt
 
 LOOK_SECONDS = 5.0  # between two questions to the scheduler, which others ask too
 LOOKS_TO_END = 2  # that see a job ended before one that has left no outcome counts as lost: files may come later
@@ -75,14 +76,18 @@ def parse_options(text: str) -> dict[str, str]:
     return options
 
 
+def as_text(options: Mapping[str, str]) -> str:
+    """Return options as a user gives them."""
+    return " ".join(f"{name}={value}" if value else name for name, value in options.items())
+
+
 def check(options: Mapping[str, str]) -> None:
     """Raise UserError if jobs with these options cannot be submitted, in the scheduler's own words."""
     if not shutil.which("sbatch"):
         raise UserError("sbatch is not on the PATH: start the study where jobs are submitted, or give --executor local")
     answer = Command(["sbatch", "--test-only", *_arguments(options)], script="#!/bin/sh\n").wait()
     if not answer.succeeded:
-        given = " ".join(f"{name}={value}" if value else name for name, value in options.items())
-        raise UserError(f"SLURM refuses jobs with --slurm '{given}': {answer.complaint}")
+        raise UserError(f"SLURM refuses jobs with --slurm '{as_text(options)}': {answer.complaint}")
 
 
 def job_name(job: Path) -> str:
@@ -133,7 +138,7 @@ class Slurm:
 
     def submit(self, job: Path) -> str:
         submission = uuid.uuid4().hex  # a job of an earlier submission finds another one there, and ends
-        write_atomically(job / "submission", submission)
+        write_atomically(job / SUBMISSION, submission)
         write_atomically(job / "job.sh", self._script(job, submission))
         (job / "job.sh").chmod(0o600)
         name, log = job_name(job), str(job / LOG).replace("%", "%%")
@@ -232,7 +237,7 @@ class Slurm:
         if followed.verdict:
             return Status("ended", verdict=followed.verdict)
         words = followed.words
-        if followed.state == "running" and (progress := noted(job / "progress")):
+        if followed.state == "running" and (progress := noted(job / PROGRESS)):
             words = f"{progress}, {words}"
         if self._silent_since:
             seconds = time.monotonic() - self._silent_since

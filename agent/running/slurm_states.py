@@ -2,17 +2,14 @@
 
 import re
 import signal
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.lab.files import BadFile, read_plain_text
 from agent.lab.verdicts import Verdict
-from agent.lab.visible import one_line
+from agent.running.jobs import noted
 from agent.running.process import ProcessResult, exit_verdict, last_lines
 
 LOG = "slurm.log"  # of a job: what its script and its command print
-MOST_NOTED = 4096  # bytes of one of its small files
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
 ENDED = {
     "COMPLETED": "it ended",
@@ -81,13 +78,6 @@ def read_attempt(job: Path) -> Attempt | None:
         near_limit=bool(noted(job / f"limit_{number}")),
         exit_code=_exit_code(int(code)) if code.isdecimal() else None,
     )
-
-
-def noted(path: Path) -> str:
-    """Return the line that a job left in a file, or "" if there is none."""
-    with suppress(FileNotFoundError, BadFile):
-        return one_line(read_plain_text(path, MOST_NOTED))
-    return ""
 
 
 def waiting_words(record: Record, attempt: Attempt | None) -> str:

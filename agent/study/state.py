@@ -96,9 +96,14 @@ class RunState:
     work: Work | None = None  # of the newest attempt's training
 
     @property
+    def counts(self) -> bool:
+        """True if the run is done and its verdict is ok."""
+        return self.stage == "done" and self.verdict is not None and self.verdict.ok
+
+    @property
     def awaits_comparison(self) -> bool:
         """True if the run counts and has no final comparison."""
-        return self.number > 0 and bool(self.verdict and self.verdict.ok) and (not self.comparison or self.provisional)
+        return self.number > 0 and self.counts and (not self.comparison or self.provisional)
 
 
 @dataclass
