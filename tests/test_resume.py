@@ -203,6 +203,7 @@ def test_jobs_of_this_machine_end_with_a_driver_that_is_killed(checkout: Checkou
     driver.kill()
     driver.communicate()
     wait_for(lambda: not [line for line in processes() if str(checkout.root) in line or "sleep 62.5" in line])
+    assert checkout.state.runs[1].stage == "training", "nobody was there to record how it ended"
 
 
 def test_a_kill_while_an_interruption_is_recorded(checkout: Checkout, tmp_path: Path):
