@@ -13,6 +13,8 @@ from hypothesis import settings
 import agent.lab  # noqa: F401  # before anything imports transformers, as its settings have to be
 
 if TYPE_CHECKING:
+    from slurm_cluster import Cluster
+
     from agent.lab.activations import Manifest
     from agent.lab.evaluation.evaluator import Evaluator
 
@@ -56,6 +58,15 @@ def small_model(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Pa
     from small_lab import make_model
 
     return make_model(tmp_path_factory.mktemp("robert bert") / "my llama t5")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Cluster]":
+    """A SLURM cluster on this machine."""
+    from slurm_cluster import slurm_cluster
+
+    with slurm_cluster(tmp_path_factory.mktemp("slurm")) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,11 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from slurm_cluster import Cluster, accounting, slurm_cluster
+from slurm_cluster import Cluster, accounting
 
 from agent.lab.errors import UserError
 from agent.running.executor import Executor, NotSubmitted, Status
@@ -20,12 +20,6 @@ SUCCEED = 'env > "$job/env"; echo done > "$job/partial"; mv "$job/partial" "$job
 
 pytestmark = pytest.mark.timeout(200)
 MakeJob = Callable[[str], Path]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with slurm_cluster(tmp_path_factory.mktemp("slurm")) as cluster:
-        yield cluster
 
 
 @pytest.fixture
