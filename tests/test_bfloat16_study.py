@@ -68,11 +68,11 @@ def test_every_evaluation_scores_every_run(study: tuple[Study, State]):
 
 
 def test_the_sentinels_and_the_comparison_hold(study: tuple[Study, State]):
-    study_, state = study
+    _, state = study
     assert state.sentinels
     assert "probing_auc_5" in {expectation.metric for expectation in state.sentinels}
     assert (state.broken, state.sentinel_errors) == ([], {})
-    comparison = results.read(study_.run_dir(1)).comparison
+    comparison = state.runs[1].comparison
     assert comparison
     assert "ce_loss_score" in comparison.metrics
 

@@ -2,10 +2,12 @@
 
 import json
 import shlex
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from agent.running.slurm_states import LOG
 
 CLUSTER_JOBS = 8  # in the queue at once, unless more are asked for
 POLL_SECONDS = 0.5
+REMOVAL_SECONDS = 10.0
 MOST_LINES = 30  # of what the job that prepares a study printed
 
 
@@ -31,6 +34,18 @@ class Unprepared(Exception):
     def __init__(self, exit_code: int) -> None:
         super().__init__(f"exit code {exit_code}")
         self.exit_code = exit_code
+
+
+@contextmanager
+def _temporary_folder(place: Path | None) -> Iterator[Path]:
+    """Give a folder in `place`, or where the system has its temporary files, and remove it."""
+    folder = Path(tempfile.mkdtemp(prefix=".prepare-", dir=place))
+    try:
+        yield folder
+    finally:
+        end = time.monotonic() + REMOVAL_SECONDS
+        while folder.exists() and time.monotonic() < end:  # a job's script notes its exit after the job's outcome
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -59,8 +74,8 @@ class Place:
         runs = root / "runs"  # all nodes see it
         runs.mkdir(exist_ok=True)
         place = None if self.slurm is None else runs
-        with tempfile.TemporaryDirectory(prefix=".prepare-", dir=place, ignore_cleanup_errors=True) as folder:
-            out = Path(folder) / OUTCOME
+        with _temporary_folder(place) as folder:
+            out = folder / OUTCOME
             if self.slurm is None:
                 code = lab_processes.prepare(root, fixed, required, device, out)
             else:

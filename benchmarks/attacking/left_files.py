@@ -68,12 +68,12 @@ def overwritten(trial: Trial) -> str:
     return f"the driver overwrote {', '.join(names)}" if names else ""
 
 
-@attack("38", "study/experiment.py, beside.py made links", overwritten, behaviour="better", then=("fine",))
+@attack("38", "experiment.py of the study and of the job made links", overwritten, behaviour="better", then=("fine",))
 def linked_scripts(at: Any) -> None:
-    for name, target in (("experiment.py", ".profile"), ("beside.py", ".zshrc")):
+    for folder, target in ((at.study, ".profile"), (at.out_dir.parent, ".zshrc")):
         with contextlib.suppress(FileNotFoundError):
-            (at.study / name).unlink()
-        (at.study / name).symlink_to(at.home / target)
+            (folder / "experiment.py").unlink()
+        (folder / "experiment.py").symlink_to(at.home / target)
 
 
 @attack("39", "smoke/ and directories of baselines planted as links", driver_failed, then=("denser",))

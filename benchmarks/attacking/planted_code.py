@@ -23,9 +23,7 @@ def ran(name: str) -> Effect:
     """Return an effect: code planted under this name ran in a process that is no experiment's."""
 
     def effect(trial: Trial) -> str:
-        text = "\n".join(
-            line for line in trial.dropped(name).splitlines() if "experiment.py" not in line and "beside.py" not in line
-        )
+        text = "\n".join(line for line in trial.dropped(name).splitlines() if "experiment.py" not in line)
         keys = [variable for variable, key in CANARIES.items() if key in text]
         return f"planted code ran{f' with {keys}' if keys else ''}" if text else ""
 
