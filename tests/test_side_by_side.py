@@ -99,6 +99,7 @@ def test_notes_say_that_a_comparison_is_provisional(checkout: Checkout):
     assert "rovisional" not in checkout.notes
 
 
+@pytest.mark.slow
 def test_at_most_so_many_jobs_run_at_once_and_ctrl_c_ends_them(checkout: Checkout, tmp_path: Path):
     checkout.plan("held.1", "held.2", "held.3")
     hold = tmp_path / "hold"

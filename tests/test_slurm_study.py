@@ -50,6 +50,7 @@ def test_a_study_on_a_cluster_comes_to_the_same_end(checkout: Checkout):
     assert "sk-1" not in seen
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_jobs_go_on_without_their_driver_and_resume_takes_them_in(checkout: Checkout, tmp_path: Path):
     checkout.plan("held", "fine")

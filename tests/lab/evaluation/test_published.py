@@ -73,6 +73,7 @@ def test_core_is_scored_on_the_windows_that_sae_bench_takes(small_model: Path, t
     assert not {tuple(row) for row in ids.tolist()} & {tuple(row) for row in test.tolist()}
 
 
+@pytest.mark.slow
 def test_the_figures_are_of_all_those_windows_and_of_every_ordinary_token(
     small_model: Path, harvest: tuple[Path, Manifest], tmp_path: Path, hub: LoopbackHub
 ):
