@@ -40,7 +40,7 @@ LIMITS = '{ ulimit -c 0; [ "$1" = 0 ] || ulimit -f "$1"; } 2>/dev/null; shift; e
 
 ALLOWED_VARIABLES = re.compile(
     "PATH|HOME|USER|SHELL|TERM|COLUMNS|LANG|LANGUAGE|TZ|TMPDIR|VIRTUAL_ENV|CONDA_PREFIX|PYTHONPATH|(DY)?LD_LIBRARY_PATH|"
-    r"(LC|XDG|CUDA|NVIDIA|HIP|OMP|MKL|OPENBLAS|TORCH|PYTORCH|TRANSFORMERS|HF|SAE_AGENT)_\w+"
+    r"(LC|XDG|CUDA|NVIDIA|HIP|OMP|MKL|OPENBLAS|MALLOC|THP|TORCH|PYTORCH|TRANSFORMERS|HF|SAE_AGENT)_\w+"
 )
 # Only processes that run our own code get any of these: what reaches a server, the hub's key, the judge's key.
 NETWORK_VARIABLES = r"(HTTPS?|NO)_PROXY|(https?|no)_proxy|SSL_CERT_FILE|(REQUESTS_CA|CURL_CA)_BUNDLE"
