@@ -21,6 +21,7 @@ from pathlib import Path
 from standins import last_line, make_checkout, slurm_cluster, start
 
 RUNS, SLOTS = 12, 4
+OF_A_SLOT = "cpus-per-task=2"  # of the cluster's eight cores
 QUEUED = 8  # jobs submitted at once, as by default: the scheduler has the next one when a slot is free
 MOST = 1.25  # times a quarter of the serial time
 
@@ -48,7 +49,8 @@ def main() -> None:
     checkout.plan(*(f"sleeping.{number}" for number in range(1, RUNS + 1)))
     times: dict[str, list[float]] = {}
     with slurm_cluster(base):
-        run = ["run", "--idea", "stand_in", "--max-runs", str(RUNS), "--executor", "slurm", "--jobs", str(QUEUED)]
+        place = ["--executor", "slurm", "--slurm", OF_A_SLOT, "--jobs", str(QUEUED)]
+        run = ["run", "--idea", "stand_in", "--max-runs", str(RUNS), *place]
         driver = start(checkout, *run, SAE_AGENT_STANDIN_SLEEP=str(seconds))
         while driver.poll() is None:
             for jobs in (checkout.root / "runs").glob("*/jobs"):

@@ -1,6 +1,6 @@
 """Check a drawn figure for texts that overlap or are cut off."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -8,6 +8,8 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.text import Text
 
 from agent.report import plots
+
+GAP = 4  # pixels, at least, between two labels of an axis
 
 
 def texts(drawing: MatplotlibFigure) -> list[tuple[str, Any]]:
@@ -33,9 +35,19 @@ def overlapping(figure: plots.Figure) -> list[str]:
     cut = [f"{text!r} is cut" for text, box in boxes if min(box.x0, box.y0) < 0 or box.x1 > page.x1 or box.y1 > page.y1]
     panels = [axes.get_window_extent() for axes in figure.drawing.axes]
     inside = [f"{text!r} lies in a panel" for text, box in boxes for panel in panels if overlap(box, panel)]
-    return cut + inside + [f"{a!r} on {b!r}" for (a, one), (b, other) in combinations(boxes, 2) if overlap(one, other)]
+    crowded = [words for axes in figure.drawing.axes for words in crowded_labels(axes.xaxis)]
+    on_another = [f"{a!r} on {b!r}" for (a, one), (b, other) in combinations(boxes, 2) if overlap(one, other)]
+    return cut + inside + crowded + on_another
 
 
 def overlap(one: Any, other: Any) -> bool:
     """Return whether two boxes overlap by more than one pixel in both directions."""
     return min(one.x1, other.x1) - max(one.x0, other.x0) > 1 and min(one.y1, other.y1) - max(one.y0, other.y0) > 1
+
+
+def crowded_labels(axis: Any) -> list[str]:
+    """Return which neighbouring labels of an x-axis read as one, for want of a gap."""
+    outside = ticks_outside(axis)
+    labels = [tick.label1 for tick in axis.get_major_ticks() if tick not in outside and tick.label1.get_text().strip()]
+    boxes = sorted((label.get_window_extent().x0, label.get_window_extent().x1, label.get_text()) for label in labels)
+    return [f"{a!r} touches {b!r}" for (_, end, a), (begin, _, b) in pairwise(boxes) if begin - end < GAP]

@@ -265,6 +265,7 @@ def _comparison(
     main = figure_style.add_panel(figure, titles, above, figure_style.WIDTH - titles - outcomes, high)
     _differences(main, first, shown, "difference from the baseline at the run's own L0")
     figure_style.name_rows(main, [figure_style.label(run, titles - 0.15) for run, _ in shown])
+    main.locator_params(axis="x", nbins=4)
     main.set_title(METRICS[first].title + (" (primary metric)" if first == primary else ""), loc="left", weight="bold")
     if first == primary:
         main.set_xlabel(main.get_xlabel() + "   (dotted: the smallest effect worth having)")
