@@ -1,6 +1,6 @@
 """Measure how well a study fills four slots of a SLURM cluster with jobs that do not wait for each other.
 
-    python benchmarks/slurm_study.py [--seconds 10]
+    python benchmarks/slurm_study.py [--seconds 20]
 
 A real SLURM cluster is started on this machine. The study's jobs are stand-ins that sleep in the place of training:
 twelve runs and the baselines beside them are the jobs that are counted, up to eight of them in the queue at once.
@@ -40,7 +40,7 @@ def watch(jobs: Path, times: dict[str, list[float]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10.0, help="that a run sleeps")
+    parser.add_argument("--seconds", type=float, default=20.0, help="that a run sleeps")
     seconds = parser.parse_args().seconds
     scratch, base = Path(tempfile.mkdtemp(prefix="slurm-study-")), Path(tempfile.mkdtemp(prefix="slurm-"))
     checkout = make_checkout(scratch)

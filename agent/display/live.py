@@ -15,7 +15,7 @@ from agent.display.console import study_table
 from agent.lab.visible import visible
 from agent.study.runs import Run
 
-PLAIN_SECONDS = 10.0  # at least, before a line of progress in a log
+PLAIN_SECONDS = 30.0  # at least, before lines of progress in a log, one for each job
 
 
 class Display(AbstractContextManager["Display"], Protocol):

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,12 +59,44 @@ def opened(directory: Path, environment: Mapping[str, str], whole: bool = True) 
     """Open the repository in `directory`, or make it; git runs with `environment` and without our keys.
 
     Everything in it but commits and references is written anew. One that git cannot use is kept aside, and a new one
-    is begun; unless the `whole` story is to be read, only what the newest commit needs is looked at.
+    is begun; unless the `whole` story is to be read, only what the newest commit needs is looked at, and nothing where
+    no file has changed since this process had the repository open.
     """
     from git import Git, Repo  # here because the import fails where git is not installed
 
     shell = Git(directory)
     _set_up(shell, directory, environment)
+    left = _left.pop(directory, None)
+    if whole or left is None or left != _contents(directory / ".git"):
+        _make_usable(shell, directory, whole)
+    with Repo(directory) as repo:
+        _set_up(repo.git, directory, environment)
+        yield repo
+    _left[directory] = _contents(directory / ".git")
+
+
+_left: dict[Path, frozenset[tuple[str, int, int, int]]] = {}  # what lay in .git when a study's was last closed
+
+
+def _contents(folder: Path) -> frozenset[tuple[str, int, int, int]]:
+    """Return path, inode, size and time of change (ns) of a folder and of all in it, which only root can forge."""
+    found, folders = set(), [str(folder)]
+    with suppress(OSError):  # what cannot be listed whole is not as it was left
+        found.add(("", *_identity(folder.lstat())))
+        while folders:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    found.add((entry.path, *_identity(entry.stat(follow_symlinks=False))))
+                    folders += [entry.path] if entry.is_dir(follow_symlinks=False) else []
+    return frozenset(found)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_ctime_ns
+
+
+def _make_usable(shell: "Git", directory: Path, whole: bool) -> None:
+    """Leave commits and references that git can use in .git, and nothing of a run's; or begin anew."""
     if not _is_directory(directory / ".git"):
         remove(directory / ".git")
         _begin(shell, directory)
@@ -75,9 +107,6 @@ def opened(directory: Path, environment: Mapping[str, str], whole: bool = True) 
         (directory / ".git").rename(kept)
         _begin(shell, directory)
         notify(f"the git repository of {directory} was damaged: it is kept as {kept.name}, and a new one is begun")
-    with Repo(directory) as repo:
-        _set_up(repo.git, directory, environment)
-        yield repo
 
 
 def _set_up(shell: "Git", directory: Path, environment: Mapping[str, str]) -> None:

@@ -90,14 +90,18 @@ def window_losses(model: "HookedTransformer", hook_name: str, ids: Tensor, enter
 
 @torch.no_grad()
 def ablate(
-    model: "HookedTransformer", hook_name: str, windows: Windows, sae: BenchSAE, sets: Sequence[Sequence[int]]
-) -> Effects:
+    model: "HookedTransformer",
+    hook_name: str,
+    windows: Windows,
+    sae: BenchSAE,
+    groups: Sequence[Sequence[Sequence[int]]],
+) -> list[Effects]:
     """Ablate sets of latents one after the other: set them to zero wherever they fire, keeping the SAE's error.
 
+    Return the effects of each group of sets, which are compared with each other.
     Zero ablation as in Marks et al. 2024, "Sparse Feature Circuits" (arXiv 2403.19647).
     """
-    loss_added, kl = torch.zeros(2, len(sets), dtype=torch.float64)
-    products = torch.zeros(len(sets), len(sets), dtype=torch.float64)
+    sums = [_Sums(len(sets)) for sets in groups]
     at_once = windows_at_once(windows.ids.shape[1], model.cfg.d_vocab)
     for rows in torch.arange(len(windows.ids)).split(at_once):
         ids, entering, hooked = windows.ids[rows], windows.entering[rows], windows.hooked[rows]
@@ -105,18 +109,36 @@ def ablate(
         latents = sae.encode(hooked.float())
         before = logits(model, hook_name, entering, hooked)[:, :-1].log_softmax(-1)[predicting]
         next_ids = ids[:, 1:].to(before.device)[predicting][:, None]
-        changes = []
-        for chosen in map(list, sets):
-            ablated = (hooked.float() - latents[..., chosen] @ sae.W_dec[chosen]).to(hooked.dtype)
-            changes.append(logits(model, hook_name, entering, ablated)[:, :-1].log_softmax(-1)[predicting] - before)
+        probabilities = before.exp()
+        for sets, own in zip(groups, sums, strict=True):
+            changes = []
+            for chosen in map(list, sets):
+                ablated = (hooked.float() - latents[..., chosen] @ sae.W_dec[chosen]).to(hooked.dtype)
+                changes.append(logits(model, hook_name, entering, ablated)[:, :-1].log_softmax(-1)[predicting] - before)
+            own.add(changes, probabilities, next_ids)
+    return [own.effects(windows.count.item()) for own in sums]
+
+
+class _Sums:
+    """Sums over tokens of the changes that a group of ablations makes to the log-probabilities."""
+
+    def __init__(self, sets: int) -> None:
+        self.loss_added, self.kl = torch.zeros(2, sets, dtype=torch.float64)
+        self.products = torch.zeros(sets, sets, dtype=torch.float64)
+
+    def add(self, changes: list[Tensor], before: Tensor, next_ids: Tensor) -> None:
+        """Add tokens: changes `[tokens, d_vocab]`, probabilities `[tokens, d_vocab]` before, next ids `[tokens, 1]`."""
         for i, change in enumerate(changes):
-            loss_added[i] -= change.gather(1, next_ids).sum().double().item()
-            kl[i] -= (before.exp() * change).sum().double().item()
+            self.loss_added[i] -= change.gather(1, next_ids).sum().double().item()
+            self.kl[i] -= (before * change).sum().double().item()
             for j in range(i + 1):
-                products[i, j] = products[j, i] = products[i, j] + (change * changes[j]).sum().double().item()
-    count, norms = windows.count.item(), products.diagonal().sqrt()
-    cosine = torch.nan_to_num(products / torch.outer(norms, norms), nan=0.0, posinf=0.0, neginf=0.0)
-    return Effects((loss_added / count).tolist(), (kl / count).tolist(), cosine)
+                product = self.products[i, j] + (change * changes[j]).sum().double().item()
+                self.products[i, j] = self.products[j, i] = product
+
+    def effects(self, tokens: float) -> Effects:
+        norms = self.products.diagonal().sqrt()
+        cosine = torch.nan_to_num(self.products / torch.outer(norms, norms), nan=0.0, posinf=0.0, neginf=0.0)
+        return Effects((self.loss_added / tokens).tolist(), (self.kl / tokens).tolist(), cosine)
 
 
 def loss_gradient(model: "HookedTransformer", hook_name: str, windows: Windows) -> tuple[Tensor, Tensor]:

@@ -73,9 +73,10 @@ class Examination:
             result = forgetting.sweep(self.evaluator, sae)
         return result.score if result else None
 
-    def ablate(self, *sets: Sequence[int]) -> ablation.Effects:
-        """Return the effects on the model's loss and predictions of setting sets of latents to zero, set by set."""
-        return ablation.ablate(self.evaluator.model, self.evaluator.hook_name, self._windows, self.sae, sets)
+    def ablate(self, *groups: Sequence[Sequence[int]]) -> list[ablation.Effects]:
+        """Return the effects on the model's loss and predictions of setting sets of latents to zero, set by set, for
+        each group of sets."""
+        return ablation.ablate(self.evaluator.model, self.evaluator.hook_name, self._windows, self.sae, groups)
 
     def loss_gradient(self) -> tuple[Tensor, Tensor]:
         """Return activations `[tokens, d_in]` of held-out text and the loss gradient by ablation.loss_gradient."""

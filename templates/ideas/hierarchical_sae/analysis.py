@@ -310,13 +310,11 @@ def causal_tracing(exam: Examination, traced: list[tuple[Pair, int]]) -> dict[st
     sae = exam.sae
     gated = Gated(sae.cfg, sae.W_enc[:, latents], sae.b_enc[latents], sae.W_dec[latents], sae.b_dec)
     through: Any = replace(exam, sae=gated)  # type: ignore[arg-type]
-    losses, cosines = [], []
-    for i in range(0, len(sets), 3):
-        effects = through.ablate(*sets[i : i + 3])
-        losses.append(effects.loss_added)
-        cosines.append((effects.cosine[0, 1] - effects.cosine[0, 2]).item())
-    if not losses:
+    if not sets:
         return {}
+    effects = through.ablate(*(sets[i : i + 3] for i in range(0, len(sets), 3)))
+    losses = [of_pattern.loss_added for of_pattern in effects]
+    cosines = [(of_pattern.cosine[0, 1] - of_pattern.cosine[0, 2]).item() for of_pattern in effects]
     whole, parts, control = (1000 * sum(column) / len(losses) for column in zip(*losses, strict=True))
     return {
         "causal_cosine": sum(cosines) / len(cosines),

@@ -44,7 +44,7 @@ def test_ablation_equals_the_whole_model_run_without_the_latents(
     before = model(windows.ids).log_softmax(-1)[:, :-1][mask]
     changed = model.run_with_hooks(windows.ids, fwd_hooks=[(HOOK, without)]).log_softmax(-1)[:, :-1][mask]
     next_ids = windows.ids[:, 1:][mask][:, None]
-    effects = ablation.ablate(evaluator.model, HOOK, windows, sae, [latents])
+    effects = ablation.ablate(evaluator.model, HOOK, windows, sae, [[latents]])[0]
     assert effects.loss_added[0] == pytest.approx((before - changed).gather(1, next_ids).mean().item(), rel=1e-3)
     assert effects.kl[0] == pytest.approx((before.exp() * (before - changed)).sum(1).mean().item(), rel=1e-3)
     assert effects.kl[0] > 1e-4
@@ -53,7 +53,7 @@ def test_ablation_equals_the_whole_model_run_without_the_latents(
 def test_ablations_are_compared_by_their_changes_of_the_predictions(
     evaluator: Evaluator, sae: BenchSAE, windows: ablation.Windows
 ):
-    effects = ablation.ablate(evaluator.model, HOOK, windows, sae, [[3, 5], [5, 3], [], [8]])
+    effects = ablation.ablate(evaluator.model, HOOK, windows, sae, [[[3, 5], [5, 3], [], [8]]])[0]
     assert effects.cosine[0, 1].item() == pytest.approx(1)
     assert effects.loss_added[0] == pytest.approx(effects.loss_added[1], abs=1e-6)
     assert effects.loss_added[2] == effects.kl[2] == effects.cosine[0, 2] == effects.cosine[2, 2] == 0
@@ -70,7 +70,7 @@ def test_the_gradient_predicts_the_effect_of_a_small_ablation(
     chosen = predicted.abs().topk(8).indices.tolist()
     share = 1e-2
     small = replace_decoder(sae, share * sae.W_dec)
-    measured = [ablation.ablate(evaluator.model, HOOK, windows, small, [[i]]).loss_added[0] for i in chosen]
+    measured = [ablation.ablate(evaluator.model, HOOK, windows, small, [[[i]]])[0].loss_added[0] for i in chosen]
     expected = share * predicted[chosen] / windows.count
     torch.testing.assert_close(torch.tensor(measured), expected, rtol=0.05, atol=2e-6)
 
