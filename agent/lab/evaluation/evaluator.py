@@ -256,11 +256,12 @@ def _held_out(ids: Tensor, hidden: list[Tensor], scored: Tensor) -> HeldOut:
 def keep_what_was_read(folder: Path, model_name: str, text: str, manifest: Manifest) -> None:
     """Put what a harvest knows of the text into the evaluation's folder, so that it need not be read again."""
     folder.mkdir(parents=True, exist_ok=True)
-    if text:
-        corpus.keep_held_out(text, model_name, folder)
     path = folder / f"{NORMS}.json"
-    if manifest.median_norm is not None and not path.exists():
-        files.write_atomically(path, json.dumps({"median": manifest.median_norm}))
+    with waiting_lock(path.with_suffix(".json.lock"), "another process keeps what it has read of the same text"):
+        if text:
+            corpus.keep_held_out(text, model_name, folder)
+        if manifest.median_norm is not None and not path.exists():
+            files.write_atomically(path, json.dumps({"median": manifest.median_norm}))
 
 
 def artefact_folder(model_name: str, identity: str, hook_name: str, text: str = "") -> Path:

@@ -267,7 +267,8 @@ def _write(path: Path, runs: Sequence[Run], panels: Sequence[Panel], text: str) 
         axes.margins(x=0.12)
         axes.set_title(panel.title, loc="left")
         axes.set_xlabel(panel.axis)
-        axes.locator_params(axis="x", nbins=3)
+        axes.locator_params(axis="x", nbins=2)
+        axes.tick_params(axis="x", labelsize=7)
         rows_text = [
             f"run {run.number} {_format(value, panel.digits)}{_grey(tick, panel.digits)}"
             for run, value, tick in zip(runs, panel.values, ticks, strict=True)
