@@ -9,9 +9,8 @@
   the noise by further baselines, and trains winners again with fresh seeds.
 - Ours, cached: the same command again.
 
-The naive way is given two advantages. numpy has one BLAS thread there (torch as many as by default), since
-regressions as small as the probes on the model's own activations slow down with two. And a line of the table has
-what a careful loop would take, one that runs the model over the text and the prompts only once.
+A line of the table has what a careful loop would take, one that runs the model over the text and the prompts only once.
+numpy has one BLAS thread in the naive way, torch as many as by default.
 
 Nothing else should run at the same time. It takes about three quarters of an hour on 2 cores, and ends with 1 if an aim
 is missed. `--tokens 200000 --runs 1` is a trial of the benchmark itself: six runs are then reckoned from one.
