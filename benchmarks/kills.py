@@ -190,7 +190,9 @@ def victims(checkout: Checkout, driver: "subprocess.Popen[bytes]", inside: bool)
     found = []
     for process in processes_of(checkout):
         with suppress(psutil.Error, OSError):
-            command = " ".join(process.cmdline())
+            command, parent = " ".join(process.cmdline()), process.parent()
+            if parent and parent.cmdline() == process.cmdline():
+                continue  # it is about to become another program, of the other sort
             is_job = any(part in command for part in CARRIES_OUT)
             what = "a job" if is_job else next((name for part, name in INSIDE.items() if part in command), "")
             if what and is_job is not inside and process.pid != driver.pid:
@@ -199,12 +201,16 @@ def victims(checkout: Checkout, driver: "subprocess.Popen[bytes]", inside: bool)
 
 
 def at_last_attempt(checkout: Checkout) -> bool:
-    """Return whether a kill now may make a run fail, or a fresh seed."""
+    """Return whether a kill now may make a run fail, or a fresh seed: a step that crashes needs another attempt after
+    it."""
     if checkout.study is None:
         return False
     state = checkout.study[1]
     attempts = {"reserved": ATTEMPTS - 1, "training": ATTEMPTS}
-    last = any(run.attempt >= attempts.get(run.stage, run.attempt + 1) for run in state.runs)
+    last = any(
+        run.attempt >= attempts.get(run.stage, run.attempt + 2) - ("crashing" in run.proposal.title)
+        for run in state.runs
+    )
     return last or any(state.losses.get(job, 0) >= 2 for job in state.jobs)
 
 
