@@ -131,10 +131,12 @@ def disturbed(kind: Kind, number: int, most: int, seed: int) -> Killed:
         while driver.poll() is None and len(checkout.events) == before:
             time.sleep(0.1)
         disturb(kind, checkout, driver, result, most, chance)
-        driver.wait()
-        if driver.returncode != -signal.SIGKILL and "agent resume continues" not in last_line(checkout):
+        code = driver.wait()
+        if code == -signal.SIGKILL and checkout.study and checkout.study[1].finished:
+            code = 0  # there is nothing left to resume
+        if code != -signal.SIGKILL and "agent resume continues" not in last_line(checkout):
             break
-    result.wrong += faults(kind, checkout, driver.returncode)
+    result.wrong += faults(kind, checkout, code)
     result.cut_short = sum(event.event == "attempt_cut_short" for event in checkout.events)
     result.lost = sum(event.event == "job_lost" for event in checkout.events)
     result.seconds = time.monotonic() - start
