@@ -1,4 +1,4 @@
-"""What every comparison of a study needs: sentinels that prove the evaluation, and baselines at the right L0."""
+"""Measure the ground of every comparison: sentinels that prove the evaluation, and baselines at the right L0."""
 
 from collections.abc import Iterator, Mapping
 
@@ -145,7 +145,7 @@ class Referee:
 
     @property
     def baseline_work(self) -> Work | None:
-        """What the training of run 0 read and used."""
+        """Rows and CPU seconds of the training of run 0."""
         return self.state.runs[0].work
 
     def observed_direction(self, step: str, metric: str) -> Direction | None:

@@ -1,4 +1,4 @@
-"""What the driver shows while it works: a live table on a terminal, plain lines elsewhere."""
+"""Show the work of the driver: a live table on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ PLAIN_SECONDS = 30.0  # at least, before lines of progress in a log, one for eac
 
 
 class Display(AbstractContextManager["Display"], Protocol):
-    """What shows the work of a study to the researcher."""
+    """A display of the work of a study, for the researcher."""
 
     def say(self, text: str) -> None:
         """Show a line that stays."""

@@ -1,4 +1,4 @@
-"""What a job is told, what it leaves when it is trained and when it is through, and what all jobs of a study share."""
+"""The files of a job: its order, its outcome, and the setup that all jobs of a study share."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -35,7 +35,7 @@ class _File(BaseModel):
 
 
 class Setup(_File):
-    """What all jobs of a study have in common."""
+    """The settings that all jobs of a study have in common."""
 
     study: Path
     fixed: Fixed
@@ -65,7 +65,7 @@ class Job(_File):
 
 
 class Outcome(_File):
-    """How a job ended. Its figures are in the file that its request names."""
+    """The end of a job. Its figures are in the file that its request names."""
 
     run_dir: Path  # where the run's files are
     preflight: Verdict | None = None  # why the first steps failed

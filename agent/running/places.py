@@ -1,4 +1,4 @@
-"""Where a study's jobs run: on this machine or on a SLURM cluster, and how many of them at once."""
+"""The place of a study's jobs: this machine or a SLURM cluster, and how many of them at once."""
 
 import json
 import shlex
@@ -44,7 +44,9 @@ def _temporary_folder(place: Path | None) -> Iterator[Path]:
         yield folder
     finally:
         end = time.monotonic() + REMOVAL_SECONDS
+        shutil.rmtree(folder, ignore_errors=True)
         while folder.exists() and time.monotonic() < end:  # a job's script notes its exit after the job's outcome
+            time.sleep(POLL_SECONDS)
             shutil.rmtree(folder, ignore_errors=True)
 
 

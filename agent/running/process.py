@@ -58,7 +58,7 @@ OUT_OF_MEMORY_MESSAGES = (
 
 @dataclass(frozen=True)
 class ProcessResult:
-    """How a child process ended."""
+    """The end of a child process."""
 
     exit_code: int  # negative: the signal that killed it
     seconds: float

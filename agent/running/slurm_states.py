@@ -1,4 +1,4 @@
-"""What SLURM and a job's own files say of the job, in words and as a verdict."""
+"""Put into words, and into a verdict, what SLURM and a job's own files say of the job."""
 
 import re
 import signal

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from agent.lab.files import remove
 from agent.lab.progress import notify
+from agent.study import digests
 
 if TYPE_CHECKING:
     from git import Git, Repo
@@ -75,24 +76,20 @@ def opened(directory: Path, environment: Mapping[str, str], whole: bool = True) 
     _left[directory] = _contents(directory / ".git")
 
 
-_left: dict[Path, frozenset[tuple[str, int, int, int]]] = {}  # what lay in .git when a study's was last closed
+_left: dict[Path, frozenset[tuple[str, digests.Status]]] = {}  # what lay in .git when a study's was last closed
 
 
-def _contents(folder: Path) -> frozenset[tuple[str, int, int, int]]:
-    """Return path, inode, size and time of change (ns) of a folder and of all in it, which only root can forge."""
+def _contents(folder: Path) -> frozenset[tuple[str, digests.Status]]:
+    """Return path and status of a folder and of all in it: its times of change can be forged by root alone."""
     found, folders = set(), [str(folder)]
     with suppress(OSError):  # what cannot be listed whole is not as it was left
-        found.add(("", *_identity(folder.lstat())))
+        found.add(("", digests.content_status(folder.lstat())))
         while folders:
             with os.scandir(folders.pop()) as entries:
                 for entry in entries:
-                    found.add((entry.path, *_identity(entry.stat(follow_symlinks=False))))
+                    found.add((entry.path, digests.content_status(entry.stat(follow_symlinks=False))))
                     folders += [entry.path] if entry.is_dir(follow_symlinks=False) else []
     return frozenset(found)
-
-
-def _identity(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_ino, status.st_size, status.st_ctime_ns
 
 
 def _make_usable(shell: "Git", directory: Path, whole: bool) -> None:
