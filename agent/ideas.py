@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from agent import TEMPLATES
+from agent.hypothesis import ANY, Condition, Rules
 from agent.lab import defaults
 from agent.lab.errors import UserError, did_you_mean
 from agent.lab.evaluation import catalogue, idea_files
@@ -117,6 +118,7 @@ class Idea(Strict):
     fixed: Fixed = Fixed()
     defaults: dict[str, Any] = {}  # the template's parameters and their values where a step gives none
     plan: Annotated[list[Step], Field(min_length=1)]
+    answer: Rules | None = None  # when the hypothesis is supported or refuted
 
     @property
     def name(self) -> str:
@@ -164,11 +166,21 @@ class Idea(Strict):
                 _check(step.when.metric, decisive, "plan", number, "when", "metric", known_as="a metric that decides")
                 earlier = names[:number]
                 _check(step.when.step, earlier, "plan", number, "when", "step", known_as="an earlier step's name")
+        for name in Rules.model_fields if self.answer else ():
+            for number, condition in enumerate(getattr(self.answer, name)):
+                _check(condition.step, [*names, ANY], "answer", name, number, "step", known_as="a step's name")
         return self
 
 
 # By their path in an idea.
-MODELS: dict[str, type[Strict]] = {"": Idea, "fixed": Fixed, "plan": Step, "plan.when": When}
+MODELS: dict[str, type[BaseModel]] = {
+    "": Idea,
+    "fixed": Fixed,
+    "plan": Step,
+    "plan.when": When,
+    "answer": Rules,
+    **{f"answer.{name}": Condition for name in Rules.model_fields},
+}
 
 
 def _check(name: str, known: Iterable[str], *place: str | int, known_as: str = "a metric's name") -> None:

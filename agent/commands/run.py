@@ -71,6 +71,7 @@ class StudyRequest:
             title=self.idea.title,
             description=self.idea.description.strip(),
             hypothesis=self.idea.hypothesis.strip(),
+            answer=self.idea.answer,
             primary_metric=primary_metric,
             smallest_effect=smallest_effect,
             most_variance_lost=self.idea.most_variance_lost,

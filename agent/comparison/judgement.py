@@ -14,6 +14,7 @@ from agent.comparison.significance import (
     smallest_detectable,
     standard_deviation,
 )
+from agent.hypothesis import Outcome
 from agent.ideas import MOST_VARIANCE_LOST, Direction
 from agent.lab.metrics import METRICS
 from agent.lab.results import Comparison, MetricComparison
@@ -24,18 +25,6 @@ from agent.study.state import State
 FRESH_SEEDS = 3  # that confirm a winner
 SAME_L0 = 0.05  # L0 counts as the same up to this share of the baseline's
 
-Outcome = Literal[
-    "better",
-    "unconfirmed",
-    "untested",
-    "not upheld",
-    "not confirmed",
-    "not better",
-    "worse",
-    "negligible",
-    "within noise",
-    "not comparable",
-]
 PredictionOutcome = Literal["held", "failed", "within noise", "not measured"]
 
 

@@ -185,6 +185,8 @@ class Measure(BaseModel):
     definition: Line = Field(validation_alias=AliasChoices("definition", "says"))
     unit: Line = ""
     digits: int = 3
+    control: Line = ""  # the measure of the same run that it is read against
+    main: bool = False  # shown in the notes, which have no room for all; if none is, the first few are
 
 
 class FinalInfo(BaseModel):

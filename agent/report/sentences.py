@@ -177,6 +177,18 @@ OUTCOMES: dict[Outcome, Sentence] = {
     ),
 }
 
+# The answer to the hypothesis, and the figures that decide it.
+ANSWERS = {
+    "supported": Sentence("Supported: {reasons}."),
+    "refuted": Sentence("Refuted: {reasons}."),
+    "not decided": Sentence("Not decided: {reasons}."),
+}
+NO_RULES = Sentence("Not decided: the idea declares no rules for its hypothesis; {found}.")
+REASON_OUTCOME = Sentence("run {run} is {outcome} on {title} (asked: {asked})")
+REASON_METRIC = Sentence("{title} of run {run} differs by {difference} from the baseline's (asked: {asked})")
+REASON_VALUE = Sentence("{measure} of run {run} is {value}{own_unit} (asked: {asked})")
+REASON_CONTROL = Sentence("{measure} of run {run} is {value}{own_unit}, {control} {reference} (asked: {asked})")
+
 # The test split.
 TEST_USES = Sentence("The test {held_out} was used {times} in this study: for {used_for}.")
 

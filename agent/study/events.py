@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from agent.hypothesis import Rules
 from agent.ideas import MOST_VARIANCE_LOST, Fixed
 from agent.lab.results import Comparison, Expectation, Work
 from agent.lab.verdicts import Verdict
@@ -44,6 +45,7 @@ class StudyStarted(_Event):
     title: Line
     description: Prose
     hypothesis: Prose
+    answer: Rules | None = None  # when it is supported or refuted; None: the idea has no rules
     primary_metric: str
     smallest_effect: float
     most_variance_lost: float = MOST_VARIANCE_LOST  # explained variance that a run may lose and still be better

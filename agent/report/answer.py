@@ -1,0 +1,143 @@
+"""The answer to a study's hypothesis, by the rules that its idea declared before any run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from agent.comparison.judgement import Judgement
+from agent.display.formatting import format_difference, unit_of
+from agent.hypothesis import ANY, Condition
+from agent.lab.metrics import METRICS
+from agent.lab.results import Measure
+from agent.report import sentences
+from agent.study.runs import Run
+from agent.study.state import State
+
+MOST_REASONS = 3  # in the sentence
+Decision = Literal["supported", "refuted", "not decided"]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A condition, whether it holds (None: that cannot be told), and the figures that say so."""
+
+    condition: Condition
+    holds: bool | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of the hypothesis, in a sentence, and each condition behind it."""
+
+    decision: Decision
+    sentence: str
+    supporting: tuple[Tested, ...] = ()  # all must hold
+    refuting: tuple[Tested, ...] = ()  # any may
+
+
+def answer(
+    state: State, runs: Sequence[Run], judged: Mapping[int, Judgement], measures: Mapping[str, Measure]
+) -> Answer:
+    """Answer the hypothesis of a study as its runs stand now."""
+    rules, primary = state.started.answer, METRICS[state.started.primary_metric].title
+    if rules is None:
+        better = [f"run {number}" for number, each in judged.items() if each.outcome == "better"]
+        found = f"on {primary} {', '.join(better) or 'no run'} is better than the baseline"
+        return Answer("not decided", sentences.NO_RULES.render(found=found))
+    examiner = _Examiner(runs, judged, measures, primary)
+    supporting = tuple(map(examiner.test, rules.supported_if_all))
+    refuting = tuple(map(examiner.test, rules.refuted_if_any))
+    against = [tested for tested in refuting if tested.holds]
+    if all(tested.holds for tested in supporting) and not against:
+        decision, decisive = "supported", list(supporting)
+    elif against:
+        decision, decisive = "refuted", against
+    else:
+        decision, decisive = "not decided", [tested for tested in supporting if not tested.holds]
+    reasons = list(dict.fromkeys(tested.reason for tested in decisive))
+    more = len(reasons) - MOST_REASONS
+    shown = "; ".join([*reasons[:MOST_REASONS], *([f"and {more} more"] if more > 0 else [])])
+    return Answer(decision, sentences.ANSWERS[decision].render(reasons=shown), supporting, refuting)
+
+
+@dataclass(frozen=True)
+class _Examiner:
+    runs: Sequence[Run]
+    judged: Mapping[int, Judgement]
+    measures: Mapping[str, Measure]
+    primary: str  # its title
+
+    def test(self, condition: Condition) -> Tested:
+        """Test a condition on its run, or on all runs if any may meet it: the first that does, else the newest."""
+        runs = [run for run in self.runs if run.number > 0 and run.counts]
+        if condition.step != ANY:
+            runs = [run for run in runs if run.state.proposal.name == condition.step]
+        tested = [self._test(condition, run) for run in runs]
+        if not tested:
+            what = "no run" if condition.step == ANY else f"the step {condition.step} has no run that"
+            return Tested(condition, None, f"{what} counts" if condition.step != ANY else "no run counts")
+        for holds in (True, None):
+            if found := next((each for each in tested if each.holds is holds), None):
+                return found
+        return tested[-1]
+
+    def _test(self, condition: Condition, run: Run) -> Tested:
+        if condition.outcome:
+            return self._test_outcome(condition, run)
+        return self._test_metric(condition, run) if condition.metric else self._test_measure(condition, run)
+
+    def _test_outcome(self, condition: Condition, run: Run) -> Tested:
+        judged = self.judged.get(run.number)
+        if judged is None:
+            return Tested(condition, None, f"run {run.number} is not compared yet")
+        holds = judged.outcome in condition.outcome
+        undecided = judged.outcome in ("unconfirmed", "untested", "not comparable") and not holds
+        reason = sentences.REASON_OUTCOME.render(
+            run=run.number, title=self.primary, outcome=judged.outcome, asked=" or ".join(condition.outcome)
+        )
+        return Tested(condition, None if undecided else holds, reason)
+
+    def _test_metric(self, condition: Condition, run: Run) -> Tested:
+        comparison, title = run.info.comparison if run.info else None, METRICS[condition.metric].title
+        if comparison is None or (compared := comparison.metrics.get(condition.metric)) is None:
+            return Tested(condition, None, f"{title} of run {run.number} is not compared with the baseline's")
+        low, high = compared.difference - compared.half_width, compared.difference + compared.half_width
+        reason = sentences.REASON_METRIC.render(
+            title=title,
+            run=run.number,
+            difference=format_difference(condition.metric, compared),
+            asked=_asked(condition),
+        )
+        return Tested(condition, condition.holds(low, high), reason)
+
+    def _test_measure(self, condition: Condition, run: Run) -> Tested:
+        measure = self.measures.get(condition.measure)
+        title, value = (measure.title if measure else condition.measure), self._figure(run, condition.measure)
+        if value is None:
+            return Tested(condition, None, f"{title} of run {run.number} is not measured")
+        digits, unit = (measure.digits, unit_of(measure)) if measure else (3, "")
+        words = {"measure": title, "run": run.number, "value": f"{value:.{digits}f}", "own_unit": unit}
+        if not condition.than:
+            reason = sentences.REASON_VALUE.render(**words, asked=_asked(condition))
+            return Tested(condition, condition.holds(value, value), reason)
+        if condition.than in self.measures:
+            control, name = self._figure(run, condition.than), self.measures[condition.than].title
+        else:
+            other = next((r for r in self.runs if r.state.proposal.name == condition.than and r.counts), None)
+            control = self._figure(other, condition.measure) if other else None
+            name = f"that of run {other.number}" if other else f"that of the step {condition.than}"
+        if control is None:
+            return Tested(condition, None, f"{title}: {name} is not measured")
+        reason = sentences.REASON_CONTROL.render(
+            **words, control=name, reference=f"{control:.{digits}f}", asked=_asked(condition)
+        )
+        return Tested(condition, condition.holds(value - control, value - control), reason)
+
+    def _figure(self, run: Run, name: str) -> float | None:
+        return run.info.analysis.get(name) if run.info else None
+
+
+def _asked(condition: Condition) -> str:
+    what = "a difference " if condition.metric or condition.than else ""
+    return f"{what}{'below' if condition.above is None else 'above'} {condition.limit:g}"

@@ -1,0 +1,147 @@
+"""The story of a study in a few lines: the question, its answer, a row for each run, what failed, what it cost.
+
+Notes, review page and terminal all show this.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agent.comparison.judgement import Judgement
+from agent.display.formatting import format_difference, format_value
+from agent.lab.metrics import METRICS
+from agent.lab.results import Measure, headline
+from agent.report.answer import Answer, answer
+from agent.report.prose import Facts, render
+from agent.study.runs import Run
+from agent.study.state import State
+
+LONGEST_CHANGE = 60  # characters
+SECONDARY = (  # in the order in which the two that a table shows are chosen, after the companion of the primary metric
+    *("explained_variance_centered", "probing_auc_5", "absorption_true", "uniqueness", "sparse_probing_5"),
+    *("alive_fraction", "loss_added", "ce_loss_score", "f1"),
+)
+HOW_MANY = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run in the table of a study, as text."""
+
+    run: int
+    change: str
+    l0: str
+    primary: str
+    difference: str  # of the primary metric from the baseline at the same L0, with its interval
+    outcome: str
+    secondary: tuple[str, ...]
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return str(self.run), self.change, self.l0, self.primary, self.difference, self.outcome, *self.secondary
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a study asked, did and found."""
+
+    title: str
+    question: str
+    answer: Answer
+    columns: tuple[str, ...]  # of the rows
+    rows: tuple[Row, ...]
+    failed: str  # empty if nothing did
+    cost: str
+    status: str  # how far the study has come
+
+
+def tell(
+    state: State,
+    runs: Sequence[Run],
+    judged: Mapping[int, Judgement],
+    measures: Mapping[str, Measure] | None = None,
+    spent: str = "",
+) -> Story:
+    """Return the story of a study as it stands now; `spent` is what the language model cost, in words."""
+    primary = state.started.primary_metric
+    secondary = secondary_metrics(runs, primary)
+    columns = ("run", "change", "L0", METRICS[primary].title, "from the baseline", "outcome")
+    facts = Facts(runs, judged, primary) if state.started.language_model else None
+    return Story(
+        title=state.started.title,
+        question=" ".join(state.started.hypothesis.split()),
+        answer=answer(state, runs, judged, measures or {}),
+        columns=(*columns, *(METRICS[name].title for name in secondary)),
+        rows=tuple(_row(run, judged.get(run.number), primary, secondary, facts) for run in runs),
+        failed=_failed(state, runs),
+        cost=_cost(state, spent),
+        status=status(state),
+    )
+
+
+def secondary_metrics(runs: Sequence[Run], primary: str) -> list[str]:
+    """Return the metrics that stand beside the primary one in a table."""
+    measured = headline(run.info for run in runs if run.info and run.counts)
+    wanted = dict.fromkeys([METRICS[primary].companion, *SECONDARY])
+    return [name for name in wanted if name in measured and name != primary][:HOW_MANY]
+
+
+def _row(run: Run, judged: Judgement | None, primary: str, secondary: Sequence[str], facts: Facts | None) -> Row:
+    title = run.state.proposal.title
+    change = clip(title if facts is None or run.state.by_hand else render(title, facts), LONGEST_CHANGE)
+    if run.info is None or not run.counts:
+        outcome = run.info.verdict.name if run.info else run.state.stage
+        return Row(run.number, change, "", "", "", outcome, ("",) * len(secondary))
+    info, comparison = run.info, run.info.comparison
+    compared = comparison.metrics.get(primary) if comparison else None
+    return Row(
+        run=run.number,
+        change=change,
+        l0=format_value("l0", info.metric("l0")),
+        primary=format_value(primary, info.metric(primary)),
+        difference=format_difference(primary, compared) if compared else "",
+        outcome=judged.outcome if judged else "" if run.number == 0 else "not compared yet",
+        secondary=tuple(format_value(name, info.metric(name)) for name in secondary),
+    )
+
+
+def clip(text: str, most: int) -> str:
+    """Shorten a text to so many characters, at the end of a word if there is one in its second half."""
+    if len(text) <= most:
+        return text
+    cut = text[: most - 1]
+    end = cut.rfind(" ")
+    return (cut[:end] if end > most // 2 else cut).rstrip(" ,;:.") + "…"
+
+
+def _failed(state: State, runs: Sequence[Run]) -> str:
+    """Name the runs that do not count, the attempts that others followed, and evaluations without results."""
+    parts = [
+        f"run {run.number}: {run.info.verdict.name} ({clip(run.info.verdict.evidence, LONGEST_CHANGE)})"
+        for run in runs
+        if run.info and not run.counts
+    ]
+    attempts = sum(len(run.failed_attempts) for run in state.runs)
+    if attempts:
+        again = [f"run {run.number}" for run in state.runs if run.failed_attempts]
+        parts.append(f"{attempts} attempt{'s' * (attempts > 1)} before {', '.join(again)}")
+    families = sorted({family for run in runs if run.info and run.counts for family in run.info.errors})
+    if families:
+        parts.append(f"no result of {', '.join(families)}")
+    if state.broken:
+        parts.append("THE EVALUATION IS BROKEN")
+    return "; ".join(parts)
+
+
+def _cost(state: State, spent: str) -> str:
+    runs = f"{state.runs_used} run{'s' * (state.runs_used != 1)} of {state.started.max_runs}"
+    hours = f"{state.seconds / 3600:.2g} hours (its jobs {state.job_seconds / 3600:.2g} together)"
+    return ", ".join(filter(None, [runs, hours, spent]))
+
+
+def status(state: State) -> str:
+    """Say how far a study has come."""
+    if state.ended:
+        return f"ended: {state.ended}"
+    if state.interrupted:
+        return "interrupted; agent resume continues it"
+    return "not ended"
