@@ -23,11 +23,12 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class Condition(BaseModel):
-    """A condition on a run, given by its step in the plan: on its outcome, a headline metric, or an own measure.
+    """A condition on a run, given by its step in the plan: on a headline metric, or on one of the idea's own measures.
 
-    A metric is its difference from the baseline at the run's own L0, whose whole 95% interval must lie above or below
-    the limit. A measure is the run's figure, or its difference from that of another step or from another measure of the
-    same run (`than`); it has no interval, so the limit must leave room for noise.
+    A metric is its difference from the baseline at the run's own L0, or that from the difference of another step
+    (`than`); its whole 95% interval must lie above or below the limit. With `outcome` it is the study's primary metric,
+    and the run's outcome must be one of these. A measure is the run's figure, or its difference from that of another
+    step or from another measure of the same run (`than`); it has no interval, so the limit must leave room for noise.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,14 +43,14 @@ class Condition(BaseModel):
 
     @model_validator(mode="after")
     def _require_one_question(self) -> Self:
-        if sum(map(bool, (self.outcome, self.metric, self.measure))) != 1:
-            raise ValueError("expected one of outcome, metric and measure")
-        if self.outcome and (self.above is not None or self.below is not None):
-            raise ValueError("an outcome has no limit: leave above and below out")
-        if not self.outcome and (self.above is None) == (self.below is None):
-            raise ValueError("expected one of above and below")
-        if self.than and not self.measure:
-            raise ValueError("than is for a measure: a metric is compared with the baseline")
+        if bool(self.metric) == bool(self.measure):
+            raise ValueError("expected one of metric and measure")
+        if self.outcome and self.measure:
+            raise ValueError("a measure has no outcome: give above or below")
+        if [bool(self.outcome), self.above is not None, self.below is not None].count(True) != 1:
+            raise ValueError("expected one of outcome, above and below")
+        if self.outcome and self.than:
+            raise ValueError("an outcome is that against the baseline: leave than out")
         if self.metric and not (self.metric in METRICS and METRICS[self.metric].decides):
             raise ValueError(f"expected a metric that decides, found {self.metric!r}")
         return self

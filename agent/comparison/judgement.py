@@ -167,6 +167,15 @@ def pool_fresh_seeds(seeds: Sequence[MetricComparison]) -> MetricComparison:
     return compare_to_reference(value, reference, noise, math.sqrt(noise**2 / n + shared), df)
 
 
+def between_runs(run: MetricComparison, other: MetricComparison) -> MetricComparison:
+    """Compare the differences of two runs from the baseline, each at its own L0, with each other.
+
+    Both rest on the same baselines, whose error nearly cancels; the noise of one training is on both sides.
+    """
+    error = math.hypot(run.noise, other.noise)
+    return compare_to_reference(run.difference, other.difference, run.noise, error, min(run.df, other.df))
+
+
 def observed_direction(comparison: MetricComparison) -> Direction:
     """Return which way a metric went; `same` if the difference is within the noise."""
     if abs(comparison.difference) <= comparison.half_width:

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.comparison.judgement import Judgement
+from agent.comparison.judgement import Judgement, between_runs
 from agent.display.formatting import format_difference, unit_of
 from agent.hypothesis import ANY, Condition
 from agent.lab.metrics import METRICS
-from agent.lab.results import Measure
+from agent.lab.results import Measure, MetricComparison
 from agent.report import sentences
 from agent.study.runs import Run
 from agent.study.state import State
@@ -45,7 +45,7 @@ def answer(
         better = [f"run {number}" for number, each in judged.items() if each.outcome == "better"]
         found = f"on {primary} {', '.join(better) or 'no run'} is better than the baseline"
         return Answer("not decided", sentences.NO_RULES.render(found=found))
-    examiner = _Examiner(runs, judged, measures, primary)
+    examiner = _Examiner(runs, judged, measures, state.started.primary_metric)
     supporting = tuple(map(examiner.test, rules.supported_if_all))
     refuting = tuple(map(examiner.test, rules.refuted_if_any))
     against = [tested for tested in refuting if tested.holds]
@@ -66,7 +66,7 @@ class _Examiner:
     runs: Sequence[Run]
     judged: Mapping[int, Judgement]
     measures: Mapping[str, Measure]
-    primary: str  # its title
+    primary: str
 
     def test(self, condition: Condition) -> Tested:
         """Test a condition on its run, or on all runs if any may meet it: the first that does, else the newest."""
@@ -88,25 +88,34 @@ class _Examiner:
         return self._test_metric(condition, run) if condition.metric else self._test_measure(condition, run)
 
     def _test_outcome(self, condition: Condition, run: Run) -> Tested:
-        judged = self.judged.get(run.number)
+        judged, title = self.judged.get(run.number), METRICS[condition.metric].title
+        if condition.metric != self.primary:
+            return Tested(condition, None, f"{title} is not the primary metric on this model")
         if judged is None:
             return Tested(condition, None, f"run {run.number} is not compared yet")
         holds = judged.outcome in condition.outcome
         undecided = judged.outcome in ("unconfirmed", "untested", "not comparable") and not holds
         reason = sentences.REASON_OUTCOME.render(
-            run=run.number, title=self.primary, outcome=judged.outcome, asked=" or ".join(condition.outcome)
+            run=run.number, title=title, outcome=judged.outcome, asked=" or ".join(condition.outcome)
         )
         return Tested(condition, None if undecided else holds, reason)
 
     def _test_metric(self, condition: Condition, run: Run) -> Tested:
-        comparison, title = run.info.comparison if run.info else None, METRICS[condition.metric].title
-        if comparison is None or (compared := comparison.metrics.get(condition.metric)) is None:
-            return Tested(condition, None, f"{title} of run {run.number} is not compared with the baseline's")
+        title, compared = METRICS[condition.metric].title, _compared(condition.metric, run)
+        other, reference = None, "the baseline's"
+        if condition.than:
+            other = self._run_of(condition.than)
+            reference = f"that of run {other.number}" if other else f"that of the step {condition.than}"
+            theirs = _compared(condition.metric, other) if other else None
+            compared = between_runs(compared, theirs) if compared and theirs else None
+        if compared is None:
+            return Tested(condition, None, f"{title} of run {run.number} is not compared with {reference}")
         low, high = compared.difference - compared.half_width, compared.difference + compared.half_width
         reason = sentences.REASON_METRIC.render(
             title=title,
             run=run.number,
             difference=format_difference(condition.metric, compared),
+            from_=reference,
             asked=_asked(condition),
         )
         return Tested(condition, condition.holds(low, high), reason)
@@ -124,7 +133,7 @@ class _Examiner:
         if condition.than in self.measures:
             control, name = self._figure(run, condition.than), self.measures[condition.than].title
         else:
-            other = next((r for r in self.runs if r.state.proposal.name == condition.than and r.counts), None)
+            other = self._run_of(condition.than)
             control = self._figure(other, condition.measure) if other else None
             name = f"that of run {other.number}" if other else f"that of the step {condition.than}"
         if control is None:
@@ -134,8 +143,16 @@ class _Examiner:
         )
         return Tested(condition, condition.holds(value - control, value - control), reason)
 
+    def _run_of(self, step: str) -> Run | None:
+        return next((run for run in self.runs if run.state.proposal.name == step and run.counts), None)
+
     def _figure(self, run: Run, name: str) -> float | None:
         return run.info.analysis.get(name) if run.info else None
+
+
+def _compared(metric: str, run: Run) -> MetricComparison | None:
+    comparison = run.info.comparison if run.info else None
+    return comparison.metrics.get(metric) if comparison else None
 
 
 def _asked(condition: Condition) -> str:

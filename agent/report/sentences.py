@@ -185,7 +185,7 @@ ANSWERS = {
 }
 NO_RULES = Sentence("Not decided: the idea declares no rules for its hypothesis; {found}.")
 REASON_OUTCOME = Sentence("run {run} is {outcome} on {title} (asked: {asked})")
-REASON_METRIC = Sentence("{title} of run {run} differs by {difference} from the baseline's (asked: {asked})")
+REASON_METRIC = Sentence("{title} of run {run} differs by {difference} from {from_} (asked: {asked})")
 REASON_VALUE = Sentence("{measure} of run {run} is {value}{own_unit} (asked: {asked})")
 REASON_CONTROL = Sentence("{measure} of run {run} is {value}{own_unit}, {control} {reference} (asked: {asked})")
 

@@ -6,7 +6,9 @@ DUPLICATE = 0.9  # cosine of two decoder rows from which they are duplicates
 
 MEASURES = {
     "dead_fraction": Measure(
-        title="dead fraction", definition="the share of the latents that never fire on the evaluation text or samples"
+        title="dead fraction",
+        main=True,
+        definition="the share of the latents that never fire on the evaluation text or samples",
     ),
     "duplicate_pairs": Measure(
         title="duplicate pairs left",
@@ -15,6 +17,8 @@ MEASURES = {
     ),
     "nearest_cosine": Measure(
         title="nearest decoder cosine",
+        control="nearest_cosine_random",
+        main=True,
         definition="the highest cosine of a live latent's decoder row with another's, mean over the live latents",
     ),
     "nearest_cosine_random": Measure(
@@ -22,10 +26,11 @@ MEASURES = {
         definition="the same for as many random directions: what unrelated rows would show",
     ),
     "duplicates_merged": Measure(
-        title="duplicates merged", definition="latents merged into another one during training", digits=0
+        title="duplicates merged", main=True, definition="latents merged into another one during training", digits=0
     ),
     "latents_resampled": Measure(
         title="latents resampled",
+        main=True,
         definition="how often training restarted a dead latent on a badly reconstructed input",
         digits=0,
     ),

@@ -17,6 +17,7 @@ MEASURES = {
     ),
     "decoder_cosine_largest": Measure(
         title="largest decoder |cosine|",
+        main=True,
         definition="the largest |cos(W_i, W_j)| of a live latent with another, mean over the live latents (OrtSAE, "
         "arXiv 2509.22033)",
         digits=4,
@@ -37,12 +38,17 @@ MEASURES = {
     ),
     "group_coactivation": Measure(
         title="co-activation within groups",
+        main=True,
         definition="the mean phi coefficient (the correlation of two latents' firing) over pairs in the same group of "
         "training, minus the same in random groups of the same sizes",
         digits=4,
     ),
     "condition_number": Measure(
-        title="condition number of groups", definition=f"the median over groups of {_CONDITION}; {_GROUPS}", digits=2
+        title="condition number of groups",
+        control="condition_number_random",
+        main=True,
+        definition=f"the median over groups of {_CONDITION}; {_GROUPS}",
+        digits=2,
     ),
     "condition_number_max": Measure(
         title="condition number of groups, largest",
@@ -61,6 +67,7 @@ MEASURES = {
     ),
     "forgetting_score": Measure(
         title="forgetting",
+        main=True,
         definition="the loss that clamping a topic's latents adds on that topic, while the loss on other text rises by "
         "at most 1% (Farrell et al. 2024, arXiv 2410.19278); higher where one latent stands for one thing",
         unit="nats/token",

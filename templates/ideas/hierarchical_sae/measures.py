@@ -47,6 +47,7 @@ MEASURES = {
     **{
         f"composition_{i}_coverage": Measure(
             title=f"composition coverage, tier {i} to {i + 1}",
+            main=True,
             definition=f"the share of tier {i + 1}'s activity (sum of h^2 where it fires) that parts predict to within "
             "half of h, minus the same with the parts' activations from other tokens; the parts of a latent of tier "
             f"{i + 1} are up to {MOST_PARTS} latents of tier {i}, found on other text by orthogonal matching pursuit "
@@ -65,10 +66,13 @@ MEASURES = {
     },
     "composed_fraction": Measure(
         title="composed latents",
+        main=True,
         definition=f"the share of the upper tiers' live latents that their parts predict with an R² of {COMPOSED} or "
         "more; by chance it is 0, as R² is measured on other text than the parts were found on",
     ),
-    "parts_mean": Measure(title="parts of a pattern", definition="the mean number of parts of a pattern", digits=2),
+    "parts_mean": Measure(
+        title="parts of a pattern", main=True, definition="the mean number of parts of a pattern", digits=2
+    ),
     "parts_two_to_five": Measure(
         title="patterns of 2 to 5 parts", definition="the share of the patterns with more than one part"
     ),
@@ -105,6 +109,8 @@ MEASURES = {
     **{
         f"causal_{name}_loss": Measure(
             title=f"causal tracing: loss of {ablated}",
+            control="" if name == "control" else "causal_control_loss",
+            main=name == "parts",
             unit="nats/1000 tokens",
             definition=f"what ablating {ablated} where the latent fires adds to the model's loss; mean over the same "
             "patterns",

@@ -9,6 +9,8 @@ MEASURES = {
     **{
         f"prefix_{i}_explained_variance": Measure(
             title=f"prefix {i} alone: explained variance",
+            control="" if i == MOST - 1 else f"prefix_{i}_random_explained_variance",
+            main=True,
             definition=f"1 - sum ||x - x_{i}||^2 / sum ||x - mean||^2, where x_{i} is decoded from the latents of "
             f"prefix {i} alone (Bussmann et al. 2025, arXiv 2503.17547)",
         )
@@ -44,6 +46,8 @@ MEASURES = {
     ),
     "parents_in_first": Measure(
         title="parents in the first prefix",
+        control="parents_in_first_by_rate",
+        main=True,
         definition="of the parents with a latent, the share whose latent (the closest, if there are several) is in the "
         "first prefix",
     ),

@@ -38,6 +38,8 @@ MEASURES = {
     "open_edges": Measure(title="open edges", definition="the share of the tree's edges that were not pruned"),
     "parent_coverage": Measure(
         title="parent coverage",
+        control="parent_coverage_swapped",
+        main=True,
         definition="P(parent fires | child fires) over all firings of the latents below the top; pruned edges count "
         "too, so that pruning weak ones does not raise it",
     ),
@@ -52,6 +54,8 @@ MEASURES = {
     ),
     "path_attribution": Measure(
         title="path attribution",
+        control="path_attribution_swapped",
+        main=True,
         definition="the share of the attribution of the levels above the leaves that came along their paths: sum of "
         "|a_p| min(1, sum_c p_c h_c / h_p) over sum of |a_p|, where a_p = -h_p (W_dec_p . gradient of the loss) is the "
         "attribution of latent p on a token (attribution patching) and p_c h_c is what child c sends",
@@ -62,6 +66,8 @@ MEASURES = {
     ),
     "feature_reuse": Measure(
         title="feature reuse",
+        control="feature_reuse_swapped",
+        main=True,
         definition="the effective number of children of a parent: exp(entropy) of what its open paths carry when it "
         "fires, mean over the parents with two or more open paths",
         unit="children",
@@ -73,6 +79,8 @@ MEASURES = {
     ),
     "path_specialization": Measure(
         title="path specialization",
+        control="path_specialization_swapped",
+        main=True,
         definition="the share of the strongest path in what a parent with two or more open paths is sent, mean over "
         "the tokens on which it fires and is sent anything: 1 if one path is used at a time, lower than with swapped "
         "children if siblings fire together",
