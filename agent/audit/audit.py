@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.audit import known_figures, notes_reader, rendered_sentences, structure
+from agent.audit import known_figures, notes_reader, rendered_sentences, structure, tables
 from agent.audit.finding import Finding
 from agent.audit.judge import ProseSentence
 from agent.audit.known_figures import KnownRuns
@@ -56,9 +56,11 @@ def findings(notes: Notes, measured: KnownRuns | None = None) -> list[Finding]:
     """Check every claim of notes, in order. If given, the figures measured decide instead of the notes' own."""
     known = measured or known_figures.from_notes(notes)
     rendered_sentences.learn(notes, known)
+    tables.learn(notes, known)
     results = [*structure.check_order(notes), *structure.check_origin(notes, known)]
     if measured:
         results += structure.check_results(notes, measured)
+    results += tables.check(notes, known)
     for before, statement in zip([None, *notes.statements], notes.statements, strict=False):
         results += _check(statement, before, known)
     return sorted(results, key=lambda finding: finding.line)
@@ -67,6 +69,8 @@ def findings(notes: Notes, measured: KnownRuns | None = None) -> list[Finding]:
 def _check(statement: Statement, before: Statement | None, known: KnownRuns) -> Iterator[Finding]:
     """Give a sentence the worst status of its claims."""
     if (results := rendered_sentences.check(statement, known)) is None:
+        results = tables.check_answer(statement.text, known)
+    if results is None:
         results = list(ProseSentence(statement, before, known).check())
     if results:
         worst, _ = max(results, key=lambda result: ("supported", "unsupported", "contradicted").index(result[0]))

@@ -41,7 +41,10 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _ITEM = re.compile(r"\A(?:[-*•]|\d{1,2}[.)])\s+")
-_NOT_CLAIMS = ("title", "experiment description", "test text", "test samples", "not tried", "end")
+_NOT_CLAIMS = ("title", "experiment description", "test text", "test samples", "not tried", "glossary", "end")
+_NO_ANSWER = re.compile(r"(?:question|failed|cost): ", re.IGNORECASE)  # lines of the section Answer
+_TABLE = re.compile(r"(run|metric|own measure) {2,}\S")
+_CELLS = re.compile(r" {2,}")
 _CALL = re.compile(
     r"(?<![\w.])[A-Za-z_][\w.]*\(([^()]*?)(?:,\s*\w+=[^()]*)?\)"
 )  # np.float64(0.9), tensor(0.9, device='cuda')
@@ -63,6 +66,16 @@ class Statement:
     @property
     def is_intent(self) -> bool:
         return any(word in INTENT_LABELS for word in self.label.split())
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of our own notes: `kind` is the head of its first column, and `run` that of its section."""
+
+    kind: str  # run, metric, own measure
+    run: int | None
+    columns: list[str]
+    rows: list[tuple[int, list[str]]]  # the line, and its cells
 
 
 @dataclass
@@ -87,6 +100,7 @@ class Notes:
     description: str = ""
     runs: list[NotesRun] = field(default_factory=list)
     statements: list[Statement] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
 
     def texts_by_run(self) -> dict[int | None, str]:
         """Return all sentences about each run, joined."""
@@ -112,7 +126,7 @@ def parse(text: str) -> Notes:
     start, at, has_heading = 0, 0, False
 
     def close_block() -> None:
-        if block and section not in _NOT_CLAIMS:
+        if block and section not in _NOT_CLAIMS and not (section == "answer" and _NO_ANSWER.match(block[0])):
             notes.statements.extend(_statements(" ".join(block), start, run.number if run else None))
         elif block and section == "title":
             notes.title = notes.title or block[0]
@@ -144,11 +158,19 @@ def parse(text: str) -> Notes:
             _flatten(value, "", run.figures, run.settings)
             at = end
             continue
+        elif opened := _TABLE.match(line):
+            close_block()
+            table, at = _table(opened[1], run.number if run else None, lines, at)
+            notes.tables.append(table)
+            continue
         elif run and re.fullmatch(r"results?:?\s*(?:none\b.*|n/?a|null)?", line, re.IGNORECASE):
             close_block()
             run.results, run.results_line = run.results or line, run.results_line or at + 1
         else:
-            ended = block and (block[-1][-1] in ".!?:" or (_ITEM.match(block[0]) and not indented[at]))
+            continues = indented[at] and bool(block) and not (_ITEM.match(line) or _LABEL.match(line))
+            ended = (
+                block and not continues and (block[-1][-1] in ".!?:" or (_ITEM.match(block[0]) and not indented[at]))
+            )
             if not line or ended or _ITEM.match(line) or _LABEL.match(line):
                 close_block()
             if line:
@@ -159,6 +181,16 @@ def parse(text: str) -> Notes:
     if not has_heading:
         raise NotNotes("it has no line '# Title' and no line '## Run 0: ...'")
     return notes
+
+
+def _table(kind: str, run: int | None, lines: list[str], at: int) -> tuple[Table, int]:
+    """Read the table whose head is line `at`; return it and the line after its end."""
+    columns, rows = _CELLS.split(lines[at]), []
+    at += 1
+    while at < len(lines) and len(cells := _CELLS.split(lines[at])) == len(columns):
+        rows.append((at + 1, cells))
+        at += 1
+    return Table(kind, run, columns, rows), at
 
 
 def _statements(block: str, line: int, run: int | None) -> list[Statement]:

@@ -32,6 +32,9 @@ _RECORDS = (
     sentences.WARNING,
     sentences.NO_RESULT,
     sentences.NO_RESULT_ON,
+    sentences.NO_RULES,
+    sentences.MORE_RUNS,
+    sentences.TRAINING,
     sentences.NOT_APPLICABLE,
     sentences.DOES_NOT_COUNT,
     sentences.TRAINING_CURVES,
@@ -58,6 +61,10 @@ def learn(notes: Notes, known: KnownRuns) -> None:
         if line := sentences.COMPARED.read(statement.text):
             numbers = [_number(line[part]) for part in ("value", "reference", "difference", "half_width")]
             run.differences.setdefault(line["title"], Difference(*numbers))
+        elif outcome := next(filter(None, (each.read(statement.text) for each in sentences.OUTCOMES.values())), None):
+            difference, half_width = _number(outcome["difference"]), _number(outcome["half_width"])
+            value = run.figures.get(TITLES[outcome["title"]], 0.0)
+            run.differences.setdefault(outcome["title"], Difference(value, value - difference, difference, half_width))
         elif own := sentences.OWN_MEASURES.read(statement.text):
             run.own_measures = {measure["measure"]: _number(measure["value"]) for measure in _own_measures(own)}
 
@@ -74,6 +81,8 @@ def check(statement: Statement, known: KnownRuns) -> list[CheckResult] | None:
         return list(_check_random_sae(floor["figures"], run.info)) if run and run.info else []
     if own := sentences.OWN_MEASURES.read(text):
         return list(_check_own_measures(own, run)) if run and run.info else []
+    if run and (counted := sentences.PREDICTIONS_HELD.opens(text)):
+        return list(_check_predictions(counted, text, run))
     if run and run.verdict and (verdict := sentences.DOES_NOT_COUNT.opens(text)):
         return [_result(verdict["verdict"] == run.verdict, f"the verdict is {run.verdict}")]
     if statement.label.endswith(".png") and sentences.LISTED_RUN.read(text):
@@ -182,6 +191,18 @@ def _check_outcome(outcome: Outcome, stated: re.Match[str], run: KnownRun) -> It
         smallest = stated["smallest"]
         yield _result(abs(difference) <= _number(smallest), f"the smallest effect worth having is {smallest}")
     yield from _check_on_test(outcome, stated)
+
+
+def _check_predictions(counted: re.Match[str], text: str, run: KnownRun) -> Iterator[CheckResult]:
+    """Check how many predictions held, and what became of those that are named."""
+    named = list(sentences.PREDICTED_METRIC.within(text))
+    yield _result(
+        int(counted["count"]) - int(counted["held"]) == len(named), f"{len(named)} predictions are named as not held"
+    )
+    for match in named:
+        known = run.differences.get(match["title"])
+        if known and match["prediction_outcome"] == "failed" and match["predicted"] != "same":
+            yield _result(known.direction != match["predicted"], f"{match['title']} went {known.direction}")
 
 
 def _check_companion(stated: re.Match[str], run: KnownRun) -> Iterator[CheckResult]:

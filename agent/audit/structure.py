@@ -173,6 +173,8 @@ def _difference(path: str, value: float, known: KnownRun) -> str:
         measured = known.info.metric(name)
     if measured is None:
         measured = next((value for other, value in known.figures.items() if other.rsplit("/", 1)[-1] == name), None)
-    if measured is None:
+    if measured is None and known.info and known.info.training:
+        measured = known.info.training.settings.get(name)
+    if not isinstance(measured, int | float):
         return f"{path} is not among the results"
     return "" if agrees(f"{value:.10g}", measured) else f"{path} is {measured:.6g}"

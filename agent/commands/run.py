@@ -26,6 +26,7 @@ from agent.loop import Loop, StudyResult
 from agent.proposers import Proposer, select
 from agent.report import idea_analysis
 from agent.report.idea_analysis import Analysis
+from agent.report.story import spent
 from agent.running import process_tree
 from agent.running.job_queue import JobQueue
 from agent.running.jobs import Setup
@@ -265,7 +266,7 @@ def _loop(
 
 def _finish(study: Study, loop: Loop, result: StudyResult) -> None:
     print(hours_line(loop.state))
-    if cost := select.spent(study):
+    if cost := spent(study):
         print(cost)
     print(f"{one_line(result.reason)}; notes: {study.notes / 'notes.txt'}")
     if result.exit_code:

@@ -21,8 +21,11 @@ from agent.llm.client import LONGEST_ANSWER, LLMError
 from agent.llm.redact import redact
 from agent.llm.transcript import Message
 from agent.proposers.answers import ALL_COMPLETED
-from agent.report import notes, prose
+from agent.report import prose
+from agent.report.layout import flow
+from agent.report.outcome import outcome_sentence
 from agent.report.prose import Facts
+from agent.report.run_section import compared_lines
 from agent.running import preflight, process
 from agent.study.attempts import ATTEMPTS
 from agent.study.events import PlanMade
@@ -117,7 +120,7 @@ class Prompts:
         listed = [*done[:1], *done[1:][len(done[1:]) - detail.rows :]] if len(done) > detail.rows else done
         return {
             "started": state.started,
-            "steps": [(step.title, notes.flow(step.description)) for step in self.idea.plan],
+            "steps": [(step.title, flow(step.description)) for step in self.idea.plan],
             "primary": {"name": state.started.primary_metric, "title": METRICS[state.started.primary_metric].title},
             "width": len("{{run_3 vs baseline }}") + len(state.started.primary_metric),
             "smallest_effect": state.started.smallest_effect,
@@ -142,15 +145,14 @@ class Prompts:
     def _detailed(self, run: Run, state: State, facts: Facts) -> dict[str, Any]:
         assert run.info
         proposal, judgement = run.state.proposal, facts.judged.get(run.number)
-        summary = notes.describe(run, state, judgement, {})
         return {
             "number": run.number,
             "title": proposal.title,
             "start": _run_name(proposal.start),
             "description": prose.render(run.state.described or proposal.description, facts),
             "why": prose.render(proposal.why, facts),
-            "judged": summary.outcome,
-            "compared": summary.comparisons,
+            "judged": outcome_sentence(run, state, judgement) if run.counts else "",
+            "compared": compared_lines(run, state.started.primary_metric, judgement),
             "verdict": run.info.verdict.name,
             "evidence": fenced(run.info.verdict.evidence),
             "own": ", ".join(f"{name} {value:.3f}" for name, value in run.info.analysis.items() if value is not None),

@@ -1,6 +1,5 @@
 """Select a study's proposer: from the command line's options at first, from its ledger afterwards."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -89,19 +88,6 @@ def proposer_of(study: Study, started: StudyStarted, idea: Idea) -> Proposer:
 def silent_proposer_of(started: StudyStarted, idea: Idea) -> Proposer:
     """Return a proposer that asks no language model, for adding a run made by hand."""
     return SilentProposer() if started.language_model else TemplateProposer(idea, started.fixed)
-
-
-def spent(study: Study) -> str:
-    """Return in one line what a language model cost a study, or an empty string if none was asked."""
-    exchanges = transcript.read(study.transcript) if os.path.lexists(study.transcript) else []
-    if not exchanges:
-        return ""
-    tokens_in, tokens_out = (
-        sum(getattr(exchange.usage, f"tokens_{way}") for exchange in exchanges) for way in ("in", "out")
-    )
-    costs = [exchange.cost for exchange in exchanges if exchange.cost is not None]
-    dollars = f", ${sum(costs):.2f}" if len(costs) == len(exchanges) else ""
-    return f"the model: {len(exchanges)} requests, {tokens_in:,} tokens read, {tokens_out:,} written{dollars}"
 
 
 def _language_model(study: Study, idea: Idea, model: LanguageModel) -> Proposer:

@@ -14,8 +14,9 @@ FOR_THE_BETTER = ("better", "untested", "not upheld", "unconfirmed", "not confir
 NOTABLE_WORK = 1.5  # times the baseline's; less is the machine's own variation
 
 
-def outcome_sentence(run: Run, state: State, judged: Judgement | None) -> str:
-    """State the outcome of a run that counts on the primary metric, with the figures behind it."""
+def outcome_sentence(run: Run, state: State, judged: Judgement | None, companion: bool = True) -> str:
+    """State the outcome of a run that counts on the primary metric, with the figures behind it, and if wanted the
+    difference of the metric's companion."""
     assert run.info
     name, comparison = state.started.primary_metric, run.info.comparison
     metric = METRICS[name]
@@ -31,7 +32,7 @@ def outcome_sentence(run: Run, state: State, judged: Judgement | None) -> str:
         asides=_asides(name, judged, comparison),
         difference=format_difference(name, comparison.metrics[name]),
         unit=unit_of(metric),
-        companion=companion_difference(name, comparison),
+        companion=companion_difference(name, comparison) if companion else "",
         l0=format_value("l0", run.info.metric("l0")),
         p=f"{judged.p:.2g}",
         fresh_seeds=_fresh_seeds(name, judged, state.replicates.get(run.number, {})),

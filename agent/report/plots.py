@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from agent.comparison.judgement import Judgement
 from agent.comparison.matching import levels, reseeded_level, seed_noise
 from agent.comparison.significance import ALPHA
-from agent.display.formatting import format_difference, format_value
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Comparison
 from agent.report import figure_style, sentences
 from agent.report.figure_style import Figure
+from agent.report.story import most_telling
 from agent.study.records import Baseline
 from agent.study.runs import Run
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 MOST_DRAWN = 21  # runs in a figure: so many differ without their colour
 PER_ROW = 4  # secondary metrics side by side
 NEAR = 0.1  # of L0, shown to either side of the runs in the enlarged row
-PROMISING = ("better", "unconfirmed", "untested", "not upheld")
 CURVES = (("loss", "training loss"), ("l0", "L0 (latents per token)"), ("alive_fraction", "alive fraction"))
 STUDY_FIGURES = (
     "training_curves.png",
@@ -51,7 +50,7 @@ def write(
     """
     import matplotlib
 
-    left_out, runs = len(runs) - MOST_DRAWN, _most_telling(runs, judgements)
+    left_out, runs = len(runs) - MOST_DRAWN, most_telling(runs, judgements, MOST_DRAWN)
     trained = [run for run in runs if run.metrics()]
     scored = [run for run in runs if run.counts and run.info and run.info.metric("l0") is not None]
     compared = [(run, run.info.comparison) for run in runs if run.counts and run.info and run.info.comparison]
@@ -71,16 +70,6 @@ def write(
     return [replace(figure, description=f"{figure.description} {more}") for figure in figures]
 
 
-def _most_telling(runs: Sequence[Run], judgements: Mapping[int, Judgement]) -> list[Run]:
-    """Return MOST_DRAWN runs at most, in their order."""
-
-    def rank(run: Run) -> tuple[bool, bool, int]:
-        judged = judgements.get(run.number)
-        return run.number == 0, judged is not None and judged.outcome in PROMISING, run.number
-
-    return sorted(sorted(runs, key=rank)[-MOST_DRAWN:], key=lambda run: run.number)
-
-
 def _training_curves(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> Figure:
     from matplotlib.ticker import LogLocator
 
@@ -91,7 +80,6 @@ def _training_curves(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> F
     axes[0].yaxis.set_major_formatter("{x:g}")
     axes[0].yaxis.set_minor_formatter("")
     axes[2].set_ylim(-0.02, 1.04)
-    lengths = []
     for run in shown:
         rows, name = run.metrics(), figure_style.label(run)
         spacing = max(1, len(rows) // 5)  # rows between two markers
@@ -100,7 +88,6 @@ def _training_curves(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> F
             x = [row.tokens / 1e6 for row in rows]
             y = [math.nan if getattr(row, curve) is None else getattr(row, curve) for row in rows]
             panel.plot(x, y, label=name, linewidth=1.4, markevery=markers, **figure_style.style(run, 3.5))
-        lengths.append(f"run {run.number} to {rows[-1].tokens:,} tokens{figure_style.remark(run)}")
     low, high = axes[0].get_ylim()
     axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
     low, high = axes[1].get_ylim()
@@ -110,11 +97,7 @@ def _training_curves(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> F
     )  # a constant L0 would fill the panel with rounding
     figure_style.legend(figure, axes[0])
     missing = figure_style.missing(shown, runs, "left no training history")
-    return figure_style.save(
-        figure,
-        path,
-        f"{sentences.TRAINING_CURVES.render(runs='; '.join(lengths))} {sentences.OWN_LOSS.render()}{missing}",
-    )
+    return figure_style.save(figure, path, f"{sentences.TRAINING.render()} {sentences.OWN_LOSS.render()}{missing}")
 
 
 @dataclass(frozen=True)
@@ -171,23 +154,10 @@ def _l0_front(path: Path, shown: Sequence[Run], runs: Sequence[Run], baselines: 
             rows[-1][i].set_title("the rectangle, enlarged", fontsize=8, color=figure_style.GREY, loc="left")
             _outline(rows[0][i], rows[-1][i])
     figure_style.legend(figure, rows[0][0])
-    values_of_runs = []
-    for run in shown:
-        values = [
-            sentences.FIGURE.render(title=METRICS[name].title, value=format_value(name, _value(run, name)))
-            for name in ("l0", *scores)
-        ]
-        listed = sentences.LISTED_RUN.render(run=run.number, outcome_on_primary="", figures=", ".join(values))
-        values_of_runs.append(listed)
-    lower = f" {sentences.LOWER_ROW.render(low=f'{near[0]:.1f}', high=f'{near[1]:.1f}')}" if enlarged else ""
     titles = figure_style.listed([METRICS[name].title for name in scores])
-    return figure_style.save(
-        figure,
-        path,
-        f"{sentences.L0_FRONT.render(titles=titles)} {_describe_curves(curves, baselines)}{lower} "
-        f"{'; '.join(values_of_runs)}."
-        f"{figure_style.missing(shown, runs, 'has no result')}",
-    )
+    front = sentences.L0_FRONT.render(titles=titles, enlarged=sentences.ENLARGED if enlarged else "")
+    missing = figure_style.missing(shown, runs, "has no result")
+    return figure_style.save(figure, path, f"{front} {_describe_curves(curves, baselines)}{missing}")
 
 
 def _draw_curve(panel: "Axes", curve: _Curve) -> None:
@@ -231,21 +201,13 @@ def _outline(whole: "Axes", part: "Axes") -> None:
 
 
 def _describe_curves(curves: Mapping[str, _Curve | None], baselines: Sequence[Baseline]) -> str:
-    drawn = {METRICS[name].title: curve for name, curve in curves.items() if curve}
+    drawn = [curve for curve in curves.values() if curve]
     if not drawn:
         return sentences.NO_CURVE.render()
-    all_levels, seeded = levels(baselines), reseeded_level(baselines)
-    listed = ", ".join(f"{level.l0:.1f} (K {level.k:g})" for level in all_levels)
-    widths = ", ".join(f"{title} ±{curve.half_width:.4f}" for title, curve in drawn.items() if curve.half_width)
-    noise = (
-        f"95% of its single trainings fall within {widths} of it, by {len(seeded.baselines)} seeds at K {seeded.k:g}"
-        if widths
-        else "the noise between seeds was not measured"
-    )
-    if len(all_levels) == 1:
-        return sentences.ONE_LEVEL.render(levels=listed, noise=noise)
-    band = ", which is the band" if widths else ", so it has no band"
-    return sentences.BASELINE_LINE.render(levels=listed, noise=noise + band)
+    if len(levels(baselines)) == 1:
+        return sentences.ONE_LEVEL.render()
+    band = sentences.BAND if any(curve.half_width for curve in drawn) else sentences.NO_BAND
+    return sentences.BASELINE_LINE.render(band=band)
 
 
 def _comparison(
@@ -287,9 +249,7 @@ def _comparison(
         panel.set_title(METRICS[name].title, loc="left")
         panel.locator_params(axis="x", nbins=3)
         panel.tick_params(axis="x", labelsize=7)
-    return figure_style.save(
-        figure, path, _describe_comparison(compared, [first, *others], judgements, primary, smallest_effect)
-    )
+    return figure_style.save(figure, path, _describe_comparison(compared, [first, *others], primary, smallest_effect))
 
 
 def _annotate(panel: "Axes", text: str, position: tuple[float, float], coordinates: Any, **style: Any) -> None:
@@ -313,29 +273,16 @@ def _differences(panel: "Axes", name: str, shown: Sequence[tuple[Run, Comparison
 
 
 def _describe_comparison(
-    compared: Sequence[tuple[Run, Comparison]],
-    names: Sequence[str],
-    judgements: Mapping[int, Judgement],
-    primary: str,
-    smallest_effect: float,
+    compared: Sequence[tuple[Run, Comparison]], names: Sequence[str], primary: str, smallest_effect: float
 ) -> str:
-    differences_of_runs, absent = [], []
-    for run, comparison in compared:
-        if comparison.not_comparable:
-            absent.append(f"run {run.number} is not comparable, {comparison.not_comparable}")
-            continue
-        judgement = judgements.get(run.number)
-        outcome = f" ({judgement.outcome} on {METRICS[primary].title})" if judgement else ""
-        differences = []
-        for name in names:
-            if name in comparison.metrics:
-                difference = format_difference(name, comparison.metrics[name])
-                differences.append(sentences.DIFFERENCE.render(title=METRICS[name].title, difference=difference))
-            else:
-                absent.append(f"{METRICS[name].title} of run {run.number}, which was not measured on both sides")
-        differences_of_runs.append(
-            sentences.LISTED_RUN.render(run=run.number, outcome_on_primary=outcome, figures=", ".join(differences))
-        )
+    absent = [
+        f"run {run.number} is not comparable, {comparison.not_comparable}"
+        if comparison.not_comparable
+        else f"{METRICS[name].title} of run {run.number}, which was not measured on both sides"
+        for run, comparison in compared
+        for name in (names[:1] if comparison.not_comparable else names)
+        if comparison.not_comparable or name not in comparison.metrics
+    ]
     unit = f" {METRICS[primary].unit}" if METRICS[primary].unit else ""
     about_primary = (
         sentences.ON_PRIMARY.render(title=METRICS[primary].title, smallest=f"{smallest_effect:g}", unit=unit)
@@ -343,7 +290,7 @@ def _describe_comparison(
         else sentences.NO_PRIMARY.render(title=METRICS[primary].title)
     )
     not_shown = f" {sentences.NOT_SHOWN.render(runs='; '.join(absent))}" if absent else ""
-    return f"{sentences.DIFFERENCES.render()} {about_primary} {'; '.join(differences_of_runs)}.{not_shown}"
+    return f"{sentences.DIFFERENCES.render()} {about_primary}{not_shown}"
 
 
 def _value(run: Run, name: str) -> float:

@@ -50,6 +50,13 @@ _FIELDS = {
     "verdict": r"\w+",
     "family": r"\w+",
     "metric": r"\w+",
+    "predicted": "up|down|same",
+    "prediction_outcome": "[a-z ]+",
+    "held": r"\d+",
+    "count": r"\d+",
+    "outcome": "[a-z ]+",
+    "from_": r"the baseline's|that of run \d+",
+    "asked": r"[^()]+",
     "figure": r"[^()]+?",
     "which": r"run \d+|the baseline",
     "never_decides": rf"(?:{re.escape(NEVER_DECIDES)})?",
@@ -137,6 +144,15 @@ NO_RESULT = Sentence("{family} gave no result: {why}.")
 NO_RESULT_ON = Sentence("{family} gave no result on {saes}: {why}.")
 NOT_APPLICABLE = Sentence("{family}: {metric} is not applicable: {why}.")
 
+# Tables, and what became of the predictions.
+METRIC_COLUMNS = ("metric", "baseline", "difference")
+OWN_MEASURE_COLUMN = "own measure"
+PREDICTIONS_HELD = Sentence("{held} of {count} predictions held")
+NOT_HELD = Sentence("not: {predictions}")
+PREDICTED_METRIC = Sentence("{title} {predicted} ({prediction_outcome})")
+MORE_MEASURES = Sentence("{count} more own measures of each run: agent show STUDY --run N.")
+MORE_RUNS = Sentence("{runs} more runs are below.")
+
 PROVISIONAL = Sentence("Provisional: the noise rests on {seeds} seeds so far, and the comparison is made again.")
 
 # A run: what may be said of its primary metric.
@@ -189,6 +205,13 @@ REASON_METRIC = Sentence("{title} of run {run} differs by {difference} from {fro
 REASON_VALUE = Sentence("{measure} of run {run} is {value}{own_unit} (asked: {asked})")
 REASON_CONTROL = Sentence("{measure} of run {run} is {value}{own_unit}, {control} {reference} (asked: {asked})")
 
+# The descriptions of plots in notes of earlier versions.
+TRAINING_CURVES = Sentence(
+    "training loss (logarithmic), L0 and alive fraction against training tokens, as the training itself recorded "
+    "them on its training batches: {runs}."
+)
+LOWER_ROW = Sentence("The lower row enlarges L0 {low} to {high}.")
+
 # The test split.
 TEST_USES = Sentence("The test {held_out} was used {times} in this study: for {used_for}.")
 
@@ -198,24 +221,35 @@ WITHIN_NOISE_OF = Sentence("is within noise of {baseline} (difference {differenc
 VALUE_OF = Sentence("{value}{unit} ({figure} of {which})")
 
 # The descriptions of plots.
-TRAINING_CURVES = Sentence(
-    "training loss (logarithmic), L0 and alive fraction against training tokens, as the training itself recorded "
-    "them on its training batches: {runs}."
-)
+ENLARGED = ", and below the rectangle that holds the runs, enlarged"
+BAND = ", and the band is where 95% of its single trainings fall"
+NO_BAND = "; the noise between seeds was not measured, so it has no band"
+TRAINING = Sentence("Training loss (logarithmic), L0 and alive fraction against training tokens, on training batches.")
 OWN_LOSS = Sentence(
-    "The loss is each experiment's own: where a run adds terms to it, its height does not compare with another run's."
+    "Where a run adds terms to the loss, its height does not compare.",
+    "The loss is each experiment's own: where a run adds terms to it, its height does not compare with another run's.",
 )
-L0_FRONT = Sentence("{titles} against L0, one point for each run that counts, one seed each.")
+L0_FRONT = Sentence(
+    "{titles} against L0, a point for each run that counts{enlarged}.",
+    "{titles} against L0, one point for each run that counts, one seed each.",
+)
 NO_CURVE = Sentence("The baseline's curve was not measured, nor the noise.")
-ONE_LEVEL = Sentence("The baseline was measured at L0 {levels} alone and so has no line; {noise}.")
-BASELINE_LINE = Sentence(
-    "The line is the baseline, read linearly in log L0 between its levels at L0 {levels}; {noise}."
+ONE_LEVEL = Sentence(
+    "The baseline was measured at one L0 alone and so has no line.",
+    "The baseline was measured at L0 {levels} alone and so has no line; {noise}.",
 )
-LOWER_ROW = Sentence("The lower row enlarges L0 {low} to {high}.")
+BASELINE_LINE = Sentence(
+    "The line is the baseline, linear in log L0 between its levels{band}.",
+    "The line is the baseline, read linearly in log L0 between its levels at L0 {levels}; {noise}.",
+)
 DIFFERENCES = Sentence(
-    "each run's difference from the baseline at the run's own L0, with its 95% interval; the line at 0 is the baseline."
+    "Each run's difference from the baseline at its own L0, with its 95% interval.",
+    "each run's difference from the baseline at the run's own L0, with its 95% interval; the line at 0 is the "
+    "baseline.",
 )
 ON_PRIMARY = Sentence(
+    "The dotted lines are the smallest effect worth having in {title}, {smallest}{unit} to either side; its outcomes "
+    "are corrected for the number of runs, as the intervals are not.",
     "The outcomes are for {title} and corrected for the number of runs, as the intervals are not; "
     "the dotted lines are the smallest effect worth having, {smallest}{unit} to either side.",
     "The verdicts are on {title} and corrected for the number of runs, as the intervals are not; "

@@ -3,18 +3,23 @@
 Notes, review page and terminal all show this.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.comparison.judgement import Judgement
 from agent.display.formatting import format_difference, format_value
+from agent.lab.files import BadFile
 from agent.lab.metrics import METRICS
 from agent.lab.results import Measure, headline
+from agent.llm import transcript
 from agent.report.answer import Answer, answer
 from agent.report.prose import Facts, render
 from agent.study.runs import Run
 from agent.study.state import State
+from agent.study.workspace import Study
 
+PROMISING = ("better", "unconfirmed", "untested", "not upheld")
 LONGEST_CHANGE = 60  # characters
 SECONDARY = (  # in the order in which the two that a table shows are chosen, after the companion of the primary metric
     *("explained_variance_centered", "probing_auc_5", "absorption_true", "uniqueness", "sparse_probing_5"),
@@ -83,6 +88,33 @@ def secondary_metrics(runs: Sequence[Run], primary: str) -> list[str]:
     measured = headline(run.info for run in runs if run.info and run.counts)
     wanted = dict.fromkeys([METRICS[primary].companion, *SECONDARY])
     return [name for name in wanted if name in measured and name != primary][:HOW_MANY]
+
+
+def most_telling(runs: Sequence[Run], judged: Mapping[int, Judgement], most: int) -> list[Run]:
+    """Return at most so many runs, in their order: the baseline, those that are or may be better, and the newest."""
+
+    def rank(run: Run) -> tuple[bool, bool, int]:
+        own = judged.get(run.number)
+        return run.number == 0, own is not None and own.outcome in PROMISING, run.number
+
+    return sorted(sorted(runs, key=rank)[-most:], key=lambda run: run.number)
+
+
+def spent(study: Study) -> str:
+    """Return in one line what a language model cost a study, or an empty string if none was asked or its transcript
+    cannot be read."""
+    try:
+        exchanges = transcript.read(study.transcript) if os.path.lexists(study.transcript) else []
+    except BadFile:
+        return ""
+    if not exchanges:
+        return ""
+    tokens_in, tokens_out = (
+        sum(getattr(exchange.usage, f"tokens_{way}") for exchange in exchanges) for way in ("in", "out")
+    )
+    costs = [exchange.cost for exchange in exchanges if exchange.cost is not None]
+    dollars = f", ${sum(costs):.2f}" if len(costs) == len(exchanges) else ""
+    return f"the model: {len(exchanges)} requests, {tokens_in:,} tokens read, {tokens_out:,} written{dollars}"
 
 
 def _row(run: Run, judged: Judgement | None, primary: str, secondary: Sequence[str], facts: Facts | None) -> Row:

@@ -49,9 +49,9 @@ MEASURES = {
             title=f"composition coverage, tier {i} to {i + 1}",
             main=True,
             definition=f"the share of tier {i + 1}'s activity (sum of h^2 where it fires) that parts predict to within "
-            "half of h, minus the same with the parts' activations from other tokens; the parts of a latent of tier "
-            f"{i + 1} are up to {MOST_PARTS} latents of tier {i}, found on other text by orthogonal matching pursuit "
-            "(Pati, Rezaiifar and Krishnaprasad 1993); a latent with its parts is a pattern",
+            f"half of h, minus the same with parts from other tokens; parts are up to {MOST_PARTS} latents of the tier "
+            "below, found on other text by orthogonal matching pursuit (Pati et al. 1993); a latent with its parts is "
+            "a pattern",
         )
         for i in TIERS[:-1]
     },
@@ -65,10 +65,10 @@ MEASURES = {
         for i in TIERS[:-1]
     },
     "composed_fraction": Measure(
-        title="composed latents",
+        title="share of composed latents",
         main=True,
         definition=f"the share of the upper tiers' live latents that their parts predict with an R² of {COMPOSED} or "
-        "more; by chance it is 0, as R² is measured on other text than the parts were found on",
+        "more, on other text than the parts were found on",
     ),
     "parts_mean": Measure(
         title="parts of a pattern", main=True, definition="the mean number of parts of a pattern", digits=2

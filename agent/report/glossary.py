@@ -1,0 +1,107 @@
+"""What the notes explain once, at their end: how differences are judged, by what evidence, and what measures mean."""
+
+import math
+from dataclasses import dataclass
+
+from agent.comparison import arbiter, judgement, matching
+from agent.display.formatting import format_value
+from agent.lab.metrics import METRICS
+from agent.lab.results import Expectation
+from agent.report import figure_style, sentences
+from agent.report.outcome import held_out
+from agent.study.state import State
+
+SENTINELS = {
+    "permuted decoder": "the baseline with its decoder's rows permuted",
+    "identity": "the identity",
+    "random": "a random untrained SAE",
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What differences are judged by: what a reader must know first, and what can be looked up."""
+
+    alarms: list[str]
+    method: list[str]
+
+
+def describe_evidence(state: State) -> Evidence:
+    """Describe what differences are judged by, as far as it is measured: sentinels, baselines, noise between seeds."""
+    alarms = []
+    if len(state.judging) > 1:
+        alarms.append("The code that compares runs and writes these notes changed between two drivers of the study.")
+    alarms += [
+        f"THE EVALUATION IS BROKEN: {_sentinel(each)} should be {each.expected} and is "
+        f"{'not finite' if each.found is None else format(each.found, '.4g')}."
+        for each in state.broken
+    ]
+    alarms += _families_without_results(state)
+    alarms += [
+        f"The baseline at K {k:g}, seed {seed} has no results: {verdict.name} ({verdict.evidence})."
+        for (k, seed), verdict in state.baselines_tried.items()
+        if not verdict.ok
+    ]
+    reseeded = matching.reseeded_level(state.baselines) if state.baselines else None
+    if reseeded is None or len(reseeded.baselines) < 2:
+        alarms.append("The noise between seeds was not measured, so no difference below is a finding.")
+        return Evidence(alarms, _checked(state))
+    return Evidence(alarms, [*_checked(state), *_statistics(state, reseeded)])
+
+
+def _checked(state: State) -> list[str]:
+    """State which sentinels the evaluation passed."""
+    passed = [each for each in state.sentinels or [] if each.held]
+    if not passed:
+        return []
+    names = figure_style.listed([SENTINELS.get(name, name) for name in dict.fromkeys(e.sentinel for e in passed)])
+    count = f"{len(passed)} of {len(state.sentinels or [])} expectations"
+    return [f"The evaluation was checked on SAEs whose scores are known: {count} held ({names})."]
+
+
+def _statistics(state: State, reseeded: matching.Level) -> list[str]:
+    """State the noise between seeds, how differences are judged by it, and what the tables show."""
+    name = state.started.primary_metric
+    mean, deviation = matching.mean_and_deviation(reseeded.values(name) or [math.nan])
+    ks = ", ".join(f"{level.k:g}" for level in matching.levels(state.baselines))
+    return [
+        f"The baseline was trained at K {ks}, and at K {reseeded.k:g} with {len(reseeded.baselines)} seeds: "
+        f"{METRICS[name].title} {format_value(name, mean)}, standard deviation {deviation:.2g}.",
+        "A run is compared with the baseline at its own L0, interpolated between two of these within "
+        f"{matching.MATCH:.0%} of it. Intervals are 95% intervals for one training, not corrected for the number of "
+        "runs or metrics; metrics that are not listed are within theirs. On the primary metric a difference counts if "
+        "it is significant after Holm's correction over the runs and at least the smallest effect worth having; a run "
+        f"is called better only if {judgement.FRESH_SEEDS} fresh seeds confirm it{_last_condition(state)}.",
+        "Results leave out settings that are run 0's. Own measures are of one training each: nothing is known of their "
+        "noise. The rest (why a run was proposed, its code, all figures): agent show STUDY --run N, agent review STUDY.",
+    ]
+
+
+def _families_without_results(state: State) -> list[str]:
+    """State which evaluations gave no result on the sentinels or on further baselines, each reason once."""
+    where: dict[tuple[str, str], list[str]] = {pair: ["the sentinels"] for pair in state.sentinel_errors.items()}
+    baselines: dict[tuple[str, str], list[str]] = {}
+    for (k, seed), errors in state.baseline_errors.items():
+        for pair in errors.items():
+            baselines.setdefault(pair, []).append(f"the baseline with K {k:g}, seed {seed}")
+    for pair, names in baselines.items():
+        where.setdefault(pair, []).append(names[0] if len(names) == 1 else f"{len(names)} baselines")
+    return [
+        sentences.NO_RESULT_ON.render(family=family, saes=figure_style.listed(saes), why=reason)
+        for (family, reason), saes in where.items()
+    ]
+
+
+def _last_condition(state: State) -> str:
+    metric = state.started.primary_metric
+    if not arbiter.has_test_split(metric):
+        return sentences.NO_SECOND_TEXT.render(title=METRICS[metric].title)
+    return (
+        f" and show at least {arbiter.LEAST_SHARE:.0%} of the difference on the test {held_out(state)}, on which "
+        "nothing else is decided"
+    )
+
+
+def _sentinel(expectation: Expectation) -> str:
+    metric = METRICS[expectation.metric].title if expectation.metric in METRICS else expectation.metric
+    return f"{metric} of {SENTINELS.get(expectation.sentinel, expectation.sentinel)}"
