@@ -202,15 +202,30 @@ def note(
 
 
 @app.command()
-def show(path: Annotated[Path, typer.Argument(help="A run's directory, or a study's under runs/ or notes/.")]) -> None:
-    """Show a run or a study as a table.
+def show(
+    path: Annotated[Path, typer.Argument(help="A run's directory, or a study's under runs/ or notes/.")],
+    run: Annotated[int | None, typer.Option(min=0, help="A run of the study, also what the notes leave out.")] = None,
+) -> None:
+    """Show a study or a run.
 
-    Exit code 1 if a file was changed after the study recorded it; its figures are not shown.
+    Of a study: the question, its answer, and a row for each run. Exit code 1 if a file was changed after the study
+    recorded it; its figures are not shown.
     """
     from agent.commands import show
 
-    if not show.show(path):
+    if not show.show(path, run):
         sys.exit(1)
+
+
+@app.command()
+def studies() -> None:
+    """List all studies.
+
+    A line for each: its idea, model and runs, the best outcome, whether it goes on, and its age.
+    """
+    from agent.commands.studies import print_studies
+
+    print_studies(ROOT)
 
 
 @app.command()

@@ -169,6 +169,8 @@ class Idea(Strict):
         for name in Rules.model_fields if self.answer else ():
             for number, condition in enumerate(getattr(self.answer, name)):
                 _check(condition.step, [*names, ANY], "answer", name, number, "step", known_as="a step's name")
+                if condition.metric and condition.than:
+                    _check(condition.than, names, "answer", name, number, "than", known_as="a step's name")
         return self
 
 

@@ -1,39 +1,38 @@
-"""`agent show`: tables of a run or a study."""
+"""`agent show`: a run or a study in the terminal."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agent.comparison.judgement import judgements
-from agent.display.console import make_console, study_table
-from agent.display.formatting import format_value, hours_line, remarks
+from agent.commands import show_study
+from agent.display.console import make_console
+from agent.display.formatting import format_value, remarks
 from agent.lab import results
 from agent.lab.errors import UserError
 from agent.lab.metrics import METRICS, Metric
 from agent.lab.results import FinalInfo, Probing
-from agent.report.outcome import outcome_sentence
 from agent.study.custody import changed_records
-from agent.study.state import State
-from agent.study.workspace import Study, find_study
+from agent.study.workspace import find_study
 
 GROUPS = tuple(dict.fromkeys(metric.group for metric in METRICS.values()))
 ALWAYS_SHOWN = {"training", "sparsity", "reconstruction", "model preservation"}  # other groups only if measured
 
 
-def show(path: Path) -> bool:
-    """Print the run or the study at `path`, but no figure of a file that was changed after it was recorded.
+def show(path: Path, number: int | None = None) -> bool:
+    """Print the run or the study at `path`, or one run of it as its notes tell it, but no figure of a file that was
+    changed after it was recorded.
 
-    Return False if there is such a file. Raise UserError if there is neither run nor study.
+    Return False if there is such a file. Raise UserError if there is neither run nor study, or no such run.
     """
     if not path.is_dir():
         raise UserError(f"{path} is not a directory: give the directory of a run or of a study")
     if study := find_study(path):
-        return _print_study(*study)
+        return show_study.print_study(*study) if number is None else show_study.print_run(*study, number)
+    if number is not None:
+        raise UserError(f"{path} is not a study, and --run is for a study: give its directory under runs/ or notes/")
     if changed := _changed_in(path):
-        _print_changed(make_console(), changed)
+        show_study.print_changed(make_console(), changed)
         return False
     if (path / "final_info.json").exists() or (path / "metrics.jsonl").exists():
         _print_run(path, results.read(path))
@@ -47,41 +46,6 @@ def _changed_in(run_dir: Path) -> list[str]:
     """Return the files of a run that were changed after its study had recorded them."""
     study = find_study(run_dir.resolve().parent)
     return [name for name in changed_records(*study) if Path(name).parts[0] == run_dir.resolve().name] if study else []
-
-
-def _print_changed(console: Console, names: Iterable[str]) -> None:
-    for name in names:
-        console.print(f"{name} was changed after it was recorded: not shown", style="red")
-
-
-def _print_study(study: Study, state: State) -> bool:
-    console = make_console()
-    fixed = state.started.fixed
-    console.print(state.started.title, style="bold")
-    console.print(
-        f"{fixed.model_in_words}, {fixed.hook_name}, {fixed.tokens:,} tokens, d_sae {fixed.d_sae:,}, "
-        f"seed {fixed.seed}; primary metric: {METRICS[state.started.primary_metric].title}"
-    )
-    if state.started.trained_on:
-        console.print(f"trained on {state.started.trained_on}")
-    console.print(f"evaluated by {', '.join(state.started.evals)}")
-    for family, data in state.started.evaluated_on.items():
-        console.print(f"{family} on {data}")
-    changed = changed_records(study, state)
-    runs = study.load_runs(state, hidden=changed)
-    console.print(study_table(runs))
-    _print_changed(console, changed)
-    for run in runs:
-        if run.info:
-            _print_verdict(console, f"run {run.number}", run.info)
-    for number, judgement in judgements(runs, state).items():
-        console.print(f"run {number}: {outcome_sentence(runs[number], state, judgement)}")
-    for remark in remarks(run.info for run in runs if run.info):
-        console.print(remark)
-    console.print(hours_line(state))
-    console.print(f"ended: {state.ended}" if state.ended else "not ended: continue it with `agent resume`")
-    console.print(f"notes: {study.notes / 'notes.txt'}", soft_wrap=True)
-    return not changed
 
 
 def _print_run(path: Path, info: FinalInfo) -> None:
@@ -101,13 +65,6 @@ def _print_run(path: Path, info: FinalInfo) -> None:
     )
     for warning in info.verdict.warnings:
         console.print(f"warning: {warning}", style="yellow")
-
-
-def _print_verdict(console: Console, name: str, info: FinalInfo) -> None:
-    if not info.verdict.ok:
-        console.print(f"{name} does not count: {info.verdict.name} ({info.verdict.evidence})", style="red")
-    for warning in info.verdict.warnings:
-        console.print(f"{name}: {warning}", style="yellow")
 
 
 def _metrics_table(title: str, info: FinalInfo) -> Table:

@@ -72,8 +72,9 @@ def _statistics(state: State, reseeded: matching.Level) -> list[str]:
         "runs or metrics; metrics that are not listed are within theirs. On the primary metric a difference counts if "
         "it is significant after Holm's correction over the runs and at least the smallest effect worth having; a run "
         f"is called better only if {judgement.FRESH_SEEDS} fresh seeds confirm it{_last_condition(state)}.",
-        "Results leave out settings that are run 0's. Own measures are of one training each: nothing is known of their "
-        "noise. The rest (why a run was proposed, its code, all figures): agent show STUDY --run N, agent review STUDY.",
+        "Results leave out settings that are run 0's. Own measures are of one training each: nothing is known of "
+        "their noise. The rest (why a run was proposed, its code, all figures): agent show STUDY --run N, agent review "
+        "STUDY.",
     ]
 
 

@@ -2,11 +2,12 @@
 
 import ast
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.ideas import BadIdea, Idea
+from agent.lab.errors import did_you_mean
 from agent.lab.files import MIB, BadFile, read_plain, write_atomically
 from agent.lab.results import Measure
 from agent.report.figure_style import Figure
@@ -38,6 +39,7 @@ def load(idea: Idea, sandbox: Sandbox = UNCONFINED) -> Analysis:
     analysis.py, which then imports no torch at its top.
     """
     if not idea.measures and not idea.figures:
+        _check_rules(idea, {})
         return Analysis(idea.analysis)
     required = ["MEASURES", "measure"] if idea.measures == idea.analysis else ["MEASURES"]
     request = Request(measures=idea.measures, required=required, figures=idea.figures)
@@ -47,6 +49,7 @@ def load(idea: Idea, sandbox: Sandbox = UNCONFINED) -> Analysis:
         raise BadIdea(answer.error)
     if idea.measures:
         _check_analysis(idea.folder / "analysis.py")
+    _check_rules(idea, answer.measures or {})
     return Analysis(idea.analysis, answer.measures, Drawing(idea, sandbox) if idea.figures else None)
 
 
@@ -97,6 +100,15 @@ def _ask(request: Request, folder: Path, seen: Sequence[Path], sandbox: Sandbox)
         return Answer.model_validate_json(read_plain(out / ANSWER, MOST))
     except (FileNotFoundError, ValueError) as error:
         raise BadIdea(f"{request.figures or request.measures} gave no answer: {str(error).splitlines()[0]}") from None
+
+
+def _check_rules(idea: Idea, measures: Mapping[str, Measure]) -> None:
+    """Raise BadIdea if a rule for the hypothesis is about a measure that the idea does not have."""
+    names, steps = measures.keys(), {step.name for step in idea.plan}
+    for condition in idea.answer.conditions if idea.answer else ():
+        for name, known in ((condition.measure, names), (condition.than, names | steps)):
+            if condition.measure and name and name not in known:
+                raise BadIdea(f"{idea.folder / 'idea.yaml'} answer: {name!r} is none: {did_you_mean(name, known)}")
 
 
 def _check_analysis(path: Path) -> None:

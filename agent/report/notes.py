@@ -83,6 +83,7 @@ def render(
     environment.filters["clip"] = clip_sentences
     environment.globals["sentences"] = sentences
     confined, *later = [confinement.sentence for confinement in state.confinements] or [""]
+    measures = measures or state.started.measures
     story, telling = tell(state, runs, judged, measures, cost), most_telling(runs, judged, MOST_ROWS)
     return environment.get_template("notes.txt.j2").render(
         state=state,
@@ -93,8 +94,8 @@ def render(
         conduct=[confined, *(f"After it was resumed: {sentence}" for sentence in later)],
         evidence=glossary.describe_evidence(state),
         remarks=remarks(run.info for run in runs if run.info),
-        own_measures=own_measures.table(measures or {}, telling),
-        definitions=own_measures.definitions(measures or {}, runs),
+        own_measures=own_measures.table(measures, telling),
+        definitions=own_measures.definitions(measures, runs),
         runs=[(run, section(run, state, runs, judged)) for run in runs],
         tested=[describe_test(run, state) for run in runs if run.number in state.tested],
         held_out=held_out(state),

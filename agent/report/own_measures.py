@@ -6,9 +6,16 @@ from collections.abc import Mapping, Sequence
 from agent.lab.results import Measure
 from agent.report import sentences
 from agent.report.layout import aligned
+from agent.study.events import StudyStarted
 from agent.study.runs import Run
 
 MOST_SHOWN = 6  # measures, if the idea names none as main
+
+
+def measures_of(started: StudyStarted, run: Run) -> dict[str, Measure]:
+    """Return the own measures of a study; in one from before they were recorded, those of a run by their names."""
+    names = run.info.analysis if run.info else {}
+    return started.measures or {name: Measure(title=name, definition="") for name in names}
 
 
 def shown(measures: Mapping[str, Measure], runs: Sequence[Run], every: bool = False) -> dict[str, Measure]:

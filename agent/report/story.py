@@ -67,14 +67,14 @@ def tell(
     spent: str = "",
 ) -> Story:
     """Return the story of a study as it stands now; `spent` is what the language model cost, in words."""
-    primary = state.started.primary_metric
+    primary, measures = state.started.primary_metric, measures or state.started.measures
     secondary = secondary_metrics(runs, primary)
     columns = ("run", "change", "L0", METRICS[primary].title, "from the baseline", "outcome")
     facts = Facts(runs, judged, primary) if state.started.language_model else None
     return Story(
         title=state.started.title,
         question=" ".join(state.started.hypothesis.split()),
-        answer=answer(state, runs, judged, measures or {}),
+        answer=answer(state, runs, judged, measures),
         columns=(*columns, *(METRICS[name].title for name in secondary)),
         rows=tuple(_row(run, judged.get(run.number), primary, secondary, facts) for run in runs),
         failed=_failed(state, runs),

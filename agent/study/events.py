@@ -8,7 +8,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from agent.hypothesis import Rules
 from agent.ideas import MOST_VARIANCE_LOST, Fixed
-from agent.lab.results import Comparison, Expectation, Work
+from agent.lab.results import Comparison, Expectation, Measure, Work
 from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
 from agent.study.records import Baseline, Confinement, PlannedRun, Proposal
@@ -46,6 +46,7 @@ class StudyStarted(_Event):
     description: Prose
     hypothesis: Prose
     answer: Rules | None = None  # when it is supported or refuted; None: the idea has no rules
+    measures: dict[Line, Measure] = {}  # the idea's own, by name; empty in older ledgers
     primary_metric: str
     smallest_effect: float
     most_variance_lost: float = MOST_VARIANCE_LOST  # explained variance that a run may lose and still be better
