@@ -1,5 +1,6 @@
-"""Check a drawn figure for texts that overlap or are cut off."""
+"""Check a drawn figure for texts that overlap or are cut off, and its description."""
 
+import re
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -18,6 +19,12 @@ def texts(drawing: MatplotlibFigure) -> list[tuple[str, Any]]:
     hidden = {tick.label1 for axes in drawing.axes for axis in (axes.xaxis, axes.yaxis) for tick in ticks_outside(axis)}
     visible = [text for text in drawing.findobj(Text) if text.get_text().strip() and text not in hidden]
     return [(text.get_text(), text.get_window_extent()) for text in visible]
+
+
+def is_brief(description: str) -> bool:
+    """Return whether a description says in two sentences what is to be seen, besides what is not shown."""
+    said, _, _ = description.partition(" Not shown: ")
+    return len(said) <= 250 and said.endswith(".") and len(re.findall(r"\.(?: |$)", said)) <= 2
 
 
 def ticks_outside(axis: Any) -> list[Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from builders import failed, measured, run
-from figure_checks import overlapping
+from figure_checks import is_brief, overlapping
 from safetensors.numpy import save_file
 from small_lab import examination, load_of_idea
 from small_sae import header
@@ -163,6 +163,33 @@ def draw(drawing: Any, directory: Path, runs: list[Run]) -> dict[str, figure_sty
         return {figure.name: figure for figure in drawing.draw(directory, runs)}
 
 
+class Rows:
+    """What a panel, found by its title, shows in the row of each run."""
+
+    def __init__(self, figure: figure_style.Figure, title: str) -> None:
+        assert figure.drawing
+        (self.panel,) = [panel for panel in figure.drawing.axes if panel.get_title(loc="left") == title]
+
+    @property
+    def values(self) -> list[str]:
+        """The value that stands beside each row."""
+        return [text.get_text() for text in self.panel.texts]
+
+    @property
+    def ticks(self) -> dict[int, float]:
+        """The place of the grey tick, by row."""
+        return {row: x for row, (x,) in self._places("|").items()}
+
+    @property
+    def points(self) -> dict[int, list[float]]:
+        """The places of the grey points, by row."""
+        return self._places(".")
+
+    def _places(self, marker: str) -> dict[int, list[float]]:
+        drawn = [np.array(line.get_data()) for line in self.panel.lines if line.get_marker() == marker]
+        return {round(float(y.mean())): list(x) for x, y in drawn if len(x)}
+
+
 def test_on_a_world_the_figures_show_true_absorption_and_each_parents(drawing: Any, tmp_path: Path):
     runs = study(tmp_path, world, 6)
     record = {"absorption": {"rate": 0.02, "parents": {"4": {"absorbed": 0.64}, "7": {"absorbed": 0.05}}}}
@@ -174,25 +201,28 @@ def test_on_a_world_the_figures_show_true_absorption_and_each_parents(drawing: A
     for name, figure in written.items():
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
         assert overlapping(figure) == [], name
-    rates = written["absorption_rates.png"].description
-    assert "true absorption: run 0 0.0300, run 1 0.0270" in rates
-    assert "each parent feature, highest marked: run 0 not measured, run 1 0.64" in rates
-    assert "run 1: 1 above 0.1" in rates
-    assert "no probing" in written["probing_accuracy.png"].description
-    assert "F1: run 0 0.600, run 1 0.620" in written["probing_accuracy.png"].description
-    comparison = written["metrics_comparison.png"].description
-    assert "duplicates merged: run 0 not measured (grey 0), run 1 2 (grey 1)" in comparison
-    assert "No run has another seed" in comparison
+    rates = written["absorption_rates.png"]
+    assert Rows(rates, "true absorption").values[:2] == ["0.0300", "0.0270"]
+    assert Rows(rates, "each parent feature, highest marked").values == ["–", "0.64", "–", "–", "–", "–"]
+    assert Rows(rates, "each parent feature, highest marked").points == {1: [0.64, 0.05]}
+    assert "a world has no labelled text" in written["probing_accuracy.png"].description
+    assert Rows(written["probing_accuracy.png"], "F1").values[:2] == ["0.600", "0.620"]
+    merged = Rows(written["metrics_comparison.png"], "duplicates merged")
+    assert merged.values[:2] == ["–", "2"]
+    assert merged.ticks == {0: 0, 1: 1, 2: 2, 3: 0, 4: 1, 5: 2}
+    assert "No run has another seed" in written["metrics_comparison.png"].description
 
 
 def test_missing_absorption_is_named_in_the_figures(drawing: Any, tmp_path: Path):
     written = draw(drawing, tmp_path, study(tmp_path, language, 3))
     for name, figure in written.items():
         assert overlapping(figure) == [], name
-    assert "absorption itself was not measured" in written["absorption_rates.png"].description
-    assert "nearest decoder cosine: run 0 0.300 (grey 0.270)" in written["absorption_rates.png"].description
-    assert "Absorption was not measured" in written["metrics_comparison.png"].description
-    assert "top 5 latents: run 0 0.720 (grey 0.900), run 1 0.730" in written["probing_accuracy.png"].description
+    for name in ("metrics_comparison.png", "absorption_rates.png"):
+        assert "absorption was not measured" in written[name].description
+    nearest = Rows(written["absorption_rates.png"], "absorption: not measured; nearest decoder cosine")
+    assert (nearest.values, nearest.ticks) == (["0.300", "0.290", "0.280"], {0: 0.27, 1: 0.27, 2: 0.27})
+    probed = Rows(written["probing_accuracy.png"], "top 5 latents")
+    assert (probed.values, probed.ticks) == (["0.720", "0.730", "0.740"], {0: 0.9, 1: 0.9, 2: 0.9})
 
 
 def test_absorption_of_a_model_that_can_spell_is_sae_benchs(drawing: Any, tmp_path: Path):
@@ -204,9 +234,10 @@ def test_absorption_of_a_model_that_can_spell_is_sae_benchs(drawing: Any, tmp_pa
     assert runs[1].info
     scored = FamilyScores(metrics={"mean_absorption_fraction_score": 0.225}, details=details)
     runs[1].info.evaluations["absorption"] = scored
-    said = draw(drawing, tmp_path, runs)["absorption_rates.png"].description
-    assert "absorption: run 0 not measured, run 1 0.2250" in said
-    assert "run 0: 0, run 1: 2" in said
+    rates = draw(drawing, tmp_path, runs)["absorption_rates.png"]
+    assert Rows(rates, "absorption").values == ["–", "0.2250"]
+    assert Rows(rates, "each letter, highest marked").values == ["–", "0.40"]
+    assert Rows(rates, "each letter, highest marked").points == {1: [0.4, 0.05]}
 
 
 def test_stability_is_reported_for_runs_with_other_seeds(drawing: Any, tmp_path: Path):
@@ -216,10 +247,13 @@ def test_stability_is_reported_for_runs_with_other_seeds(drawing: Any, tmp_path:
     decoder(runs[1].directory, rows)
     for seed in (1000, 1001):
         decoder(tmp_path / f"run_1_seed_{seed}", rows[::-1].copy())
-    said = draw(drawing, tmp_path, runs)["metrics_comparison.png"].description
-    assert "features found again: run 0 not measured, run 1 1.000 (grey 0." in said
-    assert "run 1 with 2" in said
-    assert "the runs without a figure have no other seed" in said
+    comparison = draw(drawing, tmp_path, runs)["metrics_comparison.png"]
+    found = Rows(comparison, "features found again")
+    assert found.values == ["–", "1.000", "–"]
+    assert list(found.ticks) == [1]
+    assert 0 < found.ticks[1] < 0.9
+    assert "Features found again is the mean cosine" in comparison.description
+    assert is_brief(comparison.description), comparison.description
 
 
 def test_only_live_latents_count_for_stability(drawing: Any, tmp_path: Path):
@@ -241,13 +275,16 @@ def test_the_baselines_other_seeds_are_its_noise_runs(drawing: Any, tmp_path: Pa
         update={"training": header().training.model_copy(update={"seed": 0, "settings": {"K": 8}})}
     )
     baseline = run(tmp_path, 0, "Baseline", info)
-    rows = np.random.default_rng(0).standard_normal((20, 32))
+    rows, half, other = np.random.default_rng(0).standard_normal((3, 20, 32))
+    half[:10] = rows[:10]
     decoder(baseline.directory, rows)
     assert drawing.stability(baseline) is None
-    for name in ("baseline_k8_seed1", "baseline_k8_seed2", "baseline_k8_seed0", "baseline_k8.5_seed1"):
-        decoder(tmp_path / name, rows)
-    found, _, seeds = drawing.stability(baseline)
-    assert (found, seeds) == (pytest.approx(1), 2)
+    decoder(tmp_path / "baseline_k8_seed1", rows)
+    decoder(tmp_path / "baseline_k8_seed2", half)
+    for name in ("baseline_k8_seed0", "baseline_k8.5_seed1"):  # its own seed, and another K
+        decoder(tmp_path / name, other)
+    of_half, _ = drawing.matched_cosine(*(each.astype(np.float32) for each in (rows, half)))
+    assert drawing.stability(baseline)[0] == pytest.approx((1 + of_half) / 2)
 
 
 @pytest.mark.parametrize("count", [1, 8])
@@ -257,6 +294,7 @@ def test_the_figures_fit_few_and_many_runs_and_name_failed_ones(drawing: Any, tm
         runs = [*study(tmp_path, result, count), run(tmp_path, count, "Died", timed_out)]
         for name, figure in draw(drawing, tmp_path, runs).items():
             assert overlapping(figure) == [], name
+            assert is_brief(figure.description), figure.description
             assert f"Not shown: run {count} has no result (timed_out)." in figure.description
 
 

@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from builders import failed, measured, run
-from figure_checks import overlapping
+from figure_checks import is_brief, overlapping
 from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from small_lab import examination, experiment, load, load_of_idea
 from small_sae import header
 
@@ -181,20 +184,41 @@ def test_the_figures_are_drawn_and_nothing_overlaps(tmp_path: Path, drawing: Any
     for name, figure in figures.items():
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
         assert overlapping(figure) == [], name
+        assert is_brief(figure.description), figure.description
         assert "Not shown" not in figure.description
 
 
-def test_descriptions_give_the_figures_that_are_shown(tmp_path: Path, drawing: Any):
-    figures = drawn(drawing, tmp_path, study(tmp_path, 3))
-    alphas = [step.parameters["alpha"] for step in IDEA.plan]
-    sweep = figures["alpha_sweep.png"].description
-    assert "run 0 (no alpha): L0 16.20, explained variance 0.8400" in sweep
-    assert f"run 2 (alpha {alphas[1]:g}): L0 16.22, explained variance 0.8360" in sweep
-    assert "largest decoder |cosine| 0.2700, forgetting 0.168" in sweep
-    assert (
-        "run 1: groups that fire together: median 10.50, 9.00 to 12.00" in figures["condition_numbers.png"].description
-    )
-    assert "random groups (5 partitions): median 8.35" in figures["condition_numbers.png"].description
+def lines_of(panel: Axes) -> dict[str, tuple[list[float], list[float]]]:
+    """Return the x and y of each line that the legend names, by its label."""
+    handles, labels = panel.get_legend_handles_labels()
+    data = [np.array(line.get_data()) for line in handles if isinstance(line, Line2D)]
+    return {label: (list(x), list(y)) for label, (x, y) in zip(labels, data, strict=True)}
+
+
+def test_the_sweep_shows_each_runs_figures_at_its_alpha(tmp_path: Path, drawing: Any):
+    runs = study(tmp_path, 3)
+    sweep = drawn(drawing, tmp_path, runs)["alpha_sweep.png"]
+    assert sweep.drawing
+    panels = {panel.get_title(loc="left").partition(" (")[0]: lines_of(panel) for panel in sweep.drawing.axes}
+    baseline, _, last = [figure_style.label(each) for each in runs]
+    assert baseline == "run 0: Baseline"
+    assert panels["L0"][last][0] == [IDEA.plan[1].parameters["alpha"]]
+    assert (panels["L0"][baseline][1], panels["L0"][last][1]) == ([16.2, 16.2], [16.22])
+    assert panels["explained variance"][baseline][1] == [0.84, 0.84]
+    assert panels["explained variance"][last][1] == [0.836]
+    assert panels["largest decoder |cosine|"][last][1] == [0.27]
+    assert panels["forgetting"][last][1] == [0.168]
+
+
+def test_condition_numbers_are_drawn_with_their_medians(tmp_path: Path, drawing: Any):
+    figure = drawn(drawing, tmp_path, study(tmp_path, 3))["condition_numbers.png"]
+    assert figure.drawing
+    lines = [np.array(line.get_data()) for line in figure.drawing.axes[0].lines]
+    groups = {round(float(y.mean()), 2): list(x) for x, y in lines if len(x) > 2}
+    medians = {round(float(y.mean()), 2): x[0] for x, y in lines if len(x) == 2}
+    fire_together, random = 0.76, 1.24  # where they are drawn in the row of run 1
+    assert groups[fire_together] == pytest.approx([9 + 0.3 * i for i in range(11)])
+    assert (medians[fire_together], medians[random]) == pytest.approx((10.5, 8.35))
 
 
 def test_the_sweep_joins_runs_that_differ_in_alpha_alone(tmp_path: Path, drawing: Any):

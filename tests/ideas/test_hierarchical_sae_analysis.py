@@ -1,12 +1,16 @@
 """hierarchical_sae measures its tiers correctly on latents made by hand, and its figures show them."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from figure_checks import is_brief
+from matplotlib.patches import Rectangle
 from small_lab import examination, load_of_idea
 from small_sae import header
 
@@ -162,30 +166,35 @@ def run(directory: Path, number: int, own: Any, measured: Any) -> Run:
 
 
 def test_the_figures_show_what_was_measured(tmp_path: Path, figures: dict[str, float]):
-    own = {"tier_0_l0": 5.0, "tier_0_size": 5.0, "tier_1_l0": 3.0, "tier_1_size": 4.0}
+    own = {"tier_0_l0": 5.0, "tier_1_l0": 3.0}
     runs = [run(tmp_path, 0, {}, {"other": 1.0}), run(tmp_path, 1, own, figures), run(tmp_path, 2, own, None)]
-    kept = runs[1].directory / "eval/analysis"
-    kept.mkdir(parents=True)
-    pattern = {"latent": 6, "tier": 1, "r2": 1.0, "parts": [2], "weights": [2.0]}
-    (kept / "patterns.json").write_text(json.dumps({"patterns": [pattern]}))
     import matplotlib
 
     with matplotlib.rc_context(figure_style.STYLE):
         training, activity = load_of_idea("hierarchical_sae", "figures.py").draw(tmp_path, runs)
     assert (training.name, activity.name) == ("training_metrics.png", "tier_activity_comparison.png")
-    assert "run 0 after 19 steps: L2 0.5000, L0 8.00, total loss 0.1053;" in training.description
-    assert "total loss 0.1053, active by tier 5.00 / 3.00, latents by tier 5 / 4" in training.description
     assert training.drawing
-    panels = {panel.get_ylabel(): len(panel.lines) for panel in training.drawing.axes}
-    assert panels == {
-        "L2 (mse per dimension)": 3,
-        "sparsity (L0)": 3,
-        "total loss": 3,
-        "active latents of tier 0": 2,
-        "active latents of tier 1": 2,
+    assert activity.drawing
+    ends = {
+        panel.get_ylabel(): [np.array(line.get_data())[:, -1].tolist() for line in panel.lines]
+        for panel in training.drawing.axes
     }
-    assert f"composition coverage {figures['composition_0_coverage']:.3f}" in activity.description
-    assert "strongest pattern latent 6 = 2.00 x 2 (R² 1.00)" in activity.description
+    assert ends == {
+        "L2 (mse per dimension)": 3 * [[19, 0.5]],
+        "sparsity (L0)": 3 * [[19, 8]],
+        "total loss": 3 * [[19, 2 / 19]],
+        "active latents of tier 0": 2 * [[19, 5]],
+        "active latents of tier 1": 2 * [[19, 3]],
+    }
+    bars = {
+        panel.get_title(loc="left"): [bar.get_width() for bar in panel.patches if isinstance(bar, Rectangle)]
+        for panel in activity.drawing.axes
+    }
+    assert bars["composition coverage"] == pytest.approx([math.nan, figures["composition_0_coverage"]], nan_ok=True)
+    assert bars["share of L0"] == [figures["tier_0_l0_share"], figures["tier_1_l0_share"]]
+    assert bars["share of the latents"] == pytest.approx([5 / 9, 4 / 9])
+    for figure in (training, activity):
+        assert is_brief(figure.description), figure.description
     assert "Not shown: run 0 has no measured tiers; run 2 has no measured tiers." in activity.description
 
 

@@ -6,12 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from builders import failed, run
-from figure_checks import overlapping
-from matplotlib.figure import Figure as MatplotlibFigure
+from figure_checks import is_brief, overlapping
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from small_lab import CONTEXT, load_of_idea
 from small_sae import header
 
@@ -199,13 +201,35 @@ def test_the_figures_are_described_and_nothing_overlaps(
     assert list(drawn) == names[: 4 if world else 3]
     for name, figure in drawn.items():
         assert (tmp_path / name).stat().st_size > 5000
-        assert isinstance(figure.drawing, MatplotlibFigure)
         assert overlapping(figure) == []
         assert "Not shown: run 0" in figure.description
         assert "run 1" in figure.description
         assert "(nan)" in figure.description
-    assert "256 latents 0.480 (-0.040)" in drawn[names[0]].description
-    assert "run 2: share of L0 0.333 / 0.333 / 0.333" in drawn[names[1]].description
+        assert is_brief(figure.description), figure.description
+    alone, random = panels_of(drawn[names[0]])
+    assert curve_of_run_2(alone) == pytest.approx({256: 0.48, 512: 0.63, 1024: 0.68})
+    assert curve_of_run_2(random) == pytest.approx({256: -0.04, 512: 0.06, 1024: 0.68})
+    shares, alive = panels_of(drawn[names[1]])
+    assert bars_of_run_2(shares) == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    assert bars_of_run_2(alive) == pytest.approx([1, 0.96, 0.92])
+
+
+def panels_of(figure: figure_style.Figure) -> list[Axes]:
+    assert figure.drawing
+    return figure.drawing.axes
+
+
+def curve_of_run_2(panel: Axes) -> dict[int, float]:
+    """Return the height of run 2 by the number of latents."""
+    (line,) = [line for line in panel.lines if str(line.get_label()).startswith("run 2:")]
+    return dict(np.array(line.get_data()).T.tolist())
+
+
+def bars_of_run_2(panel: Axes) -> list[float]:
+    """Return the lengths of the bars of run 2, which is the first that is shown and has three prefixes."""
+    lengths = [bars.patches[0].get_width() for bars in panel.containers if isinstance(bars, BarContainer)]
+    assert all(map(math.isnan, lengths[3:]))
+    return lengths[:3]
 
 
 def test_without_prefixes_nothing_is_drawn(drawing: SimpleNamespace, tmp_path: Path):

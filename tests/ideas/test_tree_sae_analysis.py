@@ -1,15 +1,19 @@
 """tree_sae measures correctly on a tree made by hand, and its figures show it."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from builders import history, measured, run
-from figure_checks import overlapping
+from figure_checks import is_brief, overlapping
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from small_lab import examination, load_of_idea
 from small_sae import header
 
@@ -99,7 +103,6 @@ def test_the_saved_tree_has_the_open_paths_and_their_top_tokens(examined: tuple[
     _, kept = examined
     nodes = {node["latent"]: node for node in kept["nodes"]}
     assert set(nodes) == {6, 4, 5, 0, 1, 2}  # child 3's only path is pruned
-    assert (kept["closed"], kept["edges"]) == (1, 6)
     assert nodes[1]["edge"] == pytest.approx(0.5 * 6 / 8)
     assert nodes[4]["activation"] == pytest.approx(6 / 8)
     assert len(kept["values"]) == len(nodes)
@@ -266,14 +269,38 @@ def test_the_figures_are_drawn_and_described(tmp_path: Path, examined: tuple[Any
     assert list(figures) == ["training_progression.png", "feature_paths.png", "level_activations.png"]
     for name in figures:
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    paths = figures["feature_paths.png"].description
-    assert "run 1: 6 latents in 1 trees, the thickest edge's activation carried 0.38 a token, 1 of 6 edges" in paths
-    assert "run 0 has no measured tree" in paths
-    assert f"run {count - 1} has no measured tree with an open path (degenerate)" in paths
-    progression = figures["training_progression.png"].description
-    assert "run 0: mean squared error 1.0000, no tree" in progression
-    assert "run 1: mean squared error 1.0000, consistency loss 1.000, 90.0% of the edges open" in progression
+        assert is_brief(figures[name].description), figures[name].description
+    for name in ("feature_paths.png", "level_activations.png"):
+        assert "run 0 has no measured tree" in figures[name].description
+        assert f"run {count - 1} has no measured tree with an open path (degenerate)" in figures[name].description
     assert overlapping(figures["training_progression.png"]) == []
+
+
+def test_the_figures_show_the_saved_tree_and_the_history(tmp_path: Path, examined: tuple[Any, dict[str, Any]]):
+    figures, kept = drawn(tmp_path, study(tmp_path, examined[1], 3)), examined[1]
+    (paths,) = panels_of(figures["feature_paths.png"])
+    circles = [circle.get_sizes()[0] for circle in paths.collections if isinstance(circle, PathCollection)]
+    largest = max(node["activation"] for node in kept["nodes"])
+    assert circles == pytest.approx([4 + 90 * node["activation"] / largest for node in kept["nodes"]])
+    assert [text.get_text() for text in paths.texts] == [str(node["latent"]) for node in kept["nodes"]]
+    carried = [node["edge"] for node in kept["nodes"] if node["parent"] >= 0]
+    assert len(carried) == 5, "the pruned path is left out"
+    assert [line.get_linewidth() for line in paths.lines] == pytest.approx(
+        [0.3 + 4 * edge / max(carried) for edge in carried]
+    )
+    assert "activation carried" in figures["feature_paths.png"].description
+    ends = {
+        panel.get_ylabel(): [np.array(line.get_ydata())[-1] for line in panel.lines]
+        for panel in panels_of(figures["training_progression.png"])
+    }
+    assert ends["mean squared error"] == [1, 1, 1]
+    assert ends["consistency loss"] == pytest.approx([math.nan, 1, 1 / 2], nan_ok=True)
+    assert ends["open edges (share)"] == pytest.approx([math.nan, 0.9, 0.9], nan_ok=True)
+
+
+def panels_of(figure: figure_style.Figure) -> list[Axes]:
+    assert figure.drawing
+    return figure.drawing.axes
 
 
 def test_the_baseline_alone_has_no_figures(tmp_path: Path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from builders import failed, history, measured, run
 from figure_checks import overlapping
+from matplotlib.container import BarContainer
 
 from agent import TEMPLATES, ideas
 from agent.comparison.judgement import Goal, judge
@@ -114,9 +115,21 @@ def test_descriptions_give_the_values_that_are_shown(six: tuple[Path, dict[str, 
     assert "run 3 (worse on CE-loss score): CE-loss score -0.0185 ± 0.0008" in comparison
     assert "0.005 to either side" in comparison
     assert "Not shown" not in comparison
-    tiers = written["tier_activity_comparison.png"].description
-    assert "run 1: share of L0 0.550 / 0.300 / 0.150, alive fraction 0.990 / 0.850 / 0.670, composition R²" in tiers
-    assert "Not shown: run 0 has no measured tiers." in tiers
+
+
+def test_the_tiers_of_each_run_are_drawn(six: tuple[Path, dict[str, plots.Figure]]):
+    tiers = six[1]["tier_activity_comparison.png"]
+    assert tiers.drawing
+    of_run_1 = {  # the first that has tiers
+        panel.get_title(loc="left"): [
+            bars.patches[0].get_width() for bars in panel.containers if isinstance(bars, BarContainer)
+        ]
+        for panel in tiers.drawing.axes
+    }
+    assert of_run_1["share of L0"] == [0.55, 0.3, 0.15]
+    assert of_run_1["alive fraction"] == pytest.approx([0.99, 0.85, 0.67])
+    assert "composition R²" in of_run_1
+    assert "Not shown: run 0 has no measured tiers." in tiers.description
 
 
 def test_the_band_is_as_wide_as_the_interval_that_judges_a_new_seed(tmp_path: Path):

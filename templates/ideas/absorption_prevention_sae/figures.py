@@ -37,8 +37,8 @@ def matched_cosine(a: "np.ndarray", b: "np.ndarray") -> tuple[float, float]:
     return tuple(float(matrix[linear_sum_assignment(matrix, maximize=True)].mean()) for matrix in cosines)  # type: ignore
 
 
-def stability(run: Run) -> tuple[float, float, int] | None:
-    """Return the means of matched_cosine of a run's live decoder rows over its other seeds, and how many there are.
+def stability(run: Run) -> tuple[float, float] | None:
+    """Return the means of matched_cosine of a run's live decoder rows over its other seeds.
 
     Other seeds are the fresh ones of a run that looked better, in run_<i>_seed_<seed>, and for run 0 the baseline's, in
     baseline_k<K>_seed_<seed>. Return None if there are none.
@@ -52,7 +52,7 @@ def stability(run: Run) -> tuple[float, float, int] | None:
     if own_rows is None or not seeds:
         return None
     cosines = [matched_cosine(own_rows, rows) for rows in seeds]
-    return sum(c[0] for c in cosines) / len(cosines), sum(c[1] for c in cosines) / len(cosines), len(cosines)
+    return sum(c[0] for c in cosines) / len(cosines), sum(c[1] for c in cosines) / len(cosines)
 
 
 def _live_rows(directory: Path) -> "np.ndarray | None":
@@ -99,8 +99,13 @@ def _metrics_comparison(runs: Sequence[Run]) -> Page:
     if any(stable):
         values, ticks = ([None if means is None else means[i] for means in stable] for i in range(2))
         second = Panel("features found again", "matched cosine (grey: shuffled)", values, 3, ticks)
+        reading = (
+            "Features found again is the mean cosine of decoder rows matched with another seed's; its grey tick is the "
+            "same with shuffled dimensions."
+        )
     else:
         second = _metric(runs, "f1" if _measured(runs, "f1") else "ce_loss_score")
+        reading = f"No run has another seed to match features with, so {second.title} is shown instead."
     dead, merged, left = (_own(runs, name) for name in ("dead_fraction", "duplicates_merged", "duplicate_pairs"))
     panels = [
         first,
@@ -108,19 +113,9 @@ def _metrics_comparison(runs: Sequence[Run]) -> Page:
         Panel("dead latents", "fraction of the latents", dead),
         Panel("duplicates merged", f"latents (grey: pairs left above {DUPLICATE})", merged, 0, left),
     ]
-    text = [f"a row for each run: {first.title}; {second.title}; the fraction of the latents that never fire; and the"]
-    text += ["latents merged as duplicates during training, with the pairs of live latents whose cosine is still above"]
-    text += [f"{DUPLICATE}."]
-    if not absorption:
-        text += ["Absorption was not measured; explained variance is shown instead."]
-    if any(stable):
-        seeds = [f"run {r.number} with {s[2]}" for r, s in zip(runs, stable, strict=True) if s]
-        text += ["Features found again: the mean cosine of a run's live decoder rows with their one-to-one partners in"]
-        text += [f"its other seeds ({', '.join(seeds)}), and with the other seeds' dimensions shuffled; the runs"]
-        text += ["without a figure have no other seed." if len(seeds) < len(runs) else "all have other seeds."]
-    else:
-        text += [f"No run has another seed to match features with, so {second.title} is shown instead."]
-    return "metrics_comparison.png", panels, " ".join(text)
+    missing = "" if absorption else " (absorption was not measured)"
+    text = f"a row for each run: {first.title}{missing}, {second.title}, dead latents and duplicates merged. {reading}"
+    return "metrics_comparison.png", panels, text
 
 
 def _absorption_rates(runs: Sequence[Run]) -> Page:
@@ -136,15 +131,15 @@ def _absorption_rates(runs: Sequence[Run]) -> Page:
             nearest[1],
         )
         text = (
-            "a row for each run: the cosine of each decoder row with its nearest; absorption itself was not measured "
-            "in these runs. A latent that also writes another's direction is nearer to it, but so are latents of "
-            "related features, so this is no measure of absorption."
+            "as absorption was not measured, the mean cosine of live decoder rows with their nearest, a row for each "
+            "run (grey tick: random directions). It is no measure of absorption: related features are near each other "
+            "too."
         )
         return "absorption_rates.png", [panel], text
     if name == "absorption_true":
         rates_by_run = [_parents(run) for run in runs]
         meaning, item = (
-            "share of a parent's samples on which a descendant's latent fires in place of its own",
+            "share of a parent's samples on which a descendant's latent fires in its place",
             "parent feature",
         )
     else:
@@ -162,14 +157,9 @@ def _absorption_rates(runs: Sequence[Run]) -> Page:
             points=rates_by_run,
         ),
     ]
-    counts = ", ".join(f"run {run.number}: {len(rates)}" for run, rates in zip(runs, rates_by_run, strict=True))
-    worst = "; ".join(
-        f"run {run.number}: {sum(r > 0.1 for r in rates)} above 0.1"
-        for run, rates in zip(runs, rates_by_run, strict=True)
-    )
     text = (
-        f"a row for each run: absorption, the {meaning}: the mean, and each {item} as a point, with the highest rate "
-        f"marked and given. Each {item} without a latent in the run is left out (shown: {counts}). {worst}."
+        f"{meaning}, a row for each run: the mean, and each {item} (grey points), the highest marked. Those without a "
+        "latent in a run are left out, so means may be over different ones."
     )
     return "absorption_rates.png", panels, text
 
@@ -191,9 +181,9 @@ def _probing_accuracy(runs: Sequence[Run]) -> Page:
             for name, title in (("f1", "F1"), ("precision", "precision"), ("recall", "recall"))
         ]
         text = (
-            "there is no probing of these runs, as a world has no labelled text; shown instead is how well the latents"
+            "F1, precision and recall with which the latents detect the true features, a row for each run. They stand "
+            "in for probing, as a world has no labelled text."
         )
-        text += " detect the true features: F1, precision and recall, means over the latents."
         return "probing_accuracy.png", panels, text
     ks = sorted({k for probing in probings if probing for k in probing.accuracy})
     panels = [
@@ -211,8 +201,8 @@ def _probing_accuracy(runs: Sequence[Run]) -> Page:
         for k in (ks[0], ks[-1])
     ]
     text = (
-        "test accuracy of sparse probing on the most informative latents: the mean over the datasets, each dataset as "
-        "a point, and in grey the mean of a probe on all of the model's own activations."
+        "test accuracy of sparse probing on the most informative latents, a row for each run: the mean over datasets, "
+        "and each dataset (grey points). Compare it with the grey tick, a probe on all of the model's own activations."
     )
     return "probing_accuracy.png", panels, text
 
@@ -240,7 +230,6 @@ def _write(path: Path, runs: Sequence[Run], panels: Sequence[Panel], text: str) 
     titles, above, below, height = 2.35, 0.28, 0.52, 0.22 * len(runs) + 0.1
     rows, cell = math.ceil(len(panels) / columns), (figure_style.WIDTH - titles) / columns
     figure = figure_style.page(rows * (above + height + below) + 0.05)
-    summaries = []
     for number, panel in enumerate(panels):
         row, column = divmod(number, columns)
         top = row * (above + height + below) + above
@@ -253,33 +242,13 @@ def _write(path: Path, runs: Sequence[Run], panels: Sequence[Panel], text: str) 
                 axes.plot([tick], [i], "|", color=figure_style.GREY, markersize=11, markeredgewidth=1.6)
             if value is not None:
                 axes.plot([value], [i], **{**figure_style.style(run, 5), "linestyle": "none"})
+            written = "–" if value is None else f"{value:.{panel.digits}f}"
             at = {"annotation_clip": False, "va": "center_baseline", "fontsize": 8}
-            row_end = axes.get_yaxis_transform()
-            axes.annotate(
-                "–" if value is None else _format(value, panel.digits),
-                (1.03, i),
-                (0, 0),
-                row_end,
-                "offset points",
-                **at,
-            )
+            axes.annotate(written, (1.03, i), (0, 0), axes.get_yaxis_transform(), "offset points", **at)
         figure_style.name_rows(axes, [figure_style.label(run, titles - 0.15) if column == 0 else "" for run in runs])
         axes.margins(x=0.12)
         axes.set_title(panel.title, loc="left")
         axes.set_xlabel(panel.axis)
         axes.locator_params(axis="x", nbins=2)
         axes.tick_params(axis="x", labelsize=7)
-        rows_text = [
-            f"run {run.number} {_format(value, panel.digits)}{_grey(tick, panel.digits)}"
-            for run, value, tick in zip(runs, panel.values, ticks, strict=True)
-        ]
-        summaries.append(f"{panel.title}: {', '.join(rows_text)}")
-    return figure_style.save(figure, path, f"{text} {'; '.join(summaries)}.")
-
-
-def _grey(tick: float | None, digits: int) -> str:
-    return "" if tick is None else f" (grey {_format(tick, digits)})"
-
-
-def _format(value: float | None, digits: int) -> str:
-    return "not measured" if value is None else f"{value:.{digits}f}"
+    return figure_style.save(figure, path, text)

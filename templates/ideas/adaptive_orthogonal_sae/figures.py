@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from measures import BINS, DRAWS, KEPT, MEASURES
 
-from agent.display.formatting import format_value
 from agent.lab import results
 from agent.lab.metrics import METRICS
 from agent.report import figure_style
@@ -77,19 +76,12 @@ def draw_sweep(path: Path, counted: Sequence[Run], runs: Sequence[Run]) -> figur
         panel.margins(0.1)
         panel.locator_params(axis="y", nbins=4)
     figure_style.legend(figure, figure.axes[0])
-    summaries = []
-    for run in [*([reference] if reference else []), *shown]:
-        values = ", ".join(f"{title_of(name)} {text_of(name, value_of(run, name))}" for name in names)
-        summaries.append(
-            f"run {run.number} ({'no alpha' if run is reference else f'alpha {alpha_of(run):g}'}): {values}"
-        )
-    line = "The dashed line is run 0, the baseline. " if reference else ""
+    line = ", the dashed line is the baseline" if reference else ""
     return figure_style.save(
         figure,
         path,
-        "the headline metrics, and where measured the largest decoder cosine and forgetting, against alpha, the cosine "
-        "that latents of different groups may have; one seed each. Runs of the same alpha stand side by side; a line "
-        f"joins runs that differ in alpha alone. {line}{'; '.join(summaries)}."
+        "a panel for each metric, against alpha, the cosine that latents of different groups may have; grey lines join "
+        f"runs that differ in alpha alone{line}. Each point is one seed; runs of the same alpha stand side by side."
         + figure_style.missing(
             [run for run in runs if run in shown or run is reference], runs, "has no alpha or no result"
         ),
@@ -139,12 +131,6 @@ def better_of(name: str) -> str:
     return {"higher": " (↑ better)", "lower": " (↓ better)", "none": ""}[better]
 
 
-def text_of(name: str, value: float) -> str:
-    if math.isnan(value):
-        return "not measured"
-    return format_value(name, value) if name in METRICS else f"{value:.{MEASURES[name].digits}f}"
-
-
 # Condition numbers of groups
 
 
@@ -153,16 +139,12 @@ def draw_conditions(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs
     titles, above, height = 2.75, 0.1, 0.5 * len(kept) + 0.05
     figure = figure_style.page(above + height + 0.95)
     panel = figure_style.add_panel(figure, titles, above, figure_style.WIDTH - titles - 0.2, height)
-    summaries = []
-    for row, (run, content) in enumerate(kept):
-        parts = []
-        for line, (kind, (title, look)) in enumerate(PARTITIONS.items()):
+    for row, (_, content) in enumerate(kept):
+        for line, (kind, (_, look)) in enumerate(PARTITIONS.items()):
             if numbers := [number for number in content["conditions"].get(kind, []) if number is not None]:
                 y, middle = row + 0.24 * (line - 1), median(numbers)
                 panel.plot(numbers, [y] * len(numbers), linestyle="none", markersize=3.5, alpha=0.7, **look)
                 panel.plot([middle, middle], [y - 0.11, y + 0.11], color=look["color"], linewidth=1.6)
-                parts.append(f"{title}: median {middle:.2f}, {min(numbers):.2f} to {max(numbers):.2f}")
-        summaries.append(f"run {run.number}: {', '.join(parts)}")
     for title, look in PARTITIONS.values():
         panel.plot([], [], linestyle="none", label=title, markersize=4, **look)
     figure_style.name_rows(panel, [figure_style.label(run, titles - 0.15) for run, _ in kept])
@@ -172,9 +154,8 @@ def draw_conditions(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs
     return figure_style.save(
         figure,
         path,
-        "the condition number (the largest over the smallest singular value) of each group's decoder rows, live "
-        "latents only: of groups that fire together on held-out activations, formed alike for every run; of the groups "
-        f"at the end of training, if there were any; and of random groups of the same sizes. {'; '.join(summaries)}."
+        "a point for each group of live latents: the condition number of its decoder rows (largest over smallest "
+        "singular value); lines are medians. Compare groups that fire together with random groups of the same sizes."
         + figure_style.missing([run for run, _ in kept], runs, "has no measured groups"),
     )
 
@@ -195,17 +176,11 @@ def draw_cosines(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs: S
     left.yaxis.set_major_formatter("{x:g}")
     right.set(xlabel="largest |cosine| with another row", ylabel="share of the latents")
     figure_style.legend(figure, left)
-    summaries = []
-    for run, _ in kept:
-        assert run.info
-        figures = (f"{word} {value_of(run, f'decoder_cosine_{word}'):.4f}" for word in ("mean", "largest", "max"))
-        summaries.append(f"run {run.number}: {', '.join(figures)}")
     return figure_style.save(
         figure,
         path,
-        f"histograms of the |cosines| of live latents' decoder rows, in bins of {1 / BINS:g}: of all pairs "
-        "(logarithmic), and of each latent's largest with another. Mean over pairs, mean of the largest, and "
-        f"maximum: {'; '.join(summaries)}."
+        f"histograms of the |cosine| of live latents' decoder rows, in bins of {1 / BINS:g}: of all pairs "
+        "(logarithmic), and of each latent's largest. The further right a line lies, the more the rows overlap."
         + figure_style.missing([run for run, _ in kept], runs, "has no measured decoder"),
     )
 

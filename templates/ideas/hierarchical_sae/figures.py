@@ -1,7 +1,7 @@
 """Draw hierarchical SAEs: the training history of each tier, how it is used and what it is composed of."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from measures import TIERS
@@ -35,7 +35,6 @@ def training_metrics(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> f
     panels = dict(zip([*curves, *lower], [panel for row in rows for panel in row], strict=False))
     for panel in [panel for row in rows for panel in row][len(panels) :]:
         panel.remove()
-    summaries = []
     for run in shown:
         history, name = run.metrics(), figure_style.label(run)
         apart = max(1, len(history) // 5)  # rows between two markers
@@ -44,15 +43,6 @@ def training_metrics(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> f
             values = [value_in(row, (curves | lower)[title]) for row in history]
             if title in curves or not all(map(math.isnan, values)):
                 panel.plot([row.step for row in history], values, label=name, **marked, **figure_style.style(run, 3))
-        last = [f"L2 {value_in(history[-1], 'mse'):.4f}, L0 {value_in(history[-1], 'l0'):.2f}"]
-        last += [f"total loss {value_in(history[-1], 'loss'):.4f}"]
-        if tiers and f"tier_{tiers[0]}_l0" in history[-1].own:
-            last += [f"active by tier {_joined((value_in(history[-1], f'tier_{i}_l0') for i in tiers), 2)}"]
-        if tiers and f"tier_{tiers[0]}_size" in history[-1].own:
-            last += [f"latents by tier {_joined((value_in(history[-1], f'tier_{i}_size') for i in tiers), 0)}"]
-        summaries.append(
-            f"run {run.number} after {history[-1].step:,} steps{figure_style.remark(run)}: {', '.join(last)}"
-        )
     for title, panel in panels.items():
         panel.set(xlabel="steps", ylabel=title)
         panel.locator_params(axis="x", nbins=4)
@@ -66,12 +56,12 @@ def training_metrics(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> f
         else:
             panel.set_ylim(0, 1.05 * panel.get_ylim()[1])
     figure_style.legend(figure, rows[0][0])
-    below = "; below, for the runs with tiers, the active latents of each tier per token" if tiers else ""
+    below = "; below, the active latents of each tier" if tiers else ""
     return figure_style.save(
         figure,
         path,
-        "what training recorded on its own batches, against steps: the mean squared error, L0 and the total loss, "
-        f"whose terms differ between runs; error and loss are logarithmic{below}. Last values: {'; '.join(summaries)}."
+        "mean squared error, L0 and total loss against steps, as training recorded them on its own batches, error and "
+        f"loss logarithmic{below}. Where runs add different terms to the loss, it does not compare in height."
         + figure_style.missing(shown, runs, "left no training history"),
     )
 
@@ -120,29 +110,10 @@ def tier_activity(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> figu
         panel.set_xlabel(axis)
         panel.locator_params(axis="x", nbins=3)
     figure_style.legend(figure, figure.axes[0], columns=len(tiers))
-    summaries = []
-    for run, analysis in measured:
-        values = [_joined(analysis.get(name) for name in names if name) for names in columns.values()]
-        text = ", ".join(f"{title} {value}" for (title, _), value in zip(columns, values, strict=True))
-        summaries.append(f"run {run.number}: {text}{strongest_pattern(run)}")
     return figure_style.save(
         figure,
         path,
-        "the tiers of each run that has them, lowest first: their shares of the latents and of the active latents, and "
-        "the fraction of a tier's latents that is alive. For all but the lowest tier, how the one below composes it: "
-        "the R² of the learned composition map, the share of the activity that parts predict, and the normalised "
-        f"mutual information with the strongest part, the last two minus a shuffled control. {'; '.join(summaries)}."
+        "how each tier is used, lowest first, and how it is composed from the one below: a panel for each measure, a "
+        "row for each run. Where an axis says above, a shuffled control is subtracted, so 0 is chance."
         + figure_style.missing(shown, runs, "has no measured tiers"),
     )
-
-
-def strongest_pattern(run: Run) -> str:
-    """Return the pattern that explains most, in words, or an empty text if there is none."""
-    for pattern in run.kept("patterns.json").get("patterns", [])[:1]:
-        sums = " + ".join(f"{w:.2f} x {part}" for part, w in zip(pattern["parts"], pattern["weights"], strict=True))
-        return f", strongest pattern latent {pattern['latent']} = {sums} (R² {pattern['r2']:.2f})"
-    return ""
-
-
-def _joined(values: Iterable[float | None], digits: int = 3) -> str:
-    return " / ".join("not measured" if value is None else f"{value:.{digits}f}" for value in values)

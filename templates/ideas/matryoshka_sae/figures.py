@@ -40,16 +40,12 @@ def _reconstruction_figure(directory: Path, shown: Sequence[Run], runs: Sequence
     columns = {"EV of the prefix alone": "explained_variance", "EV of random latents": "random_explained_variance"}
     figure, (axes,) = figure_style.panels(1, len(columns), height=2.4, named=len(shown))
     axes[1].sharey(axes[0])
-    summaries = []
     for run in shown:
         ends, name = run.kept("prefixes.json").get("ends", []), figure_style.label(run)
         values = {kind: _values(run, f"prefix_{{}}_{kind}", len(ends)) for kind in columns.values()}
         values["random_explained_variance"][-1:] = values["explained_variance"][-1:]  # all latents are all latents
         for panel, kind in zip(axes, columns.values(), strict=True):
             panel.plot(ends, values[kind], label=name, linewidth=1.2, alpha=0.85, **figure_style.style(run, 5))
-        pairs = zip(ends, *values.values(), strict=True)
-        values_text = ", ".join(f"{end} latents {own:.3f} ({drawn:.3f})" for end, own, drawn in pairs)
-        summaries.append(f"run {run.number}: {values_text}")
     for panel, title in zip(axes, columns, strict=True):
         panel.axhline(0, color=figure_style.GREY, linewidth=1)
         panel.set_xscale("log", base=2)
@@ -59,10 +55,9 @@ def _reconstruction_figure(directory: Path, shown: Sequence[Run], runs: Sequence
     return figure_style.save(
         figure,
         directory / "prefix_reconstruction.png",
-        "explained variance (EV) against the number of latents (logarithmic): on the left each prefix alone, on the "
-        f"right as many latents drawn at random from the same SAE, mean of {DRAWS} draws. The last prefix is the whole "
-        "SAE; below 0 the mean activation would do better. Each prefix, with the random latents in brackets: "
-        f"{'; '.join(summaries)}.{figure_style.missing(shown, runs, 'has no measured prefixes')}",
+        "explained variance (EV) of each prefix alone (left) and of as many random latents of the same SAE (right, "
+        f"mean of {DRAWS} draws), against the number of latents (logarithmic). Compare the panels at one number of "
+        "latents; both end with the whole SAE." + figure_style.missing(shown, runs, "has no measured prefixes"),
     )
 
 
@@ -86,34 +81,26 @@ def _activity_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run])
         panel.set_title(title, loc="left")
         panel.set_xlabel(axis)
     figure_style.legend(figure, axes[0], columns=len(counted))
-    summaries = []
-    for run in shown:
-        parts = [f"{title} {_joined(_values(run, name, len(counted)))}" for (title, _), name in columns.items()]
-        summaries.append(f"run {run.number}: {', '.join(parts)}")
     return figure_style.save(
         figure,
         directory / "prefix_activity.png",
-        "the latents that each prefix adds to the one before it, smallest prefix first: their share of the active "
-        f"latents, and the fraction of them that is alive. {'; '.join(summaries)}."
+        "the latents that each prefix adds to the one before it, smallest prefix first, in a row for each run: their "
+        "share of L0, and the fraction that is alive. Compare a run's bars: no latent counts in two of them."
         + figure_style.missing(shown, runs, "has no measured prefixes"),
     )
 
 
 def _training_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run]) -> figure_style.Figure:
     figure, (axes,) = figure_style.panels(1, 2, height=2.0, named=len(shown))
-    summaries = []
     for run in shown:
         rows, label = run.metrics(), figure_style.label(run)
         ends = [name for name in rows[0].own if name.startswith("prefix_")]
         apart = max(1, len(rows) // 5)
-        last = []
         for panel, name in zip(axes, (ends[0], ends[-1]), strict=True):
             shares = [math.nan if (share := row.own.get(name)) is None else share for row in rows]
             marked = (3 * run.number % apart, apart)
             x = [row.tokens / 1e6 for row in rows]
             panel.plot(x, shares, label=label, linewidth=1.4, markevery=marked, **figure_style.style(run, 3.5))
-            last.append(shares[-1])
-        summaries.append(f"run {run.number}: {last[0]:.3f} and {last[1]:.3f}{figure_style.remark(run)}")
     for panel, title in zip(axes, ("L0 share, smallest prefix", "L0 share, added by the largest"), strict=True):
         panel.set(xlabel="tokens (millions)", ylabel=title)
         panel.set_ylim(bottom=0)
@@ -121,9 +108,9 @@ def _training_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run])
     return figure_style.save(
         figure,
         directory / "prefix_training.png",
-        "the share of L0 (the active latents) in the smallest prefix, and the share that the largest adds to the one "
-        "before it, against training tokens, as training recorded them on its own batches. At the end of training, "
-        f"{'; '.join(summaries)}.{figure_style.missing(shown, runs, 'left no history of its prefixes')}",
+        "the share of L0 in the smallest prefix, and the share that the largest adds to the one before it, against "
+        "tokens, as training recorded them on its own batches. Prefixes in between have the rest, so the two need not "
+        "add up to 1." + figure_style.missing(shown, runs, "left no history of its prefixes"),
     )
 
 
@@ -145,16 +132,12 @@ def _parents_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run]) 
     panel.set_xlim(left=0)
     panel.set_xlabel("fraction of the parents that have a latent")
     figure_style.legend(figure, panel, columns=3)
-    summaries = []
-    for run in shown:
-        learned, first, chance, by_rate = (_figures(run)[name] for name in ("parents_learned", *marks))
-        summaries.append(f"run {run.number}: {first:.3f}, {chance:.3f} and {by_rate:.3f} ({learned:.3f} have a latent)")
     return figure_style.save(
         figure,
         directory / "prefix_parents.png",
-        "of the world's parent features that have a latent, the fraction that has it in the first prefix, compared "
-        "with chance and with a prefix of the most frequent features. "
-        f"{'; '.join(summaries)}.{figure_style.missing(shown, runs, 'has no parents measured in a first prefix')}",
+        "of the world's parent features that have a latent, the fraction that has it in the first prefix, a row for "
+        "each run. If it is above chance but not above a prefix of the most frequent features, the order is by firing "
+        "rate, not by hierarchy." + figure_style.missing(shown, runs, "has no parents measured in a first prefix"),
     )
 
 
@@ -179,7 +162,3 @@ def _values(run: Run, name: str, count: int) -> list[float]:
     """Return a measure of each prefix, NaN where it is missing; `name` has a place for the prefix's number."""
     values = [_figures(run).get(name.format(i)) for i in range(count)]
     return [math.nan if value is None else value for value in values]
-
-
-def _joined(values: Sequence[float]) -> str:
-    return " / ".join(f"{value:.3f}" for value in values if not math.isnan(value))

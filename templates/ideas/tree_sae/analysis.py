@@ -270,8 +270,6 @@ def _picture(exam: Examination, activity: Activity, edges: Tensor) -> dict[str, 
     largest = values.amax(0).clamp_min(1e-9) if shown else values
     return {
         "attributed": exam.has_loss,  # otherwise an edge is the activation that it carries
-        "closed": int((~tree.open[: top[0]]).sum()),
-        "edges": top[0],
         "nodes": [
             {
                 "latent": node,

@@ -35,17 +35,14 @@ CURVES = (  # rows of panels: what is drawn, and its axis
 
 def _training_progression(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> figure_style.Figure:
     figure, axes = figure_style.panels(len(CURVES), 3, height=1.45, named=len(shown))
-    summaries = []
     for run in shown:
         rows, name = run.metrics(), figure_style.label(run)
-        x, apart, last = [row.tokens / 1e6 for row in rows], max(1, len(rows) // 5), {}
+        x, apart = [row.tokens / 1e6 for row in rows], max(1, len(rows) // 5)
         for panel, (curve, _) in zip(chain(*axes), chain(*CURVES), strict=True):
             values = [row.mse if curve == "mse" else row.own.get(curve) for row in rows]
             y = [math.nan if value is None else value for value in values]
             marked = (3 * run.number % apart, apart)
             panel.plot(x, y, label=name, linewidth=1.3, markevery=marked, **figure_style.style(run, 3.2))
-            last[curve] = y[-1]
-        summaries.append(f"run {run.number}{figure_style.remark(run)}: {_ends(last)}")
     for panel, (curve, title) in zip(chain(*axes), chain(*CURVES), strict=True):
         panel.set(xlabel="tokens (millions)", ylabel=title)
         if curve == "mse":
@@ -59,25 +56,10 @@ def _training_progression(path: Path, shown: Sequence[Run], runs: Sequence[Run])
     return figure_style.save(
         figure,
         path,
-        "what training recorded on its own batches, against tokens: the squared error of all runs (logarithmic); for "
-        "those with a tree, the consistency loss between parents and children (measured also if it is not trained on), "
-        f"the share of open edges, and each level's L0 and number of latents. At the end, {'; '.join(summaries)}."
-        + figure_style.missing(shown, runs, "left no training history"),
+        "mean squared error (logarithmic), consistency loss, open edges, and L0 and latents of each level against "
+        "tokens, on training's own batches. A run without a tree has the error alone; the consistency loss is recorded "
+        "also where it is not trained on." + figure_style.missing(shown, runs, "left no training history"),
     )
-
-
-def _ends(last: "dict[str, float]") -> str:
-    text = f"mean squared error {last['mse']:.4f}"
-    if math.isnan(last["consistency"]):
-        return f"{text}, no tree"
-    l0s, sizes = (" / ".join(f"{last[f'level_{i}_{of}']:{form}}" for i in range(3)) for of, form in WHAT_ENDS)
-    return (
-        f"{text}, consistency loss {last['consistency']:.3f}, {last['open_edges']:.1%} of the edges open, L0 by level "
-        f"{l0s}, latents {sizes}"
-    )
-
-
-WHAT_ENDS = (("l0", ".2f"), ("size", ".0f"))
 
 
 def _places(nodes: "list[dict[str, Any]]") -> "dict[int, float]":
@@ -102,7 +84,6 @@ def _places(nodes: "list[dict[str, Any]]") -> "dict[int, float]":
 def _feature_paths(path: Path, grown: "list[tuple[Run, dict[str, Any]]]", runs: Sequence[Run]) -> figure_style.Figure:
     height, above, between = 1.35, 0.3, 0.42
     figure = figure_style.page(len(grown) * (height + between) + 0.1)
-    summaries = []
     for i, (run, kept) in enumerate(grown):
         panel = figure_style.add_panel(figure, 0.6, above + i * (height + between), figure_style.WIDTH - 0.7, height)
         nodes, place = kept["nodes"], _places(kept["nodes"])
@@ -127,18 +108,13 @@ def _feature_paths(path: Path, grown: "list[tuple[Run, dict[str, Any]]]", runs: 
         panel.grid(visible=False)
         panel.spines[:].set_visible(False)
         panel.set_title(figure_style.label(run, figure_style.WIDTH - 0.9), loc="left")
-        carried = "attribution" if kept["attributed"] else "activation carried"
-        summaries.append(
-            f"run {run.number}: {len(nodes)} latents in {nodes[-1]['tree'] + 1} trees, the thickest edge's {carried} "
-            f"{thickest:.2g} a token, {kept['closed']} of {kept['edges']} edges pruned"
-        )
+    carried = "attribution" if any(kept["attributed"] for _, kept in grown) else "activation"
     return figure_style.save(
         figure,
         path,
-        "for each run with a tree, the trees whose paths carry most. Circles are latents, by number; their area is the "
-        "mean activation relative to the run's largest. Lines are paths; their thickness is the part of the parent's "
-        "attribution (the change of the loss without it, to first order) that came along them or, without a language "
-        f"model, the activation they carry. Pruned paths are left out. {'; '.join(summaries)}."
+        "the trees whose paths carry most: circles are latents (area: mean activation), lines are open paths "
+        f"(thickness: {carried} carried). Areas and thicknesses are relative to the run's largest and do not compare "
+        "between runs."
         + figure_style.missing([run for run, _ in grown], runs, "has no measured tree with an open path"),
     )
 
@@ -148,7 +124,7 @@ def _level_activations(
 ) -> figure_style.Figure:
     height, above, between, room, columns = 2.0, 0.3, 0.62, 0.1, min(len(grown), 2)
     figure = figure_style.page(-(-len(grown) // columns) * (height + between))
-    summaries, width = [], figure_style.WIDTH / columns - 0.65
+    width = figure_style.WIDTH / columns - 0.65
     for i, (run, kept) in enumerate(grown):
         top, left = above + i // columns * (height + between), 0.55 + i % columns * figure_style.WIDTH / columns
         rows = [[v for v, n in zip(kept["values"], kept["nodes"], strict=True) if n["level"] == at] for at in (2, 1, 0)]
@@ -166,14 +142,11 @@ def _level_activations(
             top += unit * len(part) + room
         assert panel is not None
         panel.set_xlabel(f"samples, {TOKENS_OF_A_TREE} for each tree", labelpad=2)
-        mean = {level: sum(map(sum, part)) / sum(map(len, part)) for level, part in present}
-        levels = ", ".join(f"level {level} {len(part)} latents, mean {mean[level]:.2f}" for level, part in present)
-        summaries.append(f"run {run.number}: {len(kept['samples'])} samples, {levels}")
     return figure_style.save(
         figure,
         path,
-        "activations of the latents in feature_paths.png, in its order, on the tokens that activate their trees most: "
-        "a row for each latent (white 0, black its largest on the evaluation text), a panel for each level, the top "
-        f"first; the samples of one tree stand together. {'; '.join(summaries)}."
+        "activations of the latents in feature_paths.png, a row for each and a panel for each level, on the samples "
+        "that activate their trees most. Black is a latent's own largest activation, so compare which rows are dark "
+        "together, not how dark they are."
         + figure_style.missing([run for run, _ in grown], runs, "has no measured tree with an open path"),
     )
