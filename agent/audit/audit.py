@@ -57,6 +57,7 @@ def findings(notes: Notes, measured: KnownRuns | None = None) -> list[Finding]:
     known = measured or known_figures.from_notes(notes)
     rendered_sentences.learn(notes, known)
     tables.learn(notes, known)
+    rendered_sentences.learn_outcomes(notes, known)
     results = [*structure.check_order(notes), *structure.check_origin(notes, known)]
     if measured:
         results += structure.check_results(notes, measured)

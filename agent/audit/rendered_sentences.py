@@ -34,6 +34,7 @@ _RECORDS = (
     sentences.NO_RESULT_ON,
     sentences.NO_RULES,
     sentences.MORE_RUNS,
+    sentences.MORE_METRICS,
     sentences.TRAINING,
     sentences.NOT_APPLICABLE,
     sentences.DOES_NOT_COUNT,
@@ -61,12 +62,20 @@ def learn(notes: Notes, known: KnownRuns) -> None:
         if line := sentences.COMPARED.read(statement.text):
             numbers = [_number(line[part]) for part in ("value", "reference", "difference", "half_width")]
             run.differences.setdefault(line["title"], Difference(*numbers))
-        elif outcome := next(filter(None, (each.read(statement.text) for each in sentences.OUTCOMES.values())), None):
+        elif own := sentences.OWN_MEASURES.read(statement.text):
+            run.own_measures = {measure["measure"]: _number(measure["value"]) for measure in _own_measures(own)}
+
+
+def learn_outcomes(notes: Notes, known: KnownRuns) -> None:
+    """Add the difference that an outcome states to what is known of its run, if nothing else records it."""
+    for statement in notes.statements:
+        run = known.runs.get(statement.run) if statement.run is not None else None
+        if run is None or run.info:
+            continue
+        if outcome := next(filter(None, (each.read(statement.text) for each in sentences.OUTCOMES.values())), None):
             difference, half_width = _number(outcome["difference"]), _number(outcome["half_width"])
             value = run.figures.get(TITLES[outcome["title"]], 0.0)
             run.differences.setdefault(outcome["title"], Difference(value, value - difference, difference, half_width))
-        elif own := sentences.OWN_MEASURES.read(statement.text):
-            run.own_measures = {measure["measure"]: _number(measure["value"]) for measure in _own_measures(own)}
 
 
 def check(statement: Statement, known: KnownRuns) -> list[CheckResult] | None:
@@ -195,13 +204,13 @@ def _check_outcome(outcome: Outcome, stated: re.Match[str], run: KnownRun) -> It
 
 def _check_predictions(counted: re.Match[str], text: str, run: KnownRun) -> Iterator[CheckResult]:
     """Check how many predictions held, and what became of those that are named."""
-    named = list(sentences.PREDICTED_METRIC.within(text))
-    yield _result(
-        int(counted["count"]) - int(counted["held"]) == len(named), f"{len(named)} predictions are named as not held"
-    )
-    for match in named:
+    groups = [group for part in text.rstrip(".").split("; ")[1:] if (group := sentences.NOT_HELD.read(part))]
+    named = [(group["outcome"], match) for group in groups for match in sentences.PREDICTED_METRIC.within(group[0])]
+    more = int(counted["count"]) - int(counted["held"])
+    yield _result(more == len(named), f"{len(named)} predictions are named that did not hold")
+    for outcome, match in named:
         known = run.differences.get(match["title"])
-        if known and match["prediction_outcome"] == "failed" and match["predicted"] != "same":
+        if known and outcome == "failed" and match["predicted"] != "same":
             yield _result(known.direction != match["predicted"], f"{match['title']} went {known.direction}")
 
 

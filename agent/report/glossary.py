@@ -54,9 +54,8 @@ def _checked(state: State) -> list[str]:
     passed = [each for each in state.sentinels or [] if each.held]
     if not passed:
         return []
-    names = figure_style.listed([SENTINELS.get(name, name) for name in dict.fromkeys(e.sentinel for e in passed)])
-    count = f"{len(passed)} of {len(state.sentinels or [])} expectations"
-    return [f"The evaluation was checked on SAEs whose scores are known: {count} held ({names})."]
+    count = f"{len(passed)} of {len(state.sentinels or [])}"
+    return [f"{count} expectations of SAEs whose scores are known (permuted decoder, identity, random) were met."]
 
 
 def _statistics(state: State, reseeded: matching.Level) -> list[str]:
@@ -65,16 +64,13 @@ def _statistics(state: State, reseeded: matching.Level) -> list[str]:
     mean, deviation = matching.mean_and_deviation(reseeded.values(name) or [math.nan])
     ks = ", ".join(f"{level.k:g}" for level in matching.levels(state.baselines))
     return [
-        f"The baseline was trained at K {ks}, and at K {reseeded.k:g} with {len(reseeded.baselines)} seeds: "
+        f"Baselines were trained at K {ks}; at K {reseeded.k:g} with {len(reseeded.baselines)} seeds: "
         f"{METRICS[name].title} {format_value(name, mean)}, standard deviation {deviation:.2g}.",
-        "A run is compared with the baseline at its own L0, interpolated between two of these within "
-        f"{matching.MATCH:.0%} of it. Intervals are 95% intervals for one training, not corrected for the number of "
-        "runs or metrics; metrics that are not listed are within theirs. On the primary metric a difference counts if "
-        "it is significant after Holm's correction over the runs and at least the smallest effect worth having; a run "
-        f"is called better only if {judgement.FRESH_SEEDS} fresh seeds confirm it{_last_condition(state)}.",
-        "Results leave out settings that are run 0's. Own measures are of one training each: nothing is known of "
-        "their noise. The rest (why a run was proposed, its code, all figures): agent show STUDY --run N, agent review "
-        "STUDY.",
+        "Runs are compared with the baseline at their own L0, interpolated within "
+        f"{matching.MATCH:.0%} of it. Intervals are 95% intervals for one training, uncorrected; metrics "
+        "that are not listed are within theirs. Outcomes on the primary metric are corrected "
+        f"(Holm) and need the smallest effect worth having; better also needs that {judgement.FRESH_SEEDS} fresh seeds "
+        f"confirm it{_last_condition(state)}.",
     ]
 
 

@@ -111,7 +111,7 @@ def table(story: Story, shown: Sequence[int]) -> list[str]:
     """Return the lines of the table of runs: those of these numbers, and how many more there are."""
     rows = [row.cells for row in story.rows if row.run in shown]
     more = len(story.rows) - len(rows)
-    return aligned(story.columns, rows) + ([sentences.MORE_RUNS.render(runs=more)] if more else [])
+    return aligned(story.columns, rows) + ([sentences.MORE_RUNS.render(count=more)] if more else [])
 
 
 def _utc(time: datetime | None) -> str:

@@ -40,15 +40,14 @@ def table(measures: Mapping[str, Measure], runs: Sequence[Run], every: bool = Fa
 
 
 def definitions(measures: Mapping[str, Measure], runs: Sequence[Run]) -> list[str]:
-    """Define the measures that the notes show, those that differ in a number alone once, and count the others."""
+    """Define the measures that the notes show, those that differ in a number alone once."""
     lines, kinds = [], set()
-    for measure in (own := shown(measures, runs)).values():
+    for measure in shown(measures, runs).values():
         if (kind := re.sub(r"\d+", "", measure.title)) not in kinds:
             kinds.add(kind)
             unit = f" ({measure.unit})" if measure.unit else ""
             lines.append(f"{measure.title}{unit}: {measure.definition}.")
-    more = len(shown(measures, runs, every=True)) - len(own)
-    return [*lines, *([sentences.MORE_MEASURES.render(count=more)] if more > 0 else [])]
+    return lines
 
 
 def _figure(run: Run, name: str, measure: Measure) -> str:

@@ -23,7 +23,7 @@ SETTINGS = ("K", "learning_rate", "steps", "final_loss", "kl_div_score")  # that
 SAME = ("K", "learning_rate", "steps")  # shown where they differ from run 0's
 MOST_LINES = 25  # of a section
 MOST_METRICS = 6  # rows
-DESCRIPTION, PLAN = 480, 240  # characters
+DESCRIBED, PLANNED = 480, 200  # characters: of what a language model wrote after a run, and of what was planned
 
 
 def section(run: Run, state: State, runs: Sequence[Run], judged: Mapping[int, Judgement]) -> list[str]:
@@ -35,10 +35,10 @@ def section(run: Run, state: State, runs: Sequence[Run], judged: Mapping[int, Ju
         lines += paragraph(outcome_sentence(run, state, own_judged, companion=False)).split("\n")
     if run.state.provisional and run.info and run.info.comparison:
         lines.append(sentences.PROVISIONAL.render(seeds=run.info.comparison.seeds))
-    described = texts["described"] or texts["description"]
-    lines += paragraph(clip_sentences(described, DESCRIPTION), "Description").split("\n")
     if texts["described"]:
-        lines += paragraph(clip_sentences(texts["description"], PLAN), "Plan").split("\n")
+        lines += paragraph(clip_sentences(texts["described"], DESCRIBED), "Description").split("\n")
+    label = "Plan" if texts["described"] else "Description"
+    lines += paragraph(clip_sentences(texts["description"], PLANNED), label).split("\n")
     if run.state.proposal.start:
         lines.append(f"It starts from the experiment of run {run.state.proposal.start}.")
     if run.state.by_hand:
@@ -132,6 +132,8 @@ def _compared(run: Run, state: State, judged: Judgement | None) -> list[str]:
         if judgement.observed_direction(compared) != "same"
     ]
     lines = aligned(sentences.METRIC_COLUMNS, rows[:MOST_METRICS]) if rows else []
+    if (more := len(rows) - MOST_METRICS) > 0:
+        lines.append(sentences.MORE_METRICS.render(count=more, run=run.number))
     return lines + _predictions(predictions, comparison, primary, judged)
 
 
@@ -145,16 +147,16 @@ def _predictions(
     }
     if not outcomes:
         return []
-    others = [
-        sentences.PREDICTED_METRIC.render(
-            title=METRICS[name].title, predicted=predictions[name], prediction_outcome=each
-        )
-        for name, each in outcomes.items()
-        if each != "held"
-    ]
-    held = sentences.PREDICTIONS_HELD.render(held=len(outcomes) - len(others), count=len(outcomes))
-    rest = f"; {sentences.NOT_HELD.render(predictions=', '.join(others))}" if others else ""
-    return paragraph(f"{held}{rest}.").split("\n")
+    held = sum(each == "held" for each in outcomes.values())
+    parts = [sentences.PREDICTIONS_HELD.render(held=held, count=len(outcomes))]
+    for outcome in dict.fromkeys(each for each in outcomes.values() if each != "held"):
+        named = [
+            sentences.PREDICTED_METRIC.render(title=METRICS[name].title, predicted=predictions[name])
+            for name, each in outcomes.items()
+            if each == outcome
+        ]
+        parts.append(sentences.NOT_HELD.render(outcome=outcome, predictions=", ".join(named)))
+    return paragraph(f"{'; '.join(parts)}.").split("\n")
 
 
 def _prediction_outcome(

@@ -148,15 +148,16 @@ NOT_APPLICABLE = Sentence("{family}: {metric} is not applicable: {why}.")
 METRIC_COLUMNS = ("metric", "baseline", "difference")
 OWN_MEASURE_COLUMN = "own measure"
 PREDICTIONS_HELD = Sentence("{held} of {count} predictions held")
-NOT_HELD = Sentence("not: {predictions}")
-PREDICTED_METRIC = Sentence("{title} {predicted} ({prediction_outcome})")
-MORE_MEASURES = Sentence("{count} more own measures of each run: agent show STUDY --run N.")
-MORE_RUNS = Sentence("{runs} more runs are below.")
+NOT_HELD = Sentence("{outcome}: {predictions}")
+PREDICTED_METRIC = Sentence("{title} {predicted}")
+MORE_METRICS = Sentence("{count} more metrics differ: agent show STUDY --run {run}.")
+MORE_RUNS = Sentence("{count} more runs are below.")
 
 PROVISIONAL = Sentence("Provisional: the noise rests on {seeds} seeds so far, and the comparison is made again.")
 
 # A run: what may be said of its primary metric.
-_DIFFERS = (
+_DIFFERS = "{title} differs by {difference}{unit}{companion} from the baseline at L0 {l0} (corrected p {p})"
+_DIFFERED = (
     "{title} differs by {difference}{unit}{companion} from the baseline at L0 {l0} (p {p} after Holm's correction)"
 )
 WORK = Sentence(", each row at {value} times the baseline's work")
@@ -166,7 +167,7 @@ FRESH_SEEDS = Sentence("{seeds} fresh seeds differ by {difference}{unit} on aver
 NOT_SHOWN_AGAIN = "it was not shown again"  # all that a proposer learns
 ON_TEST = Sentence(", by {test_difference}{unit} on the test {held_out}")
 NO_SECOND_TEXT = Sentence("; {title} has no second text, so the fresh seeds alone decide")
-OUTCOMES: dict[Outcome, Sentence] = {
+_OUTCOMES: dict[Outcome, Sentence] = {
     "better": Sentence(f"Better (confirmed){{asides}}: {_DIFFERS}, and {{fresh_seeds}}{{on_test}}."),
     "unconfirmed": Sentence(
         f"Seems better, not yet confirmed by fresh seeds{{asides}}: {_DIFFERS}.",
@@ -191,6 +192,10 @@ OUTCOMES: dict[Outcome, Sentence] = {
         f"Within noise{{asides}}: {_DIFFERS}; a difference of {{smallest}}{{unit}} would have been detected.",
         f"Within noise: {_DIFFERS}; a difference of {{smallest}}{{unit}} could have been seen.",
     ),
+}
+OUTCOMES: dict[Outcome, Sentence] = {
+    outcome: Sentence(*sentence.wordings, *(wording.replace(_DIFFERS, _DIFFERED) for wording in sentence.wordings))
+    for outcome, sentence in _OUTCOMES.items()
 }
 
 # The answer to the hypothesis, and the figures that decide it.
@@ -221,8 +226,8 @@ WITHIN_NOISE_OF = Sentence("is within noise of {baseline} (difference {differenc
 VALUE_OF = Sentence("{value}{unit} ({figure} of {which})")
 
 # The descriptions of plots.
-ENLARGED = ", and below the rectangle that holds the runs, enlarged"
-BAND = ", and the band is where 95% of its single trainings fall"
+ENLARGED = "; below, the rectangle enlarged"
+BAND = ", the band where 95% of its trainings fall"
 NO_BAND = "; the noise between seeds was not measured, so it has no band"
 TRAINING = Sentence("Training loss (logarithmic), L0 and alive fraction against training tokens, on training batches.")
 OWN_LOSS = Sentence(
@@ -230,7 +235,7 @@ OWN_LOSS = Sentence(
     "The loss is each experiment's own: where a run adds terms to it, its height does not compare with another run's.",
 )
 L0_FRONT = Sentence(
-    "{titles} against L0, a point for each run that counts{enlarged}.",
+    "{titles} against L0, a point for each run{enlarged}.",
     "{titles} against L0, one point for each run that counts, one seed each.",
 )
 NO_CURVE = Sentence("The baseline's curve was not measured, nor the noise.")
@@ -248,8 +253,7 @@ DIFFERENCES = Sentence(
     "baseline.",
 )
 ON_PRIMARY = Sentence(
-    "The dotted lines are the smallest effect worth having in {title}, {smallest}{unit} to either side; its outcomes "
-    "are corrected for the number of runs, as the intervals are not.",
+    "The dotted lines are the smallest effect worth having in {title}, {smallest}{unit} to either side.",
     "The outcomes are for {title} and corrected for the number of runs, as the intervals are not; "
     "the dotted lines are the smallest effect worth having, {smallest}{unit} to either side.",
     "The verdicts are on {title} and corrected for the number of runs, as the intervals are not; "

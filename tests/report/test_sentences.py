@@ -43,6 +43,12 @@ VALUES = {
     "metric": "mcc",
     "figure": "CE-loss score",
     "which": "run 3",
+    "predictions": "L0 up",
+    "held": "4",
+    "count": "6",
+    "outcome": "within noise",
+    "from_": "that of run 4",
+    "asked": "a difference above 0.05",
 }
 OPTIONAL = (
     "unit",
@@ -60,7 +66,9 @@ OPTIONAL = (
 )
 SHORTENED = ("companion", "in_words", "beyond", "on_test", "why_untested")  # read without the words around them
 ALL = {name: value for name, value in vars(sentences).items() if isinstance(value, Sentence)} | {
-    f"OUTCOMES[{outcome}]": sentence for outcome, sentence in sentences.OUTCOMES.items()
+    f"{table}[{name}]": sentence
+    for table in ("OUTCOMES", "ANSWERS")
+    for name, sentence in getattr(sentences, table).items()
 }
 
 

@@ -60,8 +60,8 @@ def training_metrics(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> f
     return figure_style.save(
         figure,
         path,
-        "mean squared error, L0 and total loss against steps, as training recorded them on its own batches, error and "
-        f"loss logarithmic{below}. Where runs add different terms to the loss, it does not compare in height."
+        f"mean squared error, L0 and total loss against steps, error and loss logarithmic{below}. Where runs add "
+        "different terms to the loss, it does not compare in height."
         + figure_style.missing(shown, runs, "left no training history"),
     )
 

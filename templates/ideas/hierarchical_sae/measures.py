@@ -70,9 +70,7 @@ MEASURES = {
         definition=f"the share of the upper tiers' live latents that their parts predict with an R² of {COMPOSED} or "
         "more, on other text than the parts were found on",
     ),
-    "parts_mean": Measure(
-        title="parts of a pattern", main=True, definition="the mean number of parts of a pattern", digits=2
-    ),
+    "parts_mean": Measure(title="parts of a pattern", definition="the mean number of parts of a pattern", digits=2),
     "parts_two_to_five": Measure(
         title="patterns of 2 to 5 parts", definition="the share of the patterns with more than one part"
     ),
@@ -108,12 +106,10 @@ MEASURES = {
     ),
     **{
         f"causal_{name}_loss": Measure(
-            title=f"causal tracing: loss of {ablated}",
+            title=f"causal tracing, loss of {ablated}",
             control="" if name == "control" else "causal_control_loss",
-            main=name == "parts",
             unit="nats/1000 tokens",
-            definition=f"what ablating {ablated} where the latent fires adds to the model's loss; mean over the same "
-            "patterns",
+            definition=f"what ablating {ablated} where it fires adds to the model's loss, mean over {TRACED} patterns",
         )
         for name, ablated in (
             ("whole", "a latent with parts"),
