@@ -1,6 +1,5 @@
 """What the notes explain once, at their end: how differences are judged, by what evidence, and what measures mean."""
 
-import math
 from dataclasses import dataclass
 
 from agent.comparison import arbiter, judgement, matching
@@ -61,11 +60,15 @@ def _checked(state: State) -> list[str]:
 def _statistics(state: State, reseeded: matching.Level) -> list[str]:
     """State the noise between seeds, how differences are judged by it, and what the tables show."""
     name = state.started.primary_metric
-    mean, deviation = matching.mean_and_deviation(reseeded.values(name) or [math.nan])
+    values = reseeded.values(name) or []
+    noise = f"{METRICS[name].title} was not measured"
+    if len(values) > 1:
+        mean, deviation = matching.mean_and_deviation(values)
+        noise = f"{METRICS[name].title} {format_value(name, mean)}, standard deviation {deviation:.2g}"
     ks = ", ".join(f"{level.k:g}" for level in matching.levels(state.baselines))
     return [
         f"Baselines were trained at K {ks}; at K {reseeded.k:g} with {len(reseeded.baselines)} seeds: "
-        f"{METRICS[name].title} {format_value(name, mean)}, standard deviation {deviation:.2g}.",
+        f"{noise}.",
         "Runs are compared with the baseline at their own L0, interpolated within "
         f"{matching.MATCH:.0%} of it. Intervals are 95% intervals for one training, uncorrected; metrics "
         "that are not listed are within theirs. Outcomes on the primary metric are corrected "

@@ -10,7 +10,7 @@ from agent.audit import audit, notes_reader
 from agent.comparison import matching
 from agent.comparison.judgement import judgements
 from agent.comparison.matching import all_metrics
-from agent.lab.results import Expectation, FinalInfo
+from agent.lab.results import Expectation, FinalInfo, Training
 from agent.lab.verdicts import Verdict
 from agent.report import notes
 from agent.study.events import (
@@ -59,13 +59,18 @@ def rendered(events: list[Event], *infos: FinalInfo | None) -> str:
     return notes.render(state, runs, judgements(runs, state), [])
 
 
+def unwrapped(text: str) -> str:
+    """Put each paragraph on one line."""
+    return text.replace("\n  ", " ")
+
+
 def section(text: str, number: int) -> str:
     return text.split(f"## Run {number}: ")[1].split("\n\n")[0]
 
 
 def test_notes_before_any_run_has_ended():
     text = rendered([*FIRST, AttemptStarted(run=0, attempt=1)], None)
-    assert text.startswith("# Title\nMy idea\n\n# Experiment description\nWhat it is.\n\nHypothesis: It helps.\n")
+    assert text.startswith("# Title\nMy idea\n\n# Answer\nQuestion: It helps.\nNot decided: ")
     assert "Results: none yet" in section(text, 0)
     assert "training)" in section(text, 0)
     assert "No plots: no run has anything to show yet." in text
@@ -85,19 +90,44 @@ def committed(score: float, *more: Event, l0: float = 16.0) -> str:
     return section(text, 1)
 
 
-def test_a_metric_stands_with_its_prediction_and_its_outcome():
+def test_a_metric_stands_with_its_outcome_and_the_predictions_with_theirs():
     text = committed(0.93)
-    assert "Compared with the baseline at matched L0 (with the prediction made before the run):\n- L0: " in text
     assert "Results: {'l0': 16.0, 'explained_variance_centered': 0.8, 'ce_loss_score': 0.93," in text
-    assert "- CE-loss score: 0.9300, baseline 0.9500, difference -0.0200 ± 0.0030; predicted up: failed" in text
-    assert "- L0: 16.00 latents/token, baseline as trained 16.00, difference +0.00 ± 0.01 (within noise)" in text
-    assert "predicted same: held" in text
+    assert "Worse: CE-loss score differs by -0.0200 ± 0.0030 from the baseline at L0 16.00" in text
+    assert "1 of 2 predictions held; failed: CE-loss score up.\n" in text + "\n"
+
+
+def test_secondary_metrics_that_differ_stand_in_a_table_and_others_do_not():
+    info = scored(16, 0.95)
+    assert info.core
+    info.core.explained_variance_centered = 0.788
+    text = section(rendered([*SECOND, *NOISE, RunCommitted(run=1, verdict=OK)], scored(16, 0.95), info), 1)
+    table = [line.split("  ") for line in text.splitlines() if line.startswith(("metric ", "explained variance "))]
+    assert [[cell.strip() for cell in row if cell] for row in table] == [
+        ["metric", "baseline", "difference"],
+        ["explained variance", "0.8000", "-0.0120 ± 0.0001"],
+    ]
+    assert "loss added" not in text.replace("'loss_added'", "")
+
+
+def test_settings_that_are_run_0s_are_not_repeated():
+    def trained(learning_rate: float) -> FinalInfo:
+        training = Training.model_validate(
+            dict.fromkeys(Training.model_fields, 1)
+            | {"model": "tiny-lm", "hook_name": "h", "learning_rate": learning_rate, "settings": {"K": 16}, "text": ""}
+        )
+        return scored(16, 0.95).model_copy(update={"training": training})
+
+    text = rendered([*SECOND, RunCommitted(run=1, verdict=OK)], trained(0.008), trained(0.004))
+    first, second = (" ".join(section(text, number).split()) for number in (0, 1))
+    assert "'K': 16, 'learning_rate': 0.008, 'steps': 1, 'final_loss': 1.0" in first
+    assert "'learning_rate': 0.004, 'final_loss': 1.0" in second
 
 
 @pytest.mark.parametrize(
     ("score", "sentence"),
     [
-        (0.951, "Within noise: CE-loss score differs by +0.0010 ± 0.0030 (explained variance +0.0000 ± 0.0001)"),
+        (0.951, "Within noise: CE-loss score differs by +0.0010 ± 0.0030 from the baseline at L0 16.00"),
         (0.9535, "Too small to matter: CE-loss score differs by +0.0035"),
         (0.93, "Worse: CE-loss score differs by -0.0200"),
         (0.97, "Seems better, not yet confirmed by fresh seeds: CE-loss score differs by +0.0200"),
@@ -114,8 +144,8 @@ def test_the_outcome_on_the_primary_metric(score: float, sentence: str):
             0.788,
             "Seems better, not yet confirmed by fresh seeds, with explained variance down by 0.0120: CE-loss score ",
         ),
-        (0.5, "Not better: CE-loss score differs by +0.0200 ± 0.0030 (explained variance -0.3000 ± 0.0001) from the "),
-        (0.5, " after Holm's correction), while explained variance is worse by more than 0.05.\n"),
+        (0.5, "Not better: CE-loss score differs by +0.0200 ± 0.0030 from the baseline at L0 16.00 (corrected p "),
+        (0.5, "), while explained variance is worse by more than 0.05.\n"),
     ],
 )
 def test_a_loss_of_explained_variance_stands_with_the_outcome(variance: float, sentence: str):
@@ -124,20 +154,19 @@ def test_a_loss_of_explained_variance_stands_with_the_outcome(variance: float, s
     info.core.explained_variance_centered = variance
     events = [*SECOND, *NOISE, RunCommitted(run=1, verdict=OK)]
     text = rendered(events, scored(16, 0.95), info)
-    assert sentence in text
+    assert sentence in unwrapped(text)
     assert {finding.status for finding in audit.findings(notes_reader.parse(text))} == {"supported"}
     wrong = text.replace("down by 0.0120", "down by 0.0020").replace("more than 0.05", "more than 0.5")
     assert "contradicted" in {finding.status for finding in audit.findings(notes_reader.parse(wrong))}
 
 
 def test_a_run_is_compared_at_its_own_l0():
-    assert "baseline 0.9550, difference +0.0000 ± 0.0" in committed(0.955, l0=16.496)
-    assert "Within noise" in committed(0.955, l0=16.496)
+    assert "Within noise: CE-loss score differs by +0.0000 ± 0.0" in committed(0.955, l0=16.496)
 
 
 def test_a_run_far_from_every_baseline_is_not_compared():
     text = committed(0.99, l0=30.0)
-    assert "Not comparable: no baselines on both sides of L0 30.00 within 10% of it." in text
+    assert "Not comparable: no baselines on both sides of L0 30.00 within 10% of it." in unwrapped(text)
     assert "Predicted before the run: ce_loss_score up, l0 same." in text
 
 
@@ -161,23 +190,23 @@ def figures(score: float) -> dict[str, float | None]:
 @pytest.mark.parametrize(
     ("events", "outcome", "prediction", "rest"),
     [
-        (fresh_seeds(0.95), "Not confirmed: ", "not confirmed", "but 3 fresh seeds differ by +0.0000 ± 0.00"),
+        (fresh_seeds(0.95), "Not confirmed: ", "not confirmed: ", "but 3 fresh seeds differ by +0.0000 ± 0.00"),
         (
             fresh_seeds(0.97),
             "Confirmed by fresh seeds, without a score on the test text: ",
-            "untested",
+            "untested: ",
             "and 3 fresh seeds differ by +0.0200 ± 0.00",
         ),
         (
             [*fresh_seeds(0.97), *on_test(0.955)],
             "Better (confirmed): ",
-            "held",
+            "2 of 2 predictions held",
             " on average, by +0.0150 on the test text.",
         ),
         (
             [*fresh_seeds(0.97), *on_test(0.941)],
             "Not upheld on the test text: ",
-            "not upheld",
+            "not upheld: ",
             " on average, but by +0.0010 on the test text.",
         ),
     ],
@@ -186,10 +215,11 @@ def figures(score: float) -> dict[str, float | None]:
 def test_a_run_is_called_better_only_if_fresh_seeds_and_the_test_text_confirm_it(
     events: list[Event], outcome: str, prediction: str, rest: str
 ):
-    text = committed(0.97, *events)
+    text = unwrapped(committed(0.97, *events))
     assert outcome in text
     assert rest in text
-    assert f"; predicted up: {prediction}" in text
+    assert prediction in text
+    assert f"{prediction}CE-loss score up" in text or prediction.endswith("held")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +236,7 @@ def test_the_audit_knows_what_the_test_text_must_show(score: float, said: str, w
 
 
 def test_the_uses_of_the_test_text_are_counted():
-    text = rendered([*SECOND, *NOISE, *on_test(0.955)], scored(16, 0.95), None).split("# Test text")[1]
+    text = unwrapped(rendered([*SECOND, *NOISE, *on_test(0.955)], scored(16, 0.95), None)).split("# Glossary")[1]
     assert (
         "The test text was used 9 times in this study: for run 0; run 1; run 1 with fresh seeds 1000, 1001 and 1002; "
         "the baseline with K 16, seeds 1, 2, 3 and 4."
@@ -215,7 +245,7 @@ def test_the_uses_of_the_test_text_are_counted():
 
 def test_a_metric_without_a_second_text_says_that_the_fresh_seeds_alone_decide():
     started = STARTED.model_copy(update={"primary_metric": "probing_auc_5"})
-    text = rendered([started, *FIRST[1:], *NOISE], None)
+    text = unwrapped(rendered([started, *FIRST[1:], *NOISE], None))
     assert "3 fresh seeds confirm it; AUC, top 5 latents has no second text, so the fresh seeds alone decide." in text
 
 
@@ -225,12 +255,12 @@ def test_a_prediction_does_not_hold_if_the_outcome_is_within_noise():
     events = [*SECOND, *NOISE, RunCommitted(run=1, verdict=OK), *other]
     text = section(rendered(events, scored(16, 0.95), scored(16, 0.9532), scored(16, 0.95)), 1)
     assert "Within noise: CE-loss score differs by +0.0032 ± 0.0030" in text
-    assert "difference +0.0032 ± 0.0030 (within noise); predicted up: within noise" in text
+    assert "1 of 2 predictions held; within noise: CE-loss score up." in text
 
 
 def test_a_metric_that_was_not_measured():
     text = section(rendered([*SECOND, *NOISE, RunCommitted(run=1, verdict=OK)], scored(16, 0.9), scored(16, None)), 1)
-    assert "- CE-loss score: not measured on both sides; predicted up: not measured" in text
+    assert "not measured: CE-loss score up" in text
     assert "Not comparable: CE-loss score was not measured on both sides." in text
 
 
@@ -239,7 +269,7 @@ def test_failed_attempts_are_listed_with_what_they_tried():
     other = ProposalMade(run=1, proposal=CHANGE.model_copy(update={"name": "o", "title": "Another change"}))
     text = rendered([*SECOND, PreflightFailed(run=1, attempt=1, verdict=broken, seconds=1), other], None, None)
     attempt = "Attempt 1 failed: preflight (line 3: x is not defined); kept in run_1_attempt_1. It tried: A change."
-    assert attempt in section(text, 1)
+    assert attempt in unwrapped(section(text, 1))
 
 
 def sentinel(score: float) -> SentinelsScored:
@@ -249,26 +279,30 @@ def sentinel(score: float) -> SentinelsScored:
 
 
 def test_notes_state_the_sentinels_and_the_noise_between_seeds():
-    text = rendered([*FIRST, sentinel(-1.0), *NOISE], None)
-    assert "explained variance of the baseline with its decoder's rows permuted is below 0." in text
-    assert "The baseline was trained with 5 seeds at K 16; mean and standard deviation: " in text
-    assert "CE-loss score 0.9500 ± 0.001" in text
+    text = unwrapped(rendered([*FIRST, sentinel(-1.0), *NOISE], None))
+    assert "1 of 1 expectations of SAEs whose scores are known (permuted decoder, identity, random) were met." in text
+    assert "at K 16 with 5 seeds: CE-loss score 0.9500, standard deviation 0.001." in text
 
 
 def test_a_broken_evaluation_is_announced():
-    text = rendered([*FIRST, sentinel(0.8)], None)
+    text = unwrapped(rendered([*FIRST, sentinel(0.8)], None))
     assert "THE EVALUATION IS BROKEN: explained variance of the baseline with " in text
     assert "should be below 0 and is 0.8." in text
 
 
 def test_figures_on_the_test_text_have_their_own_section():
-    text = rendered([*SECOND, ScoredOnTest(run=0, figures={"ce_loss_score": 0.9512})], scored(16, 0.95), None)
-    assert "- run 0 (Baseline): CE-loss score 0.9512" in text.split("# Test text")[1]
+    tested = [ScoredOnTest(run=run, figures={"ce_loss_score": 0.9512 + run}) for run in (0, 1)]
+    text = rendered([*SECOND, *tested], scored(16, 0.95), None)
+    assert "- run 0 (Baseline): CE-loss score 0.9512\n- run 1 (A change): CE-loss score 1.9512" in text
+    alone = rendered([*SECOND, tested[0]], scored(16, 0.95), None)
+    assert "# Test text" not in alone  # the baseline by itself says nothing
+    assert "The test text was used 1 time in this study: for run 0." in alone
 
 
 def test_a_run_without_a_score_on_the_test_text_says_why():
     failed = ScoredOnTest(run=0, figures={}, why_not="not_evaluated: still running after 300 s")
-    text = rendered([*SECOND, failed], scored(16, 0.95), None)
+    other = ScoredOnTest(run=1, figures={"ce_loss_score": 0.9})
+    text = rendered([*SECOND, failed, other], scored(16, 0.95), None)
     assert "- run 0 (Baseline): not scored (not_evaluated: still running after 300 s)" in text
 
 
@@ -293,7 +327,8 @@ def test_without_measured_noise_no_run_is_called_better_or_worse():
     events = [*SECOND, RunCommitted(run=1, verdict=OK), StudyEnded(why="the budget of 1 run is spent")]
     text = rendered(events, scored(16.0, 0.95), scored(16.0, 0.99))
     assert "The noise between seeds was not measured" in text
-    assert not {"better", "worse", "improved", "improves"} & set(text.lower().split())
+    unjudged = text.replace("no run is better than", "").split("# Glossary")[0]
+    assert not {"better", "worse", "improved", "improves"} & set(unjudged.lower().split())
     assert text.endswith("# End\nThe study ended: the budget of 1 run is spent.\n")
 
 
@@ -327,6 +362,6 @@ def test_no_text_of_an_idea_passes_for_a_heading_or_for_results(tmp_path: Path):
     notes.write(study, derive([started, ProposalMade(run=0, proposal=proposal)]))
     text = (tmp_path / "notes.txt").read_text()
     lines = [line for line in text.splitlines() if "winner" in line or "0.999" in line]
-    labels = ("\\# Run 7", "\\# Run 7", "Hypothesis: \\#", "## Run 0: # Run 7", "Description: \\#", "Why: \\#")
+    labels = ("\\# Run 7", "Question: \\#", "  0  # Run 7", "\\# Run 7", "## Run 0: # Run 7", "Description: \\#")
     assert all(line.startswith(label) for line, label in zip(lines, labels, strict=True)), lines
     assert "\x1b" not in text

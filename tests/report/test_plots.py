@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from builders import failed, history, measured, run
@@ -20,6 +21,9 @@ from agent.report import idea_analysis, plots
 from agent.running.sandbox import UNCONFINED
 from agent.study.records import Baseline
 from agent.study.runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TITLES = (
     "Baseline",
@@ -106,15 +110,39 @@ def test_the_figures_of_a_study(six: tuple[Path, dict[str, plots.Figure]]):
     assert not list(directory.glob("*.partial"))
 
 
-def test_descriptions_give_the_values_that_are_shown(six: tuple[Path, dict[str, plots.Figure]]):
+def test_descriptions_say_what_is_to_be_seen(six: tuple[Path, dict[str, plots.Figure]]):
     _, written = six
-    front, comparison = written["l0_front.png"].description, written["comparison.png"].description
-    assert "run 3: L0 16.17, explained variance 0.7928, CE-loss score 0.9437" in front
-    assert "L0 8.1 (K 8), 11.2 (K 11), 15.3 (K 15), 16.3 (K 16), 17.3 (K 17), 23.4 (K 23), 32.6 (K 32)" in front
-    assert "by 5 seeds at K 16, which is the band" in front
-    assert "run 3 (worse on CE-loss score): CE-loss score -0.0185 ± 0.0008" in comparison
-    assert "0.005 to either side" in comparison
+    assert written["l0_front.png"].description == (
+        "explained variance and CE-loss score against L0, a point for each run; below, the rectangle enlarged. "
+        "The line is the baseline, linear in log L0 between its levels, the band where 95% of its trainings fall."
+    )
+    comparison = written["comparison.png"].description
+    assert comparison.endswith("smallest effect worth having in CE-loss score, 0.005 to either side.")
     assert "Not shown" not in comparison
+
+
+def panel_of(figure: plots.Figure, axis: str) -> "Axes":
+    """Return the first panel whose vertical axis has this title."""
+    assert figure.drawing
+    return next(panel for panel in figure.drawing.axes if panel.get_ylabel().startswith(axis))
+
+
+def test_points_levels_and_intervals_are_those_of_the_data(six: tuple[Path, dict[str, plots.Figure]]):
+    _, written = six
+    lines = {str(line.get_label()): line for line in panel_of(written["l0_front.png"], "CE-loss score").lines}
+    ours = next(line for label, line in lines.items() if label.startswith("run 3"))
+    assert ours.get_xydata().tolist() == [pytest.approx([16.17, 0.9437])]
+    levels = [1.018 * k for k in (8, 11, 15, 16, 17, 23, 32)]
+    assert list(lines["the baseline's levels"].get_xdata()) == pytest.approx(levels)
+    drawing = written["comparison.png"].drawing
+    assert drawing
+    bars = [
+        collection.get_segments()[0]
+        for container in drawing.axes[0].containers
+        for collection in container.get_children()
+        if hasattr(collection, "get_segments")
+    ]
+    assert [float(end[0]) for end in bars[2]] == pytest.approx([-0.0193, -0.0177], abs=1e-4)  # run 3
 
 
 def test_the_tiers_of_each_run_are_drawn(six: tuple[Path, dict[str, plots.Figure]]):
@@ -136,9 +164,12 @@ def test_the_band_is_as_wide_as_the_interval_that_judges_a_new_seed(tmp_path: Pa
     """A run at the reseeded level is judged by the same interval: t(n-1) s sqrt(1 + 1/n)."""
     info = measured(16 * 1.018, 0.8445, 0.9623, 0.98, 0.671)
     half_widths = {name: compared.half_width for name, compared in compare(info, BASELINES).metrics.items()}
-    text = write(tmp_path, [run(tmp_path, 0, "Baseline", info)])["l0_front.png"].description
-    assert f"explained variance ±{half_widths['explained_variance_centered']:.4f}" in text
-    assert f"CE-loss score ±{half_widths['ce_loss_score']:.4f}" in text
+    figure = write(tmp_path, [run(tmp_path, 0, "Baseline", info)])["l0_front.png"]
+    for axis, name in (("explained variance", "explained_variance_centered"), ("CE-loss score", "ce_loss_score")):
+        panel = panel_of(figure, axis)
+        (band,) = [each for each in panel.collections if each.get_label() == "where 95% of its trainings fall"]
+        at = [y for x, y in band.get_paths()[0].vertices if abs(x - 8 * 1.018) < 1e-6]
+        assert (max(at) - min(at)) / 2 == pytest.approx(half_widths[name], rel=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +260,7 @@ def test_baselines_of_one_seed_or_one_k_have_no_band(tmp_path: Path):
     one_seed = write(tmp_path, runs, [baseline(8), baseline(16), baseline(32)])["l0_front.png"].description
     assert "the noise between seeds was not measured, so it has no band" in one_seed
     one_k = write(tmp_path, runs, [baseline(16, seed) for seed in range(5)])["l0_front.png"].description
-    assert "measured at L0 16.3 (K 16) alone and so has no line; 95% of its single trainings fall within" in one_k
+    assert "The baseline was measured at one L0 alone and so has no line." in one_k
 
 
 def test_runs_that_are_not_shown_are_listed(tmp_path: Path):
