@@ -193,7 +193,7 @@ def test_claims_are_removed_and_replaced_by_what_was_measured(finished: Finished
 
 
 def test_placeholders_in_a_description_are_rendered_from_results(finished: FinishedStudy):
-    section = finished.checkout.notes.split("## Run 2: ")[1].split("\n\n")[0].replace("\n  ", " ")
+    section = finished.checkout.notes.split("## Run 2: ")[1].split("\n\n")[0]
     assert "Description: Its CE-loss score is within noise of the baseline at the same L0 (difference " in section
     assert "; L0 is 16." in section
     assert "It starts from the experiment of run 1." in section

@@ -104,7 +104,8 @@ class Checkout:
 
     @property
     def notes(self) -> str:
-        return (self.study.notes / "notes.txt").read_text()
+        """Return the notes with each paragraph on one line."""
+        return (self.study.notes / "notes.txt").read_text().replace("\n  ", " ")
 
 
 def make_checkout(directory: Path) -> Checkout:
