@@ -56,7 +56,7 @@ def write(
         for figure in figures:
             assert figure.drawing
             figure_style.save(figure.drawing, directory / figure.name, figure.description)
-        shown = _most_telling(runs, judgements)
+        shown = most_telling(runs, judgements)
         return [*figures, *(_count_left_out(draw(directory, shown), runs) if draw else [])]
 
 
@@ -68,7 +68,7 @@ def draw_study(
     smallest_effect: float,
 ) -> list[Figure]:
     """Return the figures of every study that there is data for, drawn in the current style and not saved."""
-    shown = _most_telling(runs, judgements)
+    shown = most_telling(runs, judgements)
     trained = [run for run in shown if run.metrics()]
     scored = [run for run in shown if run.counts and run.info and run.info.metric("l0") is not None]
     compared = [(run, run.info.comparison) for run in shown if run.counts and run.info and run.info.comparison]
@@ -92,7 +92,7 @@ def _count_left_out(figures: Sequence[Figure], runs: Sequence[Run]) -> list[Figu
     return [replace(figure, description=f"{figure.description} {more}") for figure in figures]
 
 
-def _most_telling(runs: Sequence[Run], judgements: Mapping[int, Judgement]) -> list[Run]:
+def most_telling(runs: Sequence[Run], judgements: Mapping[int, Judgement]) -> list[Run]:
     """Return MOST_DRAWN runs at most, in their order."""
 
     def rank(run: Run) -> tuple[bool, bool, int]:

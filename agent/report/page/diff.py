@@ -1,0 +1,83 @@
+"""What changed between two versions of experiment.py, as highlighted lines. Classes, no inline style."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import lru_cache
+
+from markupsafe import Markup, escape
+
+from agent.lab.visible import visible
+
+CONTEXT = 3  # unchanged lines around a change
+MOST_LINES, MOST_CHARACTERS = 1500, 200_000  # of a diff, and of a file: longer ones are not highlighted
+SIGNS = {"removed": "-", "added": "+", "": " "}
+
+
+@dataclass(frozen=True)
+class Diff:
+    """The changed lines of a file; `html` is empty if none is."""
+
+    html: Markup
+    added: int = 0
+    removed: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.html)
+
+
+def diff(before: str, after: str) -> Diff:
+    """Compare two versions of a Python file."""
+    old, new = visible(before), visible(after)
+    if old == new:
+        return Diff(Markup())
+    old_lines, new_lines = old.splitlines(), new.splitlines()
+    groups = list(SequenceMatcher(None, old_lines, new_lines, autojunk=False).get_grouped_opcodes(CONTEXT))
+    rows = list(_rows(groups, _highlighted(old), _highlighted(new)))
+    shown = rows[:MOST_LINES]
+    if len(rows) > MOST_LINES:
+        shown.append(
+            Markup('<span class="skipped">{:,} more lines are not shown</span>').format(len(rows) - MOST_LINES)
+        )
+    changes = [opcode for group in groups for opcode in group if opcode[0] != "equal"]
+    added, removed = sum(new_end - start for *_, start, new_end in changes), sum(c[2] - c[1] for c in changes)
+    return Diff(Markup("\n").join(shown), added, removed)
+
+
+def _rows(groups: list[list[tuple[str, int, int, int, int]]], old: list[Markup], new: list[Markup]) -> Iterator[Markup]:
+    for number, group in enumerate(groups):
+        if number:
+            yield Markup('<span class="skipped">⋯</span>')
+        for tag, old_start, old_end, new_start, new_end in group:
+            if tag == "equal":
+                yield from (_row("", line) for line in new[new_start:new_end])
+                continue
+            yield from (_row("removed", line) for line in old[old_start:old_end])
+            yield from (_row("added", line) for line in new[new_start:new_end])
+
+
+def _row(kind: str, line: Markup) -> Markup:
+    return Markup('<span class="line {}"><span class="sign">{}</span>{}</span>').format(kind, SIGNS[kind], line)
+
+
+@lru_cache(maxsize=512)
+def _highlighted(text: str) -> list[Markup]:
+    """Return the lines of a Python file with the classes of its tokens."""
+    if len(text) > MOST_CHARACTERS:
+        return [escape(line) for line in text.splitlines()]
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
+    lexer = PythonLexer(stripnl=False, ensurenl=False)
+    lines = [Markup(line) for line in highlight(text, lexer, HtmlFormatter(nowrap=True)).split("\n")]
+    missing = len(text.splitlines()) - len(lines)
+    return lines if missing <= 0 else [escape(line) for line in text.splitlines()]
+
+
+def styles() -> str:
+    """Return the style sheet of highlighted code, for paper and light screens and then for dark ones."""
+    from pygments.formatters import HtmlFormatter
+
+    light, dark = (HtmlFormatter(style=name).get_token_style_defs(".code") for name in ("friendly", "github-dark"))
+    return "\n".join([*light, "@media screen and (prefers-color-scheme: dark) {", *dark, "}"])
