@@ -16,6 +16,8 @@
     if (text !== undefined) node.textContent = text;
     return node;
   }
+  const percent = (value) => (value >= 0.0001 ? `${(100 * value).toFixed(value < 0.01 ? 2 : 1)}%` : "<0.01%");
+  const fixed = (value) => (value === null || value === undefined ? "–" : value.toFixed(2));
   const short = (value) => (value === null || value === undefined ? "–" : String(+Number(value).toPrecision(3)));
 
   // Tables: sorted by a column's button, filtered by a word and an outcome.
@@ -120,6 +122,10 @@
   function reveal(node) {
     for (let each = node; each; each = each.parentElement) if (each.tagName === "DETAILS") each.open = true;
   }
+  function settle(target) { // what was out of sight takes its real height only once it is scrolled past
+    target.scrollIntoView();
+    requestAnimationFrame(() => requestAnimationFrame(() => target.scrollIntoView()));
+  }
   addEventListener("beforeprint", () => all("details.diff, details.attempt, details.quiet").forEach((each) => (each.open = true)));
 
   // The browser of latents.
@@ -199,15 +205,17 @@
     const anchor = (run, latent) => `#${run.anchor}-latent-${latent.latent}`;
 
     function list() {
-      const rows = selected(), run = chosen(), counterpart = beside.value === "" ? "in baseline" : "beside";
+      const rows = selected(), run = chosen(), counterpart = beside.value === "" ? "baseline" : "beside";
       const titles = ["latent", "responds to", "density", "max", counterpart];
       head.replaceChildren(el("tr", {}, ...titles.map((title) => el("th", { scope: "col" }, title))));
       body.replaceChildren(...rows.slice(0, shown).map(([latent, place]) => {
-        const hint = el("span", { class: "hint" });
-        hint.textContent = (latent.labels || [])[0] ?? peakToken(latent);
+        const hint = el("span", { class: "hint" }), peak = el("code"), named = el("span");
+        peak.textContent = peakToken(latent).trim() || "·";
+        named.textContent = (latent.labels || [])[0] ?? "";
+        hint.append(peak, " ", named);
         const link = el("a", { href: anchor(run, latent) }, String(latent.latent));
         return el("tr", { "aria-current": latent === current ? "true" : undefined }, el("td", {}, link), el("td", {}, hint),
-          el("td", {}, short(latent.density)), el("td", {}, short(latent.max)), el("td", {}, short(cosineOf(latent, place))));
+          el("td", {}, percent(latent.density)), el("td", {}, short(latent.max)), el("td", {}, fixed(cosineOf(latent, place))));
       }));
       more.hidden = rows.length <= shown;
       output.textContent = `${rows.length} of ${run.latents.length} latents`;
@@ -217,6 +225,7 @@
       const lines = [`${run.latents.length} of ${run.d_sae.toLocaleString("en")} latents were kept, ${sampled} of them a random sample; ` +
         `${run.alive.toLocaleString("en")} fired on ${run.tokens.toLocaleString("en")} tokens of ${run.text}.`,
         ...(run.turnover || []), ...(run.direct_effect ? [`Promoted tokens are left out: ${run.direct_effect}.`] : [])];
+      document.querySelector(".browser").classList.toggle("pairwise", beside.value !== "");
       about.replaceChildren(...lines.map((line) => {
         const note = el("p", { class: "note" });
         note.textContent = line;
@@ -284,7 +293,7 @@
         tag.textContent = text;
         return tag;
       });
-      const facts = [["fired", `${latent.fired.toLocaleString("en")} times`], ["density", short(latent.density)], ["max", short(latent.max)]];
+      const facts = [["fired", `${latent.fired.toLocaleString("en")} times`], ["density", percent(latent.density)], ["max", short(latent.max)]];
       if (latent.in_baseline) facts.push(["closest in the baseline", `latent ${latent.in_baseline[0]}, cosine ${short(latent.in_baseline[1])}`]);
       node.append(title, of, ...(remark ? [el("p", { class: "note" }, remark)] : []), el("div", {}, ...labels),
         el("div", { class: "facts" }, ...facts.map(([name, value]) => el("div", {}, el("span", {}, `${name} `), value))));
@@ -322,7 +331,7 @@
         panel.replaceChildren(el("div", { class: pages.length > 1 ? "beside" : "" }, ...pages));
       }
       list();
-      document.getElementById("features").scrollIntoView();
+      settle(document.getElementById("features"));
       panel.focus({ preventScroll: true });
     }
     function choose(number) {
@@ -334,6 +343,7 @@
     form.addEventListener("input", (event) => {
       shown = 100;
       if (event.target === runBox) { choose(runBox.value); current = null; panel.replaceChildren(); }
+      if (event.target === beside) describeRun();
       if (event.target === beside && current) return open(Number(runBox.value), current.latent);
       list();
     });
@@ -347,7 +357,7 @@
         const number = found ? runs.findIndex((run) => run.anchor === found[1]) : -1;
         if (number < 0) return false;
         if (found[2] !== undefined) open(number, Number(found[2]));
-        else { choose(number); current = null; panel.replaceChildren(); list(); document.getElementById("features").scrollIntoView(); }
+        else { choose(number); current = null; panel.replaceChildren(); list(); settle(document.getElementById("features")); }
         return true;
       },
     };
@@ -357,7 +367,7 @@
     const hash = location.hash.slice(1);
     if (!hash || browser?.follow(hash)) return;
     const target = document.getElementById(hash);
-    if (target) { reveal(target); target.scrollIntoView(); }
+    if (target) { reveal(target); settle(target); }
   }
   addEventListener("hashchange", follow);
   follow();

@@ -11,7 +11,7 @@ from agent.report.plots import CURVES
 
 WIDTH, HEIGHT, GAP = 240.0, 130.0, 26.0  # of a panel, and between two
 LEFT, TOP, BELOW = 44.0, 20.0, 34.0
-MOST_POINTS = 200  # of a curve
+MOST_POINTS = 100  # of a curve
 ROUND = (1, 2, 5, 10)
 
 

@@ -26,14 +26,15 @@ class Diff:
         return bool(self.html)
 
 
-def diff(before: str, after: str) -> Diff:
-    """Compare two versions of a Python file."""
+def diff(before: str, after: str, highlighted: bool = True) -> Diff:
+    """Compare two versions of a Python file. Highlighting takes most of the time, and hundreds of runs go without."""
     old, new = visible(before), visible(after)
     if old == new:
         return Diff(Markup())
     old_lines, new_lines = old.splitlines(), new.splitlines()
     groups = list(SequenceMatcher(None, old_lines, new_lines, autojunk=False).get_grouped_opcodes(CONTEXT))
-    rows = list(_rows(groups, _highlighted(old), _highlighted(new)))
+    lines = _highlighted if highlighted else _plain
+    rows = list(_rows(groups, lines(old), lines(new)))
     shown = rows[:MOST_LINES]
     if len(rows) > MOST_LINES:
         shown.append(
@@ -64,15 +65,18 @@ def _row(kind: str, line: Markup) -> Markup:
 def _highlighted(text: str) -> list[Markup]:
     """Return the lines of a Python file with the classes of its tokens."""
     if len(text) > MOST_CHARACTERS:
-        return [escape(line) for line in text.splitlines()]
+        return _plain(text)
     from pygments import highlight
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer
 
     lexer = PythonLexer(stripnl=False, ensurenl=False)
     lines = [Markup(line) for line in highlight(text, lexer, HtmlFormatter(nowrap=True)).split("\n")]
-    missing = len(text.splitlines()) - len(lines)
-    return lines if missing <= 0 else [escape(line) for line in text.splitlines()]
+    return lines if len(lines) >= len(text.splitlines()) else _plain(text)
+
+
+def _plain(text: str) -> list[Markup]:
+    return [escape(line) for line in text.splitlines()]
 
 
 def styles() -> str:

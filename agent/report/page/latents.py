@@ -78,10 +78,13 @@ def _add(collection: Collection, prefix: str, opened: Opened, run: Run) -> None:
 
 
 def as_json(collection: Collection) -> str:
-    """Return all features as JSON that may stand in a script element whatever the tokens are."""
-    most, text = CONTEXTS[0], ""
+    """Return all features as JSON that may stand in a script element whatever the tokens are.
+
+    If they are too many, latents are shown with fewer contexts, and then the last runs without features.
+    """
+    data, most, text = _data(collection.kept), CONTEXTS[0], ""
     for most in CONTEXTS:
-        text = script_json(_data(collection.kept, most))
+        text = script_json(_with_contexts(data, most))
         if len(text) <= MOST_BYTES:
             break
     if any(most < _most_contexts(each.features) for each in collection.kept):
@@ -89,8 +92,16 @@ def as_json(collection: Collection) -> str:
     while len(text) > MOST_BYTES and collection.kept:
         dropped = collection.kept.pop()
         collection.notes.append(f"The features of {dropped.name} are left out, so that the page stays small.")
-        text = script_json(_data(collection.kept, most))
+        text = script_json(_with_contexts(_data(collection.kept), most))
     return text
+
+
+def _with_contexts(data: dict[str, Any], most: int) -> dict[str, Any]:
+    """Cut the contexts of every latent to the first ones."""
+    for run in data["runs"]:
+        for latent in run["latents"]:
+            latent |= {name: latent[name][:most] for name in ("top", "spread") if name in latent}
+    return data
 
 
 def script_json(data: Any) -> str:
@@ -111,16 +122,19 @@ class _Vocabulary(dict[str, int]):
     """Token -> its number, in the order in which they are first seen."""
 
     def numbers(self, tokens: Iterable[str]) -> list[int]:
-        return [self.setdefault(visible(token)[:LONGEST_TOKEN], len(self)) for token in tokens]
+        return [self.setdefault(token, len(self)) for token in tokens]
+
+    def shown(self) -> list[str]:
+        return [visible(token)[:LONGEST_TOKEN] for token in self]
 
 
-def _data(kept: Sequence[Kept], most: int) -> dict[str, Any]:
+def _data(kept: Sequence[Kept]) -> dict[str, Any]:
     vocabulary = _Vocabulary()
-    runs = [_run(each, vocabulary, most) for each in kept]
-    return {"few": FEW, "same": SAME, "vocabulary": list(vocabulary), "runs": runs, "matches": matches(kept)}
+    runs = [_run(each, vocabulary) for each in kept]
+    return {"few": FEW, "same": SAME, "vocabulary": vocabulary.shown(), "runs": runs, "matches": matches(kept)}
 
 
-def _run(each: Kept, vocabulary: _Vocabulary, most: int) -> dict[str, Any]:
+def _run(each: Kept, vocabulary: _Vocabulary) -> dict[str, Any]:
     found, sampled = each.features, set(each.features.sampled)
     return {
         "anchor": each.anchor,
@@ -132,13 +146,11 @@ def _run(each: Kept, vocabulary: _Vocabulary, most: int) -> dict[str, Any]:
         "alive": found.alive,
         "direct_effect": one_line(found.direct_effect),
         "turnover": turnover_sentences(found.turnover),
-        "latents": [
-            _latent(feature, feature.latent in sampled, vocabulary, most) for feature in found.features
-        ],
+        "latents": [_latent(feature, feature.latent in sampled, vocabulary) for feature in found.features],
     }
 
 
-def _latent(feature: Feature, sampled: bool, vocabulary: _Vocabulary, most: int) -> dict[str, Any]:
+def _latent(feature: Feature, sampled: bool, vocabulary: _Vocabulary) -> dict[str, Any]:
     row = {
         "latent": feature.latent,
         "sampled": sampled,
@@ -148,8 +160,8 @@ def _latent(feature: Feature, sampled: bool, vocabulary: _Vocabulary, most: int)
         "density": _short(feature.density),
         "max": _short(feature.max_activation),
         "histogram": feature.histogram[:100],
-        "top": [_context(context, vocabulary) for context in feature.top[:most]],
-        "spread": [_context(context, vocabulary) for context in feature.spread[:most]],
+        "top": [_context(context, vocabulary) for context in feature.top[: CONTEXTS[0]]],
+        "spread": [_context(context, vocabulary) for context in feature.spread[: CONTEXTS[0]]],
         "promoted": _tokens(feature.promoted, vocabulary),
         "suppressed": _tokens(feature.suppressed, vocabulary),
         "near": _neighbours(feature.near),
@@ -157,7 +169,7 @@ def _latent(feature: Feature, sampled: bool, vocabulary: _Vocabulary, most: int)
         "true": _true(feature.true_feature) if feature.true_feature else None,
         "in_baseline": _neighbours([feature.in_baseline])[0] if feature.in_baseline else None,
     }
-    return {name: value for name, value in row.items() if value not in (None, [], False)}
+    return {name: value for name, value in row.items() if value is not None and value is not False and value != []}
 
 
 def _true(true: TrueFeature) -> dict[str, Any]:

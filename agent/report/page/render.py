@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +12,9 @@ from markupsafe import Markup
 from agent import TEMPLATES
 from agent.lab.files import BadFile, read_plain
 from agent.lab.metrics import METRICS
+from agent.lab.results import Measure
 from agent.lab.visible import one_line
 from agent.report import figure_style, plots, story
-from agent.report.figure_style import Figure
 from agent.report.page import conversation, diff, latents, vector
 from agent.report.page.conversation import Conversation
 from agent.report.page.opened import Opened
@@ -28,6 +28,11 @@ PAGE = TEMPLATES / "page"
 MOST_IMAGE = 2 * 2**20  # bytes of a figure that an idea drew
 MOST_IMAGES = 8
 PNG = b"\x89PNG\r\n\x1a\n"
+TITLES = {  # of the figures of every study, in the order of the page
+    "comparison": "Differences from the baseline",
+    "l0_front": "Scores against L0",
+    "training_curves": "Training curves",
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class StudySection:
     story: Story
     rows: Sequence[tuple[Row, str]]  # with the anchor of the run
     setting: Sequence[tuple[str, str]]
+    measures: Mapping[str, Measure]
     figures: Sequence[Drawn]
     images: Sequence[tuple[str, str]]  # the idea's own figures: name, data URI
     runs: Sequence[RunSection]
@@ -110,6 +116,7 @@ def _study_section(prefix: str, opened: Opened) -> StudySection:
         story=told,
         rows=rows,
         setting=setting(opened),
+        measures=opened.measures,
         figures=_figures(prefix, opened),
         images=_images(opened.study.notes),
         runs=[run_section(opened, run, prefix, talk.by_run.get(run.number, ())) for run in opened.runs],
@@ -156,7 +163,7 @@ def _differing(studies: Iterable[Opened]) -> list[tuple[str, list[str], bool]]:
 
 
 def _figures(prefix: str, opened: Opened) -> list[Drawn]:
-    """Draw the figures of the notes as SVG. A failed one is no reason for having no page."""
+    """Draw the figures of the notes as SVG."""
     import matplotlib
 
     started = opened.state.started
@@ -164,19 +171,12 @@ def _figures(prefix: str, opened: Opened) -> list[Drawn]:
         drawn = plots.draw_study(
             opened.runs, opened.state.baselines, opened.judged, started.primary_metric, started.smallest_effect
         )
-        return [_drawn(figure, f"{prefix}{Path(figure.name).stem}") for figure in drawn]
-
-
-TITLES = {
-    "l0_front": "Scores against L0",
-    "comparison": "Differences from the baseline",
-    "training_curves": "Training curves",
-}
-
-
-def _drawn(figure: Figure, anchor: str) -> Drawn:
-    title = TITLES[Path(figure.name).stem]
-    return Drawn(title, figure.description, vector.svg(figure, anchor))
+        named = {Path(figure.name).stem: figure for figure in drawn}
+        return [
+            Drawn(title, figure.description, vector.svg(figure, f"{prefix}figure-{name}"))
+            for name, title in TITLES.items()
+            if (figure := named.get(name))
+        ]
 
 
 def _images(notes: Path) -> list[tuple[str, str]]:

@@ -18,9 +18,11 @@ from agent.report.page.curves import Line, curves
 from agent.report.page.diff import Diff, diff
 from agent.report.page.opened import Opened, log_tail
 from agent.report.prose import Facts
+from agent.study.records import Proposal
 from agent.study.runs import Run
 from agent.study.state import FailedAttempt
 
+MOST_HIGHLIGHTED = 40  # runs of a study whose changes are highlighted
 LOG_BYTES = 12_000  # of each log, from its end
 LOGS = ("stderr.log", "stdout.log")
 UNSETTLED = ("within noise", "unconfirmed", "untested", "not upheld", "not confirmed")  # no prediction holds by these
@@ -45,8 +47,8 @@ class MetricRow:
 class MeasureRow:
     """An own measure of the idea beside its control and the baseline's."""
 
+    name: str
     title: str
-    definition: str
     value: str
     control: str
     baseline: str
@@ -94,7 +96,7 @@ class RunSection:
 
 def run_section(opened: Opened, run: Run, prefix: str, requests: Sequence[Request]) -> RunSection:
     """Describe a run; ids and anchors begin with `prefix`."""
-    state, proposal, judged = opened.state, run.state.proposal, opened.judged.get(run.number)
+    proposal, judged = run.state.proposal, opened.judged.get(run.number)
     info = run.info if run.counts else None
     done_without = run.state.stage == "done" and run.info is None
     texts = _texts(opened, run)
@@ -110,10 +112,10 @@ def run_section(opened: Opened, run: Run, prefix: str, requests: Sequence[Reques
         description=texts["description"],
         why=texts["why"],
         described=texts["described"],
-        metrics=_metric_rows(run, info, judged, state.started.primary_metric) if info else (),
+        metrics=_metric_rows(opened, run, info, judged) if info else (),
         measures=_measure_rows(opened, info) if info else (),
         settings=_changed_settings(opened.runs, info),
-        diff=diff(opened.runs[proposal.start].state.proposal.source, proposal.source) if run.number else _NO_CHANGE,
+        diff=_change(opened, run, proposal),
         curves=curves(_lines(opened, run), f"{prefix}run-{run.number}-curves"),
         attempts=_attempts(opened, run),
         requests=requests,
@@ -123,7 +125,12 @@ def run_section(opened: Opened, run: Run, prefix: str, requests: Sequence[Reques
     )
 
 
-_NO_CHANGE = Diff(Markup())
+def _change(opened: Opened, run: Run, proposal: Proposal) -> Diff:
+    """Return what a proposal changes in the experiment it starts from; run 0 changes nothing."""
+    if run.number == 0:
+        return Diff(Markup())
+    start = opened.runs[proposal.start].state.proposal.source
+    return diff(start, proposal.source, highlighted=len(opened.runs) <= MOST_HIGHLIGHTED)
 
 
 def outcome_word(run: Run, judged: Judgement | None) -> str:
@@ -158,16 +165,25 @@ def _sentence(opened: Opened, run: Run, judged: Judgement | None) -> str:
     return outcome_sentence(run, opened.state, judged)
 
 
-def _metric_rows(run: Run, info: FinalInfo, judged: Judgement | None, primary: str) -> list[MetricRow]:
-    """Return every metric that was measured, compared or predicted: first the headline ones."""
+def _metric_rows(opened: Opened, run: Run, info: FinalInfo, judged: Judgement | None) -> list[MetricRow]:
+    """Return every metric that was measured, compared or predicted: first the headline ones, which are compared."""
     compared = info.comparison.metrics if info.comparison else {}
+    primary, first = opened.state.started.primary_metric, opened.runs[0].info
     predictions: Mapping[str, Direction] = run.state.proposal.predictions
-    names = [*HEADLINE, *(name for name in METRICS if name not in HEADLINE)]
-    return [
+    rows = [
         _metric_row(name, info, compared.get(name), predictions.get(name), judged if name == primary else None)
-        for name in names
+        for name in HEADLINE
         if info.metric(name) is not None or name in compared or name in predictions
     ]
+    others = [name for name in METRICS if name not in HEADLINE and info.metric(name) is not None]
+    return [*rows, *(_plain_row(name, info, first) for name in others)]
+
+
+def _plain_row(name: str, info: FinalInfo, first: FinalInfo | None) -> MetricRow:
+    """Return a metric that is not compared, beside that of run 0."""
+    reference = format_value(name, first.metric(name)) if first else ""
+    metric = METRICS[name]
+    return MetricRow(metric.title, metric.unit, format_value(name, info.metric(name)), reference, headline=False)
 
 
 def _metric_row(
@@ -196,7 +212,6 @@ def _metric_row(
         interval=interval,
         predicted=predicted or "",
         prediction=outcome,
-        headline=name in HEADLINE,
     )
 
 
@@ -209,8 +224,8 @@ def _measure_rows(opened: Opened, info: FinalInfo) -> list[MeasureRow]:
 
     rows = [
         MeasureRow(
+            name=name,
             title=f"{measure.title}{f' ({measure.unit})' if measure.unit else ''}",
-            definition=measure.definition,
             value=shown(info.analysis.get(name), measure.digits),
             control=shown(info.analysis.get(measure.control), measure.digits),
             baseline=shown(baseline.get(name), measure.digits),
@@ -257,8 +272,7 @@ def _attempt(opened: Opened, run: Run, number: int, attempt: FailedAttempt) -> A
         for name in LOGS
         if f"{folder.name}/{name}" not in opened.hidden and (tail := log_tail(folder / name, LOG_BYTES).strip("\n"))
     ]
-    start = opened.runs[attempt.proposal.start].state.proposal.source
-    changed = diff(start, attempt.proposal.source) if run.number else _NO_CHANGE
+    changed = _change(opened, run, attempt.proposal)
     verdict = attempt.verdict
     return Attempt(number, attempt.proposal.title, verdict.name, verdict.evidence, changed, logs)
 
