@@ -118,7 +118,7 @@
       });
   }
 
-  // A link into something folded unfolds it; all but the conversation is unfolded on paper.
+  // A link into something folded unfolds it.
   function reveal(node) {
     for (let each = node; each; each = each.parentElement) if (each.tagName === "DETAILS") each.open = true;
   }
@@ -126,7 +126,6 @@
     target.scrollIntoView();
     requestAnimationFrame(() => requestAnimationFrame(() => target.scrollIntoView()));
   }
-  addEventListener("beforeprint", () => all("details.diff, details.attempt, details.quiet").forEach((each) => (each.open = true)));
 
   // The browser of latents.
   const data = JSON.parse(document.getElementById("features-data").textContent);
@@ -160,7 +159,6 @@
       return pairs ? { latent: runs[other].latents[pairs[0][place]], cosine: pairs[1][place] / 100 } : null;
     };
     const contexts = (latent) => [...(latent.top || []), ...(latent.spread || [])];
-    const spaced = (text) => text.replaceAll("\n", "↵\n").replaceAll("\t", "⇥");
     const plain = (text) => text.replaceAll("\n", "↵").replaceAll("\t", "⇥");
     function fillBeside() {
       const before = beside.value, from = runBox.value;
@@ -236,7 +234,7 @@
     function contextLine([peak, tokens, active, values], most) {
       const byPlace = new Map(active.map((place, i) => [place, values[i]])), text = el("p");
       tokens.forEach((number, place) => {
-        const value = byPlace.get(place), word = spaced(vocabulary[number] ?? "");
+        const value = byPlace.get(place), word = plain(vocabulary[number] ?? "");
         if (value === undefined) return text.append(word);
         const level = Math.max(1, Math.min(5, Math.ceil((5 * value) / (most || 1))));
         const mark = el("mark", { class: `a${level}${place === peak ? " peak" : ""}`, title: `activation ${short(value)}` });
@@ -282,6 +280,11 @@
         (parents.length ? `, below ${parents.join(", ")}` : "");
       return line;
     }
+    function closestInBaseline(runNumber, [number, cosine]) {
+      const other = runs.findIndex((run) => run.anchor === runs[runNumber].baseline), link = other >= 0 && places[other].has(number);
+      const name = link ? el("a", { href: `#${runs[other].anchor}-latent-${number}` }, `latent ${number}`) : `latent ${number}`;
+      return el("div", {}, el("span", {}, "closest in the baseline "), name, `, cosine ${fixed(cosine)}`);
+    }
     function portrait(runNumber, latent, remark) {
       const run = runs[runNumber], node = el("article", { "aria-label": `latent ${latent.latent} of ${run.name}` });
       const title = el("h3");
@@ -294,9 +297,9 @@
         return tag;
       });
       const facts = [["fired", `${latent.fired.toLocaleString("en")} times`], ["density", percent(latent.density)], ["max", short(latent.max)]];
-      if (latent.in_baseline) facts.push(["closest in the baseline", `latent ${latent.in_baseline[0]}, cosine ${short(latent.in_baseline[1])}`]);
       node.append(title, of, ...(remark ? [el("p", { class: "note" }, remark)] : []), el("div", {}, ...labels),
-        el("div", { class: "facts" }, ...facts.map(([name, value]) => el("div", {}, el("span", {}, `${name} `), value))));
+        el("div", { class: "facts" }, ...facts.map(([name, value]) => el("div", {}, el("span", {}, `${name} `), value)),
+          latent.in_baseline ? closestInBaseline(runNumber, latent.in_baseline) : null));
       if (latent.fired < few) node.append(el("p", { class: "few" }, `Fired fewer than ${few} times: too little to say what it responds to.`));
       const parts = [
         titled("Strongest contexts", some(latent.top, (top) => el("div", {}, ...top.map((each) => contextLine(each, latent.max))))),

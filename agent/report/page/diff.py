@@ -1,4 +1,4 @@
-"""What changed between two versions of experiment.py, as highlighted lines. Classes, no inline style."""
+"""What changed between two versions of experiment.py, as lines in ins and del, highlighted by classes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from agent.lab.visible import visible
 
 CONTEXT = 3  # unchanged lines around a change
 MOST_LINES, MOST_CHARACTERS = 1500, 200_000  # of a diff, and of a file: longer ones are not highlighted
-SIGNS = {"removed": "-", "added": "+", "": " "}
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,10 @@ def _rows(groups: list[list[tuple[str, int, int, int, int]]], old: list[Markup],
             yield Markup('<span class="skipped">⋯</span>')
         for tag, old_start, old_end, new_start, new_end in group:
             if tag == "equal":
-                yield from (_row("", line) for line in new[new_start:new_end])
+                yield from (Markup("<span>{}</span>").format(line) for line in new[new_start:new_end])
                 continue
-            yield from (_row("removed", line) for line in old[old_start:old_end])
-            yield from (_row("added", line) for line in new[new_start:new_end])
-
-
-def _row(kind: str, line: Markup) -> Markup:
-    return Markup('<span class="line {}"><span class="sign">{}</span>{}</span>').format(kind, SIGNS[kind], line)
+            yield from (Markup("<del>{}</del>").format(line) for line in old[old_start:old_end])
+            yield from (Markup("<ins>{}</ins>").format(line) for line in new[new_start:new_end])
 
 
 @lru_cache(maxsize=512)

@@ -50,6 +50,7 @@ class StudySection:
 
     prefix: str  # of its anchors; empty if it is alone
     name: str
+    primary: str  # title of its primary metric
     story: Story
     rows: Sequence[tuple[Row, str]]  # with the anchor of the run
     setting: Sequence[tuple[str, str]]
@@ -113,6 +114,7 @@ def _study_section(prefix: str, opened: Opened) -> StudySection:
     return StudySection(
         prefix=prefix,
         name=opened.name,
+        primary=METRICS[opened.state.started.primary_metric].title,
         story=told,
         rows=rows,
         setting=setting(opened),
