@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent import ROOT
 from agent.lab.errors import UserError
-from agent.lab.files import MIB, BadFile, write_atomically
+from agent.lab.files import MIB, BadFile, exists, write_atomically
 from agent.lab.progress import notify
 from agent.report.page.opened import open_study
 from agent.report.page.render import render
@@ -59,7 +59,7 @@ def _find(paths: Sequence[Path]) -> list[tuple[Study, State]]:
         return [_newest(ROOT / "runs")]
     found = []
     for path in paths:
-        study = find_study(path) if path.is_dir() else None
+        study = find_study(path) if exists(path) and path.is_dir() else None
         if study is None:
             raise UserError(f"{path} is not a study that has started: give a directory in {ROOT / 'runs'}")
         found.append(study)

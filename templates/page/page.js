@@ -81,7 +81,7 @@
       for (const mark of all(".mark", panel))
         for (const point of pointsOf(mark)) {
           const distance = Math.hypot(point[0] - x, point[1] - y);
-          if (distance < 16 && (!best || distance < best.distance)) best = { distance, mark, point, panel };
+          if (distance < 16 && (!best || distance <= best.distance)) best = { distance, mark, point, panel };
         }
     return best;
   }
@@ -104,7 +104,7 @@
       clear(svg);
       if (!(found = closest(svg, x, y))) return;
       svg.classList.add("picking");
-      all(`.mark[data-run="${found.mark.dataset.run}"]`, svg).forEach((mark) => mark.classList.add("lit"));
+      all(`[data-run="${found.mark.dataset.run}"]`, svg).forEach((mark) => mark.classList.add("lit"));
       tip.textContent = inWords(found);
       tip.hidden = false;
       tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8))}px`;

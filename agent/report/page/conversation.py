@@ -8,10 +8,9 @@ from markupsafe import Markup
 
 from agent.lab.visible import visible
 from agent.llm.transcript import Exchange
-from agent.study.events import Event, PlanMade, ProposalMade, RunDescribed
+from agent.study.events import Event, ProposalMade, RunDescribed
 
 MOST_CHARACTERS = 60_000  # of a message
-PURPOSES = {PlanMade: "plan", ProposalMade: "proposal", RunDescribed: "description"}
 
 
 @dataclass(frozen=True)
@@ -48,14 +47,14 @@ class Conversation:
 
 
 def arrange(exchanges: Sequence[Exchange], events: Iterable[Event]) -> Conversation:
-    """Return the conversation, each request with the event that its purpose led to."""
+    """Return the conversation, each request with the run that it was about."""
     conversation, waiting = Conversation(), list(_readable(exchanges))
     for event in events:
-        purpose = PURPOSES.get(type(event))
-        if purpose is None or not isinstance(event, PlanMade | ProposalMade | RunDescribed):
+        if not isinstance(event, ProposalMade | RunDescribed) or event.run == 0:  # run 0 is nobody's proposal
             continue
+        purpose = "proposal" if isinstance(event, ProposalMade) else "description"
         led = [request for request in waiting if request.purpose == purpose and request.time <= event.time]
-        if led and not isinstance(event, PlanMade):
+        if led:
             conversation.by_run.setdefault(event.run, []).extend(led)
             waiting = [request for request in waiting if request not in led]
     conversation.about_study = waiting

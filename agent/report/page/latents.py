@@ -77,7 +77,7 @@ def _add(collection: Collection, prefix: str, opened: Opened, run: Run) -> None:
     )
 
 
-def as_json(collection: Collection) -> str:
+def as_json(collection: Collection, most_bytes: int = MOST_BYTES) -> str:
     """Return all features as JSON that may stand in a script element whatever the tokens are.
 
     If they are too many, latents are shown with fewer contexts, and then the last runs without features.
@@ -85,11 +85,11 @@ def as_json(collection: Collection) -> str:
     data, most, text = _data(collection.kept), CONTEXTS[0], ""
     for most in CONTEXTS:
         text = script_json(_with_contexts(data, most))
-        if len(text) <= MOST_BYTES:
+        if len(text) <= most_bytes:
             break
     if any(most < _most_contexts(each.features) for each in collection.kept):
         collection.notes.append(f"At most {most} contexts of each kind are shown, so that the page stays small.")
-    while len(text) > MOST_BYTES and collection.kept:
+    while len(text) > most_bytes and collection.kept:
         dropped = collection.kept.pop()
         collection.notes.append(f"The features of {dropped.name} are left out, so that the page stays small.")
         text = script_json(_with_contexts(_data(collection.kept), most))

@@ -27,6 +27,7 @@ def svg(figure: Figure, prefix: str) -> Markup:
 
     The group of a panel has data-x and data-y: the limits of its axis, where these lie in the SVG, and whether it is
     logarithmic. The group of a run's marks has data-run and data-name, and data-hover if it is a single point.
+    The bars of its intervals have data-run alone.
     """
     assert figure.drawing
     attributes = dict(_name_parts(figure.drawing, prefix))
@@ -39,6 +40,9 @@ def svg(figure: Figure, prefix: str) -> Markup:
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         extra = attributes.get(element.get("id", ""), {})
+        if part := MARK.fullmatch(element.get("id", "")):  # of an interval, which the mark in its middle speaks for
+            extra = {"class": "part", "data-run": part[1]}
+            del element.attrib["id"]
         _make_inert(element, prefix)
         element.attrib.update(extra)
     for size in ("width", "height", "version"):
@@ -54,8 +58,9 @@ def _name_parts(drawing: "MatplotlibFigure", prefix: str) -> Iterator[tuple[str,
         axes.set_gid(panel)
         yield panel, {"class": "panel", **_scales(drawing, axes)}
         bars = {container.lines[0]: str(container.get_label()) for container in axes.containers}  # type: ignore[attr-defined]
+        caps = {cap for container in axes.containers for cap in container.lines[1]}  # type: ignore[attr-defined]
         for place, line in enumerate(axes.lines):
-            if not (mark := MARK.fullmatch(str(line.get_gid()))):
+            if line in caps or not (mark := MARK.fullmatch(str(line.get_gid()))):
                 continue
             name = bars.get(line, str(line.get_label()))
             line.set_gid(f"{panel}-mark-{place}")
