@@ -208,7 +208,7 @@
       head.replaceChildren(el("tr", {}, ...titles.map((title) => el("th", { scope: "col" }, title))));
       body.replaceChildren(...rows.slice(0, shown).map(([latent, place]) => {
         const hint = el("span", { class: "hint" }), peak = el("code"), named = el("span");
-        peak.textContent = peakToken(latent).trim() || "·";
+        peak.textContent = peakToken(latent).trim() || "␣";
         named.textContent = (latent.labels || [])[0] ?? "";
         hint.append(peak, " ", named);
         const link = el("a", { href: anchor(run, latent) }, String(latent.latent));
@@ -221,7 +221,7 @@
     function describeRun() {
       const run = chosen(), sampled = run.latents.filter((latent) => latent.sampled).length;
       const lines = [`${run.latents.length} of ${run.d_sae.toLocaleString("en")} latents were kept, ${sampled} of them a random sample; ` +
-        `${run.alive.toLocaleString("en")} fired on ${run.tokens.toLocaleString("en")} tokens of ${run.text}.`,
+        `${run.alive.toLocaleString("en")} fired at least once. They were looked at on ${run.text}.`,
         ...(run.turnover || []), ...(run.direct_effect ? [`Promoted tokens are left out: ${run.direct_effect}.`] : [])];
       document.querySelector(".browser").classList.toggle("pairwise", beside.value !== "");
       about.replaceChildren(...lines.map((line) => {

@@ -145,7 +145,7 @@ def _run(each: Kept, vocabulary: _Vocabulary) -> dict[str, Any]:
         "d_sae": found.d_sae,
         "alive": found.alive,
         "direct_effect": one_line(found.direct_effect),
-        "turnover": turnover_sentences(found.turnover),
+        "turnover": turnover_sentences(each),
         "latents": [_latent(feature, feature.latent in sampled, vocabulary) for feature in found.features],
     }
 
@@ -232,20 +232,21 @@ def _closest(rows: "np.ndarray", others: "np.ndarray") -> list[list[int]]:
     return [cosines.argmax(axis=1).tolist(), hundredths.tolist()]
 
 
-def turnover_sentences(turnover: Sequence[Turnover]) -> list[str]:
+def turnover_sentences(each: Kept) -> list[str]:
     """State which latents appeared and were lost against the baseline, and that seeds alone replace many."""
-    if not turnover:
-        return []
-    own, *seeds = turnover
-    lines = [
-        f"Of {own.compared:,} latents compared ({own.of}), {own.appeared:.0%} have no counterpart in the other SAE, "
-        f"and {own.lost:.0%} of that one's have none here."
-    ]
-    lines += [
-        f"For {each.of} it is {each.appeared:.0%} and {each.lost:.0%}: a seed alone replaces that many, so only a "
-        "turnover clearly beyond it may come from the change."
-        for each in seeds
-    ]
-    if not seeds:
-        lines.append("Seeds alone replace many latents, and how many was not measured here: this is no finding.")
+    of_seeds = each.anchor == each.baseline
+    own, seeds = ([], each.features.turnover) if of_seeds else (each.features.turnover[:1], each.features.turnover[1:])
+    lines = [f"{_turnover(compared)}." for compared in own]
+    lines += [f"{_turnover(compared)}, by their seeds alone." for compared in seeds]
+    if own and seeds:
+        lines.append("Seeds alone replace that many: only a turnover clearly beyond theirs may come from the change.")
+    elif own:
+        lines.append("Seeds alone replace many latents. How many was not measured here, so this is no finding.")
     return lines
+
+
+def _turnover(compared: Turnover) -> str:
+    return (
+        f"Of {compared.compared:,} latents compared ({one_line(compared.of)}), {compared.appeared:.0%} have no "
+        f"counterpart in the other SAE, and {compared.lost:.0%} of the other's have none in the first"
+    )

@@ -84,7 +84,7 @@ def test_the_page_tells_the_story(page: Page):
         "95% interval",
         "Solid: run 2. Dashed: the baseline.",
         "40 latents to look at",
-        "a seed alone replaces that many",
+        "Seeds alone replace that many",
         "1 line added, 1 removed",
         "the idea's own measures are shown by their names alone",
     ):
