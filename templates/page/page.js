@@ -118,6 +118,9 @@
       });
   }
 
+  for (const attempt of all("details.attempt")) // what a log ends with says why
+    attempt.addEventListener("toggle", () => all("pre.log", attempt).forEach((log) => (log.scrollTop = log.scrollHeight)));
+
   // A link into something folded unfolds it.
   function reveal(node) {
     for (let each = node; each; each = each.parentElement) if (each.tagName === "DETAILS") each.open = true;

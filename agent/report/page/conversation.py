@@ -1,8 +1,10 @@
 """The conversation with the language model, for a person to read: its text is data, and nothing in it is a link."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
@@ -10,6 +12,10 @@ from agent.lab.visible import visible
 from agent.llm.transcript import Exchange
 from agent.study.events import Event, ProposalMade, RunDescribed
 
+if TYPE_CHECKING:
+    from markdown_it.token import Token
+
+OPEN, DIVIDE, CLOSE = re.compile(r"<{5,9} ?SEARCH"), re.compile(r"={5,9}\s*$"), re.compile(r">{5,9} ?REPLACE")
 MOST_CHARACTERS = 60_000  # of a message
 
 
@@ -107,6 +113,7 @@ def markdown(text: str) -> Markup:
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser.add_render_rule("fence", _fence)
     parser.disable(["link", "image", "autolink", "reference", "html_block", "html_inline"])
     shown = visible(text)
     if len(shown) > MOST_CHARACTERS:
@@ -119,6 +126,21 @@ def markdown(text: str) -> Markup:
         if token.type == "heading_open":
             token.attrSet("class", "heading")
     return Markup(parser.renderer.render(tokens, parser.options, {}))
+
+
+def _fence(_: object, tokens: Sequence["Token"], place: int, *__: object) -> str:
+    """Render a block of code; in one of edits, what is searched for and what replaces it are marked as in a diff."""
+    kind, lines = "", []
+    for line in tokens[place].content.splitlines():
+        if OPEN.match(line):
+            kind = "del"
+        elif kind and (DIVIDE.match(line) or CLOSE.match(line)):
+            kind = "ins" if DIVIDE.match(line) else ""
+        else:
+            lines.append(Markup("<{0}>{1}</{0}>").format(kind or "span", line))
+            continue
+        lines.append(Markup('<span class="skipped">{}</span>').format(line))
+    return Markup('<pre class="code">{}</pre>\n').format(Markup("\n").join(lines))
 
 
 def _fence_edits(text: str) -> str:

@@ -67,8 +67,8 @@ def curves(lines: Sequence[Line], prefix: str) -> Markup:
         _panel(lines, title, lambda row, field=field: getattr(row, field), place, f"{prefix}-{field}")
         for place, (field, title) in enumerate(CURVES)
     ]
-    return Markup('<svg class="figure curves" role="group" viewBox="0 0 {} {}">{}</svg>').format(
-        f"{width:g}", f"{height:g}", Markup("").join(panels)
+    return Markup('<svg class="figure curves" role="img" aria-label="{}" viewBox="0 0 {} {}">{}</svg>').format(
+        f"Training curves of {lines[-1].name}", f"{width:g}", f"{height:g}", Markup("").join(panels)
     )
 
 

@@ -55,6 +55,7 @@ class StudySection:
     rows: Sequence[tuple[Row, str]]  # with the anchor of the run
     setting: Sequence[tuple[str, str]]
     measures: Mapping[str, Measure]
+    titles: Mapping[str, str]  # of metrics and measures
     figures: Sequence[Drawn]
     images: Sequence[tuple[str, str]]  # the idea's own figures: name, data URI
     runs: Sequence[RunSection]
@@ -119,6 +120,7 @@ def _study_section(prefix: str, opened: Opened) -> StudySection:
         rows=rows,
         setting=setting(opened),
         measures=opened.measures,
+        titles={name: metric.title for name, metric in {**METRICS, **opened.measures}.items()},
         figures=_figures(prefix, opened),
         images=_images(opened.study.notes),
         runs=[run_section(opened, run, prefix, talk.by_run.get(run.number, ())) for run in opened.runs],
@@ -175,7 +177,7 @@ def _figures(prefix: str, opened: Opened) -> list[Drawn]:
         )
         named = {Path(figure.name).stem: figure for figure in drawn}
         return [
-            Drawn(title, figure.description, vector.svg(figure, f"{prefix}figure-{name}"))
+            Drawn(title, figure.description, vector.svg(figure, title, f"{prefix}figure-{name}"))
             for name, title in TITLES.items()
             if (figure := named.get(name))
         ]

@@ -22,7 +22,7 @@ MARK = re.compile(r"run-(\d+)")
 DROPPED = ("metadata", "style")
 
 
-def svg(figure: Figure, prefix: str) -> Markup:
+def svg(figure: Figure, title: str, prefix: str) -> Markup:
     """Return a figure as an SVG element whose ids begin with `prefix`.
 
     The group of a panel has data-x and data-y: the limits of its axis, where these lie in the SVG, and whether it is
@@ -47,7 +47,7 @@ def svg(figure: Figure, prefix: str) -> Markup:
         element.attrib.update(extra)
     for size in ("width", "height", "version"):
         root.attrib.pop(size, None)
-    root.attrib.update({"xmlns": SVG, "class": "figure", "role": "group"})
+    root.attrib.update({"xmlns": SVG, "class": "figure", "role": "img", "aria-label": title})
     return Markup(ElementTree.tostring(root, encoding="unicode", short_empty_elements=True))
 
 

@@ -150,7 +150,8 @@ def test_the_conversation_is_readable_and_inert(page: Page):
     assert "1,000 tokens read, 50 written · $0.2500" in run.text
     assert "as in request 0" in run.text, "a long prompt is shown once"
     assert "[a](javascript:alert(1)) ![b](http://example.org/x.png)" in run.text
-    assert '<code class="language-edit">&lt;&lt;&lt;&lt;&lt;&lt;&lt; SEARCH' in section
+    assert "<del>SPEED = 1</del>" in section
+    assert "<ins>SPEED = 2</ins>" in section
     assert "Conversation about the study" in page.text
 
 
