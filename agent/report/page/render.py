@@ -15,6 +15,7 @@ from agent.lab.metrics import METRICS
 from agent.lab.results import Measure
 from agent.lab.visible import one_line
 from agent.report import figure_style, plots, story
+from agent.report.answer import Answer
 from agent.report.page import conversation, diff, latents, vector
 from agent.report.page.conversation import Conversation
 from agent.report.page.opened import Opened
@@ -52,6 +53,7 @@ class StudySection:
     name: str
     primary: str  # title of its primary metric
     story: Story
+    reasons: str  # of its answer
     rows: Sequence[tuple[Row, str]]  # with the anchor of the run
     setting: Sequence[tuple[str, str]]
     measures: Mapping[str, Measure]
@@ -117,6 +119,7 @@ def _study_section(prefix: str, opened: Opened) -> StudySection:
         name=opened.name,
         primary=METRICS[opened.state.started.primary_metric].title,
         story=told,
+        reasons=_reasons(told.answer),
         rows=rows,
         setting=setting(opened),
         measures=opened.measures,
@@ -127,6 +130,12 @@ def _study_section(prefix: str, opened: Opened) -> StudySection:
         conversation=talk,
         troubles=opened.troubles,
     )
+
+
+def _reasons(answer: Answer) -> str:
+    """Return the sentence of an answer without the decision that it begins with."""
+    reasons = answer.sentence.removeprefix(f"{answer.decision.capitalize()}: ")
+    return reasons[:1].upper() + reasons[1:]
 
 
 def setting(opened: Opened) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ import pytest
 from builders import FIRST, STARTED
 from page_study import HOSTILE, RUN_SCRIPT, converse, make_study, write_ledger
 
+from agent.hypothesis import Condition, Rules
 from agent.lab import features
 from agent.report.page import latents
 from agent.report.page.conversation import markdown
@@ -75,7 +76,7 @@ def page(study: Study) -> Page:
 
 def test_the_page_tells_the_story(page: Page):
     for said in (
-        "Not decided: the idea declares no rules",
+        "not decided The idea declares no rules",
         "ended: the budget of 4 runs is spent",
         "run 4: crashed (ValueError",
         "3,150 tokens of scripted in 3 requests, $0.75",
@@ -196,6 +197,15 @@ def test_damaged_features_are_named_and_the_rest_is_shown(tmp_path: Path):
     page = page_of(study)
     assert "features.json.gz is damaged" in page.text
     assert page.text.count("40 latents to look at") == 3
+
+
+def test_the_answer_is_shown_with_the_rules_behind_it(tmp_path: Path):
+    better = Condition(step="p3", metric="ce_loss_score", above=0.005)
+    rules = Rules(supported_if_all=(better,), refuted_if_any=(Condition(step="p9", outcome=("worse",)),))
+    page = page_of(make_study(tmp_path, answer=rules))
+    assert "supported CE-loss score of run 3 differs by +0.0157" in page.text
+    assert "yes CE-loss score above 0.005, step p3" in page.text
+    assert "cannot be told worse, step p9 the step p9 has no run that counts" in page.text
 
 
 def test_a_study_without_a_run_that_counts(tmp_path: Path):
