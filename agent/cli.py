@@ -229,6 +229,32 @@ def studies() -> None:
 
 
 @app.command()
+def review(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[STUDY ...]", help="Studies under runs/, side by side; by default the newest."),
+    ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve the page on this machine; it loads again while a study runs.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of --serve; 0: a free one.")] = 0,
+) -> None:
+    """Write a study as one HTML page.
+
+    It shows answer, table, figures, each run with its change and conversation, and what latents respond to. The page
+    is notes/STUDY/review.html, opens without a network, and loads nothing.
+    """
+    from agent.commands import review
+
+    if port and not serve:
+        raise UserError("--port is for --serve: give that too, or leave it out")
+    if serve:
+        review.serve(paths or [], port)
+    else:
+        review.review(paths or [])
+
+
+@app.command()
 def audit(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="A notes.txt, of this or an earlier system.")],
     results: Annotated[

@@ -122,7 +122,7 @@ def _print_results(console: Console, run: Run, state: State, judged: Judgement |
         for line in compared_lines(run, state.started.primary_metric, judged):
             _print_paragraph(console, f"- {line}", indent=2)
     console.print()
-    for line in own_measures.table(own_measures.measures_of(state.started, run), [run], every=True):
+    for line in own_measures.table(own_measures.measures_of(state.started, [run]), [run], every=True):
         console.print(line, soft_wrap=True)
     for family, reason in run.info.errors.items():
         console.print(f"{family} gave no result: {reason}", style="red")

@@ -109,6 +109,7 @@ def style(run: Run, size: float = 4.5) -> dict[str, Any]:
     """Return the matplotlib style that a run has in every figure; `size` is that of its marker, in points."""
     cycle, place = divmod(run.number, len(COLOURS))
     return {
+        "gid": f"run-{run.number}",  # by which a vector figure is interactive
         "color": COLOURS[place],
         "linestyle": LINES[place],
         "marker": MARKERS[place],

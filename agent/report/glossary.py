@@ -67,8 +67,7 @@ def _statistics(state: State, reseeded: matching.Level) -> list[str]:
         noise = f"{METRICS[name].title} {format_value(name, mean)}, standard deviation {deviation:.2g}"
     ks = ", ".join(f"{level.k:g}" for level in matching.levels(state.baselines))
     return [
-        f"Baselines were trained at K {ks}; at K {reseeded.k:g} with {len(reseeded.baselines)} seeds: "
-        f"{noise}.",
+        f"Baselines were trained at K {ks}; at K {reseeded.k:g} with {len(reseeded.baselines)} seeds: {noise}.",
         "Runs are compared with the baseline at their own L0, interpolated within "
         f"{matching.MATCH:.0%} of it. Intervals are 95% intervals for one training, uncorrected; metrics "
         "that are not listed are within theirs. Outcomes on the primary metric are corrected "

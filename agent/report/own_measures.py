@@ -12,10 +12,10 @@ from agent.study.runs import Run
 MOST_SHOWN = 6  # measures, if the idea names none as main
 
 
-def measures_of(started: StudyStarted, run: Run) -> dict[str, Measure]:
-    """Return the own measures of a study; in one from before they were recorded, those of a run by their names."""
-    names = run.info.analysis if run.info else {}
-    return started.measures or {name: Measure(title=name, definition="") for name in names}
+def measures_of(started: StudyStarted, runs: Sequence[Run]) -> dict[str, Measure]:
+    """Return the own measures of a study; in one from before they were recorded, those of its runs by their names."""
+    names = dict.fromkeys(name for run in runs if run.info for name in run.info.analysis)
+    return started.measures or {name: Measure(title=name.replace("_", " "), definition="") for name in names}
 
 
 def shown(measures: Mapping[str, Measure], runs: Sequence[Run], every: bool = False) -> dict[str, Measure]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from agent.comparison.judgement import Judgement
 from agent.comparison.matching import levels, reseeded_level, seed_noise
 from agent.comparison.significance import ALPHA
+from agent.display.formatting import format_difference
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Comparison
 from agent.report import figure_style, sentences
@@ -50,27 +51,48 @@ def write(
     """
     import matplotlib
 
-    left_out, runs = len(runs) - MOST_DRAWN, most_telling(runs, judgements, MOST_DRAWN)
-    trained = [run for run in runs if run.metrics()]
-    scored = [run for run in runs if run.counts and run.info and run.info.metric("l0") is not None]
-    compared = [(run, run.info.comparison) for run in runs if run.counts and run.info and run.info.comparison]
-    figures = []
-    curves, front, differences = (directory / name for name in STUDY_FIGURES)
     with matplotlib.rc_context(figure_style.STYLE):
-        if trained:
-            figures.append(_training_curves(curves, trained, runs))
-        if scored:
-            figures.append(_l0_front(front, scored, runs, baselines))
-        if any(comparison.metrics for _, comparison in compared):
-            figures.append(_comparison(differences, compared, judgements, primary, smallest_effect))
-        figures += draw(directory, runs) if draw else []
+        figures = draw_study(runs, baselines, judgements, primary, smallest_effect)
+        for figure in figures:
+            assert figure.drawing
+            figure_style.save(figure.drawing, directory / figure.name, figure.description)
+        shown = most_telling(runs, judgements, MOST_DRAWN)
+        return [*figures, *(_count_left_out(draw(directory, shown), runs) if draw else [])]
+
+
+def draw_study(
+    runs: Sequence[Run],
+    baselines: Sequence[Baseline],
+    judgements: Mapping[int, Judgement],
+    primary: str,
+    smallest_effect: float,
+) -> list[Figure]:
+    """Return the figures of every study that there is data for, drawn in the current style and not saved."""
+    shown = most_telling(runs, judgements, MOST_DRAWN)
+    trained = [run for run in shown if run.metrics()]
+    scored = [run for run in shown if run.counts and run.info and run.info.metric("l0") is not None]
+    compared = [(run, run.info.comparison) for run in shown if run.counts and run.info and run.info.comparison]
+    curves, front, differences = STUDY_FIGURES
+    figures = []
+    if trained:
+        figures.append(_training_curves(curves, trained, shown))
+    if scored:
+        figures.append(_l0_front(front, scored, shown, baselines))
+    if any(comparison.metrics for _, comparison in compared):
+        figures.append(_comparison(differences, compared, judgements, primary, smallest_effect))
+    return _count_left_out(figures, runs)
+
+
+def _count_left_out(figures: Sequence[Figure], runs: Sequence[Run]) -> list[Figure]:
+    """Return figures of the most telling runs, described with the number of those that they leave out."""
+    left_out = len(runs) - MOST_DRAWN
     if left_out <= 0:
-        return figures
+        return list(figures)
     more = sentences.NOT_DRAWN.render(runs=left_out, drawn=MOST_DRAWN)
     return [replace(figure, description=f"{figure.description} {more}") for figure in figures]
 
 
-def _training_curves(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> Figure:
+def _training_curves(file: str, shown: Sequence[Run], runs: Sequence[Run]) -> Figure:
     from matplotlib.ticker import LogLocator
 
     figure, (axes,) = figure_style.panels(1, len(CURVES), height=2.0, named=len(shown))
@@ -97,7 +119,7 @@ def _training_curves(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> F
     )  # a constant L0 would fill the panel with rounding
     figure_style.legend(figure, axes[0])
     missing = figure_style.missing(shown, runs, "left no training history")
-    return figure_style.save(figure, path, f"{sentences.TRAINING.render()} {sentences.OWN_LOSS.render()}{missing}")
+    return Figure(file, f"{sentences.TRAINING.render()} {sentences.OWN_LOSS.render()}{missing}", figure)
 
 
 @dataclass(frozen=True)
@@ -129,7 +151,7 @@ def _curve(name: str, baselines: Sequence[Baseline]) -> _Curve | None:
     return _Curve([l0 for l0, _ in measured], [sum(values) / len(values) for _, values in measured], half_width)
 
 
-def _l0_front(path: Path, shown: Sequence[Run], runs: Sequence[Run], baselines: Sequence[Baseline]) -> Figure:
+def _l0_front(file: str, shown: Sequence[Run], runs: Sequence[Run], baselines: Sequence[Baseline]) -> Figure:
     scores = [name for name in SCORES if any(math.isfinite(_value(run, name)) for run in shown)]
     curves = {name: _curve(name, baselines) for name in scores}
     l0s, labels = [_value(run, "l0") for run in shown], [figure_style.label(run) for run in shown]
@@ -157,7 +179,7 @@ def _l0_front(path: Path, shown: Sequence[Run], runs: Sequence[Run], baselines: 
     titles = figure_style.listed([METRICS[name].title for name in scores])
     front = sentences.L0_FRONT.render(titles=titles, enlarged=sentences.ENLARGED if enlarged else "")
     missing = figure_style.missing(shown, runs, "has no result")
-    return figure_style.save(figure, path, f"{front} {_describe_curves(curves, baselines)}{missing}")
+    return Figure(file, f"{front} {_describe_curves(curves, baselines)}{missing}", figure)
 
 
 def _draw_curve(panel: "Axes", curve: _Curve) -> None:
@@ -211,7 +233,7 @@ def _describe_curves(curves: Mapping[str, _Curve | None], baselines: Sequence[Ba
 
 
 def _comparison(
-    path: Path,
+    file: str,
     compared: Sequence[tuple[Run, Comparison]],
     judgements: Mapping[int, Judgement],
     primary: str,
@@ -249,7 +271,7 @@ def _comparison(
         panel.set_title(METRICS[name].title, loc="left")
         panel.locator_params(axis="x", nbins=3)
         panel.tick_params(axis="x", labelsize=7)
-    return figure_style.save(figure, path, _describe_comparison(compared, [first, *others], primary, smallest_effect))
+    return Figure(file, _describe_comparison(compared, [first, *others], primary, smallest_effect), figure)
 
 
 def _annotate(panel: "Axes", text: str, position: tuple[float, float], coordinates: Any, **style: Any) -> None:
@@ -265,7 +287,8 @@ def _differences(panel: "Axes", name: str, shown: Sequence[tuple[Run, Comparison
     for row, (run, comparison) in enumerate(shown):
         if compared := comparison.metrics.get(name):
             style = {**figure_style.style(run, 4), "elinewidth": 1.2, "capsize": 2.5}
-            panel.errorbar([compared.difference], [row], xerr=[compared.half_width], **style)
+            summary = f"{figure_style.label(run)}: {metric.title} {format_difference(name, compared)}"
+            panel.errorbar([compared.difference], [row], xerr=[compared.half_width], label=summary, **style)
     panel.margins(x=0.08)
     better = {"higher": "better →", "lower": "← better", "none": ""}[metric.better]
     note = better if metric.decides else "never decides"

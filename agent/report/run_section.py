@@ -57,12 +57,13 @@ def section(run: Run, state: State, runs: Sequence[Run], judged: Mapping[int, Ju
 
 
 def run_texts(run: Run, state: State, runs: Sequence[Run], judged: Mapping[int, Judgement]) -> dict[str, str]:
-    """Return what was written about a run before it (description, why) and, by a language model, after it (described).
+    """Return what was written about a run before it (title, description, why) and after it (described, by a model).
 
     The placeholders of a language model are rendered.
     """
     proposal = run.state.proposal
-    texts = {"description": proposal.description, "why": proposal.why, "described": run.state.described or ""}
+    texts = {"title": proposal.title, "description": proposal.description, "why": proposal.why}
+    texts["described"] = run.state.described or ""
     if state.started.language_model and not run.state.by_hand:
         facts = Facts(runs, judged, state.started.primary_metric)
         texts = {name: prose.render(text, facts) for name, text in texts.items()}
@@ -142,7 +143,7 @@ def _predictions(
 ) -> list[str]:
     """Count the predictions that held, and name the others with what became of them."""
     outcomes = {
-        name: _prediction_outcome(name, comparison.metrics.get(name), way, judged if name == primary else None)
+        name: prediction_result(name, comparison.metrics.get(name), way, judged if name == primary else None)
         for name, way in predictions.items()
     }
     if not outcomes:
@@ -159,9 +160,10 @@ def _predictions(
     return paragraph(f"{'; '.join(parts)}.").split("\n")
 
 
-def _prediction_outcome(
+def prediction_result(
     name: str, compared: MetricComparison | None, predicted: Direction, judged: Judgement | None
 ) -> str:
+    """Return what became of a prediction, which is no more than the outcome, if `judged` is the primary metric's."""
     result = judgement.prediction_outcome(name, predicted, compared)
     if judged and judged.outcome in UNSETTLED and (predicted, result) != ("same", "held"):
         return judged.outcome
@@ -186,7 +188,7 @@ def _compared_line(
     metric, prediction = METRICS[name], ""
     never_decides = "" if metric.decides else sentences.NEVER_DECIDES
     if predicted:
-        outcome = _prediction_outcome(name, compared, predicted, judged)
+        outcome = prediction_result(name, compared, predicted, judged)
         prediction = sentences.PREDICTION.render(predicted=predicted, prediction_outcome=outcome)
     if compared is None:
         return sentences.NOT_MEASURED.render(title=metric.title, never_decides=never_decides, prediction=prediction)

@@ -18,8 +18,8 @@ from agent.study.workspace import Study
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
 WITHOUT_TORCH = (  # the files of the lab that the driver shares
-    *("__init__", "cache", "chat", "code_hash", "defaults", "errors", "files", "lock_files", "locks", "metrics"),
-    *("progress", "results", "start", "verdicts", "visible"),
+    *("__init__", "cache", "chat", "code_hash", "defaults", "errors", "features", "files", "lock_files", "locks"),
+    *("metrics", "progress", "results", "start", "verdicts", "visible"),
     *("evaluation/__init__", "evaluation/requests", "evaluation/catalogue", "evaluation/idea_files"),
 )
 
@@ -120,7 +120,7 @@ def make_checkout(directory: Path) -> Checkout:
         shutil.copy(HERE / f"lab/{name}.py", root / "agent/lab")
     shutil.copy(HERE / "lab/evaluation.py", root / "agent/lab/evaluation/__main__.py")
     shutil.copytree(HERE / "templates", root / "templates")
-    for name in ("notes", "prompts"):
+    for name in ("notes", "page", "prompts"):
         shutil.copytree(REPOSITORY / "templates" / name, root / "templates" / name)
     return Checkout(root)
 

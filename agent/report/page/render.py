@@ -1,0 +1,208 @@
+"""Put studies into one HTML file that fetches nothing, and into which no text of others can put markup or scripts."""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from agent import TEMPLATES
+from agent.lab.files import BadFile, read_plain
+from agent.lab.metrics import METRICS
+from agent.lab.results import Measure
+from agent.lab.visible import one_line
+from agent.report import figure_style, plots, story
+from agent.report.answer import Answer
+from agent.report.page import conversation, diff, latents, vector
+from agent.report.page.conversation import Conversation
+from agent.report.page.opened import Opened
+from agent.report.page.run_section import RunSection, outcome_word, run_section
+from agent.report.story import Row, Story
+
+if TYPE_CHECKING:
+    import jinja2
+
+PAGE = TEMPLATES / "page"
+MOST_IMAGE = 2 * 2**20  # bytes of a figure that an idea drew
+MOST_IMAGES = 8
+PNG = b"\x89PNG\r\n\x1a\n"
+TITLES = {  # of the figures of every study, in the order of the page
+    "comparison": "Differences from the baseline",
+    "l0_front": "Scores against L0",
+    "training_curves": "Training curves",
+}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure with its caption and description."""
+
+    title: str
+    description: str
+    html: Markup
+
+
+@dataclass(frozen=True)
+class StudySection:
+    """One study, ready to be rendered."""
+
+    prefix: str  # of its anchors; empty if it is alone
+    name: str
+    primary: str  # title of its primary metric
+    story: Story
+    reasons: str  # of its answer
+    rows: Sequence[tuple[Row, str]]  # with the anchor of the run
+    setting: Sequence[tuple[str, str]]
+    measures: Mapping[str, Measure]
+    titles: Mapping[str, str]  # of metrics and measures
+    figures: Sequence[Drawn]
+    images: Sequence[tuple[str, str]]  # the idea's own figures: name, data URI
+    runs: Sequence[RunSection]
+    conversation: Conversation
+    troubles: Sequence[str]
+
+
+def render(studies: Sequence[Opened], live: str = "") -> str:
+    """Return the page of one study, or of several side by side; one with a `live` version asks its server for newer."""
+    prefixes = [""] if len(studies) == 1 else [f"s{number}-" for number in range(1, len(studies) + 1)]
+    by_prefix = dict(zip(prefixes, studies, strict=True))
+    collection = latents.collect(by_prefix)
+    kept = latents.as_json(collection) if collection.kept else ""
+    css, script = (PAGE / "page.css").read_text(), (PAGE / "page.js").read_text()
+    css = f"{css}\n{diff.styles()}"
+    template = _templates().get_template("page.html.j2")
+    return template.render(
+        studies=[_study_section(prefix, opened) for prefix, opened in by_prefix.items()],
+        differing=_differing(by_prefix.values()),
+        features=Markup(kept),
+        feature_notes=collection.notes,
+        turnover={each.anchor: latents.turnover_sentences(each) for each in collection.kept},
+        kept={each.anchor: len(each.features.features) for each in collection.kept},
+        names={each.anchor: each.name for each in collection.kept},
+        css=Markup(css),
+        script=Markup(script),
+        policy=_policy(css, script, bool(live)),
+        live=live,
+    )
+
+
+def _templates() -> "jinja2.Environment":
+    """Return an environment that escapes whatever it is given, and refuses names that it does not know."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(PAGE)
+    return jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _policy(css: str, script: str, live: bool) -> str:
+    """Return the content security policy: this style sheet and this script by their hashes, and nothing else."""
+    style, code = (f"'sha256-{base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()}'" for t in (css, script))
+    connect = "; connect-src 'self'" if live else ""
+    allowed = f"style-src {style}; script-src {code}; img-src data:{connect}"
+    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+
+
+def _study_section(prefix: str, opened: Opened) -> StudySection:
+    told = story.tell(opened.state, opened.runs, opened.judged, opened.measures, story.spent(opened.study))
+    talk = conversation.arrange(opened.exchanges, opened.events)
+    rows = [
+        (replace(row, outcome=outcome_word(run, opened.judged.get(run.number))), f"{prefix}run-{run.number}")
+        for row, run in zip(told.rows, opened.runs, strict=True)
+    ]
+    return StudySection(
+        prefix=prefix,
+        name=opened.name,
+        primary=METRICS[opened.state.started.primary_metric].title,
+        story=told,
+        reasons=_reasons(told.answer),
+        rows=rows,
+        setting=setting(opened),
+        measures=opened.measures,
+        titles={name: metric.title for name, metric in {**METRICS, **opened.measures}.items()},
+        figures=_figures(prefix, opened),
+        images=_images(opened.study.notes),
+        runs=[run_section(opened, run, prefix, talk.by_run.get(run.number, ())) for run in opened.runs],
+        conversation=talk,
+        troubles=opened.troubles,
+    )
+
+
+def _reasons(answer: Answer) -> str:
+    """Return the sentence of an answer without the decision that it begins with."""
+    reasons = answer.sentence.removeprefix(f"{answer.decision.capitalize()}: ")
+    return reasons[:1].upper() + reasons[1:]
+
+
+def setting(opened: Opened) -> list[tuple[str, str]]:
+    """Return what was fixed for all runs of a study, in words."""
+    started, state = opened.state.started, opened.state
+    fixed = started.fixed
+    seeds = {baseline.seed for baseline in state.baselines}
+    levels = {baseline.k for baseline in state.baselines}
+    scored = state.sentinels or []
+    held = (
+        f"{sum(each.held for each in scored)} of {len(scored)} scored as known beforehand" if scored else "not scored"
+    )
+    return [
+        ("Model", fixed.model_in_words),
+        ("Hook", fixed.hook_name),
+        ("Tokens", f"{fixed.tokens:,}"),
+        ("d_sae", f"{fixed.d_sae:,}"),
+        ("Seed", str(fixed.seed)),
+        ("Trained on", started.trained_on or "not recorded"),
+        ("Evaluated by", ", ".join(started.evals)),
+        *((f"{family} not run", why) for family, why in started.left_out.items()),
+        ("Primary metric", METRICS[started.primary_metric].title),
+        ("Smallest effect worth having", f"{started.smallest_effect:g}"),
+        ("Baselines", f"{len(state.baselines)}: {len(levels)} values of K, {len(seeds)} seeds"),
+        ("Sentinels", held),
+        ("Proposals by", started.language_model.model if started.language_model else "the idea's plan"),
+        ("Confinement", "; ".join(each.sentence for each in state.confinements) or "not recorded"),
+        ("Fingerprint", started.fingerprint),
+    ]
+
+
+def _differing(studies: Iterable[Opened]) -> list[tuple[str, list[str], bool]]:
+    """Return the settings of studies side by side, each with whether it differs."""
+    settings = [dict(setting(opened)) for opened in studies]
+    names = dict.fromkeys(name for each in settings for name in each)
+    values = [(name, [each.get(name, "—") for each in settings]) for name in names]
+    return [(name, each, len(set(each)) > 1) for name, each in values]
+
+
+def _figures(prefix: str, opened: Opened) -> list[Drawn]:
+    """Draw the figures of the notes as SVG."""
+    import matplotlib
+
+    started = opened.state.started
+    with matplotlib.rc_context({**figure_style.STYLE, **vector.STYLE}):
+        drawn = plots.draw_study(
+            opened.runs, opened.state.baselines, opened.judged, started.primary_metric, started.smallest_effect
+        )
+        named = {Path(figure.name).stem: figure for figure in drawn}
+        return [
+            Drawn(title, figure.description, vector.svg(figure, title, f"{prefix}figure-{name}"))
+            for name, title in TITLES.items()
+            if (figure := named.get(name))
+        ]
+
+
+def _images(notes: Path) -> list[tuple[str, str]]:
+    """Return the figures that the idea drew itself, as data."""
+    found = []
+    for path in sorted(notes.glob("*.png"))[: MOST_IMAGES + len(plots.STUDY_FIGURES)]:
+        if path.name in plots.STUDY_FIGURES:
+            continue
+        try:
+            content = read_plain(path, MOST_IMAGE)
+        except (BadFile, OSError):
+            continue
+        if content.startswith(PNG):
+            title = one_line(path.stem.replace("_", " "))
+            found.append((title, f"data:image/png;base64,{base64.b64encode(content).decode()}"))
+    return found
