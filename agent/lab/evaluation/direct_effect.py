@@ -1,11 +1,11 @@
 """The tokens whose logits a decoder row raises and lowers most by its direct effect, through no layer above the hook.
 
 The row goes to the residual stream (from `attn.hook_z` through W_O, from `mlp.hook_post` through W_out), through the
-final norm with its scale frozen, and through the unembedding: the logit lens (nostalgebraist 2020, "interpreting
-GPT: the logit lens") of a direction, as dashboards of SAEs have it. With x the row in the residual stream, w the norm's weight
-and W_U the unembedding it is ((x - mean(x)) * w) W_U, less its mean over the vocabulary, which moves no probability; a
-norm without centring (RMSNorm) has no mean(x). To be a change of logits it lacks the factor 1 / (standard deviation, or
-root mean square, of the residual stream), which is the token's own and changes no order.
+final norm with its scale frozen, and through the unembedding: the logit lens (nostalgebraist 2020, "interpreting GPT:
+the logit lens") of a direction, as dashboards of SAEs have it. With x the row in the residual stream, w the norm's
+weight and W_U the unembedding it is ((x - mean(x)) * w) W_U, less its mean over the vocabulary, which moves no
+probability; a norm without centring (RMSNorm) has no mean(x). To be a change of logits it lacks the factor
+1 / (standard deviation, or root mean square, of the residual stream), which is the token's own and changes no order.
 """
 
 import re
