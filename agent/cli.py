@@ -202,14 +202,30 @@ def note(
 
 
 @app.command()
-def show(path: Annotated[Path, typer.Argument(help="A run's directory, or a study's under runs/ or notes/.")]) -> None:
+def show(
+    path: Annotated[Path, typer.Argument(help="A run's directory, or a study's under runs/ or notes/.")],
+    latent: Annotated[
+        int | None, typer.Option(min=0, help="Of a run: what is kept of one latent, with the contexts it fires in.")
+    ] = None,
+    neuronpedia: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of a run: write its latents to FILE as Neuronpedia's JSON.")
+    ] = None,
+) -> None:
     """Show a run or a study as a table.
 
     Exit code 1 if a file was changed after the study recorded it; its figures are not shown.
     """
-    from agent.commands import show
+    from agent.commands import show, show_latent
 
-    if not show.show(path):
+    if latent is not None and neuronpedia:
+        raise UserError("--latent shows one latent, and --neuronpedia writes all: give one of them")
+    if latent is not None:
+        sound = show_latent.show_latent(path, latent)
+    elif neuronpedia:
+        sound = show_latent.write_neuronpedia(path, neuronpedia)
+    else:
+        sound = show.show(path)
+    if not sound:
         sys.exit(1)
 
 

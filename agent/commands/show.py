@@ -32,8 +32,8 @@ def show(path: Path) -> bool:
         raise UserError(f"{path} is not a directory: give the directory of a run or of a study")
     if study := find_study(path):
         return _print_study(*study)
-    if changed := _changed_in(path):
-        _print_changed(make_console(), changed)
+    if changed := changed_in(path):
+        print_changed(make_console(), changed)
         return False
     if (path / "final_info.json").exists() or (path / "metrics.jsonl").exists():
         _print_run(path, results.read(path))
@@ -43,13 +43,13 @@ def show(path: Path) -> bool:
     )
 
 
-def _changed_in(run_dir: Path) -> list[str]:
+def changed_in(run_dir: Path) -> list[str]:
     """Return the files of a run that were changed after its study had recorded them."""
     study = find_study(run_dir.resolve().parent)
     return [name for name in changed_records(*study) if Path(name).parts[0] == run_dir.resolve().name] if study else []
 
 
-def _print_changed(console: Console, names: Iterable[str]) -> None:
+def print_changed(console: Console, names: Iterable[str]) -> None:
     for name in names:
         console.print(f"{name} was changed after it was recorded: not shown", style="red")
 
@@ -70,7 +70,7 @@ def _print_study(study: Study, state: State) -> bool:
     changed = changed_records(study, state)
     runs = study.load_runs(state, hidden=changed)
     console.print(study_table(runs))
-    _print_changed(console, changed)
+    print_changed(console, changed)
     for run in runs:
         if run.info:
             _print_verdict(console, f"run {run.number}", run.info)
