@@ -14,7 +14,7 @@ EMPTY = (
     *("neuron_alignment_indices", "neuron_alignment_values", "neuron_alignment_l1"),
     *("correlated_neurons_indices", "correlated_neurons_l1", "correlated_neurons_pearson"),
     *("correlated_features_l1", "logits_hist_data_bar_heights", "logits_hist_data_bar_values"),
-    "decoder_weights_dist",
+    *("decoder_weights_dist", "vector"),
 )
 TOP_BIN = -1  # lower bound and share of the bin of the strongest contexts
 
