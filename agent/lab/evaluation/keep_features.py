@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agent.lab import checkpoint, features
+from agent.lab import checkpoint, features, models
 from agent.lab.checkpoint import Checkpoint
 from agent.lab.errors import UserError
 from agent.lab.evaluation import direct_effect, named_latents
-from agent.lab.evaluation.bench import core_text
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.feature_collector import SAMPLE_SEED, Collector, count_firings
 from agent.lab.evaluation.feature_contexts import Contexts, rounded
@@ -35,8 +34,11 @@ Effects = dict[int, list[tuple[str, float]]]
 
 
 def keep(evaluator: Evaluator, request: KeepFeatures, progress: Callable[[str], None] = lambda _: None) -> Features:
-    """Look at a run's latents on dev and training text. Raises UserError, CheckpointError, BadFile."""
-    sae = evaluator.load_checkpoint(request.run_dir, evaluator.held_out("dev", core_text.BATCH_WINDOWS))
+    """Look at a run's latents on dev and training text. Its behaviour was checked when it was scored.
+
+    Raises UserError, CheckpointError, BadFile.
+    """
+    sae = checkpoint.load(request.run_dir / "checkpoint", models.device_config().device)
     text = FeatureText(evaluator, request.tokens)
     named = named_latents.read(request.run_dir / "eval" / "analysis")
     if beyond := [latent for latent in named if latent >= sae.header.d_sae]:
