@@ -80,6 +80,7 @@ def test_a_job_that_fails_leaves_the_study_whole(checkout: Checkout):
     assert checkout.state.ended == "the budget of 1 run is spent"
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_is_tried_twice(checkout: Checkout):
     (home(checkout) / "features_killed").touch()
     checkout.plan("fine")
@@ -104,6 +105,7 @@ def test_a_resumed_study_neither_repeats_nor_forgets_them(checkout: Checkout):
     assert [(event.run, event.error) for event in kept(checkout)] == [(0, ""), (1, "")]
 
 
+@pytest.mark.slow
 def test_those_that_the_hours_do_not_allow_are_left_out(checkout: Checkout):
     checkout.plan("sleeping")
     result = checkout.run(1, "--max-hours", "0.004", SAE_AGENT_STANDIN_SLEEP="12")  # 14.4 s
@@ -112,6 +114,7 @@ def test_those_that_the_hours_do_not_allow_are_left_out(checkout: Checkout):
     assert kept(checkout) == []
 
 
+@pytest.mark.slow
 def test_a_run_by_hand_has_its_own(checkout: Checkout):
     checkout.plan("fine")
     assert checkout.run(1).returncode == 0
