@@ -9,8 +9,10 @@ is written into a run.
 """
 
 import argparse
+import os
 import resource
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -36,6 +38,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
+    if "AS_IN_A_STUDY" not in os.environ:  # how memory is kept is read when a process starts; agent.lab has just set it
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"AS_IN_A_STUDY": "1"})
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as scratch:
         run_dir = Path(scratch) / "run"

@@ -43,6 +43,8 @@ class Collector:
         self._together = torch.zeros(len(self._columns), d_sae, device=sae.device)
         self._firings: list[tuple[Tensor, Tensor, Tensor]] = []  # place, column and activation, part by part
         self._always = set(self._columns)
+        size = max(LEAST_BATCH, BATCH_VALUES // d_sae)
+        self._active = torch.empty(size, d_sae, device=sae.device)  # written anew for each batch: new memory costs time
 
     @torch.no_grad()
     def look_at(self, text: FeatureText, seconds: float) -> None:
@@ -94,10 +96,10 @@ class Collector:
         own = torch.tensor(
             [self._count(column) < MOST_PLACES for column in range(len(self._columns))], dtype=torch.bool
         )
-        size = max(LEAST_BATCH, BATCH_VALUES // self.sae.header.d_sae)
+        size = len(self._active)
         for rows, places in zip(part.rows.split(size), part.places.split(size), strict=True):
             latents = self.sae.encode(text.unscaled(rows))
-            active = (latents != 0).float()
+            active = torch.ne(latents, 0, out=self._active[: len(rows)])
             self._fired = self._fired + active.sum(0)
             self.tokens += len(rows)
             own = self._grow(own)
