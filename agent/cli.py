@@ -205,15 +205,31 @@ def note(
 def show(
     path: Annotated[Path, typer.Argument(help="A run's directory, or a study's under runs/ or notes/.")],
     run: Annotated[int | None, typer.Option(min=0, help="A run of the study, also what the notes leave out.")] = None,
+    latent: Annotated[
+        int | None, typer.Option(min=0, help="Of a run: what is kept of one latent, with the contexts it fires in.")
+    ] = None,
+    neuronpedia: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of a run: write its latents to FILE as Neuronpedia's JSON.")
+    ] = None,
 ) -> None:
     """Show a study or a run.
 
     Of a study: the question, its answer, and a row for each run. Exit code 1 if a file was changed after the study
     recorded it; its figures are not shown.
     """
-    from agent.commands import show
+    from agent.commands import show, show_latent
 
-    if not show.show(path, run):
+    if latent is not None and neuronpedia:
+        raise UserError("--latent shows one latent, and --neuronpedia writes all: give one of them")
+    if run is not None and (latent is not None or neuronpedia):
+        path, run = show.run_directory(path, run), None
+    if latent is not None:
+        sound = show_latent.show_latent(path, latent)
+    elif neuronpedia:
+        sound = show_latent.write_neuronpedia(path, neuronpedia)
+    else:
+        sound = show.show(path, run)
+    if not sound:
         sys.exit(1)
 
 

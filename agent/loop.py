@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from agent.comparison.baselines import Baselines
 from agent.comparison.confirmation import Confirmation
+from agent.comparison.feature_keeper import FeatureKeeper
 from agent.comparison.referee import Referee
 from agent.display.formatting import comparison_line, remark_line
 from agent.lab.files import BadFile
@@ -59,7 +60,7 @@ class Loop:
         self.started = ledger.state.started
         baselines = Baselines(study, self.started, custody, self.display)
         self.referee = Referee(study, ledger, queue, custody, self.display, baselines)
-        self.confirmation = Confirmation(self.referee)
+        self.confirmation, self.features = Confirmation(self.referee), FeatureKeeper(self.referee)
         self.stages = RunStages(
             study, ledger, queue, custody, self.display, baselines, analysis.path, self.ask_proposer
         )
@@ -151,7 +152,7 @@ class Loop:
 
     def take_in(self) -> bool:
         """Record how a job ended; return False if none has, or none whose turn it is."""
-        owners = (self.stages, self.referee, self.confirmation)
+        owners = (self.stages, self.referee, self.confirmation, self.features)
         for name in self.queue.names:
             ended = self.queue.ended(name)
             if ended and any(owner.take_in(name, ended) for owner in owners):
@@ -174,7 +175,8 @@ class Loop:
         """Start the most urgent job that can start; return False if there is none. Raise HoursSpent, StudyOver.
 
         Run 0 and run 1 come first, so that the first comparison comes early, then what comparisons need, then runs. The
-        sentinels come before run 1 where that could not start beside run 0.
+        sentinels come before run 1 where that could not start beside run 0. Last are features, and only beside other
+        jobs, so that no comparison waits for them.
         """
         self.require_sound_study()
         if self.stages.start_job():
@@ -182,7 +184,9 @@ class Loop:
         run_0_is_through = self.referee.baseline_counts and self.state.sentinels is None
         if len(self.state.runs) < 2 and not run_0_is_through and self.propose_run():
             return True
-        return self.referee.start_next() or self.propose_run()
+        if self.referee.start_next() or self.propose_run():
+            return True
+        return bool(self.queue.running) and self.features.start_next()
 
     def propose_run(self) -> bool:
         """Open the next run with a proposal; return False if there is none, or none yet."""
@@ -267,9 +271,9 @@ class Loop:
         return False
 
     def conclude(self) -> None:
-        """Confirm winners and score the test split, unless what judges them has changed."""
+        """Confirm winners, score the test split, and keep features, unless what judges them has changed."""
         if not self.custody.code.changed():
-            self.work(self.confirmation.start_next)
+            self.work(lambda: self.confirmation.start_next() or self.features.start_next())
 
     def end(self, reason: str) -> None:
         """Record the end of the study."""

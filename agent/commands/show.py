@@ -31,7 +31,7 @@ def show(path: Path, number: int | None = None) -> bool:
         return show_study.print_study(*study) if number is None else show_study.print_run(*study, number)
     if number is not None:
         raise UserError(f"{path} is not a study, and --run is for a study: give its directory under runs/ or notes/")
-    if changed := _changed_in(path):
+    if changed := changed_in(path):
         show_study.print_changed(make_console(), changed)
         return False
     if (path / "final_info.json").exists() or (path / "metrics.jsonl").exists():
@@ -42,7 +42,14 @@ def show(path: Path, number: int | None = None) -> bool:
     )
 
 
-def _changed_in(run_dir: Path) -> list[str]:
+def run_directory(path: Path, number: int) -> Path:
+    """Return the directory of a run of the study at `path`. Raise UserError if there is no study."""
+    if path.is_dir() and (found := find_study(path)):
+        return found[0].run_dir(number)
+    raise UserError(f"{path} is not a study, and --run is for a study: give its directory under runs/ or notes/")
+
+
+def changed_in(run_dir: Path) -> list[str]:
     """Return the files of a run that were changed after its study had recorded them."""
     study = find_study(run_dir.resolve().parent)
     return [name for name in changed_records(*study) if Path(name).parts[0] == run_dir.resolve().name] if study else []

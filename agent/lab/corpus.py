@@ -41,6 +41,7 @@ Split = Literal["train", "dev", "test"]
 SHARES: dict[Split, int] = {"train": 900, "dev": 50, "test": 50}  # of the documents, in thousandths
 HELD_OUT_WINDOWS = 1024  # of dev and of test, at most: twice what core scores, as some are dropped
 LEAST_WINDOWS = 16  # of dev and of test: a batch of core
+KEPT_PLACES = 1_300_000  # of training windows, beside them: about a million ordinary tokens
 LONGEST_DOCUMENT = 1_000_000  # characters; what is beyond them is left out
 FLUSH_CHARACTERS = 4_000_000  # tokenized at once
 PINNED = re.compile(r"(.+)@([0-9a-f]{16}|[0-9a-f]{40})", re.DOTALL)
@@ -147,6 +148,25 @@ def held_out_windows(name: str, model_name: str, folder: Path) -> dict[str, Tens
         raise UserError(
             f"what {source(name)} is evaluated on is missing or damaged in {folder}: train a run on it, or resume"
         ) from None
+
+
+def keep_training(name: str, model_name: str, folder: Path) -> None:
+    """Put the first windows of a text that was read for training into the evaluation's folder."""
+    made = sorted(_folder(name, model_name).glob("train-*.safetensors"), key=lambda path: path.stat().st_size)
+    if made:
+        ids = _load(made[-1])["train"]
+        ids = ids[: KEPT_PLACES // ids.shape[1]]
+        path = folder / f"train-{version(name)}-{len(ids)}.safetensors"
+        if not path.exists():
+            with files.atomic_path(path) as partial:
+                save_file({"train": ids.int().contiguous()}, partial)
+
+
+def kept_training_windows(name: str, model_name: str, folder: Path) -> Tensor:
+    """Return the windows `[windows, context]` of the training text that the evaluation's folder has. Raises UserError
+    if the text was not read yet."""
+    kept = [_load(path)["train"] for path in folder.glob(f"train-{version(name)}-*.safetensors")]
+    return max(kept, key=len) if kept else held_out_windows(name, model_name, folder)["train"]
 
 
 def _cache_folder() -> Path:

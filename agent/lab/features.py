@@ -62,7 +62,7 @@ class Feature(BaseModel):
 
 
 class Turnover(BaseModel):
-    """The share of two SAEs' latents without a counterpart in the other: no decoder row with a cosine of SAME."""
+    """How many latents of two SAEs have no counterpart in the other: no decoder row with a cosine of SAME or more."""
 
     of: str  # in words: "run 3 and the baseline", "two seeds of the baseline"
     compared: Count  # latents of the first that fired at least FEW times, or a seeded sample of them

@@ -140,14 +140,14 @@ def orthogonalization_gradient(vectors: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def samples(world: "SyntheticModel", rows: int, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-    """Draw samples in batches: activations `[batch, d_in]` and features `[batch, num_features]`.
+def samples(world: "SyntheticModel", rows: int, split: Split, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draw the samples from the `first`, a multiple of BATCH, to `rows` in batches: activations `[batch, d_in]` and
+    features `[batch, num_features]`.
 
     A batch has a seed of its own, so its rows do not depend on what is drawn before it.
     """
-    starts = range(0, rows, BATCH)
-    for number, start in enumerate(track(starts, f"drawing from the world ({split})", "samples", per_item=BATCH)):
+    for start in track(range(first, rows, BATCH), f"drawing from the world ({split})", "samples", per_item=BATCH):
         with torch.random.fork_rng():
-            torch.manual_seed(number + SEEDS[split])
+            torch.manual_seed(start // BATCH + SEEDS[split])
             drawn = world.sample_with_features(min(BATCH, rows - start))
         yield drawn

@@ -4,6 +4,7 @@ import os
 import stat
 from pathlib import Path
 
+from agent.lab import features
 from agent.lab.files import BadFile, open_plain, remove, write_atomically
 from agent.lab.verdicts import Verdict
 from agent.running.watchdogs import LogCap
@@ -12,6 +13,7 @@ from agent.running.watchdogs import LogCap
 DRIVER_FILES = (
     "experiment.py",
     *(f"{name}.json" for name in ("final_info", "test_info", "sentinels")),
+    features.FILE,
 )
 
 

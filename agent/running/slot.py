@@ -22,7 +22,7 @@ from agent.display.formatting import training_progress
 from agent.lab import results
 from agent.lab.defaults import SMOKE_TOKENS, SOCKET_VARIABLE
 from agent.lab.errors import UserError
-from agent.lab.evaluation.requests import Score, TrySentinels
+from agent.lab.evaluation.requests import AnyRequest, Score
 from agent.lab.files import MIB, BadFile, empty_folder, remove, remove_unless_plain, write_atomically
 from agent.lab.results import Work
 from agent.lab.verdicts import Verdict, judge_metrics
@@ -212,7 +212,7 @@ class Slot:
                 evidence = f"the experiment changed {names}; put back, and what lies in the cache made again"
                 found.append(Verdict(name="tampered", evidence=evidence))
 
-    def evaluate(self, request: Score | TrySentinels, label: str, timeout: float) -> None:
+    def evaluate(self, request: AnyRequest, label: str, timeout: float) -> None:
         """Have the evaluator write the file that the request names.
 
         Raise RunFailed if it is not there in the end; it is EvaluationStopped where another try may succeed. A

@@ -45,9 +45,15 @@ class Budget:
 
     def require_evaluation(self) -> None:
         """Raise StudyDone unless the hours allow an evaluation as long as the baseline's."""
-        hours, seconds = self.state.started.max_hours, self.state.runs[0].evaluation_seconds
-        if hours is not None and self.seconds + seconds > hours * 3600:
+        if not self.allows_evaluation:
+            hours = self.state.started.max_hours
             raise HoursSpent(f"the budget of {hours:g} hours does not allow another evaluation")
+
+    @property
+    def allows_evaluation(self) -> bool:
+        """True if the hours allow an evaluation as long as the baseline's."""
+        hours, seconds = self.state.started.max_hours, self.state.runs[0].evaluation_seconds
+        return hours is None or self.seconds + seconds <= hours * 3600
 
     @property
     def training_timeout(self) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.append_log import AppendLog
+from agent.lab import features
 from agent.lab.files import remove, write_atomically
 from agent.lab.verdicts import Verdict
 from agent.study import digests
@@ -23,10 +24,14 @@ IN_CACHE = " in the cache"
 def changed_records(study: Study, state: State) -> list[str]:
     """Return the recorded files that have changed since, by their paths in the study.
 
-    A checkpoint that was deleted is none of them: it takes room, and shows no figure.
+    A checkpoint that was deleted is none of them: it takes room, and shows no figure. Nor are features.
     """
     names = [name for name in state.digests if not _is_recorded(study, state, name)]
-    return [name for name in names if "/checkpoint/" not in name or study.recorded_path(name).exists()]
+    return [
+        name
+        for name in names
+        if not ("/checkpoint/" in name or _is_features(name)) or study.recorded_path(name).exists()
+    ]
 
 
 def require_records(study: Study, state: State) -> None:
@@ -37,7 +42,8 @@ def require_records(study: Study, state: State) -> None:
     name, *others = names
     path, blob = study.recorded_path(name), study.find_blob(name, state.digests[name])
     command = f"git -C {shlex.quote(str(study.directory))} cat-file blob {blob} > {shlex.quote(str(path))}"
-    remedy = f"put it back with {command}" if blob else "put it back from a copy, or start a new study"
+    otherwise = "remove it" if _is_features(name) else "put it back from a copy, or start a new study"
+    remedy = f"put it back with {command}" if blob else otherwise
     more = f", and so were {', '.join(others)}" if others else ""
     raise ChangedRecord(f"{path} was changed after it was recorded{more}: {remedy}")
 
@@ -82,8 +88,14 @@ class Custody:
     def require_present(self, run_dir: Path) -> None:
         """Raise RunFailed(not_evaluated) if a file of this run was changed and could not be put back."""
         for name in self.ledger.state.lost:
-            if Path(name).parts[0] == run_dir.name:
+            if Path(name).parts[0] == run_dir.name and not _is_features(name):
                 raise RunFailed(Verdict(name="not_evaluated", evidence=f"{name} was changed after it was recorded"))
+
+    def has_recorded_files(self, run_dir: Path) -> bool:
+        """Return True if all recorded files of a run are there, and as they were recorded."""
+        state = self.ledger.state
+        names = [name for name in (*state.digests, *state.lost) if name.startswith(f"{run_dir.name}/")]
+        return all(name not in state.lost and _is_recorded(self.study, state, name) for name in names)
 
     def restore(self) -> list[str]:
         """Put back what was changed, and return it. Commits that the driver did not make are undone.
@@ -124,3 +136,7 @@ class Custody:
 
 def _is_recorded(study: Study, state: State, name: str) -> bool:
     return digests.of_file(study.recorded_path(name)) == state.digests[name]
+
+
+def _is_features(name: str) -> bool:
+    return Path(name).name == features.FILE

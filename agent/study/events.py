@@ -249,6 +249,16 @@ class ScoredOnTest(_Event):
         return f"run {self.run}" + (f" with fresh seed {self.seed}" if self.seed is not None else "")
 
 
+class FeaturesKept(_Event):
+    """A run's latents were looked at, or could not be; no verdict depends on it."""
+
+    event: Literal["features_kept"] = "features_kept"
+    run: int
+    error: Line = ""  # the reason if there are none
+    seconds: float = 0.0
+    digests: Digests = {}
+
+
 class RunCompared(_Event):
     """A run that counts, beside the baseline at its own L0."""
 
@@ -314,6 +324,7 @@ Event = Annotated[
     | RunCompared
     | ReplicateEnded
     | ScoredOnTest
+    | FeaturesKept
     | NotesWritten
     | StudyInterrupted
     | StudyEnded,

@@ -32,6 +32,11 @@ def on_test_split(run: int, k: float | None = None, seed: int | None = None) -> 
     return f"test_run_{run}" if seed is None else f"test_{fresh_seed(run, seed)}"
 
 
+def features(run: int) -> str:
+    """Name the job that keeps what a person looks at of a run's latents."""
+    return f"run_{run}_features"
+
+
 def baseline_of(name: str) -> tuple[float, int] | None:
     """Return K and seed of a baseline's job, or None if it is another's."""
     match = re.fullmatch(r"baseline_k([\d.e+-]+)_seed(-?\d+)", name)
@@ -42,3 +47,9 @@ def fresh_seed_of(name: str) -> tuple[int, int] | None:
     """Return run and seed of the job of a fresh seed, or None if it is another's."""
     match = re.fullmatch(r"run_(\d+)_seed_(-?\d+)", name)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def features_of(name: str) -> int | None:
+    """Return the run of the job that keeps its features, or None if it is another's."""
+    match = re.fullmatch(r"run_(\d+)_features", name)
+    return int(match[1]) if match else None

@@ -18,6 +18,7 @@ from agent.study.events import (
     BaselineMeasured,
     EvaluationEnded,
     Event,
+    FeaturesKept,
     HandRunAdded,
     JobLost,
     JobQueued,
@@ -60,9 +61,11 @@ DigestEvent = (
     | EvaluationEnded
     | ReplicateEnded
     | RunCommitted
+    | FeaturesKept
 )
 
-TimedEvent = PreflightFailed | AttemptEnded | EvaluationEnded | BaselineMeasured | ReplicateEnded
+TimedEvent = PreflightFailed | AttemptEnded | EvaluationEnded | BaselineMeasured | ReplicateEnded | FeaturesKept
+AboutRun = RunEvent | HandRunAdded | RunDescribed | ReplicateEnded | ScoredOnTest | RunCompared | FeaturesKept
 
 Stage = Literal["proposed", "reserved", "training", "evaluating", "judged", "done"]
 
@@ -124,6 +127,7 @@ class State:
     losses: dict[str, int] = field(default_factory=dict)  # name of a job -> how often it was lost
     replicates: dict[int, dict[int, Comparison]] = field(default_factory=dict)  # run -> seed -> its comparison
     tested: dict[int, ScoredOnTest] = field(default_factory=dict)  # by run
+    features: dict[int, FeaturesKept] = field(default_factory=dict)  # by run
     digests: dict[str, str] = field(default_factory=dict)  # path in the study's directory -> SHA-256
     lost: set[str] = field(default_factory=set)  # recorded files that were changed and could not be put back
     artefacts: dict[str, str] | None = None  # path in the cache -> SHA-256; None until they are recorded
@@ -194,7 +198,7 @@ def apply(state: State, event: Event) -> None:
 
 def _require_known_run(state: State, event: Event) -> None:
     """Raise ValueError if an event is about a run that there is not, or proposes one anew that has not failed."""
-    if not isinstance(event, RunEvent | HandRunAdded | RunDescribed | ReplicateEnded | ScoredOnTest | RunCompared):
+    if not isinstance(event, AboutRun):
         return
     count = len(state.runs)
     if not (0 <= event.run < count or (event.run == count and isinstance(event, ProposalMade | HandRunAdded))):
@@ -219,7 +223,7 @@ def _account(state: State, event: Event) -> None:
         state.runs[event.run].seconds += event.seconds
     if isinstance(event, TimedEvent):
         state.job_seconds += event.seconds
-        state.jobs_timed += bool(event.seconds) and not isinstance(event, EvaluationEnded)
+        state.jobs_timed += bool(event.seconds) and not isinstance(event, EvaluationEnded | FeaturesKept)
     state.last_time = event.time
     state.noted = isinstance(event, NotesWritten)
     if isinstance(event, PlanMade | ProposalMade | RunDescribed):
@@ -288,6 +292,8 @@ def _apply(state: State, event: Event) -> None:
             state.tested[number] = event
         case RunCompared(run=number, comparison=comparison, provisional=provisional):
             state.runs[number].comparison, state.runs[number].provisional = comparison, provisional
+        case FeaturesKept(run=number):
+            state.features[number] = event
         case JobSubmitted(job=name):
             state.jobs[name] = ""
         case JobQueued(job=name, id=number):
@@ -321,6 +327,8 @@ def _job_of(event: Event) -> str:
             return job_names.fresh_seed(event.run, event.seed)
         case ScoredOnTest():
             return job_names.on_test_split(event.run, event.k, event.seed)
+        case FeaturesKept():
+            return job_names.features(event.run)
         case SentinelsScored():
             return job_names.SENTINELS
         case JobLost():

@@ -16,7 +16,7 @@ from small_sae import header
 
 from agent import TEMPLATES
 from agent.lab import checkpoint
-from agent.lab.evaluation import idea_analysis
+from agent.lab.evaluation import idea_analysis, named_latents
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.results import FinalInfo
 from agent.lab.verdicts import MetricsRow, Verdict
@@ -67,6 +67,16 @@ def test_planted_patterns_are_found(tmp_path: Path):
     for pattern in patterns:
         assert pattern["r2"] == pytest.approx(1, abs=1e-6)
         assert pattern["weights"] == pytest.approx([1, 1] if pattern["latent"] == 5 else [2], abs=1e-4)
+
+
+def test_wholes_and_parts_are_named_with_their_tiers(tmp_path: Path):
+    exam = by_hand(tmp_path, latents())
+    idea_analysis.measure(PATH, exam)
+    named = named_latents.read(exam.out)
+    assert set(named) == {5, 6, 0, 1, 2}
+    assert named[5].labels[0].startswith("tier 1, composed of ")
+    assert sorted(named[5].related) == [0, 1]
+    assert (named[2].labels, named[2].related) == (["tier 0, part of 6 of tier 1"], [6])
 
 
 def test_composed_latents_and_their_parts_are_counted(figures: dict[str, float]):

@@ -19,7 +19,7 @@ from small_sae import header
 
 from agent import TEMPLATES
 from agent.lab import checkpoint
-from agent.lab.evaluation import idea_analysis
+from agent.lab.evaluation import idea_analysis, named_latents
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.idea_analysis import Examination
 from agent.lab.verdicts import Verdict
@@ -58,6 +58,15 @@ def examined(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, float]
     directory = tmp_path_factory.mktemp("tree")
     figures = idea_analysis.measure(ANALYSIS, by_hand(directory / "checkpoint"))
     return figures, json.loads((directory / "examined/tree.json").read_text())
+
+
+def test_parents_and_children_are_named(tmp_path: Path):
+    exam = by_hand(tmp_path / "checkpoint")
+    idea_analysis.measure(ANALYSIS, exam)
+    named = named_latents.read(exam.out)
+    assert named[4].labels[0].startswith("level 1, child of 6, parent of ")
+    assert named[4].related[0] == 6
+    assert named[0].labels == ["level 0, child of 4"]
 
 
 def test_the_levels_are_counted(examined: tuple[dict[str, float], Any]):

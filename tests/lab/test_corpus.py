@@ -127,6 +127,20 @@ def test_a_probed_prompt_is_not_trained_on(small_model: Path, tmp_path: Path):
 # What is read of it
 
 
+def test_training_windows_are_kept_beside_the_evaluation_for_one_that_cannot_read_the_text(
+    pinned: str, small_model: Path, tmp_path: Path
+):
+    train = windows_of(small_model, pinned)
+    without = corpus.kept_training_windows(pinned, str(small_model), tmp_path / "without")
+    assert torch.equal(without, train[: len(without)]), "a few are kept in any case"
+    (tmp_path / "with").mkdir()
+    corpus.keep_training(pinned, str(small_model), tmp_path / "with")
+    corpus.keep_training(pinned, str(small_model), tmp_path / "with")
+    kept = corpus.kept_training_windows(pinned, str(small_model), tmp_path / "with")
+    assert len(kept) >= max(len(train), len(without))
+    assert torch.equal(kept[: len(train)], train)
+
+
 def test_held_out_windows_do_not_depend_on_the_tokens_of_the_study(pinned: str, small_model: Path, tmp_path: Path):
     few = corpus.held_out_windows(pinned, str(small_model), tmp_path / "few")
     windows_of(small_model, pinned, 3 * ROWS)

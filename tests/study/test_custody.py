@@ -213,7 +213,8 @@ def test_a_cached_baseline_that_was_edited_is_trained_again(
     ended = checkout.run(1)
     assert ended.returncode == 0, ended.stderr
     assert "k15_seed0 in the cache is not as it was saved: trained again" in ended.stdout
-    assert [path.name for path in checkout.study.directory.glob("baseline_*")] == ["baseline_k15_seed0"]
+    trained = [path.parent.name for path in checkout.study.directory.glob("baseline_*/final_info.json")]
+    assert trained == ["baseline_k15_seed0"]
     assert "-1.2" in sentinels.read_text()
     assert edited_baseline.read_text().count("0.9") == before.count("0.9")
 

@@ -12,11 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.lab import features
 from agent.lab.defaults import is_world
 from agent.lab.errors import UserError
 from agent.lab.evaluation import catalogue, requests
-from agent.lab.evaluation.requests import Score, TrySentinels
+from agent.lab.evaluation.requests import AnyRequest, KeepFeatures, Score, TrySentinels
 from agent.lab.exits import one_line_errors
+from agent.lab.features import Features
 from agent.lab.metrics import METRICS
 from agent.lab.progress import notify, stage_progress
 from agent.lab.results import FinalInfo, Sentinels, headline, write
@@ -54,28 +56,31 @@ def main() -> None:
             handle_requests(Score(run_dir=path, evals=_resolve_evals(path, args.evals)) for path in run_dirs)
 
 
-def handle_requests(stream: Iterable[Score | TrySentinels]) -> None:
+def handle_requests(stream: Iterable[AnyRequest]) -> None:
     """Write the result file of each request. Evaluators are reused. Raises UserError."""
     evaluators: dict[tuple[str, str, str], Evaluator] = {}
     for request in stream:
         if not request.run_dir.is_dir():
             raise UserError(f"{request.run_dir} is not a run directory")
         result = handle_request(request, evaluators)
+        if isinstance(result, Features):
+            features.write(request.run_dir, result)
+            continue
         write(request.run_dir, result, request.out)
         if isinstance(result, FinalInfo):
             print_headline(result)
 
 
 def handle_request(
-    request: Score | TrySentinels, evaluators: "dict[tuple[str, str, str], Evaluator]"
-) -> FinalInfo | Sentinels:
+    request: AnyRequest, evaluators: "dict[tuple[str, str, str], Evaluator]"
+) -> FinalInfo | Sentinels | Features:
     """Return the result of a request, by the evaluator of the run's (model, hook, text), loaded if need be.
 
     Raises UserError.
     """
     with stage_progress("evaluating", LOADING_STAGES + _scoring_stages(request)) as progress:
         from agent.lab import checkpoint
-        from agent.lab.evaluation import scoring, sentinels
+        from agent.lab.evaluation import keep_features, scoring, sentinels
         from agent.lab.evaluation.evaluator import Evaluator
         from agent.lab.evaluation.world_evaluator import WorldEvaluator
 
@@ -83,11 +88,11 @@ def handle_request(
         try:
             header = checkpoint.read_header(request.run_dir / "checkpoint")
         except checkpoint.CheckpointError as error:
-            if isinstance(request, TrySentinels):
+            if not isinstance(request, Score):
                 raise
             return scoring.bad_checkpoint(error, request.split)
         if difference := _another_subject(header, request):
-            if isinstance(request, TrySentinels):
+            if not isinstance(request, Score):
                 raise UserError(f"{request.run_dir}: {difference}")
             return FinalInfo(verdict=Verdict(name="not_comparable", evidence=difference), split=request.split)
         if isinstance(request, Score) and not request.slice:
@@ -98,10 +103,12 @@ def handle_request(
         progress("model")
         if isinstance(request, Score):
             return scoring.score(evaluators[key], request, progress)
+        if isinstance(request, KeepFeatures):
+            return keep_features.keep(evaluators[key], request, progress)
         return sentinels.check_evaluator(evaluators[key], request.run_dir, progress)
 
 
-def _another_subject(header: "Header", request: Score | TrySentinels) -> str:
+def _another_subject(header: "Header", request: AnyRequest) -> str:
     """Return how a header's model, hook or text differs from the request's, or "". None is loaded or looked for."""
     from agent.lab import models
 
@@ -114,8 +121,10 @@ def _another_subject(header: "Header", request: Score | TrySentinels) -> str:
     return ""
 
 
-def _scoring_stages(request: Score | TrySentinels) -> int:
-    """Count the families, the random floor and the idea's own figures, or the sentinels."""
+def _scoring_stages(request: AnyRequest) -> int:
+    """Count the families, the random floor and the idea's own figures, or the sentinels, or the text."""
+    if isinstance(request, KeepFeatures):
+        return 1
     if isinstance(request, TrySentinels):
         return SENTINELS
     return (1 if request.slice else len(request.evals) + 1) + bool(request.analysis)

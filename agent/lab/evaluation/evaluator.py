@@ -79,7 +79,7 @@ class Evaluator:
     def held_out(self, split: Split, windows: int | None = None) -> HeldOut:
         """Return the text of a split, or its first windows, with the model's activations on it."""
         if (split, windows) not in self._held_out:
-            self._held_out[split, windows] = self._run_model(self._token_windows(split)[:windows])
+            self._held_out[split, windows] = self._run_model(self.token_windows(split)[:windows])
         return self._held_out[split, windows]
 
     @cached_property
@@ -196,11 +196,11 @@ class Evaluator:
             self.folder / "preparation.lock", "another process prepares the evaluation of the same model"
         )
 
-    def _token_windows(self, split: Split) -> Tensor:
+    def token_windows(self, split: Split) -> Tensor:
         """Return windows of held-out text `[windows, context]`, cached. No window is in both splits."""
         path = self._windows_path(split)
         data = self._published_text
-        taken = self._token_windows("dev") if split == "test" and not data else None
+        taken = self.token_windows("dev") if split == "test" and not data else None
         with self._preparation_lock():
             if not path.exists():
                 # Of published text both splits at once: what they are read from is not looked at again.
@@ -260,6 +260,7 @@ def keep_what_was_read(folder: Path, model_name: str, text: str, manifest: Manif
     with waiting_lock(path.with_suffix(".json.lock"), "another process keeps what it has read of the same text"):
         if text:
             corpus.keep_held_out(text, model_name, folder)
+            corpus.keep_training(text, model_name, folder)
         if manifest.median_norm is not None and not path.exists():
             files.write_atomically(path, json.dumps({"median": manifest.median_norm}))
 

@@ -1,6 +1,6 @@
 """The interface of an idea's analysis.py: one checked SAE, and what the evaluator can measure of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agent.lab.checkpoint import Checkpoint
 from agent.lab.defaults import is_world
-from agent.lab.evaluation import ablation, idea_files
+from agent.lab.evaluation import ablation, idea_files, named_latents
 from agent.lab.evaluation.sae_adapter import BenchSAE, CheckpointSAE, PartSAE
 
 if TYPE_CHECKING:
@@ -52,6 +52,12 @@ class Examination:
         with torch.no_grad():
             for x in self.activations.split(ROWS):
                 yield self.sae.encode(x)
+
+    def name_latents(self, labels: Mapping[int, str], related: Mapping[int, Iterable[int]] | None = None) -> None:
+        """Name latents that a person should look at, in addition to those named before: a line on each, and the latents
+        that it is related to. Of all names those of the first 200 latents are kept. Raises ValueError for what is no
+        latent."""
+        named_latents.add(self.out, self.checkpoint.header.d_sae, labels, related or {})
 
     def part(self, start: int, end: int) -> PartSAE:
         """Return the SAE with the latents [start, end) alone."""

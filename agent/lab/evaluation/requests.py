@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from agent.lab import features
 from agent.lab.errors import UserError
 
 Split = Literal["dev", "test"]
@@ -45,11 +46,23 @@ class TrySentinels(RunRequest):
     task: Literal["sentinels"] = "sentinels"
 
 
-Request = Annotated[Score | TrySentinels, Field(discriminator="task")]
-_REQUEST: TypeAdapter[Score | TrySentinels] = TypeAdapter(Request)
+class KeepFeatures(RunRequest):
+    """Keep what a person looks at of the run's latents; the result is a Features."""
+
+    task: Literal["features"] = "features"
+    out: FileName = features.FILE
+    baseline: Path | None = None  # run 0, for a further run
+    reseeded: Path | None = None  # the baseline with another seed, for run 0
+    tokens: int = Field(default=1_000_000, ge=1)  # at least, where there are as many
+    seconds: float = Field(default=120.0, gt=0)  # of looking at text, after which what was seen has to do
 
 
-def parse_request(line: str) -> Score | TrySentinels:
+AnyRequest = Score | TrySentinels | KeepFeatures
+Request = Annotated[AnyRequest, Field(discriminator="task")]
+_REQUEST: TypeAdapter[AnyRequest] = TypeAdapter(Request)
+
+
+def parse_request(line: str) -> AnyRequest:
     """Parse a line. Raises UserError if it is not a request."""
     try:
         return _REQUEST.validate_json(line)

@@ -9,6 +9,7 @@ from agent.lab import results
 from agent.lab.evaluation.idea_analysis import Examination
 
 ROWS = 2048  # decoder rows compared at once
+NAMED = 20  # pairs of latents that are named
 
 
 def measure(exam: Examination) -> dict[str, float]:
@@ -23,6 +24,7 @@ def measure(exam: Examination) -> dict[str, float]:
     if len(rows) > 1:
         random = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)).to(rows.device)
         nearest, pairs = _nearest(rows)
+        name_closest(exam, rows, fired.nonzero().flatten())
         figures["duplicate_pairs"] = float(pairs)
         figures["nearest_cosine"] = nearest
         figures["nearest_cosine_random"], _ = _nearest(F.normalize(random, dim=1))
@@ -30,6 +32,23 @@ def measure(exam: Examination) -> dict[str, float]:
         if name in checkpoint.extra:
             figures[figure] = checkpoint.extra[name].item()
     return figures
+
+
+def name_closest(exam: Examination, rows: Tensor, latents: Tensor) -> None:
+    """Name the pairs of the closest decoder rows; `rows [n, d_in]`, of norm 1, are those of the `latents [n]`."""
+    best, closest = [], []
+    for start in range(0, len(rows), ROWS):
+        cosines = rows[start : start + ROWS] @ rows.T
+        cosines.diagonal(start).fill_(-1)
+        values, others = cosines.max(1)
+        best.append(values)
+        closest.append(latents[others])
+    highest = torch.cat(best).topk(min(2 * NAMED, len(rows)))  # each pair of mutual neighbours is there twice
+    own, others = latents[highest.indices].tolist(), torch.cat(closest)[highest.indices].tolist()
+    labels = {}
+    for latent, other, cosine in zip(own, others, highest.values.tolist(), strict=True):
+        labels[latent] = f"{'duplicate of' if cosine > DUPLICATE else 'closest to'} {other} (cosine {cosine:.2f})"
+    exam.name_latents(labels, related={latent: [other] for latent, other in zip(own, others, strict=True)})
 
 
 def _nearest(rows: Tensor) -> tuple[float, int]:

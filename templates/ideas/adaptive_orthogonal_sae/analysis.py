@@ -13,6 +13,7 @@ from agent.lab.results import keep
 TOKENS = 16_384  # held-out activations used to group the latents
 SWEEPS = 10  # reassignments of all latents while grouping them
 SEED = 0
+NAMED = 20  # latents of different groups that are named, those with the largest cosines
 
 
 def measure(exam: Examination) -> dict[str, float]:
@@ -55,7 +56,9 @@ def measure(exam: Examination) -> dict[str, float]:
     figures["condition_number"] = median(conditions["coactivation"])
     figures["condition_number_max"] = max(conditions["coactivation"])
     figures["condition_number_random"] = median(conditions["random"])
-    if (trained := exam.checkpoint.extra.get("group")) is not None:
+    trained = exam.checkpoint.extra.get("group")
+    name_closest(exam, cosines, group if trained is None else trained.to(W.device)[alive], alive)
+    if trained is not None:
         own = trained.to(W.device)[alive]
         conditions["own"] = condition_numbers(W, own)
         figures["condition_number_own"] = median(conditions["own"])
@@ -68,6 +71,21 @@ def measure(exam: Examination) -> dict[str, float]:
     }
     keep(exam.out, KEPT, {"conditions": conditions, "cosines": histograms})
     return figures
+
+
+def name_closest(exam: Examination, cosines: Tensor, group: Tensor, alive: Tensor) -> None:
+    """Name the latents with the largest |cosine| to one of another group: `cosines [n, n]` and `group [n]` are those of
+    the `alive [d_sae]`."""
+    latents = alive.nonzero().flatten()
+    strangers = cosines.masked_fill(group[:, None] == group, 0)
+    values, others = strangers.max(1)
+    labels, related = {}, {}
+    for i in values.topk(min(NAMED, len(latents))).indices.tolist():
+        latent, other = int(latents[i]), int(latents[others[i]])
+        closest = f"closest of another group: {other} of group {int(group[others[i]])}"
+        labels[latent] = f"group {int(group[i])}, {closest} (|cosine| {values[i]:.2f})"
+        related[latent] = [other]
+    exam.name_latents(labels, related)
 
 
 def coactivation(active: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ def measure(exam: Examination) -> dict[str, float]:
         figures |= pair.figures()
     figures |= of_patterns(pairs) | residuals(pairs)
     results.keep(exam.out, "patterns.json", {"patterns": [pair.summary(latent) for pair, latent in traced[:KEPT]]})
+    name_patterns(exam, traced)
     if exam.has_loss:
         figures |= causal_tracing(exam, traced) | forgetting(exam, tiers)
     return figures
@@ -239,6 +240,20 @@ def strongest(pairs: list[Pair], most: int) -> list[tuple[Pair, int]]:
     """Return the `most` patterns with the largest explained variance (not its share) of their latent."""
     patterns = [(pair.explained[latent].item(), pair, latent) for pair in pairs for latent in pair.patterns.tolist()]
     return [(pair, latent) for _, pair, latent in sorted(patterns, key=lambda pattern: -pattern[0])[:most]]
+
+
+def name_patterns(exam: Examination, traced: list[tuple[Pair, int]]) -> None:
+    """Name the wholes and parts of patterns, each with its tier."""
+    for pair, latent in traced:
+        pattern = pair.summary(latent)
+        whole, parts = pattern["latent"], pattern["parts"]
+        listed = ", ".join(map(str, parts))
+        composed = f"tier {pattern['tier']}, composed of {listed} of tier {pair.number} (R² {pattern['r2']:.2f})"
+        exam.name_latents({whole: composed}, related={whole: parts})
+        exam.name_latents(
+            dict.fromkeys(parts, f"tier {pair.number}, part of {whole} of tier {pattern['tier']}"),
+            related={part: [whole] for part in parts},
+        )
 
 
 def of_patterns(pairs: list[Pair]) -> dict[str, float]:

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from measures import DRAWS, MOST
+from torch import Tensor
 
 from agent.lab import results
 from agent.lab.evaluation.ground_truth import MATCHED, descendants
 from agent.lab.evaluation.idea_analysis import ROWS, Examination
 from agent.lab.evaluation.world_evaluator import HeldOutSamples, WorldEvaluator
+
+NAMED = 8  # latents of what each prefix adds, and parents of a world, that are named
 
 
 def measure(exam: Examination) -> dict[str, float]:
@@ -47,10 +50,18 @@ def _use(exam: Examination, groups: Sequence[tuple[int, int]]) -> dict[str, floa
     """Return the shares of the active and of the live latents in what each prefix adds."""
     fired = torch.stack([(latents != 0).sum(0) for latents in exam.latents()]).sum(0).double()
     figures = {}
+    _name_most_active(exam, groups, fired)
     for i, (start, end) in enumerate(groups):
         figures[f"prefix_{i}_l0_share"] = (fired[start:end].sum() / fired.sum()).item()
         figures[f"prefix_{i}_alive_fraction"] = (fired[start:end] > 0).double().mean().item()
     return figures
+
+
+def _name_most_active(exam: Examination, groups: Sequence[tuple[int, int]], fired: Tensor) -> None:
+    """Name the latents of what each prefix adds that fire on most tokens; `fired [d_sae]`."""
+    for i, (start, end) in enumerate(groups):
+        most = fired[start:end].topk(min(NAMED, end - start)).indices + start
+        exam.name_latents(dict.fromkeys(most.tolist(), f"added by prefix {i}, latents {start} to {end - 1}"))
 
 
 def _parents(exam: Examination, groups: Sequence[tuple[int, int]]) -> dict[str, float]:
@@ -73,6 +84,7 @@ def _parents(exam: Examination, groups: Sequence[tuple[int, int]]) -> dict[str, 
     figures = {"parents_learned": len(parents) / len(all_parents)}
     if not groups or not parents:
         return figures
+    _name_parents(exam, groups, {feature: latent[feature] for feature in sorted(parents)[:NAMED]})
     end = groups[0][1]
     in_first = {feature for feature, i in latent.items() if i < end}
     present = torch.stack([(batch.to_dense() > 0).sum(0) for batch in exam.held_out.features]).sum(0).tolist()
@@ -82,3 +94,12 @@ def _parents(exam: Examination, groups: Sequence[tuple[int, int]]) -> dict[str, 
         "parents_in_first_by_chance": len(in_first) / len(latent),
         "parents_in_first_by_rate": len(parents & by_rate) / len(parents),
     }
+
+
+def _name_parents(exam: Examination, groups: Sequence[tuple[int, int]], latents: dict[int, int]) -> None:
+    """Name the latents that match parent features of the world: feature -> latent."""
+    labels = {}
+    for feature, latent in latents.items():
+        prefix = next((i for i, (start, end) in enumerate(groups) if start <= latent < end), len(groups))
+        labels[latent] = f"matches parent feature {feature}, added by prefix {prefix}"
+    exam.name_latents(labels)

@@ -120,8 +120,24 @@ def measure(exam: Examination) -> dict[str, float]:
     if exam.has_loss:
         share, edges = path_attribution(exam, activity)
         figures |= _with_swapped("path_attribution", share)
-    results.keep(exam.out, KEPT, _picture(exam, activity, edges))
+    picture = _picture(exam, activity, edges)
+    results.keep(exam.out, KEPT, picture)
+    name_trees(exam, picture["nodes"])
     return figures
+
+
+def name_trees(exam: Examination, nodes: list[dict[str, Any]]) -> None:
+    """Name the latents of the trees that figures.py draws: each with its level, its parent and its children there."""
+    shown = {node["latent"]: node for node in nodes}
+    labels, related = {}, {}
+    for latent, node in shown.items():
+        children = [other for other, below in shown.items() if below["parent"] == latent]
+        parents = [node["parent"]] if node["parent"] in shown else []
+        labels[latent] = f"level {node['level']}"
+        labels[latent] += f", child of {parents[0]}" if parents else ""
+        labels[latent] += f", parent of {', '.join(map(str, children))}" if children else ""
+        related[latent] = [*parents, *children]
+    exam.name_latents(labels, related)
 
 
 def _with_swapped(name: str, values: tuple[float, float]) -> dict[str, float]:

@@ -200,7 +200,9 @@ def test_damaged_features_are_named_and_the_rest_is_shown(tmp_path: Path):
 
 def test_the_answer_is_shown_with_the_rules_behind_it(tmp_path: Path):
     better = Condition(step="p3", metric="ce_loss_score", above=0.005)
-    rules = Rules(supported_if_all=(better,), refuted_if_any=(Condition(step="p9", metric="ce_loss_score", outcome=("worse",)),))
+    rules = Rules(
+        supported_if_all=(better,), refuted_if_any=(Condition(step="p9", metric="ce_loss_score", outcome=("worse",)),)
+    )
     page = page_of(make_study(tmp_path, answer=rules))
     assert "supported CE-loss score of run 3 differs by +0.0157" in page.text
     assert "yes CE-loss score above 0.005, step p3" in page.text

@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from agent.lab import cache, results
+from agent.lab import cache, features, results
 from agent.lab.evaluation import requests
+from agent.lab.features import Features
 from agent.lab.files import write_atomically
 from agent.lab.results import (
     Core,
@@ -41,6 +42,9 @@ def main() -> None:
         if not (run_dir / "checkpoint" / "header.json").exists():
             sys.exit("error: the evaluator broke")
         header = json.loads((run_dir / "checkpoint" / "header.json").read_text())
+        if isinstance(request, requests.KeepFeatures):
+            keep_features(run_dir)
+            continue
         if isinstance(request, requests.TrySentinels):
             if (Path.home() / "mute").exists():
                 sys.exit("error: the sentinels were too much")
@@ -64,6 +68,15 @@ def main() -> None:
             if not (folder / artefact).exists():
                 (folder / artefact).write_text("made by the evaluator")
         write_atomically(run_dir / request.out, answer)
+
+
+def keep_features(run_dir: Path) -> None:
+    """Write features without latents, or end as the tests ask for in the home directory."""
+    if (Path.home() / "featureless").exists():
+        sys.exit("error: the latents were too much")
+    if (Path.home() / "features_killed").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    features.write(run_dir, Features(text="text", tokens=1000, d_sae=8, alive=4, sampled=[], features=[]))
 
 
 def failing() -> dict[str, str]:
