@@ -6,8 +6,8 @@ from pathlib import Path
 
 from agent import ideas
 from agent.comparison.judgement import Judgement, judgements
-from agent.ideas import BadIdea
 from agent.lab import results
+from agent.lab.errors import UserError
 from agent.lab.files import BadFile, open_plain
 from agent.lab.results import Measure
 from agent.lab.verdicts import MetricsRow
@@ -102,7 +102,7 @@ def _measures(idea: str, runs: Sequence[Run]) -> tuple[Mapping[str, Measure], st
         return {}, ""
     try:
         measures = idea_analysis.load(ideas.load(idea), settle("auto")).measures or {}
-    except BadIdea as error:
+    except UserError as error:  # it is gone, or was changed and is broken
         return untitled, f"the idea's own measures are shown by their names alone: {error}"
     titled = {name: measure for name, measure in measures.items() if name in untitled}
     return titled | {name: measure for name, measure in untitled.items() if name not in titled}, ""
