@@ -160,7 +160,7 @@ def _latent(feature: Feature, sampled: bool, vocabulary: _Vocabulary) -> dict[st
         "fired": feature.fired,
         "density": _short(feature.density),
         "max": _short(feature.max_activation),
-        "histogram": feature.histogram[:100],
+        "histogram": [max(0, count) for count in feature.histogram[:100]],
         "top": [_context(context, vocabulary) for context in feature.top[: CONTEXTS[0]]],
         "spread": [_context(context, vocabulary) for context in feature.spread[: CONTEXTS[0]]],
         "promoted": _tokens(feature.promoted, vocabulary),
