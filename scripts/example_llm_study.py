@@ -5,7 +5,7 @@ answers from the script below.
 
 Driver, client, training and evaluation are real; only the model's answers are scripted, with the mistakes that models
 make: an edit that does not apply, an undefined name, a crash, a loss that is not finite, claims without figures. The
-notes are copied to docs/example_llm_study.
+notes and the review page are copied to docs/example_llm_study.
 """
 
 import os
@@ -158,9 +158,12 @@ def main() -> None:
     if process.returncode:
         sys.exit(process.returncode)
     (notes,) = set((ROOT / "notes").glob("*")) - before
+    subprocess.run([sys.executable, "-m", "agent", "review", str(notes)], cwd=ROOT, check=True)
     example = ROOT / "docs" / "example_llm_study"
-    shutil.rmtree(example, ignore_errors=True)
-    shutil.copytree(notes, example)
+    for path in example.iterdir():
+        if path.name != "README.md":
+            path.unlink()
+    shutil.copytree(notes, example, dirs_exist_ok=True)
     print(f"{len(server.requests)} of {len(SCRIPT)} scripted answers were used; notes copied to {example}")
 
 

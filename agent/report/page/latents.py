@@ -69,6 +69,8 @@ def _add(collection: Collection, prefix: str, opened: Opened, run: Run) -> None:
         collection.notes.append(f"Run {run.number}: {error}.")
         return
     if found is None:
+        if (kept := opened.state.features.get(run.number)) and kept.error:
+            collection.notes.append(f"Run {run.number}: its latents were not kept: {kept.error}.")
         return
     fixed = opened.state.started.fixed
     title = f"run {run.number}: {run.state.proposal.title}"
