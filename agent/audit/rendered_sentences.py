@@ -210,7 +210,7 @@ def _check_predictions(counted: re.Match[str], text: str, run: KnownRun) -> Iter
     yield _result(more == len(named), f"{len(named)} predictions are named that did not hold")
     for outcome, match in named:
         known = run.differences.get(match["title"])
-        if known and outcome == "failed" and match["predicted"] != "same":
+        if known and outcome == sentences.UNTRUE["failed"] and match["predicted"] != "same":
             yield _result(known.direction != match["predicted"], f"{match['title']} went {known.direction}")
 
 

@@ -13,7 +13,10 @@ from agent.report.sentences import NUMBER, TITLES
 
 EMPTY = "-"
 _DIFFERENCE = re.compile(rf"(?P<difference>[+-]{NUMBER}) ± (?P<half_width>{NUMBER})")
-_ASKED = re.compile(rf"(?:a difference )?(?P<way>above|below) (?P<limit>{NUMBER})")
+_ASKED = re.compile(rf"(?P<way>above|below) (?P<limit>{NUMBER})")
+_MET = re.compile(
+    rf" (?P<figure>[+-]?{NUMBER})(?: ± (?P<half_width>{NUMBER}))?[^()]* \((?P<asked>(?:above|below)[^()]+)\)"
+)
 FOR_THE_BETTER = ("better", "unconfirmed", "untested", "not upheld", "not confirmed", "not better")
 
 
@@ -123,7 +126,14 @@ def check_answer(text: str, known: KnownRuns) -> list[CheckResult] | None:
     for decision, sentence in sentences.ANSWERS.items():
         if match := sentence.read(text):
             reasons = match["reasons"].split("; ")
-            return [result for reason in reasons for result in _check_reason(reason, decision != "not decided", known)]
+            met = [reason for reason in reasons if reason.startswith(sentences.MET)]
+            results = [
+                result
+                for reason in reasons
+                if reason not in met
+                for result in _check_reason(reason, decision != "not decided", known)
+            ]
+            return results + [result for reason in met for result in _check_met(reason)]
     return None
 
 
@@ -144,6 +154,7 @@ def _check_reason(reason: str, decisive: bool, known: KnownRuns) -> Iterator[Che
             if whose.own_measures:
                 yield _check_measure(match["measure"], figure, whose)
         difference = _number(match["value"]) - _number(match["reference"])
+        yield _result(agrees(match["change"], difference, 1.5), f"the difference is {difference:+.4g}")
         yield from _check_limit(match["asked"], difference, difference, decisive)
     elif (match := sentences.REASON_VALUE.read(reason)) and (run := _known(int(match["run"]), known)):
         if run.own_measures:
@@ -154,6 +165,13 @@ def _check_reason(reason: str, decisive: bool, known: KnownRuns) -> Iterator[Che
         yield _result(met == decisive, f"{match['outcome']} is {'' if met else 'not '}{match['asked']}")
     elif decisive and not re.fullmatch(r"and \d+ more", reason):
         yield "unsupported", f"no figures decide: {reason}"
+
+
+def _check_met(reasons: str) -> Iterator[CheckResult]:
+    """Check that each figure of the conditions that hold is beyond its limit."""
+    for match in _MET.finditer(reasons):
+        difference, half_width = _number(match["figure"]), _number(match["half_width"] or "0")
+        yield from _check_limit(match["asked"], difference - half_width, difference + half_width, True)
 
 
 def _check_limit(asked: str, low: float, high: float, decisive: bool) -> Iterator[CheckResult]:

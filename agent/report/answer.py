@@ -13,7 +13,7 @@ from agent.report import sentences
 from agent.study.runs import Run
 from agent.study.state import State
 
-MOST_REASONS = 3  # in the sentence
+MOST_REASONS = 2  # in the sentence
 Decision = Literal["supported", "refuted", "not decided"]
 
 
@@ -24,6 +24,14 @@ class Tested:
     condition: Condition
     holds: bool | None
     reason: str
+    figure: str = ""  # title and difference
+
+    @property
+    def brief(self) -> str:
+        """Return the figure and the limit that it is beyond; empty if it is not."""
+        if not self.holds or not self.figure:
+            return ""
+        return sentences.MET_REASON.render(figure=self.figure, asked=_asked(self.condition))
 
 
 @dataclass(frozen=True)
@@ -55,9 +63,15 @@ def answer(
         decision, decisive = "refuted", against
     else:
         decision, decisive = "not decided", [tested for tested in supporting if not tested.holds]
+    met = [tested.brief for tested in supporting if decision == "not decided" and tested.brief]
     reasons = list(dict.fromkeys(tested.reason for tested in decisive))
     more = len(reasons) - MOST_REASONS
-    shown = "; ".join([*reasons[:MOST_REASONS], *([f"and {more} more"] if more > 0 else [])])
+    parts = [
+        *reasons[:MOST_REASONS],
+        f"and {more} more" if more > 0 else "",
+        sentences.MET * bool(met) + ", ".join(met),
+    ]
+    shown = "; ".join(filter(None, parts))
     return Answer(decision, sentences.ANSWERS[decision].render(reasons=shown), supporting, refuting)
 
 
@@ -118,7 +132,8 @@ class _Examiner:
             from_=reference,
             asked=_asked(condition),
         )
-        return Tested(condition, condition.holds(low, high), reason)
+        figure = sentences.DIFFERENCE.render(title=title, difference=format_difference(condition.metric, compared))
+        return Tested(condition, condition.holds(low, high), reason, figure)
 
     def _test_measure(self, condition: Condition, run: Run) -> Tested:
         measure = self.measures.get(condition.measure)
@@ -129,7 +144,7 @@ class _Examiner:
         words = {"measure": title, "run": run.number, "value": f"{value:.{digits}f}", "own_unit": unit}
         if not condition.than:
             reason = sentences.REASON_VALUE.render(**words, asked=_asked(condition))
-            return Tested(condition, condition.holds(value, value), reason)
+            return Tested(condition, condition.holds(value, value), reason, f"{title} {value:.{digits}f}{unit}")
         if condition.than in self.measures:
             control, name = self._figure(run, condition.than), self.measures[condition.than].title
         else:
@@ -139,9 +154,14 @@ class _Examiner:
         if control is None:
             return Tested(condition, None, f"{title}: {name} is not measured")
         reason = sentences.REASON_CONTROL.render(
-            **words, control=name, reference=f"{control:.{digits}f}", asked=_asked(condition)
+            **words,
+            control=name,
+            reference=f"{control:.{digits}f}",
+            change=f"{value - control:+.{digits}f}",
+            asked=_asked(condition),
         )
-        return Tested(condition, condition.holds(value - control, value - control), reason)
+        figure = f"{title} {value - control:+.{digits}f}{unit}"
+        return Tested(condition, condition.holds(value - control, value - control), reason, figure)
 
     def _run_of(self, step: str) -> Run | None:
         return next((run for run in self.runs if run.state.proposal.name == step and run.counts), None)
@@ -156,5 +176,4 @@ def _compared(metric: str, run: Run) -> MetricComparison | None:
 
 
 def _asked(condition: Condition) -> str:
-    what = "a difference " if condition.metric or condition.than else ""
-    return f"{what}{'below' if condition.above is None else 'above'} {condition.limit:g}"
+    return f"{'below' if condition.above is None else 'above'} {condition.limit:g}"

@@ -1,7 +1,7 @@
 """notes.txt and its figures, rendered from the ledger and the results and from nothing else."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from agent.study.workspace import Study
 
 NO_ANALYSIS = Analysis()
 MOST_BYTES = 16 * MIB  # of notes that were edited by hand
-MOST_ROWS = 7  # of the table at their top
+MOST_LINES, LEAST_ROWS = 15, 3  # of the answer, and of its table, however long the question is
+MOST_COLUMNS = 12  # runs in the table of own measures
 CHECKSUM = "Checksum of these notes, by which a change by hand is noticed: "
 
 
@@ -84,17 +85,17 @@ def render(
     environment.globals["sentences"] = sentences
     confined, *later = [confinement.sentence for confinement in state.confinements] or [""]
     measures = measures or state.started.measures
-    story, telling = tell(state, runs, judged, measures, cost), most_telling(runs, judged, MOST_ROWS)
+    story = tell(state, runs, judged, measures, cost)
     return environment.get_template("notes.txt.j2").render(
         state=state,
         started=state.started,
         story=story,
-        table=table(story, [run.number for run in telling]),
+        answer=opening(story, runs, judged),
         primary=METRICS[state.started.primary_metric],
         conduct=[confined, *(f"After it was resumed: {sentence}" for sentence in later)],
         evidence=glossary.describe_evidence(state),
         remarks=remarks(run.info for run in runs if run.info),
-        own_measures=own_measures.table(measures, telling),
+        own_measures=own_measures.table(measures, most_telling(runs, judged, MOST_COLUMNS)),
         definitions=own_measures.definitions(measures, runs),
         runs=[(run, section(run, state, runs, judged)) for run in runs],
         tested=[describe_test(run, state) for run in runs if run.number in state.tested],
@@ -107,11 +108,18 @@ def render(
     )
 
 
-def table(story: Story, shown: Sequence[int]) -> list[str]:
-    """Return the lines of the table of runs: those of these numbers, and how many more there are."""
+def opening(story: Story, runs: Sequence[Run], judged: Mapping[int, Judgement]) -> list[str]:
+    """Return the lines of the answer: question, what became of it, a table of runs as far as there is room, what
+    failed, and what it cost."""
+    above = [paragraph(story.question, "Question"), paragraph(story.answer.sentence)]
+    cost = story.cost if story.status.startswith("ended") else f"{story.cost}; {story.status}"
+    below = [paragraph(story.failed or "none", "Failed runs"), paragraph(cost, "Cost")]
+    room = max(LEAST_ROWS, MOST_LINES - sum(text.count("\n") + 1 for text in (*above, *below)) - 1)  # below the head
+    shown = [run.number for run in most_telling(runs, judged, room if len(runs) <= room else room - 1)]
     rows = [row.cells for row in story.rows if row.run in shown]
     more = len(story.rows) - len(rows)
-    return aligned(story.columns, rows) + ([sentences.MORE_RUNS.render(count=more)] if more else [])
+    table = [*aligned(story.columns, rows), *([sentences.MORE_RUNS.render(count=more)] if more else [])]
+    return [line for text in (*above, *table, *below) for line in text.split("\n")]
 
 
 def _utc(time: datetime | None) -> str:

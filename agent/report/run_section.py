@@ -23,7 +23,7 @@ SETTINGS = ("K", "learning_rate", "steps", "final_loss", "kl_div_score")  # that
 SAME = ("K", "learning_rate", "steps")  # shown where they differ from run 0's
 MOST_LINES = 25  # of a section
 MOST_METRICS = 6  # rows
-DESCRIBED, PLANNED = 480, 200  # characters: of what a language model wrote after a run, and of what was planned
+DESCRIBED, PLANNED = 480, 240  # characters: of what a language model wrote after a run, and of what was planned
 
 
 def section(run: Run, state: State, runs: Sequence[Run], judged: Mapping[int, Judgement]) -> list[str]:
@@ -156,7 +156,8 @@ def _predictions(
             for name, each in outcomes.items()
             if each == outcome
         ]
-        parts.append(sentences.NOT_HELD.render(outcome=outcome, predictions=", ".join(named)))
+        words = sentences.UNTRUE.get(outcome, outcome)
+        parts.append(sentences.NOT_HELD.render(outcome=words, predictions=", ".join(named)))
     return paragraph(f"{'; '.join(parts)}.").split("\n")
 
 

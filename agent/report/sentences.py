@@ -41,7 +41,7 @@ _FIELDS = {
     "test_difference": rf"[+-]{NUMBER}",
     "held_out": "text|samples",
     "asides": rf"(?:, with (?P<lost_title>{TITLE}) down by (?P<lost>{NUMBER}))?"
-    rf"(?:, each row at (?P<work>{NUMBER}) times the baseline's work)?",
+    rf"(?:, (?:with|each row at) (?P<work>{NUMBER}) times the baseline's (?:CPU time a token|work))?",
     "beyond": rf"(?: by more than (?P<beyond>{NUMBER})(?P<in_fresh_seed> in a fresh seed)?)?",
     "unit": r"(?: [a-zA-Z/]+)?",
     "own_unit": rf"(?: (?!{NUMBER}(?: |$))[^\s;]+)*",  # an idea names its units, as nats/1000 tokens
@@ -57,6 +57,7 @@ _FIELDS = {
     "outcome": "[a-z ]+",
     "from_": r"the baseline's|that of run \d+",
     "asked": r"[^()]+",
+    "change": rf"[+-]{NUMBER}",
     "figure": r"[^()]+?",
     "which": r"run \d+|the baseline",
     "never_decides": rf"(?:{re.escape(NEVER_DECIDES)})?",
@@ -149,6 +150,7 @@ METRIC_COLUMNS = ("metric", "baseline", "difference")
 OWN_MEASURE_COLUMN = "own measure"
 PREDICTIONS_HELD = Sentence("{held} of {count} predictions held")
 NOT_HELD = Sentence("{outcome}: {predictions}")
+UNTRUE = {"failed": "did not hold", "within noise": "cannot be told within the noise"}
 PREDICTED_METRIC = Sentence("{title} {predicted}")
 MORE_METRICS = Sentence("{count} more metrics differ: agent show STUDY --run {run}.")
 MORE_RUNS = Sentence("{count} more runs are below.")
@@ -160,7 +162,9 @@ _DIFFERS = "{title} differs by {difference}{unit}{companion} from the baseline a
 _DIFFERED = (
     "{title} differs by {difference}{unit}{companion} from the baseline at L0 {l0} (p {p} after Holm's correction)"
 )
-WORK = Sentence(", each row at {value} times the baseline's work")
+WORK = Sentence(
+    ", with {value} times the baseline's CPU time a token", ", each row at {value} times the baseline's work"
+)
 COMPANION_LOST = Sentence(", with {title} down by {value}")
 NOT_COMPARABLE = Sentence("Not comparable: {why}.")
 FRESH_SEEDS = Sentence("{seeds} fresh seeds differ by {difference}{unit} on average")
@@ -208,7 +212,11 @@ NO_RULES = Sentence("Not decided: the idea declares no rules for its hypothesis;
 REASON_OUTCOME = Sentence("run {run} is {outcome} on {title} (asked: {asked})")
 REASON_METRIC = Sentence("{title} of run {run} differs by {difference} from {from_} (asked: {asked})")
 REASON_VALUE = Sentence("{measure} of run {run} is {value}{own_unit} (asked: {asked})")
-REASON_CONTROL = Sentence("{measure} of run {run} is {value}{own_unit}, {control} {reference} (asked: {asked})")
+REASON_CONTROL = Sentence(
+    "{measure} of run {run} is {value}{own_unit}, {control} {reference}, a difference of {change} (asked: {asked})"
+)
+MET = "met: "  # before the conditions that hold, beside those that do not
+MET_REASON = Sentence("{figure} ({asked})")
 
 # The descriptions of plots in notes of earlier versions.
 TRAINING_CURVES = Sentence(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from agent.comparison import matching
 from agent.comparison.judgement import Judgement
 from agent.display.formatting import format_difference, format_value
 from agent.lab.files import BadFile
@@ -76,7 +77,7 @@ def tell(
         question=" ".join(state.started.hypothesis.split()),
         answer=answer(state, runs, judged, measures),
         columns=(*columns, *(METRICS[name].title for name in secondary)),
-        rows=tuple(_row(run, judged.get(run.number), primary, secondary, facts) for run in runs),
+        rows=tuple(_row(run, _outcome(run, state, judged.get(run.number)), primary, secondary, facts) for run in runs),
         failed=_failed(state, runs),
         cost=_cost(state, spent),
         status=status(state),
@@ -117,11 +118,20 @@ def spent(study: Study) -> str:
     return f"the model: {len(exchanges)} requests, {tokens_in:,} tokens read, {tokens_out:,} written{dollars}"
 
 
-def _row(run: Run, judged: Judgement | None, primary: str, secondary: Sequence[str], facts: Facts | None) -> Row:
+def _outcome(run: Run, state: State, judged: Judgement | None) -> str:
+    """Return a run's outcome in the table: its stage or verdict, or for run 0 of how many seeds it is one."""
+    if run.info is None or not run.counts:
+        return run.info.verdict.name if run.info else run.state.stage
+    if run.number == 0:
+        reseeded = matching.reseeded_level(state.baselines) if state.baselines else None
+        return f"one of {len(reseeded.baselines)} seeds" if reseeded and len(reseeded.baselines) > 1 else ""
+    return judged.outcome if judged else "not compared yet"
+
+
+def _row(run: Run, outcome: str, primary: str, secondary: Sequence[str], facts: Facts | None) -> Row:
     title = run.state.proposal.title
     change = clip(title if facts is None or run.state.by_hand else render(title, facts), LONGEST_CHANGE)
     if run.info is None or not run.counts:
-        outcome = run.info.verdict.name if run.info else run.state.stage
         return Row(run.number, change, "", "", "", outcome, ("",) * len(secondary))
     info, comparison = run.info, run.info.comparison
     compared = comparison.metrics.get(primary) if comparison else None
@@ -131,7 +141,7 @@ def _row(run: Run, judged: Judgement | None, primary: str, secondary: Sequence[s
         l0=format_value("l0", info.metric("l0")),
         primary=format_value(primary, info.metric(primary)),
         difference=format_difference(primary, compared) if compared else "",
-        outcome=judged.outcome if judged else "" if run.number == 0 else "not compared yet",
+        outcome=outcome,
         secondary=tuple(format_value(name, info.metric(name)) for name in secondary),
     )
 

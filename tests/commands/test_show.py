@@ -42,13 +42,13 @@ def test_a_study_is_shown_with_a_row_per_run(checkout: Checkout, of: str):
     rows = [re.split(r" {2,}", line.strip()) for line in shown.splitlines()]
     numbered = {row[0]: row for row in rows if row[0].isdigit()}
     assert list(numbered) == ["0", "1", "2"]
-    assert numbered["0"] == ["0", "Baseline", "16.29", "0.9562", "0.8562", "0.6710"]
+    assert numbered["0"] == ["0", "Baseline", "16.29", "0.9562", "one of 5 seeds", "0.8562", "0.6710"]
     assert numbered["1"][2:] == ["killed"]
     assert numbered["2"][1:4] == ["Step 2 that is denser", "20.35", "0.9599"]
     assert "question: " in shown
     assert "Not decided: the idea declares no rules for its hypothesis" in shown
     assert "cost: 2 runs of 2, " in shown
-    assert "failed: run 1: killed (killed by SIGKILL)" in shown
+    assert "failed runs: run 1: killed (killed by SIGKILL)" in shown
     assert "run 1 does not count: killed (killed by SIGKILL)" in shown
     assert "ended: the budget of 2 runs is spent" in shown
 

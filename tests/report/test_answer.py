@@ -82,7 +82,7 @@ COST = rules(
             "supported",
             "Supported: CE-loss score of run 1 differs by +0.0000 ± 0.0030 from the baseline's (asked: ",
         ),
-        (0.93, "refuted", "Refuted: CE-loss score of run 1 differs by -0.0200 ± 0.0030 from the baseline's (asked: a "),
+        (0.93, "refuted", "Refuted: CE-loss score of run 1 differs by -0.0200 ± 0.0030 from the baseline's (asked: "),
         (0.945, "not decided", "Not decided: CE-loss score of run 1 differs by -0.0050 ± 0.0030 from the baseline's"),
     ],
 )
@@ -108,18 +108,19 @@ COST_REFUTES = [{"step": "c0", "metric": "ce_loss_score", "below": -0.005}]
         (
             {"measure": "share", "than": "shuffled", "above": 0.1},
             "supported",
-            "share of pairs of run 1 is 0.200, share of pairs, shuffled 0.010 (asked: a difference above 0.1)",
+            "share of pairs of run 1 is 0.200, share of pairs, shuffled 0.010, a difference of +0.190 (asked: above "
+            "0.1)",
         ),
         (
             {"measure": "share", "than": "c1", "above": 0.05},
             "supported",
-            "share of pairs of run 1 is 0.200, that of run 2 0.100 (asked: a difference above 0.05)",
+            "share of pairs of run 1 is 0.200, that of run 2 0.100, a difference of +0.100 (asked: above 0.05)",
         ),
         ({"measure": "share", "than": "c9", "above": 0}, "not decided", "that of the step c9 is not measured"),
         (
             {"metric": "ce_loss_score", "than": "c1", "above": -0.005},
             "supported",
-            "CE-loss score of run 1 differs by +0.0000 ± 0.0039 from that of run 2 (asked: a difference above -0.005)",
+            "CE-loss score of run 1 differs by +0.0000 ± 0.0039 from that of run 2 (asked: above -0.005)",
         ),
         ({"metric": "f1", "above": 0}, "not decided", "F1 of run 1 is not compared with the baseline's"),
     ],

@@ -48,7 +48,8 @@ VALUES = {
     "count": "6",
     "outcome": "within noise",
     "from_": "that of run 4",
-    "asked": "a difference above 0.05",
+    "asked": "above 0.05",
+    "change": "+0.080",
 }
 OPTIONAL = (
     "unit",
