@@ -255,7 +255,7 @@ def test_a_prediction_does_not_hold_if_the_outcome_is_within_noise():
     events = [*SECOND, *NOISE, RunCommitted(run=1, verdict=OK), *other]
     text = section(rendered(events, scored(16, 0.95), scored(16, 0.9532), scored(16, 0.95)), 1)
     assert "Within noise: CE-loss score differs by +0.0032 ± 0.0030" in text
-    assert "1 of 2 predictions held; cannot be told within the noise: CE-loss score up." in text
+    assert "1 of 2 predictions held; too close to tell: CE-loss score up." in text
 
 
 def test_a_metric_that_was_not_measured():

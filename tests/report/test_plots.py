@@ -157,7 +157,7 @@ def test_the_tiers_of_each_run_are_drawn(six: tuple[Path, dict[str, plots.Figure
     assert of_run_1["share of L0"] == [0.55, 0.3, 0.15]
     assert of_run_1["alive fraction"] == pytest.approx([0.99, 0.85, 0.67])
     assert "composition R²" in of_run_1
-    assert "Not shown: run 0 has no measured tiers." in tiers.description
+    assert "Not shown" not in tiers.description
 
 
 def test_the_band_is_as_wide_as_the_interval_that_judges_a_new_seed(tmp_path: Path):

@@ -60,8 +60,7 @@ def training_metrics(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> f
     return figure_style.save(
         figure,
         path,
-        f"mean squared error, L0 and total loss against steps, error and loss logarithmic{below}. Where runs add "
-        "different terms to the loss, it does not compare in height."
+        f"mean squared error, L0 and total loss against steps, error and loss logarithmic{below}."
         + figure_style.missing(shown, runs, "left no training history"),
     )
 
@@ -115,5 +114,5 @@ def tier_activity(path: Path, shown: Sequence[Run], runs: Sequence[Run]) -> figu
         path,
         "how each tier is used, lowest first, and how it is composed from the one below: a panel for each measure, a "
         "row for each run. Where an axis says above, a shuffled control is subtracted, so 0 is chance."
-        + figure_style.missing(shown, runs, "has no measured tiers"),
+        + figure_style.missing(shown, runs[1:], "has no measured tiers"),
     )

@@ -50,8 +50,7 @@ MEASURES = {
             main=True,
             definition=f"the share of tier {i + 1}'s activity (sum of h^2 where it fires) that parts predict to within "
             f"half of h, minus the same with parts from other tokens; parts are up to {MOST_PARTS} latents of the tier "
-            "below, found on other text by orthogonal matching pursuit (Pati et al. 1993); a latent with its parts is "
-            "a pattern",
+            "below, found on other text by orthogonal matching pursuit (Pati et al. 1993)",
         )
         for i in TIERS[:-1]
     },
@@ -70,7 +69,11 @@ MEASURES = {
         definition=f"the share of the upper tiers' live latents that their parts predict with an R² of {COMPOSED} or "
         "more, on other text than the parts were found on",
     ),
-    "parts_mean": Measure(title="parts of a pattern", definition="the mean number of parts of a pattern", digits=2),
+    "parts_mean": Measure(
+        title="parts of a pattern",
+        definition="the mean number of parts of a pattern, which is a latent with its parts",
+        digits=2,
+    ),
     "parts_two_to_five": Measure(
         title="patterns of 2 to 5 parts", definition="the share of the patterns with more than one part"
     ),
