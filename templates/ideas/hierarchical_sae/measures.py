@@ -65,7 +65,6 @@ MEASURES = {
     },
     "composed_fraction": Measure(
         title="share of composed latents",
-        main=True,
         definition=f"the share of the upper tiers' live latents that their parts predict with an R² of {COMPOSED} or "
         "more, on other text than the parts were found on",
     ),
