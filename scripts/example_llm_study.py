@@ -153,7 +153,15 @@ def main() -> None:
     before = set((ROOT / "notes").glob("*"))
     with ScriptedServer(*SCRIPT) as server:
         command = [sys.executable, "-m", "agent", "run", "--idea", "hierarchical_sae", "--max-runs", "3"]
-        options = ["--proposer", "llm", "--llm", MODEL, *sys.argv[1:]]
+        options = [
+            "--proposer",
+            "llm",
+            "--llm",
+            MODEL,
+            "--jobs",
+            "1",
+            *sys.argv[1:],
+        ]  # one by one, as the script answers
         process = subprocess.run([*command, *options], cwd=ROOT, env=os.environ | server.environment)
     if process.returncode:
         sys.exit(process.returncode)
