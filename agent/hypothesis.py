@@ -55,6 +55,12 @@ class Condition(BaseModel):
             raise ValueError(f"expected a metric that decides, found {self.metric!r}")
         return self
 
+    def __str__(self) -> str:
+        """Return the condition in words: "composed_fraction of curriculum, from that of no_composition, above 0.05"."""
+        asked = f"{'below' if self.above is None else 'above'} {self.limit:g}" if not self.outcome else ""
+        than = f", from that of {self.than}" if self.than else ""
+        return f"{self.metric or self.measure} of {self.step}{than} {asked or ' or '.join(self.outcome)}"
+
     @property
     def limit(self) -> float:
         """Return the limit of a metric or measure."""

@@ -176,6 +176,9 @@ def _feature(number: int, place: int, chance: random.Random) -> Feature:
         tokens[6] = target
         return Context(tokens=tokens, activations=[0.0] * 5 + [strength / 3, strength] + [0.0] * 5, peak=6)
 
+    counterpart = Neighbour(latent=2 * (LATENTS - 1 - place), value=1.0)  # the rows of run 0 are turned round
+    if place < 10:
+        counterpart = Neighbour(latent=777, value=0.3)  # new here, and its closest in run 0 was not kept
     return Feature(
         latent=2 * place,
         labels=[f"tier 1 {HOSTILE[0]}", "composed of 4"] if place == 7 else [],
@@ -191,7 +194,7 @@ def _feature(number: int, place: int, chance: random.Random) -> Feature:
         near=[Neighbour(latent=2, value=0.8), Neighbour(latent=999, value=0.5)],
         fires_with=[Neighbour(latent=4, value=0.3)],
         true_feature=TrueFeature(feature=11, cosine=0.9, f1=0.8, parents=[3, 1]) if place == 1 else None,
-        in_baseline=Neighbour(latent=4, value=0.3 if place < 10 else 0.95) if number else None,
+        in_baseline=counterpart if number else None,
     )
 
 

@@ -13,7 +13,7 @@ from agent.report.sentences import NUMBER, TITLES
 
 EMPTY = "-"
 _DIFFERENCE = re.compile(rf"(?P<difference>[+-]{NUMBER}) ± (?P<half_width>{NUMBER})")
-_ASKED = re.compile(rf"(?P<way>above|below) (?P<limit>{NUMBER})")
+_ASKED = re.compile(rf"(?P<way>above|below) (?P<limit>{NUMBER})(?:, refuted (?P<other>above|below) (?P<far>{NUMBER}))?")
 _MET = re.compile(
     rf" (?P<figure>[+-]?{NUMBER})(?: ± (?P<half_width>{NUMBER}))?[^()]* \((?P<asked>(?:above|below)[^()]+)\)"
 )
@@ -76,7 +76,8 @@ def _check_metric(cells: list[str], run: KnownRun) -> Iterator[CheckResult]:
         return
     yield _result(agrees(reference, known.reference), f"the baseline has {known.reference:.6g}")
     yield from check_difference(stated, known)
-    yield _result(abs(_number(match["difference"])) > _number(match["half_width"]), f"{stated} is within its interval")
+    beyond = abs(_number(match["difference"])) > _number(match["half_width"])
+    yield _result(beyond, "" if beyond else f"{stated} is within its interval")
     unit = 10.0 ** -len(reference.partition(".")[2])
     apart = abs(known.value - _number(reference) - _number(match["difference"]))
     yield _result(apart <= 1.01 * unit, f"the run has {known.value:.6g}, the baseline {reference}")
@@ -117,7 +118,7 @@ def _check_story(cells: dict[str, str], run: KnownRun) -> Iterator[CheckResult]:
 def _check_measure(title: str, cell: str, run: KnownRun) -> CheckResult:
     """Check that a figure is one of the run's own measures: results know them by name, notes by title."""
     found = any(agrees(cell, value) for value in run.own_measures.values())
-    return _result(found, f"run {run.number} has no measure of {cell} ({title})")
+    return _result(found, f"run {run.number} has {'a' if found else 'no'} measure of {cell} ({title})")
 
 
 def check_answer(text: str, known: KnownRuns) -> list[CheckResult] | None:
@@ -179,6 +180,10 @@ def _check_limit(asked: str, low: float, high: float, decisive: bool) -> Iterato
         limit = _number(match["limit"])
         met = low > limit if match["way"] == "above" else high < limit
         yield _result(met == decisive, f"{low:.4g} to {high:.4g} is {'' if met else 'not '}{asked}")
+        if match["other"]:
+            far = _number(match["far"])
+            refuted = low > far if match["other"] == "above" else high < far
+            yield _result(not refuted, f"{low:.4g} to {high:.4g} is {match['other']} {far:g}")
 
 
 def _known(number: int | None, known: KnownRuns) -> KnownRun | None:

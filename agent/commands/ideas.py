@@ -41,6 +41,12 @@ def print_idea(idea: Idea) -> None:
         f"fixed: {fixed.model_in_words}, {fixed.hook_name}, {fixed.tokens:,} tokens, d_sae {fixed.d_sae:,}, "
         f"seed {fixed.seed}, evaluations {fixed.evals}"
     )
+    for words, conditions in (
+        ("supported if all of", idea.answer.supported_if_all if idea.answer else ()),
+        ("refuted if any of", idea.answer.refuted_if_any if idea.answer else ()),
+    ):
+        if conditions:
+            _print_paragraph(console, f"{words}: {'; '.join(map(str, conditions))}")
     if idea.defaults:
         console.print(f"parameters of the baseline: {_settings(idea.defaults)}")
     if idea.template is None:

@@ -145,6 +145,8 @@ def as_yaml(idea: Idea) -> str:
     fields = ("title", "description", "hypothesis", "primary_metric", "smallest_effect")
     steps = [step.model_dump(by_alias=True, exclude={"parameters"}, exclude_none=True) for step in idea.plan]
     content: dict[str, Any] = {name: getattr(idea, name) for name in fields} | {"plan": steps}
+    if idea.answer:
+        content["answer"] = idea.answer.model_dump(mode="json", exclude_defaults=True)
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH, default_flow_style=None)
 
 

@@ -1,7 +1,7 @@
 """The answer to a study's hypothesis, by the rules that its idea declared before any run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from agent.comparison.judgement import Judgement, between_runs
@@ -64,6 +64,8 @@ def answer(
     else:
         decision, decisive = "not decided", [tested for tested in supporting if not tested.holds]
     met = [tested.brief for tested in supporting if decision == "not decided" and tested.brief]
+    if decision == "not decided":
+        decisive = [_with_refuting_limit(tested, rules.refuted_if_any) for tested in decisive]
     reasons = list(dict.fromkeys(tested.reason for tested in decisive))
     more = len(reasons) - MOST_REASONS
     parts = [
@@ -73,6 +75,17 @@ def answer(
     ]
     shown = "; ".join(filter(None, parts))
     return Answer(decision, sentences.ANSWERS[decision].render(reasons=shown), supporting, refuting)
+
+
+def _with_refuting_limit(tested: Tested, refuting: Sequence[Condition]) -> Tested:
+    """Return a test whose reason says also from where on the same figure would refute the hypothesis."""
+    asked = tested.condition
+    for other in refuting:
+        same = all(getattr(asked, name) == getattr(other, name) for name in ("step", "metric", "measure", "than"))
+        if same and not asked.outcome and not other.outcome:
+            with_limit = f"(asked: {_asked(asked)}, refuted {_asked(other)})"
+            return replace(tested, reason=tested.reason.replace(f"(asked: {_asked(asked)})", with_limit))
+    return tested
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ NOT_APPLICABLE = Sentence("{family}: {metric} is not applicable: {why}.")
 # Tables, and what became of the predictions.
 METRIC_COLUMNS = ("metric", "baseline", "difference")
 OWN_MEASURE_COLUMN = "own measure"
-PREDICTIONS_HELD = Sentence("{held} of {count} predictions held")
+PREDICTIONS_HELD = Sentence("Predicted before the run: {held} of {count} held")
 NOT_HELD = Sentence("{outcome}: {predictions}")
 UNTRUE = {"failed": "did not hold", "within noise": "too close to tell"}
 PREDICTED_METRIC = Sentence("{title} {predicted}")

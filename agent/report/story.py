@@ -176,8 +176,12 @@ def _failed(state: State, runs: Sequence[Run]) -> str:
 
 def _cost(state: State, spent: str) -> str:
     runs = f"{state.runs_used} run{'s' * (state.runs_used != 1)} of {state.started.max_runs}"
-    hours = f"{state.seconds / 3600:.2g} hours (its jobs {state.job_seconds / 3600:.2g} together)"
-    return ", ".join(filter(None, [runs, hours, spent]))
+    time = f"{_duration(state.seconds)} of work, {_duration(state.job_seconds)} of jobs"
+    return ", ".join(filter(None, [runs, time, spent]))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} hours"
 
 
 def status(state: State) -> str:

@@ -159,7 +159,7 @@
     const chosen = () => runs[runBox.value];
     const match = (place, other = beside.value, from = runBox.value) => {
       const pairs = other === "" ? null : matches[`${from},${other}`];
-      return pairs ? { latent: runs[other].latents[pairs[0][place]], cosine: pairs[1][place] / 100 } : null;
+      return pairs ? { latent: runs[other].latents[pairs[0][place]] ?? null, cosine: pairs[1][place] / 100 } : null;
     };
     const contexts = (latent) => [...(latent.top || []), ...(latent.spread || [])];
     const plain = (text) => text.replaceAll("\n", "↵").replaceAll("\t", "⇥");
@@ -330,7 +330,10 @@
       } else {
         current = runs[runNumber].latents[place];
         const other = match(place), pages = [portrait(runNumber, current)];
-        if (other) {
+        if (other && !other.latent) {
+          const text = `The closest latent of that run, ${current.in_baseline[0]} with cosine ${short(other.cosine)}, was not kept.`;
+          pages.push(el("p", { class: "note" }, text));
+        } else if (other) {
           const is = other.cosine >= same ? "The closest latent kept of this run" : `No counterpart (no kept latent has a cosine of ${same}); the closest`;
           pages.push(portrait(Number(beside.value), other.latent, `${is}, cosine ${short(other.cosine)}.`));
         }

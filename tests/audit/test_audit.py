@@ -85,7 +85,7 @@ def test_every_claim_of_our_own_notes_is_supported(path: Path):
         (r"(differs by )-(0\.\d+ ± \d\.\d+ from)", r"\1+\2"),
         (r"(?m)^(explained variance +)0\.8\d+", r"\g<1>0.7000"),  # a table of metrics
         (r"(of run 3 is \d\.\d+, that of run 4) \d\.\d+", r"\1 0.900"),  # the answer
-        (r"\d of (\d) predictions held;", r"\1 of \1 predictions held;"),
+        (r"\d of (\d) held;", r"\1 of \1 held;"),
     ],
 )
 def test_a_figure_of_the_example_that_was_changed_by_hand_is_found(pattern: str, becomes: str):

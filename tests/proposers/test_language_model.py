@@ -197,7 +197,7 @@ def test_placeholders_in_a_description_are_rendered_from_results(finished: Finis
     assert "Description: Its CE-loss score is within noise of the baseline at the same L0 (difference " in section
     assert "; L0 is 16." in section
     assert "It starts from the experiment of run 1." in section
-    assert re.search(r"predictions held; .*too close to tell: [^;]*CE-loss score up", section), section
+    assert re.search(r"Predicted before the run: .* held; .*too close to tell: [^;]*CE-loss score up", section), section
 
 
 def test_every_claim_of_the_notes_is_supported(finished: FinishedStudy):

@@ -94,7 +94,7 @@ def test_a_metric_stands_with_its_outcome_and_the_predictions_with_theirs():
     text = committed(0.93)
     assert "Results: {'l0': 16.0, 'explained_variance_centered': 0.8, 'ce_loss_score': 0.93," in text
     assert "Worse: CE-loss score differs by -0.0200 ± 0.0030 from the baseline at L0 16.00" in text
-    assert "1 of 2 predictions held; did not hold: CE-loss score up.\n" in text + "\n"
+    assert "Predicted before the run: 1 of 2 held; did not hold: CE-loss score up.\n" in text + "\n"
 
 
 def test_secondary_metrics_that_differ_stand_in_a_table_and_others_do_not():
@@ -200,7 +200,7 @@ def figures(score: float) -> dict[str, float | None]:
         (
             [*fresh_seeds(0.97), *on_test(0.955)],
             "Better (confirmed): ",
-            "2 of 2 predictions held",
+            "Predicted before the run: 2 of 2 held",
             " on average, by +0.0150 on the test text.",
         ),
         (
@@ -255,7 +255,7 @@ def test_a_prediction_does_not_hold_if_the_outcome_is_within_noise():
     events = [*SECOND, *NOISE, RunCommitted(run=1, verdict=OK), *other]
     text = section(rendered(events, scored(16, 0.95), scored(16, 0.9532), scored(16, 0.95)), 1)
     assert "Within noise: CE-loss score differs by +0.0032 ± 0.0030" in text
-    assert "1 of 2 predictions held; too close to tell: CE-loss score up." in text
+    assert "Predicted before the run: 1 of 2 held; too close to tell: CE-loss score up." in text
 
 
 def test_a_metric_that_was_not_measured():

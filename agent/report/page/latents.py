@@ -206,14 +206,30 @@ def _short(value: float | None) -> float | None:
 def matches(kept: Sequence[Kept]) -> dict[str, list[list[int]]]:
     """Return, for each ordered pair of runs as "0,1", the closest latent of the second for each of the first.
 
-    A closest latent is its index and the cosine of the two decoder rows in hundredths. Only kept latents are compared.
+    A closest latent is its index and the cosine of the two decoder rows in hundredths. Only kept latents are compared,
+    but with a run's own baseline: there the closest of all is known, with the index -1 if that was not kept.
     """
     rows = {number: found for number, each in enumerate(kept) if (found := _decoder_rows(each.features)) is not None}
     closest = {}
     for first, second in permutations(rows, 2):
         if kept[first].setting == kept[second].setting and rows[first].shape[1] == rows[second].shape[1]:
-            closest[f"{first},{second}"] = _closest(rows[first], rows[second])
+            own = kept[first].baseline == kept[second].anchor
+            counterparts = _counterparts(kept[first].features, kept[second].features) if own else None
+            closest[f"{first},{second}"] = counterparts or _closest(rows[first], rows[second])
     return closest
+
+
+def _counterparts(found: Features, baseline: Features) -> list[list[int]] | None:
+    """Return the closest latent of the baseline for each latent of a run; None if it is not known of one."""
+    places = {feature.latent: place for place, feature in enumerate(baseline.features)}
+    known = [feature.in_baseline for feature in found.features if feature.in_baseline]
+    if len(known) < len(found.features):
+        return None
+    return [[places.get(each.latent, -1) for each in known], [_hundredths(each.value) for each in known]]
+
+
+def _hundredths(cosine: float) -> int:
+    return round(100 * max(-1.0, min(1.0, cosine))) if math.isfinite(cosine) else 0
 
 
 def _decoder_rows(found: Features) -> "np.ndarray | None":
@@ -242,7 +258,12 @@ def turnover_sentences(each: Kept) -> list[str]:
     lines = [f"{_turnover(compared)}." for compared in own]
     lines += [f"{_turnover(compared)}, by their seeds alone." for compared in seeds]
     if own and seeds:
-        lines.append("Seeds alone replace that many: only a turnover clearly beyond theirs may come from the change.")
+        beyond = max(own[0].appeared, own[0].lost) > max(seeds[0].appeared, seeds[0].lost)
+        lines.append(
+            "Seeds alone replace nearly as many, or more: only what is clearly beyond them may come from the change."
+            if beyond
+            else "That is no more than seeds alone replace; a run has the seed of its baseline, so it may well be less."
+        )
     elif own:
         lines.append("Seeds alone replace many latents. How many was not measured here, so this is no finding.")
     return lines

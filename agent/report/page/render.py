@@ -13,7 +13,7 @@ from agent import TEMPLATES
 from agent.lab.files import BadFile, read_plain
 from agent.lab.metrics import METRICS
 from agent.lab.results import Measure
-from agent.lab.visible import one_line
+from agent.lab.visible import one_line, visible
 from agent.report import figure_style, plots, story
 from agent.report.answer import Answer
 from agent.report.page import conversation, diff, latents, vector
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import jinja2
 
 PAGE = TEMPLATES / "page"
+MOST_NOTES = 2**20  # bytes
 MOST_IMAGE = 2 * 2**20  # bytes of a figure that an idea drew
 MOST_IMAGES = 8
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -58,8 +59,9 @@ class StudySection:
     setting: Sequence[tuple[str, str]]
     measures: Mapping[str, Measure]
     titles: Mapping[str, str]  # of metrics and measures
+    steps: Mapping[str, str]  # run of each step of the plan that was tried
     figures: Sequence[Drawn]
-    images: Sequence[tuple[str, str]]  # the idea's own figures: name, data URI
+    images: Sequence[tuple[str, str, str]]  # the idea's own figures: name, data URI, description
     runs: Sequence[RunSection]
     conversation: Conversation
     troubles: Sequence[str]
@@ -124,6 +126,7 @@ def _study_section(prefix: str, opened: Opened) -> StudySection:
         setting=setting(opened),
         measures=opened.measures,
         titles={name: metric.title for name, metric in {**METRICS, **opened.measures}.items()},
+        steps={run.state.proposal.name: f"run {run.number}" for run in opened.runs},
         figures=_figures(prefix, opened),
         images=_images(opened.study.notes),
         runs=[run_section(opened, run, prefix, talk.by_run.get(run.number, ())) for run in opened.runs],
@@ -192,9 +195,9 @@ def _figures(prefix: str, opened: Opened) -> list[Drawn]:
         ]
 
 
-def _images(notes: Path) -> list[tuple[str, str]]:
-    """Return the figures that the idea drew itself, as data."""
-    found = []
+def _images(notes: Path) -> list[tuple[str, str, str]]:
+    """Return the figures that the idea drew itself, as data, described as in the notes."""
+    found, described = [], _descriptions(notes / "notes.txt")
     for path in sorted(notes.glob("*.png"))[: MOST_IMAGES + len(plots.STUDY_FIGURES)]:
         if path.name in plots.STUDY_FIGURES:
             continue
@@ -204,5 +207,16 @@ def _images(notes: Path) -> list[tuple[str, str]]:
             continue
         if content.startswith(PNG):
             title = one_line(path.stem.replace("_", " "))
-            found.append((title, f"data:image/png;base64,{base64.b64encode(content).decode()}"))
+            data = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+            found.append((title, data, described.get(path.name, "")))
     return found
+
+
+def _descriptions(notes: Path) -> dict[str, str]:
+    """Return what notes say of each plot; nothing if they cannot be read."""
+    try:
+        text = read_plain(notes, MOST_NOTES).decode(errors="replace").replace("\n  ", " ")
+    except (BadFile, OSError):
+        return {}
+    lines = text.partition("# Plot descriptions\n")[2].partition("\n\n")[0].splitlines()
+    return {name: visible(description) for name, _, description in (line.partition(": ") for line in lines)}

@@ -8,6 +8,8 @@ from markupsafe import Markup
 from agent.comparison.judgement import Judgement
 from agent.display.formatting import format_difference, format_value
 from agent.ideas import Direction
+from agent.lab.defaults import is_world
+from agent.lab.evaluation.catalogue import measurable
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import FinalInfo, MetricComparison
 from agent.lab.visible import visible
@@ -156,7 +158,10 @@ def _metric_rows(opened: Opened, run: Run, info: FinalInfo, judged: Judgement | 
     """Return every metric that was measured, compared or predicted: first the headline ones, which are compared."""
     compared = info.comparison.metrics if info.comparison else {}
     primary, first = opened.state.started.primary_metric, opened.runs[0].info
-    predictions: Mapping[str, Direction] = run.state.proposal.predictions
+    world = is_world(opened.state.started.fixed.model)
+    predictions: Mapping[str, Direction] = {
+        name: way for name, way in run.state.proposal.predictions.items() if measurable(name, world)
+    }
     rows = [
         _metric_row(name, info, compared.get(name), predictions.get(name), judged if name == primary else None)
         for name in HEADLINE
