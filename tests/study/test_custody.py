@@ -15,7 +15,7 @@ from standin import Checkout, make_checkout
 from agent.commands import run as command
 from agent.commands.show import show
 from agent.lab import results
-from agent.report.notes import describe_evidence
+from agent.report.glossary import describe_evidence
 from agent.study.custody import changed_records, require_records
 from agent.study.events import StudyResumed
 from agent.study.state import derive
@@ -238,5 +238,5 @@ def test_notes_say_that_the_code_which_compares_changed_between_drivers():
     started = STARTED.model_copy(update={"judging": "0123"})
     same, other = (StudyResumed(pid=1, host="here", judging=judging) for judging in ("0123", "4567"))
     said = "The code that compares runs and writes these notes changed between two drivers of the study."
-    assert said not in describe_evidence(derive([started, same]))
-    assert said in describe_evidence(derive([started, same, other]))
+    assert said not in describe_evidence(derive([started, same])).alarms
+    assert said in describe_evidence(derive([started, same, other])).alarms
