@@ -68,6 +68,7 @@ def test_a_file_that_was_changed_since_is_noticed_and_one_that_was_removed_is_no
     path.write_bytes(before)
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_leaves_the_study_whole(checkout: Checkout):
     (home(checkout) / "featureless").touch()
     checkout.plan("fine")
@@ -91,6 +92,7 @@ def test_a_job_that_is_killed_is_tried_twice(checkout: Checkout):
     assert sorted(losses) == ["run_0_features", "run_1_features"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="the power cut finds the ledger through /proc")
 def test_a_resumed_study_neither_repeats_nor_forgets_them(checkout: Checkout):
     checkout.plan("fine")
