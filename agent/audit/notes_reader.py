@@ -42,7 +42,7 @@ _LABEL = re.compile(
 )
 _ITEM = re.compile(r"\A(?:[-*•]|\d{1,2}[.)])\s+")
 _NOT_CLAIMS = ("title", "experiment description", "test text", "test samples", "not tried", "glossary", "end")
-_NO_ANSWER = re.compile(r"(?:question|failed(?: runs)?|cost): ", re.IGNORECASE)  # lines of the section Answer
+_NO_ANSWER = re.compile(r"(?:question|failed|cost): ", re.IGNORECASE)  # lines of the section Answer
 _TABLE = re.compile(r"(run|metric|own measure) {2,}\S")
 _CELLS = re.compile(r" {2,}")
 _CALL = re.compile(

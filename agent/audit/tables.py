@@ -76,7 +76,7 @@ def _check_metric(cells: list[str], run: KnownRun) -> Iterator[CheckResult]:
         return
     yield _result(agrees(reference, known.reference), f"the baseline has {known.reference:.6g}")
     yield from check_difference(stated, known)
-    beyond = abs(_number(match["difference"])) > _number(match["half_width"])
+    beyond = abs(_number(match["difference"])) >= _number(match["half_width"])  # as rounded
     yield _result(beyond, "" if beyond else f"{stated} is within its interval")
     unit = 10.0 ** -len(reference.partition(".")[2])
     apart = abs(known.value - _number(reference) - _number(match["difference"]))

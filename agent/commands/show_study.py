@@ -48,7 +48,7 @@ def print_study(study: Study, state: State) -> bool:
     for run in runs:
         if run.info:
             _print_verdict(console, f"run {run.number}", run.info)
-    console.print(f"failed runs: {story.failed or 'none'}")
+    console.print(f"failed: {story.failed or 'no run'}")
     console.print(f"cost: {story.cost}")
     console.print(
         f"{fixed.model_in_words}, {fixed.hook_name}, {fixed.tokens:,} tokens, d_sae {fixed.d_sae:,}, "

@@ -113,7 +113,7 @@ def opening(story: Story, runs: Sequence[Run], judged: Mapping[int, Judgement]) 
     failed, and what it cost."""
     above = [paragraph(story.question, "Question"), paragraph(story.answer.sentence)]
     cost = story.cost if story.status.startswith("ended") else f"{story.cost}; {story.status}"
-    below = [paragraph(story.failed or "none", "Failed runs"), paragraph(cost, "Cost")]
+    below = [paragraph(story.failed or "no run", "Failed"), paragraph(cost, "Cost")]
     room = max(LEAST_ROWS, MOST_LINES - sum(text.count("\n") + 1 for text in (*above, *below)) - 1)  # below the head
     shown = [run.number for run in most_telling(runs, judged, room if len(runs) <= room else room - 1)]
     rows = [row.cells for row in story.rows if row.run in shown]

@@ -48,7 +48,7 @@ def test_a_study_is_shown_with_a_row_per_run(checkout: Checkout, of: str):
     assert "question: " in shown
     assert "Not decided: the idea declares no rules for its hypothesis" in shown
     assert "cost: 2 runs of 2, " in shown
-    assert "failed runs: run 1: killed (killed by SIGKILL)" in shown
+    assert "failed: run 1: killed (killed by SIGKILL)" in shown
     assert "run 1 does not count: killed (killed by SIGKILL)" in shown
     assert "ended: the budget of 2 runs is spent" in shown
 

@@ -1,9 +1,11 @@
 """A study as the page shows it: what the ledger says, and the results of files that are as they were recorded."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent import ROOT
 from agent.comparison.judgement import Judgement, judgements
 from agent.lab import results
 from agent.lab.files import BadFile, open_plain
@@ -101,12 +103,15 @@ def _exchanges(study: Study) -> tuple[Sequence[Exchange], str]:
 
 
 def log_tail(path: Path, most: int) -> str:
-    """Return the last lines of a log within `most` bytes, or "" if there is none; links are not followed."""
+    """Return the last lines of a log within `most` bytes, or "" if there is none; links are not followed.
+
+    Paths of the installation are written as seen from it.
+    """
     try:
         with open_plain(path) as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - most))
-            tail = file.read(most).decode(errors="replace")
+            tail = file.read(most).decode(errors="replace").replace(f"{ROOT}{os.sep}", "")
     except (BadFile, OSError):
         return ""
     if size <= most:
