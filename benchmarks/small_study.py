@@ -211,7 +211,7 @@ def outcome(checkout: Checkout) -> dict[str, list[str]]:
     note_lines = [
         re.sub(r"([Aa]ttempt[ _])\d", r"\1", line)
         for line in lines
-        if line and not re.match(r"Attempt \d failed: killed |.*\bhours\b|" + notes.CHECKSUM, line)
+        if line and not re.match(r"Attempt \d failed: killed |Failed: |Cost: |" + notes.CHECKSUM, line)
     ]
     return {
         "names": [run.proposal.name for run in state.runs],

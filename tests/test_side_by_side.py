@@ -55,7 +55,7 @@ def figures(checkout: Checkout) -> list[str]:
 def told(checkout: Checkout) -> list[str]:
     """Return the lines of the notes, without those that tell times and the place."""
     lines = checkout.notes.splitlines()
-    return [line for line in lines if not line.startswith(notes_module.CHECKSUM) and "hours" not in line]
+    return [line for line in lines if not line.startswith((notes_module.CHECKSUM, "Cost: "))]
 
 
 def test_figures_and_notes_do_not_depend_on_how_many_jobs_run_at_once(one: Checkout, three: Checkout):
