@@ -207,7 +207,7 @@ def outcome(checkout: Checkout) -> dict[str, list[str]]:
     study, state = checkout.study
     with Repo(study.directory) as repo:
         messages = [str(commit.message) for commit in repo.iter_commits(reverse=True)]
-    lines = (study.notes / "notes.txt").read_text().splitlines()
+    lines = (study.notes / "notes.txt").read_text().replace("\n  ", " ").splitlines()
     note_lines = [
         re.sub(r"([Aa]ttempt[ _])\d", r"\1", line)
         for line in lines
