@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Measure
 from agent.report import figure_style, glossary, own_measures, plots, sentences
 from agent.report.idea_analysis import Analysis
-from agent.report.layout import aligned, paragraph
+from agent.report.layout import LONGEST, aligned, paragraph
 from agent.report.outcome import held_out
-from agent.report.run_section import clip_sentences, figure, section
-from agent.report.story import Story, most_telling, spent, tell
+from agent.report.run_section import clip_sentences, figure, run_texts, section
+from agent.report.story import Story, clip, most_telling, spent, tell
 from agent.study.runs import Run
 from agent.study.state import State
 from agent.study.workspace import Study
@@ -25,7 +26,8 @@ from agent.study.workspace import Study
 NO_ANALYSIS = Analysis()
 MOST_BYTES = 16 * MIB  # of notes that were edited by hand
 MOST_LINES, LEAST_ROWS = 15, 3  # of the answer, and of its table, however long the question is
-MOST_COLUMNS = 12  # runs in the table of own measures
+LONGEST_TITLE = 120  # characters of a run's heading
+MOST_COLUMNS = 10  # runs in the table of own measures
 CHECKSUM = "Checksum of these notes, by which a change by hand is noticed: "
 
 
@@ -97,7 +99,7 @@ def render(
         remarks=remarks(run.info for run in runs if run.info),
         own_measures=own_measures.table(measures, most_telling(runs, judged, MOST_COLUMNS)),
         definitions=own_measures.definitions(measures, runs),
-        runs=[(run, section(run, state, runs, judged)) for run in runs],
+        runs=[(run.number, _title(run, state, runs, judged), section(run, state, runs, judged)) for run in runs],
         tested=[describe_test(run, state) for run in runs if run.number in state.tested],
         held_out=held_out(state),
         test_uses=describe_test_uses(state),
@@ -116,10 +118,18 @@ def opening(story: Story, runs: Sequence[Run], judged: Mapping[int, Judgement]) 
     below = [paragraph(story.failed or "no run", "Failed"), paragraph(cost, "Cost")]
     room = max(LEAST_ROWS, MOST_LINES - sum(text.count("\n") + 1 for text in (*above, *below)) - 1)  # below the head
     shown = [run.number for run in most_telling(runs, judged, room if len(runs) <= room else room - 1)]
-    rows = [row.cells for row in story.rows if row.run in shown]
+    rows = [row for row in story.rows if row.run in shown]
+    lines = aligned(story.columns, [row.cells for row in rows])
+    if (too_long := max(map(len, lines)) - LONGEST) > 0:
+        widest = max(len(row.change) for row in rows) - too_long
+        lines = aligned(story.columns, [replace(row, change=clip(row.change, widest)).cells for row in rows])
     more = len(story.rows) - len(rows)
-    table = [*aligned(story.columns, rows), *([sentences.MORE_RUNS.render(count=more)] if more else [])]
+    table = [*lines, *([sentences.MORE_RUNS.render(count=more)] if more else [])]
     return [line for text in (*above, *table, *below) for line in text.split("\n")]
+
+
+def _title(run: Run, state: State, runs: list[Run], judged: dict[int, Judgement]) -> str:
+    return clip(run_texts(run, state, runs, judged)["title"], LONGEST_TITLE)
 
 
 def _utc(time: datetime | None) -> str:

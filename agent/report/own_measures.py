@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from agent.lab.results import Measure
 from agent.report import sentences
 from agent.report.layout import aligned
+from agent.report.story import clip
 from agent.study.events import StudyStarted
 from agent.study.runs import Run
 
+LONGEST_TITLE = 60  # characters
 MOST_SHOWN = 6  # measures, if the idea names none as main
 
 
@@ -35,7 +37,10 @@ def table(measures: Mapping[str, Measure], runs: Sequence[Run], every: bool = Fa
     columns = [run for run in runs if run.counts and run.info and rows.keys() & run.info.analysis.keys()]
     if not rows:
         return []
-    cells = [[measure.title, *(_figure(run, name, measure) for run in columns)] for name, measure in rows.items()]
+    cells = [
+        [clip(measure.title, LONGEST_TITLE), *(_figure(run, name, measure) for run in columns)]
+        for name, measure in rows.items()
+    ]
     return aligned([sentences.OWN_MEASURE_COLUMN, *(f"run {run.number}" for run in columns)], cells)
 
 

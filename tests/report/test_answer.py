@@ -225,6 +225,16 @@ def test_figures_of_a_directory_contradict_a_table_that_was_changed(tmp_path: Pa
     assert [each.quote.split("  ")[0] for each in wrong] == ["share of pairs"]
 
 
+def test_no_line_is_too_long_whatever_a_title_is():
+    state, runs = study(COST, 0.9501, 0.93, share=0.2)
+    for run in runs[1:]:
+        run.state.proposal = run.state.proposal.model_copy(update={"title": "a title of many words " * 20})
+    long = {name: measure.model_copy(update={"title": "m" * 300 + name}) for name, measure in MEASURES.items()}
+    text = notes.render(state, runs, judgements(runs, state), [], measures=long)
+    assert max(map(len, text.splitlines())) <= 160
+    assert "  1  a title of many words a title" in text
+
+
 def test_a_story_names_what_failed_and_what_it_cost():
     state, runs = study(None, 0.95)
     broken = FinalInfo(verdict=OK.model_copy(update={"name": "nan", "evidence": "loss was not finite at step 7"}))
