@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -255,8 +256,8 @@ def test_a_winner_is_confirmed_by_fresh_seeds_and_the_test_text_and_luck_is_not(
     tested = checkout.notes.split("# Test text")[1]
     assert "- run 1 (Step 1 that is better): L0 " in tested
     assert f"The test text was used {checkout.state.test_uses} times in this study: for run 0; run " in tested
-    shown = " ".join(checkout.agent("show", str(checkout.study.directory)).stdout.split())
-    assert "run 4: Not upheld on the test text: CE-loss score differs by +0.0" in shown
+    shown = " ".join(checkout.agent("show", str(checkout.study.directory), "--run", "4").stdout.split())
+    assert "Not upheld on the test text: CE-loss score differs by +0.0" in shown
     assert checkout.agent("audit", str(checkout.study.notes / "notes.txt")).returncode == 0
 
 
@@ -268,7 +269,9 @@ def test_a_second_study_takes_its_baselines_from_the_cache(checkout: Checkout):
     shutil.rmtree(checkout.root / "runs")
     ended = checkout.run(1)
     assert ended.returncode == 0, ended.stderr
-    assert not list(checkout.study.directory.glob("baseline_*"))
+    copied = [path.name for path in checkout.study.directory.glob("baseline_*")]
+    assert copied == ["baseline_k16_seed1"], "whose latents are compared with run 0's; it is not trained again"
+    assert re.search(r"baseline with K 16, seed 1: .* \(0 s\)", ended.stdout)
     assert [(each.k, each.seed, each.figures) for each in checkout.state.baselines] == [
         (each.k, each.seed, each.figures) for each in first.baselines
     ]
