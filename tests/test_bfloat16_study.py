@@ -80,5 +80,7 @@ def test_the_sentinels_and_the_comparison_hold(study: tuple[Study, State]):
 def test_the_notes_name_the_dtype(study: tuple[Study, State]):
     study_, state = study
     text = (study_.notes / "notes.txt").read_text()
-    assert f"Fixed in every run: model {state.started.fixed.model} in bfloat16, hook {HOOK}" in text
+    assert f"Fixed in every run: model {state.started.fixed.model} in bfloat16, hook {HOOK}" in text.replace(
+        "\n  ", " "
+    )
     assert not notes.edited(text)

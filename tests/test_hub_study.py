@@ -95,7 +95,7 @@ def test_a_study_of_a_hub_model_comes_to_its_end(name: str, config: Any, data: s
     study, state = checkout.study
     assert state.started.fixed.model == name
     assert [run.verdict.name for run in state.runs if run.verdict] == ["ok", "ok"]
-    notes = (study.notes / "notes.txt").read_text()
+    notes = (study.notes / "notes.txt").read_text().replace("\n  ", " ")
     assert name in notes
     assert list((checkout.cache / "evaluation").glob(f"*{commit}*"))
     pinned = state.started.fixed.text

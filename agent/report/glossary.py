@@ -1,13 +1,15 @@
 """What the notes explain once, at their end: how differences are judged, by what evidence, and what measures mean."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.comparison import arbiter, judgement, matching
 from agent.display.formatting import format_value
 from agent.lab.metrics import METRICS
-from agent.lab.results import Expectation
+from agent.lab.results import Expectation, headline
 from agent.report import figure_style, sentences
 from agent.report.outcome import held_out
+from agent.study.runs import Run
 from agent.study.state import State
 
 SENTINELS = {
@@ -74,6 +76,13 @@ def _statistics(state: State, reseeded: matching.Level) -> list[str]:
         f"(Holm) and need the smallest effect worth having; better also needs that {judgement.FRESH_SEEDS} fresh seeds "
         f"confirm it{_last_condition(state)}.",
     ]
+
+
+def unreliable(runs: Sequence[Run]) -> list[str]:
+    """Name the headline metrics of the runs that never decide."""
+    names = headline(run.info for run in runs if run.info and run.counts)
+    titles = [METRICS[name].title for name in names if not METRICS[name].decides]
+    return [sentences.UNRELIABLE.render(titles=figure_style.listed(titles))] if titles else []
 
 
 def _families_without_results(state: State) -> list[str]:

@@ -96,7 +96,10 @@ def render(
         primary=METRICS[state.started.primary_metric],
         conduct=[confined, *(f"After it was resumed: {sentence}" for sentence in later)],
         evidence=glossary.describe_evidence(state),
-        remarks=remarks(run.info for run in runs if run.info),
+        remarks=[
+            *glossary.unreliable(runs),
+            *(f"About {each}" for each in remarks(run.info for run in runs if run.info)),
+        ],
         own_measures=own_measures.table(measures, most_telling(runs, judged, MOST_COLUMNS)),
         definitions=own_measures.definitions(measures, runs),
         runs=[(run.number, _title(run, state, runs, judged), section(run, state, runs, judged)) for run in runs],

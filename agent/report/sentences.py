@@ -152,6 +152,7 @@ PREDICTIONS_HELD = Sentence("Predicted before the run: {held} of {count} held")
 NOT_HELD = Sentence("{outcome}: {predictions}")
 UNTRUE = {"failed": "did not hold", "within noise": "too close to tell"}
 PREDICTED_METRIC = Sentence("{title} {predicted}")
+UNRELIABLE = Sentence("Known to be unreliable, so that they never decide: {titles}.")
 MORE_METRICS = Sentence("{count} more metrics differ: agent show STUDY --run {run}.")
 MORE_RUNS = Sentence("{count} more runs are below.")
 

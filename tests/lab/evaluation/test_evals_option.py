@@ -48,8 +48,8 @@ def test_a_family_that_cannot_run_is_left_out_of_a_tier_and_named_in_the_notes(t
     checkout, _ = two
     _, standard = sorted((checkout.root / "runs").iterdir())
     assert state(standard).started.evals == ("core", "sparse_probing_sae_probes", "tpp")  # type: ignore[union-attr]
-    notes = (checkout.root / "notes" / standard.name / "notes.txt").read_text()
-    assert "Evaluated by core, sparse_probing_sae_probes, tpp.\n" in notes
+    notes = (checkout.root / "notes" / standard.name / "notes.txt").read_text().replace("\n  ", " ")
+    assert "; evaluated by core, sparse_probing_sae_probes, tpp.\n" in notes
     for name in ("sparse_probing", "absorption"):
         assert f"Left out of standard: {name}: it has no stand-in: write one.\n" in notes
 
@@ -60,7 +60,8 @@ def test_an_evaluation_that_never_decides_is_marked_and_its_remark_appears_once(
     checkout, _ = two
     _, standard = sorted((checkout.root / "runs").iterdir())
     notes = (checkout.root / "notes" / standard.name / "notes.txt").read_text()
-    assert "\n- TPP, top 20 (never decides): 0.0310, baseline 0.0310" in notes
+    assert "'tpp': 0.031" in notes
+    assert "\nKnown to be unreliable, so that they never decide: TPP, top 20.\n" in notes
     for text in (notes, checkout.agent("show", str(standard)).stdout):
         assert text.count("tpp: TPP is unreliable at its canonical settings.") == 1
     shown = checkout.agent("show", str(standard / "run_1")).stdout
