@@ -135,6 +135,7 @@ def make_checkout(root: Path, model: Path) -> Checkout:
         }
         for name, parameters in CHANGES.items()
     ]
+    del idea["answer"]  # it is about steps that are not in this plan
     (folder / "idea.yaml").write_text(yaml.safe_dump(idea))
     template = folder / "experiment.py.j2"
     constants = "{% block constants %}\n{{ super() }}\n"

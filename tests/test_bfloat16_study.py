@@ -32,6 +32,7 @@ def make_checkout(root: Path) -> Path:
         shutil.copytree(ROOT / name, root / name)
     path = root / "templates/ideas" / IDEA / "idea.yaml"
     idea = yaml.safe_load(path.read_text())
+    del idea["answer"]  # it is about steps that are not in this plan
     path.write_text(yaml.safe_dump(idea | {"fixed": FIXED, "plan": idea["plan"][:1]}))
     return root
 
