@@ -7,6 +7,11 @@ Status = Literal["supported", "contradicted", "unsupported"]
 CheckResult = tuple[Status, str]  # and the evidence
 
 
+def result(true: bool, evidence: str) -> CheckResult:
+    """Return the result of a check that the figures decide."""
+    return ("supported" if true else "contradicted", evidence)
+
+
 @dataclass(frozen=True)
 class Finding:
     """A claim, where it stands, its status and the evidence."""

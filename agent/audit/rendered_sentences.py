@@ -8,10 +8,10 @@ directories, the random SAE's figures and the measures are claims too.
 import re
 from collections.abc import Iterator
 
-from agent.audit.finding import CheckResult
+from agent.audit.finding import CheckResult, result
 from agent.audit.known_figures import Difference, KnownRun, KnownRuns
 from agent.audit.notes_reader import Notes, Statement
-from agent.audit.rounding import agrees
+from agent.audit.rounding import agrees, number
 from agent.comparison.arbiter import LEAST_SHARE
 from agent.comparison.judgement import Outcome
 from agent.lab.metrics import METRICS
@@ -60,10 +60,10 @@ def learn(notes: Notes, known: KnownRuns) -> None:
         if run is None or run.info:
             continue
         if line := sentences.COMPARED.read(statement.text):
-            numbers = [_number(line[part]) for part in ("value", "reference", "difference", "half_width")]
+            numbers = [number(line[part]) for part in ("value", "reference", "difference", "half_width")]
             run.differences.setdefault(line["title"], Difference(*numbers))
         elif own := sentences.OWN_MEASURES.read(statement.text):
-            run.own_measures = {measure["measure"]: _number(measure["value"]) for measure in _own_measures(own)}
+            run.own_measures = {measure["measure"]: number(measure["value"]) for measure in _own_measures(own)}
 
 
 def learn_outcomes(notes: Notes, known: KnownRuns) -> None:
@@ -73,7 +73,7 @@ def learn_outcomes(notes: Notes, known: KnownRuns) -> None:
         if run is None or run.info:
             continue
         if outcome := next(filter(None, (each.read(statement.text) for each in sentences.OUTCOMES.values())), None):
-            difference, half_width = _number(outcome["difference"]), _number(outcome["half_width"])
+            difference, half_width = number(outcome["difference"]), number(outcome["half_width"])
             value = run.figures.get(TITLES[outcome["title"]], 0.0)
             run.differences.setdefault(outcome["title"], Difference(value, value - difference, difference, half_width))
 
@@ -93,7 +93,7 @@ def check(statement: Statement, known: KnownRuns) -> list[CheckResult] | None:
     if run and (counted := sentences.PREDICTIONS_HELD.opens(text)):
         return list(_check_predictions(counted, text, run))
     if run and run.verdict and (verdict := sentences.DOES_NOT_COUNT.opens(text)):
-        return [_result(verdict["verdict"] == run.verdict, f"the verdict is {run.verdict}")]
+        return [result(verdict["verdict"] == run.verdict, f"the verdict is {run.verdict}")]
     if statement.label.endswith(".png") and sentences.LISTED_RUN.read(text):
         return [result for part in re.split(r"; (?=run \d)", text) for result in _check_listed_run(part, known)]
     return [] if any(record.opens(text) for record in _RECORDS) else None
@@ -111,7 +111,7 @@ def check_differences(text: str, own_run: int | None, known: KnownRuns) -> Itera
             better = METRICS[TITLES[title]].better
             gain = -difference.difference if better == "lower" else difference.difference
             true = not difference.within_noise and (gain > 0) == (word.group().lower() == "better")
-            yield match.group(), _result(true, f"{title} is better when {better}")
+            yield match.group(), result(true, f"{title} is better when {better}")
     for match in sentences.WITHIN_NOISE_OF.within(text, before=_SUBJECT):
         title, difference = _stated_difference(match, own_run, known)
         if difference is None:
@@ -119,7 +119,7 @@ def check_differences(text: str, own_run: int | None, known: KnownRuns) -> Itera
             continue
         yield match.group(), _check_difference(match, difference)
         true = difference.within_noise or _may_be_corrected(title)
-        yield match.group(), _result(true, "" if true else f"{title} differs by more than its interval")
+        yield match.group(), result(true, "" if true else f"{title} differs by more than its interval")
 
 
 def _stated_difference(match: re.Match[str], own_run: int | None, known: KnownRuns) -> tuple[str, Difference | None]:
@@ -130,49 +130,41 @@ def _stated_difference(match: re.Match[str], own_run: int | None, known: KnownRu
     return title, run.differences.get(title) if run else None
 
 
-def _number(text: str) -> float:
-    return float(text.replace(",", ""))
-
-
-def _result(true: bool, evidence: str) -> CheckResult:
-    return ("supported" if true else "contradicted", evidence)
-
-
 def _check_difference(stated: re.Match[str], known: Difference) -> CheckResult:
     true = agrees(stated["difference"], known.difference) and agrees(stated["half_width"], known.half_width)
-    return _result(true, f"the difference is {known.difference:+.4g} ± {known.half_width:.4g}")
+    return result(true, f"the difference is {known.difference:+.4g} ± {known.half_width:.4g}")
 
 
 def _check_figure(title: str, stated: str, run: KnownRun) -> CheckResult:
     value = run.info.metric(TITLES[title]) if run.info else run.figures.get(TITLES[title])
     if value is None:
         return "unsupported", f"{title} was not measured in run {run.number}"
-    return _result(agrees(stated, value), f"run {run.number} has {title} {value:.6g}")
+    return result(agrees(stated, value), f"run {run.number} has {title} {value:.6g}")
 
 
 def _check_metric_line(line: re.Match[str], run: KnownRun) -> Iterator[CheckResult]:
     title = line["title"]
     yield _check_figure(title, line["value"], run)
-    numbers = [_number(line[part]) for part in ("value", "reference", "difference", "half_width")]
+    numbers = [number(line[part]) for part in ("value", "reference", "difference", "half_width")]
     known = run.differences.get(title) if run.info else Difference(*numbers)
     if known is None:
         yield _not_compared(title, run)
         return
     if run.info:
-        yield _result(agrees(line["reference"], known.reference), f"the baseline has {known.reference:.6g}")
+        yield result(agrees(line["reference"], known.reference), f"the baseline has {known.reference:.6g}")
         yield _check_difference(line, known)
     else:  # of three rounded figures
         unit = 10.0 ** -len(line["value"].partition(".")[2])
         apart = abs(known.value - known.reference - known.difference)
         evidence = f"{known.value:g} - {known.reference:g} is {known.value - known.reference:+.4g}"
-        yield _result(apart <= 1.01 * unit, evidence)
+        yield result(apart <= 1.01 * unit, evidence)
     true = not line["within_noise"] or known.within_noise or _may_be_corrected(title)
-    yield _result(true, "" if true else "the difference is larger than its interval")
+    yield result(true, "" if true else "the difference is larger than its interval")
     if line["prediction_outcome"] in ("held", "failed") and line["predicted"] != "same":
         held, direction = line["prediction_outcome"] == "held", known.direction
-        yield _result((direction == line["predicted"]) == held, f"it went {direction}")
+        yield result((direction == line["predicted"]) == held, f"it went {direction}")
         true = direction != "same" or held
-        yield _result(true, "" if true else "a difference within the noise fails no prediction")
+        yield result(true, "" if true else "a difference within the noise fails no prediction")
 
 
 def _may_be_corrected(title: str) -> bool:
@@ -182,7 +174,7 @@ def _may_be_corrected(title: str) -> bool:
 
 def _check_outcome(outcome: Outcome, stated: re.Match[str], run: KnownRun) -> Iterator[CheckResult]:
     title = stated["title"]
-    metric, difference = METRICS[TITLES[title]], _number(stated["difference"])
+    metric, difference = METRICS[TITLES[title]], number(stated["difference"])
     yield _check_figure("L0", stated["l0"], run)
     known = run.differences.get(title)
     if known is None:
@@ -193,12 +185,12 @@ def _check_outcome(outcome: Outcome, stated: re.Match[str], run: KnownRun) -> It
     yield from _check_companion(stated, run)
     gain = -difference if metric.better == "lower" else difference
     if outcome in ("better", "unconfirmed", "untested", "not upheld"):
-        yield _result(gain > 0 and not known.within_noise, f"{title} is better when {metric.better}")
+        yield result(gain > 0 and not known.within_noise, f"{title} is better when {metric.better}")
     if outcome == "worse":
-        yield _result(gain < 0 and not known.within_noise, f"{title} is better when {metric.better}")
+        yield result(gain < 0 and not known.within_noise, f"{title} is better when {metric.better}")
     if outcome == "negligible":
         smallest = stated["smallest"]
-        yield _result(abs(difference) <= _number(smallest), f"the smallest effect worth having is {smallest}")
+        yield result(abs(difference) <= number(smallest), f"the smallest effect worth having is {smallest}")
     yield from _check_on_test(outcome, stated)
 
 
@@ -207,11 +199,11 @@ def _check_predictions(counted: re.Match[str], text: str, run: KnownRun) -> Iter
     groups = [group for part in text.rstrip(".").split("; ")[1:] if (group := sentences.NOT_HELD.read(part))]
     named = [(group["outcome"], match) for group in groups for match in sentences.PREDICTED_METRIC.within(group[0])]
     more = int(counted["count"]) - int(counted["held"])
-    yield _result(more == len(named), f"{len(named)} predictions are named that did not hold")
+    yield result(more == len(named), f"{len(named)} predictions are named that did not hold")
     for outcome, match in named:
         known = run.differences.get(match["title"])
         if known and outcome == sentences.UNTRUE["failed"] and match["predicted"] != "same":
-            yield _result(known.direction != match["predicted"], f"{match['title']} went {known.direction}")
+            yield result(known.direction != match["predicted"], f"{match['title']} went {known.direction}")
 
 
 def _check_companion(stated: re.Match[str], run: KnownRun) -> Iterator[CheckResult]:
@@ -220,12 +212,12 @@ def _check_companion(stated: re.Match[str], run: KnownRun) -> Iterator[CheckResu
     if title := parts.get("lost_title"):
         known = run.differences.get(title)
         lost = f"the difference of {title} is {known.difference:+.4g}" if known else ""
-        yield _result(agrees(parts["lost"], -known.difference), lost) if known else _not_compared(title, run)
+        yield result(agrees(parts["lost"], -known.difference), lost) if known else _not_compared(title, run)
     if parts.get("beyond") and not parts["in_fresh_seed"]:
         known = run.differences.get(title := parts["companion_title"])
-        more = known is not None and -known.difference > _number(parts["beyond"])
+        more = known is not None and -known.difference > number(parts["beyond"])
         yield (
-            _result(more, f"the difference of {title} is {known.difference:+.4g}")
+            result(more, f"the difference of {title} is {known.difference:+.4g}")
             if known
             else _not_compared(title, run)
         )
@@ -238,11 +230,11 @@ def _check_on_test(outcome: Outcome, stated: re.Match[str]) -> Iterator[CheckRes
     seeds = sentences.FRESH_SEEDS.read(parts.get("fresh_seeds") or "")
     if not on_test or seeds is None:
         return
-    on_dev, rounding = _number(seeds["difference"]), 1.5 * 10.0 ** -len(on_test.partition(".")[2])
-    share = _number(on_test) / on_dev if on_dev else 0.0
+    on_dev, rounding = number(seeds["difference"]), 1.5 * 10.0 ** -len(on_test.partition(".")[2])
+    share = number(on_test) / on_dev if on_dev else 0.0
     slack = rounding / abs(on_dev) if on_dev else 0.0
     true = share + slack >= LEAST_SHARE if outcome == "better" else share - slack < LEAST_SHARE
-    yield _result(true, f"{on_test} on the test split is {share:.0%} of {seeds['difference']}")
+    yield result(true, f"{on_test} on the test split is {share:.0%} of {seeds['difference']}")
 
 
 def _not_compared(title: str, run: KnownRun) -> CheckResult:
@@ -259,7 +251,7 @@ def _check_random_sae(figures: str, info: FinalInfo) -> Iterator[CheckResult]:
     for figure in _figures(figures):
         value = known.get(figure["title"])
         evidence = f"a random SAE has {figure['title']} {value}"
-        yield _result(value is not None and agrees(figure["value"], value), evidence)
+        yield result(value is not None and agrees(figure["value"], value), evidence)
 
 
 def _own_measures(own: re.Match[str]) -> list[re.Match[str]]:
@@ -270,13 +262,13 @@ def _check_own_measures(own: re.Match[str], run: KnownRun) -> Iterator[CheckResu
     """Check that each figure is one of the run's measures: results know them by name, notes by title."""
     stated = [measure["value"] for measure in _own_measures(own)]
     evidence = f"run {run.number} has {len(run.own_measures)} measures of its own"
-    yield _result(len(stated) == len(run.own_measures), evidence)
+    yield result(len(stated) == len(run.own_measures), evidence)
     yield from (_check_one_of(figure, list(run.own_measures.values()), run) for figure in stated)
 
 
 def _check_one_of(stated: str, values: list[float], run: KnownRun) -> CheckResult:
     shown = ", ".join(f"{value:.4g}" for value in values)
-    return _result(any(agrees(stated, value) for value in values), f"run {run.number} has {shown}")
+    return result(any(agrees(stated, value) for value in values), f"run {run.number} has {shown}")
 
 
 def _figures(text: str) -> Iterator[re.Match[str]]:

@@ -16,3 +16,8 @@ def agrees(stated: str, value: float, units: float = 0.5) -> bool:
     number = float(written)
     rounded = abs(number - value) <= units * unit * (1 + 1e-6) + 1e-12
     return rounded or (number * value > 0 and 0 <= abs(value) - abs(number) < unit)
+
+
+def number(text: str) -> float:
+    """Return a number as it is written in notes, without its separators of thousands."""
+    return float(text.replace(",", ""))

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterator
 
-from agent.audit.finding import CheckResult, Finding
+from agent.audit.finding import CheckResult, Finding, result
 from agent.audit.known_figures import Difference, KnownRun, KnownRuns
 from agent.audit.notes_reader import Notes, Table
-from agent.audit.rounding import agrees
+from agent.audit.rounding import agrees, number
 from agent.lab.metrics import METRICS
 from agent.report import sentences
 from agent.report.sentences import NUMBER, TITLES
@@ -29,14 +29,14 @@ def learn(notes: Notes, known: KnownRuns) -> None:
             elif table.kind == "own measure":
                 for column, cell in zip(table.columns[1:], cells[1:], strict=True):
                     if (run := _known(_number_of(column), known)) and not run.info and cell != EMPTY:
-                        run.own_measures[cells[0]] = _number(cell)
+                        run.own_measures[cells[0]] = number(cell)
 
 
 def _learn_difference(run: KnownRun, cells: list[str]) -> None:
     title, reference, stated = cells
     if title in TITLES and (match := _DIFFERENCE.fullmatch(stated)):
-        value = run.figures.get(TITLES[title], _number(reference) + _number(match["difference"]))
-        numbers = _number(reference), _number(match["difference"]), _number(match["half_width"])
+        value = run.figures.get(TITLES[title], number(reference) + number(match["difference"]))
+        numbers = number(reference), number(match["difference"]), number(match["half_width"])
         run.differences.setdefault(title, Difference(value, *numbers))
 
 
@@ -74,20 +74,20 @@ def _check_metric(cells: list[str], run: KnownRun) -> Iterator[CheckResult]:
     if known is None or match is None:
         yield "unsupported", f"{title} of run {run.number} was not compared"
         return
-    yield _result(agrees(reference, known.reference), f"the baseline has {known.reference:.6g}")
+    yield result(agrees(reference, known.reference), f"the baseline has {known.reference:.6g}")
     yield from check_difference(stated, known)
-    beyond = abs(_number(match["difference"])) >= _number(match["half_width"])  # as rounded
-    yield _result(beyond, "" if beyond else f"{stated} is within its interval")
+    beyond = abs(number(match["difference"])) >= number(match["half_width"])  # as rounded
+    yield result(beyond, "" if beyond else f"{stated} is within its interval")
     unit = 10.0 ** -len(reference.partition(".")[2])
-    apart = abs(known.value - _number(reference) - _number(match["difference"]))
-    yield _result(apart <= 1.01 * unit, f"the run has {known.value:.6g}, the baseline {reference}")
+    apart = abs(known.value - number(reference) - number(match["difference"]))
+    yield result(apart <= 1.01 * unit, f"the run has {known.value:.6g}, the baseline {reference}")
 
 
 def check_difference(stated: str, known: Difference) -> Iterator[CheckResult]:
     """Check a difference with its interval."""
     match = _DIFFERENCE.fullmatch(stated)
     true = match and agrees(match["difference"], known.difference) and agrees(match["half_width"], known.half_width)
-    yield _result(bool(true), f"the difference is {known.difference:+.4g} ± {known.half_width:.4g}")
+    yield result(bool(true), f"the difference is {known.difference:+.4g} ± {known.half_width:.4g}")
 
 
 def _check_story(cells: dict[str, str], run: KnownRun) -> Iterator[CheckResult]:
@@ -97,10 +97,10 @@ def _check_story(cells: dict[str, str], run: KnownRun) -> Iterator[CheckResult]:
         if (cell := cells[title]) != EMPTY:
             value = run.info.metric(TITLES[title]) if run.info else run.figures.get(TITLES[title])
             evidence = f"run {run.number} has {title} {value}"
-            yield _result(value is not None and agrees(cell, value), evidence)
+            yield result(value is not None and agrees(cell, value), evidence)
     outcome, stated = cells["outcome"], cells["from the baseline"]
     if not run.counts and run.verdict:
-        yield _result(outcome == run.verdict, f"the verdict is {run.verdict}")
+        yield result(outcome == run.verdict, f"the verdict is {run.verdict}")
     primary = next((title for title in titles if title != "L0"), "")
     known = run.differences.get(primary)
     if stated == EMPTY:
@@ -112,13 +112,13 @@ def _check_story(cells: dict[str, str], run: KnownRun) -> Iterator[CheckResult]:
     gain = -known.difference if METRICS[TITLES[primary]].better == "lower" else known.difference
     if outcome == "worse" or outcome in FOR_THE_BETTER:
         true = not known.within_noise and (gain > 0) == (outcome != "worse")
-        yield _result(true, f"{primary} is better when {METRICS[TITLES[primary]].better}")
+        yield result(true, f"{primary} is better when {METRICS[TITLES[primary]].better}")
 
 
 def _check_measure(title: str, cell: str, run: KnownRun) -> CheckResult:
     """Check that a figure is one of the run's own measures: results know them by name, notes by title."""
     found = any(agrees(cell, value) for value in run.own_measures.values())
-    return _result(found, f"run {run.number} has {'a' if found else 'no'} measure of {cell} ({title})")
+    return result(found, f"run {run.number} has {'a' if found else 'no'} measure of {cell} ({title})")
 
 
 def check_answer(text: str, known: KnownRuns) -> list[CheckResult] | None:
@@ -140,7 +140,7 @@ def check_answer(text: str, known: KnownRuns) -> list[CheckResult] | None:
 
 def _check_reason(reason: str, decisive: bool, known: KnownRuns) -> Iterator[CheckResult]:
     if (match := sentences.REASON_METRIC.read(reason)) and (run := _known(int(match["run"]), known)):
-        low, high = (_number(match["difference"]) + sign * _number(match["half_width"]) for sign in (-1, 1))
+        low, high = (number(match["difference"]) + sign * number(match["half_width"]) for sign in (-1, 1))
         if match["from_"] == "the baseline's":
             difference = run.differences.get(match["title"])
             stated = f"{match['difference']} ± {match['half_width']}"
@@ -154,16 +154,16 @@ def _check_reason(reason: str, decisive: bool, known: KnownRuns) -> Iterator[Che
         for figure, whose in ((match["value"], run), (match["reference"], other)):
             if whose.own_measures:
                 yield _check_measure(match["measure"], figure, whose)
-        difference = _number(match["value"]) - _number(match["reference"])
-        yield _result(agrees(match["change"], difference, 1.5), f"the difference is {difference:+.4g}")
+        difference = number(match["value"]) - number(match["reference"])
+        yield result(agrees(match["change"], difference, 1.5), f"the difference is {difference:+.4g}")
         yield from _check_limit(match["asked"], difference, difference, decisive)
     elif (match := sentences.REASON_VALUE.read(reason)) and (run := _known(int(match["run"]), known)):
         if run.own_measures:
             yield _check_measure(match["measure"], match["value"], run)
-        yield from _check_limit(match["asked"], _number(match["value"]), _number(match["value"]), decisive)
+        yield from _check_limit(match["asked"], number(match["value"]), number(match["value"]), decisive)
     elif match := sentences.REASON_OUTCOME.read(reason):
         met = match["outcome"] in match["asked"].split(" or ")
-        yield _result(met == decisive, f"{match['outcome']} is {'' if met else 'not '}{match['asked']}")
+        yield result(met == decisive, f"{match['outcome']} is {'' if met else 'not '}{match['asked']}")
     elif decisive and not re.fullmatch(r"and \d+ more", reason):
         yield "unsupported", f"no figures decide: {reason}"
 
@@ -171,19 +171,19 @@ def _check_reason(reason: str, decisive: bool, known: KnownRuns) -> Iterator[Che
 def _check_met(reasons: str) -> Iterator[CheckResult]:
     """Check that each figure of the conditions that hold is beyond its limit."""
     for match in _MET.finditer(reasons):
-        difference, half_width = _number(match["figure"]), _number(match["half_width"] or "0")
+        difference, half_width = number(match["figure"]), number(match["half_width"] or "0")
         yield from _check_limit(match["asked"], difference - half_width, difference + half_width, True)
 
 
 def _check_limit(asked: str, low: float, high: float, decisive: bool) -> Iterator[CheckResult]:
     if match := _ASKED.fullmatch(asked):
-        limit = _number(match["limit"])
+        limit = number(match["limit"])
         met = low > limit if match["way"] == "above" else high < limit
-        yield _result(met == decisive, f"{low:.4g} to {high:.4g} is {'' if met else 'not '}{asked}")
+        yield result(met == decisive, f"{low:.4g} to {high:.4g} is {'' if met else 'not '}{asked}")
         if match["other"]:
-            far = _number(match["far"])
+            far = number(match["far"])
             refuted = low > far if match["other"] == "above" else high < far
-            yield _result(not refuted, f"{low:.4g} to {high:.4g} is {match['other']} {far:g}")
+            yield result(not refuted, f"{low:.4g} to {high:.4g} is {match['other']} {far:g}")
 
 
 def _known(number: int | None, known: KnownRuns) -> KnownRun | None:
@@ -193,11 +193,3 @@ def _known(number: int | None, known: KnownRuns) -> KnownRun | None:
 def _number_of(column: str) -> int | None:
     match = re.search(r"\brun (\d+)", column)
     return int(match[1]) if match else None
-
-
-def _number(text: str) -> float:
-    return float(text.replace(",", ""))
-
-
-def _result(true: bool, evidence: str) -> CheckResult:
-    return ("supported" if true else "contradicted", evidence)

@@ -1,6 +1,5 @@
 """`agent show STUDY`: the story of a study, or one of its runs, in the terminal."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.comparison.judgement import Judgement, judgements
-from agent.display.console import make_console
+from agent.display.console import make_console, print_diff
 from agent.display.formatting import remarks
 from agent.lab.errors import UserError
 from agent.lab.metrics import METRICS
@@ -27,7 +26,6 @@ from agent.study.state import State
 from agent.study.workspace import Study
 
 DECISIONS = {"supported": "green", "refuted": "red", "not decided": "yellow"}
-DIFF = {"@": "cyan", "+": "green", "-": "red"}
 
 
 def print_study(study: Study, state: State) -> bool:
@@ -134,10 +132,9 @@ def _print_diff(console: Console, run: Run, runs: Sequence[Run]) -> None:
     if run.number == 0 or start >= len(runs):
         return
     before, after = runs[start].state.proposal.source, run.state.proposal.source
-    diff = list(difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm=""))
-    console.print(f"\nthe code, from that of run {start}:" if diff else f"\nthe code is that of run {start}")
-    for line in diff[2:]:  # the first two lines would name files
-        console.print(visible(line), style=DIFF.get(line[0]), soft_wrap=True)
+    same = before.splitlines() == after.splitlines()
+    console.print(f"\nthe code is that of run {start}" if same else f"\nthe code, from that of run {start}:")
+    print_diff(console, before, after)
 
 
 def _print_verdict(console: Console, name: str, info: FinalInfo) -> None:

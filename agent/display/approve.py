@@ -1,13 +1,11 @@
 """Ask the researcher to approve a proposed change (`--approve`)."""
 
-import difflib
 import sys
 
-from agent.display.console import make_console
+from agent.display.console import make_console, print_diff
 from agent.lab.errors import UserError
-from agent.lab.visible import one_line, visible
+from agent.lab.visible import one_line
 
-STYLES = {"@": "cyan", "+": "green", "-": "red"}
 ANSWERS = {"y": True, "yes": True, "n": False, "no": False}
 
 
@@ -28,9 +26,7 @@ def approve(before: str, after: str, title: str) -> bool:
     require_terminal()
     console = make_console()
     console.print(one_line(title), style="bold", soft_wrap=True)
-    diff = list(difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm=""))
-    for line in diff[2:]:  # the first two lines would name files
-        console.print(visible(line), style=STYLES.get(line[0]), soft_wrap=True)
+    print_diff(console, before, after)
     while (answer := _ask("run this? [y/n] ").strip().lower()) not in ANSWERS:
         print("type y to run it, n to reject it")
     return ANSWERS[answer]

@@ -1,5 +1,6 @@
 """Tables on the terminal."""
 
+import difflib
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -12,11 +13,13 @@ from rich.text import Text
 from agent.display.formatting import format_value
 from agent.lab.metrics import METRICS
 from agent.lab.results import headline
+from agent.lab.visible import visible
 from agent.study.runs import Run
 
 WIDTH_WITHOUT_TERMINAL = 120
 LONGEST_LINE = 1000  # without a terminal, for tables whose rows should stay on one line
 METRICS_PER_TABLE = 7
+DIFF_STYLES = {"@": "cyan", "+": "green", "-": "red"}
 
 
 def make_console(width: int = WIDTH_WITHOUT_TERMINAL) -> Console:
@@ -47,6 +50,13 @@ def study_table(runs: Sequence[Run]) -> Group:
             table.add_row(str(run.number), *([title, verdict] if start == 0 else []), *values)
         tables.append(table)
     return Group(*tables)
+
+
+def print_diff(console: Console, before: str, after: str) -> None:
+    """Print how one text differs from another, line by line; nothing if it does not."""
+    diff = list(difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm=""))
+    for line in diff[2:]:  # the first two lines would name files
+        console.print(visible(line), style=DIFF_STYLES.get(line[0]), soft_wrap=True)
 
 
 def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
