@@ -271,9 +271,12 @@ class Loop:
         return False
 
     def conclude(self) -> None:
-        """Confirm winners, score the test split, and keep features, unless what judges them has changed."""
+        """Confirm winners, score the test split, and keep features, unless what judges them has changed; conclude."""
         if not self.custody.code.changed():
             self.work(lambda: self.confirmation.start_next() or self.features.start_next())
+        while remark := self.proposer.conclude(self.state):
+            self.record(remark)
+        self.custody.note_transcript()
 
     def end(self, reason: str) -> None:
         """Record the end of the study."""

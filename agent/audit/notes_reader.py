@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.report.claim_words import split_sentences
+from agent.report.splitting import split_sentences
 
 INTENT_LABELS = (
     "why",

@@ -63,10 +63,12 @@ def remark_line(remark: Remark) -> str:
             titles = "; ".join(planned.title for planned in remark.runs)
             return f"plan after run {remark.after_run}: {titles or 'nothing left to try'}"
         case "answer_sent_back":
-            why = "it claims what only results may say" if remark.prose else remark.why.splitlines()[0]
+            why = remark.why.splitlines()[0]
             return f"the {remark.purpose} of the language model was sent back: {why}"
         case "run_described":
             return f"run {remark.run} is described"
+        case "conclusion_drawn":
+            return "the language model concludes"
 
 
 def run_line(info: FinalInfo) -> str:

@@ -10,6 +10,7 @@ from agent.append_log import AppendLog, whole_lines
 from agent.lab.chat import Kind, Message, TokenUsage
 from agent.lab.files import BadFile
 
+TIMES = "Measured here: "  # how a line of a prompt begins that another machine would not repeat
 ANSWER_KINDS: tuple[Kind, ...] = ("refused", "malformed", "truncated")  # failures of an answer that came
 
 
@@ -46,8 +47,8 @@ class Exchange(_Recorded):
         return self.error is None or self.error.kind in ANSWER_KINDS
 
     def asks(self, purpose: str, messages: Sequence[Message]) -> bool:
-        """Return True if this is the same question."""
-        return self.purpose == purpose and self.messages == list(messages)
+        """Return True if this is the same question, but for times that were measured."""
+        return self.purpose == purpose and _timeless(self.messages) == _timeless(messages)
 
 
 class Transcript:
@@ -83,6 +84,15 @@ def _parse(content: bytes, path: Path) -> list[Exchange]:
             key = ".".join(map(str, first["loc"]))
             raise BadTranscript(f"{path} line {number} is no exchange: {key} {first['msg']}") from None
     return exchanges
+
+
+def _timeless(messages: Sequence[Message]) -> list[Message]:
+    """Return messages without the lines that hold times."""
+    return [
+        message
+        | {"content": "\n".join(line for line in message["content"].split("\n") if not line.startswith(TIMES))}
+        for message in messages
+    ]
 
 
 def outcomes(exchanges: Sequence[Exchange]) -> list[Exchange]:

@@ -32,6 +32,10 @@ class Proposer(Protocol):
         """Return what to record about a run whose result is known, or None if nothing is missing."""
         ...
 
+    def conclude(self, state: "State") -> "Remark | None":
+        """Return what to record once no more runs are tried and all comparisons are final, or None if nothing is."""
+        ...
+
     def skipped(self, state: "State", observed: ObservedDirection) -> list[tuple[str, str]]:
         """Return title and reason of each step that is passed over as things stand."""
         ...

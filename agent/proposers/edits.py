@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import PurePosixPath
 
-OPEN = re.compile(r"\s*<{5,9} ?SEARCH>?\s*")
+OPEN = re.compile(r"\s*<{5,9} ?SEARCH>?\s*", re.I)
 DIVIDE = re.compile(r"\s*={5,9}\s*")
-CLOSE = re.compile(r"\s*>{5,9} ?REPLACE\s*")
-MALFORMED = re.compile(r"\s*(<{5}|>{5}|[<>]{3,}\s*(SEARCH|REPLACE)\b)")
+CLOSE = re.compile(r"\s*>{5,9} ?REPLACE\s*", re.I)
+MALFORMED = re.compile(r"\s*(<{5}|>{5}|[<>]{3,}\s*(SEARCH|REPLACE)\b)", re.I)
 FORM = "a block is a line `<<<<<<< SEARCH`, lines of the file, a line `=======`, new lines, a line `>>>>>>> REPLACE`"
 
 FENCE = re.compile(r"\s*(`{3,}|~{3,})")
@@ -79,7 +79,7 @@ def parse(answer: str) -> list[Edit]:
         elif CLOSE.fullmatch(line):
             if opened is None:
                 raise EditError(f"{block} ends in line {at + 1} without `<<<<<<< SEARCH` before: {FORM}")
-            search, replace = _halves(lines[opened:at], block)
+            search, replace = _without_signs(*_halves(lines[opened:at], block))
             edits.append(Edit(_text(search, "\n"), _text(replace, "\n"), _file_name(lines[:opened])))
             opened = None
         elif MALFORMED.match(line):
@@ -123,6 +123,14 @@ def apply(source: str, edits: Sequence[Edit], file: str = "experiment.py") -> st
     if edited == source:
         raise EditError(f"the blocks together leave {file} as it is: change something")
     return edited
+
+
+def _without_signs(search: list[str], replace: list[str]) -> tuple[list[str], list[str]]:
+    """Take off the - and + of a diff, if each line of a block has one or a space and both halves have some."""
+    for lines, sign in ((search, "-"), (replace, "+")):
+        if not any(line.startswith(sign) for line in lines) or any(line[:1] not in ("", " ", sign) for line in lines):
+            return search, replace
+    return [line[1:] for line in search], [line[1:] for line in replace]
 
 
 def _raw(text: str) -> list[str]:

@@ -16,12 +16,17 @@ from agent.comparison.judgement import for_proposers, judgements, observed_direc
 from agent.display.formatting import format_difference, format_value
 from agent.ideas import Idea, strict_templates
 from agent.lab.chat import rough_prompt_tokens
+from agent.lab.defaults import is_world
 from agent.lab.metrics import METRICS
 from agent.llm.client import LONGEST_ANSWER, LLMError
 from agent.llm.redact import redact
 from agent.llm.transcript import Message
+from agent.lab.results import headline
+from agent.proposers import lab_reference
 from agent.proposers.answers import ALL_COMPLETED
+from agent.proposers.explained import EXPLAINED, setting
 from agent.report import prose
+from agent.report.answer import answer
 from agent.report.layout import flow
 from agent.report.outcome import outcome_sentence
 from agent.report.prose import Facts
@@ -60,8 +65,9 @@ class Prompts:
         seen = newest_seen(state, run)
         counted = [each.number for each in self.study.load_runs(state, runs_after(state, seen)) if each.counts]
         source = state.runs[counted[-1]].proposal.source
-        left, more = runs_left(state, run - 1), _fenced_source(source)
-        return self._fit("plan.j2", state, seen, run, runs_left=left, plan=state.plan, start=counted[-1], **more)
+        above = f", or from run {run} on, planned above it" if (state.started.jobs or 1) == 1 else ""
+        told = {"runs_left": runs_left(state, run - 1), "plan": state.plan, "start": counted[-1], "first": run}
+        return self._fit("plan.j2", state, seen, run, **told, starts_above=above, **_fenced_source(source))
 
     def proposal(self, state: State, base: Proposal, number: int, attempt: int) -> list[Message]:
         """Ask for edits to the file of `base`: the previous attempt at this run, or the run that it starts from."""
@@ -82,12 +88,23 @@ class Prompts:
             **_fenced_source(base.source),
         )
 
-    def description(self, state: State, number: int) -> list[Message]:
-        """Ask for a paragraph on a run that has its result."""
-        proposal = state.runs[number].proposal
-        written, left = proposal.description, runs_left(state, number)
-        told = {"number": number, "title": proposal.title, "written": written, "runs_left": left}
-        return self._fit("description.j2", state, number, number + 1, **told)
+    def findings(self, state: State, number: int) -> list[Message]:
+        """Ask what came out of a run that has its result, and what it means."""
+        told = {"number": number, "title": state.runs[number].proposal.title, "runs_left": runs_left(state, number)}
+        return self._fit("findings.j2", state, number, number + 1, **told)
+
+    def conclusion(self, state: State) -> list[Message]:
+        """Ask what the runs say of the hypothesis, once no more are tried."""
+        last = len(state.runs) - 1
+        runs = self.study.load_runs(state)
+        ruled = answer(state, runs, for_proposers(judgements(runs, state)), state.started.measures)
+        return self._fit("conclusion.j2", state, last, last + 1, runs_left=runs_left(state, last), ruled=ruled)
+
+    def again(self, state: State, purpose: str, why: str) -> str:
+        """Return what follows an answer that could not be used: the reason, and an example of a whole answer."""
+        names = headline(run.info for run in self.study.load_runs(state)[:1] if run.info)
+        example = self.environment.get_template("example.j2").render(purpose=purpose, headline=names)
+        return f"{why}\n\nSend the whole answer again, in a form like this one:\n\n{example}"
 
     def _fit(self, template: str, state: State, seen: int, before: int, **task: Any) -> list[Message]:
         """Return the longest prompt that leaves room for an answer. Raise LLMError if even the shortest does not.
@@ -115,7 +132,7 @@ class Prompts:
     def _variables(self, state: State, runs: list[Run], detail: Detail) -> dict[str, Any]:
         """Return what every template may use."""
         judged = for_proposers(judgements(runs, state))
-        facts = Facts(runs, judged, state.started.primary_metric)
+        facts = Facts.of(runs, judged, state.started)
         done = [run for run in runs if run.info]
         listed = [*done[:1], *done[1:][len(done[1:]) - detail.rows :]] if len(done) > detail.rows else done
         return {
@@ -128,6 +145,16 @@ class Prompts:
                 METRICS[name].model_dump(include={"title", "better", "decides"}) | {"name": name}
                 for name in facts.headline
             ],
+            "explained": EXPLAINED,
+            "setting": setting(state, runs),
+            "world": is_world(state.started.fixed.model),
+            "signatures": lab_reference.signatures(),
+            "operators": lab_reference.operators(),
+            "needs": {},
+            "own_measures": [
+                (name, measure.title) for name, measure in state.started.measures.items() if measure.main
+            ],
+            "conclusion": state.conclusion,
             "required_lines": preflight.REQUIRED_LINES,
             "fixed": {name: repr(value) for name, value in preflight.fixed_constants(state.started.fixed).items()},
             "allowed_imports": preflight.ALLOWED_IMPORTS,
@@ -149,8 +176,9 @@ class Prompts:
             "number": run.number,
             "title": proposal.title,
             "start": _run_name(proposal.start),
-            "description": prose.render(run.state.described or proposal.description, facts),
+            "description": prose.render(proposal.description, facts),
             "why": prose.render(proposal.why, facts),
+            "described": prose.render(run.state.described or "", facts),
             "judged": outcome_sentence(run, state, judgement) if run.counts else "",
             "compared": compared_lines(run, state.started.primary_metric, judgement),
             "verdict": run.info.verdict.name,

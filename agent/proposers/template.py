@@ -75,6 +75,9 @@ class TemplateProposer:
     def describe(self, state: State, run: int) -> None:
         """Return None: the plan's own descriptions say it all."""
 
+    def conclude(self, state: State) -> None:
+        """Return None: the rules of the idea say what follows."""
+
     def skipped(self, state: State, observed: ObservedDirection) -> list[tuple[str, str]]:
         """Return title and reason of each step that is passed over as things stand."""
         passed_over, over = self._passed_over(settled(state), observed), tried(state)

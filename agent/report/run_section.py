@@ -65,7 +65,7 @@ def run_texts(run: Run, state: State, runs: Sequence[Run], judged: Mapping[int, 
     texts = {"title": proposal.title, "description": proposal.description, "why": proposal.why}
     texts["described"] = run.state.described or ""
     if state.started.language_model and not run.state.by_hand:
-        facts = Facts(runs, judged, state.started.primary_metric)
+        facts = Facts.of(runs, judged, state.started)
         texts = {name: prose.render(text, facts) for name, text in texts.items()}
     return texts
 

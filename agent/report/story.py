@@ -71,7 +71,7 @@ def tell(
     primary, measures = state.started.primary_metric, measures or state.started.measures
     secondary = secondary_metrics(runs, primary)
     columns = ("run", "change", "L0", METRICS[primary].title, "from the baseline", "outcome")
-    facts = Facts(runs, judged, primary) if state.started.language_model else None
+    facts = Facts.of(runs, judged, state.started) if state.started.language_model else None
     return Story(
         title=state.started.title,
         question=" ".join(state.started.hypothesis.split()),

@@ -121,16 +121,17 @@ class PlanMade(_Event):
     event: Literal["plan_made"] = "plan_made"
     after_run: int
     runs: list[PlannedRun]  # empty: the model ended its plan
+    reasoning: Prose = ""
 
 
 class AnswerSentBack(_Event):
     """A refused answer of a language model, with the reason it is given."""
 
     event: Literal["answer_sent_back"] = "answer_sent_back"
-    purpose: Literal["plan", "proposal", "description"]
+    purpose: Literal["plan", "proposal", "description", "conclusion"]
     answer: Prose
     why: Prose
-    prose: bool = False  # refused for sentences that claim what only results may say
+    prose: bool = False  # refused for placeholders that stand for nothing; in 0.1.0 for claims in words
 
 
 class ArtefactsRecorded(_Event):
@@ -169,6 +170,15 @@ class RunDescribed(_Event):
     event: Literal["run_described"] = "run_described"
     run: int
     text: Prose
+
+
+class ConclusionDrawn(_Event):
+    """What a language model concludes when a study is through, with placeholders for figures."""
+
+    event: Literal["conclusion_drawn"] = "conclusion_drawn"
+    after_run: int
+    text: Prose  # empty: it said nothing that could be used
+    next: Prose = ""  # what it would try next
 
 
 class PreflightFailed(_Event):
@@ -297,7 +307,7 @@ class StudyEnded(_Event):
     why: Line
 
 
-Remark = PlanMade | AnswerSentBack | RunDescribed  # what a proposer may record apart from proposals
+Remark = PlanMade | AnswerSentBack | RunDescribed | ConclusionDrawn  # what a proposer may record apart from proposals
 
 Event = Annotated[
     StudyStarted
@@ -321,6 +331,7 @@ Event = Annotated[
     | JobQueued
     | JobLost
     | RunDescribed
+    | ConclusionDrawn
     | RunCompared
     | ReplicateEnded
     | ScoredOnTest

@@ -37,6 +37,7 @@ class Proposal(BaseModel):
     source: str  # the whole experiment.py
     planned: Prose = ""  # what a language model's plan had said of it
     start: int = 0  # the run whose experiment.py was changed
+    mended: Prose = ""  # the reason of this attempt, where an earlier one had failed; `why` is the run's
     answer: Prose = ""  # of a language model, if it could not be used
     unusable: Prose = ""  # the reason, written for the model; `source` is then unchanged
 

@@ -16,6 +16,7 @@ from agent.study.events import (
     AttemptEnded,
     AttemptStarted,
     BaselineMeasured,
+    ConclusionDrawn,
     EvaluationEnded,
     Event,
     FeaturesKept,
@@ -121,6 +122,8 @@ class State:
     baselines_tried: dict[tuple[float, int], Verdict] = field(default_factory=dict)  # by K and seed
     baseline_errors: dict[tuple[float, int], dict[str, str]] = field(default_factory=dict)  # likewise: family -> reason
     plan: PlanMade | None = None  # the language model's newest
+    plans: list[PlanMade] = field(default_factory=list)  # all of them
+    conclusion: ConclusionDrawn | None = None  # the language model's newest
     sent_back: list[AnswerSentBack] = field(default_factory=list)  # since the last accepted answer
     runs: list[RunState] = field(default_factory=list)
     jobs: dict[str, str] = field(default_factory=dict)  # name of each that was submitted and not taken in -> its id
@@ -226,7 +229,7 @@ def _account(state: State, event: Event) -> None:
         state.jobs_timed += bool(event.seconds) and not isinstance(event, EvaluationEnded | FeaturesKept)
     state.last_time = event.time
     state.noted = isinstance(event, NotesWritten)
-    if isinstance(event, PlanMade | ProposalMade | RunDescribed):
+    if isinstance(event, PlanMade | ProposalMade | RunDescribed | ConclusionDrawn):
         state.sent_back = []
     if isinstance(event, StudyStarted | StudyResumed) and event.confinement not in (None, *state.confinements[-1:]):
         state.confinements.append(event.confinement)
@@ -272,6 +275,9 @@ def _apply(state: State, event: Event) -> None:
                 state.baselines = sorted([*state.baselines, baseline], key=lambda each: (each.k, each.seed))
         case PlanMade():
             state.plan = event
+            state.plans.append(event)
+        case ConclusionDrawn():
+            state.conclusion = event
         case AnswerSentBack():
             state.sent_back.append(event)
         case RunDescribed(run=number, text=text):

@@ -1,0 +1,114 @@
+"""Digits beside a score's name in a language model's text: they become the placeholder of a figure that was measured.
+
+A figure that no result has is taken out, so that a reader meets no score but measured ones. What is expected before it
+is known (should, may, would) keeps its numbers, and so do settings.
+"""
+
+import re
+from collections.abc import Iterator
+
+from agent.lab.metrics import HEADLINE, METRICS
+from agent.report.prose import PLACEHOLDER, SYNONYMS, Facts
+from agent.report.splitting import split_sentences
+
+NOT_MEASURED = "[not a measured figure]"
+
+_SCORES = {
+    title.lower(): name
+    for name in HEADLINE
+    if name != "l0"
+    for title in (name, METRICS[name].title, *SYNONYMS.get(name, ()))
+}
+_SCORE = re.compile("|".join(rf"\b{re.escape(title)}\b" for title in sorted(_SCORES, key=len, reverse=True)), re.I)
+_NUMBER = r"\d*\.\d+"
+_PERCENT = r"(?:%|per ?cent\b)"
+_INTERVAL = rf"(?:\s*(?:±|\+/-)\s*{_NUMBER})?"
+_FIGURE = re.compile(
+    rf"(?<![\w.])(?P<sign>[+\-−]?)(?P<digits>{_NUMBER})(?:\s?(?P<percent>{_PERCENT}))?{_INTERVAL}(?!\w)"
+    rf"|(?<![\w.])(?P<whole>\d+)\s?{_PERCENT}"
+)
+_NEAR = 60  # characters between a score's name and its figure
+_ENDS = re.compile(
+    r"[;!?]|\.\s|,\s+(?:while|but|whereas|with)\b|\bat L0\b"
+)  # between them, and they do not belong together
+_OF_A_SETTING = re.compile(
+    r"(?:\b(?:rates?|coefficients?|weights?|thresholds?|steps?|L0|widths?|scales?|decay|momentum|p|[A-Z][A-Z0-9_]+)\b"
+    r"|±)[\s=:(`]*(?:(?:of|to|from|at|is|was|by)\s+)?$"
+)
+_AFTER = re.compile(r"\s*(?:in|of|for|on|points? (?:in|of))?\s*(?:the\s+)?")
+_EXPECTS = re.compile(
+    r"\b(?:should|may|might|could|would|will|can|if|whether|unless|likely|expect\w*|hop(?:e|es|ed|ing)|hypothes\w+"
+    r"|predict\w*|aims?|intend\w*|targets?)\b",
+    re.I,
+)
+_OF_RUN = re.compile(r"\bruns? #?(\d+)|\b(baseline)", re.I)
+
+
+def measured(text: str, facts: Facts) -> str:
+    """Return a text with a placeholder, or NOT_MEASURED, for each bare figure of a score."""
+    placeholders = [match.group() for match in PLACEHOLDER.finditer(text)]
+    letters = iter(range(len(placeholders)))
+    masked = PLACEHOLDER.sub(
+        lambda _: chr(0xE000 + next(letters)), re.sub("[\ue000-\uf8ff]", "", text)
+    )  # so that no digit in one is taken for a figure
+    for sentence in split_sentences(masked):
+        if not _EXPECTS.search(sentence):
+            masked = masked.replace(sentence, _replaced(sentence, facts))
+    return re.sub("[\ue000-\uf8ff]", lambda letter: placeholders[ord(letter.group()) - 0xE000], masked)
+
+
+def _replaced(sentence: str, facts: Facts) -> str:
+    parts, end = [], 0
+    for figure in _FIGURE.finditer(sentence):
+        if name := _score_of(sentence, figure):
+            parts += [sentence[end : figure.start()], _placeholder(sentence, figure, name, facts)]
+            end = figure.end()
+    return "".join([*parts, sentence[end:]])
+
+
+def _score_of(sentence: str, figure: re.Match[str]) -> str | None:
+    """Return the score that a figure is given for: the last one named before it in its clause, or the next word."""
+    before, after = sentence[: figure.start()], sentence[figure.end() :]
+    if _OF_A_SETTING.search(before):
+        return None
+    named = [match for match in _SCORE.finditer(before) if figure.start() - match.end() <= _NEAR]
+    if named and not _ENDS.search(before[named[-1].end() :]):
+        return _SCORES[named[-1].group().lower()]
+    behind = _AFTER.match(after)
+    follows = _SCORE.match(after, behind.end() if behind else 0)
+    return _SCORES[follows.group().lower()] if follows else None
+
+
+def _placeholder(sentence: str, figure: re.Match[str], name: str, facts: Facts) -> str:
+    """Return the placeholder of the measured figure that stands here, of the runs that the sentence names if any."""
+    digits = figure["whole"] or figure["digits"]
+    value = float(digits) * (-1 if figure["sign"] in ("-", "−") else 1)
+    if figure["whole"] or figure["percent"]:
+        value /= 100
+    half = 0.5 * 10.0 ** -(len(digits.partition(".")[2]) + 2 * bool(figure["whole"] or figure["percent"])) * 1.0001
+    if abs(abs(value) - facts.smallest_effect) <= half:
+        return figure.group()
+    named = {int(match[1] or 0) for match in _OF_RUN.finditer(sentence)}
+    if named == {0}:
+        named = set()  # against the baseline, of the run that the text is about
+    for placeholder, known in _known(name, named, facts):
+        if abs(value - known) <= half or (" - " in placeholder and abs(abs(value) - abs(known)) <= half):
+            return placeholder
+    return NOT_MEASURED
+
+
+def _known(name: str, named: set[int], facts: Facts) -> Iterator[tuple[str, float]]:
+    """Yield the placeholders of a metric's figures and differences with their values, those of named runs alone."""
+    runs = [run for run in facts.runs if run.counts and run.info]
+    for run in runs:
+        value = run.info.metric(name) if run.info else None
+        if value is not None and (not named or run.number in named):
+            yield f"{{{{{'run_' + str(run.number) if run.number else 'baseline'}.{name}}}}}", value
+    for run in runs:
+        for other in runs:
+            if run.number in (0, other.number) or (named - {0} and run.number not in named):
+                continue
+            compared = facts.difference(run.number, name, other.number)
+            if not isinstance(compared, str):
+                against = f"run_{other.number}" if other.number else "baseline"
+                yield f"{{{{run_{run.number} - {against} {name}}}}}", compared.difference
