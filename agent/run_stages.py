@@ -6,14 +6,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from agent.comparison.baselines import Baselines
-from agent.display.approve import approve
+from agent.comparison.judgement import judgements
+from agent.display.approve import refusal
 from agent.display.formatting import run_line
 from agent.display.live import Display
 from agent.lab import results
 from agent.lab.evaluation.requests import Score
 from agent.lab.files import remove, write_atomically
+from agent.lab.metrics import METRICS
 from agent.lab.results import FinalInfo, Work
 from agent.lab.verdicts import Verdict
+from agent.report.run_section import run_texts
 from agent.running import preflight
 from agent.running.job_queue import Ended, JobQueue
 from agent.running.jobs import Job, Training
@@ -145,12 +148,15 @@ class RunStages:
 
     def require_approval(self, run: int) -> None:
         """Show the change to a person. Raise RunFailed if refused, UserError if there is no terminal to ask on."""
-        runs = self.state.runs
-        proposal = runs[run].proposal
+        proposal, runs = self.state.runs[run].proposal, self.study.load_runs(self.state)
+        written = run_texts(runs[run], self.state, runs, judgements(runs, self.state))
+        predictions = ", ".join(f"{METRICS[name].title} {way}" for name, way in proposal.predictions.items())
+        texts = {"Description": written["description"], "Reasons": written["why"], "Predictions": predictions}
+        before = self.state.runs[proposal.start].proposal.source
         with self.display.paused():
-            approved = approve(runs[proposal.start].proposal.source, proposal.source, f"run {run}: {proposal.title}")
-        if not approved:
-            raise RunFailed(Verdict(name="preflight", evidence="not approved by the researcher"))
+            reason = refusal(before, proposal.source, f"run {run}: {written['title']}", texts)
+        if reason is not None:
+            raise RunFailed(attempts.refusal(reason))
 
     def earlier_sources(self, run: int) -> dict[str, str]:
         """Return the code of everything tried before, by run and attempt."""

@@ -1,10 +1,11 @@
 """Ask the researcher to approve a proposed change (`--approve`)."""
 
 import sys
+from collections.abc import Mapping
 
 from agent.display.console import make_console, print_diff
 from agent.lab.errors import UserError
-from agent.lab.visible import one_line
+from agent.lab.visible import one_line, visible
 
 ANSWERS = {"y": True, "yes": True, "n": False, "no": False}
 
@@ -17,8 +18,9 @@ def require_terminal() -> None:
         )
 
 
-def approve(before: str, after: str, title: str) -> bool:
-    """Show how the code `after` differs from `before`, and return True if the researcher approves it.
+def refusal(before: str, after: str, title: str, texts: Mapping[str, str]) -> str | None:
+    """Show what is said of a change, by label, and how the code `after` differs from `before`. Return None if the
+    researcher approves it, else the reason, which may be empty.
 
     Nothing else may write to the terminal meanwhile. Raise UserError without a terminal, KeyboardInterrupt at the end
     of the input.
@@ -26,10 +28,13 @@ def approve(before: str, after: str, title: str) -> bool:
     require_terminal()
     console = make_console()
     console.print(one_line(title), style="bold", soft_wrap=True)
+    for label, text in texts.items():
+        if text:
+            console.print(f"{label}: {visible(text)}")
     print_diff(console, before, after)
     while (answer := _ask("run this? [y/n] ").strip().lower()) not in ANSWERS:
         print("type y to run it, n to reject it")
-    return ANSWERS[answer]
+    return None if ANSWERS[answer] else one_line(_ask("why not? (for the next attempt and the notes; may be empty) "))
 
 
 def _ask(question: str) -> str:

@@ -7,6 +7,7 @@ followed by another proposal for the same run.
 from agent.lab.verdicts import NOT_RETRYABLE, Verdict
 
 ATTEMPTS = 4  # tries at a run before it counts as failed
+NOT_APPROVED = "not approved by the researcher"  # how the evidence begins where a person refused a change
 
 
 def repeats_after_kill(attempt: int) -> bool:
@@ -17,3 +18,13 @@ def repeats_after_kill(attempt: int) -> bool:
 def allows_another_proposal(verdict: Verdict, attempt: int) -> bool:
     """Return True if an edit can mend this verdict and the run has attempts left."""
     return verdict.name not in NOT_RETRYABLE and attempt < ATTEMPTS
+
+
+def refusal(reason: str) -> Verdict:
+    """Return the verdict on a change that a person refused, for a reason that may be empty."""
+    return Verdict(name="preflight", evidence=f"{NOT_APPROVED}: {reason}" if reason else NOT_APPROVED)
+
+
+def refused_by_person(verdict: Verdict) -> bool:
+    """Return True if a person refused the change that a verdict is on."""
+    return verdict.name == "preflight" and verdict.evidence.startswith(NOT_APPROVED)

@@ -1,4 +1,4 @@
-"""`--approve`: a change is shown and asked about on a real terminal, and refused without one."""
+"""`--approve`: a change and its reasons are shown and asked about on a real terminal, and refused without one."""
 
 import os
 import pty
@@ -11,9 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ASK = """
 import sys
-from agent.display.approve import approve
+from agent.display.approve import refusal
+texts = {"Description": "The [width]\u202e is halved.", "Reasons": "", "Predictions": "L0 same"}
 try:
-    print("approved:", approve(sys.argv[1], sys.argv[2], "Half the [width]"))
+    print("refused:", refusal(sys.argv[1], sys.argv[2], "Half the [width]", texts))
 except KeyboardInterrupt:
     print("interrupted")
 """
@@ -41,25 +42,34 @@ def output_of_asking(answers: bytes, before: str = BEFORE, after: str = AFTER, t
     return output.decode()
 
 
-def test_the_diff_is_shown_in_colour_and_the_answer_is_returned():
+def test_the_change_is_shown_with_what_is_said_of_it_and_the_answer_is_returned():
     output = output_of_asking(b"y\n")
     assert "Half the [width]" in output
+    assert "Description: The [width]\\u202e is halved." in output
+    assert "Predictions: L0 same" in output
+    assert "Reasons" not in output, "it has none"
     assert "\x1b[31m-b = 2\x1b[0m" in output
     assert "\x1b[32m+b = 3\x1b[0m" in output
     assert " c = [/bold]" in output
-    assert "approved: True" in output
+    assert "refused: None" in output
 
 
 @pytest.mark.parametrize(
     ("answers", "last_line"),
-    [(b"n\n", "approved: False"), (b"perhaps\n\nYES\n", "approved: True"), (b"\x04", "interrupted")],
+    [
+        (b"n\nthe width\tis fixed, mostly\n", "refused: the width is fixed, mostly"),
+        (b"no\n\n", "refused: "),
+        (b"perhaps\n\nYES\n", "refused: None"),
+        (b"\x04", "interrupted"),
+        (b"n\n\x04", "interrupted"),
+    ],
 )
 def test_the_question_is_repeated_until_it_is_answered(answers: bytes, last_line: str):
     assert output_of_asking(answers, term="dumb").splitlines()[-1].endswith(last_line)
 
 
 def test_control_characters_are_shown_as_escapes():
-    output = output_of_asking(b"n\n", after="a = 1\nb = 3  # \u202e\x1b[2K\nc = [/bold]\n")
+    output = output_of_asking(b"n\n\n", after="a = 1\nb = 3  # \u202e\x1b[2K\nc = [/bold]\n")
     assert "+b = 3  # \\u202e\\x1b[2K" in output
 
 

@@ -15,11 +15,14 @@ from scripted_server import CANARY, Answer, Request, ScriptedServer, answer, err
 from standin import HERE, Checkout, make_checkout
 
 from agent import ideas
+from agent.audit import audit
 from agent.lab import results
+from agent.lab.verdicts import Verdict
 from agent.llm import transcript
 from agent.llm.client import LLMError
 from agent.proposers.prompts import Prompts, fenced
 from agent.running import preflight
+from agent.study.attempts import refused_by_person
 
 PREDICTIONS = """\
 l0: same
@@ -439,11 +442,25 @@ def test_approve_shows_each_change_and_asks_before_it_runs(tmp_path_factory: pyt
     env = {"PATH": os.environ["PATH"], "HOME": str(checkout.root), "PYTHONPATH": str(checkout.root), "TERM": "xterm"}
     env |= {"COLUMNS": "140", "LINES": "50", "SAE_AGENT_CACHE": str(checkout.root.parent.parent / "cache")}
     shown = subprocess.run(
-        ["script", "-qec", command, "/dev/null"], env=env, input="n\ny\n", capture_output=True, text=True, timeout=60
+        ["script", "-qec", command, "/dev/null"],
+        env=env,
+        input="n\nnot 3 times (yet).\ny\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert shown.returncode == 0, shown.stdout
+    assert "Description: What changed." in shown.stdout
+    assert "Reasons: The reason." in shown.stdout
+    assert "Predictions: CE-loss score up, L0 same" in shown.stdout
     assert '+BEHAVIOUR = "fine.1"' in shown.stdout
     assert '+BEHAVIOUR = "fine.2"' in shown.stdout
     run = checkout.state.runs[1]
     assert (run.attempt, run.proposal.title) == (2, "Step 2 that is fine.2")
-    assert run.failed_attempts[1].verdict.evidence == "not approved by the researcher"
+    refused = run.failed_attempts[1].verdict
+    assert refused_by_person(refused)
+    assert not refused_by_person(Verdict(name="preflight", evidence="line 3 is wrong"))
+    assert refused.evidence == "not approved by the researcher: not 3 times (yet)."
+    assert f"Attempt 1 failed: preflight ({refused.evidence}); kept in run_1_attempt_1." in checkout.notes
+    findings = audit.findings(audit.read(checkout.study.notes / "notes.txt"))
+    assert [str(finding) for finding in findings if finding.status != "supported"] == []
