@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from agent.audit import words
 from agent.comparison.baselines import Baselines
 from agent.comparison.confirmation import Confirmation
 from agent.comparison.feature_keeper import FeatureKeeper
@@ -69,7 +70,7 @@ class Loop:
         self.over = False  # at once: no run can count
         self.described: list[int] = []  # runs that the proposer has nothing more to say of
         self.left_over = False  # the proposer had no more to try, and the budget of runs was not spent
-        self.notebook = Notebook(study, analysis)
+        self.notebook = Notebook(study, analysis, words.check)
 
     @property
     def state(self) -> State:
@@ -274,8 +275,17 @@ class Loop:
         """Confirm winners, score the test split, and keep features, unless what judges them has changed; conclude."""
         if not self.custody.code.changed():
             self.work(lambda: self.confirmation.start_next() or self.features.start_next())
-        while remark := self.proposer.conclude(self.state):
-            self.record(remark)
+        self.ask_for_conclusion()
+
+    def ask_for_conclusion(self) -> None:
+        """Record what the proposer concludes; a language model that cannot be reached any more concludes nothing."""
+        try:
+            while remark := self.proposer.conclude(self.state):
+                self.record(remark)
+        except LLMError as error:
+            if error.kind == "replay":
+                raise
+            self.display.say(f"the language model draws no conclusion: {error}")
         self.custody.note_transcript()
 
     def end(self, reason: str) -> None:

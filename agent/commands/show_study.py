@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from agent.audit import words
 from agent.comparison.judgement import Judgement, judgements
 from agent.display.console import make_console, print_diff
 from agent.display.formatting import remarks
@@ -16,7 +17,7 @@ from agent.lab.errors import UserError
 from agent.lab.metrics import METRICS
 from agent.lab.results import FinalInfo
 from agent.lab.visible import visible
-from agent.report import glossary, own_measures
+from agent.report import glossary, model_words, own_measures
 from agent.report.outcome import outcome_sentence
 from agent.report.run_section import compared_lines, results, run_texts
 from agent.report.story import Story, spent, tell
@@ -25,6 +26,7 @@ from agent.study.runs import Run
 from agent.study.state import State
 from agent.study.workspace import Study
 
+UNCHECKED = ", in the model's words (not checked)"
 DECISIONS = {"supported": "green", "refuted": "red", "not decided": "yellow"}
 
 
@@ -97,9 +99,16 @@ def print_run(study: Study, state: State, number: int) -> bool:
         console.print(f"no results: {run.state.stage}")
     else:
         _print_verdict(console, f"run {number}", run.info)
-    for label, text in (("description", texts["described"] or texts["description"]), ("why", texts["why"])):
+    by_model = bool(state.started.language_model) and number > 0 and not run.state.by_hand
+    for label, text in (
+        ("what changed", texts["description"]),
+        ("why", texts["why"]),
+        ("came out", texts["described"]),
+    ):
         if text:
-            _print_paragraph(console, f"{label}: {text}")
+            _print_paragraph(console, f"{label}{UNCHECKED if by_model else ''}: {text}")
+    for mark in model_words.marks(texts["described"], number, runs, judged, words.check):
+        _print_paragraph(console, mark)
     if run.counts and run.info:
         _print_results(console, run, state, judged.get(number))
     for attempt, failure in run.state.failed_attempts.items():

@@ -89,8 +89,7 @@ def _parse(content: bytes, path: Path) -> list[Exchange]:
 def _timeless(messages: Sequence[Message]) -> list[Message]:
     """Return messages without the lines that hold times."""
     return [
-        message
-        | {"content": "\n".join(line for line in message["content"].split("\n") if not line.startswith(TIMES))}
+        message | {"content": "\n".join(line for line in message["content"].split("\n") if not line.startswith(TIMES))}
         for message in messages
     ]
 

@@ -116,7 +116,7 @@ def parse_experiment(answer: str, headline: Sequence[str]) -> Experiment:
         raise BadAnswer("the answer has no SEARCH/REPLACE block under `## Edits`: " + edits.FORM)
     predicted = parts.get(PREDICTIONS) or "\n".join(sections.outside_blocks(text))
     return Experiment(
-        title=_title(parts.get(TITLE, "")),
+        title=_title(parts.get(TITLE, "").partition("\n")[0]),
         reasoning=_one_line(parts.get(REASONING, "")),
         description=_one_line(parts.get(DESCRIPTION, "")),
         predictions=_predictions(predicted, headline),
@@ -147,7 +147,7 @@ def parse_plan(answer: str, first: int, max_runs: int, may_start: Callable[[int,
 def parse_findings(answer: str) -> str:
     """Return what a model says of a run's results. Raise BadAnswer if that is nothing."""
     text, parts = _parts(answer, FINDINGS)
-    return _said(parts.get(FINDINGS) or "\n".join(sections.outside_blocks(text)), FINDINGS)
+    return _said(parts[FINDINGS] if parts else "\n".join(sections.outside_blocks(text)), FINDINGS)
 
 
 def parse_conclusion(answer: str) -> Conclusion:
@@ -294,14 +294,14 @@ def _way(name: str, rest: str) -> Direction | None:
         match.lastgroup for match in list(_WAY.finditer(rest))[:1]
     ]
     better = METRICS[name].better
-    meant: dict[str | None, Direction] = {"same": "same", "up": "up", "down": "down"}
+    meant: dict[str, Direction] = {"same": "same", "up": "up", "down": "down"}
     if better != "none":
         meant["better"], meant["worse"] = ("up", "down") if better == "higher" else ("down", "up")
-    ways = {meant[word] for word in said if word in meant}
+    ways: set[Direction] = {meant[word] for word in said if word in meant}
     if not ways and (
         symbol := re.match(r"[\s:|=>]*?(?P<up>\+)|[\s:|]*(?:(?P<down>[-−])|(?P<same>[→=]+))\s*[|]?\s*$", rest)
     ):
-        ways = {meant[symbol.lastgroup]}
+        ways = {meant[symbol.lastgroup or ""]}
     if len(ways) > 1:
         raise BadAnswer(f"`{name}{rest}` predicts more than one direction: write up, down or same")
     return next(iter(ways), None)

@@ -17,13 +17,12 @@ from agent.study.state import State
 EXPLAINED = {
     "l0": "mean number of active latents a token; it sets how hard the task is, so runs are compared at equal L0",
     "explained_variance_centered": "1 - squared error of the reconstruction / variance of the activations",
-    "ce_loss_score": "share of the loss that zeroing the activations adds and that splicing in the reconstruction avoids;"
-    " 1 is the model itself",
+    "ce_loss_score": "share of the loss added by zeroing the activations that the reconstruction avoids, at best 1",
     "loss_added": "nats a token that the model's loss rises by if its activations are replaced by the reconstruction",
     "f1": "each true feature's best latent as a detector of it: mean F1 over features; copies of one feature count too",
     "uniqueness": "share of the latents that have a true feature to themselves; copies lower it",
     "mcc": "mean cosine of decoder rows and true features, matched one to one",
-    "absorption_true": "share of a parent feature's occurrences, present with a child, in which its own latent is silent",
+    "absorption_true": "share of a parent feature's occurrences with a child in which its own latent is silent",
     "alive_fraction": "share of the latents that fire at least once on the evaluation tokens",
     "probing_auc_5": "mean AUC of linear probes for labelled concepts that see the 5 best latents only",
     "sparse_probing_5": "test accuracy of SAE-Bench's probes that see the 5 best latents only",
@@ -36,11 +35,11 @@ EXPLAINED = {
     "meta_structure": "how much of the decoder a smaller SAE of its rows explains",
 }
 WORLD = (
-    "This is no language model but a synthetic world (SynthSAEBench, arXiv 2602.14687). A sample is a sum of sparse true "
-    "features, each a direction in {d_in} dimensions with a folded normal magnitude. Features form trees (4 children "
-    "each, 3 deep): a child is present only with its parent and scaled by it, siblings exclude each other; firing rates "
-    "follow a Zipf law, and correlations are of low rank. There are more features than latents{features}. The true "
-    "features are known, so latents are scored against them; there is no model loss and no probing."
+    "This is no language model but a synthetic world (SynthSAEBench, arXiv 2602.14687). A sample is a sum of sparse "
+    "true features, each a direction in {d_in} dimensions with a folded normal magnitude. Features form trees (4 "
+    "children each, 3 deep): a child is present only with its parent and scaled by it, siblings exclude each other. "
+    "Firing rates follow a Zipf law, correlations are of low rank. There are more features{count} than latents. The "
+    "true features are known, so latents are scored against them; there is no model loss and no probing."
 )
 
 
@@ -51,8 +50,8 @@ def setting(state: State, runs: list[Run]) -> list[str]:
     assert info
     training, lines = info.training, []
     if is_world(started.fixed.model):
-        features = " (2,048 features)" if started.fixed.model == "synth2k" else ""
-        lines.append(WORLD.format(d_in=training.d_in if training else "few", features=features))
+        count = " (2,048)" if started.fixed.model == "synth2k" else ""
+        lines.append(WORLD.format(d_in=training.d_in if training else "few", count=count))
     if training:
         lines.append(
             f"Activations have d_in {training.d_in} dimensions, scaled to mean norm sqrt(d_in). A training sees "
@@ -92,8 +91,8 @@ def _noise(state: State) -> list[str]:
     single: Any = compare_to_reference(0.0, 0.0, noise, noise * math.sqrt(1 + 1 / seeds), seeds - 1)
     seen = smallest_detectable(single, max(state.started.max_runs, 1))
     lines.append(
-        f"Noise: {METRICS[name].title} of {seeds} seeds of the baseline has a standard deviation of {noise:.2g}, so one "
-        f"run must differ by about {format_value(name, seen)} to be told from it (after correction for "
+        f"Noise: {METRICS[name].title} of {seeds} seeds of the baseline has a standard deviation of {noise:.2g}, so "
+        f"one run must differ by about {format_value(name, seen)} to be told from it (after correction for "
         f"{state.started.max_runs} runs); less than {state.started.smallest_effect:g} would not matter."
     )
     return lines

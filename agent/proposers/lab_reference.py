@@ -1,5 +1,4 @@
-"""What an experiment.py may use of the lab, read from the lab's own source, which is not imported here: it needs torch.
-"""
+"""What an experiment.py may use of the lab, read from the lab's source, which is not imported here: it needs torch."""
 
 import ast
 import inspect
@@ -22,7 +21,9 @@ def signatures() -> list[tuple[str, str]]:
     found = []
     for module, names in _USED.items():
         definitions = _definitions(ast.parse((_LAB / module).read_text()))
-        found += [(_signature(name, definitions), _docstring(definitions[name])) for name in names]
+        found += [
+            (_signature(name, definitions), _docstring(definitions[name])) for name in names if name in definitions
+        ]
     return found
 
 
@@ -31,9 +32,7 @@ def operators() -> str:
     """Return the names of the operators that the graph of an exported encoder may use, as torch calls them."""
     tree = ast.parse((_LAB / "checkpoint" / "graph.py").read_text())
     listed = next(
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_ATEN"
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_ATEN"
     )
     names = {name.partition(".")[0].removeprefix("_").removesuffix("_ex") for name in ast.literal_eval(listed).split()}
     return ", ".join(sorted(names))

@@ -142,13 +142,15 @@ class LLMProposer:
         try:
             answer = self._ask(state, self.prompts.proposal(state, proposal, number, attempt), "proposal")
             experiment = answers.parse_experiment(answer, facts.headline)
-            source = edits.apply(proposal.source, experiment.edits)
         except BadAnswer as error:
             if len(sent_back) < MOST_SENT_BACK:
                 return AnswerSentBack(purpose="proposal", answer=answer, why=str(error))
             return proposal.model_copy(update={"answer": answer, "unusable": str(error)})
+        try:
+            source = edits.apply(proposal.source, experiment.edits)
         except EditError as error:
-            return proposal.model_copy(update={"answer": answer, "unusable": str(error)})
+            why = proposal.why or _settled(experiment.reasoning, facts, number)
+            return proposal.model_copy(update={"why": why, "answer": answer, "unusable": str(error)})
         texts = [experiment.title, experiment.description, experiment.reasoning]
         if why := self._wrong_figures(state, "proposal", texts, facts, number):
             return AnswerSentBack(purpose="proposal", answer=answer, why=why, prose=True)
@@ -247,9 +249,7 @@ def _file_to_edit(state: State, base: Proposal, run: int) -> str:
     if failed is None or failed.verdict is None or not refused_by_person(failed.verdict):
         return base.source
     kept = [
-        earlier.proposal.source
-        for earlier in failed.failed_attempts.values()
-        if not refused_by_person(earlier.verdict)
+        earlier.proposal.source for earlier in failed.failed_attempts.values() if not refused_by_person(earlier.verdict)
     ]
     return kept[-1] if kept else state.runs[base.start].proposal.source
 

@@ -18,10 +18,10 @@ from agent.ideas import Idea, strict_templates
 from agent.lab.chat import rough_prompt_tokens
 from agent.lab.defaults import is_world
 from agent.lab.metrics import METRICS
+from agent.lab.results import headline
 from agent.llm.client import LONGEST_ANSWER, LLMError
 from agent.llm.redact import redact
 from agent.llm.transcript import Message
-from agent.lab.results import headline
 from agent.proposers import lab_reference
 from agent.proposers.answers import ALL_COMPLETED
 from agent.proposers.explained import EXPLAINED, setting
@@ -151,9 +151,7 @@ class Prompts:
             "signatures": lab_reference.signatures(),
             "operators": lab_reference.operators(),
             "needs": {},
-            "own_measures": [
-                (name, measure.title) for name, measure in state.started.measures.items() if measure.main
-            ],
+            "own_measures": [(name, measure.title) for name, measure in state.started.measures.items() if measure.main],
             "conclusion": state.conclusion,
             "required_lines": preflight.REQUIRED_LINES,
             "fixed": {name: repr(value) for name, value in preflight.fixed_constants(state.started.fixed).items()},

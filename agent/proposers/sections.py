@@ -74,8 +74,8 @@ def split(text: str, names: Names) -> dict[str, str]:
 
     Raise TwoSections.
     """
-    own = _split(text, {name: () for name in names})
-    return _split(text, {name: others for name, others in names.items() if name not in own}) | own
+    own = _split(text, dict.fromkeys(names, ()))
+    return _split(text, {name: () if name in own else others for name, others in names.items()})
 
 
 def _split(text: str, names: Names) -> dict[str, str]:

@@ -13,9 +13,10 @@ from agent.ideas import strict_templates
 from agent.lab.files import MIB, read_plain, remove_unless_plain, write_atomically
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Measure
-from agent.report import figure_style, glossary, own_measures, plots, sentences
+from agent.report import figure_style, glossary, model_words, own_measures, plots, sentences
 from agent.report.idea_analysis import Analysis
 from agent.report.layout import LONGEST, aligned, paragraph
+from agent.report.model_words import Check
 from agent.report.outcome import held_out
 from agent.report.run_section import clip_sentences, figure, run_texts, section
 from agent.report.story import Story, clip, most_telling, spent, tell
@@ -27,6 +28,7 @@ NO_ANALYSIS = Analysis()
 MOST_BYTES = 16 * MIB  # of notes that were edited by hand
 MOST_LINES, LEAST_ROWS = 15, 3  # of the answer, and of its table, however long the question is
 LONGEST_TITLE = 120  # characters of a run's heading
+LONGEST_WORDS, MOST_PLANS = 600, 3  # characters of a language model's conclusion, and plans whose reasons are shown
 MOST_COLUMNS = 10  # runs in the table of own measures
 CHECKSUM = "Checksum of these notes, by which a change by hand is noticed: "
 
@@ -37,10 +39,12 @@ def write(
     skipped: Sequence[tuple[str, str]] = (),
     analysis: Analysis = NO_ANALYSIS,
     drawn: Sequence[plots.Figure] | None = None,
+    check: Check = model_words.unchecked,
 ) -> Sequence[plots.Figure]:
     """Write the notes and the figures as things stand now, each file whole or not at all; return the figures.
 
-    Figures that were `drawn` before are left as they are. Notes that were edited by hand since they were written are
+    Figures that were `drawn` before are left as they are. `check` looks for what results contradict in a model's words.
+    Notes that were edited by hand since they were written are
     kept as notes_edited_<hash>.txt.
     """
     study.notes.mkdir(parents=True, exist_ok=True)  # a study may have been moved without them
@@ -55,7 +59,7 @@ def write(
     if path.exists() and edited((before := read_plain(path, MOST_BYTES)).decode(errors="replace")):
         name = f"notes_edited_{hashlib.sha256(before).hexdigest()[:8]}.txt"
         write_atomically(study.notes / name, before)
-    body = render(state, runs, judged, figures, skipped, analysis.measures, spent(study))
+    body = render(state, runs, judged, figures, skipped, analysis.measures, spent(study), check=check)
     write_atomically(path, body + CHECKSUM + _checksum(body) + "\n")
     return figures
 
@@ -79,6 +83,7 @@ def render(
     measures: dict[str, Measure] | None = None,
     cost: str = "",
     templates: Path = TEMPLATES,
+    check: Check = model_words.unchecked,
 ) -> str:
     """Return the text of the notes; `cost` is what the language model cost, in words."""
     environment = strict_templates(templates / "notes")
@@ -102,7 +107,13 @@ def render(
         ],
         own_measures=own_measures.table(measures, most_telling(runs, judged, MOST_COLUMNS)),
         definitions=own_measures.definitions(measures, runs),
-        runs=[(run.number, _title(run, state, runs, judged), section(run, state, runs, judged)) for run in runs],
+        model_words=[
+            line
+            for label, text, found in _newest(model_words.concluded(state, runs, judged, check))
+            for line in model_words.paragraphs(clip_sentences(text, LONGEST_WORDS), label, found)
+        ],
+        model_words_heading=model_words.HEADING,
+        runs=[(run.number, _title(run, state, runs, judged), section(run, state, runs, judged, check)) for run in runs],
         tested=[describe_test(run, state) for run in runs if run.number in state.tested],
         held_out=held_out(state),
         test_uses=describe_test_uses(state),
@@ -129,6 +140,12 @@ def opening(story: Story, runs: Sequence[Run], judged: Mapping[int, Judgement]) 
     more = len(story.rows) - len(rows)
     table = [*lines, *([sentences.MORE_RUNS.render(count=more)] if more else [])]
     return [line for text in (*above, *table, *below) for line in text.split("\n")]
+
+
+def _newest(words: list[tuple[str, str, list[str]]]) -> list[tuple[str, str, list[str]]]:
+    """Leave out all plans but the newest ones, of which the page has the others."""
+    plans = [each for each in words if each[0].startswith("Plan")]
+    return [each for each in words if each not in plans[:-MOST_PLANS]]
 
 
 def _title(run: Run, state: State, runs: list[Run], judged: dict[int, Judgement]) -> str:

@@ -39,6 +39,7 @@ _COMPARISON = re.compile(
     + r"\s+(?P<name>\w+)"
 )  # fmt: skip
 _REMOVED = re.compile(r"struck(?: run_(\d+))?")  # in texts of version 0.1.0, whose claims in words were removed
+_DENIED = re.compile(r"(\b(?:not|never|hardly|barely|scarcely)|n't)\s+(?:\w+\s+)?\{\{[^}]*\bvs\b", re.I)
 SYNONYMS = {
     "probing_auc_5": ("probing AUC", "AUC"),
     "ce_loss_score": ("CE score", "CE loss score"),
@@ -183,6 +184,8 @@ def faults(text: str, facts: Facts, pending: int | None = None) -> list[str]:
             _rendered("?" if _REMOVED.fullmatch(match[1]) else match[1], "", facts)
         except BadPlaceholder as error:
             reasons.append(f"{match.group()}: {error}")
+    if denied := _DENIED.search(text):
+        reasons.append(f"{denied[1]!r} before a comparison, which says itself whether there is a difference")
     rest = PLACEHOLDER.sub("", text)
     if "{{" in rest or "}}" in rest:
         reasons.append("braces that do not close")

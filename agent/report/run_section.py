@@ -10,8 +10,9 @@ from agent.lab.defaults import is_world
 from agent.lab.evaluation.catalogue import measurable
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Comparison, FinalInfo, Floor, MetricComparison, headline
-from agent.report import prose, sentences
+from agent.report import model_words, prose, sentences
 from agent.report.layout import aligned, paragraph, wrapped_results
+from agent.report.model_words import Check
 from agent.report.outcome import outcome_sentence
 from agent.report.prose import Facts
 from agent.report.story import clip
@@ -26,8 +27,15 @@ MOST_METRICS = 6  # rows
 DESCRIBED, PLANNED = 480, 240  # characters: of what a language model wrote after a run, and of what was planned
 
 
-def section(run: Run, state: State, runs: Sequence[Run], judged: Mapping[int, Judgement]) -> list[str]:
-    """Return the lines of a run's section, without its heading."""
+def section(
+    run: Run,
+    state: State,
+    runs: Sequence[Run],
+    judged: Mapping[int, Judgement],
+    check: Check = model_words.unchecked,
+) -> list[str]:
+    """Return the lines of a run's section, without its heading; `check` looks for what results contradict in a model's
+    words."""
     texts = run_texts(run, state, runs, judged)
     own_judged = judged.get(run.number)
     lines = _results(run, state, runs[0])
@@ -36,8 +44,11 @@ def section(run: Run, state: State, runs: Sequence[Run], judged: Mapping[int, Ju
     if run.state.provisional and run.info and run.info.comparison:
         lines.append(sentences.PROVISIONAL.render(seeds=run.info.comparison.seeds))
     if texts["described"]:
-        lines += paragraph(clip_sentences(texts["described"], DESCRIBED), "Description").split("\n")
-    label = "Plan" if texts["described"] else "Description"
+        words = clip_sentences(texts["described"], DESCRIBED)
+        found = model_words.marks(words, run.number, runs, judged, check, texts["described"])
+        lines += model_words.paragraphs(words, model_words.HEADING, found)
+    by_model = bool(state.started.language_model) and run.number > 0 and not run.state.by_hand
+    label = model_words.CHANGED if by_model else "Description"
     lines += paragraph(clip_sentences(texts["description"], PLANNED), label).split("\n")
     if run.state.proposal.start:
         lines.append(f"It starts from the experiment of run {run.state.proposal.start}.")

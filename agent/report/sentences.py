@@ -229,7 +229,9 @@ LOWER_ROW = Sentence("The lower row enlarges L0 {low} to {high}.")
 # The test split.
 TEST_USES = Sentence("The test {held_out} was used {times} in this study: for {used_for}.")
 
-# A language model's text: what its placeholders become.
+# A language model's text: its heading, what its placeholders become, and what the results contradict in it.
+IN_THE_MODELS_WORDS = Sentence("In the model's words (not checked): {words}")
+CONTRADICTED_WORDS = Sentence('Contradicted by the results: "{quoted}" ({evidence}).')
 DIFFERS_FROM = Sentence("differs by {difference}{from_baseline}{in_words}")
 WITHIN_NOISE_OF = Sentence("is within noise of {baseline} (difference {difference})")
 DIFFERS_FROM_RUN = Sentence("differs by {difference} from that of run {run}")

@@ -23,6 +23,7 @@ from agent.llm.client import LLMError
 from agent.proposers.prompts import Prompts, fenced
 from agent.running import preflight
 from agent.study.attempts import refused_by_person
+from agent.study.events import AnswerSentBack
 
 PREDICTIONS = """\
 l0: same
@@ -31,7 +32,14 @@ ce_loss_score: up
 loss_added: down
 alive_fraction: same
 probing_auc_5: same"""
-CLAIM = "It improved the score to 0.993."
+CLAIM = "It improved the CE-loss score to 0.993."
+CONCLUSION = """\
+## Conclusion
+The CE-loss score of run 1 {{run_1 vs baseline ce_loss_score}}, so the behaviour matters.
+
+## Next
+A third behaviour.
+"""
 
 
 def plan(*items: str) -> str:
@@ -40,10 +48,12 @@ def plan(*items: str) -> str:
     return "## Reasoning\nOne change at a time.\n\n## Plan\n" + ("\n".join(runs) or "ALL_COMPLETED")
 
 
-def edit(old: str, new: str, description: str = "The behaviour is another one.") -> str:
+def edit(
+    old: str, new: str, description: str = "The behaviour is another one.", reasoning: str = "It should tell more."
+) -> str:
     return f"""\
 ## Reasoning
-It should tell more.
+{reasoning}
 
 ## Description
 {description}
@@ -65,7 +75,7 @@ def behave(behaviour: str, before: str = "sound", description: str = "The behavi
 
 
 def paragraph(run: int) -> str:
-    return f"## Description\nIts CE-loss score {{{{run_{run} vs baseline ce_loss_score}}}}; L0 is {{{{run_{run}.l0}}}}."
+    return f"## Findings\nIts CE-loss score {{{{run_{run} vs baseline ce_loss_score}}}}; L0 is {{{{run_{run}.l0}}}}."
 
 
 def run_study(checkout: Checkout, max_runs: int, script: Sequence[Answer], *options: str, **environment: str):
@@ -108,16 +118,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedStudy:
         plan("baseline: Tiers", "baseline: Left over"),
         edit('BEHAVIOUR = "sund"', 'BEHAVIOUR = "worse"'),
         edit('BEHAVIOUR = "sound"', "BEHAVIOUR = undefined"),
-        edit("BEHAVIOUR = undefined", 'BEHAVIOUR = "crashing"'),
-        behave("worse", "crashing", f"The behaviour changes. {CLAIM}"),
-        behave("worse", "crashing", f"The behaviour changes. {CLAIM}"),
-        f"## Description\nThe behaviour was set. {CLAIM}",
-        f"## Description\nThe behaviour was set. {CLAIM}",
+        edit("BEHAVIOUR = undefined", 'BEHAVIOUR = "crashing"', reasoning="The name was not defined."),
+        "## Reasoning\nIt crashed, so let me think again.",
+        edit('BEHAVIOUR = "crashing"', 'BEHAVIOUR = "worse"', f"The behaviour changes. {CLAIM}", "It must not crash."),
+        f"## Findings\nThe behaviour was set. {CLAIM} L0 is {{{{run_9.l0}}}}.",
+        f"## Findings\nThe behaviour was set. {CLAIM} L0 is {{{{run_9.l0}}}}.",
         plan("run 1: Unsteady"),
         behave("nan", "worse"),
         behave("fine.2", "nan"),
         paragraph(2),
         plan(),
+        CONCLUSION,
     ]
     return FinishedStudy(checkout, *run_study(checkout, 4, script))
 
@@ -132,7 +143,7 @@ def test_the_model_makes_revises_and_ends_its_plan(finished: FinishedStudy):
     ]
     assert [exchange.purpose for exchange in exchanges(finished)] == [
         *("plan", "plan", "proposal", "proposal", "proposal", "proposal", "proposal", "description", "description"),
-        *("plan", "proposal", "proposal", "description", "plan"),
+        *("plan", "proposal", "proposal", "description", "plan", "conclusion"),
     ]
 
 
@@ -154,15 +165,19 @@ def test_every_attempt_has_its_verdict(finished: FinishedStudy):
 @pytest.mark.parametrize(
     ("request_number", "text"),
     [
-        (1, "`## Reasoning` and `## Plan` missing or empty"),
+        (1, "no run is planned: the form is `1. [from baseline] Title: what is changed and why`"),
+        (1, "in a form like this one:\n\n## Reasoning\n"),
         (3, ' | BEHAVIOUR = "sound"\n'),  # the nearest lines, with their numbers
         (3, "Your answer was (data):\n```\n## Reasoning\n"),
         (4, "preflight. The evidence (data):\n```\nline 16: BEHAVIOUR = undefined: Undefined name `undefined`\n```"),
         (5, "crashed. The evidence (data):\n```\nValueError: the edit was wrong\n```"),
         (5, '(data):\n```\nTraceback (most recent call last):\nFile "experiment.py", line '),
         (5, "This is attempt 4 of 4."),
-        (6, f"- {CLAIM}\n  a number outside a placeholder: 0.993; a claim in words: improved\n"),
-        (8, f"- {CLAIM}\n"),
+        (6, "the answer has no SEARCH/REPLACE block under `## Edits`"),
+        (6, "## Title\nPenalty without the schedule\n"),
+        (8, "{{run_9.l0}}: run 9 has no results; runs with results: run_0, run_1"),
+        (9, "What you said of it: The behaviour was set."),
+        (14, "By the rules that the idea declared beforehand, the answer is:\nNot decided: "),
         (11, "nan. The evidence (data):\n```\nloss was not finite at step 11\n```"),
         (7, "| 1 | Tiers | worse | 16."),
         (12, "| 2 | Unsteady | within noise | 16."),
@@ -187,17 +202,39 @@ def test_the_prompt_quotes_what_preflight_requires(finished: FinishedStudy):
         assert line in finished.requests[0].text
 
 
-def test_claims_are_removed_and_replaced_by_what_was_measured(finished: FinishedStudy):
+def test_a_slip_of_form_costs_no_attempt(finished: FinishedStudy):
+    assert [answer.purpose for answer in finished.checkout.events if isinstance(answer, AnswerSentBack)] == [
+        *("plan", "proposal", "description"),
+    ]
+
+
+def test_words_stand_as_they_were_written_and_what_results_contradict_is_marked(finished: FinishedStudy):
     section = finished.checkout.notes.split("## Run 1: ")[1].split("\n## ")[0]
-    assert "Plan: The behaviour changes. [Removed: a claim about a result before there was one.]" in section
-    assert "Description: The behaviour was set. [Removed: a claim in words; measured instead:] The CE" in section
-    assert "from the baseline at the same L0 (worse)." in section
+    words = "The behaviour was set. It improved the CE-loss score to [not a measured figure]. L0 is [no such figure]."
+    assert f"In the model's words (not checked): {words}" in section
+    assert "What was changed, in the model's words (not checked): The behaviour changes." in section
+    assert 'Contradicted by the results: "It improved the CE-loss score to' in section
     assert "0.993" not in finished.checkout.notes
+
+
+def test_the_reason_is_that_of_the_run_and_not_of_its_last_attempt(finished: FinishedStudy):
+    proposal = finished.checkout.state.runs[1].proposal
+    assert (proposal.why, proposal.mended) == ("It should tell more.", "It must not crash.")
+
+
+def test_the_conclusion_stands_beside_the_answer_and_says_that_it_is_not_checked(finished: FinishedStudy):
+    _, words = finished.checkout.notes.split("# In the model's words (not checked)\n")
+    words = words.split("\n# ")[0]
+    assert re.search(
+        r"Conclusion after run 2: The CE-loss score of run 1 differs by .* so the behaviour matters\.", words
+    )
+    assert "\nNext: A third behaviour.\n" in words
+    assert "Plan after run 0: One change at a time." in words
 
 
 def test_placeholders_in_a_description_are_rendered_from_results(finished: FinishedStudy):
     section = finished.checkout.notes.split("## Run 2: ")[1].split("\n\n")[0]
-    assert "Description: Its CE-loss score is within noise of the baseline at the same L0 (difference " in section
+    assert "(not checked): Its CE-loss score is within noise of the baseline at the same L0 (difference " in section
     assert "; L0 is 16." in section
     assert "It starts from the experiment of run 1." in section
     assert re.search(r"Predicted before the run: .* held; .*too close to tell: [^;]*CE-loss score up", section), section
@@ -262,7 +299,10 @@ def test_the_examples_in_a_prompt_are_of_the_primary_metric(finished: FinishedSt
     state, idea = finished.checkout.state, ideas.load("stand_in", finished.checkout.root / "templates")
     started = state.started.model_copy(update={"primary_metric": "explained_variance_centered"})
     system, _ = Prompts(finished.checkout.study, idea, 128_000).plan(replace(state, started=started), len(state.runs))
-    assert "{{run_3.explained_variance_centered}}               a figure of run 3;" in system["content"]
+    assert (
+        "{{run_3.explained_variance_centered}}               a figure of run 3, also an own measure; "
+        in system["content"]
+    )
     assert 'then "Its explained variance {{run_3 vs baseline explained_variance_centered}}."' in system["content"]
     assert "ce_loss_score}}" not in system["content"]
 
@@ -304,8 +344,8 @@ def test_fenced_text_cannot_close_its_fence():
 
 # Bad answers of a model, the verdict on each, and part of its evidence.
 HOSTILE: dict[str, tuple[Answer, str, str]] = {
-    "no edit": (edit("", "").partition("<<<<<<<")[0] + "None.", "preflight", "has no SEARCH/REPLACE block"),
-    "an answer cut off": (answer(behave("fine")[:80], finish="length"), "preflight", "could not be used: "),
+    "a line that is not there": (edit("L = 16", "L = 8"), "preflight", "its SEARCH is not in experiment.py"),
+    "a title as a change": (edit("K = 16", "K = 16"), "preflight", "could not be used: "),
     "no guard": (
         edit("    for step in data:\n        guard.step(tokens=TOKENS // 10, loss=1 / step)", "    pass"),
         "preflight",

@@ -63,7 +63,7 @@ def prompts(state: State) -> str:
     asked = [
         own.plan(state, len(state.runs)),
         own.proposal(state, run.proposal, len(state.runs), 1),
-        own.description(state, WINNER),
+        own.findings(state, WINNER),
     ]
     return "\n".join(message["content"] for messages in asked for message in messages)
 

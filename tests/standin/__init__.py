@@ -118,6 +118,9 @@ def make_checkout(directory: Path) -> Checkout:
         shutil.copy(REPOSITORY / f"agent/lab/{name}.py", root / f"agent/lab/{name}.py")
     for name in ("activations", "prepare", "run", "serve", "training"):
         shutil.copy(HERE / f"lab/{name}.py", root / "agent/lab")
+    for name in ("sparse.py", "checkpoint/graph.py"):  # of which a language model is told, and nothing is imported
+        (root / "agent/lab" / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / "agent/lab" / name, root / "agent/lab" / name)
     shutil.copy(HERE / "lab/evaluation.py", root / "agent/lab/evaluation/__main__.py")
     shutil.copytree(HERE / "templates", root / "templates")
     for name in ("notes", "page", "prompts"):

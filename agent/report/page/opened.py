@@ -13,7 +13,8 @@ from agent.lab.results import Measure
 from agent.lab.verdicts import MetricsRow
 from agent.llm import transcript
 from agent.llm.transcript import Exchange
-from agent.report import own_measures
+from agent.report import model_words, own_measures
+from agent.report.model_words import Check
 from agent.study import ledger
 from agent.study.custody import changed_records
 from agent.study.events import Event
@@ -42,6 +43,7 @@ class Opened:
     hidden: Sequence[str]
     exchanges: Sequence[Exchange]
     troubles: Sequence[str]  # why something is missing from the page, in words
+    check: Check = model_words.unchecked  # for what results contradict in a language model's words
 
     @property
     def name(self) -> str:
@@ -53,7 +55,7 @@ class Opened:
         return [run for run in self.runs if run.counts]
 
 
-def open_study(study: Study, state: State) -> Opened:
+def open_study(study: Study, state: State, check: Check = model_words.unchecked) -> Opened:
     """Read a study. What is damaged, changed or gone is left out and named, and the rest is shown."""
     hidden = changed_records(study, state)
     unreadable = _unreadable(study, state, hidden)
@@ -68,7 +70,7 @@ def open_study(study: Study, state: State) -> Opened:
         *filter(None, [damaged]),
     ]
     events = ledger.read(study.ledger)
-    return Opened(study, state, events, runs, judgements(runs, state), measures, hidden, exchanges, troubles)
+    return Opened(study, state, events, runs, judgements(runs, state), measures, hidden, exchanges, troubles, check)
 
 
 def _unreadable(study: Study, state: State, hidden: Sequence[str]) -> list[str]:

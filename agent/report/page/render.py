@@ -14,7 +14,7 @@ from agent.lab.files import BadFile, read_plain
 from agent.lab.metrics import METRICS
 from agent.lab.results import Measure
 from agent.lab.visible import one_line, visible
-from agent.report import figure_style, plots, story
+from agent.report import figure_style, model_words, plots, story
 from agent.report.answer import Answer
 from agent.report.page import conversation, diff, latents, vector
 from agent.report.page.conversation import Conversation
@@ -65,6 +65,7 @@ class StudySection:
     runs: Sequence[RunSection]
     conversation: Conversation
     troubles: Sequence[str]
+    model_words: Sequence[tuple[str, str, Sequence[str]]]  # of the whole study: label, text, what results contradict
 
 
 def render(studies: Sequence[Opened], live: str = "") -> str:
@@ -132,6 +133,7 @@ def _study_section(prefix: str, opened: Opened) -> StudySection:
         runs=[run_section(opened, run, prefix, talk.by_run.get(run.number, ())) for run in opened.runs],
         conversation=talk,
         troubles=opened.troubles,
+        model_words=model_words.concluded(opened.state, opened.runs, opened.judged, opened.check),
     )
 
 

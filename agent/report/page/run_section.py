@@ -13,6 +13,7 @@ from agent.lab.evaluation.catalogue import measurable
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import FinalInfo, MetricComparison
 from agent.lab.visible import visible
+from agent.report import model_words
 from agent.report.outcome import outcome_sentence
 from agent.report.page.conversation import Request
 from agent.report.page.curves import Line, curves
@@ -61,6 +62,7 @@ class Attempt:
 
     number: int
     title: str
+    mended: str  # what it was to mend of the one before, in a model's words
     verdict: str
     evidence: str
     diff: Diff
@@ -82,6 +84,8 @@ class RunSection:
     description: str
     why: str
     described: str
+    marks: Sequence[str]  # what the results contradict in it
+    by_model: bool  # a language model wrote these texts
     metrics: Sequence[MetricRow]
     measures: Sequence[MeasureRow]
     settings: Sequence[tuple[str, str, str]]  # constant, the baseline's value, the run's
@@ -112,6 +116,8 @@ def run_section(opened: Opened, run: Run, prefix: str, requests: Sequence[Reques
         description=texts["description"],
         why=texts["why"],
         described=texts["described"],
+        marks=model_words.marks(texts["described"], run.number, opened.runs, opened.judged, opened.check),
+        by_model=bool(opened.state.started.language_model) and run.number > 0 and not run.state.by_hand,
         metrics=_metric_rows(opened, run, info, judged) if info else (),
         measures=_measure_rows(opened, info) if info else (),
         settings=_changed_settings(opened.runs, info),
@@ -264,7 +270,8 @@ def _attempt(opened: Opened, run: Run, number: int, attempt: FailedAttempt) -> A
     ]
     changed = _change(opened, run, attempt.proposal)
     verdict = attempt.verdict
-    return Attempt(number, attempt.proposal.title, verdict.name, verdict.evidence, changed, logs)
+    told = attempt.proposal
+    return Attempt(number, told.title, told.mended, verdict.name, verdict.evidence, changed, logs)
 
 
 def _errors(run: Run) -> list[str]:
