@@ -65,9 +65,9 @@ def setting(state: State, runs: list[Run]) -> list[str]:
             f"{_loss(info.core.ce_loss_with_ablation)} with the activations set to zero."
         )
     lines += _noise(state)
-    device = info.environment.get("device", "cpu")
+    device, jobs = info.environment.get("device", "cpu"), started.jobs or 1
     lines.append(
-        f"{TIMES}{device}, {os.cpu_count()} cores, {started.jobs or 1} runs at once; the baseline took "
+        f"{TIMES}{device}, {os.cpu_count()} cores, {jobs} run{'s' * (jobs > 1)} at once; the baseline took "
         f"{record.training_seconds:.0f} s to train and {record.evaluation_seconds:.0f} s to score."
     )
     lines.append(
