@@ -22,6 +22,7 @@ from agent.lab.files import MIB, BadFile, read_plain, write_atomically
 from agent.lab.metrics import HEADLINE, METRICS, family_of
 from agent.llm.client import ChatModel, Client, Limits
 from agent.llm.transcript import Message
+from agent.proposers.sections import without_thinking
 from agent.running import preflight
 from agent.study import workspace
 
@@ -83,6 +84,7 @@ def request_idea(sentence: str, llm: ChatModel, templates: Path) -> Idea:
 
 def parse_answer(answer: str) -> Idea:
     """Parse the longest fenced block of an answer, or all of it if none is fenced. Raise BadIdea if it is invalid."""
+    answer = without_thinking(answer)
     text = max(FENCED.findall(answer), key=len, default=answer)
     idea = ideas.parse(text, Path("idea.yaml"), MAX_ERRORS)
     if errors := list(_errors_without_template(idea)):

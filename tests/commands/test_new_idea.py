@@ -169,7 +169,14 @@ def test_only_metrics_measured_by_default_are_offered(root: Path):
 
 def test_the_example_answer_in_the_prompt_is_valid(root: Path):
     prompt = (root / "templates/prompts/new_idea.j2").read_text()
-    assert len(new_idea.parse_answer(prompt[prompt.index("# Your answer") :]).plan) == 2
+    asked = prompt[prompt.index("# Your answer") :]
+    thought = "<think>Perhaps\n```yaml\n" + "title: no\n" * 99 + "```\n</think>"
+    idea = new_idea.parse_answer(thought + asked)
+    assert len(idea.plan) == 2
+    assert yaml.safe_load(new_idea.as_yaml(idea))["answer"] == {
+        "supported_if_all": [{"step": "any", "metric": "ce_loss_score", "outcome": ["better"]}],
+        "refuted_if_any": [{"step": "short_name", "metric": "ce_loss_score", "below": 0.005}],
+    }
 
 
 def test_all_schema_errors_are_sent_back_to_the_model(root: Path, monkeypatch: pytest.MonkeyPatch):
