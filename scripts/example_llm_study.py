@@ -4,15 +4,21 @@ answers from the script below.
     python scripts/example_llm_study.py
 
 Driver, client, training and evaluation are real; only the model's answers are scripted, with the mistakes that models
-make: an edit that does not apply, an undefined name, a crash, a loss that is not finite, claims without figures. The
-notes and the review page are copied to docs/example_llm_study.
+make: an edit that does not apply, an undefined name, a crash, a loss that is not finite, a prediction left out,
+thinking that leaks, a score that nobody measured, a claim that the results contradict. The notes, the review page and
+the whole conversation as text are copied to docs/example_llm_study.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from agent.llm import transcript
+from agent.llm.transcript import Exchange
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -35,12 +41,35 @@ the prefixes or a mere shrinking of the code would do it.
 """
 
 REVISED = """\
-## Reasoning
-Run 1 stands in the table: its CE-loss score {{run_1 vs baseline ce_loss_score}}. The control is still to be made.
+<think>
+Run 1 is through. Shall I vary the prefixes?
 
 ## Plan
-1. [from baseline] A logarithmic penalty on the latents: it asks for small latents without an order among them, as a
-   control.
+1. [from run 1] Four prefixes instead of three.
+
+No: without the control nothing can be said of the order.
+</think>
+**Reasoning**
+Run 1 stands in the table: its CE-loss score {{run_1 vs baseline ce_loss_score}}. The control is still to be made.
+
+**Plan**
+- From the baseline: **A logarithmic penalty on the latents** - it asks for small latents without an order among them,
+  as a control.
+"""
+
+NESTED_FINDINGS = """\
+## Findings
+The prefixes cost nothing. The CE-loss score {{run_1 vs baseline ce_loss_score}}; the explained variance
+{{run_1 vs baseline explained_variance_centered}}. The AUC {{run_1 vs baseline probing_auc_5}}.
+
+With three aims at once the last latents see a smaller share of the loss, which may explain what is lost. Whether the
+first latents have become the most general ones cannot be told from these figures.
+"""
+
+LOG_FINDINGS = """\
+## Findings
+The penalty leaves the score where the prefixes had it: the CE-loss score {{run_2 vs run_1 ce_loss_score}}, an AUC of
+0.83 beside it. At this coefficient it is too weak to be a control for anything.
 """
 
 COMPLETED = """\
@@ -50,6 +79,16 @@ Both runs have a result: the CE-loss score of run 1 {{run_1 vs baseline ce_loss_
 
 ## Plan
 ALL_COMPLETED
+"""
+
+CONCLUSION = """\
+## Conclusion
+Nothing here speaks for an order from general to specific: the CE-loss score of run 1
+{{run_1 vs baseline ce_loss_score}}, that of run 2 {{run_2 vs baseline ce_loss_score}}, and no measure of these runs
+looks at what a prefix holds. The hypothesis is about a composition loss, which was not tried.
+
+## Next
+The composition loss itself on the prefixes of run 1, and the same without it as an ablation.
 """
 
 NESTED_TEXT = """\
@@ -133,35 +172,39 @@ SCRIPT = (
     NESTED_TEXT + block(COMPUTE, TRANSPOSED + COMPUTE),
     # Fixes that.
     NESTED_TEXT + block(ERRORS.format(":, :end"), ERRORS.format(":end")),
-    # Claims in words; then writes placeholders.
-    "## Description\nThe nested prefixes successfully ordered the latents and cost only 0.4% of the CE-loss score.",
-    "## Description\nThe loss held a term for each nested prefix of the dictionary. The CE-loss score "
-    "{{run_1 vs baseline ce_loss_score}}; the explained variance {{run_1 vs baseline explained_variance_centered}}. "
-    "The AUC, top 5 latents, {{run_1 vs baseline probing_auc_5}}.",
+    NESTED_FINDINGS,
     REVISED,
-    # Takes the logarithm of latents that are zero; then fixes that.
+    # Predicts too little; then takes the logarithm of latents that are zero; then fixes that.
+    LOG_TEXT.replace("alive_fraction: same\n", "") + LOG_CONSTANT + block(RETURN, LOG),
     LOG_TEXT + LOG_CONSTANT + block(RETURN, LOG),
     LOG_TEXT + block(LOG, LOG.replace("latents.log()", "latents.log1p()")),
-    # Insists on a claim, which is removed.
-    "## Description\nThe penalty works as well as the prefixes. The L0 {{run_2 vs baseline l0}}.",
-    "## Description\nThe penalty works as well as the prefixes. The L0 {{run_2 vs baseline l0}}.",
+    LOG_FINDINGS,
     COMPLETED,
+    CONCLUSION,
 )  # fmt: skip
+
+
+def conversation(exchanges: Sequence[Exchange]) -> str:
+    """Return questions and answers as text; a part of a question that stood in the one before is left out."""
+    parts, before = [], set()
+    for exchange in exchanges:
+        asked = [f"[{message['role']}]\n{message['content']}" for message in exchange.messages]
+        sections = [section for text in asked for section in re.split(r"(?m)^(?=#{1,2} )", text)]
+        shown = [
+            f"{section.splitlines()[0]} (as before)\n" if section in before and section.count("\n") > 2 else section
+            for section in sections
+        ]
+        before = set(sections)
+        parts.append(f"{f' Question {exchange.seq + 1}: {exchange.purpose} ':=^100}\n\n{''.join(shown).rstrip()}")
+        parts.append(f"{f' Answer {exchange.seq + 1} ':-^100}\n\n{(exchange.answer or '').rstrip()}")
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
     before = set((ROOT / "notes").glob("*"))
     with ScriptedServer(*SCRIPT) as server:
         command = [sys.executable, "-m", "agent", "run", "--idea", "hierarchical_sae", "--max-runs", "3"]
-        options = [
-            "--proposer",
-            "llm",
-            "--llm",
-            MODEL,
-            "--jobs",
-            "1",
-            *sys.argv[1:],
-        ]  # one by one, as the script answers
+        options = ["--proposer", "llm", "--llm", MODEL, "--jobs", "1", *sys.argv[1:]]  # as the script answers in turn
         process = subprocess.run([*command, *options], cwd=ROOT, env=os.environ | server.environment)
     if process.returncode:
         sys.exit(process.returncode)
@@ -172,6 +215,8 @@ def main() -> None:
         if path.name != "README.md":
             path.unlink()
     shutil.copytree(notes, example, dirs_exist_ok=True)
+    exchanges = transcript.read(ROOT / "runs" / notes.name / "transcript.jsonl")
+    (example / "conversation.txt").write_text(conversation(exchanges))
     print(f"{len(server.requests)} of {len(SCRIPT)} scripted answers were used; notes copied to {example}")
 
 
