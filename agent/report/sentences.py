@@ -46,6 +46,8 @@ _FIELDS = {
     "unit": r"(?: [a-zA-Z/]+)?",
     "own_unit": rf"(?: (?!{NUMBER}(?: |$))[^\s;]+)*",  # an idea names its units, as nats/1000 tokens
     "run": r"\d+",
+    "other": r"\d+",
+    "quoted": r'"(?P<quoted>.*)"',
     "attempt": r"\d+",
     "verdict": r"\w+",
     "family": r"\w+",
@@ -233,6 +235,10 @@ TEST_USES = Sentence("The test {held_out} was used {times} in this study: for {u
 DIFFERS_FROM = Sentence("differs by {difference}{from_baseline}{in_words}")
 WITHIN_NOISE_OF = Sentence("is within noise of {baseline} (difference {difference})")
 VALUE_OF = Sentence("{value}{unit} ({figure} of {which})")
+
+# What a language model concludes, and what of it the results contradict.
+IN_THE_MODELS_WORDS = Sentence("In the model's words (not checked): {words}")
+CONTRADICTED_WORDS = Sentence("Contradicted by the results: {quoted} ({evidence}).")
 
 # The descriptions of plots.
 ENLARGED = "; below, the rectangle enlarged"
