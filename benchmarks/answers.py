@@ -20,7 +20,6 @@ from typing import Any
 from scipy.special import stdtr
 
 from agent.audit import words
-from agent.audit.known_figures import from_runs
 from agent.comparison.judgement import Judgement
 from agent.ideas import Fixed, render_baseline
 from agent.lab.results import Comparison, Core, FinalInfo, Latents, MetricComparison
@@ -151,23 +150,25 @@ def judge_sentences(said: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
     wrong: dict[str, list[str]] = {"held": [], "passed": []}
     studies = {name: study(name) for name in {each["study"] for each in said}}
     for each in said:
-        facts, held = held_against(each, studies[each["study"]])
+        held = held_against(each, studies[each["study"]])
         shown = f"{each['study']} {each['run']} [{each['kind']}] {each['text']} ({each['why']}) {held}"
         if bool(held) == (each["label"] != "false"):
             wrong["held" if held else "passed"].append(shown)
     return wrong
 
 
-def held_against(said: dict[str, Any], whole: Facts) -> tuple[Facts, list[str]]:
+def held_against(said: dict[str, Any], whole: Facts) -> list[str]:
     """Return what is held against a sentence, by what was known when it was written."""
     known = said["run"] + (said["when"] != "before")
-    facts = replace(whole, runs=[run for run in whole.runs if run.number < known])
+    runs = [run for run in whole.runs if run.number < known]
+    judged = {number: judgement for number, judgement in whole.judged.items() if number < known}
+    facts = replace(whole, runs=runs, judged=judged)
     pending = said["run"] if said["when"] == "before" else None
     faults, text = prose.faults(said["text"], facts, pending), bare_figures.measured(said["text"], facts)
     struck = [bare_figures.NOT_MEASURED] if bare_figures.NOT_MEASURED in text else []
     rendered = prose.render(text, facts)
-    marks = words.contradictions(rendered, said["run"], from_runs(facts.runs, facts.judged))
-    return facts, [*faults, *struck, *(mark.evidence for mark in marks)]
+    marks = words.check(rendered, said["run"], runs, judged)
+    return [*faults, *struck, *(mark.evidence for mark in marks)]
 
 
 def main() -> None:

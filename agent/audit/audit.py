@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.audit import known_figures, notes_reader, rendered_sentences, structure, tables
+from agent.audit import known_figures, model_words, notes_reader, rendered_sentences, stated, structure, tables
 from agent.audit.finding import Finding
 from agent.audit.judge import ProseSentence
 from agent.audit.known_figures import KnownRuns
@@ -58,10 +58,12 @@ def findings(notes: Notes, measured: KnownRuns | None = None) -> list[Finding]:
     rendered_sentences.learn(notes, known)
     tables.learn(notes, known)
     rendered_sentences.learn_outcomes(notes, known)
+    stated.learn(notes, known)
     results = [*structure.check_order(notes), *structure.check_origin(notes, known)]
     if measured:
         results += structure.check_results(notes, measured)
     results += tables.check(notes, known)
+    results += model_words.check(notes, known)
     for before, statement in zip([None, *notes.statements], notes.statements, strict=False):
         results += _check(statement, before, known)
     return sorted(results, key=lambda finding: finding.line)

@@ -5,13 +5,15 @@ or a direction belongs to the nearest quantity in its clause, or to the last one
 """
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from agent.audit import word_lists
-from agent.audit.quantities import Mention, Quantity, mentions
+from agent.audit.quantities import L0, Mention, Quantity, mentions
 
+_GOES_ON_HYPOTHETICALLY = re.compile(r"\s*(?:at|with|without|by|and) ", re.IGNORECASE)
 PREVIOUS = -1  # the run before the one a claim is about
 BASELINE = 0
 Kind = Literal["value", "difference", "percent", "factor"]
@@ -54,6 +56,7 @@ class Figure:
     subject: int | None
     reference: int | None
     either: bool = False  # it may be of any other run, as the sentence names none: from 3.1
+    bracketed: bool = False
 
     @property
     def percent(self) -> bool:
@@ -79,7 +82,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class _Clause:
+class Clause:
     """A clause, the word or mark that opens it, and what the sentence was about before it."""
 
     text: str
@@ -88,6 +91,8 @@ class _Clause:
     last: Mention | None
     subjects: tuple[int | None, ...]
     against: tuple[int | None, ...]
+    later: tuple[int | None, ...]  # the runs that a later clause compares with
+    several: bool  # the sentence names more than one run
 
     @property
     def subject(self) -> int | None:
@@ -113,36 +118,47 @@ def read(sentence: str, keys: Iterable[str] = (), before: Mention | None = None)
     `keys`: names that results use besides the known quantities. `before`: the quantity that `it` and `this` stand for,
     from the sentence before.
     """
+    reading = Reading([], [], [], [])
+    for clause in clauses(sentence, keys, before):
+        _add_claims(clause, reading)
+    return replace(reading, figures=_one_of_several(reading.figures))
+
+
+def clauses(sentence: str, keys: Iterable[str] = (), before: Mention | None = None) -> Iterator[Clause]:
+    """Yield the clauses of a sentence that are not hypothetical."""
     sentence = word_lists.IDIOM.sub(lambda idiom: " " * len(idiom.group()), sentence)
     sentence = word_lists.RUNS.sub(_spelled_out, sentence)
-    mentioned, reading = mentions(sentence, keys), Reading([], [], [], [])
+    mentioned = mentions(sentence, keys)
     last = before if re.match(r"(?:It|This|They|These|The (?:clear )?trend)\b", sentence) else None
     subjects: tuple[int | None, ...] = ()
     carried: tuple[int | None, ...] = ()
     hypothetical, ends_with = False, None
-    for start, end, opened in _clauses(sentence):
-        text = sentence[start:end]
+    stretches = _stretches(sentence)
+    all_named = [_named_runs(sentence[start:end]) for start, end, _ in stretches]
+    several = len({run for named in all_named for run in (*named.subjects, *named.against)}) > 1
+    for at, (start, end, opened) in enumerate(stretches):
+        text, named = sentence[start:end], all_named[at]
         inside = [
             replace(mention, start=mention.start - start, end=mention.end - start)
             for mention in mentioned
             if start <= mention.start < end
         ]
-        named = _named_runs(text)
         subjects = named.subjects or subjects
         if named.against and not inside and not word_lists.WAY.search(text):
             carried = named.against  # "Compared with run 2, ..."
-        whose = (ends_with,) if opened == "(" and ends_with is not None and not named.subjects else subjects
-        clause = _Clause(text, opened, inside, last, whose, named.against or carried)
+        of_last = opened == "which" or (opened == "(" and not word_lists.RIVAL.search(text))
+        whose = (ends_with,) if of_last and ends_with is not None and not named.subjects else subjects
+        later = next((each.against for each in all_named[at + 1 :] if each.against), ())
+        clause = Clause(text, opened, inside, last, whose, named.against or carried, later, several)
         ends_with = named.last
-        follows = opened in ("resulting in", "leading to", "which")
+        follows = opened in ("resulting in", "leading to", "which") or _GOES_ON_HYPOTHETICALLY.match(text)
         hypothetical = bool(word_lists.HYPOTHETICAL.search(text)) or (hypothetical and follows)
         if not hypothetical:
-            _add_claims(clause, reading)
+            yield clause
         last = inside[-1] if inside else last
-    return reading
 
 
-def _add_claims(clause: _Clause, reading: Reading) -> None:
+def _add_claims(clause: Clause, reading: Reading) -> None:
     directions = _directions(clause)
     reading.directions.extend(directions)
     reading.figures.extend(_figures(clause))
@@ -156,16 +172,16 @@ def _add_claims(clause: _Clause, reading: Reading) -> None:
     )
 
 
-def _clauses(sentence: str) -> list[tuple[int, int, str]]:
+def _stretches(sentence: str) -> list[tuple[int, int, str]]:
     """Return the start and end of each clause, and the word or mark that opens it."""
-    clauses, start, opened = [], 0, ""
+    stretches, start, opened = [], 0, ""
     for mark in word_lists.CLAUSE.finditer(sentence):
         if mark.group().startswith("and") and re.search(r"\brun \d+\s+$", sentence[: mark.start()]):
             continue  # run 1 and run 2
-        clauses.append((start, mark.start(), opened))
+        stretches.append((start, mark.start(), opened))
         start, opened = mark.end(), mark.group().strip().lower()
-    clauses.append((start, len(sentence), opened))
-    return [clause for clause in clauses if sentence[clause[0] : clause[1]].strip()]
+    stretches.append((start, len(sentence), opened))
+    return [stretch for stretch in stretches if sentence[stretch[0] : stretch[1]].strip()]
 
 
 def _run_number(match: re.Match[str], prefix: str = "") -> int | None:
@@ -178,14 +194,16 @@ def _run_number(match: re.Match[str], prefix: str = "") -> int | None:
 
 def _named_runs(clause: str) -> _NamedRuns:
     """Return the runs a clause is about, and those it compares with."""
-    against = None
-    for match in word_lists.AGAINST.finditer(clause):
-        if not match["loose"] or word_lists.ALIKE.search(clause):
-            against = match
+    rivals = [
+        match for match in word_lists.AGAINST.finditer(clause) if not match["loose"] or word_lists.ALIKE.search(clause)
+    ]
+    against = rivals[-1] if rivals else None
     free = [
         match
         for match in word_lists.NAMED.finditer(clause)
-        if not match["own"] and not (against and against.start() <= match.start() <= against.end())
+        if not match["own"]
+        and not _is_rival(match, rivals)
+        and not word_lists.NO_SUBJECT_BEFORE.search(clause[: match.start()])
     ]
     subjects = tuple(
         dict.fromkeys(_run_number(match) for match in free[:1] + [m for m in free[1:] if _joined(clause, m)])
@@ -201,7 +219,7 @@ def _joined(clause: str, match: re.Match[str]) -> bool:
     return bool(re.search(r"(?:\band|\bor|&|,)\s*$", clause[: match.start()]))
 
 
-def _directions(clause: _Clause) -> list[Direction]:
+def _directions(clause: Clause) -> list[Direction]:
     text = clause.text
     ways = [
         match
@@ -222,39 +240,52 @@ def _directions(clause: _Clause) -> list[Direction]:
         directions += _direction(clause, way, mention.quantity, mention.text)
     for way in ways:
         whole = way.lastgroup in ("better", "worse", "best") and (clause.against or word_lists.OF_RESULTS.search(text))
-        if way.start() not in used and whole:
+        as_good = clause.against and word_lists.AS_GOOD.fullmatch(way.group())
+        if way.start() not in used and (whole or (as_good and not about)):
             directions += _direction(clause, way, None, "")
     return directions
 
 
 def _of_another(text: str, way: re.Match[str], mention: Mention, about: list[Mention]) -> bool:
-    """Return True if a direction is the attribute of another quantity: MSE is 3.1 at a higher L0."""
-    return any(
+    """Return True if a direction is not said of a quantity: the attribute of another (MSE is 3.1 at a higher L0), said
+    of a nearer one (F1 is up with hardly any loss of explained variance), or of what a number of latents brings.
+    """
+    if way.lastgroup in ("better", "worse") and _is_size_of_code(mention):
+        return True
+    attribute = any(
         mention.end <= way.start() and way.end() <= other.start and not text[way.end() : other.start].strip()
         for other in about
     )
+    nearest = min(about, key=lambda other: _distance(way, other))
+    between = text[min(mention.end, nearest.end) : max(mention.start, nearest.start)]
+    return attribute or (nearest is not mention and bool(word_lists.ASIDE.search(between)))
+
+
+def _is_size_of_code(mention: Mention) -> bool:
+    return mention.text.lower().endswith(("latents", "features")) and mention.quantity is L0
 
 
 def _distance(way: re.Match[str], mention: Mention) -> int:
     return max(mention.start - way.end(), way.start() - mention.end, 0)
 
 
-def _direction(clause: _Clause, match: re.Match[str], quantity: Quantity | None, wording: str) -> list[Direction]:
+def _direction(clause: Clause, match: re.Match[str], quantity: Quantity | None, wording: str) -> list[Direction]:
     """Return one direction for each pair of runs that is compared."""
     text, way = clause.text, match.lastgroup or ""
     if word_lists.OTHERS.search(text[match.start() :]):
         way = word_lists.EXTREME.get(way, way)
     further = not clause.against and re.search(r"\b(?:further|even|again)\b", text, re.IGNORECASE)
-    negated = way != "same" and bool(word_lists.NEGATION.search(text[: match.start()]))
+    against = clause.against or (clause.later if further else ())
+    negated = bool(word_lists.NEGATION.search(text[: match.start()]))
     trend = bool(word_lists.TREND.search(text))
     return [
         Direction(quantity, wording, way, match.group(), negated, subject, reference, trend)
         for subject in clause.subjects or (None,)
-        for reference in (PREVIOUS,) * bool(further) or clause.against or (None,)
+        for reference in against or (PREVIOUS,) * bool(further) or (None,)
     ]
 
 
-def _figures(clause: _Clause) -> list[Figure]:
+def _figures(clause: Clause) -> list[Figure]:
     text, figures = clause.text, []
     for match in word_lists.NUMBER.finditer(text):
         before, after = text[: match.start()], text[match.end() :]
@@ -264,17 +295,27 @@ def _figures(clause: _Clause) -> list[Figure]:
             continue
         if not match["unit"] and word_lists.NOT_A_FIGURE_AFTER.match(after):
             continue
-        if mention := _quantity_of(clause, match):
+        mention = _quantity_of(clause, match)
+        if mention and not (_is_size_of_code(mention) and word_lists.STARTS.search(text)):
             kind = _kind(match, before, after)
             against = clause.against[0] if clause.against else None
             whose = _runs_of_value(clause, before, after) if kind == "value" else (clause.subject, against, False)
             sign = "-" if match["sign"] in "-−" and match["sign"] else ""
             number = sign + match["digits"] + (match["unit"] or "").strip()
-            figures.append(Figure(mention.quantity, mention.text, number, kind, *whose))
+            figures.append(Figure(mention.quantity, mention.text, number, kind, *whose, clause.opened == "("))
     return [*figures, *_factors(clause)]
 
 
-def _factors(clause: _Clause) -> list[Figure]:
+def _one_of_several(figures: list[Figure]) -> list[Figure]:
+    """Leave open which runs figures in brackets are of, if a sentence has several of a quantity and names no run."""
+    counts = Counter(figure.quantity for figure in figures if figure.bracketed and figure.subject is None)
+    return [
+        replace(figure, either=True) if figure.bracketed and counts[figure.quantity] > 1 else figure
+        for figure in figures
+    ]
+
+
+def _factors(clause: Clause) -> list[Figure]:
     """Return factors in words (halved, doubled) of quantities at most three words away."""
     figures = []
     for factor, words in word_lists.FACTORS.items():
@@ -288,10 +329,12 @@ def _factors(clause: _Clause) -> list[Figure]:
     return figures
 
 
-def _quantity_of(clause: _Clause, match: re.Match[str]) -> Mention | None:
+def _quantity_of(clause: Clause, match: re.Match[str]) -> Mention | None:
     """Return the quantity a number belongs to: the last named before it, or the one right after it."""
     text = clause.text
     before = [mention for mention in clause.mentions if mention.end <= match.start()]
+    if len(before) > 1 and before[-1].quantity is L0 and word_lists.AT_L0.search(text[: match.start()]):
+        before.pop()  # explained variance at L0 16 rose to 0.85
     after = [mention for mention in clause.mentions if mention.start >= match.end()]
     given = before and re.fullmatch(r"\s*(?:\(|of|is|was|=|:|at)?\s*", text[before[-1].end : match.start()])
     if after and not given and word_lists.BEFORE_QUANTITY.fullmatch(text[match.end() : after[0].start]):
@@ -311,15 +354,22 @@ def _kind(match: re.Match[str], before: str, after: str) -> Kind:
         return "factor"
     if unit:
         return "percent" if changes or by else "value"
-    return "difference" if by or match["sign"] == "+" or (changes and not re.match(r"\s*than", after)) else "value"
+    signed = match["sign"] == "+" or re.match(r"\s*±", after)
+    return "difference" if by or signed or (changes and not re.match(r"\s*than", after)) else "value"
 
 
-def _runs_of_value(clause: _Clause, before: str, after: str) -> tuple[int | None, int | None, bool]:
+def _is_rival(named: re.Match[str], rivals: list[re.Match[str]]) -> bool:
+    return any(rival.start() <= named.start() <= rival.end() for rival in rivals)
+
+
+def _runs_of_value(clause: Clause, before: str, after: str) -> tuple[int | None, int | None, bool]:
     """Return the run a number is given for, the other run of the sentence, and whether it may be of any other run."""
     against = clause.against[0] if clause.against else None
     other = (against if against is not None else PREVIOUS), BASELINE, against is None
     if word_lists.FROM_BEFORE.search(before) or word_lists.TO_AFTER.match(after):
         return other
+    if word_lists.RANGE_BEFORE.search(before):
+        return clause.subject, against, True
     if of := word_lists.OF_RUN_AFTER.match(after):
         return _run_number(of), against, False
     rivals = list(word_lists.AGAINST.finditer(before))
@@ -327,6 +377,7 @@ def _runs_of_value(clause: _Clause, before: str, after: str) -> tuple[int | None
         return _run_number(rivals[-1], "r_"), clause.subject, False
     if word_lists.RIVAL_BEFORE.search(before):
         return other
-    if named := list(word_lists.NAMED.finditer(before)):
+    if named := [each for each in word_lists.NAMED.finditer(before) if not _is_rival(each, rivals)]:
         return _run_number(named[-1]), against, False
-    return clause.subject, against, False
+    named_elsewhere = clause.several or word_lists.NAMED.search(after)
+    return clause.subject, against, bool(named_elsewhere) and clause.subject is not None

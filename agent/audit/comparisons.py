@@ -7,11 +7,15 @@ from itertools import pairwise
 from agent.audit import word_lists
 from agent.audit.claims import BASELINE, PREVIOUS, Direction
 from agent.audit.finding import CheckResult
-from agent.audit.known_figures import KnownRuns
-from agent.audit.quantities import QUANTITIES, Quantity
+from agent.audit.known_figures import KnownRuns, is_within
+from agent.audit.quantities import L0, QUANTITIES, Quantity
+from agent.comparison.judgement import SAME_L0
+from agent.lab.metrics import METRICS
+from agent.report.sentences import TITLES
 
 SIMILAR = 0.02  # figures called similar may differ by this share
 SAME = 0.001  # figures called identical or unchanged
+WITHIN_NOISE = "within the noise"
 
 DECISIVE = [  # what `better` is counted over if no quantity is named
     quantity
@@ -26,14 +30,32 @@ _NOT: dict[str, CheckResult] = {"supported": ("contradicted", ""), "contradicted
 def paired_figures(
     known: KnownRuns, quantity: Quantity, wording: str, subject: int, reference: int
 ) -> list[tuple[str, float, float]]:
-    """Return (path, figure of subject, figure of reference), at the same L0 if notes have such a comparison."""
+    """Return (path, figure of subject, figure of reference), at the same L0 if such a comparison is known."""
+    if BASELINE in (subject, reference) and (pair := _at_same_l0(known, quantity, wording, subject or reference)):
+        title, value, at_l0 = pair
+        return [(title, value, at_l0) if subject else (title, at_l0, value)]
     one, two = known.runs[subject], known.runs[reference]
-    if reference == BASELINE and (title := one.compared_title(quantity, wording)):
-        return [(title, one.differences[title].value, one.differences[title].reference)]
-    mine, theirs = one.figures_of(quantity, wording), two.figures_of(quantity, wording)
+    mine, theirs = one.related_figures_of(quantity, wording), two.related_figures_of(quantity, wording)
     if common := [path for path in mine if path in theirs]:
         return [(path, mine[path], theirs[path]) for path in common]
     return [(path, mine[path], next(iter(theirs.values()))) for path in list(mine)[:1]] if theirs else []
+
+
+def _at_same_l0(known: KnownRuns, quantity: Quantity, wording: str, run: int) -> tuple[str, float, float] | None:
+    """Return the title of a metric, its figure in a run and the baseline's at the run's L0, if they were compared."""
+    if (title := known.runs[run].compared_title(quantity, wording)) is None:
+        return None
+    difference = known.runs[run].differences[title]
+    if TITLES.get(title) == quantity.complement:
+        return f"1 - {title}", 1 - difference.value, 1 - difference.reference
+    return title, difference.value, difference.reference
+
+
+def noise_between(known: KnownRuns, quantity: Quantity, wording: str, subject: int, reference: int) -> float | None:
+    """Return the half width that a difference between two runs must exceed, or None if no noise is known."""
+    runs = [known.runs[number] for number in (subject, reference)]
+    titles = [(run, title) for run in runs if (title := run.compared_title(quantity, wording))]
+    return max((run.differences[title].half_width for run, title in titles), default=None)
 
 
 def state_both(known: KnownRuns, path: str, subject: int, a: float, reference: int, b: float) -> str:
@@ -54,14 +76,16 @@ def check_direction(known: KnownRuns, claim: Direction, subject: int, reference:
         return result
     if known.runs[subject].why_untrained:
         return result
-    says_l0_differs = claim.way in ("up", "down", "same") and word_lists.L0.search(text)
-    if (
-        (why := known.why_l0_apart(subject, reference))
-        and not says_l0_differs
-        and not word_lists.DISCLAIMED.search(text)
-    ):
-        return "unsupported", why
-    return result
+    compared_at_l0 = (
+        BASELINE in (subject, reference)
+        and claim.quantity
+        and (_at_same_l0(known, claim.quantity, claim.wording, subject or reference))
+    )
+    says_l0_differs = claim.way in ("up", "down", "same") and word_lists.L0_DIFFERS.search(text)
+    if compared_at_l0 or says_l0_differs or word_lists.DISCLAIMED.search(text):
+        return result
+    why = known.why_l0_apart(subject, reference)
+    return ("unsupported", why) if why else result
 
 
 def _by_figures(known: KnownRuns, claim: Direction, subject: int, reference: int) -> CheckResult | None:
@@ -74,14 +98,11 @@ def _by_figures(known: KnownRuns, claim: Direction, subject: int, reference: int
         undecided = quantity.designed or (quantity.better == "none" and quantity not in QUANTITIES)
         return None if undecided else ("unsupported", _no_value(known, quantity, subject, reference))
     shown = "; ".join(state_both(known, path, subject, a, reference, b) for path, a, b in pairs[:3])
-    one = known.runs[subject]
-    title = one.compared_title(quantity, claim.wording) if reference == BASELINE else None
-    noisy = bool(title) and one.differences[title].within_noise
+    noise = noise_between(known, quantity, claim.wording, subject, reference)
     if claim.way == "same":
-        share = SAME if word_lists.UNCHANGED.search(claim.word) else SIMILAR
-        agreeing = [noisy or abs(a - b) <= share * max(abs(a), abs(b)) for _, a, b in pairs]
-    elif noisy:
-        return "unsupported", f"{shown}: within the noise"
+        agreeing = [_same(claim, a, b, noise) for _, a, b in pairs]
+    elif noise is not None and all(is_within(a - b, noise) for _, a, b in pairs):
+        return "unsupported", f"{shown}: {WITHIN_NOISE}"
     else:
         agreeing = [_went(claim, a, b) for _, a, b in pairs]
     if None in agreeing:
@@ -91,10 +112,26 @@ def _by_figures(known: KnownRuns, claim: Direction, subject: int, reference: int
     return ("supported" if agreeing[0] else "contradicted"), shown
 
 
+def _same(claim: Direction, a: float, b: float, noise: float | None) -> bool:
+    """Return True if two figures are as alike as claimed: by the noise, if it is known and the claim is about it."""
+    apart = abs(a - b)
+    if noise is not None and is_within(apart, noise):
+        return True
+    if noise is not None and word_lists.WITHIN_NOISE.search(claim.word):
+        return False
+    assert claim.quantity
+    loosely = noise is None or word_lists.SIMILARLY.search(claim.word)
+    share = SIMILAR if loosely and not word_lists.UNCHANGED.search(claim.word) else SAME
+    worth = next((metric.worth for name, metric in METRICS.items() if claim.quantity.is_figure(name)), 0.0)
+    if claim.quantity is L0:
+        share, worth = max(share, SAME_L0), 0.0
+    return apart <= share * max(abs(a), abs(b)) or (noise is not None and apart < worth)
+
+
 def _no_value(known: KnownRuns, quantity: Quantity, subject: int, reference: int) -> str:
-    if not any(run.figures_of(quantity) for run in known.runs.values()):
+    if not any(run.related_figures_of(quantity) for run in known.runs.values()):
         return f"no run has a value of {quantity.name}"
-    absent = reference if known.runs[subject].figures_of(quantity) else subject
+    absent = reference if known.runs[subject].related_figures_of(quantity) else subject
     return f"{known.name(absent)} has no value of {quantity.name}"
 
 
@@ -112,13 +149,18 @@ def _went(claim: Direction, a: float, b: float) -> bool | None:
 
 
 def check_overall(known: KnownRuns, way: str, subject: int, reference: int) -> CheckResult:
-    """Check better or worse of no quantity in particular, by every quantity that has a better direction."""
-    won, lost = [], []
+    """Check better, worse or as good of no quantity in particular, by every quantity with a better direction."""
+    won, lost, measured = [], [], 0
     for quantity in DECISIVE:
+        noise = noise_between(known, quantity, "", subject, reference) or 0.0
         for path, a, b in paired_figures(known, quantity, "", subject, reference)[:1]:
-            if a != b:
+            measured += 1
+            if not is_within(a - b, noise):
                 better = (a > b) == (quantity.better == "higher")
                 (won if better else lost).append(state_both(known, path, subject, a, reference, b))
+    if way == "same":
+        apart = [*won, *lost]
+        return ("contradicted" if 2 * len(apart) > measured else "unsupported"), "; ".join(apart[:3])
     if way == "worse":
         won, lost = lost, won
     if won and lost:
@@ -128,8 +170,8 @@ def check_overall(known: KnownRuns, way: str, subject: int, reference: int) -> C
     return ("supported" if won else "contradicted"), "; ".join((won or lost)[:3])
 
 
-def check_superlative(known: KnownRuns, claim: Direction, subject: int) -> CheckResult | None:
-    """Check best, worst, highest or lowest, of all runs or of those so far."""
+def check_superlative(known: KnownRuns, claim: Direction, subject: int, own: bool) -> CheckResult | None:
+    """Check best, worst, highest or lowest, of all runs, or of those so far in a run's `own` section."""
     quantity = claim.quantity
     if claim.negated or (quantity is None and claim.way != "best"):
         return None
@@ -146,7 +188,8 @@ def check_superlative(known: KnownRuns, claim: Direction, subject: int) -> Check
     pick = max if high != quantity.inverse else min
     shown = f"{quantity.name}: {_listed(known, measured)}"
     so_far = {number: value for number, value in measured.items() if number <= subject}
-    if not any(values[subject] == pick(values.values()) for values in (measured, so_far) if len(values) > 1):
+    among = (measured, so_far) if own else (measured,)
+    if not any(values[subject] == pick(values.values()) for values in among if len(values) > 1):
         return "contradicted", shown
     fair = claim.way != "best" or not quantity.follows_l0 or BASELINE not in (known.runs.keys() - {subject})
     why = "" if fair else known.why_l0_apart(subject, BASELINE)
@@ -183,7 +226,7 @@ def check_trend(known: KnownRuns, claim: Direction, upto: int | None, text: str)
 
 def _values(known: KnownRuns, quantity: Quantity, wording: str) -> dict[int, float]:
     values = {
-        number: next(iter(run.figures_of(quantity, wording).values()), None)
+        number: next(iter(run.related_figures_of(quantity, wording).values()), None)
         for number, run in sorted(known.runs.items())
     }
     return {number: value for number, value in values.items() if value is not None}

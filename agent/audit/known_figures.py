@@ -1,27 +1,40 @@
-"""What is known of the runs that notes speak of: figures, differences from the baseline, verdicts.
+"""What is known of the runs that a text speaks of: figures, differences from the baseline, verdicts, outcomes.
 
-Either from the notes themselves, or from a study's run directories; the notes' own figures are then claims too.
+From the notes themselves, from a study's run directories (the notes' own figures are then claims too), or from its runs
+as the driver has them.
 """
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
 
 from agent.audit.notes_reader import Notes, flatten
-from agent.audit.quantities import L0, STEPS, Quantity
+from agent.audit.quantities import L0, STEPS, Quantity, unknown_keys
+from agent.comparison.judgement import Judgement, judgements
 from agent.comparison.matching import MATCH
+from agent.hypothesis import Outcome
 from agent.lab.errors import UserError
 from agent.lab.files import read_plain_text
-from agent.lab.metrics import METRICS
+from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Comparison, FinalInfo
+from agent.report.sentences import DOES_NOT_COUNT
+from agent.report.splitting import split_sentences
+from agent.study.runs import Run
 from agent.study.workspace import find_study
 
+APART = "they do not compare"
 NOT_FIGURES = ("floor", "comparison", "environment", "errors", "settings", "datasets", "analysis")
+
+
+def is_within(difference: float, half_width: float) -> bool:
+    """Return True if a difference is at most its half width, but for rounding."""
+    return abs(difference) <= half_width * (1 + 1e-9)
 
 
 @dataclass(frozen=True)
@@ -35,7 +48,7 @@ class Difference:
 
     @property
     def within_noise(self) -> bool:
-        return abs(self.difference) <= self.half_width
+        return is_within(self.difference, self.half_width)
 
     @property
     def direction(self) -> Literal["up", "down", "same"]:
@@ -50,25 +63,35 @@ class KnownRun:
     figures: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     differences: dict[str, Difference] = field(default_factory=dict)  # by the title of the metric
+    stated: dict[str, float] = field(default_factory=dict)  # that only the run's text holds, by Quantity.stated_as
     own_measures: dict[str, float] = field(default_factory=dict)  # the idea's own, by title or name
     verdict: str = ""
     counts: bool = True
+    outcome: Outcome | None = None  # on the primary metric
     info: FinalInfo | None = None
+    title: str = ""
 
     def figures_of(self, quantity: Quantity, wording: str = "") -> dict[str, float]:
-        """Return the figures of a quantity, by path. `wording`: how a sentence names it."""
-        return {path: self.figures[path] for path in quantity.paths(self.figures, wording)}
+        """Return the measured figures of a quantity, by path. `wording`: how a sentence names it."""
+        figures = {path: self.figures[path] for path in quantity.paths(self.figures, wording)}
+        path = quantity.complement
+        return figures or ({f"1 - {path}": 1 - self.figures[path]} if path in self.figures else {})
+
+    def related_figures_of(self, quantity: Quantity, wording: str = "") -> dict[str, float]:
+        """Return the figures that relations to other runs are checked with: if none was measured, the one stated."""
+        name = quantity.stated_as(wording)
+        return self.figures_of(quantity, wording) or ({name: self.stated[name]} if name in self.stated else {})
 
     def compared_title(self, quantity: Quantity, wording: str = "") -> str | None:
         """Return the title under which a quantity's difference from the baseline is known, or None if it is not."""
-        titles = [title for title in self.differences if quantity.names.fullmatch(title)]
+        titles = [title for title in self.differences if quantity.is_titled(title)]
         exact = [title for title in titles if title.lower() == wording.lower()]
         another = re.search(r"\d", wording) and quantity.name != "L0"  # top 1 when top 5 is known
         return next(iter(exact or ([] if another else titles)), None)
 
     @property
     def l0(self) -> float | None:
-        return next(iter(self.figures_of(L0).values()), None)
+        return next(iter(self.related_figures_of(L0).values()), None)
 
     @property
     def why_untrained(self) -> str:
@@ -82,6 +105,11 @@ class KnownRuns:
     """The runs that something is known of, by number."""
 
     runs: dict[int, KnownRun]
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The names of figures that are no known quantity's."""
+        return unknown_keys(path for run in self.runs.values() for path in run.figures)
 
     def name(self, run: int) -> str:
         return f"run {run}" if run else "the baseline"
@@ -100,14 +128,16 @@ class KnownRuns:
         if min(abs(one / two - 1), abs(two / one - 1)) <= MATCH:
             return ""
         apart = f"{self.name(a)} has L0 {one:g} and {self.name(b)} {two:g}"
-        return f"{apart}, more than {MATCH:.0%} apart: they do not compare"
+        return f"{apart}, more than {MATCH:.0%} apart: {APART}"
 
 
 def from_notes(notes: Notes) -> KnownRuns:
     """Take the figures from the notes themselves; of a run that is described twice, from the first description."""
-    known = KnownRuns({})
+    known, texts = KnownRuns({}), notes.texts_by_run()
     for run in notes.runs:
-        known.runs.setdefault(run.number, KnownRun(run.number, run.figures, run.settings))
+        counts = not any(map(DOES_NOT_COUNT.opens, split_sentences(texts.get(run.number, ""))))
+        new = KnownRun(run.number, run.figures, run.settings, counts=counts, title=run.title)
+        known.runs.setdefault(run.number, new)
     return known
 
 
@@ -120,6 +150,35 @@ def from_directory(directory: Path) -> KnownRuns:
             runs[int(number[1])] = _read(path, int(number[1]), compared.get(int(number[1])))
     if not runs:
         raise UserError(f"{directory} has no run_<i>/final_info.json: give the directory of a study's runs")
+    if study:
+        state = study[1]
+        done = [Run(run, directory, known.info) for run in state.runs if (known := runs.get(run.number))]
+        for run in done:
+            runs[run.number].title = run.state.proposal.title
+        for number, judgement in judgements(done, state).items():
+            runs[number].outcome = judgement.outcome
+    return KnownRuns(runs)
+
+
+def from_runs(runs: Sequence[Run], judged: Mapping[int, Judgement]) -> KnownRuns:
+    """Take the figures of a study's runs that are done, and the outcomes they are judged to have."""
+    known = {}
+    for run in runs:
+        if run.info:
+            known[run.number] = replace(_of_results(run.number, run.info), title=run.state.proposal.title)
+    for number, judgement in judged.items():
+        known[number].outcome = judgement.outcome
+    return by_metric(KnownRuns(known))
+
+
+def by_metric(known: KnownRuns) -> KnownRuns:
+    """Leave of each measured run the figures of METRICS, by its names, the headline metrics first."""
+    runs = dict(known.runs)
+    for number, run in known.runs.items():
+        if run.info:
+            figures = {name: run.info.metric(name) for name in dict.fromkeys((*HEADLINE, *METRICS))}
+            measured = {name: value for name, value in figures.items() if value is not None and run.counts}
+            runs[number] = replace(run, figures=measured)
     return KnownRuns(runs)
 
 
@@ -136,10 +195,16 @@ def _read(path: Path, number: int, compared: Comparison | None) -> KnownRun:
         info = FinalInfo.model_validate(content)
     except ValidationError:
         return KnownRun(number, figures, settings)
-    run = KnownRun(number, figures, settings, info=info, verdict=info.verdict.name, counts=info.verdict.ok)
+    run = _of_results(number, info.model_copy(update={"comparison": compared or info.comparison}))
+    return replace(run, figures=figures, settings=settings)
+
+
+def _of_results(number: int, info: FinalInfo) -> KnownRun:
+    """Return what a run's results say beside its figures."""
+    run = KnownRun(number, info=info, verdict=info.verdict.name, counts=info.verdict.ok)
     run.own_measures = {name: value for name, value in info.analysis.items() if value is not None}
-    comparison = compared or info.comparison
-    for name, metric in (comparison.metrics if comparison else {}).items():
-        title = METRICS[name].title if name in METRICS else name
+    compared = info.comparison.metrics if info.comparison else {}
+    for name in sorted(compared, key=lambda name: HEADLINE.index(name) if name in HEADLINE else len(HEADLINE)):
+        metric, title = compared[name], METRICS[name].title if name in METRICS else name
         run.differences[title] = Difference(metric.value, metric.reference, metric.difference, metric.half_width)
     return run

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.report.sentences import CONTRADICTED_WORDS, IN_THE_MODELS_WORDS
 from agent.report.splitting import split_sentences
 
 INTENT_LABELS = (
@@ -43,6 +44,9 @@ _LABEL = re.compile(
 _ITEM = re.compile(r"\A(?:[-*•]|\d{1,2}[.)])\s+")
 _NOT_CLAIMS = ("title", "experiment description", "test text", "test samples", "not tried", "glossary", "end")
 _NO_ANSWER = re.compile(r"(?:question|failed|cost): ", re.IGNORECASE)  # lines of the section Answer
+_MARK = CONTRADICTED_WORDS.wordings[0].partition("{")[0].strip()
+_UNCHECKED = (IN_THE_MODELS_WORDS, _MARK)  # how paragraphs begin that are no claims of the notes
+_PLANNED = ("Next: ", "Plan after run ")  # and those of the section of that name that speak of no result
 _TABLE = re.compile(r"(run|metric|own measure) {2,}\S")
 _CELLS = re.compile(r" {2,}")
 _CALL = re.compile(
@@ -79,6 +83,16 @@ class Table:
 
 
 @dataclass
+class ModelWords:
+    """What a language model concluded of a run, or of all (None), and the sentences marked as contradicted."""
+
+    line: int
+    run: int | None
+    text: str = ""
+    marks: list[tuple[int, str]] = field(default_factory=list)  # the line, and the sentence it quotes
+
+
+@dataclass
 class NotesRun:
     """A run as notes describe it. Figures are by the path of their keys, joined by slashes."""
 
@@ -101,6 +115,18 @@ class Notes:
     runs: list[NotesRun] = field(default_factory=list)
     statements: list[Statement] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    model_words: list[ModelWords] = field(default_factory=list)
+
+    def add_model_words(self, block: str, line: int, run: int | None) -> None:
+        """Add a paragraph of a language model's words, or a mark to the one above it."""
+        if not block.startswith(_MARK):
+            if not block.startswith(_PLANNED):
+                self.model_words.append(ModelWords(line, run, block.partition(": ")[2].strip()))
+            return
+        if not self.model_words or self.model_words[-1].run != run:
+            self.model_words.append(ModelWords(line, run))
+        mark = CONTRADICTED_WORDS.read(block)
+        self.model_words[-1].marks.append((line, mark["quoted"] if mark else block))
 
     def texts_by_run(self) -> dict[int | None, str]:
         """Return all sentences about each run, joined."""
@@ -126,7 +152,9 @@ def parse(text: str) -> Notes:
     start, at, has_heading = 0, 0, False
 
     def close_block() -> None:
-        if block and section not in _NOT_CLAIMS and not (section == "answer" and _NO_ANSWER.match(block[0])):
+        if block and (section == IN_THE_MODELS_WORDS.lower() or block[0].startswith(_UNCHECKED)):
+            notes.add_model_words(" ".join(block), start, run.number if run else None)
+        elif block and section not in _NOT_CLAIMS and not (section == "answer" and _NO_ANSWER.match(block[0])):
             notes.statements.extend(_statements(" ".join(block), start, run.number if run else None))
         elif block and section == "title":
             notes.title = notes.title or block[0]
@@ -136,7 +164,10 @@ def parse(text: str) -> Notes:
 
     while at < len(lines):
         line = lines[at]
-        if heading := _HEADING.fullmatch(line):
+        of_model = section == IN_THE_MODELS_WORDS.lower() or bool(block and block[0].startswith(_UNCHECKED))
+        if line and indented[at] and block and of_model:
+            block.append(line)
+        elif heading := _HEADING.fullmatch(line):
             close_block()
             name, _, rest = heading[1].partition(":")
             section, block[:], start = name.strip().lower(), [rest.strip()] if rest.strip() else [], at + 1
@@ -167,11 +198,12 @@ def parse(text: str) -> Notes:
             close_block()
             run.results, run.results_line = run.results or line, run.results_line or at + 1
         else:
+            unchecked = line.startswith(_UNCHECKED) or (block and block[0].startswith(_UNCHECKED))
             continues = indented[at] and bool(block) and not (_ITEM.match(line) or _LABEL.match(line))
             ended = (
                 block and not continues and (block[-1][-1] in ".!?:" or (_ITEM.match(block[0]) and not indented[at]))
             )
-            if not line or ended or _ITEM.match(line) or _LABEL.match(line):
+            if not line or ended or unchecked or _ITEM.match(line) or _LABEL.match(line):
                 close_block()
             if line:
                 start = start if block else at + 1

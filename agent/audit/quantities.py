@@ -3,7 +3,9 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from agent.report.sentences import TITLES
 
 NOT_MEASURED = (  # after these it is a part of the objective, or a setting
     r"(?!\s*[-_]?(?:coeff|penalt|regulari|weight|target|term|function|constraint|schedul|warm|budget|limit|scale|ing\b))"
@@ -21,16 +23,28 @@ class Quantity:
     follows_l0: bool = True  # it depends on L0, so it compares only at the same L0
     designed: bool = False  # set rather than measured: no claim if the run has no such figure
     inverse: bool = False  # more of it is less of the figure: sparsity and L0
+    complement: str = ""  # a key whose figure is 1 less this quantity: the alive fraction of dead latents
 
     def paths(self, figures: Mapping[str, float], wording: str = "") -> list[str]:
         """Return the paths of its figures. A wording with a number of latents (top 5) narrows them to keys with it."""
-        paths = [path for path in figures if self._matches(path)]
+        paths = [path for path in figures if self.is_figure(path)]
         if number := re.search(r"top[- ]?(\d+)|(\d+)$", wording, re.IGNORECASE):
             narrowed = [p for p in paths if re.search(rf"(?<!\d){number[1] or number[2]}(?!\d)", p.rsplit("/", 1)[-1])]
             paths = narrowed or paths
         return paths
 
-    def _matches(self, path: str) -> bool:
+    def stated_as(self, wording: str) -> str:
+        """Return the name of a figure that only a text states: the quantity and what narrows it (probing, top 5)."""
+        narrowed = re.findall(r"top[- ]?\d+|AUC|accuracy", wording, re.IGNORECASE)
+        return ", ".join([self.name, *narrowed, "as stated"])
+
+    def is_titled(self, title: str) -> bool:
+        """Return True if a metric with this title is a figure of this quantity, or 1 less it."""
+        name = TITLES.get(title, title)
+        return bool(self.names.fullmatch(title)) or self.is_figure(name) or self.complement == name
+
+    def is_figure(self, path: str) -> bool:
+        """Return True if a path of keys leads to a figure of this quantity."""
         parts = [re.sub(r"[\s.-]+", "_", part.lower()) for part in path.split("/")]
         if any(part.startswith(("llm", "random", "floor", "std")) for part in parts) or parts[-1] in ("std", "stderr"):
             return False
@@ -38,7 +52,7 @@ class Quantity:
         return any(self.key.fullmatch("_".join(parts[-n:])) for n in (1, 2))
 
 
-def _quantity(name: str, names: str, key: str, better: Literal["higher", "lower", "none"], **more: bool) -> Quantity:
+def _quantity(name: str, names: str, key: str, better: Literal["higher", "lower", "none"], **more: Any) -> Quantity:
     return Quantity(name, re.compile(rf"(?<![\w-])(?:{names})(?![\w])", re.IGNORECASE), re.compile(key), better, **more)
 
 
@@ -46,7 +60,7 @@ def _quantity(name: str, names: str, key: str, better: Literal["higher", "lower"
 QUANTITIES = (
     _quantity(
         "CE-loss score",
-        r"(?:CE|cross[- ]entropy)[- ](?:loss )?score|ce_loss_score|(?:CE )?loss recovered",
+        r"(?:CE|cross[- ]entropy)[- ](?:loss[- ])?score|ce_loss_score|(?:CE )?loss recovered",
         r"ce_loss_score|(?:frac_|ce_)?loss_recovered",
         "higher",
     ),
@@ -114,15 +128,17 @@ QUANTITIES = (
     ),
     _quantity(
         "dead latents",
-        r"(?:fraction of |number of |share of )?dead (?:latents?|features?|neurons?|fraction)",
+        r"(?:fraction of |number of |share of )?dead (?:latents?|features?|neurons?|fraction)"
+        r"|of (?:the |all )?latents (?:are |were |stay |end up )?(?:dead|die[sd]?)\b",
         r"(?:frac\w*_|num_|n_)?dead(?:_\w+)?",
         "lower",
         follows_l0=False,
+        complement="alive_fraction",
     ),
     _quantity(
         "alive fraction",
         r"(?:frac(?:tion)?[ _](?:of )?)?(?:alive|live) (?:latents|features|fraction)|frac_alive"
-        r"|alive_fraction|fraction alive",
+        r"|alive_fraction|fraction alive|of (?:the |all )?latents (?:are|were|stay|remain|stayed|remained) alive",
         r"alive_fraction|frac\w*_alive",
         "higher",
         follows_l0=False,
@@ -131,8 +147,14 @@ QUANTITIES = (
         "dense fraction", r"dense fraction|(?:fraction of )?dense (?:latents|features)", r"dense_fraction", "lower"
     ),
     _quantity(
-        "absorption", r"(?:(?:mean|full|feature) )*absorption(?: (?:score|fraction|rate))?", r".*absorption\w*", "lower"
+        "absorption",
+        r"(?:(?:mean|full|feature|true) )*absorption(?: (?:score|fraction|rate))?",
+        r".*absorption\w*",
+        "lower",
     ),
+    _quantity("F1", r"F1(?:[- ]score)?", r"f1(?:_score)?", "higher"),
+    _quantity("MCC", r"MCC", r"mcc", "higher"),
+    _quantity("uniqueness", r"uniqueness(?: score)?", r"uniqueness", "higher"),
     _quantity("SCR", r"SCR(?: metric| score)?|spurious correlation removal", r"scr\w*", "higher"),
     _quantity("TPP", r"TPP(?: metric| score)?|targeted probe perturbation", r"tpp\w*", "higher"),
     _quantity("unlearning", r"unlearning(?: score)?", r"unlearning\w*", "higher"),
@@ -146,6 +168,7 @@ QUANTITIES = (
     _quantity(
         "probing",
         r"(?:sparse[- ])?(?:probing|probe (?=accuracy|scores?|AUC))(?: ?(?:accuracy|scores?|AUC|performance|results?))?"
+        r"|(?<=easier )to (?:probe|read off)|(?<=harder )to (?:probe|read off)"
         r"|(?:AUC|accuracy), top \d+ latents?|(?:top[- ]\d+ )?(?:test |probing )?(?:accuracy|AUC)(?: at top[- ]\d+)?",
         r"\w*(?:probing|auc|accuracy)(?:_\w*)?|sae_top_\d+\w*",
         "higher",

@@ -17,10 +17,12 @@ from agent.comparison.judgement import Outcome
 from agent.lab.metrics import METRICS
 from agent.lab.results import FinalInfo
 from agent.report import sentences
-from agent.report.sentences import NUMBER, TITLE, TITLES
+from agent.report.sentences import NUMBER, TITLE, TITLES, Sentence
 
 _SHARES = re.compile(rf"(?P<title>[^,;:]+?) (?P<values>{NUMBER}(?: / {NUMBER})+)")  # one per part, in an idea's figures
-_SUBJECT = rf"(?P<title>{TITLE}) (?:of (?:run (?P<run>\d+)|the baseline) )?"
+_SUBJECT = rf"(?P<subject>(?P<title>{TITLE}) (?:of (?:run (?P<run>\d+)|the baseline) )?)"
+_DIFFERS_FROM_RUN = Sentence("differs by {difference} from that of run {other}")
+_WITHIN_NOISE_OF_RUN = Sentence("is within noise of that of run {other} (difference {difference})")
 _RECORDS = (
     sentences.COMPARED_HEADING,
     sentences.NOT_MEASURED,
@@ -67,15 +69,18 @@ def learn(notes: Notes, known: KnownRuns) -> None:
 
 
 def learn_outcomes(notes: Notes, known: KnownRuns) -> None:
-    """Add the difference that an outcome states to what is known of its run, if nothing else records it."""
+    """Add outcomes to what is known of their runs, and the differences they state if nothing else records them."""
     for statement in notes.statements:
         run = known.runs.get(statement.run) if statement.run is not None else None
         if run is None or run.info:
             continue
-        if outcome := next(filter(None, (each.read(statement.text) for each in sentences.OUTCOMES.values())), None):
-            difference, half_width = number(outcome["difference"]), number(outcome["half_width"])
-            value = run.figures.get(TITLES[outcome["title"]], 0.0)
-            run.differences.setdefault(outcome["title"], Difference(value, value - difference, difference, half_width))
+        for outcome, sentence in sentences.OUTCOMES.items():
+            if stated := sentence.read(statement.text):
+                run.outcome = outcome
+                difference, half_width = number(stated["difference"]), number(stated["half_width"])
+                value = run.figures.get(TITLES[stated["title"]], 0.0)
+                numbers = value - difference, difference, half_width
+                run.differences.setdefault(stated["title"], Difference(value, *numbers))
 
 
 def check(statement: Statement, known: KnownRuns) -> list[CheckResult] | None:
@@ -100,34 +105,65 @@ def check(statement: Statement, known: KnownRuns) -> list[CheckResult] | None:
 
 
 def check_differences(text: str, own_run: int | None, known: KnownRuns) -> Iterator[tuple[str, CheckResult]]:
-    """Check the differences with intervals in a description; yield each with the stretch of text that states it."""
+    """Check the differences with intervals in a description; yield each with the predicate that states it."""
+    for sentence in (_DIFFERS_FROM_RUN, _WITHIN_NOISE_OF_RUN):
+        for match in sentence.within(text, before=_SUBJECT):
+            yield _predicate(match), _check_between_runs(match, own_run, known)
+            text = text.replace(match.group(), "")
     for match in sentences.DIFFERS_FROM.within(text, before=_SUBJECT):
         title, difference = _stated_difference(match, own_run, known)
         if difference is None:
-            yield match.group(), ("unsupported", f"no difference of {title} is known")
+            yield _predicate(match), ("unsupported", f"no difference of {title} is known")
             continue
-        yield match.group(), _check_difference(match, difference)
+        yield _predicate(match), _check_difference(match, difference)
         if match["in_words"] and (word := re.match("better|worse", match["in_words"], re.IGNORECASE)):
             better = METRICS[TITLES[title]].better
             gain = -difference.difference if better == "lower" else difference.difference
             true = not difference.within_noise and (gain > 0) == (word.group().lower() == "better")
-            yield match.group(), result(true, f"{title} is better when {better}")
+            yield _predicate(match), result(true, f"{title} is better when {better}")
     for match in sentences.WITHIN_NOISE_OF.within(text, before=_SUBJECT):
         title, difference = _stated_difference(match, own_run, known)
         if difference is None:
-            yield match.group(), ("unsupported", f"no difference of {title} is known")
+            yield _predicate(match), ("unsupported", f"no difference of {title} is known")
             continue
-        yield match.group(), _check_difference(match, difference)
+        yield _predicate(match), _check_difference(match, difference)
         true = difference.within_noise or _may_be_corrected(title)
-        yield match.group(), result(true, "" if true else f"{title} differs by more than its interval")
+        yield _predicate(match), result(true, "" if true else f"{title} differs by more than its interval")
+
+
+def _predicate(match: re.Match[str]) -> str:
+    return match.group()[match.end("subject") - match.start() :]
 
 
 def _stated_difference(match: re.Match[str], own_run: int | None, known: KnownRuns) -> tuple[str, Difference | None]:
-    """Return the metric's title and the difference that is known of it."""
-    number = int(match["run"]) if match["run"] else own_run
-    run = known.runs.get(number) if number is not None else None
+    """Return the metric's title and the difference that is known of it; if no run is named, of any run it agrees with.
+
+    A description may name a run by what it changed.
+    """
     title = next(title for title in TITLES if title.lower() == match["title"].lower())
-    return title, run.differences.get(title) if run else None
+    number = int(match["run"]) if match["run"] else own_run
+    numbers = [number] if match["run"] else [number, *sorted(known.runs)]
+    differences = [
+        run.differences[title] for each in numbers if (run := _run(each, known)) and title in run.differences
+    ]
+    agreeing = (each for each in differences if _check_difference(match, each)[0] == "supported")
+    own = _run(number, known)
+    return title, next(agreeing, own.differences.get(title) if own else None)
+
+
+def _run(number: int | None, known: KnownRuns) -> KnownRun | None:
+    return None if number is None else known.runs.get(number)
+
+
+def _check_between_runs(stated: re.Match[str], own_run: int | None, known: KnownRuns) -> CheckResult:
+    """Check the difference between two runs, each taken relative to the baseline at its own L0."""
+    title = next(title for title in TITLES if title.lower() == stated["title"].lower())
+    runs = [_run(int(stated["run"]) if stated["run"] else own_run, known), _run(int(stated["other"]), known)]
+    differences = [run.differences[title].difference for run in runs if run and title in run.differences]
+    if len(differences) < 2:
+        return "unsupported", f"no difference of {title} is known"
+    between = differences[0] - differences[1]
+    return result(agrees(stated["difference"], between, 1.5), f"the difference is {between:+.4g}")
 
 
 def _check_difference(stated: re.Match[str], known: Difference) -> CheckResult:

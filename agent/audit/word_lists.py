@@ -20,26 +20,33 @@ WAYS = {  # in the order in which they are tried
     "worst": "worst poorest",
     "same": r"""unchanged the~same same identical similar comparable maintain(?:s|ed|ing)? preserv(?:es|ed|ing)
         equal(?:s|led)? on~par stable constant match(?:es|ed) no~(?:\w+~)?(?:change|difference) did~not~change
-        within~(?:the~)?noise""",
+        within~(?:\w+~)?noise too~small~to~(?:tell|see|be~told) indistinguishable flat immune unaffected untouched
+        (?:hardly|barely|scarcely)~(?:move[sd]?|change[sd]?|differs?) (?:leaves?|left)~(?:\w+~){1,4}where~it~was""",
     "better": r"""improv(?:e[sd]?|ing|ements?) better superior(?:ity)? out-?perform(?:s|ed|ing)?
-        enhanc(?:e[sd]|ing|ements?) beats? beaten surpass(?:es|ed|ing)? boost(?:s|ed|ing)? stronger wins? won
-        more~(?:effective|accurate|faithful|favou?rable)""",
+        enhanc(?:e[sd]|ing|ements?) beats? beaten surpass(?:es|ed|ing)? boost(?:s|ed|ing)? stronger wins? won easier
+        ahead(?=~of) more~(?:effective|accurate|faithful|favou?rable)""",
     "worse": r"""worse(?:n(?:s|ed|ing)?)? degrad(?:e[sd]?|ing|ations?) deteriorat(?:e[sd]?|ing|ion) inferior
-        hurts? harm(?:s|ed) under-?perform(?:s|ed)? suffer(?:s|ed)? regress(?:es|ed|ion) weaker poorer""",
+        hurts? harm(?:s|ed) under-?perform(?:s|ed)? suffer(?:s|ed)? regress(?:es|ed|ion) weaker poorer harder behind
+        (?:takes?|took)~(?:a~)?(?:\w+~)?hit at~(?:a|some|considerable|great)~(?:\w+~)?(?:price|cost|expense)""",
     "up": r"""sparser (?:is|are|was|were|goes|went|moved|comes?|came)~(?:\w+ly~|now~)?up(?!~to)
         (?:brings?|brought|drives?|drove|push(?:es|ed)|pull(?:s|ed))~(?:\w+~){1,4}up increas(?:e[sd]?|ing)
         higher rises? rose risen rising gr[eo]ws? grown larger greater climb(?:s|ed|ing)? raise[sd] went~up
-        exceed(?:s|ed)? above soar(?:s|ed) doubl(?:es|ed|ing) tripl(?:es|ed) elevated bigger gain(?:s|ed)?
-        upwards? jump(?:s|ed)""",
+        exceed(?:s|ed)? above soar(?:s|ed) doubl(?:es|ed|ing) tripl(?:es|ed) elevated bigger gained
+        (?<!the~)(?<!this~)(?<!any~)(?<!a~)gains?
+        upwards? jump(?:s|ed) lift(?:s|ed)? up(?=~(?:by|from|on|as~well)\b|\s*$)""",
     "down": r"""denser (?:is|are|was|were|goes|went|moved|comes?|came)~(?:\w+ly~|now~)?down
         (?:brings?|brought|drives?|drove|push(?:es|ed)|pull(?:s|ed))~(?:\w+~){1,4}down decreas(?:e[sd]?|ing)
         lower(?:s|ed|ing)? f[ae]ll(?:s|en|ing)? drop(?:s|ped|ping)? declin(?:e[sd]?|ing)
         reduc(?:e[sd]?|ing|tions?) smaller fewer less shr[aiu]nk(?:s|en)? below halv(?:es|ed|ing) cut(?:s|ting)?
-        went~down downwards? diminish(?:es|ed) sank plummet(?:s|ed)""",
+        went~down downwards? diminish(?:es|ed) s[aiu]nks? plummet(?:s|ed) down(?=~(?:by|from|to|on|as~well)\b|\s*$)
+        slip(?:s|ped)? slid(?:es?)? dip(?:s|ped)? collapse[sd]? plunge[sd]? los(?:es|t)(?!~in\b)
+        (?:gives?|gave)~up""",
 }
 WAY = re.compile(r"\b(?:" + "|".join(f"(?P<{way}>{words(text)})" for way, text in WAYS.items()) + r")\b", re.IGNORECASE)
 NOT_A_WAY_AFTER = re.compile(
-    rf"[\s-]*{words('tiers? layers? level bound row learning rate latents? features? dimension ranks?')}\b",
+    r"[\s-]*"
+    + words("schedules? K tiers? layers? level bound row learning rate latents? features? dimension ranks?")
+    + r"\b",
     re.IGNORECASE,
 )
 NOT_A_WAY_BEFORE = re.compile(
@@ -112,12 +119,16 @@ WHICH = (  # a run, by whatever name; {0} is put before the names of its groups
     r"|the (?:variant|new \w+)))"
 )
 NAMED = re.compile(r"\b" + WHICH.format("") + r"(?:['’]s)?\b", re.IGNORECASE)
+NO_SUBJECT_BEFORE = re.compile(
+    r"\b(?:up to|until|since|before|after|like|unlike|beyond|all|any|every|both|other)\s*$", re.IGNORECASE
+)
 AGAINST = re.compile(
     r"\b(?:"
     + words(
         r"""than (?:superior|inferior)~to (?:in~|by~)?comparison~(?:to|with) compared~(?:to|with) relative~to
-            over versus vs\.? against below above (?:up~|down~)?from beat(?:s|en|ing)? out-?perform\w*
-            surpass\w* exceed(?:s|ed|ing)? improv\w+~(?:up)?on beside match(?:es|ed|ing)?"""
+            over versus vs\.? against below above (?:up~|down~)?from from~[\d.,]+%?(?=~(?:in|for|of|at)\b)
+            beat(?:s|en|ing)? out-?perform\w* surpass\w* exceed(?:s|ed|ing)? improv\w+~(?:up)?on ahead~of behind
+            beside match(?:es|ed|ing)?"""
     )
     + r"|(?P<loose>as|to|with|of))\s+(?:both )?"
     r"(?:(?:that|those|what|the (?:one|value|values|figure|score|results?)) (?:of|in|from|for) |in |for )*"
@@ -127,7 +138,9 @@ AGAINST = re.compile(
     + r"))?",
     re.IGNORECASE,
 )
-ALIKE = pattern(r"same identical similar comparable equal close par good well high low match\w*")  # as, to, with a run
+ALIKE = pattern(
+    r"noise same identical similar comparable equal close par good well high low match\w*"
+)  # as, to, with a run
 OTHERS = re.compile(
     r"\b(?:than|outperform\w*|beat\w*|surpass\w*|exceed\w*|over|of|among|across)\s+(?:(?:in|for|that of|those of) )?"
     r"(?:all|any|every|both|each)(?: of)?(?: the)?(?: other| earlier| previous| prior| preceding)* "
@@ -137,7 +150,7 @@ OTHERS = re.compile(
 
 CLAUSE = re.compile(
     r"[;]|,(?!\d)(?!\s*top \d)|:\s|\s[–—]\s|\(|\)"
-    rf"|\b{words('but while whereas although though despite however which because since yet except')}\b"
+    rf"|\b{words('but while whereas although though despite however which because since (?<!not~)yet except')}\b"
     rf"|\b{words('resulting~in leading~to suggesting indicating showing demonstrating confirming')}\b"
     r"|\band (?=(?:run \d+ (?!in\b|on\b|by\b|for\b)[a-z]"
     r"|(?:the|its|a|an|this|with|also|improv|reduc|increas|decreas|lower|higher|outperform|achiev)\b))",
@@ -211,11 +224,12 @@ CHANGE_AFTER = re.compile(
         r"""lower higher reduction improvement increase decrease gain drop better worse relative less more fewer
             rise decline"""
     )
-    + r"\b",
+    + r"\b|\s(?:below|above|short)\b",
     re.IGNORECASE,
 )
 CHANGE_BEFORE = re.compile(
     r"\b(?:by|differs? by"
+    rf"|{words('lose[sd]? lost gain(?:s|ed)? costs? g[ai]ves?~up')}"
     rf"|{words('difference change increase decrease reduction improvement drop gain rise decline')} of)"
     rf"\s*{ABOUT}?\s*$",
     re.IGNORECASE,
@@ -224,9 +238,14 @@ FROM_BEFORE = re.compile(
     rf"\bfrom\s*{ABOUT}?\s*(?:the )?(?:baseline(?:['’]s)?|run \d+(?:['’]s)?)?\s*(?:value )?(?:of )?\s*$", re.IGNORECASE
 )
 TO_AFTER = re.compile(r"\s*(?:→|->|-->|to\s+[-+]?[\d.])")
+RANGE_BEFORE = re.compile(r"\b(?:between|rang(?:es|ed|ing) from)\b[^,;]*$", re.IGNORECASE)
 OF_RUN_AFTER = re.compile(
     r"\s*(?:\w+ )?(?:for|in|of|by|from|with|\()\s*(?:the |that of )*" + WHICH.format(""), re.IGNORECASE
 )
+RIVAL = pattern("vs\\.? versus against than compared")
+AT_L0 = re.compile(r"\bat (?:an? )?L0 (?:of )?[\d.]+\b.*$", re.IGNORECASE)
+ASIDE = re.compile(r"\d|\b(?:with|without|at|despite|by|for|matter)\b", re.IGNORECASE)
+STARTS = re.compile(r"\b(?:start\w*|begin\w*|initial\w*|first|budget)\b|\bK\b", re.IGNORECASE)
 RIVAL_BEFORE = re.compile(
     r"\b(?:vs\.?|versus|compared (?:to|with)|than|against|instead of|rather than)"
     rf"\s*(?:a |an |the |{ABOUT}\s*)*$",
@@ -242,7 +261,7 @@ NUMBER_CONTINUES = re.compile(  # a clause whose number is of what was named bef
     re.IGNORECASE,
 )
 BEFORE_QUANTITY = re.compile(
-    r"\s*(?:lower |higher |better |worse |in |(?:drop|increase|reduction|improvement) in |of the )?"
+    r"\s*(?:lower |higher |better |worse |in |(?:drop|increase|reduction|improvement) in |of (?:the )?)?"
 )
 RUNS = re.compile(
     r"\bruns (\d+)((?:(?:, (?:and )?| and | & | or )\d+)+|(?: ?[-–] ?| to | through )\d+)(?![.,]?\d)", re.IGNORECASE
@@ -252,7 +271,29 @@ FACTORS = {
     3.0: r"tripl(?:ed|es)|threefold",
 }
 LOOSELY = r"(?:about|around|roughly|approximately|nearly|almost|over|~|≈)"
-L0 = re.compile(r"\bL0\b|\bsparsity\b", re.IGNORECASE)
+_L0 = r"(?:mean |average )?(?:L0|sparsity)\b"
+L0_DIFFERS = re.compile(  # at a higher L0, L0 rose, at an L0 of 52 rather than 20
+    rf"\b(?:{words('higher lower larger smaller different another differing more less denser sparser')}(?: \w+)? {_L0}"
+    rf"|{_L0}(?:\W+\w+){{0,4}}?\W+{words('higher lower larger smaller r[oi]se[sn]? f[ae]ll(?:s|en)? up down')}\b"
+    rf"|{words('increas drop reduc rais lower doubl halv')}\w*(?: \w+){{0,2}} {_L0}"
+    rf"|{_L0}[^,;.]*\d[^,;]*\b{words('to vs versus than against')}\b[^,;]*\d)",
+    re.IGNORECASE,
+)
+WITHIN_NOISE = pattern("noise too~small indistinguishable")
+ADMITS_NOISE = pattern(
+    r"""noise intervals? confidence insignificant not~(?:statistically~)?significant(?:ly)? negligibl[ey]
+        apparent(?:ly)? seem(?:s|ed|ing)? nominal(?:ly)? numerically"""
+)
+MENTIONS_L0 = re.compile(
+    r"\bL0\b|\bK\b|spars|dens(?:e|er|ity)\b|\bactive (?:latents|features)|as many latents", re.IGNORECASE
+)
+AT_SAME_L0 = re.compile(
+    r"\b(?:at|with|for) (?:[\w'’]+ ){0,3}(?:same|equal|identical|matched|own|comparable|similar|given) L0"
+    r"|\bL0 (?:is |was |being )?(?:held|kept) \w+",
+    re.IGNORECASE,
+)
+AS_GOOD = pattern(r"indistinguishable on~par within~(?:\w+~)?noise")  # of results as a whole
+SIMILARLY = pattern("similar comparable on~par constant stable")
 UNCHANGED = pattern(r"identical unchanged no~(?:\w+~)?change did~not~change")
 EVERY = pattern("all every each both across any always none")
 SOME = pattern("some one(?!-) two(?!-) several most certain a~few")

@@ -1,10 +1,135 @@
 """What results contradict in the words that a language model wrote about a run."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+from agent.audit import claims, comparisons, verdicts, word_lists
+from agent.audit.claims import BASELINE
+from agent.audit.judge import ProseSentence
+from agent.audit.known_figures import APART, KnownRun, KnownRuns, by_metric, from_runs
+from agent.audit.notes_reader import Statement
+from agent.audit.word_lists import pattern
 from agent.comparison.judgement import Judgement
+from agent.report.splitting import split_sentences
 from agent.study.runs import Run
 
+_STEM = re.compile(r"([a-z]{4,}?)(?:ing|ed|es|s)?")
+_IN_ANY_TITLE = pattern(  # says nothing of which run is meant
+    r"""active baseline dead each features? latents? learn\w* less loss many more over rate runs? size steps? that three
+    twice two with without"""
+)
+_COMPARED_WITH = re.compile(
+    r"\b(?P<than>than|beats?|outperform\w*|versus|vs\.?|compared (?:to|with)|relative to|against) "
+    r"(?P<what>(?:(?:the|plain|an?) )?(?:[\w-]+ ){0,2}[\w-]+)",
+    re.IGNORECASE,
+)
+_THE_RUN = re.compile(r"\b(?:this|the) run\b|\AIt\b", re.IGNORECASE)
+_FAILED = pattern(r"fail\w* broke crash\w* nan not~finite abort\w* diverged untested never no~results? nothing unknown")
+_FINISHED = pattern(
+    r"(?:finish|complet|converg|reproduc|confirm|prove|reach|achiev)\w* shows showed trained~(?:well|stably)"
+)
 
-def check(text: str, run: int, runs: Sequence[Run], judged: Mapping[int, Judgement]) -> list:
-    return []
+
+@dataclass(frozen=True)
+class Contradiction:
+    """A sentence, and the figures that say otherwise."""
+
+    sentence: str
+    evidence: str
+
+
+def contradictions(text: str, run: int, known: KnownRuns) -> list[Contradiction]:
+    """Return the sentences of a text about a run that the results up to this run contradict.
+
+    A difference claimed where there is noise, and a comparison of runs whose L0 are more than MATCH apart, are
+    contradicted too. A sentence that names what another run changed may be about either; then the results of both must
+    contradict it.
+    """
+    known, before, found = _until(run, by_metric(known)), None, []
+    for sentence in split_sentences(text):
+        words = word_lists.AT_SAME_L0.sub(_unless_rendered, _with_runs_named(sentence, run, known))
+        evidence = []
+        for subject in _subjects(sentence, run, known):
+            prose = ProseSentence(Statement(0, subject, "", words), before, known)
+            evidence.append(next(_contradictions(prose), ""))
+        if all(evidence):
+            found.append(Contradiction(sentence, evidence[0]))
+        before = Statement(0, run, "", sentence)
+    return found
+
+
+def _until(run: int, known: KnownRuns) -> KnownRuns:
+    """Leave the runs that a text about this one can know."""
+    return KnownRuns({number: each for number, each in known.runs.items() if number <= run})
+
+
+def _subjects(sentence: str, run: int, known: KnownRuns) -> list[int]:
+    """Return the runs that a sentence without the number of a run may be about."""
+    stems = _stems(_COMPARED_WITH.sub(" ", sentence))
+    named = [number for number, each in sorted(known.runs.items()) if number and _stems(each.title) & stems]
+    own = known.runs.get(run)
+    has_result = own is not None and own.counts
+    return list(dict.fromkeys([run, *named])) if has_result or not named else named
+
+
+def _stems(text: str) -> set[str]:
+    bare = _IN_ANY_TITLE.sub(" ", word_lists.WAY.sub(" ", text)).lower().replace("ies", "y")
+    return {match[1] for word in re.findall(r"[a-z]+", bare) if (match := _STEM.fullmatch(word))}
+
+
+def _unless_rendered(at_same_l0: re.Match[str]) -> str:
+    """Leave out that two sides have the same L0, which is no claim, but not from a rendered difference."""
+    before, after = at_same_l0.string[: at_same_l0.start()], at_same_l0.string[at_same_l0.end() :]
+    rendered = re.search(r"±[^,;]*$", before) or after.startswith(" (difference")
+    return at_same_l0.group() if rendered else ""
+
+
+def _with_runs_named(sentence: str, run: int, known: KnownRuns) -> str:
+    """Put the number of a run before what it changed, where a sentence compares with it by that."""
+
+    def named(match: re.Match[str]) -> str:
+        stems = _stems(match["what"])
+        runs = [number for number, each in known.runs.items() if number != run and stems & _stems(each.title)]
+        return f"{match['than']} run {runs[0]} {match['what']}" if len(runs) == 1 else match.group()
+
+    return _COMPARED_WITH.sub(named, sentence)
+
+
+def _contradictions(sentence: ProseSentence) -> Iterator[str]:
+    """Yield the evidence of each contradiction."""
+    run = sentence.known.runs.get(sentence.run) if sentence.run is not None else None
+    if run and not run.counts and _speaks_of(sentence.text, run) and _claims_a_result(sentence):
+        yield f"run {run.number} has no results"
+    for status, evidence in [*sentence.check(), *verdicts.check(sentence)]:
+        if status == "contradicted" or (status == "unsupported" and _is_unlike(sentence, evidence)):
+            yield evidence
+
+
+def _is_unlike(sentence: ProseSentence, evidence: str) -> bool:
+    """Return True for a difference within the noise or between runs of unlike L0, which the sentence does not admit."""
+    known, text = sentence.known, sentence.text
+    of_section = sentence.run in known.runs and BASELINE in known.runs
+    apart = evidence.endswith(APART) or (of_section and known.why_l0_apart(sentence.run or 0, BASELINE))
+    if apart and word_lists.MENTIONS_L0.search(text):
+        return False
+    noise = evidence.endswith(comparisons.WITHIN_NOISE) and not word_lists.ADMITS_NOISE.search(text)
+    return noise or evidence.endswith(APART)
+
+
+def _speaks_of(sentence: str, run: KnownRun) -> bool:
+    return bool(_THE_RUN.search(sentence) or _stems(sentence) & _stems(run.title))
+
+
+def _claims_a_result(sentence: ProseSentence) -> bool:
+    """Return True if a sentence says what came out of the run of its section, or that it went well."""
+    if _FAILED.search(sentence.text):
+        return False
+    reading = sentence.read()
+    own = [claim for claim in (*reading.directions, *reading.figures) if claim.subject is None]
+    return bool(own) or any(_FINISHED.search(clause.text) for clause in claims.clauses(sentence.text))
+
+
+def check(text: str, run: int, runs: Sequence[Run], judged: Mapping[int, Judgement]) -> list[Contradiction]:
+    """Return what the results of a study contradict in a text about a run: a Check of agent.report.model_words."""
+    return contradictions(text, run, from_runs(runs, judged)) if text else []

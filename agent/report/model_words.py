@@ -8,14 +8,12 @@ from agent.comparison.judgement import Judgement
 from agent.report import prose, sentences
 from agent.report.layout import paragraph
 from agent.report.prose import Facts
-from agent.report.story import clip
 from agent.study.runs import Run
 from agent.study.state import State
 
-HEADING = "In the model's words (not checked)"  # of a section, and of what a model found out in a run
-CHANGED = "What was changed, in the model's words (not checked)"
+HEADING = sentences.IN_THE_MODELS_WORDS  # of a section, and of what a model found out in a run
+CHANGED = f"{HEADING}, the change"
 MOST_MARKS = 3  # of a text
-LONGEST_QUOTE = 160  # characters
 
 
 class Contradiction(Protocol):
@@ -46,7 +44,7 @@ def marks(
     """
     found = [each for each in check(whole or text, run, runs, judged) if each.sentence in text]
     return [
-        sentences.CONTRADICTED_WORDS.render(quoted=clip(each.sentence, LONGEST_QUOTE), evidence=each.evidence)
+        sentences.CONTRADICTED_WORDS.render(quoted=f'"{each.sentence}"', evidence=each.evidence)
         for each in found[:MOST_MARKS]
     ]
 

@@ -49,7 +49,9 @@ def section(
         lines += model_words.paragraphs(words, model_words.HEADING, found)
     by_model = bool(state.started.language_model) and run.number > 0 and not run.state.by_hand
     label = model_words.CHANGED if by_model else "Description"
-    lines += paragraph(clip_sentences(texts["description"], PLANNED), label).split("\n")
+    written = clip_sentences(texts["description"], PLANNED)
+    found = model_words.marks(written, run.number, runs, judged, check) if by_model else []
+    lines += model_words.paragraphs(written, label, found)
     if run.state.proposal.start:
         lines.append(f"It starts from the experiment of run {run.state.proposal.start}.")
     if run.state.by_hand:

@@ -46,6 +46,8 @@ _FIELDS = {
     "unit": r"(?: [a-zA-Z/]+)?",
     "own_unit": rf"(?: (?!{NUMBER}(?: |$))[^\s;]+)*",  # an idea names its units, as nats/1000 tokens
     "run": r"\d+",
+    "other": r"\d+",
+    "quoted": r'"(?P<quoted>.*)"',
     "attempt": r"\d+",
     "verdict": r"\w+",
     "family": r"\w+",
@@ -229,14 +231,16 @@ LOWER_ROW = Sentence("The lower row enlarges L0 {low} to {high}.")
 # The test split.
 TEST_USES = Sentence("The test {held_out} was used {times} in this study: for {used_for}.")
 
-# A language model's text: its heading, what its placeholders become, and what the results contradict in it.
-IN_THE_MODELS_WORDS = Sentence("In the model's words (not checked): {words}")
-CONTRADICTED_WORDS = Sentence('Contradicted by the results: "{quoted}" ({evidence}).')
+# A language model's text: what its placeholders become.
 DIFFERS_FROM = Sentence("differs by {difference}{from_baseline}{in_words}")
 WITHIN_NOISE_OF = Sentence("is within noise of {baseline} (difference {difference})")
 DIFFERS_FROM_RUN = Sentence("differs by {difference} from that of run {run}")
 WITHIN_NOISE_OF_RUN = Sentence("is within noise of that of run {run} (difference {difference})")
 VALUE_OF = Sentence("{value}{unit} ({figure} of {which})")
+
+# What a language model concludes, and what of it the results contradict.
+IN_THE_MODELS_WORDS = "In the model's words (not checked)"  # how a paragraph of them begins, and a section's heading
+CONTRADICTED_WORDS = Sentence("Contradicted by the results: {quoted} ({evidence}).")
 
 # The descriptions of plots.
 ENLARGED = "; below, the rectangle enlarged"

@@ -212,7 +212,7 @@ def test_words_stand_as_they_were_written_and_what_results_contradict_is_marked(
     section = finished.checkout.notes.split("## Run 1: ")[1].split("\n## ")[0]
     words = "The behaviour was set. It improved the CE-loss score to [not a measured figure]. L0 is [no such figure]."
     assert f"In the model's words (not checked): {words}" in section
-    assert "What was changed, in the model's words (not checked): The behaviour changes." in section
+    assert "In the model's words (not checked), the change: The behaviour changes." in section
     assert 'Contradicted by the results: "It improved the CE-loss score to' in section
     assert "0.993" not in finished.checkout.notes
 
