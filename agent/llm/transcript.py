@@ -7,9 +7,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.append_log import AppendLog, whole_lines
-from agent.lab.chat import Kind, Message, TokenUsage
+from agent.lab.chat_reply import Kind, Message, TokenUsage
 from agent.lab.files import BadFile
 
+CHECK = "check"  # the purpose of a request that finds out whether the model answers
 ANSWER_KINDS: tuple[Kind, ...] = ("refused", "malformed", "truncated")  # failures of an answer that came
 
 
@@ -86,7 +87,8 @@ def _parse(content: bytes, path: Path) -> list[Exchange]:
 
 
 def outcomes(exchanges: Sequence[Exchange]) -> list[Exchange]:
-    """Return the last attempt at each question, and all that were answered."""
+    """Return the last attempt at each question, and all that were answered, without the checks."""
+    exchanges = [exchange for exchange in exchanges if exchange.purpose != CHECK]
     following = [*exchanges[1:], None]
     return [
         exchange
