@@ -39,6 +39,12 @@ Jobs = Annotated[
     int | None,
     typer.Option(min=1, help="Trainings at once; by default one a GPU, or as many as the cores have room for."),
 ]
+LLMCommand = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COMMAND", help='A program that answers in place of a server, from its standard input: "claude -p".'
+    ),
+]
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study under runs/.")]
 IdeaName = Annotated[str, typer.Argument(help="An idea: a directory of templates/ideas.")]
 
@@ -87,6 +93,13 @@ def run(
     llm: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Language model at OPENAI_BASE_URL; needs OPENAI_API_KEY.")
     ] = None,
+    llm_command: LLMCommand = None,
+    llm_answer: Annotated[
+        int | None, typer.Option(min=256, help="Longest answer of the language model, tokens; 16,384 by default.")
+    ] = None,
+    llm_stream: Annotated[
+        bool, typer.Option("--llm-stream", help="Ask for answers piece by piece, where a proxy waits only so long.")
+    ] = False,
     llm_window: Annotated[int | None, typer.Option(min=1, help="Context window of the language model, tokens.")] = None,
     max_llm_tokens: Annotated[
         int | None, typer.Option(min=1, help="Total token budget of the study, prompts plus answers.")
@@ -148,7 +161,8 @@ def run(
     place = Place(parse_options(slurm) if executor == "slurm" else None)
     place.check()
     prices = select.price_pair(price_in, price_out)
-    spend = {"max_tokens": max_llm_tokens, "max_cost": max_cost, "prices": prices, "window": llm_window}
+    asked = {"window": llm_window, "answer": llm_answer, "stream": llm_stream or None}
+    spend = {"max_tokens": max_llm_tokens, "max_cost": max_cost, "prices": prices}
     command.start(
         command.StudyRequest(
             idea=plan,
@@ -157,7 +171,7 @@ def run(
             max_hours=max_hours,
             run_timeout=run_timeout,
             device=device,
-            language_model=select.requested_model(proposer, llm, replay=replay, **spend),
+            language_model=select.requested_model(proposer, llm, llm_command, replay=replay, **asked, **spend),
             approve=approve,
             sandbox=sandbox,
             jobs=jobs,
@@ -309,12 +323,15 @@ def show_idea(name: IdeaName) -> None:
 @ideas_app.command("new")
 def new_idea(
     sentence: Annotated[str, typer.Argument(help="What to find out, in one sentence.")],
-    llm: Annotated[str, typer.Option(metavar="MODEL", help="Language model at OPENAI_BASE_URL.")],
+    llm: Annotated[str | None, typer.Option(metavar="MODEL", help="Language model at OPENAI_BASE_URL.")] = None,
+    llm_command: LLMCommand = None,
 ) -> None:
     """Draft an idea and its plan with a language model, and save it if you approve."""
     from agent.commands import new_idea
 
-    new_idea.new(sentence, llm)
+    if bool(llm) == bool(llm_command):
+        raise UserError("--llm MODEL asks a server, and --llm-command COMMAND a program: give one of them")
+    new_idea.new(sentence, llm, command=llm_command)
 
 
 @app.command()

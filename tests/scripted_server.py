@@ -1,6 +1,7 @@
 """A server on loopback that speaks OpenAI's chat completions: one scripted step for each request."""
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -62,13 +63,44 @@ def error(status: int, message: str = "said the server", code: str | None = None
     return Step(json.dumps(body).encode(), status, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
-class ScriptedServer:
-    """A server that follows its script, and after its end answers `otherwise`: by default a status without retries."""
+def stream(*pieces: str, finish: str | None = "stop", tokens: tuple[int, int] | None = (100, 20), **more: Any) -> Step:
+    """Return server-sent events: a comment, a delta for each piece, how it ended, the usage, [DONE].
 
-    def __init__(self, *script: Scripted, otherwise: Scripted | None = None) -> None:
+    Without `finish` it breaks off after the pieces. `more` are fields of the Step.
+    """
+    chunks: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in pieces]
+    if finish:
+        chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
+    if finish and tokens:
+        usage = dict(zip(("prompt_tokens", "completion_tokens"), tokens, strict=True))
+        chunks.append({"choices": [], "usage": usage})
+    return events(*chunks, *(["[DONE]"] if finish else []), **more)
+
+
+def events(*data: dict[str, Any] | str, **more: Any) -> Step:
+    lines = [each if isinstance(each, str) else json.dumps(each) for each in data]
+    body = ": KEEP-ALIVE\n\n" + "".join(f"data: {line}\n\n" for line in lines)
+    return Step(body.encode(), headers={"Content-Type": "text/event-stream"}, **more)
+
+
+class ScriptedServer:
+    """A server that follows its script, and after its end answers `otherwise`: by default a status without retries.
+
+    Requests that only check whether it answers are answered with `check` and kept in `checks`, apart from the script.
+    """
+
+    def __init__(
+        self,
+        *script: Scripted,
+        otherwise: Scripted | None = None,
+        check: Scripted = "Yes.",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.script: list[Scripted] = list(script)  # what is still to come
         self.otherwise = otherwise or error(418, "the script has ended")
+        self.check = check
         self.requests: list[Request] = []
+        self.checks: list[Request] = []
         self._lock = threading.Lock()
         scripted = self
 
@@ -81,11 +113,14 @@ class ScriptedServer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._scheme = "https" if tls else "http"
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
 
     @property
     def environment(self) -> dict[str, str]:
         """Return the variables by which a client finds the server."""
-        url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        url = f"{self._scheme}://127.0.0.1:{self._server.server_port}/v1"
         return {"OPENAI_API_KEY": CANARY, "OPENAI_BASE_URL": url, "NO_PROXY": "127.0.0.1"}
 
     def __enter__(self) -> "ScriptedServer":
@@ -100,8 +135,12 @@ class ScriptedServer:
         content = handler.rfile.read(int(handler.headers["Content-Length"]))
         request = Request(handler.path, dict(handler.headers), json.loads(content))
         with self._lock:
-            self.requests.append(request)
-            step = self.script.pop(0) if self.script else self.otherwise
+            if request.text.endswith("Are you there?"):
+                self.checks.append(request)
+                step = self.check
+            else:
+                self.requests.append(request)
+                step = self.script.pop(0) if self.script else self.otherwise
         step = step(request) if callable(step) else step
         step = answer(step) if isinstance(step, str) else step
         time.sleep(step.delay)

@@ -26,7 +26,7 @@ from agent.lab.errors import UserError
 from agent.lab.results import Comparison, MetricComparison
 from agent.lab.verdicts import judge_metrics
 from agent.llm import transcript
-from agent.llm.client import Limits, Spent
+from agent.llm.limits import Limits, Spent
 from agent.report import notes
 from agent.study import ledger
 from agent.study.events import (

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 import textwrap
 import time
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,10 @@ from agent.lab.errors import UserError
 from agent.lab.evaluation.catalogue import measurable, parse_evals
 from agent.lab.files import MIB, BadFile, read_plain, write_atomically
 from agent.lab.metrics import HEADLINE, METRICS, family_of
-from agent.llm.client import ChatModel, Client, Limits
+from agent.llm.client import ChatModel, Client
+from agent.llm.command import Command
+from agent.llm.limits import Limits
+from agent.llm.server import server
 from agent.llm.transcript import Message
 from agent.proposers.sections import without_thinking
 from agent.running import preflight
@@ -34,8 +38,9 @@ MAX_COMMON_WORDS = 8  # shown of those that two ideas share
 FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def new(sentence: str, model: str, root: Path = ROOT) -> None:
-    """Request an idea, show it with similar ones, and write it to templates/ideas if the user approves.
+def new(sentence: str, model: str | None, root: Path = ROOT, *, command: str | None = None) -> None:
+    """Request an idea of a server's `model` or of a program, show it with similar ones, and write it to templates/ideas
+    if the user approves.
 
     The transcript and the draft are kept in a directory of runs/ in any case. Raise UserError, or LLMError if the model
     cannot be reached.
@@ -43,11 +48,14 @@ def new(sentence: str, model: str, root: Path = ROOT) -> None:
     if not sentence.strip():
         raise UserError("the sentence is empty: describe the idea in one sentence")
     draft_dir = root / "runs" / f"{datetime.now():%Y%m%d_%H%M%S}_new_idea"
-    client = Client(model, draft_dir / "transcript.jsonl", Limits(), sleep=_sleep)
+    asked = Command(command) if command else server(model or "")
+    client = Client(asked, draft_dir / "transcript.jsonl", Limits(), sleep=_sleep)
     draft_dir.mkdir(parents=True)
-    print(f"asking {model}; transcript in {draft_dir}", flush=True)
+    print(f"asking {asked.model}; transcript in {draft_dir}", flush=True)
     idea = request_idea(sentence, client, root / "templates")
-    print(f"{client.spent.tokens:,} tokens in {client.spent.calls} call{'s' * (client.spent.calls > 1)}\n")
+    spent = client.spent
+    about = "about " * spent.estimated
+    print(f"{about}{spent.tokens:,} tokens in {spent.calls} call{'s' * (spent.calls > 1)}\n")
     draft = draft_dir / "idea.yaml"
     write_atomically(draft, as_yaml(idea))
     print_idea(idea)
@@ -60,7 +68,8 @@ def new(sentence: str, model: str, root: Path = ROOT) -> None:
     idea.folder.mkdir(parents=True)
     write_atomically(idea.folder / "idea.yaml", as_yaml(idea))
     runs = len(idea.plan)
-    print(f"written; study it with: agent run --idea {idea.name} --max-runs {runs} --proposer llm --llm {model}")
+    option = f"--llm-command {shlex.quote(command)}" if command else f"--llm {model}"
+    print(f"written; study it with: agent run --idea {idea.name} --max-runs {runs} --proposer llm {option}")
 
 
 def request_idea(sentence: str, llm: ChatModel, templates: Path) -> Idea:

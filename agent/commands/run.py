@@ -107,15 +107,14 @@ class StudyRequest:
 
 def start(request: StudyRequest) -> None:
     """Start a study and carry it to its end. Raise UserError for whatever is known to be wrong beforehand."""
-    make_proposer = select.proposer_for(request.idea, request.fixed, request.language_model)
     if request.approve:
         require_terminal()
+    make_proposer = select.proposer_for(request.idea, request.fixed, request.language_model)
     _announce(request.idea.title, request.fixed)
     with cache.in_use():
         sandbox = settle(request.sandbox)
         print(f"runs are {sandbox.description}", flush=True)
-        if request.language_model is None:
-            print(select.IDEAS_PLAN, flush=True)
+        print(one_line(select.where_from(request.language_model)), flush=True)
         analysis = idea_analysis.load(request.idea, sandbox)
         _import_what_is_used_late(request.language_model)
         lab = _prepare_lab(request.place, request.fixed, request.goal[0], request.device)

@@ -8,6 +8,10 @@ from pathlib import Path
 # Messages, progress, checks before the work, the client of a judge: no figure depends on them.
 WITHOUT_FIGURES = {
     "chat.py",
+    "chat_answers.py",
+    "chat_connection.py",
+    "chat_errors.py",
+    "chat_reply.py",
     "code_hash.py",
     "errors.py",
     "evaluation/doctor.py",

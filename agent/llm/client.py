@@ -1,28 +1,34 @@
 """A language model that is asked within limits of tokens and dollars, with every exchange in a transcript."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from agent.lab.chat import Message, Reply, Server, TokenUsage, attempts, check_key, rough_prompt_tokens
+from agent.lab.chat import attempts
+from agent.lab.chat_errors import SHORTEST_ANSWER
+from agent.lab.chat_reply import Message, Reply, TokenUsage, rough_prompt_tokens
 from agent.lab.errors import UserError
+from agent.llm.limits import Limits, Spent
 from agent.llm.redact import redact
-from agent.llm.transcript import ANSWER_KINDS, Exchange, Failure, Kind, Transcript, outcomes
+from agent.llm.transcript import ANSWER_KINDS, CHECK, Exchange, Failure, Kind, Transcript, outcomes
 
 WINDOW = 128_000  # tokens, of a model that is not in the table
 WINDOWS = {"gpt-4.1": 1_000_000, "gpt-5": 400_000, "o1": 200_000, "o3": 200_000, "o4": 200_000, "claude": 200_000}
-LONGEST_ANSWER = 16_384  # tokens, thinking included
-SHORTEST_ANSWER = 256  # tokens; no usable answer is shorter
-TIMEOUT = 600.0  # seconds for one answer
+LONGEST_ANSWER = 16_384  # tokens, thinking included, unless the user or the server says another number
 PAUSES = (1.0, 4.0, 16.0, 60.0)  # seconds before each retry, if the server asks for no other
-MAX_WAIT = 600.0  # seconds that a server may ask to wait
+# A server that counted less than this share of what we estimate has not read all of a prompt of so many tokens. With
+# GPT-4o's tokenizer and GPT-4's the share is 0.7 to 1.1 for experiment.py, the prompts and the notes.
+READ_SHARE, LONG_PROMPT = 0.4, 2000
 
 RAISE_LIMITS = "begin a study with a larger --max-llm-tokens or --max-cost"
+ARE_YOU_THERE: list[Message] = [
+    {"role": "system", "content": "Answer in one word."},
+    {"role": "user", "content": "Are you there?"},
+]
 
 
 class LLMError(UserError):
@@ -36,66 +42,6 @@ class LLMError(UserError):
     def answered(self) -> bool:
         """Return True for an unusable answer: another prompt may help. Otherwise the user has to act."""
         return self.kind in ANSWER_KINDS
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits of everything that is spent."""
-
-    max_tokens: int | None = None  # prompts and answers together
-    max_cost: float | None = None  # dollars
-    prices: tuple[float, float] | None = None  # dollars per million tokens of prompts and of answers
-
-    def __post_init__(self) -> None:
-        """Raise UserError if a number is no dollars, or a cost is limited without prices."""
-        if any(not 0 <= dollars < math.inf for dollars in (self.max_cost or 0, *(self.prices or ()))):
-            raise UserError("--max-cost, --price-in and --price-out are dollars: give numbers from 0 on")
-        if self.max_cost is not None and self.prices is None:
-            raise UserError(
-                "--max-cost needs the model's prices: give --price-in and --price-out, in dollars per million tokens"
-            )
-
-    def cost(self, usage: TokenUsage) -> float | None:
-        """Return dollars, or None without prices."""
-        if self.prices is None:
-            return None
-        return (usage.tokens_in * self.prices[0] + usage.tokens_out * self.prices[1]) / 1e6
-
-    def longest_answer(self, spent: "Spent", tokens_in: int) -> int:
-        """Return how many tokens an answer to a prompt of `tokens_in` may have."""
-        room: list[float] = [LONGEST_ANSWER]
-        if self.max_tokens is not None:
-            room.append(self.max_tokens - spent.tokens - tokens_in)
-        if self.max_cost is not None and self.prices:
-            left = self.max_cost - (spent.cost or 0) - tokens_in * self.prices[0] / 1e6
-            room.append(left * 1e6 / self.prices[1] if self.prices[1] else math.copysign(math.inf, left))
-        return math.floor(max(min(room), 0))
-
-
-@dataclass(frozen=True)
-class Spent:
-    """The sum of some exchanges."""
-
-    calls: int
-    tokens_in: int
-    tokens_out: int
-    cost: float | None  # dollars; None without prices
-
-    @classmethod
-    def sum_of(cls, exchanges: Sequence[Exchange], limits: Limits) -> "Spent":
-        """Sum exchanges; those recorded without a cost get the prices of `limits`."""
-        costs = [limits.cost(e.usage) if e.cost is None else e.cost for e in exchanges]
-        known = [cost for cost in costs if cost is not None]
-        return cls(
-            calls=len(exchanges),
-            tokens_in=sum(exchange.usage.tokens_in for exchange in exchanges),
-            tokens_out=sum(exchange.usage.tokens_out for exchange in exchanges),
-            cost=sum(known) if len(known) == len(costs) else None,
-        )
-
-    @property
-    def tokens(self) -> int:
-        return self.tokens_in + self.tokens_out
 
 
 class ChatModel(Protocol):
@@ -114,8 +60,24 @@ class ChatModel(Protocol):
         ...
 
 
+class Asked(Protocol):
+    """Whoever answers: a server or a program."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def longest(self) -> int | None:
+        """Return the most tokens of an answer that it allows, as far as it has said."""
+        ...
+
+    def complete(self, messages: Sequence[Message], max_tokens: int, above: int = 0) -> Reply:
+        """Ask once, for an answer of at most `max_tokens`, and of more than `above`, after which one was cut off."""
+        ...
+
+
 class Client:
-    """A model of an OpenAI-compatible server: OPENAI_API_KEY and, unless it is OpenAI's own, OPENAI_BASE_URL.
+    """A language model whose every answer is recorded, with what it cost.
 
     What was spent is summed over the transcript, so limits hold for a study through all its drivers; a request that
     was under way when a driver ended is not in it. Answers that an earlier driver got and did not act on are used
@@ -124,38 +86,57 @@ class Client:
 
     def __init__(
         self,
-        model: str,
+        asked: Asked,
         transcript: Path,
         limits: Limits,
         *,
         window: int | None = None,
-        timeout: float = TIMEOUT,
+        answer: int | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        say: Callable[[str], None] = print,
     ) -> None:
-        """Raise LLMError without a usable key, BadTranscript."""
-        if problem := check_key(os.environ.get("OPENAI_API_KEY")):
-            raise LLMError("auth", problem.message)
-        name = model.rpartition("/")[2]
+        """`window` and `answer` are in tokens; None: by the model's name, and LONGEST_ANSWER. Raise BadTranscript."""
+        name = asked.model.rpartition("/")[2]
         known = (size for start, size in WINDOWS.items() if name.startswith(start))
-        self.model, self.window = model, window or next(known, WINDOW)
-        self._limits, self._sleep = limits, sleep
-        self._server = Server(model, os.environ, setting=f"--llm {model}", timeout=timeout, max_wait=MAX_WAIT)
+        self.model, self.window = asked.model, window or next(known, WINDOW)
+        self._asked, self._answer = asked, answer or LONGEST_ANSWER
+        self._limits, self._sleep, self._say = limits, sleep, say
         self._transcript = Transcript(transcript)
         self._earlier: list[Exchange] | None = None  # of another driver, from our first question on
+        self._warned = False
 
     @property
     def spent(self) -> Spent:
         return Spent.sum_of(self._transcript.exchanges, self._limits)
+
+    def check(self) -> None:
+        """Ask for a word, to find out before any work what a question would find out. Raise LLMError."""
+        if self._limits.longest_answer(self.spent, rough_prompt_tokens(ARE_YOU_THERE)) >= SHORTEST_ANSWER:
+            answer_of(self._converse(ARE_YOU_THERE, CHECK, self._answer, pauses=PAUSES[:2]))
 
     def ask(self, messages: Sequence[Message], purpose: str) -> str:
         """Return the model's answer, after retries if they may help. Raise LLMError."""
         messages = redacted_messages(messages)
         exchange = self._answered_before(messages, purpose)
         if not exchange:
-            for reply in attempts(lambda: self._request(messages), PAUSES, self._sleep):
-                exchange = self._record(messages, purpose, reply)
-        assert exchange
+            exchange = self._converse(messages, purpose, self._answer)
+            if exchange.error and exchange.error.kind == "short":
+                had = math.floor(min(self._answer, self._room(rough_prompt_tokens(messages))))
+                exchange = self._converse(messages, purpose, 2 * self._answer, above=had)
         return answer_of(exchange)
+
+    def _converse(
+        self,
+        messages: list[Message],
+        purpose: str,
+        longest: int,
+        above: int = 0,
+        pauses: Sequence[float] = PAUSES,
+    ) -> Exchange:
+        """Ask, again where a retry may help, and record each request."""
+        replies = attempts(lambda: self._request(messages, longest, above), pauses, self._sleep)
+        *_, last = [self._record(messages, purpose, reply) for reply in replies]
+        return last
 
     def _record(self, messages: list[Message], purpose: str, reply: Reply) -> Exchange:
         exchange = Exchange(
@@ -184,7 +165,7 @@ class Client:
         self._earlier = []
         return None
 
-    def _request(self, messages: Sequence[Message]) -> Reply:
+    def _request(self, messages: Sequence[Message], longest: int, above: int) -> Reply:
         """Make one request, if the limits and the model's window allow it."""
         tokens_in = rough_prompt_tokens(messages)
         if self.window - tokens_in < SHORTEST_ANSWER:
@@ -195,11 +176,40 @@ class Client:
             spent, cost = self.spent, "" if self.spent.cost is None else f" and ${self.spent.cost:.2f}"
             reason = f"a prompt of about {tokens_in:,} tokens is too much after {spent.tokens:,} tokens{cost}"
             return Reply("budget", reason, RAISE_LIMITS)
-        longest = min(LONGEST_ANSWER, self.window - tokens_in)
-        reply = self._server.complete(messages, min(allowed, longest))
-        if reply.kind == "truncated" and allowed < longest:
-            return replace(reply, kind="budget", reason=f"{reply.reason}, as no more were left", remedy=RAISE_LIMITS)
+        most = math.floor(min(longest, allowed, self._room(tokens_in)))
+        reply = self._asked.complete(messages, most, above)
+        self._warn_of_cut_prompt(tokens_in, reply.usage)
+        if reply.window:
+            return replace(reply, remedy=f"begin a study with --llm-window {reply.window}")
+        if reply.kind == "truncated":
+            return self._cut_off(reply, longest, above, allowed, tokens_in)
         return reply
+
+    def _cut_off(self, reply: Reply, longest: int, above: int, allowed: float, tokens_in: int) -> Reply:
+        """Return what an answer means that was cut off: whose limit it was, and whether a longer one can be had."""
+        room = self._room(tokens_in)
+        if allowed < min(longest, room):
+            return replace(reply, kind="budget", reason=f"{reply.reason}, as no more were left", remedy=RAISE_LIMITS)
+        left = self._limits.longest_answer(self.spent.plus(reply.usage, self._limits.cost(reply.usage)), tokens_in)
+        more = math.floor(min(2 * longest, room, left))
+        if above or more < min(longest, room) + SHORTEST_ANSWER:
+            return reply
+        return replace(reply, kind="short", remedy=f"asked again for one of up to {more:,}")
+
+    def _room(self, tokens_in: int) -> float:
+        """Return how long an answer can be, whatever it may cost."""
+        return min(self.window - tokens_in, self._asked.longest or math.inf)
+
+    def _warn_of_cut_prompt(self, tokens_in: int, usage: TokenUsage) -> None:
+        """Say once that a server has read much less than it was sent."""
+        if self._warned or usage.estimated or tokens_in < LONG_PROMPT or not usage.tokens_in:
+            return
+        if usage.tokens_in < READ_SHARE * tokens_in:
+            self._warned = True
+            self._say(
+                f"the server counted {usage.tokens_in:,} tokens in a prompt of about {tokens_in:,}: it seems to have "
+                "cut it. Raise its context (ollama: OLLAMA_CONTEXT_LENGTH or num_ctx), or give it as --llm-window"
+            )
 
 
 def answer_of(exchange: Exchange) -> str:

@@ -4,8 +4,9 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.lab.chat import Message
-from agent.llm.client import WINDOW, Limits, LLMError, Spent, answer_of, redacted_messages
+from agent.lab.chat_reply import Message
+from agent.llm.client import WINDOW, LLMError, answer_of, redacted_messages
+from agent.llm.limits import Limits, Spent
 from agent.llm.transcript import Exchange, outcomes, read
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.append_log import AppendLog, whole_lines
-from agent.lab.chat import Kind, Message, TokenUsage
+from agent.lab.chat_reply import Kind, Message, TokenUsage
 from agent.lab.files import BadFile
 
 TIMES = "Measured here: "  # how a line of a prompt begins that another machine would not repeat
+CHECK = "check"  # the purpose of a request that finds out whether the model answers
 ANSWER_KINDS: tuple[Kind, ...] = ("refused", "malformed", "truncated")  # failures of an answer that came
 
 
@@ -95,7 +96,8 @@ def _timeless(messages: Sequence[Message]) -> list[Message]:
 
 
 def outcomes(exchanges: Sequence[Exchange]) -> list[Exchange]:
-    """Return the last attempt at each question, and all that were answered."""
+    """Return the last attempt at each question, and all that were answered, without the checks."""
+    exchanges = [exchange for exchange in exchanges if exchange.purpose != CHECK]
     following = [*exchanges[1:], None]
     return [
         exchange

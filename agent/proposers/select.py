@@ -3,12 +3,16 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from agent.ideas import Fixed, Idea
 from agent.lab.errors import UserError
 from agent.llm import transcript
-from agent.llm.client import Client, Limits
+from agent.llm.client import Asked, Client
+from agent.llm.command import Command
+from agent.llm.limits import Limits
 from agent.llm.replay import Replay
+from agent.llm.server import server
 from agent.proposers import Proposer
 from agent.proposers.language_model import LLMProposer, SilentProposer
 from agent.proposers.template import TemplateProposer
@@ -20,8 +24,11 @@ LIMITS = {
     "max_cost": "--max-cost",
     "prices": "--price-in",
     "window": "--llm-window",
+    "answer": "--llm-answer",
+    "stream": "--llm-stream",
 }
-IDEAS_PLAN = "proposals: the idea's own plan (--llm MODEL, with OPENAI_API_KEY set, has a language model propose)"
+OF_SERVERS = ("answer", "stream")
+IDEAS_PLAN = "the idea's own plan (--llm MODEL, with OPENAI_API_KEY set, has a language model propose)"
 
 
 def price_pair(price_in: float | None, price_out: float | None) -> tuple[float, float] | None:
@@ -33,56 +40,91 @@ def price_pair(price_in: float | None, price_out: float | None) -> tuple[float, 
     return price_in, price_out
 
 
-def requested_model(proposer: str | None, model: str | None, **options: object) -> LanguageModel | None:
+def requested_model(
+    proposer: str | None, model: str | None, command: str | None, **options: object
+) -> LanguageModel | None:
     """Return the language model that the options ask for, or None for the idea's own plan.
 
-    Raise UserError for options that do not fit together, BadTranscript for a --replay file that cannot be read.
+    Raise UserError for options that do not fit together or limits that cannot be kept, BadTranscript for a --replay
+    file that cannot be read.
     """
-    replay = options.get("replay")
+    replay, options = options.get("replay"), {name: value for name, value in options.items() if value is not None}
     if proposer not in (None, "template", "llm"):
         raise UserError(f"--proposer {proposer}: give template or llm")
-    if proposer == "template" and (model or replay):
-        raise UserError("--llm and --replay belong to --proposer llm, not to template: leave one of them out")
+    if proposer == "template" and (model or command or replay):
+        raise UserError(
+            "--llm, --llm-command and --replay belong to --proposer llm, not to template: leave one of them out"
+        )
+    if model and command:
+        raise UserError("--llm asks a server, and --llm-command a program: give one of them")
+    if command is not None and (given := [LIMITS[name] for name in OF_SERVERS if options.get(name)]):
+        raise UserError(f"{given[0]} is for a server, and --llm-command asks a program: leave it out")
     if model is not None and not model.strip():
         raise UserError("--llm is empty: give the name of a model, or leave it out")
+    if command is not None and not command.strip():
+        raise UserError("--llm-command is empty: give a program with its arguments, or leave it out")
     if isinstance(replay, Path):
         if not (exchanges := transcript.read(replay)):
             raise UserError(f"--replay {replay}: it holds no exchange with a language model")
-        model = exchanges[0].model
+        model, command = exchanges[0].model, None
+    model = model or command
     if proposer == "llm" and not model:
         raise UserError("--proposer llm needs --llm MODEL")
-    if not model and (given := [LIMITS[name] for name, value in options.items() if value is not None]):
+    if not model and (given := [LIMITS[name] for name in options]):
         raise UserError(f"{given[0]} needs --llm MODEL")
     if not model:
         return None
-    return LanguageModel.model_validate({"model": model} | options)
+    requested = LanguageModel.model_validate({"model": model, "command": command} | options)
+    _limits(requested)
+    return requested
+
+
+def where_from(model: LanguageModel | None) -> str:
+    """Return in one line where the proposals of a study come from."""
+    if model is None:
+        return f"proposals: {IDEAS_PLAN}"
+    return f"proposals: {model.model}" + (f", replayed from {model.replay}" if model.replay else ", which answers")
 
 
 def proposer_for(idea: Idea, fixed: Fixed, model: LanguageModel | None) -> Callable[[Study, Fixed], Proposer]:
     """Return what makes the proposer of a new study, once the study has a directory and its text is pinned.
 
-    Raise what can be known to be wrong before that: BadIdea for a plan that cannot be rendered, LLMError for a missing
-    key, UserError for limits that cannot be kept.
+    A language model is asked for a word. Raise what can be known to be wrong before the study: BadIdea for a plan that
+    cannot be rendered, LLMError for a missing key or a model that does not answer, UserError for an unknown program.
     """
     if model is None:
         TemplateProposer(idea, fixed)
         return lambda _, pinned: TemplateProposer(idea, pinned)
-    if model.replay is None:
-        _client(model, idea.folder / "transcript.jsonl")  # checks key and limits; nothing is asked, so nothing written
+    if recorded := model.replay:
+
+        def replayed(study: Study, _: Fixed) -> Proposer:
+            shutil.copyfile(recorded, study.transcript)
+            return LLMProposer(study, idea, Replay(study.transcript))
+
+        return replayed
+    asked = _asked(model)
+    checked = _checked(asked, model)
 
     def make(study: Study, _: Fixed) -> Proposer:
-        if model.replay:
-            shutil.copyfile(model.replay, study.transcript)
-        return _language_model(study, idea, model)
+        study.transcript.write_bytes(checked)
+        return LLMProposer(study, idea, _client(asked, model, study.transcript))
 
     return make
 
 
 def proposer_of(study: Study, started: StudyStarted, idea: Idea) -> Proposer:
-    """Return the proposer that a study began with. Raise BadIdea, or LLMError if there is no key."""
-    if started.language_model is None:
+    """Return the proposer that a study began with, after a word from its language model.
+
+    Raise BadIdea, or LLMError if there is no key or the model does not answer.
+    """
+    model = started.language_model
+    if model is None:
         return TemplateProposer(idea, started.fixed)
-    return _language_model(study, idea, started.language_model)
+    if model.replay:
+        return LLMProposer(study, idea, Replay(study.transcript))
+    client = _client(_asked(model), model, study.transcript)
+    client.check()
+    return LLMProposer(study, idea, client)
 
 
 def silent_proposer_of(started: StudyStarted, idea: Idea) -> Proposer:
@@ -90,10 +132,22 @@ def silent_proposer_of(started: StudyStarted, idea: Idea) -> Proposer:
     return SilentProposer() if started.language_model else TemplateProposer(idea, started.fixed)
 
 
-def _language_model(study: Study, idea: Idea, model: LanguageModel) -> Proposer:
-    asker = Replay(study.transcript) if model.replay else _client(model, study.transcript)
-    return LLMProposer(study, idea, asker)
+def _asked(model: LanguageModel) -> Asked:
+    return Command(model.command) if model.command else server(model.model, stream=model.stream)
 
 
-def _client(model: LanguageModel, path: Path) -> Client:
-    return Client(model.model, path, Limits(model.max_tokens, model.max_cost, model.prices), window=model.window)
+def _client(asked: Asked, model: LanguageModel, path: Path) -> Client:
+    return Client(asked, path, _limits(model), window=model.window, answer=model.answer)
+
+
+def _limits(model: LanguageModel) -> Limits:
+    """Return the limits of a language model. Raise UserError if they cannot be kept."""
+    return Limits(model.max_tokens, model.max_cost, model.prices)
+
+
+def _checked(asked: Asked, model: LanguageModel) -> bytes:
+    """Ask for a word, and return what the transcript has to hold of it. Raise LLMError if none comes."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "transcript.jsonl")
+        _client(asked, model, path).check()
+        return path.read_bytes() if path.exists() else b""

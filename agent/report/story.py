@@ -115,7 +115,8 @@ def spent(study: Study) -> str:
     )
     costs = [exchange.cost for exchange in exchanges if exchange.cost is not None]
     dollars = f", ${sum(costs):.2f}" if len(costs) == len(exchanges) else ""
-    return f"the model: {len(exchanges)} requests, {tokens_in:,} tokens read, {tokens_out:,} written{dollars}"
+    about = "about " * any(exchange.usage.estimated for exchange in exchanges)
+    return f"the model: {len(exchanges)} requests, {about}{tokens_in:,} tokens read, {tokens_out:,} written{dollars}"
 
 
 def _outcome(run: Run, state: State, judged: Judgement | None) -> str:

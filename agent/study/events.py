@@ -36,6 +36,9 @@ class LanguageModel(BaseModel):
     max_cost: float | None = None  # dollars
     prices: tuple[float, float] | None = None  # dollars per million tokens of input and of output
     window: int | None = None  # context window, tokens; None: looked up by the model's name
+    answer: int | None = None  # tokens of the longest answer; None: the client's own
+    stream: bool = False  # ask for answers piece by piece
+    command: Line | None = None  # a program that is asked in place of a server
     replay: Path | None = None  # a transcript whose answers are replayed
 
 

@@ -18,7 +18,9 @@ from agent import TEMPLATES, ideas
 from agent.commands import new_idea
 from agent.ideas import BadIdea
 from agent.lab.errors import UserError
-from agent.llm.client import Client, Limits, LLMError
+from agent.llm.client import Client, LLMError
+from agent.llm.limits import Limits
+from agent.llm.server import server as server_of_model
 from agent.study import workspace
 from agent.study.ledger import Ledger
 
@@ -75,7 +77,7 @@ def root(tmp_path: Path) -> Path:
 def request_idea(patch: pytest.MonkeyPatch, server: ScriptedServer, root: Path) -> ideas.Idea:
     for name, value in server.environment.items():
         patch.setenv(name, value)
-    client = Client("m", root / "transcript.jsonl", Limits())
+    client = Client(server_of_model("m"), root / "transcript.jsonl", Limits())
     return new_idea.request_idea(SENTENCE, client, root / "templates")
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from scripted_server import CANARY, Answer, Request, ScriptedServer, answer, error
@@ -142,7 +143,18 @@ def test_the_model_makes_revises_and_ends_its_plan(finished: FinishedStudy):
         ("Unsteady", 1, 2),
     ]
     assert [exchange.purpose for exchange in exchanges(finished)] == [
-        *("plan", "plan", "proposal", "proposal", "proposal", "proposal", "proposal", "description", "description"),
+        *(
+            "check",
+            "plan",
+            "plan",
+            "proposal",
+            "proposal",
+            "proposal",
+            "proposal",
+            "proposal",
+            "description",
+            "description",
+        ),
         *("plan", "proposal", "proposal", "description", "plan", "conclusion"),
     ]
 
@@ -279,7 +291,7 @@ def test_a_replay_of_another_study_ends_with_the_first_difference(
     environment = {"SAE_AGENT_CACHE": str(checkout.root.parent.parent / "cache")}
     ended = checkout.run(3, "--replay", str(finished.checkout.study.transcript), **environment)
     assert ended.returncode == 1
-    assert "transcript.jsonl line 1 holds another plan: message 2 line " in ended.stdout
+    assert "transcript.jsonl line 2 holds another plan: message 2 line " in ended.stdout
     assert "4 of 4 runs are left to start" in ended.stdout
     assert "agent resume continues" not in ended.stdout
     assert "The study ended: " in checkout.notes
@@ -377,7 +389,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> FinishedStudy:
     opened(out_dir / "final_info.json", "w").write(forged)"""
     more = [text.partition("## Edits")[2] for text in (edit("    finish(guard, K, D_SAE)", forge), behave("fine"))]
     anything = plan("baseline: Anything")
-    script = [anything, *answers[:4], anything, *answers[4:], f"{last}{more[0]}{more[1]}", paragraph(2)]
+    answers[1:1] = [answers[1]]  # one that was cut off is asked for again
+    script = [anything, *answers[:5], anything, *answers[5:], f"{last}{more[0]}{more[1]}", paragraph(2)]
     return FinishedStudy(checkout, *run_study(checkout, 2, script, HF_TOKEN="hf-canary-12345678"))
 
 
@@ -444,7 +457,8 @@ def test_a_killed_and_interrupted_study_asks_nothing_twice(tmp_path_factory: pyt
     prompts = [json.dumps(request.body["messages"]) for request in server.requests]
     assert len(prompts) == len(script)
     assert len(set(prompts)) == len(script) - 1  # the one refused for quota is sent again
-    assert "The study ended: the model's budget is spent (50,500 tokens) after 1 of at most 2 runs." in checkout.notes
+    spent = 50_500 + 120 * len(server.checks)
+    assert f"The study ended: the model's budget is spent ({spent:,} tokens) after 1 of at most 2" in checkout.notes
     assert "- Two: still planned when the study ended" in checkout.notes
 
 
@@ -460,6 +474,11 @@ def test_a_killed_and_interrupted_study_asks_nothing_twice(tmp_path_factory: pyt
         ("--proposer template --max-llm-tokens 9", "--max-llm-tokens needs --llm MODEL"),
         ("--llm m --price-in 1", "--price-in and --price-out go together: give both"),
         ("--llm=", "--llm is empty"),
+        ("--llm m --llm-command cat", "--llm asks a server, and --llm-command a program: give one of them"),
+        ("--llm-command cat --llm-answer 900", "--llm-answer is for a server, and --llm-command asks a program"),
+        ("--llm-command no-such-program", "--llm-command no-such-program: there is no such program"),
+        ("--llm-command=", "--llm-command is empty"),
+        ("--llm-stream", "--llm-stream needs --llm MODEL"),
         ("--replay nowhere", "nowhere: No such file"),
         ("--replay /dev/null", "/dev/null is not a regular file"),
         ("--approve", "there is no terminal to ask on"),
@@ -471,6 +490,18 @@ def test_wrong_options_give_one_line_and_start_no_study(finished: FinishedStudy,
     assert message in ended.stderr
     assert ended.stderr.count("\n") == 1
     assert finished.checkout.study
+
+
+def test_a_model_that_does_not_answer_is_told_before_a_study_is_begun(tmp_path: Path):
+    checkout = make_checkout(tmp_path)
+    checkout.plan("fine")
+    with ScriptedServer(check=error(404, "The model m does not exist")) as server:
+        ended = checkout.run(1, "--llm", "m", **server.environment)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert re.fullmatch(
+        r"error: http://\S+/v1/chat/completions .*The model m does not exist: check --llm m\n", ended.stderr
+    )
+    assert not (checkout.root / "runs").exists()
 
 
 @pytest.mark.skipif(shutil.which("script") is None, reason="needs script(1) for a terminal")
