@@ -22,7 +22,7 @@ TIMEOUT = 600.0  # seconds for one answer
 PAUSES = (1.0, 4.0, 16.0, 60.0)  # seconds before each retry, if the server asks for no other
 MAX_WAIT = 600.0  # seconds that a server may ask to wait
 
-RAISE_LIMITS = "begin a study with a larger --max-llm-tokens or --max-cost"
+RAISE_LIMITS = "agent resume continues the study with a larger --max-llm-tokens or --max-cost"
 
 
 class LLMError(UserError):
@@ -176,7 +176,7 @@ class Client:
     def _answered_before(self, messages: Sequence[Message], purpose: str) -> Exchange | None:
         """Return the answer of an earlier driver, while its last questions are asked again in their order."""
         if self._earlier is None:
-            past = outcomes(self._transcript.exchanges)
+            past = [exchange for exchange in outcomes(self._transcript.exchanges) if exchange.model == self.model]
             same = [index for index, exchange in enumerate(past) if exchange.asks(purpose, messages)]
             self._earlier = past[same[-1] :] if same else []
         if self._earlier and self._earlier[0].answered and self._earlier[0].asks(purpose, messages):

@@ -35,6 +35,7 @@ from agent.study.events import (
     RunReserved,
     ScoredOnTest,
     SentinelsScored,
+    SettingsChanged,
     StudyEnded,
     StudyInterrupted,
     StudyResumed,
@@ -113,7 +114,9 @@ class RunState:
 class State:
     """Everything that follows from a study's events."""
 
-    started: StudyStarted
+    started: StudyStarted  # with the settings that were changed since
+    began: StudyStarted = field(init=False)
+    changes: list[tuple[int, SettingsChanged]] = field(default_factory=list)  # each with the first run it holds for
     confinements: list[Confinement] = field(default_factory=list)  # each until the next
     sentinels: list[Expectation] | None = None
     sentinel_errors: dict[str, str] = field(default_factory=dict)  # evaluation family -> why it gave no result
@@ -143,6 +146,9 @@ class State:
     seconds_before: float = 0.0  # those spent by earlier drivers
     job_seconds: float = 0.0  # of trainings and evaluations, which overlap
     jobs_timed: int = 0  # jobs that these are of
+
+    def __post_init__(self) -> None:
+        self.began = self.started
 
     @property
     def open_runs(self) -> list[RunState]:
@@ -261,6 +267,8 @@ def _apply(state: State, event: Event) -> None:
             state.interrupted, state.interrupted_by = event.time, why
         case StudyResumed():
             state.interrupted, state.ended = None, None
+        case SettingsChanged():
+            _change_settings(state, event)
         case StudyEnded(why=why):
             state.ended = why
         case SentinelsScored(expectations=expectations, errors=errors):
@@ -305,6 +313,17 @@ def _apply(state: State, event: Event) -> None:
             pass
         case _:
             _advance(state.runs[event.run], event)
+
+
+def _change_settings(state: State, event: SettingsChanged) -> None:
+    """Go on with other settings. A plan that its language model had ended is asked for again, and another model has
+    had no answer sent back."""
+    state.started = event.applied(state.started)
+    state.changes.append((len(state.runs), event))
+    if state.plan and not state.plan.runs and (event.max_runs or event.model):
+        state.plan = None
+    if event.model:
+        state.sent_back = []
 
 
 def _withdraw(state: State, name: str) -> None:
