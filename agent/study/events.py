@@ -220,6 +220,7 @@ class AttemptEnded(_Event):
     verdict: Verdict | None  # None: trained to its end, to be evaluated next
     seconds: float
     work: Work | None = None
+    smoke: Line = ""  # hash of the checkpoint that its first steps left; empty in older ledgers
     digests: Digests = {}
 
 

@@ -98,6 +98,7 @@ class RunState:
     training_seconds: float = 0.0  # of the newest attempt
     evaluation_seconds: float = 0.0
     work: Work | None = None  # of the newest attempt's training
+    smoke: str = ""  # hash of the checkpoint that its first steps left; empty if it is not known
 
     @property
     def counts(self) -> bool:
@@ -367,9 +368,9 @@ def _advance(run: RunState, event: RunEvent) -> None:
             run.stage, run.reserved = "reserved", True
         case AttemptStarted(attempt=attempt):
             run.stage, run.attempt = "training", attempt
-        case AttemptEnded(verdict=verdict, seconds=seconds, work=work):
-            run.stage = "judged" if verdict else "evaluating"
-            run.verdict, run.training_seconds, run.work = verdict, seconds, work
+        case AttemptEnded(verdict=verdict):
+            run.stage, run.verdict = "judged" if verdict else "evaluating", verdict
+            run.training_seconds, run.work, run.smoke = event.seconds, event.work, event.smoke
         case AttemptCutShort(attempt=attempt, verdict=verdict) if repeats_after_kill(attempt):
             run.stage, run.failed_attempts[attempt] = "reserved", FailedAttempt(run.proposal, verdict)
         case AttemptCutShort(verdict=verdict):
