@@ -187,17 +187,35 @@ def resume(
         Path | None,
         typer.Argument(metavar="[STUDY]", help="A study under runs/; by default the newest that has not ended."),
     ] = None,
+    max_runs: Annotated[int | None, typer.Option(min=1, help="Number of runs in all, from here on.")] = None,
+    max_hours: Annotated[float | None, typer.Option(help="Hours of work in all, from here on.")] = None,
+    llm: Annotated[str | None, typer.Option(metavar="MODEL", help="Language model that proposes from here on.")] = None,
+    max_llm_tokens: Annotated[int | None, typer.Option(min=1, help="Token budget of the whole study.")] = None,
+    max_cost: Annotated[float | None, typer.Option(min=0, help="Budget of the whole study, dollars.")] = None,
+    price_in: Annotated[float | None, typer.Option(min=0, help="Dollars per million prompt tokens.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, help="Dollars per million answer tokens.")] = None,
     sandbox: Annotated[Wish | None, typer.Option(help=f"{SANDBOX[:-1]}; by default as the study began.")] = None,
     jobs: Jobs = None,
     cancel_jobs: CancelJobs = False,
 ) -> None:
     """Continue an interrupted study.
 
-    It may have been interrupted or killed at any moment, and goes on within what is left of its budgets.
+    It may have been interrupted or killed at any moment, and goes on within what is left of its budgets; with a larger
+    one, or another language model, a study that had ended goes on too.
     """
     from agent.commands import run as command
+    from agent.proposers.select import price_pair
+    from agent.study.events import SettingsChanged
 
-    command.resume(path, sandbox, jobs, cancel_jobs)
+    wished = SettingsChanged(
+        max_runs=max_runs,
+        max_hours=max_hours,
+        model=llm,
+        max_tokens=max_llm_tokens,
+        max_cost=max_cost,
+        prices=price_pair(price_in, price_out),
+    )
+    command.resume(path, sandbox, jobs, cancel_jobs, wished)
 
 
 @app.command()

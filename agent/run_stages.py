@@ -23,7 +23,7 @@ from agent.running.jobs import Job, Training
 from agent.running.run_files import collect_run_files
 from agent.running.taking_in import move_in, take_in
 from agent.running.watchdogs import require_disk
-from agent.study import attempts, digests, events, job_names
+from agent.study import attempts, digests, events, first_steps, job_names
 from agent.study.agreement import departure
 from agent.study.custody import Custody
 from agent.study.ledger import Ledger
@@ -190,6 +190,7 @@ class RunStages:
             seed=seed,
             timeout=timeout,
             smoke_timeout=min(SMOKE_SECONDS, timeout),
+            baseline_smoke=self.state.runs[0].smoke,
         )
         return self.queue.submit(
             job_names.attempt(run, attempt), self.job(f"run {run}", training, self.study.run_dir(run))
@@ -205,8 +206,8 @@ class RunStages:
         k, seed, directory = self.baselines.k, self.started.fixed.seed, self.study.run_dir(0)
         self.baselines.copy_from_cache(k, seed, directory)
         write_atomically(directory / "experiment.py", self.state.runs[0].proposal.source)
-        seconds, work = results.read_metrics(directory)[-1].seconds, self.baselines.cached_work(k, seed)
-        self.end_attempt(self.state.runs[0], None, seconds, work)
+        work, smoke = self.baselines.cached_work(k, seed), self.baselines.cached_smoke(k, seed)
+        self.end_attempt(self.state.runs[0], None, results.read_metrics(directory)[-1].seconds, work, smoke)
 
     def start_evaluation(self, run: int) -> bool:
         """Have a checkpoint scored whose training is not part of a job; return False if the queue is full."""
@@ -234,16 +235,24 @@ class RunStages:
             self.fail_preflight(run.number, run.attempt, verdict, ended.training_seconds)
             return
         trained = ended.training is None and info.verdict.name != "tampered"
-        self.end_attempt(run, None if trained else info.verdict, ended.training_seconds, ended.work)
+        self.end_attempt(run, None if trained else info.verdict, ended.training_seconds, ended.work, ended.smoke)
         if trained:
             self.judge(run, info, ended.evaluation_seconds)
 
-    def end_attempt(self, run: RunState, verdict: Verdict | None, seconds: float, work: Work | None = None) -> None:
+    def end_attempt(
+        self, run: RunState, verdict: Verdict | None, seconds: float, work: Work | None = None, smoke: str = ""
+    ) -> None:
         """Record the end of a training, with a verdict if it has no results to evaluate."""
         recorded = digests.of_run(self.study.run_dir(run.number))
         self.ledger.append(
             events.AttemptEnded(
-                run=run.number, attempt=run.attempt, verdict=verdict, seconds=seconds, work=work, digests=recorded
+                run=run.number,
+                attempt=run.attempt,
+                verdict=verdict,
+                seconds=seconds,
+                work=work,
+                smoke=smoke,
+                digests=recorded,
             )
         )
 
@@ -257,7 +266,7 @@ class RunStages:
             directory = self.study.run_dir(run.number)
             if tampered := move_in(trained, directory, self.custody):
                 results.write(directory, FinalInfo(verdict=tampered))
-            self.end_attempt(run, tampered, trained.training_seconds, trained.work)
+            self.end_attempt(run, tampered, trained.training_seconds, trained.work, trained.smoke)
             self.queue.forget(name)
         elif verdict.name == "killed":
             self.cut_short(run.number, verdict)
@@ -308,7 +317,9 @@ class RunStages:
 
     def judge(self, run: RunState, info: FinalInfo, seconds: float) -> None:
         """Judge whether a run that was scored is comparable and differs from earlier ones, and record its results."""
-        directory, info.work = self.study.run_dir(run.number), self.state.runs[run.number].work
+        run, directory = self.state.runs[run.number], self.study.run_dir(run.number)
+        info.work = run.work
+        self.compare_first_steps(run, info)
         if info.verdict.ok and (difference := self.departure(directory, info)):
             info.verdict = Verdict(name="not_comparable", evidence=difference, warnings=info.verdict.warnings)
         if info.verdict.ok and (twin := self.same_checkpoint(run.number, info)):
@@ -323,6 +334,14 @@ class RunStages:
                 digests=digests.of_run(directory),
             )
         )
+
+    def compare_first_steps(self, run: RunState, info: FinalInfo) -> None:
+        """Note in a run's results what its first steps led to, with a warning if that is what the baseline's did."""
+        if run.smoke:
+            info.environment[first_steps.CHECKPOINT] = run.smoke
+        tokens, baselines = self.started.fixed.tokens, self.state.runs[0].smoke
+        if run.number and (warning := first_steps.like_the_baselines(run.smoke, baselines, tokens)):
+            info.verdict = info.verdict.model_copy(update={"warnings": [*info.verdict.warnings, warning]})
 
     def departure(self, directory: Path, info: FinalInfo) -> str:
         """Return how a run departed from what was agreed, or an empty string."""

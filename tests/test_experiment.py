@@ -132,6 +132,19 @@ def test_another_seed_gives_other_weights(script: Path, driven: Path, tmp_path: 
     assert not torch.equal(*W_dec)
 
 
+@pytest.mark.slow
+def test_a_change_that_acts_later_leaves_the_checkpoint_of_a_smoke_run_as_it_was(script: Path, tmp_path: Path):
+    """By which a study warns of it: the auxiliary loss waits for latents that are dead."""
+    later, hashes = ("DEAD_AFTER = TOKENS // 20", "DEAD_AFTER = TOKENS"), []
+    for name, weight in (("before", "1 / 32"), ("changed", "9 / 32")):
+        (tmp_path / name).mkdir()
+        changed = edited(script, tmp_path / name, later, ("AUX_COEFFICIENT = 1 / 32", f"AUX_COEFFICIENT = {weight}"))
+        ended = run(changed, "--out_dir", tmp_path / name / "run", SAE_AGENT_SMOKE="1", **DRIVEN)
+        assert ended.returncode == 0, ended.stderr
+        hashes.append(checkpoint.content_hash(tmp_path / name / "run/checkpoint"))
+    assert hashes[0] == hashes[1]
+
+
 # What a study fixes
 
 

@@ -3,7 +3,7 @@
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from agent import ROOT, ideas
+from agent.commands import settings
 from agent.display.approve import require_terminal
 from agent.display.formatting import hours_line
 from agent.display.live import make_display
@@ -35,12 +36,14 @@ from agent.running.places import Place, Unprepared
 from agent.running.sandbox import Sandbox, settle
 from agent.study import hand_run, workspace
 from agent.study.custody import driver_custody, require_records
-from agent.study.events import Event, LanguageModel, StudyResumed, StudyStarted
+from agent.study.events import Event, LanguageModel, SettingsChanged, StudyResumed, StudyStarted
 from agent.study.judging_code import judging_hash
 from agent.study.ledger import Ledger
 from agent.study.records import Confinement, SandboxWish
 from agent.study.state import State
 from agent.study.workspace import Study
+
+AS_BEFORE = SettingsChanged()
 
 
 @dataclass(frozen=True)
@@ -122,33 +125,43 @@ def start(request: StudyRequest) -> None:
         started = request.first_event(lab, sandbox.record(request.sandbox), jobs, analysis.measures or {})
         study = workspace.create_study(ROOT, request.idea.name)
         proposer, how = make_proposer(study, started.fixed), {"jobs": jobs, "cancel_jobs": request.cancel_jobs}
-        with study.lock(), _loop(study, started, lab, analysis, proposer, sandbox, **how) as loop:
+        with study.lock(), _loop(study, [started], lab, analysis, proposer, sandbox, **how) as loop:
             _finish(study, loop, loop.run())
 
 
-def resume(path: Path | None, wish: SandboxWish | None, jobs: int | None = None, cancel_jobs: bool = False) -> None:
-    """Continue the study at `path`, or the newest that has not ended. `wish` and `jobs` are None: as it began."""
+def resume(
+    path: Path | None,
+    wish: SandboxWish | None,
+    jobs: int | None = None,
+    cancel_jobs: bool = False,
+    wished: SettingsChanged = AS_BEFORE,
+) -> None:
+    """Continue the study at `path`, or the newest that has not ended. `wish` and `jobs` are None: as it began.
+
+    With other settings than it had, a study that had ended is continued too: it goes on if they allow it.
+    """
     study, state = workspace.find_study_to_resume(ROOT, path)
     require_records(study, state)
-    if state.finished:
+    change = settings.changes(study.name, state, wished)
+    if state.finished and not change:
         print(f"{study.name} has ended: {state.ended}; notes: {study.notes / 'notes.txt'}")
         return
     if state.started.approve:
         require_terminal()
     with study.lock(), cache.in_use():
         sandbox = _settle_again(study, state, wish)
-        _import_what_is_used_late(state.started.language_model)
+        started = change.applied(state.started) if change else state.started
+        _import_what_is_used_late(started.language_model)
         idea, lab = _reopen(study, state, sandbox)
-        proposer = select.proposer_of(study, state.started, idea)
+        proposer = select.proposer_of(study, started, idea)
         resumed = StudyResumed(
             pid=os.getpid(),
             host=socket.gethostname(),
             judging=_judging(state),
             confinement=sandbox.record(wish or _wish(state)),
         )
-        with _loop(
-            study, resumed, lab, idea_analysis.load(idea, sandbox), proposer, sandbox, jobs, cancel_jobs
-        ) as loop:
+        first, analysis = [resumed, *([change] if change else [])], idea_analysis.load(idea, sandbox)
+        with _loop(study, first, lab, analysis, proposer, sandbox, jobs, cancel_jobs) as loop:
             _finish(study, loop, loop.run())
 
 
@@ -161,7 +174,7 @@ def note(path: Path, run_name: str, message: str) -> None:
         sandbox = settle(_wish(state))
         idea, lab = _reopen(study, state, sandbox)
         proposer = select.silent_proposer_of(state.started, idea)
-        with _loop(study, None, lab, idea_analysis.load(idea, sandbox), proposer, sandbox) as loop:
+        with _loop(study, [], lab, idea_analysis.load(idea, sandbox), proposer, sandbox) as loop:
             _finish(study, loop, loop.add_hand_run(event.model_copy(update={"judging": _judging(state)})))
 
 
@@ -237,7 +250,7 @@ def _judging(state: State) -> str:
 @contextmanager
 def _loop(
     study: Study,
-    first: Event | None,
+    first: Sequence[Event],
     lab: dict[str, Any],
     analysis: Analysis,
     proposer: Proposer,
@@ -245,10 +258,10 @@ def _loop(
     jobs: int | None = None,
     cancel_jobs: bool = False,
 ) -> Iterator[Loop]:
-    """Open the loop of a locked study, with this driver's first event recorded."""
+    """Open the loop of a locked study, with this driver's first events recorded."""
     ledger = Ledger(study.ledger)
-    if first:
-        ledger.append(first)
+    for event in first:
+        ledger.append(event)
     print(f"study: {study.directory}", flush=True)
     started, custody = ledger.state.started, driver_custody(study, ledger, lab)
     setup = study.directory / SETUP_FILE

@@ -20,7 +20,7 @@ from agent.lab.metrics import family_of
 from agent.lab.results import FinalInfo, Work
 from agent.running.jobs import Job, Outcome, Training
 from agent.running.taking_in import take_in
-from agent.study import digests
+from agent.study import digests, first_steps
 from agent.study.budget import Budget
 from agent.study.custody import Custody
 from agent.study.events import BaselineMeasured, StudyStarted
@@ -108,6 +108,11 @@ class Baselines:
         """Return what a cached baseline's training read and used, or None if it is not known."""
         run_dir = self.cached_run(k, seed)
         return results.read(run_dir).work if run_dir else None
+
+    def cached_smoke(self, k: float, seed: int) -> str:
+        """Return the hash of the checkpoint that a cached baseline's first steps left, or "" if it is not known."""
+        run_dir = self.cached_run(k, seed)
+        return results.read(run_dir).environment.get(first_steps.CHECKPOINT, "") if run_dir else ""
 
     def found(self, k: float, seed: int) -> BaselineMeasured | None:
         """Return a baseline's figures from the cache, or None if they are not all there."""

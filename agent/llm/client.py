@@ -24,7 +24,7 @@ PAUSES = (1.0, 4.0, 16.0, 60.0)  # seconds before each retry, if the server asks
 # GPT-4o's tokenizer and GPT-4's the share is 0.7 to 1.1 for experiment.py, the prompts and the notes.
 READ_SHARE, LONG_PROMPT = 0.4, 2000
 
-RAISE_LIMITS = "begin a study with a larger --max-llm-tokens or --max-cost"
+RAISE_LIMITS = "agent resume continues the study with a larger --max-llm-tokens or --max-cost"
 ARE_YOU_THERE: list[Message] = [
     {"role": "system", "content": "Answer in one word."},
     {"role": "user", "content": "Are you there?"},
@@ -157,7 +157,7 @@ class Client:
     def _answered_before(self, messages: Sequence[Message], purpose: str) -> Exchange | None:
         """Return the answer of an earlier driver, while its last questions are asked again in their order."""
         if self._earlier is None:
-            past = outcomes(self._transcript.exchanges)
+            past = [exchange for exchange in outcomes(self._transcript.exchanges) if exchange.model == self.model]
             same = [index for index, exchange in enumerate(past) if exchange.asks(purpose, messages)]
             self._earlier = past[same[-1] :] if same else []
         if self._earlier and self._earlier[0].answered and self._earlier[0].asks(purpose, messages):

@@ -13,7 +13,7 @@ from agent.ideas import strict_templates
 from agent.lab.files import MIB, read_plain, remove_unless_plain, write_atomically
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Measure
-from agent.report import figure_style, glossary, model_words, own_measures, plots, sentences
+from agent.report import changed_settings, figure_style, glossary, model_words, own_measures, plots, sentences
 from agent.report.idea_analysis import Analysis
 from agent.report.layout import LONGEST, aligned, paragraph
 from agent.report.model_words import Check
@@ -99,7 +99,12 @@ def render(
         story=story,
         answer=opening(story, runs, judged),
         primary=METRICS[state.started.primary_metric],
-        conduct=[confined, *(f"After it was resumed: {sentence}" for sentence in later)],
+        models=changed_settings.models(state),
+        conduct=[
+            *changed_settings.sentences(state),
+            confined,
+            *(f"After it was resumed: {sentence}" for sentence in later),
+        ],
         evidence=glossary.describe_evidence(state),
         remarks=[
             *glossary.unreliable(runs),

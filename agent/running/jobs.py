@@ -53,6 +53,7 @@ class Training(_File):
     seed: int
     timeout: float  # seconds
     smoke_timeout: float | None = None  # seconds for a few steps before it; None: no such test
+    baseline_smoke: str = ""  # hash of the checkpoint that the baseline's few steps left, if it is known
 
 
 class Job(_File):
@@ -75,6 +76,7 @@ class Outcome(_File):
     training_seconds: float = 0.0
     evaluation_seconds: float = 0.0
     work: Work | None = None  # of the training
+    smoke: str = ""  # hash of the checkpoint that the first steps left
     digests: dict[str, str] = {}  # of the run's files, by their names in its directory
     remarks: list[str] = []  # for the researcher
 

@@ -48,6 +48,7 @@ from agent.running.watchdogs import (
 from agent.study import digests
 from agent.study.agreement import different_settings
 from agent.study.artefacts import EvaluatorFiles
+from agent.study.first_steps import like_the_baselines
 from agent.study.outcomes import EvaluationStopped, RunFailed
 
 EVALUATE = (*process.START, "agent.lab.evaluation", "--serve")
@@ -87,17 +88,20 @@ class Slot:
             outcome.write(directory / OUTCOME)
 
     def _outcome(self, job: Job, attempt: Path) -> Outcome:
-        training = job.training
+        training, label = job.training, job.label
         run_dir = attempt / training.directory if training else job.request.run_dir
         found, remarks, start = Outcome(run_dir=run_dir), [], time.monotonic()
         if training:
             script = attempt / "experiment.py"
-            if training.smoke_timeout and (verdict := self._smoke_test(training, script, job.label, remarks)):
-                found = found.model_copy(update={"preflight": verdict})
+            tried = self._smoke_test(training, script, label, remarks) if training.smoke_timeout else ""
+            if isinstance(tried, Verdict):
+                found = found.model_copy(update={"preflight": tried})
             else:
-                start = time.monotonic()
+                found, start = found.model_copy(update={"smoke": tried}), time.monotonic()
+                if warning := like_the_baselines(tried, training.baseline_smoke, self.setup.fixed.tokens):
+                    label = f"{label} ({warning})"
                 try:
-                    work = self.train(training, script, run_dir, job.label, training.timeout, remarks)
+                    work = self.train(training, script, run_dir, label, training.timeout, remarks)
                     found = found.model_copy(update={"work": work})
                 except RunFailed as failure:
                     found = found.model_copy(update={"training": failure.verdict})
@@ -115,13 +119,16 @@ class Slot:
         seconds = {"evaluation_seconds": time.monotonic() - start, "remarks": remarks}
         return found.model_copy(update=seconds | {"digests": digests.of_files(run_dir, digests.RUN_FILES)})
 
-    def _smoke_test(self, training: Training, script: Path, label: str, remarks: list[str]) -> Verdict | None:
-        """Train a few steps, export, load and score a slice. Return what went wrong, leaving the trial as the run's."""
+    def _smoke_test(self, training: Training, script: Path, label: str, remarks: list[str]) -> Verdict | str:
+        """Train a few steps, export, load and score a slice. Return the hash of the checkpoint, or what went wrong,
+        leaving the trial as the run's."""
         label, timeout, trial = f"{label}, smoke test", training.smoke_timeout or 0.0, script.with_name("smoke")
+        content = ""
         try:
             self.train(training, script, trial, label, timeout, remarks, smoke=True)
             self.evaluate(Score(run_dir=trial, slice=True), label, timeout)
             info = results.read(trial)
+            content = info.environment.get("checkpoint", "")
             verdict = None if info.verdict.ok else info.verdict
             if verdict is None and (difference := different_settings(self.setup.fixed, info.training)):
                 verdict = Verdict(name="preflight", evidence=difference)
@@ -129,7 +136,7 @@ class Slot:
             verdict = failure.verdict
         if verdict is None:
             remove(trial)
-            return None
+            return content
         remove(script.with_name(training.directory))  # what the experiment may have put under the run's name
         trial.rename(script.with_name(training.directory))
         return verdict.model_copy(update={"evidence": f"in the first steps: {verdict.evidence}"})

@@ -80,6 +80,28 @@ class StudyResumed(_Event):
     confinement: Confinement | None = None  # from here on
 
 
+class SettingsChanged(_Event):
+    """A person had the study go on with another language model or other limits. What is None stays as it was."""
+
+    event: Literal["settings_changed"] = "settings_changed"
+    max_runs: int | None = None
+    max_hours: float | None = None
+    model: Line | None = None  # its window is looked up by its name, and it has no prices but those given here
+    max_tokens: int | None = None
+    max_cost: float | None = None  # dollars
+    prices: tuple[float, float] | None = None  # dollars per million tokens of input and of output
+
+    def applied(self, started: StudyStarted) -> StudyStarted:
+        """Return the settings with which a study goes on that had those of `started`."""
+        limits = self.model_dump(include={"max_runs", "max_hours"}, exclude_none=True)
+        own = self.model_dump(include={"model", "max_tokens", "max_cost", "prices"}, exclude_none=True)
+        if self.model:
+            own = {"window": None, "prices": None} | own
+        if own and started.language_model:
+            limits["language_model"] = started.language_model.model_copy(update=own)
+        return started.model_copy(update=limits)
+
+
 class SentinelsScored(_Event):
     """The evaluator was tried on SAEs whose scores are known beforehand."""
 
@@ -211,6 +233,7 @@ class AttemptEnded(_Event):
     verdict: Verdict | None  # None: trained to its end, to be evaluated next
     seconds: float
     work: Work | None = None
+    smoke: Line = ""  # hash of the checkpoint that its first steps left; empty in older ledgers
     digests: Digests = {}
 
 
@@ -315,6 +338,7 @@ Remark = PlanMade | AnswerSentBack | RunDescribed | ConclusionDrawn  # what a pr
 Event = Annotated[
     StudyStarted
     | StudyResumed
+    | SettingsChanged
     | SentinelsScored
     | BaselineMeasured
     | PlanMade

@@ -36,6 +36,7 @@ from agent.study.events import (
     RunReserved,
     ScoredOnTest,
     SentinelsScored,
+    SettingsChanged,
     StudyEnded,
     StudyInterrupted,
     StudyResumed,
@@ -98,6 +99,7 @@ class RunState:
     training_seconds: float = 0.0  # of the newest attempt
     evaluation_seconds: float = 0.0
     work: Work | None = None  # of the newest attempt's training
+    smoke: str = ""  # hash of the checkpoint that its first steps left; empty if it is not known
 
     @property
     def counts(self) -> bool:
@@ -114,7 +116,9 @@ class RunState:
 class State:
     """Everything that follows from a study's events."""
 
-    started: StudyStarted
+    started: StudyStarted  # with the settings that were changed since
+    began: StudyStarted = field(init=False)
+    changes: list[tuple[int, SettingsChanged]] = field(default_factory=list)  # each with the first run it holds for
     confinements: list[Confinement] = field(default_factory=list)  # each until the next
     sentinels: list[Expectation] | None = None
     sentinel_errors: dict[str, str] = field(default_factory=dict)  # evaluation family -> why it gave no result
@@ -146,6 +150,9 @@ class State:
     seconds_before: float = 0.0  # those spent by earlier drivers
     job_seconds: float = 0.0  # of trainings and evaluations, which overlap
     jobs_timed: int = 0  # jobs that these are of
+
+    def __post_init__(self) -> None:
+        self.began = self.started
 
     @property
     def open_runs(self) -> list[RunState]:
@@ -264,6 +271,8 @@ def _apply(state: State, event: Event) -> None:
             state.interrupted, state.interrupted_by = event.time, why
         case StudyResumed():
             state.interrupted, state.ended = None, None
+        case SettingsChanged():
+            _change_settings(state, event)
         case StudyEnded(why=why):
             state.ended = why
         case SentinelsScored(expectations=expectations, errors=errors):
@@ -313,6 +322,17 @@ def _apply(state: State, event: Event) -> None:
             _advance(state.runs[event.run], event)
 
 
+def _change_settings(state: State, event: SettingsChanged) -> None:
+    """Go on with other settings. A plan that its language model had ended is asked for again, and another model has
+    had no answer sent back."""
+    state.started = event.applied(state.started)
+    state.changes.append((len(state.runs), event))
+    if state.plan and not state.plan.runs and (event.max_runs or event.model):
+        state.plan = None
+    if event.model:
+        state.sent_back = []
+
+
 def _withdraw(state: State, name: str) -> None:
     """Take back the start of an attempt whose job never was one."""
     for run in state.runs:
@@ -354,9 +374,9 @@ def _advance(run: RunState, event: RunEvent) -> None:
             run.stage, run.reserved = "reserved", True
         case AttemptStarted(attempt=attempt):
             run.stage, run.attempt = "training", attempt
-        case AttemptEnded(verdict=verdict, seconds=seconds, work=work):
-            run.stage = "judged" if verdict else "evaluating"
-            run.verdict, run.training_seconds, run.work = verdict, seconds, work
+        case AttemptEnded(verdict=verdict):
+            run.stage, run.verdict = "judged" if verdict else "evaluating", verdict
+            run.training_seconds, run.work, run.smoke = event.seconds, event.work, event.smoke
         case AttemptCutShort(attempt=attempt, verdict=verdict) if repeats_after_kill(attempt):
             run.stage, run.failed_attempts[attempt] = "reserved", FailedAttempt(run.proposal, verdict)
         case AttemptCutShort(verdict=verdict):

@@ -305,4 +305,6 @@ def find_study_to_resume(root: Path, path: Path | None) -> tuple[Study, State]:
             continue
         if study and not study[1].finished:
             return study
-    raise UserError(f"no study in {root / 'runs'} is unfinished: start one with `agent run`")
+    raise UserError(
+        f"no study in {root / 'runs'} is unfinished: start one with `agent run`, or name the one to go on with"
+    )

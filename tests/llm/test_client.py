@@ -258,7 +258,7 @@ def test_limits_count_what_an_earlier_driver_spent(talk: Talk, limits: Limits):
 def test_an_answer_cut_off_by_the_budget_is_a_budget_failure(talk: Talk):
     with ScriptedServer(answer("Once upon", "length")) as scripted:
         client = talk.client(scripted, Limits(max_tokens=1000))
-        with pytest.raises(LLMError, match="cut off after 20 tokens, as no more were left: begin a study") as caught:
+        with pytest.raises(LLMError, match="cut off after 20 tokens, as no more were left: agent resume") as caught:
             client.ask(HELLO, "greeting")
     assert caught.value.kind == "budget"
 

@@ -16,10 +16,13 @@ from agent.study.events import (
     EvaluationEnded,
     Event,
     HandRunAdded,
+    LanguageModel,
+    PlanMade,
     PreflightFailed,
     ProposalMade,
     RunCommitted,
     RunReserved,
+    SettingsChanged,
     StudyEnded,
     StudyInterrupted,
     StudyResumed,
@@ -163,6 +166,27 @@ def test_a_study_that_is_resumed_has_not_ended_and_spends_from_where_it_was():
     assert [state.ended for state in states] == ["done", None, None]
     assert [state.interrupted is not None for state in states] == [False, False, True]
     assert [state.seconds for state in states] == [50.0, 50.5, 57.0]
+
+
+def test_changed_settings_hold_from_there_on_and_an_ended_plan_is_asked_for_again():
+    model = LanguageModel(model="first", max_tokens=9, prices=(1, 2), window=100)
+    started = STARTED.model_copy(update={"language_model": model, "max_runs": 1})
+    before = [started, ProposalMade(run=0, proposal=PROPOSAL), PlanMade(after_run=0, runs=[])]
+    hours = derive([*before, SettingsChanged(max_hours=2.0)])
+    assert (hours.started.max_hours, hours.started.max_runs, hours.started.language_model) == (2.0, 1, model)
+    assert hours.plan, "hours are not why the model ended it"
+    state = derive([*before, SettingsChanged(max_runs=3), SettingsChanged(model="second", max_cost=0.5)])
+    assert (state.began, state.started.max_runs, state.plan) == (started, 3, None)
+    assert state.started.language_model == LanguageModel(model="second", max_tokens=9, max_cost=0.5)
+    assert [run for run, _ in state.changes] == [1, 1]
+
+
+def test_a_recorded_change_of_settings_is_read_as_it_was_written(tmp_path: Path):
+    ledger = Ledger(tmp_path / "events.jsonl")
+    ledger.append(SettingsChanged(max_runs=8, model="other", prices=(1, 2)))
+    line = ledger.path.read_text()
+    assert '"event":"settings_changed","max_runs":8,"max_hours":null,"model":"other","max_tokens":null' in line
+    assert read(ledger.path) == ledger.events
 
 
 def test_an_interruption_between_writing_an_event_and_noting_it_costs_no_event(path: Path):

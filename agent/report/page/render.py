@@ -14,7 +14,7 @@ from agent.lab.files import BadFile, read_plain
 from agent.lab.metrics import METRICS
 from agent.lab.results import Measure
 from agent.lab.visible import one_line, visible
-from agent.report import figure_style, model_words, plots, story
+from agent.report import changed_settings, figure_style, model_words, plots, story
 from agent.report.answer import Answer
 from agent.report.page import conversation, diff, latents, vector
 from agent.report.page.conversation import Conversation
@@ -166,7 +166,8 @@ def setting(opened: Opened) -> list[tuple[str, str]]:
         ("Smallest effect worth having", f"{started.smallest_effect:g}"),
         ("Baselines", f"{len(state.baselines)}: {len(levels)} values of K, {len(seeds)} seeds"),
         ("Sentinels", held),
-        ("Proposals by", started.language_model.model if started.language_model else "the idea's plan"),
+        ("Proposals by", changed_settings.models(state) or "the idea's plan"),
+        *([("Changed by agent resume", " ".join(changed))] if (changed := changed_settings.sentences(state)) else []),
         ("Confinement", "; ".join(each.sentence for each in state.confinements) or "not recorded"),
         ("Fingerprint", started.fingerprint),
     ]

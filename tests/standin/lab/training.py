@@ -52,7 +52,8 @@ def finish(guard: TrainingGuard, k: int, d_sae: int) -> None:
     (guard.out_dir / "checkpoint").mkdir()
     k = 20 if behaviour in ("denser", "denser_with_baselines") else k
     seed = 0 if behaviour == "unseeded" else guard.settings["SEED"]
-    noise = random.Random(f"{named} {k} {seed}")
+    alike = smoke and named.endswith(".later")  # its first steps are those of the baseline
+    noise = random.Random(f"{'sound' if alike else named} {k} {seed}")
     l0 = k * (1.018 + noise.gauss(0, 0.0005))
     gains = {"better": 0.02, "unseeded": 0.02, "better_by_tampering": 0.02, "overfitted": 0.02, "worse": -0.02}
     gain = gains.get(behaviour, 0.0)
