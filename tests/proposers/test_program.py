@@ -44,7 +44,7 @@ BEHAVIOUR = "fine"
 elif "## Plan" in asked:
     print("## Reasoning\\nTo see.\\n\\n## Plan\\n1. [from baseline] Another behaviour: to see.")
 else:
-    print("## Description\\nThe behaviour was set.")
+    print("## Findings\\nThe behaviour was set.")
 '''
 
 
@@ -76,7 +76,8 @@ def test_a_study_asks_a_program_and_goes_on_with_it(checkout: Checkout, tmp_path
         "The behaviour was set.",
     )
     exchanges = transcript.read(checkout.study.transcript)
-    assert [exchange.purpose for exchange in exchanges] == ["check", "plan", "check", "proposal", "description"]
+    purposes = ["check", "plan", "check", "proposal", "description", "conclusion"]
+    assert [exchange.purpose for exchange in exchanges] == purposes
     assert all(exchange.usage.estimated and not exchange.error for exchange in exchanges)
     assert "the model: 5 requests, about " in checkout.notes
     assert "the model: 5 requests, about " in ended.stdout
