@@ -216,6 +216,12 @@ def test_an_idea_may_have_measures_or_figures_or_both(tmp_path: Path, files: dic
     assert callable(loaded.draw) == ("figures.py" in files)
 
 
+@pytest.mark.parametrize("name", ideas.idea_names())
+def test_a_shipped_idea_says_what_its_measures_need(name: str):
+    idea = ideas.load(name)
+    assert bool(idea_analysis.load(idea).needs) == bool(idea.measures)
+
+
 @pytest.mark.parametrize(
     ("name", "source", "message"),
     [
@@ -224,6 +230,7 @@ def test_an_idea_may_have_measures_or_figures_or_both(tmp_path: Path, files: dic
         ("analysis.py", "def measure(:", "cannot be read: SyntaxError: "),
         ("measures.py", "", "defines no MEASURES$"),
         ("measures.py", "MEASURES =", "cannot be read: SyntaxError: "),
+        ("measures.py", "MEASURES = {}\nNEEDS = {'tensor map': 'all'}", "NEEDS 'tensor map': write it as 'groups NAME"),
         ("figures.py", MEASURES, "defines no draw$"),
         ("figures.py", "import no_such_module", "cannot be read: ModuleNotFoundError: "),
     ],

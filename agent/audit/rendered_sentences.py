@@ -33,6 +33,7 @@ _RECORDS = (
     sentences.ATTEMPT_FAILED,
     sentences.WARNING,
     sentences.NO_RESULT,
+    sentences.NEED_LACKS,
     sentences.NO_RESULT_ON,
     sentences.NO_RULES,
     sentences.MORE_RUNS,

@@ -22,7 +22,6 @@ from agent.lab import cache
 from agent.lab.defaults import SETUP_FILE
 from agent.lab.errors import UserError
 from agent.lab.metrics import family_of
-from agent.lab.results import Measure
 from agent.lab.visible import one_line
 from agent.loop import Loop, StudyResult
 from agent.proposers import Proposer, select
@@ -68,11 +67,8 @@ class StudyRequest:
         """The primary metric and the smallest effect worth having."""
         return ideas.primary_metric_and_effect(self.idea, self.fixed.model)
 
-    def first_event(
-        self, lab: dict[str, Any], confinement: Confinement, jobs: int, measures: dict[str, Measure]
-    ) -> StudyStarted:
-        """Return the study's first event; `lab` is what the lab wrote of its fingerprint and the evaluations, and
-        `measures` are the idea's own."""
+    def first_event(self, lab: dict[str, Any], confinement: Confinement, jobs: int, analysis: Analysis) -> StudyStarted:
+        """Return the study's first event; `lab` is what the lab wrote of its fingerprint and the evaluations."""
         primary_metric, smallest_effect = self.goal
         return StudyStarted(
             idea=self.idea.name,
@@ -80,7 +76,8 @@ class StudyRequest:
             description=self.idea.description.strip(),
             hypothesis=self.idea.hypothesis.strip(),
             answer=self.idea.answer,
-            measures=measures,
+            measures=analysis.measures or {},
+            needs=dict(analysis.needs),
             primary_metric=primary_metric,
             smallest_effect=smallest_effect,
             most_variance_lost=self.idea.most_variance_lost,
@@ -122,7 +119,7 @@ def start(request: StudyRequest) -> None:
         _import_what_is_used_late(request.language_model)
         lab = _prepare_lab(request.place, request.fixed, request.goal[0], request.device)
         jobs = request.place.count(request.jobs, lab, sandbox)
-        started = request.first_event(lab, sandbox.record(request.sandbox), jobs, analysis.measures or {})
+        started = request.first_event(lab, sandbox.record(request.sandbox), jobs, analysis)
         study = workspace.create_study(ROOT, request.idea.name)
         proposer, how = make_proposer(study, started.fixed), {"jobs": jobs, "cancel_jobs": request.cancel_jobs}
         with study.lock(), _loop(study, [started], lab, analysis, proposer, sandbox, **how) as loop:

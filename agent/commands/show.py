@@ -12,6 +12,7 @@ from agent.lab import results
 from agent.lab.errors import UserError
 from agent.lab.metrics import METRICS, Metric
 from agent.lab.results import FinalInfo, Probing
+from agent.report import sentences
 from agent.study.custody import changed_records
 from agent.study.workspace import find_study
 
@@ -67,6 +68,8 @@ def _print_run(path: Path, info: FinalInfo) -> None:
         console.print(remark)
     for family, reason in info.errors.items():
         console.print(f"{family} gave no result: {reason}", style="red")
+    for need, what in info.not_measured.items():
+        console.print(sentences.NEED_LACKS.render(need=need, what=what), style="yellow")
     console.print(
         f"verdict: {info.verdict.name} ({info.verdict.evidence})", style="green" if info.verdict.ok else "red"
     )

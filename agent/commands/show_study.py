@@ -17,7 +17,7 @@ from agent.lab.errors import UserError
 from agent.lab.metrics import METRICS
 from agent.lab.results import FinalInfo
 from agent.lab.visible import visible
-from agent.report import glossary, model_words, own_measures
+from agent.report import glossary, model_words, own_measures, sentences
 from agent.report.outcome import outcome_sentence
 from agent.report.run_section import compared_lines, results, run_texts
 from agent.report.story import Story, spent, tell
@@ -133,6 +133,8 @@ def _print_results(console: Console, run: Run, state: State, judged: Judgement |
         console.print(line, soft_wrap=True)
     for family, reason in run.info.errors.items():
         console.print(f"{family} gave no result: {reason}", style="red")
+    for need, what in run.info.not_measured.items():
+        _print_paragraph(console, sentences.NEED_LACKS.render(need=need, what=what))
 
 
 def _print_diff(console: Console, run: Run, runs: Sequence[Run]) -> None:

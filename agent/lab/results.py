@@ -205,6 +205,7 @@ class FinalInfo(BaseModel):
     floor: Floor | None = None
     comparison: Comparison | None = None
     analysis: dict[Line, Number] = {}  # the idea's own measures
+    not_measured: dict[Line, Line] = {}  # what the checkpoint lacks of the idea's NEEDS -> what of it is not measured
     environment: dict[str, str] = {}
     evaluation_seconds: float | None = None
     errors: dict[Line, Line] = {}  # evaluation family -> why it gave no result

@@ -25,7 +25,7 @@ from agent.llm.transcript import Message
 from agent.proposers import lab_reference
 from agent.proposers.answers import ALL_COMPLETED
 from agent.proposers.explained import EXPLAINED, setting
-from agent.report import prose
+from agent.report import prose, sentences
 from agent.report.answer import answer
 from agent.report.layout import flow
 from agent.report.outcome import outcome_sentence
@@ -150,7 +150,7 @@ class Prompts:
             "world": is_world(state.started.fixed.model),
             "signatures": lab_reference.signatures(),
             "operators": lab_reference.operators(),
-            "needs": {},
+            "needs": state.started.needs,
             "own_measures": [(name, measure.title) for name, measure in state.started.measures.items() if measure.main],
             "conclusion": state.conclusion,
             "required_lines": preflight.REQUIRED_LINES,
@@ -182,6 +182,9 @@ class Prompts:
             "verdict": run.info.verdict.name,
             "evidence": fenced(run.info.verdict.evidence),
             "own": ", ".join(f"{name} {value:.3f}" for name, value in run.info.analysis.items() if value is not None),
+            "lacks": [
+                sentences.NEED_LACKS.render(need=need, what=what) for need, what in run.info.not_measured.items()
+            ],
             "warnings": fenced("\n".join(run.info.verdict.warnings)) if run.info.verdict.warnings else "",
         }
 

@@ -3,7 +3,7 @@
 import ast
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.ideas import BadIdea, Idea
@@ -25,15 +25,17 @@ MOST = 32 * MIB  # of a figure
 
 @dataclass(frozen=True)
 class Analysis:
-    """An idea's own measures and figures. `path` is its analysis.py, which only the evaluator runs."""
+    """An idea's own measures and figures. `path` is its analysis.py, which only the evaluator runs; `needs` is what the
+    measures need from a checkpoint, each with what it is for."""
 
     path: Path | None = None
     measures: dict[str, Measure] | None = None
     draw: Draw | None = None
+    needs: Mapping[str, str] = field(default_factory=dict)
 
 
 def load(idea: Idea, sandbox: Sandbox = UNCONFINED) -> Analysis:
-    """Return the MEASURES and the `draw` of an idea, as far as it has them. Raise BadIdea if a file is broken.
+    """Return MEASURES, NEEDS and `draw` of an idea, as far as it has them. Raise BadIdea if a file is broken.
 
     An analysis.py beside a measures.py is parsed and not run, as it may import torch. In an older idea MEASURES are in
     analysis.py, which then imports no torch at its top.
@@ -50,7 +52,8 @@ def load(idea: Idea, sandbox: Sandbox = UNCONFINED) -> Analysis:
     if idea.measures:
         _check_analysis(idea.folder / "analysis.py")
     _check_rules(idea, answer.measures or {})
-    return Analysis(idea.analysis, answer.measures, Drawing(idea, sandbox) if idea.figures else None)
+    draw = Drawing(idea, sandbox) if idea.figures else None
+    return Analysis(idea.analysis, answer.measures, draw, answer.needs)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 FOLDER holds request.json, a Request, and receives answer.json, an Answer, and the figures.
 """
 
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -19,6 +20,7 @@ from agent.study.runs import Run
 
 REQUEST, ANSWER = "request.json", "answer.json"
 NO_FIGURES = "the idea's own figures"
+NEED = re.compile(r"(groups|extra) \w+(, \w+)*")  # groups of latents or extra tensors that finish() must be given
 
 
 class Request(BaseModel):
@@ -34,6 +36,7 @@ class Answer(BaseModel):
     """What was found and drawn, or the error of a file that cannot be read."""
 
     measures: dict[str, Measure] | None = None
+    needs: dict[str, str] = {}
     figures: list[tuple[str, str]] = []  # the file's name and the description, for each
     error: str = ""
 
@@ -50,7 +53,12 @@ def main(folder: Path) -> None:
 def _answer(request: Request, folder: Path) -> Answer:
     answer = Answer()
     if request.measures:
-        answer.measures = _run(request.measures, *request.required)["MEASURES"]
+        table = _run(request.measures, *request.required)
+        answer.measures, answer.needs = table["MEASURES"], table.get("NEEDS", {})
+        if unlike := [need for need in answer.needs if not NEED.fullmatch(need)]:
+            raise BadIdea(
+                f"{request.measures} NEEDS {unlike[0]!r}: write it as 'groups NAME, NAME' or 'extra NAME, NAME'"
+            )
     if request.figures:
         draw = _run(request.figures, "draw")["draw"]
         if request.runs is not None:

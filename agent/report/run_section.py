@@ -258,6 +258,8 @@ def _remarks(run: Run) -> list[str]:
             for metric, why in scored.not_applicable.items():
                 lines.append(sentences.NOT_APPLICABLE.render(family=family, metric=metric, why=why))
         lines += [sentences.NO_RESULT.render(family=family, why=why) for family, why in info.errors.items()]
+        if run.number > 0:  # the baseline has nothing of the idea
+            lines += [sentences.NEED_LACKS.render(need=need, what=what) for need, what in info.not_measured.items()]
     for attempt, failure in run.state.failed_attempts.items():
         line = sentences.ATTEMPT_FAILED.render(
             attempt=attempt,

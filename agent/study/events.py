@@ -50,6 +50,7 @@ class StudyStarted(_Event):
     hypothesis: Prose
     answer: Rules | None = None  # when it is supported or refuted; None: the idea has no rules
     measures: dict[Line, Measure] = {}  # the idea's own, by name; empty in older ledgers
+    needs: dict[Line, Line] = {}  # what these need from a checkpoint -> what it is for; empty in older ledgers
     primary_metric: str
     smallest_effect: float
     most_variance_lost: float = MOST_VARIANCE_LOST  # explained variance that a run may lose and still be better

@@ -323,6 +323,15 @@ def test_a_run_that_does_not_count_has_no_results_even_where_it_was_measured():
     assert "0.99" not in text
 
 
+def test_what_a_checkpoint_lacks_for_the_ideas_measures_is_said_of_runs_and_not_of_the_baseline():
+    lacks = {"not_measured": {"groups tier_0, tier_1": "what composes"}}
+    infos = [info.model_copy(update=lacks) for info in (scored(16.0, 0.95), scored(16.0, 0.96))]
+    text = rendered([*SECOND, RunCommitted(run=1, verdict=OK)], *infos)
+    line = "Not measured, as the checkpoint has no groups tier_0, tier_1: what composes."
+    assert line in section(text, 1)
+    assert line not in section(text, 0)
+
+
 def test_without_measured_noise_no_run_is_called_better_or_worse():
     events = [*SECOND, RunCommitted(run=1, verdict=OK), StudyEnded(why="the budget of 1 run is spent")]
     text = rendered(events, scored(16.0, 0.95), scored(16.0, 0.99))

@@ -106,3 +106,16 @@ def measure(path: Path, exam: Examination) -> dict[str, float]:
     if unknown := sorted(set(figures) - set(measures["MEASURES"])):
         raise LookupError(f"{path}: measure() returned {unknown[0]!r}, which is not in MEASURES of {table.name}")
     return {name: float(figure) for name, figure in figures.items()}
+
+
+def not_measured(path: Path, found: Checkpoint) -> dict[str, str]:
+    """Return the NEEDS of an idea that a checkpoint lacks, each with what therefore is not measured."""
+    needs: dict[str, str] = idea_files.run_file(idea_files.measures_file(path)).get("NEEDS", {})
+    return {need: what for need, what in needs.items() if not _has(found, need)}
+
+
+def _has(found: Checkpoint, need: str) -> bool:
+    """Return True if a checkpoint has all of a need: "groups tier_0, tier_1" or "extra parent"."""
+    kind, _, names = need.partition(" ")
+    given = found.header.groups if kind == "groups" else found.extra
+    return given.keys() >= set(names.split(", "))

@@ -160,6 +160,7 @@ class Scoring:
         if figures is not None:
             self.info.analysis, replaced = results.null_non_finite(figures, "analysis")
             self.info.non_finite += replaced
+            self.info.not_measured = idea_analysis.not_measured(path, exam.checkpoint)
         self.progress("analysis")
 
     def attempt(self, name: str, work: Callable[[], Result]) -> Result | None:

@@ -13,7 +13,7 @@ from agent.lab.evaluation.catalogue import measurable
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import FinalInfo, MetricComparison
 from agent.lab.visible import visible
-from agent.report import model_words
+from agent.report import model_words, sentences
 from agent.report.outcome import outcome_sentence
 from agent.report.page.conversation import Request
 from agent.report.page.curves import Line, curves
@@ -275,7 +275,8 @@ def _attempt(opened: Opened, run: Run, number: int, attempt: FailedAttempt) -> A
 
 
 def _errors(run: Run) -> list[str]:
-    """Return what evaluations say beside figures: no result, not applicable, remarks on their own figures."""
+    """Return what evaluations say beside figures: no result, not applicable, what of the idea's measures a checkpoint
+    lacks (which the baseline does by nature), remarks on their own figures."""
     if run.info is None:
         return []
     scored = run.info.evaluations
@@ -285,6 +286,11 @@ def _errors(run: Run) -> list[str]:
             f"{family}: {metric} is not applicable: {why}"
             for family, scores in scored.items()
             for metric, why in scores.not_applicable.items()
+        ),
+        *(
+            sentences.NEED_LACKS.render(need=need, what=what)
+            for need, what in run.info.not_measured.items()
+            if run.number > 0
         ),
         *(f"{family}: {scores.remark}" for family, scores in scored.items() if scores.remark),
     ]

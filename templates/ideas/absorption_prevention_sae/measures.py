@@ -4,6 +4,11 @@ from agent.lab.results import Measure
 
 DUPLICATE = 0.9  # cosine of two decoder rows from which they are duplicates
 
+NEEDS = {
+    "extra merged": "how many latents training merged, from one number",
+    "extra resampled": "how often training restarted a dead latent, from one number",
+}
+
 MEASURES = {
     "dead_fraction": Measure(
         title="dead fraction",

@@ -9,6 +9,10 @@ KEPT = "decoder.json"  # what analysis.py leaves for figures.py
 _GROUPS = "groups of at most d_in / 2 live latents that fire together on held-out activations, formed alike for any SAE"
 _CONDITION = "the largest over the smallest singular value of its decoder rows, each of norm 1"
 
+NEEDS = {
+    "extra group": "the groups that training ended with, from the number of each latent's [d_sae]",
+}
+
 MEASURES = {
     "decoder_cosine_mean": Measure(
         title="mean decoder |cosine|",

@@ -24,12 +24,12 @@ KEPT = 8  # patterns saved for figures.py
 
 
 def measure(exam: Examination) -> dict[str, float]:
-    """Return each of MEASURES on the held-out activations, or nothing for an SAE without tiers.
+    """Return each of MEASURES on the held-out activations, or nothing for an SAE without two tiers.
 
     Latents are those of the scaled activations, on which training learned W.
     """
-    tiers = list(exam.checkpoint.header.groups.values())
-    if not tiers:
+    tiers = [group for name, group in exam.checkpoint.header.groups.items() if name.startswith("tier_")]
+    if len(tiers) < 2:
         return {}
     figures = activity(exam, tiers)
     pairs = [Pair(exam, *tiers[i : i + 2], number=i) for i in range(len(tiers) - 1)]

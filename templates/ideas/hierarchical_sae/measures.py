@@ -7,6 +7,12 @@ MOST_PARTS = 5  # of a pattern
 COMPOSED = 0.5  # R² from which a latent counts as composed
 TRACED = 8  # patterns that are ablated in the model
 
+NEEDS = {
+    "groups tier_0, tier_1": "the tiers (tier_2 is the third), what composes, and what that causes",
+    "extra composition_0": "what the learned map from tier 0 to 1 predicts (composition_1 is that from tier 1 to 2), "
+    "each [latents of the tier, of the next]",
+}
+
 MEASURES = {
     **{
         f"tier_{i}_latents_share": Measure(

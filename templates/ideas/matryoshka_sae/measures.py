@@ -5,6 +5,10 @@ from agent.lab.results import Measure
 DRAWS = 8  # random orders of the latents, besides their own
 MOST = 5  # prefixes that are measured
 
+NEEDS = {
+    "groups prefix_0": "the prefixes and what the first holds, from the latents that prefix_0, prefix_1, ... add",
+}
+
 MEASURES = {
     **{
         f"prefix_{i}_explained_variance": Measure(

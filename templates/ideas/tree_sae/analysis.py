@@ -96,10 +96,11 @@ def swapped(fired: Tensor) -> Iterator[Tensor]:
 def measure(exam: Examination) -> dict[str, float]:
     """Return those of MEASURES that apply on the held-out activations; nothing for an SAE without a tree."""
     checkpoint = exam.checkpoint
-    levels = list(checkpoint.header.groups.values())
-    if len(levels) < 2 or "parent" not in checkpoint.extra:
+    levels = [group for name, group in checkpoint.header.groups.items() if name.startswith("level_")]
+    edges = ("parent", "projections", "open")
+    if len(levels) < 2 or not checkpoint.extra.keys() >= set(edges):
         return {}
-    tree = Tree(levels, *(checkpoint.extra[name] for name in ("parent", "projections", "open")))
+    tree = Tree(levels, *(checkpoint.extra[name] for name in edges))
     activity = Activity(exam, tree)
     figures = {"open_edges": tree.open.double().sum().item() / levels[-1][0]}
     for i, (start, end) in enumerate(levels):

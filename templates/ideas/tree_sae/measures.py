@@ -7,6 +7,12 @@ KEPT = "tree.json"  # what analysis.py leaves for figures.py
 
 _SWAPPED = "for others of the same level that fire about as often, mean of ten swaps"
 
+NEEDS = {
+    "groups level_0, level_1": "the levels (level_0 are the leaves, level_2 is the third) and the paths between them",
+    "extra parent, projections, open": "the same, from each latent's parent (-1 at the top), the weight of the edge to "
+    "it, and whether it is open, all [d_sae]",
+}
+
 MEASURES = {
     **{
         f"level_{i}_size": Measure(

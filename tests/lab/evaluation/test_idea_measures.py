@@ -195,6 +195,7 @@ def test_an_ideas_figures_are_in_the_results(evaluator: Evaluator, run_dir: Path
 def test_an_sae_without_tiers_has_no_tier_figures(evaluator: Evaluator, run_dir: Path):
     info = score_with_analysis(evaluator, run_dir, TIERED)
     assert (info.analysis, info.errors, info.verdict.name) == ({}, {}, "ok")
+    assert list(info.not_measured) == ["groups tier_0, tier_1", "extra composition_0"]
 
 
 @pytest.mark.parametrize(
