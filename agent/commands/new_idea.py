@@ -4,7 +4,6 @@ import math
 import re
 import shlex
 import textwrap
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +20,7 @@ from agent.lab.errors import UserError
 from agent.lab.evaluation.catalogue import measurable, parse_evals
 from agent.lab.files import MIB, BadFile, read_plain, write_atomically
 from agent.lab.metrics import HEADLINE, METRICS, family_of
-from agent.llm.client import ChatModel, Client
+from agent.llm.client import ChatModel, Client, sleep_aloud
 from agent.llm.command import Command
 from agent.llm.limits import Limits
 from agent.llm.server import server
@@ -49,13 +48,11 @@ def new(sentence: str, model: str | None, root: Path = ROOT, *, command: str | N
         raise UserError("the sentence is empty: describe the idea in one sentence")
     draft_dir = root / "runs" / f"{datetime.now():%Y%m%d_%H%M%S}_new_idea"
     asked = Command(command) if command else server(model or "")
-    client = Client(asked, draft_dir / "transcript.jsonl", Limits(), sleep=_sleep)
+    client = Client(asked, draft_dir / "transcript.jsonl", Limits(), sleep=sleep_aloud)
     draft_dir.mkdir(parents=True)
     print(f"asking {asked.model}; transcript in {draft_dir}", flush=True)
     idea = request_idea(sentence, client, root / "templates")
-    spent = client.spent
-    about = "about " * spent.estimated
-    print(f"{about}{spent.tokens:,} tokens in {spent.calls} call{'s' * (spent.calls > 1)}\n")
+    print(f"{client.spent.in_words} in {client.spent.calls} call{'s' * (client.spent.calls > 1)}\n")
     draft = draft_dir / "idea.yaml"
     write_atomically(draft, as_yaml(idea))
     print_idea(idea)
@@ -253,8 +250,3 @@ def _approved(idea: Idea, draft: Path) -> bool:
         print()
         raise UserError(f"cannot ask for approval without a terminal; draft saved to {draft}") from None
     return answer.strip().lower() in ("y", "yes")
-
-
-def _sleep(seconds: float) -> None:
-    print(f"no answer; asking again in {seconds:g} s", flush=True)
-    time.sleep(seconds)

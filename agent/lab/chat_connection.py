@@ -1,11 +1,12 @@
-"""Why no request could be made to a server, or no whole response came: addresses, proxies, certificates."""
+"""Why no request could be made to a server, or no whole response came: addresses, proxies, certificates.
+
+What reaches a network is imported where it is used, as most commands ask nothing.
+"""
 
 import os
 import re
-import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.request import proxy_bypass
 
 from agent.lab.chat_reply import Reply, TokenUsage
 
@@ -29,6 +30,8 @@ class Address:
     @property
     def proxy_variable(self) -> str:
         """The environment variable that names a proxy for this address, or an empty string."""
+        from urllib.request import proxy_bypass
+
         scheme = self.base.partition(":")[0].lower()
         names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY")
         given = next((name for name in names if os.environ.get(name)), "")
@@ -37,6 +40,8 @@ class Address:
 
 def unusable(error: Exception, address: Address) -> Reply:
     """Return the failure of settings by which no client can be made."""
+    import ssl
+
     variable = address.proxy_variable
     if isinstance(error, ImportError):
         reason = f"{variable or 'a proxy variable'} names a SOCKS proxy, for which the package socksio is missing"
@@ -57,11 +62,14 @@ def unsendable(error: BaseException) -> Reply:
 
 def no_response(error: BaseException, address: Address, timeout: float, tokens_in: int, max_tokens: int) -> Reply:
     """Describe why no whole response came, and estimate what it may have cost."""
+    import ssl
+
     import httpx2
 
     if isinstance(error, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
         return unsendable(error)
-    if isinstance(untrusted := _certificate_error(error), ssl.SSLCertVerificationError):
+    certificates = (cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError))
+    if untrusted := next(certificates, None):
         reason = f"the certificate of {address.host} is not trusted ({untrusted.verify_message})"
         return Reply("request", reason, "set SSL_CERT_FILE to a file that holds it, or that of its authority")
     unsent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError)
@@ -76,12 +84,6 @@ def no_response(error: BaseException, address: Address, timeout: float, tokens_i
     remedy = f"check or unset {variable}, or name the host in NO_PROXY" if variable else ""
     remedy = remedy or "check the network and OPENAI_BASE_URL"
     return Reply("connection", f"no answer from {whom}: {error}", remedy, usage=usage, wait=0)
-
-
-def _certificate_error(error: BaseException) -> BaseException:
-    """Return the error of the certificate that led to another one, or that one."""
-    found = (cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError))
-    return next(found, error)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

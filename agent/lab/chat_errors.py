@@ -22,6 +22,7 @@ GATEWAY_TIMEOUTS = (504, 524)  # of a proxy that waited, often for 100 s, while 
 SHORTEST_ANSWER = 256  # tokens; no usable answer is shorter
 READ = 20_000  # characters of an error in which its meaning is looked for
 SHOWN = 300  # characters of an error's message
+DIGITS = 12  # of a number of tokens; Python refuses thousands of them
 
 LONGEST_ANSWERS = (
     r"at most (\d+) (?:completion|output) tokens",
@@ -120,7 +121,7 @@ class Fault:
     def longest(self) -> int | None:
         """The most tokens of an answer that the server says it allows, or None."""
         if below := re.search(BELOW, self.body):
-            return int(below[1]) - 1
+            return int(below[1][:DIGITS]) - 1
         return _first(LONGEST_ANSWERS, self.body)
 
     @property
@@ -179,7 +180,7 @@ def _first(patterns: tuple[str, ...], text: str) -> int | None:
     """Return the number that the first pattern to match finds, or None."""
     plain = re.sub(r"[`'\"\\]|(?<=\d),(?=\d{3}\b)", "", text)
     found = (re.search(pattern, plain, re.IGNORECASE) for pattern in patterns)
-    return next((int(match[1]) for match in found if match), None)
+    return next((int(match[1][:DIGITS]) for match in found if match), None)
 
 
 def _short(text: str) -> str:

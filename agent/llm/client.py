@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +25,7 @@ PAUSES = (1.0, 4.0, 16.0, 60.0)  # seconds before each retry, if the server asks
 # GPT-4o's tokenizer and GPT-4's the share is 0.7 to 1.1 for experiment.py, the prompts and the notes.
 READ_SHARE, LONG_PROMPT = 0.4, 2000
 
+PRINT = partial(print, flush=True)
 RAISE_LIMITS = "agent resume continues the study with a larger --max-llm-tokens or --max-cost"
 ARE_YOU_THERE: list[Message] = [
     {"role": "system", "content": "Answer in one word."},
@@ -93,7 +95,7 @@ class Client:
         window: int | None = None,
         answer: int | None = None,
         sleep: Callable[[float], None] = time.sleep,
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None] = PRINT,
     ) -> None:
         """`window` and `answer` are in tokens; None: by the model's name, and LONGEST_ANSWER. Raise BadTranscript."""
         name = asked.model.rpartition("/")[2]
@@ -174,7 +176,7 @@ class Client:
         allowed = self._limits.longest_answer(self.spent, tokens_in)
         if allowed < SHORTEST_ANSWER:
             spent, cost = self.spent, "" if self.spent.cost is None else f" and ${self.spent.cost:.2f}"
-            reason = f"a prompt of about {tokens_in:,} tokens is too much after {spent.tokens:,} tokens{cost}"
+            reason = f"a prompt of about {tokens_in:,} tokens is too much after {spent.in_words}{cost}"
             return Reply("budget", reason, RAISE_LIMITS)
         most = math.floor(min(longest, allowed, self._room(tokens_in)))
         reply = self._asked.complete(messages, most, above)
@@ -210,6 +212,12 @@ class Client:
                 f"the server counted {usage.tokens_in:,} tokens in a prompt of about {tokens_in:,}: it seems to have "
                 "cut it. Raise its context (ollama: OLLAMA_CONTEXT_LENGTH or num_ctx), or give it as --llm-window"
             )
+
+
+def sleep_aloud(seconds: float) -> None:
+    """Sleep before another attempt, and say so."""
+    print(f"no answer; asking again in {seconds:g} s", flush=True)
+    time.sleep(seconds)
 
 
 def answer_of(exchange: Exchange) -> str:

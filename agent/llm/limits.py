@@ -79,3 +79,7 @@ class Spent:
     @property
     def tokens(self) -> int:
         return self.tokens_in + self.tokens_out
+
+    @property
+    def in_words(self) -> str:
+        return f"{'about ' * self.estimated}{self.tokens:,} tokens"

@@ -209,7 +209,7 @@ class LLMProposer:
             return self.llm.ask(messages, purpose)
         except LLMError as error:
             if error.kind == "budget":
-                raise StudyDone(f"the model's budget is spent ({self.llm.spent.tokens:,} tokens)") from None
+                raise StudyDone(f"the model's budget is spent ({self.llm.spent.in_words})") from None
             if error.answered:
                 raise BadAnswer(str(error)) from None
             raise

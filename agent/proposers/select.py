@@ -7,8 +7,10 @@ from tempfile import TemporaryDirectory
 
 from agent.ideas import Fixed, Idea
 from agent.lab.errors import UserError
+from agent.lab.files import write_atomically
+from agent.lab.visible import one_line
 from agent.llm import transcript
-from agent.llm.client import Asked, Client
+from agent.llm.client import Asked, Client, sleep_aloud
 from agent.llm.command import Command
 from agent.llm.limits import Limits
 from agent.llm.replay import Replay
@@ -83,7 +85,7 @@ def where_from(model: LanguageModel | None) -> str:
     """Return in one line where the proposals of a study come from."""
     if model is None:
         return f"proposals: {IDEAS_PLAN}"
-    return f"proposals: {model.model}" + (f", replayed from {model.replay}" if model.replay else ", which answers")
+    return f"proposals: {model.model}" + f", replayed from {model.replay}" * bool(model.replay)
 
 
 def proposer_for(idea: Idea, fixed: Fixed, model: LanguageModel | None) -> Callable[[Study, Fixed], Proposer]:
@@ -103,10 +105,11 @@ def proposer_for(idea: Idea, fixed: Fixed, model: LanguageModel | None) -> Calla
 
         return replayed
     asked = _asked(model)
-    checked = _checked(asked, model)
+    with TemporaryDirectory() as folder:
+        checked = _check(asked, model, Path(folder, "transcript.jsonl"))
 
     def make(study: Study, _: Fixed) -> Proposer:
-        study.transcript.write_bytes(checked)
+        write_atomically(study.transcript, checked)
         return LLMProposer(study, idea, _client(asked, model, study.transcript))
 
     return make
@@ -122,9 +125,9 @@ def proposer_of(study: Study, started: StudyStarted, idea: Idea) -> Proposer:
         return TemplateProposer(idea, started.fixed)
     if model.replay:
         return LLMProposer(study, idea, Replay(study.transcript))
-    client = _client(_asked(model), model, study.transcript)
-    client.check()
-    return LLMProposer(study, idea, client)
+    asked = _asked(model)
+    _check(asked, model, study.transcript)
+    return LLMProposer(study, idea, _client(asked, model, study.transcript))
 
 
 def silent_proposer_of(started: StudyStarted, idea: Idea) -> Proposer:
@@ -137,7 +140,7 @@ def _asked(model: LanguageModel) -> Asked:
 
 
 def _client(asked: Asked, model: LanguageModel, path: Path) -> Client:
-    return Client(asked, path, _limits(model), window=model.window, answer=model.answer)
+    return Client(asked, path, _limits(model), window=model.window, answer=model.answer, sleep=sleep_aloud)
 
 
 def _limits(model: LanguageModel) -> Limits:
@@ -145,9 +148,8 @@ def _limits(model: LanguageModel) -> Limits:
     return Limits(model.max_tokens, model.max_cost, model.prices)
 
 
-def _checked(asked: Asked, model: LanguageModel) -> bytes:
-    """Ask for a word, and return what the transcript has to hold of it. Raise LLMError if none comes."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "transcript.jsonl")
-        _client(asked, model, path).check()
-        return path.read_bytes() if path.exists() else b""
+def _check(asked: Asked, model: LanguageModel, path: Path) -> bytes:
+    """Ask for a word, and return what the transcript at `path` then holds. Raise LLMError if none comes."""
+    print(one_line(f"asking {model.model} for a word"), flush=True)
+    _client(asked, model, path).check()
+    return path.read_bytes() if path.exists() else b""

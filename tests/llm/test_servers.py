@@ -62,9 +62,10 @@ def test_the_longest_answer_that_a_server_allows_is_obeyed_from_then_on(talk: Ta
     assert not talk.waited
 
 
-def test_a_limit_that_no_answer_fits_in_is_told(talk: Talk):
-    failed = talk.fails(error(400, "This model supports at most 100 completion tokens"))
-    assert "at most 100 completion tokens: check --llm m" in str(failed)
+@pytest.mark.parametrize("number", ["100", "9" * 5000])
+def test_a_limit_that_is_of_no_use_is_told(talk: Talk, number: str):
+    failed = talk.fails(error(400, f"No: This model supports at most {number} completion tokens"))
+    assert f"(status 400): No: This model supports at most {number[:100]}" in str(failed)
 
 
 @pytest.mark.parametrize(

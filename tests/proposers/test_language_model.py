@@ -497,7 +497,7 @@ def test_a_model_that_does_not_answer_is_told_before_a_study_is_begun(tmp_path: 
     checkout.plan("fine")
     with ScriptedServer(check=error(404, "The model m does not exist")) as server:
         ended = checkout.run(1, "--llm", "m", **server.environment)
-    assert (ended.returncode, ended.stdout) == (2, "")
+    assert (ended.returncode, ended.stdout) == (2, "asking m for a word\n")
     assert re.fullmatch(
         r"error: http://\S+/v1/chat/completions .*The model m does not exist: check --llm m\n", ended.stderr
     )

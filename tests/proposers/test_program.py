@@ -62,7 +62,8 @@ def test_a_study_asks_a_program_and_goes_on_with_it(checkout: Checkout, tmp_path
     path = {"PYTHONPATH": f"{checkout.root}:{HERE / 'power_cut'}", "STANDIN_KILL_AFTER": "plan_made"}
     ended = checkout.run(1, "--llm-command", command, **path)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert f"proposals: {command}, which answers" in ended.stdout
+    assert f"asking {command} for a word\n" in ended.stdout
+    assert f"proposals: {command}\n" in ended.stdout
     ended = checkout.agent("resume")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     started = checkout.state.started.language_model
@@ -85,6 +86,7 @@ def test_a_study_asks_a_program_and_goes_on_with_it(checkout: Checkout, tmp_path
 
 def test_a_program_that_fails_is_told_before_a_study_is_begun(checkout: Checkout):
     ended = checkout.run(1, "--llm-command", f"{sys.executable} -c 'exit(\"log in first\")'")
-    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.returncode == 2
+    assert "no answer; asking again in 4 s\n" in ended.stdout
     assert "failed (exit code 1): log in first: try the program by hand\n" in ended.stderr
     assert not (checkout.root / "runs").exists()

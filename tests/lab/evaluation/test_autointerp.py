@@ -129,7 +129,7 @@ def test_a_judge_is_named_without_the_password_of_its_url(server: ScriptedServer
     server.otherwise = error(404)
     url = server.environment["OPENAI_BASE_URL"]
     judge = Judge({**os.environ, "OPENAI_BASE_URL": url.replace("//", "//me:hush-hush@")})
-    with pytest.raises(JudgeError, match=r"127\.0\.0\.1:\d+ \(status 404\)") as raised:
+    with pytest.raises(JudgeError, match=r"//127\.0\.0\.1:\d+/v1/chat/completions \(status 404\)") as raised:
         judge.ask(QUESTION, 5)
     assert "hush" not in str(raised.value)
 
