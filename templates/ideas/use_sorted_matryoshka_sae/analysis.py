@@ -24,7 +24,7 @@ def measure(exam: Examination) -> dict[str, float]:
     fired = torch.stack([(latents != 0).sum(0) for latents in exam.latents()]).sum(0).double()
     rates = fired / len(exam.activations)
     bands = [band.mean().item() for band in rates.tensor_split(min(BANDS, len(rates)))]
-    results.keep(exam.out, "use.json", {"rates": bands, "ends": [end / len(rates) for _, end in groups]})
+    results.keep(exam.out, "use.json", {"rates": bands})
     _name_most_used(exam, groups, rates)
     size = groups[0][1]
     first, most = torch.arange(size, device=fired.device), fired.argsort(descending=True, stable=True)[:size]

@@ -35,6 +35,8 @@ def _use_figure(directory: Path, shown: Sequence[Run], runs: Sequence[Run]) -> f
             **figure_style.style(run, 4),
         )
     panel.set_yscale("log")
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.yaxis.set_minor_formatter("")
     panel.set(xlabel="place in the order, as a share of the latents", ylabel="firing rate")
     figure_style.legend(figure, panel)
     return figure_style.save(
