@@ -9,19 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from builders import failed, run
 from figure_checks import is_brief, overlapping
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
-from small_lab import CONTEXT, load_of_idea
-from small_sae import header
+from small_lab import load_of_idea
+from small_world import FEATURES, examined, make_evaluator, on_world
 
-from agent.lab import checkpoint, worlds
 from agent.lab.evaluation import ground_truth
 from agent.lab.evaluation.evaluator import HeldOut
 from agent.lab.evaluation.idea_analysis import Examination
-from agent.lab.evaluation.sae_adapter import CheckpointSAE, bench_config
 from agent.lab.evaluation.world_evaluator import WorldEvaluator
 from agent.lab.results import FinalInfo
 from agent.lab.verdicts import MetricsRow, Verdict
@@ -40,17 +37,6 @@ def analysis() -> SimpleNamespace:
 @pytest.fixture(scope="module")
 def drawing() -> SimpleNamespace:
     return load_of_idea("matryoshka_sae", "figures.py")
-
-
-def examined(folder: Path, evaluator: Any, held_out: HeldOut, W_dec: torch.Tensor, groups: Any, scale: float = 1.0):
-    """Return the examination of an SAE whose latents are the positive projections onto its decoder rows."""
-    d_sae, d_in = W_dec.shape
-    training = header().training.model_copy(update={"d_in": d_in, "d_sae": d_sae})
-    described = header(d_in=d_in, d_sae=d_sae, scale=scale, groups=groups, training=training)
-    checkpoint.save(folder / "checkpoint", lambda x: (x @ W_dec.T).relu(), W_dec, torch.zeros(d_in), described)
-    cfg = bench_config("small", described.hook_name, d_in, d_sae, CONTEXT)
-    sae = CheckpointSAE(cfg, checkpoint.load(folder / "checkpoint"), held_out.activations[:16])
-    return Examination(evaluator, sae, held_out, folder)
 
 
 def by_hand(folder: Path, groups: Any = GROUPS) -> Examination:
@@ -101,21 +87,13 @@ def test_an_sae_without_prefixes_has_no_prefix_figures(analysis: SimpleNamespace
 
 @pytest.fixture(scope="module")
 def evaluator(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> WorldEvaluator:  # noqa: ARG001
-    directory = tmp_path_factory.mktemp("worlds") / "small world"
-    worlds.build(worlds.world_config(64, 24, 4)).save(directory)
-    return WorldEvaluator(str(directory), "activations")
-
-
-def on_world(folder: Path, evaluator: WorldEvaluator, features: list[int], groups: Any) -> Examination:
-    """Return the examination of an SAE whose decoder rows are these features, in this order."""
-    directions = F.normalize(evaluator.world.feature_dict.feature_vectors, dim=1)
-    return examined(folder, evaluator, evaluator.held_out("dev", 16), directions[features], groups)
+    return make_evaluator(tmp_path_factory.mktemp("worlds") / "small world")
 
 
 def test_parents_are_found_in_the_first_prefix(analysis: SimpleNamespace, evaluator: WorldEvaluator, tmp_path: Path):
     """Half of the parents have a latent; the first prefix holds two of them and two features without descendants."""
     parents = sorted(ground_truth.descendants(evaluator.world))
-    others = [feature for feature in range(64) if feature not in parents]
+    others = [feature for feature in range(FEATURES) if feature not in parents]
     half = len(parents) // 2
     features = [*parents[:2], *others[:2], *parents[2:half], *others[2:8]]
     groups = {"prefix_0": (0, 4), "prefix_1": (4, len(features))}
