@@ -14,6 +14,7 @@ from agent.audit import word_lists
 from agent.audit.quantities import L0, Mention, Quantity, mentions
 
 _GOES_ON_HYPOTHETICALLY = re.compile(r"\s*(?:at|with|without|by|and) ", re.IGNORECASE)
+OWN = -2  # the run of the section
 PREVIOUS = -1  # the run before the one a claim is about
 BASELINE = 0
 Kind = Literal["value", "difference", "percent", "factor"]
@@ -132,7 +133,7 @@ def clauses(sentence: str, keys: Iterable[str] = (), before: Mention | None = No
     last = before if re.match(r"(?:It|This|They|These|The (?:clear )?trend)\b", sentence) else None
     subjects: tuple[int | None, ...] = ()
     carried: tuple[int | None, ...] = ()
-    hypothetical, ends_with = False, None
+    hypothetical, conditional, ends_with = False, False, None
     stretches = _stretches(sentence)
     all_named = [_named_runs(sentence[start:end]) for start, end, _ in stretches]
     several = len({run for named in all_named for run in (*named.subjects, *named.against)}) > 1
@@ -151,11 +152,15 @@ def clauses(sentence: str, keys: Iterable[str] = (), before: Mention | None = No
         later = next((each.against for each in all_named[at + 1 :] if each.against), ())
         clause = Clause(text, opened, inside, last, whose, named.against or carried, later, several)
         ends_with = named.last
-        follows = opened in ("resulting in", "leading to", "which") or _GOES_ON_HYPOTHETICALLY.match(text)
+        follows = (
+            opened in ("resulting in", "leading to", "which") or _GOES_ON_HYPOTHETICALLY.match(text) or conditional
+        )
         hypothetical = bool(word_lists.HYPOTHETICAL.search(text)) or (hypothetical and follows)
         if not hypothetical:
             yield clause
-        last = inside[-1] if inside else last
+        conditional = bool(re.match(r"\s*(?:if|unless|should|had)\b", text, re.IGNORECASE))
+        if inside:
+            last = None if _is_change_of(text, inside[-1]) else inside[-1]
 
 
 def _add_claims(clause: Clause, reading: Reading) -> None:
@@ -184,12 +189,12 @@ def _stretches(sentence: str) -> list[tuple[int, int, str]]:
     return [stretch for stretch in stretches if sentence[stretch[0] : stretch[1]].strip()]
 
 
-def _run_number(match: re.Match[str], prefix: str = "") -> int | None:
+def _run_number(match: re.Match[str], prefix: str = "") -> int:
     if match[f"{prefix}number"]:
         return int(match[f"{prefix}number"])
     if match[f"{prefix}baseline"]:
         return BASELINE
-    return PREVIOUS if match[f"{prefix}previous"] else None
+    return PREVIOUS if match[f"{prefix}previous"] else OWN
 
 
 def _named_runs(clause: str) -> _NamedRuns:
@@ -252,6 +257,8 @@ def _of_another(text: str, way: re.Match[str], mention: Mention, about: list[Men
     """
     if way.lastgroup in ("better", "worse") and _is_size_of_code(mention):
         return True
+    if way.lastgroup != "same" and way.start() > mention.end and _is_change_of(text, mention):
+        return True
     attribute = any(
         mention.end <= way.start() and way.end() <= other.start and not text[way.end() : other.start].strip()
         for other in about
@@ -259,6 +266,11 @@ def _of_another(text: str, way: re.Match[str], mention: Mention, about: list[Men
     nearest = min(about, key=lambda other: _distance(way, other))
     between = text[min(mention.end, nearest.end) : max(mention.start, nearest.start)]
     return attribute or (nearest is not mention and bool(word_lists.ASIDE.search(between)))
+
+
+def _is_change_of(text: str, mention: Mention) -> bool:
+    """Return True for `the loss of explained variance`: what is said of it is said of the loss."""
+    return bool(word_lists.CHANGE_OF.search(text[: mention.start]))
 
 
 def _is_size_of_code(mention: Mention) -> bool:
@@ -289,8 +301,10 @@ def _figures(clause: Clause) -> list[Figure]:
     text, figures = clause.text, []
     for match in word_lists.NUMBER.finditer(text):
         before, after = text[: match.start()], text[match.end() :]
-        if word_lists.NOT_A_FIGURE_BEFORE.search(before) or any(
-            m.start <= match.start() < m.end for m in clause.mentions
+        if (
+            word_lists.NOT_A_FIGURE_BEFORE.search(before)
+            or word_lists.BOUND_BEFORE.search(before)
+            or any(m.start <= match.start() < m.end for m in clause.mentions)
         ):
             continue
         if not match["unit"] and word_lists.NOT_A_FIGURE_AFTER.match(after):
@@ -299,6 +313,8 @@ def _figures(clause: Clause) -> list[Figure]:
         if mention and not (_is_size_of_code(mention) and word_lists.STARTS.search(text)):
             kind = _kind(match, before, after)
             against = clause.against[0] if clause.against else None
+            if (other := word_lists.AGAINST.search(after)) and not other["loose"]:
+                against = _run_number(other, "r_")
             whose = _runs_of_value(clause, before, after) if kind == "value" else (clause.subject, against, False)
             sign = "-" if match["sign"] in "-−" and match["sign"] else ""
             number = sign + match["digits"] + (match["unit"] or "").strip()

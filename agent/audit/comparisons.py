@@ -101,7 +101,7 @@ def _by_figures(known: KnownRuns, claim: Direction, subject: int, reference: int
     noise = noise_between(known, quantity, claim.wording, subject, reference)
     if claim.way == "same":
         agreeing = [_same(claim, a, b, noise) for _, a, b in pairs]
-    elif noise is not None and all(is_within(a - b, noise) for _, a, b in pairs):
+    elif noise is not None and all(_is_noise(a - b, noise, BASELINE in (subject, reference)) for _, a, b in pairs):
         return "unsupported", f"{shown}: {WITHIN_NOISE}"
     else:
         agreeing = [_went(claim, a, b) for _, a, b in pairs]
@@ -110,6 +110,11 @@ def _by_figures(known: KnownRuns, claim: Direction, subject: int, reference: int
     if len(set(agreeing)) > 1:
         return "unsupported", f"{shown}: some one way, some the other"
     return ("supported" if agreeing[0] else "contradicted"), shown
+
+
+def _is_noise(difference: float, half_width: float, from_baseline: bool) -> bool:
+    """Return True for a difference within its interval; one between two runs has none, and must be smaller."""
+    return is_within(difference, half_width if from_baseline else half_width * (1 - 1e-6))
 
 
 def _same(claim: Direction, a: float, b: float, noise: float | None) -> bool:

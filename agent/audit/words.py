@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agent.audit import claims, comparisons, verdicts, word_lists
 from agent.audit.claims import BASELINE
-from agent.audit.judge import ProseSentence
+from agent.audit.judge import Claim, ProseSentence
 from agent.audit.known_figures import APART, KnownRun, KnownRuns, by_metric
 from agent.audit.notes_reader import Statement
 from agent.audit.word_lists import pattern
@@ -47,11 +47,12 @@ def contradictions(text: str, run: int, known: KnownRuns) -> list[Contradiction]
     known, before, found = _until(run, by_metric(known)), None, []
     for sentence in split_sentences(text):
         words = word_lists.AT_SAME_L0.sub(_unless_rendered, _with_runs_named(sentence, run, known))
-        evidence = []
-        for subject in _subjects(sentence, run, known):
-            prose = ProseSentence(Statement(0, subject, "", words), before, known)
-            evidence.append(next(_contradictions(prose), ""))
-        if all(evidence):
+        subjects = _subjects(sentence, run, known)
+        by_subject = [
+            dict(_contradicted(ProseSentence(Statement(0, subject, "", words), before, known))) for subject in subjects
+        ]
+        evidence = [why for claim, why in by_subject[0].items() if all(claim in each for each in by_subject)]
+        if evidence:
             found.append(Contradiction(sentence, evidence[0]))
         before = Statement(0, run, "", sentence)
     return found
@@ -94,14 +95,15 @@ def _with_runs_named(sentence: str, run: int, known: KnownRuns) -> str:
     return _COMPARED_WITH.sub(named, sentence)
 
 
-def _contradictions(sentence: ProseSentence) -> Iterator[str]:
-    """Yield the evidence of each contradiction."""
+def _contradicted(sentence: ProseSentence) -> Iterator[tuple[Claim, str]]:
+    """Yield each claim that is contradicted, and the evidence."""
     run = sentence.known.runs.get(sentence.run) if sentence.run is not None else None
     if run and not run.counts and _speaks_of(sentence.text, run) and _claims_a_result(sentence):
-        yield f"run {run.number} has no results"
-    for status, evidence in [*sentence.check(), *verdicts.check(sentence)]:
+        yield "a result", f"run {run.number} has no results"
+    yield from verdicts.contradicted(sentence)
+    for claim, (status, evidence) in sentence.check_claims():
         if status == "contradicted" or (status == "unsupported" and _is_unlike(sentence, evidence)):
-            yield evidence
+            yield claim, evidence
 
 
 def _is_unlike(sentence: ProseSentence, evidence: str) -> bool:
