@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from agent.audit import word_lists
-from agent.audit.claims import BASELINE, PREVIOUS, Direction
+from agent.audit.claims import Direction
+from agent.audit.clauses import BASELINE, PREVIOUS
 from agent.audit.finding import CheckResult
 from agent.audit.known_figures import KnownRuns, is_within
 from agent.audit.quantities import L0, QUANTITIES, Quantity

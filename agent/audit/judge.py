@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 
 from agent.audit import claims, comparisons, rendered_sentences, word_lists
-from agent.audit.claims import BASELINE, OWN, PREVIOUS, Direction, Figure, Reading
+from agent.audit.claims import Direction, Figure, Reading
+from agent.audit.clauses import BASELINE, OWN, PREVIOUS
 from agent.audit.finding import CheckResult
 from agent.audit.known_figures import KnownRuns
 from agent.audit.notes_reader import Statement

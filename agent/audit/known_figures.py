@@ -166,19 +166,19 @@ def from_runs(runs: Sequence[Run], judged: Mapping[int, Judgement]) -> KnownRuns
     for run in runs:
         if run.info:
             known[run.number] = replace(_of_results(run.number, run.info), title=run.state.proposal.title)
-    for number, judgement in judged.items():
-        known[number].outcome = judgement.outcome
+    for number in judged.keys() & known.keys():
+        known[number].outcome = judged[number].outcome
     return by_metric(KnownRuns(known))
 
 
 def by_metric(known: KnownRuns) -> KnownRuns:
-    """Leave of each measured run the figures of METRICS, by its names, the headline metrics first."""
+    """Leave of each measured run the figures of METRICS, the headline metrics first, and the idea's own measures."""
     runs = dict(known.runs)
     for number, run in known.runs.items():
         if run.info:
             figures = {name: run.info.metric(name) for name in dict.fromkeys((*HEADLINE, *METRICS))}
-            measured = {name: value for name, value in figures.items() if value is not None and run.counts}
-            runs[number] = replace(run, figures=measured)
+            measured = {name: value for name, value in figures.items() if value is not None}
+            runs[number] = replace(run, figures={**run.own_measures, **measured} if run.counts else {})
     return KnownRuns(runs)
 
 

@@ -3,8 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from agent.audit import claims
-from agent.audit.claims import Clause
+from agent.audit.clauses import Clause, clauses
 from agent.audit.judge import ProseSentence
 from agent.audit.known_figures import KnownRun
 from agent.audit.word_lists import NEGATION, pattern
@@ -57,7 +56,7 @@ _NO_EXPECTATION = re.compile(r"\bhypothesis|\bcan\b", re.IGNORECASE)  # of what 
 
 def contradicted(sentence: ProseSentence) -> Iterator[tuple[str, str]]:
     """Yield each clause whose verdict its run's outcome, or a loss in a metric, does not allow, and the evidence."""
-    for clause in claims.clauses(_NO_EXPECTATION.sub("idea", sentence.text), sentence.keys):
+    for clause in clauses(_NO_EXPECTATION.sub("idea", sentence.text), sentence.keys):
         if DENIED.search(clause.text):
             continue
         number = clause.subject if clause.subject is not None else sentence.run

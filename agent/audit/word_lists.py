@@ -275,6 +275,9 @@ NUMBER_CONTINUES = re.compile(  # a clause whose number is of what was named bef
     + r"\b|[-+~≈]?[\d.])",
     re.IGNORECASE,
 )
+OTHER_QUANTITY = re.compile(  # the composed fraction is
+    r"\s*(?:the|its|an?|their|this)(?: [\w-]+){2,4} (?:is|was|are|were|at|reach\w*) ", re.IGNORECASE
+)
 BEFORE_QUANTITY = re.compile(
     r"\s*(?:lower |higher |better |worse |in |(?:drop|increase|reduction|improvement) in |of (?:the )?)?"
 )

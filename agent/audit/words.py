@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agent.audit import claims, comparisons, verdicts, word_lists
-from agent.audit.claims import BASELINE
+from agent.audit import comparisons, verdicts, word_lists
+from agent.audit.clauses import BASELINE, clauses
 from agent.audit.judge import Claim, ProseSentence
 from agent.audit.known_figures import APART, KnownRun, KnownRuns, by_metric
 from agent.audit.notes_reader import Statement
@@ -127,4 +127,4 @@ def _claims_a_result(sentence: ProseSentence) -> bool:
         return False
     reading = sentence.read()
     own = [claim for claim in (*reading.directions, *reading.figures) if claim.subject is None]
-    return bool(own) or any(_FINISHED.search(clause.text) for clause in claims.clauses(sentence.text))
+    return bool(own) or any(_FINISHED.search(clause.text) for clause in clauses(sentence.text))
