@@ -56,7 +56,7 @@ def noise_between(known: KnownRuns, quantity: Quantity, wording: str, subject: i
     """Return the half width that a difference between two runs must exceed, or None if no noise is known."""
     runs = [known.runs[number] for number in (subject, reference)]
     titles = [(run, title) for run in runs if (title := run.compared_title(quantity, wording))]
-    return max((run.differences[title].half_width for run, title in titles), default=None)
+    return max((run.differences[title].reach for run, title in titles), default=None)
 
 
 def state_both(known: KnownRuns, path: str, subject: int, a: float, reference: int, b: float) -> str:

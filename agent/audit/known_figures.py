@@ -45,6 +45,14 @@ class Difference:
     reference: float
     difference: float
     half_width: float
+    judged_noise: bool = field(
+        default=False, kw_only=True
+    )  # once corrected for the number of runs, as the primary metric is
+
+    @property
+    def reach(self) -> float:
+        """What a difference must exceed to be one."""
+        return max(self.half_width, abs(self.difference)) if self.judged_noise else self.half_width
 
     @property
     def within_noise(self) -> bool:
@@ -88,6 +96,13 @@ class KnownRun:
         exact = [title for title in titles if title.lower() == wording.lower()]
         another = re.search(r"\d", wording) and quantity.name != "L0"  # top 1 when top 5 is known
         return next(iter(exact or ([] if another else titles)), None)
+
+    def judge(self, judgement: Judgement, primary: str) -> None:
+        """Take over the outcome of the primary metric, and whether its difference is noise."""
+        self.outcome = judgement.outcome
+        title = METRICS[primary].title if primary else ""
+        if self.outcome == "within noise" and title in self.differences:
+            self.differences[title] = replace(self.differences[title], judged_noise=True)
 
     @property
     def l0(self) -> float | None:
@@ -156,18 +171,21 @@ def from_directory(directory: Path) -> KnownRuns:
         for run in done:
             runs[run.number].title = run.state.proposal.title
         for number, judgement in judgements(done, state).items():
-            runs[number].outcome = judgement.outcome
+            runs[number].judge(judgement, state.started.primary_metric)
     return KnownRuns(runs)
 
 
-def from_runs(runs: Sequence[Run], judged: Mapping[int, Judgement]) -> KnownRuns:
-    """Take the figures of a study's runs that are done, and the outcomes they are judged to have."""
+def from_runs(runs: Sequence[Run], judged: Mapping[int, Judgement], primary: str = "") -> KnownRuns:
+    """Take the figures of a study's runs that are done, and the outcomes they are judged to have on the primary metric.
+
+    Without the metric's name its own interval says whether a difference is noise, not corrected for the number of runs.
+    """
     known = {}
     for run in runs:
         if run.info:
             known[run.number] = replace(_of_results(run.number, run.info), title=run.state.proposal.title)
     for number in judged.keys() & known.keys():
-        known[number].outcome = judged[number].outcome
+        known[number].judge(judged[number], primary)
     return by_metric(KnownRuns(known))
 
 

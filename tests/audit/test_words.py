@@ -127,6 +127,13 @@ def test_a_true_or_open_sentence_is_left_alone(run: int, text: str):
     assert evidence(run, text) == []
 
 
+def test_noise_of_the_primary_metric_is_that_of_its_outcome():
+    judged = {1: Judgement("within noise")}
+    known = from_runs(study(1), judged, "f1")
+    assert contradictions("F1 is within noise of the baseline.", 1, known) == []
+    assert len(contradictions("F1 improved.", 1, known)) == 1
+
+
 def test_a_plan_is_judged_by_the_runs_before_it():
     assert evidence(2, "Nested prefixes raised F1, so the encoder should raise it further.", done=False) == []
     assert evidence(2, "Since run 1 lost F1, we try another encoder.", done=False) != []
