@@ -1,1 +1,1 @@
-"""Check the claims of a notes.txt against its figures. Nothing else imports it."""
+"""Check the claims of a notes.txt, or of a text about a study's runs, against figures."""

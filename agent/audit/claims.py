@@ -1,21 +1,18 @@
 """Read a sentence as claims: figures of runs, and directions in which a quantity of a run went against another run.
 
-What should, might or is meant to happen is no claim. A clause is what stands between commas and conjunctions; a number
-or a direction belongs to the nearest quantity in its clause, or to the last one named before.
+A number or a direction belongs to the nearest quantity in its clause, or to the last one named before.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from agent.audit import word_lists
-from agent.audit.quantities import L0, Mention, Quantity, mentions
+from agent.audit.clauses import BASELINE, PREVIOUS, Clause, clauses, is_change_of, is_rival, run_number
+from agent.audit.quantities import L0, Mention, Quantity
 
-_GOES_ON_HYPOTHETICALLY = re.compile(r"\s*(?:at|with|without|by|and) ", re.IGNORECASE)
-PREVIOUS = -1  # the run before the one a claim is about
-BASELINE = 0
 Kind = Literal["value", "difference", "percent", "factor"]
 
 
@@ -81,37 +78,6 @@ class Reading:
     success: list[str]  # words that claim that a run worked, and nothing measurable
 
 
-@dataclass(frozen=True)
-class Clause:
-    """A clause, the word or mark that opens it, and what the sentence was about before it."""
-
-    text: str
-    opened: str
-    mentions: list[Mention]
-    last: Mention | None
-    subjects: tuple[int | None, ...]
-    against: tuple[int | None, ...]
-    later: tuple[int | None, ...]  # the runs that a later clause compares with
-    several: bool  # the sentence names more than one run
-
-    @property
-    def subject(self) -> int | None:
-        return self.subjects[0] if self.subjects else None
-
-
-class _NamedRuns(NamedTuple):
-    subjects: tuple[int | None, ...]
-    against: tuple[int | None, ...]
-    last: int | None  # the run that the clause ends with
-
-
-def _spelled_out(match: re.Match[str]) -> str:
-    """Spell out runs 1 to 3 as run 1 and run 2 and run 3."""
-    first, rest = int(match[1]), [int(number) for number in re.findall(r"\d+", match[2])]
-    listed = re.search(r",|and|&|or", match[2])
-    return " and ".join(f"run {number}" for number in ([first, *rest] if listed else range(first, rest[0] + 1)))
-
-
 def read(sentence: str, keys: Iterable[str] = (), before: Mention | None = None) -> Reading:
     """Return the claims of a sentence.
 
@@ -122,40 +88,6 @@ def read(sentence: str, keys: Iterable[str] = (), before: Mention | None = None)
     for clause in clauses(sentence, keys, before):
         _add_claims(clause, reading)
     return replace(reading, figures=_one_of_several(reading.figures))
-
-
-def clauses(sentence: str, keys: Iterable[str] = (), before: Mention | None = None) -> Iterator[Clause]:
-    """Yield the clauses of a sentence that are not hypothetical."""
-    sentence = word_lists.IDIOM.sub(lambda idiom: " " * len(idiom.group()), sentence)
-    sentence = word_lists.RUNS.sub(_spelled_out, sentence)
-    mentioned = mentions(sentence, keys)
-    last = before if re.match(r"(?:It|This|They|These|The (?:clear )?trend)\b", sentence) else None
-    subjects: tuple[int | None, ...] = ()
-    carried: tuple[int | None, ...] = ()
-    hypothetical, ends_with = False, None
-    stretches = _stretches(sentence)
-    all_named = [_named_runs(sentence[start:end]) for start, end, _ in stretches]
-    several = len({run for named in all_named for run in (*named.subjects, *named.against)}) > 1
-    for at, (start, end, opened) in enumerate(stretches):
-        text, named = sentence[start:end], all_named[at]
-        inside = [
-            replace(mention, start=mention.start - start, end=mention.end - start)
-            for mention in mentioned
-            if start <= mention.start < end
-        ]
-        subjects = named.subjects or subjects
-        if named.against and not inside and not word_lists.WAY.search(text):
-            carried = named.against  # "Compared with run 2, ..."
-        of_last = opened == "which" or (opened == "(" and not word_lists.RIVAL.search(text))
-        whose = (ends_with,) if of_last and ends_with is not None and not named.subjects else subjects
-        later = next((each.against for each in all_named[at + 1 :] if each.against), ())
-        clause = Clause(text, opened, inside, last, whose, named.against or carried, later, several)
-        ends_with = named.last
-        follows = opened in ("resulting in", "leading to", "which") or _GOES_ON_HYPOTHETICALLY.match(text)
-        hypothetical = bool(word_lists.HYPOTHETICAL.search(text)) or (hypothetical and follows)
-        if not hypothetical:
-            yield clause
-        last = inside[-1] if inside else last
 
 
 def _add_claims(clause: Clause, reading: Reading) -> None:
@@ -170,53 +102,6 @@ def _add_claims(clause: Clause, reading: Reading) -> None:
         for match in word_lists.SUCCESS.finditer(clause.text)
         if not word_lists.NEGATION.search(clause.text[: match.start()])
     )
-
-
-def _stretches(sentence: str) -> list[tuple[int, int, str]]:
-    """Return the start and end of each clause, and the word or mark that opens it."""
-    stretches, start, opened = [], 0, ""
-    for mark in word_lists.CLAUSE.finditer(sentence):
-        if mark.group().startswith("and") and re.search(r"\brun \d+\s+$", sentence[: mark.start()]):
-            continue  # run 1 and run 2
-        stretches.append((start, mark.start(), opened))
-        start, opened = mark.end(), mark.group().strip().lower()
-    stretches.append((start, len(sentence), opened))
-    return [stretch for stretch in stretches if sentence[stretch[0] : stretch[1]].strip()]
-
-
-def _run_number(match: re.Match[str], prefix: str = "") -> int | None:
-    if match[f"{prefix}number"]:
-        return int(match[f"{prefix}number"])
-    if match[f"{prefix}baseline"]:
-        return BASELINE
-    return PREVIOUS if match[f"{prefix}previous"] else None
-
-
-def _named_runs(clause: str) -> _NamedRuns:
-    """Return the runs a clause is about, and those it compares with."""
-    rivals = [
-        match for match in word_lists.AGAINST.finditer(clause) if not match["loose"] or word_lists.ALIKE.search(clause)
-    ]
-    against = rivals[-1] if rivals else None
-    free = [
-        match
-        for match in word_lists.NAMED.finditer(clause)
-        if not match["own"]
-        and not _is_rival(match, rivals)
-        and not word_lists.NO_SUBJECT_BEFORE.search(clause[: match.start()])
-    ]
-    subjects = tuple(
-        dict.fromkeys(_run_number(match) for match in free[:1] + [m for m in free[1:] if _joined(clause, m)])
-    )
-    compared = (
-        (_run_number(against, "r_"), *([_run_number(against, "s_")] if against["and"] else [])) if against else ()
-    )
-    ending = [match for match in word_lists.NAMED.finditer(clause) if not clause[match.end() :].strip()]
-    return _NamedRuns(subjects, compared, _run_number(ending[0]) if ending else None)
-
-
-def _joined(clause: str, match: re.Match[str]) -> bool:
-    return bool(re.search(r"(?:\band|\bor|&|,)\s*$", clause[: match.start()]))
 
 
 def _directions(clause: Clause) -> list[Direction]:
@@ -251,6 +136,8 @@ def _of_another(text: str, way: re.Match[str], mention: Mention, about: list[Men
     of a nearer one (F1 is up with hardly any loss of explained variance), or of what a number of latents brings.
     """
     if way.lastgroup in ("better", "worse") and _is_size_of_code(mention):
+        return True
+    if way.lastgroup != "same" and way.start() > mention.end and is_change_of(text, mention):
         return True
     attribute = any(
         mention.end <= way.start() and way.end() <= other.start and not text[way.end() : other.start].strip()
@@ -289,8 +176,10 @@ def _figures(clause: Clause) -> list[Figure]:
     text, figures = clause.text, []
     for match in word_lists.NUMBER.finditer(text):
         before, after = text[: match.start()], text[match.end() :]
-        if word_lists.NOT_A_FIGURE_BEFORE.search(before) or any(
-            m.start <= match.start() < m.end for m in clause.mentions
+        if (
+            word_lists.NOT_A_FIGURE_BEFORE.search(before)
+            or word_lists.BOUND_BEFORE.search(before)
+            or any(m.start <= match.start() < m.end for m in clause.mentions)
         ):
             continue
         if not match["unit"] and word_lists.NOT_A_FIGURE_AFTER.match(after):
@@ -299,6 +188,8 @@ def _figures(clause: Clause) -> list[Figure]:
         if mention and not (_is_size_of_code(mention) and word_lists.STARTS.search(text)):
             kind = _kind(match, before, after)
             against = clause.against[0] if clause.against else None
+            if (other := word_lists.AGAINST.search(after)) and not other["loose"]:
+                against = run_number(other, "r_")
             whose = _runs_of_value(clause, before, after) if kind == "value" else (clause.subject, against, False)
             sign = "-" if match["sign"] in "-−" and match["sign"] else ""
             number = sign + match["digits"] + (match["unit"] or "").strip()
@@ -339,6 +230,8 @@ def _quantity_of(clause: Clause, match: re.Match[str]) -> Mention | None:
     given = before and re.fullmatch(r"\s*(?:\(|of|is|was|=|:|at)?\s*", text[before[-1].end : match.start()])
     if after and not given and word_lists.BEFORE_QUANTITY.fullmatch(text[match.end() : after[0].start]):
         return after[0]
+    if not before and word_lists.OTHER_QUANTITY.match(word_lists.NAMED.sub("", text[: match.start()])):
+        return None
     between = text[before[-1].end if before else 0 : match.start()]
     if len(between.split()) > 9 or word_lists.NOT_A_LINK.search(between):
         return None
@@ -358,10 +251,6 @@ def _kind(match: re.Match[str], before: str, after: str) -> Kind:
     return "difference" if by or signed or (changes and not re.match(r"\s*than", after)) else "value"
 
 
-def _is_rival(named: re.Match[str], rivals: list[re.Match[str]]) -> bool:
-    return any(rival.start() <= named.start() <= rival.end() for rival in rivals)
-
-
 def _runs_of_value(clause: Clause, before: str, after: str) -> tuple[int | None, int | None, bool]:
     """Return the run a number is given for, the other run of the sentence, and whether it may be of any other run."""
     against = clause.against[0] if clause.against else None
@@ -371,13 +260,13 @@ def _runs_of_value(clause: Clause, before: str, after: str) -> tuple[int | None,
     if word_lists.RANGE_BEFORE.search(before):
         return clause.subject, against, True
     if of := word_lists.OF_RUN_AFTER.match(after):
-        return _run_number(of), against, False
+        return run_number(of), against, False
     rivals = list(word_lists.AGAINST.finditer(before))
     if rivals and not re.search(r"\bto\b[^,]*$", before[rivals[-1].end() :]):
-        return _run_number(rivals[-1], "r_"), clause.subject, False
+        return run_number(rivals[-1], "r_"), clause.subject, False
     if word_lists.RIVAL_BEFORE.search(before):
         return other
-    if named := [each for each in word_lists.NAMED.finditer(before) if not _is_rival(each, rivals)]:
-        return _run_number(named[-1]), against, False
+    if named := [each for each in word_lists.NAMED.finditer(before) if not is_rival(each, rivals)]:
+        return run_number(named[-1]), against, False
     named_elsewhere = clause.several or word_lists.NAMED.search(after)
     return clause.subject, against, bool(named_elsewhere) and clause.subject is not None

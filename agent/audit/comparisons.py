@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from agent.audit import word_lists
-from agent.audit.claims import BASELINE, PREVIOUS, Direction
+from agent.audit.claims import Direction
+from agent.audit.clauses import BASELINE, PREVIOUS
 from agent.audit.finding import CheckResult
 from agent.audit.known_figures import KnownRuns, is_within
 from agent.audit.quantities import L0, QUANTITIES, Quantity
@@ -55,7 +56,7 @@ def noise_between(known: KnownRuns, quantity: Quantity, wording: str, subject: i
     """Return the half width that a difference between two runs must exceed, or None if no noise is known."""
     runs = [known.runs[number] for number in (subject, reference)]
     titles = [(run, title) for run in runs if (title := run.compared_title(quantity, wording))]
-    return max((run.differences[title].half_width for run, title in titles), default=None)
+    return max((run.differences[title].reach for run, title in titles), default=None)
 
 
 def state_both(known: KnownRuns, path: str, subject: int, a: float, reference: int, b: float) -> str:
@@ -101,7 +102,7 @@ def _by_figures(known: KnownRuns, claim: Direction, subject: int, reference: int
     noise = noise_between(known, quantity, claim.wording, subject, reference)
     if claim.way == "same":
         agreeing = [_same(claim, a, b, noise) for _, a, b in pairs]
-    elif noise is not None and all(is_within(a - b, noise) for _, a, b in pairs):
+    elif noise is not None and all(_is_noise(a - b, noise, BASELINE in (subject, reference)) for _, a, b in pairs):
         return "unsupported", f"{shown}: {WITHIN_NOISE}"
     else:
         agreeing = [_went(claim, a, b) for _, a, b in pairs]
@@ -110,6 +111,11 @@ def _by_figures(known: KnownRuns, claim: Direction, subject: int, reference: int
     if len(set(agreeing)) > 1:
         return "unsupported", f"{shown}: some one way, some the other"
     return ("supported" if agreeing[0] else "contradicted"), shown
+
+
+def _is_noise(difference: float, half_width: float, from_baseline: bool) -> bool:
+    """Return True for a difference within its interval; one between two runs has none, and must be smaller."""
+    return is_within(difference, half_width if from_baseline else half_width * (1 - 1e-6))
 
 
 def _same(claim: Direction, a: float, b: float, noise: float | None) -> bool:

@@ -4,16 +4,18 @@ import re
 from collections.abc import Iterator
 
 from agent.audit import claims, comparisons, rendered_sentences, word_lists
-from agent.audit.claims import BASELINE, PREVIOUS, Direction, Figure, Reading
+from agent.audit.claims import Direction, Figure, Reading
+from agent.audit.clauses import BASELINE, OWN, PREVIOUS
 from agent.audit.finding import CheckResult
 from agent.audit.known_figures import KnownRuns
 from agent.audit.notes_reader import Statement
-from agent.audit.quantities import STEPS, mentions
+from agent.audit.quantities import STEPS, Quantity, mentions
 from agent.audit.rounding import agrees
 from agent.report import sentences
 
 LONGEST = 2000  # characters of a sentence that are read
 ABOUT = 0.03  # a value given with `about` may differ by this share; a change by five times as much
+Claim = Figure | Direction | Quantity | str  # or the predicate of a difference, or a kind of claim
 FACTOR = 0.1  # a factor may
 
 
@@ -31,20 +33,24 @@ class ProseSentence:
 
     def check(self) -> Iterator[CheckResult]:
         """Check each claim."""
-        yield from (result for _, result in self.differences)
+        return (result for _, result in self.check_claims())
+
+    def check_claims(self) -> Iterator[tuple[Claim, CheckResult]]:
+        """Check each claim and yield it with the result."""
+        yield from self.differences
         reading = self.read()
         if self.is_intent and not re.search(r"\b(?:run \d|baseline|previous)", self.text):
             return
         for figure in reading.figures:
-            yield from self.check_figure(figure)
+            yield from ((figure, result) for result in self.check_figure(figure))
         for direction in reading.directions:
-            yield from self.check_direction(direction)
-        yield from self.check_higher_l0_praised(reading.directions)
+            yield from ((direction, result) for result in self.check_direction(direction))
+        yield from (("praise", result) for result in self.check_higher_l0_praised(reading.directions))
         for quantity in reading.trends:
             if not any(run.figures_of(quantity) for run in self.known.runs.values()):
-                yield "unsupported", f"no run has a value of {quantity.name}"
+                yield quantity, ("unsupported", f"no run has a value of {quantity.name}")
         if reading.success:
-            yield from self.check_success(reading.success[0])
+            yield from (("success", result) for result in self.check_success(reading.success[0]))
 
     def read(self) -> Reading:
         """Return the claims but for the differences that the program has rendered."""
@@ -57,7 +63,7 @@ class ProseSentence:
 
     def subjects(self, number: int | None) -> list[int]:
         """Return the runs that a claim is about: every variant if a section about all runs names none."""
-        if number is not None:
+        if number not in (None, OWN):
             return [self.run_before(self.run) if number == PREVIOUS else number]
         return [self.run] if self.run is not None else [number for number in self.known.runs if number != BASELINE]
 
@@ -90,7 +96,8 @@ class ProseSentence:
         ]
         if figure.either and others:
             return "supported", f"{self.known.name(others[0])} has {quantity.name} {figure.number}"
-        for run in self.known.runs.values():  # (0.0042 vs 0.0019) after how much a quantity lost
+        compared = self.known.runs.values() if quantity.follows_l0 else ()
+        for run in compared:  # (0.0042 vs 0.0019) after how much a quantity lost
             title = run.compared_title(quantity, figure.wording)
             if title and agrees(figure.digits, abs(run.differences[title].difference)):
                 return "supported", f"the difference of {title} in run {run.number} is {figure.number}"
@@ -116,8 +123,10 @@ class ProseSentence:
 
     def check_change(self, figure: Figure, subject: int) -> CheckResult:
         """Check a difference, a percentage or a factor against the run named, else the baseline or the run before."""
-        named = figure.reference
+        named = self.run if figure.reference == OWN else figure.reference
         references = [BASELINE, self.run_before(subject)] if named in (None, PREVIOUS) else [named]
+        if named is None and figure.kind == "difference":
+            references += sorted(self.known.runs)
         otherwise = []
         for reference in dict.fromkeys(run for run in references if run in self.known.runs and run != subject):
             for path, a, b in comparisons.paired_figures(
@@ -149,7 +158,8 @@ class ProseSentence:
         """Check a direction of one run. Return None if figures could not decide it."""
         if subject in self.known.runs and claim.extreme:
             return comparisons.check_superlative(self.known, claim, subject, self.run in (None, subject))
-        reference = BASELINE if claim.reference is None and BASELINE in self.known.runs else claim.reference
+        own = self.run if claim.reference == OWN else claim.reference
+        reference = BASELINE if own is None and BASELINE in self.known.runs else own
         reference = self.run_before(subject) if reference in (None, PREVIOUS) else reference
         if absent := [number for number in (subject, reference) if number not in self.known.runs]:
             return "unsupported", f"there are no results of {self.known.name(absent[0])}"

@@ -45,6 +45,14 @@ class Difference:
     reference: float
     difference: float
     half_width: float
+    judged_noise: bool = field(
+        default=False, kw_only=True
+    )  # once corrected for the number of runs, as the primary metric is
+
+    @property
+    def reach(self) -> float:
+        """What a difference must exceed to be one."""
+        return max(self.half_width, abs(self.difference)) if self.judged_noise else self.half_width
 
     @property
     def within_noise(self) -> bool:
@@ -88,6 +96,13 @@ class KnownRun:
         exact = [title for title in titles if title.lower() == wording.lower()]
         another = re.search(r"\d", wording) and quantity.name != "L0"  # top 1 when top 5 is known
         return next(iter(exact or ([] if another else titles)), None)
+
+    def judge(self, judgement: Judgement, primary: str) -> None:
+        """Take over the outcome of the primary metric, and whether its difference is noise."""
+        self.outcome = judgement.outcome
+        title = METRICS[primary].title if primary else ""
+        if self.outcome == "within noise" and title in self.differences:
+            self.differences[title] = replace(self.differences[title], judged_noise=True)
 
     @property
     def l0(self) -> float | None:
@@ -156,29 +171,32 @@ def from_directory(directory: Path) -> KnownRuns:
         for run in done:
             runs[run.number].title = run.state.proposal.title
         for number, judgement in judgements(done, state).items():
-            runs[number].outcome = judgement.outcome
+            runs[number].judge(judgement, state.started.primary_metric)
     return KnownRuns(runs)
 
 
-def from_runs(runs: Sequence[Run], judged: Mapping[int, Judgement]) -> KnownRuns:
-    """Take the figures of a study's runs that are done, and the outcomes they are judged to have."""
+def from_runs(runs: Sequence[Run], judged: Mapping[int, Judgement], primary: str = "") -> KnownRuns:
+    """Take the figures of a study's runs that are done, and the outcomes they are judged to have on the primary metric.
+
+    Without the metric's name its own interval says whether a difference is noise, not corrected for the number of runs.
+    """
     known = {}
     for run in runs:
         if run.info:
             known[run.number] = replace(_of_results(run.number, run.info), title=run.state.proposal.title)
-    for number, judgement in judged.items():
-        known[number].outcome = judgement.outcome
+    for number in judged.keys() & known.keys():
+        known[number].judge(judged[number], primary)
     return by_metric(KnownRuns(known))
 
 
 def by_metric(known: KnownRuns) -> KnownRuns:
-    """Leave of each measured run the figures of METRICS, by its names, the headline metrics first."""
+    """Leave of each measured run the figures of METRICS, the headline metrics first, and the idea's own measures."""
     runs = dict(known.runs)
     for number, run in known.runs.items():
         if run.info:
             figures = {name: run.info.metric(name) for name in dict.fromkeys((*HEADLINE, *METRICS))}
-            measured = {name: value for name, value in figures.items() if value is not None and run.counts}
-            runs[number] = replace(run, figures=measured)
+            measured = {name: value for name, value in figures.items() if value is not None}
+            runs[number] = replace(run, figures={**run.own_measures, **measured} if run.counts else {})
     return KnownRuns(runs)
 
 

@@ -23,7 +23,8 @@ def check(notes: Notes, known: KnownRuns) -> Iterator[Finding]:
                 evidence = f"{each.evidence}; it is not marked as contradicted"
                 yield Finding(words.line, words.run, each.sentence, "contradicted", evidence)
         for line, quoted in words.marks:
-            evidence = [each.evidence for each in found if _same(each.sentence, quoted)]
+            alone = contradictions(quoted, run, known)  # of an item of a list, which notes join with the next
+            evidence = [each.evidence for each in [*found, *alone] if _same(each.sentence, quoted)]
             if quoted not in words.text:
                 yield Finding(line, words.run, quoted, "unsupported", "the model's words have no such sentence")
             elif evidence:

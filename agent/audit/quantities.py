@@ -199,7 +199,7 @@ QUANTITIES = (
     ),
     _quantity(
         "reconstruction",
-        r"reconstruction(?: quality| fidelity| accuracy| performance)?(?! (?:terms?|objective))",
+        r"(?<!feature )fidelity|reconstruction(?: quality| fidelity| accuracy| performance)?(?! (?:terms?|objective))",
         r"explained_variance\w*|frac_variance_explained|cossim",
         "higher",
     ),

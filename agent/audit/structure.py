@@ -4,7 +4,7 @@ import itertools
 import re
 from collections.abc import Iterator
 
-from agent.audit.claims import BASELINE
+from agent.audit.clauses import BASELINE
 from agent.audit.finding import Finding, Status
 from agent.audit.known_figures import KnownRun, KnownRuns
 from agent.audit.notes_reader import Notes, NotesRun

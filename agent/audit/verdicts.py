@@ -3,9 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from agent.audit import claims
-from agent.audit.claims import Clause
-from agent.audit.finding import CheckResult
+from agent.audit.clauses import Clause, clauses
 from agent.audit.judge import ProseSentence
 from agent.audit.known_figures import KnownRun
 from agent.audit.word_lists import NEGATION, pattern
@@ -27,7 +25,7 @@ FREE = pattern(
 )
 WORKS = pattern(
     r"""works?(?=~well|~here|~as~(?:hoped|intended|expected)|[,.;!]|~and\b|$) worked pays?~off paid~off
-        (?:clear~|big~|real~)?(?:win|winner|success) succeeds? succeeded helps? helped successful(?:ly)?"""
+        (?:clear~|big~|real~)?(?:win|winner|success) succeeds? succeeded (?<!what~)help(?:s|ed)? successful(?:ly)?"""
 )
 HOLDS = re.compile(
     r"\b(?:idea|suspicion|conjecture|claim|prediction|intuition)\b[^,;]*?"
@@ -40,10 +38,12 @@ FAILS = pattern(
 )
 CONFIRMED = re.compile(r"fresh seeds (?:have )?confirm|(?:confirmed|upheld) by (?:the )?fresh seeds", re.IGNORECASE)
 ALL_ALIVE = re.compile(
-    r"\bfully alive\b|\b(?:all|every) (?:of the )?latents? (?:stay|remain|are|is|kept)\w* alive"
+    r"\bfully alive\b|\bkeep\w* (?:all|every) latents? alive"
+    r"|\b(?:all|every) (?:of the )?latents? (?:stay|remain|are|is|kept)\w* alive"
     r"|\bno (?:dead latents|latents? (?:died|dies|is dead|are dead))",
     re.IGNORECASE,
 )
+DENIED = pattern("refuted wrong mistaken false disproved unfounded rejected myth")
 IN_PART = pattern("half part partly partially first second one only except")
 _VERDICTS = (  # the words, the outcomes that contradict them, and those that contradict their denial
     (WORKS, NO_GAIN, GAIN),
@@ -54,13 +54,15 @@ _VERDICTS = (  # the words, the outcomes that contradict them, and those that co
 _NO_EXPECTATION = re.compile(r"\bhypothesis|\bcan\b", re.IGNORECASE)  # of what a verdict is said, and what is so
 
 
-def check(sentence: ProseSentence) -> Iterator[CheckResult]:
-    """Yield a contradiction for each verdict that the outcome of its run, or a loss in a metric, does not allow."""
-    for clause in claims.clauses(_NO_EXPECTATION.sub("idea", sentence.text), sentence.keys):
+def contradicted(sentence: ProseSentence) -> Iterator[tuple[str, str]]:
+    """Yield each clause whose verdict its run's outcome, or a loss in a metric, does not allow, and the evidence."""
+    for clause in clauses(_NO_EXPECTATION.sub("idea", sentence.text), sentence.keys):
+        if DENIED.search(clause.text):
+            continue
         number = clause.subject if clause.subject is not None else sentence.run
         if number is not None and (run := sentence.known.runs.get(number)):
             for evidence in _contradictions(clause, run):
-                yield "contradicted", evidence
+                yield clause.text, evidence
 
 
 def _contradictions(clause: Clause, run: KnownRun) -> Iterator[str]:
@@ -86,11 +88,13 @@ def _said(words: re.Pattern[str], clause: Clause) -> bool | None:
 
 def _losses(run: KnownRun, clause: Clause) -> list[str]:
     """Return the headline metrics, or those that a clause names, that are worse by more than noise and their worth."""
+    free = FREE.search(clause.text)
+    of = [mention for mention in clause.mentions if free and mention.start > free.end()]
     lost = []
     for title, difference in run.differences.items():
         name = TITLES.get(title, "")
-        named = any(mention.quantity.is_figure(name) for mention in clause.mentions)
-        if name not in HEADLINE or name == "l0" or (clause.mentions and not named):
+        named = any(mention.quantity.is_figure(name) for mention in of)
+        if name not in HEADLINE or name == "l0" or (of and not named):
             continue
         metric, change = METRICS[name], difference.difference
         loss = change if metric.better == "lower" else -change

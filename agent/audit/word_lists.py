@@ -20,13 +20,15 @@ WAYS = {  # in the order in which they are tried
     "worst": "worst poorest",
     "same": r"""unchanged the~same same identical similar comparable maintain(?:s|ed|ing)? preserv(?:es|ed|ing)
         equal(?:s|led)? on~par stable constant match(?:es|ed) no~(?:\w+~)?(?:change|difference) did~not~change
-        within~(?:\w+~)?noise too~small~to~(?:tell|see|be~told) indistinguishable flat immune unaffected untouched
+        within~(?:\w+~)?noise too~small~to~(?:tell|see|be~told) indistinguishable lost~in~(?:the~)?noise
+        (?:stay(?:s|ed)?|remain(?:s|ed)?)~(?:at~its|put|where)~\w+ flat immune unaffected untouched
         (?:hardly|barely|scarcely)~(?:move[sd]?|change[sd]?|differs?) (?:leaves?|left)~(?:\w+~){1,4}where~it~was""",
     "better": r"""improv(?:e[sd]?|ing|ements?) better superior(?:ity)? out-?perform(?:s|ed|ing)?
         enhanc(?:e[sd]|ing|ements?) beats? beaten surpass(?:es|ed|ing)? boost(?:s|ed|ing)? stronger wins? won easier
         ahead(?=~of) more~(?:effective|accurate|faithful|favou?rable)""",
     "worse": r"""worse(?:n(?:s|ed|ing)?)? degrad(?:e[sd]?|ing|ations?) deteriorat(?:e[sd]?|ing|ion) inferior
         hurts? harm(?:s|ed) under-?perform(?:s|ed)? suffer(?:s|ed)? regress(?:es|ed|ion) weaker poorer harder behind
+        costs(?!~(?:nothing|no|little|next|hardly|almost|compute|time)\b)
         (?:takes?|took)~(?:a~)?(?:\w+~)?hit at~(?:a|some|considerable|great)~(?:\w+~)?(?:price|cost|expense)""",
     "up": r"""sparser (?:is|are|was|were|goes|went|moved|comes?|came)~(?:\w+ly~|now~)?up(?!~to)
         (?:brings?|brought|drives?|drove|push(?:es|ed)|pull(?:s|ed))~(?:\w+~){1,4}up increas(?:e[sd]?|ing)
@@ -104,7 +106,7 @@ HYPOTHETICAL = re.compile(
 NEGATION = re.compile(
     r"\b"
     + words(r"not no never without neither nor \w+n.t fail(?:s|ed)?~to unable~to instead~of rather~than lack~of hardly")
-    + r"\b(?:\s+[\w-]+){0,3}\s*$",
+    + r"\b(?:\s+[\w-]+){0,3}\s*$|\b(?:none|neither)(?:\s+[\w\'’-]+){0,7}\s*$",
     re.IGNORECASE,
 )
 
@@ -120,7 +122,7 @@ WHICH = (  # a run, by whatever name; {0} is put before the names of its groups
 )
 NAMED = re.compile(r"\b" + WHICH.format("") + r"(?:['’]s)?\b", re.IGNORECASE)
 NO_SUBJECT_BEFORE = re.compile(
-    r"\b(?:up to|until|since|before|after|like|unlike|beyond|all|any|every|both|other)\s*$", re.IGNORECASE
+    r"\b(?:to|until|since|before|after|like|unlike|beyond|all|any|every|both|other)\s*$", re.IGNORECASE
 )
 AGAINST = re.compile(
     r"\b(?:"
@@ -246,6 +248,19 @@ RIVAL = pattern("vs\\.? versus against than compared")
 AT_L0 = re.compile(r"\bat (?:an? )?L0 (?:of )?[\d.]+\b.*$", re.IGNORECASE)
 ASIDE = re.compile(r"\d|\b(?:with|without|at|despite|by|for|matter)\b", re.IGNORECASE)
 STARTS = re.compile(r"\b(?:start\w*|begin\w*|initial\w*|first|budget)\b|\bK\b", re.IGNORECASE)
+BOUND_BEFORE = re.compile(
+    rf"\b(?:{words('more less smaller larger fewer')} than|at least|at most|up to|within)\s*{ABOUT}?\s*$",
+    re.IGNORECASE,
+)
+CHANGE_OF = re.compile(
+    r"\b"
+    + words(
+        r"""loss gains? drop fall costs? price rise increase decrease reduction deficit difference gap improvement
+            advantage"""
+    )
+    + r" (?:in|of) (?:the )?$",
+    re.IGNORECASE,
+)
 RIVAL_BEFORE = re.compile(
     r"\b(?:vs\.?|versus|compared (?:to|with)|than|against|instead of|rather than)"
     rf"\s*(?:a |an |the |{ABOUT}\s*)*$",
@@ -259,6 +274,9 @@ NUMBER_CONTINUES = re.compile(  # a clause whose number is of what was named bef
     )
     + r"\b|[-+~≈]?[\d.])",
     re.IGNORECASE,
+)
+OTHER_QUANTITY = re.compile(  # the composed fraction is
+    r"\s*(?:the|its|an?|their|this)(?: [\w-]+){2,4} (?:is|was|are|were|at|reach\w*) ", re.IGNORECASE
 )
 BEFORE_QUANTITY = re.compile(
     r"\s*(?:lower |higher |better |worse |in |(?:drop|increase|reduction|improvement) in |of (?:the )?)?"
@@ -285,7 +303,8 @@ ADMITS_NOISE = pattern(
         apparent(?:ly)? seem(?:s|ed|ing)? nominal(?:ly)? numerically"""
 )
 MENTIONS_L0 = re.compile(
-    r"\bL0\b|\bK\b|spars|dens(?:e|er|ity)\b|\bactive (?:latents|features)|as many latents", re.IGNORECASE
+    r"\bL0\b|\bK\b|spars|dens(?:e|er|ity)\b|\bactive (?:latents|features)|\b(?:as many|more|latents) (?:latents|fire)",
+    re.IGNORECASE,
 )
 AT_SAME_L0 = re.compile(
     r"\b(?:at|with|for) (?:[\w'’]+ ){0,3}(?:same|equal|identical|matched|own|comparable|similar|given) L0"

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.audit import claims, comparisons, verdicts, word_lists
-from agent.audit.claims import BASELINE
-from agent.audit.judge import ProseSentence
+from agent.audit import comparisons, verdicts, word_lists
+from agent.audit.clauses import BASELINE, clauses
+from agent.audit.judge import Claim, ProseSentence
 from agent.audit.known_figures import APART, KnownRun, KnownRuns, by_metric, from_runs
 from agent.audit.notes_reader import Statement
 from agent.audit.word_lists import pattern
@@ -49,11 +49,12 @@ def contradictions(text: str, run: int, known: KnownRuns) -> list[Contradiction]
     known, before, found = _until(run, by_metric(known)), None, []
     for sentence in split_sentences(text):
         words = word_lists.AT_SAME_L0.sub(_unless_rendered, _with_runs_named(sentence, run, known))
-        evidence = []
-        for subject in _subjects(sentence, run, known):
-            prose = ProseSentence(Statement(0, subject, "", words), before, known)
-            evidence.append(next(_contradictions(prose), ""))
-        if all(evidence):
+        subjects = _subjects(sentence, run, known)
+        by_subject = [
+            dict(_contradicted(ProseSentence(Statement(0, subject, "", words), before, known))) for subject in subjects
+        ]
+        evidence = [why for claim, why in by_subject[0].items() if all(claim in each for each in by_subject)]
+        if evidence:
             found.append(Contradiction(sentence, evidence[0]))
         before = Statement(0, run, "", sentence)
     return found
@@ -96,14 +97,15 @@ def _with_runs_named(sentence: str, run: int, known: KnownRuns) -> str:
     return _COMPARED_WITH.sub(named, sentence)
 
 
-def _contradictions(sentence: ProseSentence) -> Iterator[str]:
-    """Yield the evidence of each contradiction."""
+def _contradicted(sentence: ProseSentence) -> Iterator[tuple[Claim, str]]:
+    """Yield each claim that is contradicted, and the evidence."""
     run = sentence.known.runs.get(sentence.run) if sentence.run is not None else None
     if run and not run.counts and _speaks_of(sentence.text, run) and _claims_a_result(sentence):
-        yield f"run {run.number} has no results"
-    for status, evidence in [*sentence.check(), *verdicts.check(sentence)]:
+        yield "a result", f"run {run.number} has no results"
+    yield from verdicts.contradicted(sentence)
+    for claim, (status, evidence) in sentence.check_claims():
         if status == "contradicted" or (status == "unsupported" and _is_unlike(sentence, evidence)):
-            yield evidence
+            yield claim, evidence
 
 
 def _is_unlike(sentence: ProseSentence, evidence: str) -> bool:
@@ -127,7 +129,7 @@ def _claims_a_result(sentence: ProseSentence) -> bool:
         return False
     reading = sentence.read()
     own = [claim for claim in (*reading.directions, *reading.figures) if claim.subject is None]
-    return bool(own) or any(_FINISHED.search(clause.text) for clause in claims.clauses(sentence.text))
+    return bool(own) or any(_FINISHED.search(clause.text) for clause in clauses(sentence.text))
 
 
 def check(text: str, run: int, runs: Sequence[Run], judged: Mapping[int, Judgement]) -> list[Contradiction]:

@@ -48,6 +48,7 @@ def results(number: int) -> FinalInfo:
         core=core(None, l0=values["l0"], explained_variance_centered=values["ev"]),
         latents=Latents.model_validate(dict.fromkeys(Latents.model_fields, 1.0) | {"alive_fraction": values["alive"]}),
         evaluations={"synthetic": FamilyScores(metrics={"f1": values["f1"]})},
+        analysis={"composed_fraction": 0.31},
         comparison=Comparison(levels=[8], seeds=5, metrics=differences) if differences else None,
     )
 
@@ -89,6 +90,7 @@ def evidence(run: int, text: str, done: bool = True) -> list[str]:
         (1, "Nesting costs nothing.", "explained variance of run 1 differs by -0.02 ± 0.004"),
         (1, "It comes at no price in explained variance.", "explained variance of run 1 differs by -0.02 ± 0.004"),
         (5, "There is no gain.", "run 5 is better on the primary metric"),
+        (5, "The composed fraction is 0.41.", "run 5 has composed_fraction 0.31"),
         (5, "F1 differs by +0.138 ± 0.041 from the baseline at the same L0, which is within noise.", "0.859 in run 5"),
     ],
 )
@@ -116,12 +118,20 @@ def test_a_false_sentence_is_found_with_its_evidence(run: int, text: str, shown:
         (5, "F1 differs by +0.138 ± 0.041 from the baseline at the same L0 (better, confirmed by fresh seeds)."),
         (5, "In run 5 F1 differs by +0.041 ± 0.058 from that of run 1."),
         (5, "F1 may improve with more steps, and whether the idea works elsewhere is open."),
+        (5, "F1 is high, and the composed fraction is 0.31, the mean loss of a tier is 0.2."),
         (5, "K starts at 24 active latents, and the first prefix has 64 of them."),
         (5, "A prefix must reconstruct alone, so it takes up the most frequent features."),
     ],
 )
 def test_a_true_or_open_sentence_is_left_alone(run: int, text: str):
     assert evidence(run, text) == []
+
+
+def test_noise_of_the_primary_metric_is_that_of_its_outcome():
+    judged = {1: Judgement("within noise")}
+    known = from_runs(study(1), judged, "f1")
+    assert contradictions("F1 is within noise of the baseline.", 1, known) == []
+    assert len(contradictions("F1 improved.", 1, known)) == 1
 
 
 def test_a_plan_is_judged_by_the_runs_before_it():
