@@ -167,7 +167,7 @@ def held_against(said: dict[str, Any], whole: Facts) -> list[str]:
     faults, text = prose.faults(said["text"], facts, pending), bare_figures.measured(said["text"], facts)
     struck = [bare_figures.NOT_MEASURED] if bare_figures.NOT_MEASURED in text else []
     rendered = prose.render(text, facts)
-    marks = words.check(rendered, said["run"], runs, judged)
+    marks = words.check(rendered, said["run"], facts)
     return [*faults, *struck, *(mark.evidence for mark in marks)]
 
 

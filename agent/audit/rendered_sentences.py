@@ -17,12 +17,10 @@ from agent.comparison.judgement import Outcome
 from agent.lab.metrics import METRICS
 from agent.lab.results import FinalInfo
 from agent.report import sentences
-from agent.report.sentences import NUMBER, TITLE, TITLES, Sentence
+from agent.report.sentences import NUMBER, TITLE, TITLES
 
 _SHARES = re.compile(rf"(?P<title>[^,;:]+?) (?P<values>{NUMBER}(?: / {NUMBER})+)")  # one per part, in an idea's figures
 _SUBJECT = rf"(?P<subject>(?P<title>{TITLE}) (?:of (?:run (?P<run>\d+)|the baseline) )?)"
-_DIFFERS_FROM_RUN = Sentence("differs by {difference} from that of run {other}")
-_WITHIN_NOISE_OF_RUN = Sentence("is within noise of that of run {other} (difference {difference})")
 _RECORDS = (
     sentences.COMPARED_HEADING,
     sentences.NOT_MEASURED,
@@ -107,7 +105,7 @@ def check(statement: Statement, known: KnownRuns) -> list[CheckResult] | None:
 
 def check_differences(text: str, own_run: int | None, known: KnownRuns) -> Iterator[tuple[str, CheckResult]]:
     """Check the differences with intervals in a description; yield each with the predicate that states it."""
-    for sentence in (_DIFFERS_FROM_RUN, _WITHIN_NOISE_OF_RUN):
+    for sentence in (sentences.DIFFERS_FROM_RUN, sentences.WITHIN_NOISE_OF_RUN):
         for match in sentence.within(text, before=_SUBJECT):
             yield _predicate(match), _check_between_runs(match, own_run, known)
             text = text.replace(match.group(), "")

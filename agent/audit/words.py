@@ -1,7 +1,7 @@
 """What results contradict in the words that a language model wrote about a run."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent.audit import comparisons, verdicts, word_lists
@@ -10,9 +10,8 @@ from agent.audit.judge import Claim, ProseSentence
 from agent.audit.known_figures import APART, KnownRun, KnownRuns, by_metric, from_runs
 from agent.audit.notes_reader import Statement
 from agent.audit.word_lists import pattern
-from agent.comparison.judgement import Judgement
+from agent.report.prose import Facts
 from agent.report.splitting import split_sentences
-from agent.study.runs import Run
 
 _STEM = re.compile(r"([a-z]{4,}?)(?:ing|ed|es|s)?")
 _IN_ANY_TITLE = pattern(  # says nothing of which run is meant
@@ -132,6 +131,6 @@ def _claims_a_result(sentence: ProseSentence) -> bool:
     return bool(own) or any(_FINISHED.search(clause.text) for clause in clauses(sentence.text))
 
 
-def check(text: str, run: int, runs: Sequence[Run], judged: Mapping[int, Judgement]) -> list[Contradiction]:
+def check(text: str, run: int, facts: Facts) -> list[Contradiction]:
     """Return what the results of a study contradict in a text about a run: a Check of agent.report.model_words."""
-    return contradictions(text, run, from_runs(runs, judged)) if text else []
+    return contradictions(text, run, from_runs(facts.runs, facts.judged, facts.primary)) if text else []

@@ -19,6 +19,7 @@ from agent.lab.results import FinalInfo
 from agent.lab.visible import visible
 from agent.report import glossary, model_words, own_measures, sentences
 from agent.report.outcome import outcome_sentence
+from agent.report.prose import Facts
 from agent.report.run_section import compared_lines, results, run_texts
 from agent.report.story import Story, spent, tell
 from agent.study.custody import changed_records
@@ -107,7 +108,7 @@ def print_run(study: Study, state: State, number: int) -> bool:
     ):
         if text:
             _print_paragraph(console, f"{label}{UNCHECKED if by_model else ''}: {text}")
-    for mark in model_words.marks(texts["described"], number, runs, judged, words.check):
+    for mark in model_words.marks(texts["described"], number, Facts.of(runs, judged, state.started), words.check):
         _print_paragraph(console, mark)
     if run.counts and run.info:
         _print_results(console, run, state, judged.get(number))

@@ -13,7 +13,6 @@ from agent.study.state import State
 
 HEADING = sentences.IN_THE_MODELS_WORDS  # of a section, and of what a model found out in a run
 CHANGED = f"{HEADING}, the change"
-MOST_MARKS = 3  # of a text
 
 
 class Contradiction(Protocol):
@@ -27,25 +26,19 @@ class Contradiction(Protocol):
 
 
 # Finds what results contradict in a text about a run (agent.audit.words, which knows this package and not the reverse).
-Check = Callable[[str, int, Sequence[Run], Mapping[int, Judgement]], Iterable[Contradiction]]
+Check = Callable[[str, int, Facts], Iterable[Contradiction]]
 
 
-def unchecked(text: str, run: int, runs: Sequence[Run], judged: Mapping[int, Judgement]) -> list[Contradiction]:  # noqa: ARG001
+def unchecked(text: str, run: int, facts: Facts) -> list[Contradiction]:  # noqa: ARG001
     """Return nothing: a Check that looks for no contradiction."""
     return []
 
 
-def marks(
-    text: str, run: int, runs: Sequence[Run], judged: Mapping[int, Judgement], check: Check, whole: str = ""
-) -> list[str]:
-    """Return a line on each sentence of a rendered text about a run that the results contradict.
-
-    `whole`: the text of which this is a part.
-    """
-    found = [each for each in check(whole or text, run, runs, judged) if each.sentence in text]
+def marks(text: str, run: int, facts: Facts, check: Check) -> list[str]:
+    """Return a line on each sentence of a rendered text about a run that the results contradict."""
     return [
         sentences.CONTRADICTED_WORDS.render(quoted=f'"{each.sentence}"', evidence=each.evidence)
-        for each in found[:MOST_MARKS]
+        for each in check(text, run, facts)
     ]
 
 
@@ -60,7 +53,7 @@ def concluded(
     texts += [(f"Plan after run {plan.after_run}", plan.reasoning) for plan in state.plans]
     rendered = [(label, prose.render(text, facts)) for label, text in texts if text]
     return [
-        (label, text, marks(text, last, runs, judged, check) if label.startswith("Conclusion") else [])
+        (label, text, marks(text, last, facts, check) if label.startswith("Conclusion") else [])
         for label, text in rendered
     ]
 

@@ -115,7 +115,7 @@ class Facts:
         noise = outcome == "within noise" or (outcome is None and judgement.observed_direction(compared) == "same")
         if other:
             sentence = sentences.WITHIN_NOISE_OF_RUN if noise else sentences.DIFFERS_FROM_RUN
-            return sentence.render(difference=difference, run=other)
+            return sentence.render(difference=difference, other=other)
         from_baseline = sentences.FROM_AS_TRAINED if name == "l0" else sentences.FROM_SAME_L0
         if noise:
             baseline = from_baseline.removeprefix(" from ")

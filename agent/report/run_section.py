@@ -37,7 +37,7 @@ def section(
     """Return the lines of a run's section, without its heading; `check` looks for what results contradict in a model's
     words."""
     texts = run_texts(run, state, runs, judged)
-    own_judged = judged.get(run.number)
+    own_judged, facts = judged.get(run.number), Facts.of(runs, judged, state.started)
     lines = _results(run, state, runs[0])
     if run.counts and run.number > 0:
         lines += paragraph(outcome_sentence(run, state, own_judged, companion=False)).split("\n")
@@ -45,12 +45,12 @@ def section(
         lines.append(sentences.PROVISIONAL.render(seeds=run.info.comparison.seeds))
     if texts["described"]:
         words = clip_sentences(texts["described"], DESCRIBED)
-        found = model_words.marks(words, run.number, runs, judged, check, texts["described"])
+        found = model_words.marks(words, run.number, facts, check)
         lines += model_words.paragraphs(words, model_words.HEADING, found)
     by_model = bool(state.started.language_model) and run.number > 0 and not run.state.by_hand
     label = model_words.CHANGED if by_model else "Description"
     written = clip_sentences(texts["description"], PLANNED)
-    found = model_words.marks(written, run.number, runs, judged, check) if by_model else []
+    found = model_words.marks(written, run.number, facts, check) if by_model else []
     lines += model_words.paragraphs(written, label, found)
     if run.state.proposal.start:
         lines.append(f"It starts from the experiment of run {run.state.proposal.start}.")

@@ -235,8 +235,8 @@ TEST_USES = Sentence("The test {held_out} was used {times} in this study: for {u
 # A language model's text: what its placeholders become.
 DIFFERS_FROM = Sentence("differs by {difference}{from_baseline}{in_words}")
 WITHIN_NOISE_OF = Sentence("is within noise of {baseline} (difference {difference})")
-DIFFERS_FROM_RUN = Sentence("differs by {difference} from that of run {run}")
-WITHIN_NOISE_OF_RUN = Sentence("is within noise of that of run {run} (difference {difference})")
+DIFFERS_FROM_RUN = Sentence("differs by {difference} from that of run {other}")
+WITHIN_NOISE_OF_RUN = Sentence("is within noise of that of run {other} (difference {difference})")
 VALUE_OF = Sentence("{value}{unit} ({figure} of {which})")
 
 # What a language model concludes, and what of it the results contradict.

@@ -15,6 +15,7 @@ from agent.llm import transcript
 from agent.llm.transcript import Exchange
 from agent.report import model_words, own_measures
 from agent.report.model_words import Check
+from agent.report.prose import Facts
 from agent.study import ledger
 from agent.study.custody import changed_records
 from agent.study.events import Event
@@ -48,6 +49,11 @@ class Opened:
     @property
     def name(self) -> str:
         return self.study.name
+
+    @property
+    def facts(self) -> Facts:
+        """Return what is known of the runs."""
+        return Facts.of(self.runs, self.judged, self.state.started)
 
     @property
     def counted(self) -> list[Run]:

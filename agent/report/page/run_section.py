@@ -116,7 +116,7 @@ def run_section(opened: Opened, run: Run, prefix: str, requests: Sequence[Reques
         description=texts["description"],
         why=texts["why"],
         described=texts["described"],
-        marks=model_words.marks(texts["described"], run.number, opened.runs, opened.judged, opened.check),
+        marks=model_words.marks(texts["described"], run.number, opened.facts, opened.check),
         by_model=bool(opened.state.started.language_model) and run.number > 0 and not run.state.by_hand,
         metrics=_metric_rows(opened, run, info, judged) if info else (),
         measures=_measure_rows(opened, info) if info else (),
