@@ -24,7 +24,7 @@ SETTINGS = ("K", "learning_rate", "steps", "final_loss", "kl_div_score")  # that
 SAME = ("K", "learning_rate", "steps")  # shown where they differ from run 0's
 MOST_LINES = 25  # of a section
 MOST_METRICS = 6  # rows
-DESCRIBED, PLANNED = 480, 240  # characters: of what a language model wrote after a run, and of what was planned
+DESCRIBED, PLANNED = 800, 240  # characters: of what a language model wrote after a run, and of what was planned
 
 
 def section(
