@@ -13,12 +13,11 @@ from agent.report.splitting import split_sentences
 
 NOT_MEASURED = "[not a measured figure]"
 
-_SCORES = {
-    title.lower(): name
-    for name in HEADLINE
-    if name != "l0"
-    for title in (name, METRICS[name].title, *SYNONYMS.get(name, ()))
-}
+_SCORES: dict[str, list[str]] = {}  # title -> metrics that are called so
+for _name in HEADLINE:
+    if _name != "l0":
+        for _title in (_name, METRICS[_name].title, *SYNONYMS.get(_name, ())):
+            _SCORES.setdefault(_title.lower(), []).append(_name)
 _SCORE = re.compile("|".join(rf"\b{re.escape(title)}\b" for title in sorted(_SCORES, key=len, reverse=True)), re.I)
 _NUMBER = r"\d*\.\d+"
 _PERCENT = r"(?:%|per ?cent\b)"
@@ -60,23 +59,25 @@ def measured(text: str, facts: Facts) -> str:
 def _replaced(sentence: str, facts: Facts) -> str:
     parts, end = [], 0
     for figure in _FIGURE.finditer(sentence):
-        if name := _score_of(sentence, figure):
-            parts += [sentence[end : figure.start()], _placeholder(sentence, figure, name, facts)]
+        if names := _scores_of(sentence, figure):
+            name = next((name for name in names if name in facts.headline), None)
+            placeholder = _placeholder(sentence, figure, name, facts) if name else NOT_MEASURED
+            parts += [sentence[end : figure.start()], placeholder]
             end = figure.end()
     return "".join([*parts, sentence[end:]])
 
 
-def _score_of(sentence: str, figure: re.Match[str]) -> str | None:
-    """Return the score that a figure is given for: the last one named before it in its clause, or the next word."""
+def _scores_of(sentence: str, figure: re.Match[str]) -> list[str]:
+    """Return the scores that a figure may be given for: the last one named before it in its clause, or the next word."""
     before, after = sentence[: figure.start()], sentence[figure.end() :]
     if _OF_A_SETTING.search(before):
-        return None
+        return []
     named = [match for match in _SCORE.finditer(before) if figure.start() - match.end() <= _NEAR]
     if named and not _ENDS.search(before[named[-1].end() :]):
         return _SCORES[named[-1].group().lower()]
     behind = _AFTER.match(after)
     follows = _SCORE.match(after, behind.end() if behind else 0)
-    return _SCORES[follows.group().lower()] if follows else None
+    return _SCORES[follows.group().lower()] if follows else []
 
 
 def _placeholder(sentence: str, figure: re.Match[str], name: str, facts: Facts) -> str:
