@@ -74,7 +74,8 @@ def _results(described: dict[str, Any], of: dict[str, Any], verdict: Verdict) ->
     training |= {"learning_rate": settings["LEARNING_RATE"], "settings": settings}
     core = dict.fromkeys(Core.model_fields) | {"tokens": 1}
     core |= {name: value for name, value in figures.items() if name in Core.model_fields}
-    truth = {name: figures[name] for name in ("f1", "uniqueness", "mcc", "absorption_true") if name in figures}
+    truth = {name: figures[name] for name in ("f1", "uniqueness", "mcc") if name in figures}
+    truth |= {"absorption": figures["absorption_true"]} if "absorption_true" in figures else {}
     probing = {"accuracy": {}, "random_auc": {}, "llm_auc": 0.8, "llm_accuracy": 0.8, "datasets": []}
     compared = {name: _compared(figures[name], *each) for name, each in described.get("differences", {}).items()}
     return FinalInfo.model_validate(

@@ -54,12 +54,18 @@ _ANOTHER_RUN = re.compile(r"\bruns?[ _#]*[1-9]|\babove\b|\bprevious\b|\bon top o
 _OPTION = re.compile(r"\n\s*(?:\*\*|#|option\b|plan [b-z2-9]\b|alternative)", re.I)
 _BOLD_TITLE = re.compile(r"\s*(?:\*\*|__)(?P<title>.+?)(?:\*\*|__)\s*[:.–—-]*\s*(?P<what>.*)", re.DOTALL)
 _KIND = re.compile(r"\w+(?:[ -]\w+)?", re.ASCII)  # `Ablation` in `Ablation: no sorting: all parts but one`
-_REFUSAL = re.compile(r"\W*(?:I'?m sorry|I (?:can(?:no|')?t|am unable|am not able|won't)|Sorry\b)", re.I)
+_REFUSAL = re.compile(
+    r"\W*(?:I(?:'m| am) (?:sorry|unable|not able)|I (?:can(?:no|')?t|won't)|Sorry\b"
+    r"|.*\bplease (?:share|provide|send)\b)",
+    re.I,
+)
+_ECHO = re.compile(r"Title of (?:the next|a) run\b|What came out (?:of run \d+ )?and what it means\b", re.I)
+_LABEL = re.compile(r"(?m)^\W*(start\w*|from|title|name|change\w*|what|description|why)\b\W*:\W*(.*)$", re.I)
 _ITEM_FORM = "`1. [from baseline] Title: what is changed and why`, or [from run 2] to go on from that run's file"
 
 _WAY = re.compile(
     r"(?P<same>\b(?:same|unchanged|no (?:\w+ )?(?:change|difference|effect)|not change|stable|flat|constant|equal"
-    r"|neutral|unaffected|steady|within noise|stays?)\b|[≈~↔]|±\s*0)"
+    r"|neutral|unaffected|steady|within noise|stays?)\b|[≈~↔➡]|±\s*0)"
     r"|(?P<up>\b(?:up|increas\w+|higher|ris(?:es?|ing)|grows?|gains?|larger|more)\b|[↑⬆▲↗])"
     r"|(?P<down>\b(?:down|decreas\w+|lower|fall(?:s|ing)?|drops?|reduc\w+|declin\w+|smaller|less)\b|[↓⬇▼↘])"
     r"|(?P<better>\b(?:better|improv\w+)\b)|(?P<worse>\b(?:worse|degrad\w+)\b)",
@@ -132,9 +138,11 @@ def parse_plan(answer: str, first: int, max_runs: int, may_start: Callable[[int,
     text, parts = _parts(answer, REASONING, PLAN)
     lines = sections.outside_blocks(text)
     planned = parts.get(PLAN) or "\n".join(lines[next((i for i, line in enumerate(lines) if _MARK.match(line)), 0) :])
-    items = [item for item in _items(planned) if PLAN in parts or _FROM.search(item)]
-    ended = re.search(rf"(?m)^\W*(?:\d+\W+)?{ALL_COMPLETED}\b", planned)
-    if ended and not any(_FROM.search(item) for item in items):
+    items = [_relabelled(item) for item in _items(planned)]
+    items = [item for item in items if PLAN in parts or _FROM.search(item)]
+    if ended := re.search(rf"(?mi)^\W*(?:\d+\W+)?{ALL_COMPLETED.replace('_', '[_ ]')}\b", planned):
+        if any(_FROM.search(item) for item in items):
+            raise BadAnswer(f"it plans runs and says {ended.group().strip()}: write one or the other")
         return Plan(_one_line(parts.get(REASONING, "")), [])
     runs = [_planned_run(item, number, first, may_start) for number, item in enumerate(items, first)]
     if not runs:
@@ -147,14 +155,14 @@ def parse_plan(answer: str, first: int, max_runs: int, may_start: Callable[[int,
 def parse_findings(answer: str) -> str:
     """Return what a model says of a run's results. Raise BadAnswer if that is nothing."""
     text, parts = _parts(answer, FINDINGS)
-    return _said(parts[FINDINGS] if parts else "\n".join(sections.outside_blocks(text)), FINDINGS)
+    return _said(parts[FINDINGS] if FINDINGS in parts else "\n".join(sections.outside_blocks(text)), FINDINGS)
 
 
 def parse_conclusion(answer: str) -> Conclusion:
     """Return what a model concludes. Raise BadAnswer if that is nothing."""
     text, parts = _parts(answer, CONCLUSION, NEXT)
-    whole = "\n".join(sections.outside_blocks(text)) if not parts else ""
-    return Conclusion(_said(parts.get(CONCLUSION) or whole, CONCLUSION), _one_line(parts.get(NEXT, "")))
+    whole = parts.get(sections.BEFORE, "") if NEXT in parts else "\n".join(sections.outside_blocks(text))
+    return Conclusion(_said(parts.get(CONCLUSION, whole), CONCLUSION), _one_line(parts.get(NEXT, "")))
 
 
 def _parts(answer: str, *names: str) -> tuple[str, dict[str, str]]:
@@ -170,7 +178,7 @@ def _parts(answer: str, *names: str) -> tuple[str, dict[str, str]]:
 
 def _said(text: str, name: str) -> str:
     words = _one_line(text)
-    if not words or (_REFUSAL.match(words) and len(words) < 300) or words.startswith("{"):
+    if not words or (_REFUSAL.match(words) and len(words) < 300) or words.startswith("{") or _ECHO.match(words):
         raise BadAnswer(f"the section `## {name}` is missing or empty: write it in plain sentences")
     return words
 
@@ -209,6 +217,16 @@ def _row(line: str) -> str:
     return f"[from {starts[0].removeprefix('from ')}] {': '.join(rest[:2])}" if starts and rest else ""
 
 
+def _relabelled(item: str) -> str:
+    """Write an item whose parts stand in lines of their own (Start: ..., Title: ...) in the form that was asked for."""
+    labelled = {match[1].lower()[:5]: match[2].strip(" *_") for match in _LABEL.finditer(item)}
+    start, title = labelled.get("start", labelled.get("from")), labelled.get("title", labelled.get("name"))
+    if not (start and title):
+        return item
+    what = " ".join(text for label, text in labelled.items() if label not in ("start", "from", "title", "name"))
+    return f"[from {start.strip('[]')}] **{title}**: {what}"
+
+
 def _planned_run(item: str, number: int, first: int, may_start: Callable[[int, int], bool]) -> PlannedRun:
     """Parse an item of a plan, where a run starts from the baseline unless it names another. Raise BadAnswer."""
     line = " ".join(item.split("\n")[0].split())
@@ -221,7 +239,7 @@ def _planned_run(item: str, number: int, first: int, may_start: Callable[[int, i
     elif _ANOTHER_RUN.search(item):
         raise BadAnswer(f"`{line}` does not say from which file it starts: the form is {_ITEM_FORM}")
     title, what = _title_and_text(rest)
-    if not title:
+    if not title or _ECHO.match(title):
         raise BadAnswer(f"`{line}` has no title: the form is {_ITEM_FORM}")
     if not may_start(number, start):
         raise BadAnswer(f"`{title}` starts from run {start}, which has no result then: start from a run that has one")
@@ -258,7 +276,8 @@ def _title(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Join lines and the items of lists."""
+    return " ".join(re.sub(r"(?m)^\s*[-*•]\s+", "", text).split())
 
 
 def _predictions(text: str, headline: Sequence[str]) -> dict[str, Direction]:
@@ -271,6 +290,9 @@ def _predictions(text: str, headline: Sequence[str]) -> dict[str, Direction]:
     named = "|".join(r"[\W_]*".join(key.split()) for key in sorted(keys, key=len, reverse=True))
     by_letters = {key.replace(" ", ""): name for key, name in keys.items()}
     metric = re.compile(rf"(?<![\w.])(?:the\s+)?(?P<metric>{named})(?![\w])[\s\"'`*_)]*", re.I)
+    for line in text.split("\n"):  # `Up: l0, loss_added`
+        if (grouped := re.match(r"\W*(up|down|same)\b\W*:(.*)", line, re.I)) and metric.search(grouped[2]):
+            text = text.replace(line, "\n".join(f"{m['metric']}: {grouped[1]}" for m in metric.finditer(grouped[2])))
     separated = re.compile(rf"(?<=[^\n]){metric.pattern}(?=[:=|→])", re.I)
     lines = separated.sub(lambda match: "\n" + match.group(), text).split("\n")
     predictions: dict[str, Direction] = {}

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import PurePosixPath
 
-OPEN = re.compile(r"\s*<{5,9} ?SEARCH>?\s*", re.I)
+OPEN = re.compile(r"\s*<{5,9} ?SEARCH[>:]?\s*", re.I)
 DIVIDE = re.compile(r"\s*={5,9}\s*")
-CLOSE = re.compile(r"\s*>{5,9} ?REPLACE\s*", re.I)
+CLOSE = re.compile(r"\s*>{5,9} ?REPLACE:?\s*", re.I)
 MALFORMED = re.compile(r"\s*(<{5}|>{5}|[<>]{3,}\s*(SEARCH|REPLACE)\b)", re.I)
 FORM = "a block is a line `<<<<<<< SEARCH`, lines of the file, a line `=======`, new lines, a line `>>>>>>> REPLACE`"
 
+HUNK = re.compile(r"@@.*@@")
 FENCE = re.compile(r"\s*(`{3,}|~{3,})")
 FILE = re.compile(
     r"[^\w./]*(?:\w+[^\w./]+){0,2}([\w./][\w./-]*\.(?:py|j2|ya?ml|toml|jsonl?|txt|md|sh|cfg|ini))\W*", re.I
@@ -86,7 +87,19 @@ def parse(answer: str) -> list[Edit]:
             raise EditError(f"{block}: line {at + 1}, `{line.strip()}`, is not a valid marker: {FORM}")
     if opened is not None:
         raise EditError(f"{block} has no `>>>>>>> REPLACE` before the answer's end: {FORM}")
-    return edits
+    return edits or list(_hunks(lines))
+
+
+def _hunks(lines: list[str]) -> Iterator[Edit]:
+    """Yield the hunks of a unified diff as edits; the numbers of its lines are not used."""
+    starts = [at for at, line in enumerate(lines) if HUNK.match(line)]
+    for start in starts:
+        body = list(itertools.takewhile(lambda line: line[:1] in ("", " ", "+", "-"), lines[start + 1 :]))
+        while body and not body[-1]:
+            body.pop()
+        search, replace = ([line[1:] for line in body if line[:1] != sign] for sign in "+-")
+        if search and search != replace:
+            yield Edit(_text(search, "\n"), _text(replace, "\n"), None)
 
 
 def apply(source: str, edits: Sequence[Edit], file: str = "experiment.py") -> str:

@@ -20,6 +20,7 @@ _RULE = re.compile(r"\s*(?:[-=_*]\s?){3,}")  # also what underlines a heading
 _HASHES = re.compile(r"(#{1,6})\s*(\S.*)")
 _BOLD = re.compile(r"(?:\*\*|__)(.+?)(?:\*\*|__)\s*(:?)\s*(.*)")
 _NUMBERED = re.compile(r"^(?:(?:section|part|step)\s+)?(?:\d+|[ivx]+)\s*[.):]\s*", re.I)
+BEFORE = ""  # the section before the first heading
 _BOLD_LEVEL, _PLAIN_LEVEL = 7, 8  # of headings without hashes: below all that have them
 _CHANNEL = re.compile(r".*<\|(?:message|im_start)\|>(?:assistant\n)?|<\|\w+\|>", re.DOTALL)
 _WIDE = str.maketrans({"：": ": ", "【": "[", "】": "]", "（": " (", "）": ")", "，": ", "})
@@ -59,20 +60,20 @@ def _visible(letter: str) -> bool:
 
 
 def outside_blocks(text: str) -> list[str]:
-    """Return the lines of a text that are in no SEARCH/REPLACE block, without fences and quotation marks."""
+    """Return the lines of a text that are in no SEARCH/REPLACE block, without fences, quotation marks and escapes."""
     lines, inside = [], False
     for line in text.split("\n"):
         if OPEN.fullmatch(line) or CLOSE.fullmatch(line):
             inside = bool(OPEN.fullmatch(line))
         elif not inside and not _FENCE.fullmatch(line):
-            lines.append(re.sub(r"^\s{0,3}>\s?", "", line).rstrip())
+            lines.append(re.sub(r"^\s{0,3}>\s?|\\(?=[\[\]*_#])", "", line).rstrip())
     return lines
 
 
 def split(text: str, names: Names) -> dict[str, str]:
-    """Return the text under each heading of `names` that is there; other names count where there is none of that name.
+    """Return the text under each heading of `names` that is there, and under "" what stands before the first.
 
-    Raise TwoSections.
+    Other names count where there is none of that name. Raise TwoSections.
     """
     own = _split(text, dict.fromkeys(names, ()))
     return _split(text, {name: () if name in own else others for name, others in names.items()})
@@ -81,7 +82,7 @@ def split(text: str, names: Names) -> dict[str, str]:
 def _split(text: str, names: Names) -> dict[str, str]:
     sections: dict[str, str] = {}
     ranks: dict[str, int] = {}
-    current: Heading | None = None
+    current: Heading | None = Heading(BEFORE, 0)
     body: list[str] = []
 
     def close() -> None:
@@ -96,7 +97,7 @@ def _split(text: str, names: Names) -> dict[str, str]:
 
     for line in outside_blocks(text):
         heading = _heading(line, names)
-        if heading and heading.section is None and current and _belongs(heading, current):
+        if heading and heading.section is None and current and current.section and _belongs(heading, current):
             body.append(heading.text)
         elif heading:
             close()

@@ -68,7 +68,7 @@ def _replaced(sentence: str, facts: Facts) -> str:
 
 
 def _scores_of(sentence: str, figure: re.Match[str]) -> list[str]:
-    """Return the scores that a figure may be given for: the last one named before it in its clause, or the next word."""
+    """Return the scores that a figure may be of: the last one named before it in its clause, or the next word."""
     before, after = sentence[: figure.start()], sentence[figure.end() :]
     if _OF_A_SETTING.search(before):
         return []
