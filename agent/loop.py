@@ -1,11 +1,10 @@
 """One study, from wherever its ledger says it stands to its end."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from agent.audit import words
 from agent.comparison.baselines import Baselines
 from agent.comparison.confirmation import Confirmation
 from agent.comparison.feature_keeper import FeatureKeeper
@@ -18,7 +17,9 @@ from agent.llm.replay import NotYet
 from agent.proposers import Proposer
 from agent.proposers.template import baseline_proposal
 from agent.report.idea_analysis import Analysis
+from agent.report.model_words import Contradiction
 from agent.report.notebook import Notebook
+from agent.report.prose import Facts
 from agent.run_stages import RunStages
 from agent.running.job_queue import JobQueue
 from agent.study import events, job_names
@@ -36,6 +37,13 @@ class StudyResult:
 
     reason: str
     exit_code: int
+
+
+def contradicted(text: str, run: int, facts: Facts) -> Iterable[Contradiction]:
+    """Return what results contradict in a language model's text about a run."""
+    from agent.audit import words  # here, as most studies have no such text and start sooner without
+
+    return words.check(text, run, facts)
 
 
 class Loop:
@@ -70,7 +78,7 @@ class Loop:
         self.over = False  # at once: no run can count
         self.described: list[int] = []  # runs that the proposer has nothing more to say of
         self.left_over = False  # the proposer had no more to try, and the budget of runs was not spent
-        self.notebook = Notebook(study, analysis, words.check)
+        self.notebook = Notebook(study, analysis, contradicted)
 
     @property
     def state(self) -> State:

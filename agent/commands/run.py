@@ -178,7 +178,7 @@ def note(path: Path, run_name: str, message: str) -> None:
 def _import_what_is_used_late(language_model: LanguageModel | None) -> None:
     """Import before the first run what is otherwise imported after it, so that no run can put another in its place."""
     names = ("git", "matplotlib.backends.backend_agg", "matplotlib.figure", "scipy.special")
-    for name in (*names, "openai") if language_model else names:
+    for name in (*names, "openai", "agent.audit.words") if language_model else names:
         with suppress(ImportError):  # said where it is used
             import_module(name)
 
