@@ -1,12 +1,12 @@
 """How well answers of language models are understood, and their sentences judged: rates on texts written for it.
 
-    python benchmarks/answers.py [--half first|second] [--show]
+    python benchmarks/answers.py [--set first|second|third] [--show]
 
-benchmarks/answers holds 200 whole answers (plans, proposals, findings, conclusions) in the forms that models give them,
-and 300 sentences on two made studies, true, false, or open (nothing in the figures could contradict them). They were
-written before the rules, by an author who did not know them; the second half was not looked at while the rules were
-made. Prints how many answers were wrongly refused and wrongly taken, and how many sentences were wrongly held against
-their author and wrongly let pass unmarked. `--show` lists them.
+benchmarks/answers holds 280 whole answers (plans, proposals, findings, conclusions) in the forms that models give them,
+and 450 sentences on two made studies: true, false, or open (nothing in the figures could contradict them). Authors who
+did not know the rules wrote them. The first set was looked at while the rules were made, the second after they had been
+made, the third never. Prints how many answers were wrongly refused and wrongly taken, and how many sentences were
+wrongly held against their author and wrongly let pass unmarked; `--show` lists them.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from agent.study.state import RunState
 
 HERE = Path(__file__).with_suffix("")
 HEADLINE = ("l0", "explained_variance_centered", "ce_loss_score", "loss_added", "alive_fraction", "probing_auc_5")
+SETS = ("first", "second", "third")
 RUNS_LEFT, NEXT_RUN = 4, 6
 WITH_RESULTS = range(5)
 MEANING = {
@@ -174,17 +175,16 @@ def held_against(said: dict[str, Any], whole: Facts) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--half", choices=("first", "second"))
+    parser.add_argument("--set", choices=SETS)
     parser.add_argument("--show", action="store_true")
     args = parser.parse_args()
-    halves = [args.half] if args.half else ["first", "second"]
-    for half in halves:
-        asked, said = read(f"answers_{half}.jsonl"), read(f"sentences_{half}.jsonl")
+    for name in [args.set] if args.set else SETS:
+        asked, said = read(f"answers_{name}.jsonl"), read(f"sentences_{name}.jsonl")
         usable, false = sum(each["usable"] for each in asked), sum(each["label"] == "false" for each in said)
         wrong = judge_answers(asked) | judge_sentences(said)
         of = {"refused": usable, "misread": usable, "taken": len(asked) - usable}
         of |= {"held": len(said) - false, "passed": false}
-        print(f"{half} half: {len(asked)} answers, {len(said)} sentences")
+        print(f"{name} set: {len(asked)} answers, {len(said)} sentences")
         for kind, cases in wrong.items():
             print(f"  {MEANING[kind]}: {len(cases)} of {of[kind]} ({len(cases) / of[kind]:.0%})")
             for case in cases if args.show else ():

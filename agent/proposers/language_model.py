@@ -133,7 +133,7 @@ class LLMProposer:
             description=base.planned,
             why=base.why,
             predictions={},
-            source=_file_to_edit(state, base, number),
+            source=file_to_edit(state, base, number),
             planned=base.planned,
             start=base.start,
         )
@@ -243,7 +243,7 @@ def still_planned(state: State) -> list[tuple[str, str]]:
     return [(planned.title, "still planned when the study ended") for planned in state.plan.runs[max(0, started) :]]
 
 
-def _file_to_edit(state: State, base: Proposal, run: int) -> str:
+def file_to_edit(state: State, base: Proposal, run: int) -> str:
     """Return the file that an attempt starts from: as the last attempt left it, unless a person refused that change."""
     failed = state.runs[run] if run < len(state.runs) else None
     if failed is None or failed.verdict is None or not refused_by_person(failed.verdict):

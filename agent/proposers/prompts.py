@@ -32,7 +32,7 @@ from agent.report.outcome import outcome_sentence
 from agent.report.prose import Facts
 from agent.report.run_section import compared_lines
 from agent.running import preflight, process
-from agent.study.attempts import ATTEMPTS
+from agent.study.attempts import ATTEMPTS, refused_by_person
 from agent.study.events import PlanMade
 from agent.study.records import Proposal
 from agent.study.runs import Run
@@ -73,6 +73,8 @@ class Prompts:
         """Ask for edits to the file of `base`: the previous attempt at this run, or the run that it starts from."""
         failed = state.runs[number] if number < len(state.runs) else None
         origin = f"from {_run_name(base.start)}" if failed is None else f"as left by attempt {attempt - 1}"
+        if failed and failed.verdict and refused_by_person(failed.verdict):
+            origin = f"as it was before attempt {attempt - 1}"
         return self._fit(
             "proposal.j2",
             state,

@@ -4,13 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from builders import CHANGE, SECOND
 
 from agent.comparison.judgement import judgements
 from agent.ideas import Idea
 from agent.lab.results import Comparison
+from agent.lab.verdicts import Verdict
+from agent.proposers.language_model import file_to_edit
 from agent.proposers.prompts import Prompts
-from agent.study import ledger
-from agent.study.events import ScoredOnTest
+from agent.study import attempts, ledger
+from agent.study.events import Event, PreflightFailed, ProposalMade, ScoredOnTest
 from agent.study.state import State, derive
 from agent.study.workspace import Study
 
@@ -90,3 +93,26 @@ def test_no_figure_of_the_test_text_is_in_a_prompt(state: State):
     assert prompts(upheld) == prompts(barely)
     assert "Better (confirmed): CE-loss score differs by " in prompts(upheld)
     assert "test text" not in prompts(upheld)
+
+
+def test_after_a_no_the_next_attempt_starts_from_the_file_before_the_refused_change():
+    no, failed = attempts.refusal("too slow"), Verdict(name="preflight", evidence="line 3")
+
+    def tried(*attempted: tuple[str, Verdict]) -> str:
+        events: list[Event] = SECOND[:-2]
+        for number, (source, verdict) in enumerate(attempted, 1):
+            proposal = CHANGE.model_copy(update={"source": source})
+            events = [*events, ProposalMade(run=1, proposal=proposal)]
+            events.append(PreflightFailed(run=1, attempt=number, verdict=verdict, seconds=1))
+        state = derive(events)
+        return file_to_edit(state, state.runs[1].proposal, 1)
+
+    assert tried(("a", failed)) == "a"
+    assert tried(("a", no)) == source_of_the_baseline()
+    assert tried(("a", failed), ("b", no)) == "a"
+    assert tried(("a", failed), ("b", no), ("c", no)) == "a"
+    assert tried(("a", no), ("b", failed)) == "b"
+
+
+def source_of_the_baseline() -> str:
+    return derive(SECOND).runs[0].proposal.source
