@@ -39,6 +39,8 @@ _COMPARISON = re.compile(
     + r"\s+(?P<name>\w+)"
 )  # fmt: skip
 _REMOVED = re.compile(r"struck(?: run_(\d+))?")  # in texts of version 0.1.0, whose claims in words were removed
+_ABOUT = r"run_?\d+|baseline"
+_HAS_SUBJECT = re.compile(r"(?<!\band)(?<!\bbut)(?<!\bthat)(?<!\bas)(?<!\bwhile)(?<=\w)\s*\Z")
 _DENIED = re.compile(r"(\b(?:not|never|hardly|barely|scarcely)|n't)\s+(?:\w+\s+)?\{\{[^}]*\bvs\b", re.I)
 SYNONYMS = {
     "probing_auc_5": ("probing AUC", "AUC"),
@@ -161,14 +163,27 @@ def render(text: str, facts: Facts) -> str:
     parts, end = [], 0
     for match in PLACEHOLDER.finditer(text):
         before = text[end : match.start()]
-        named_in = before if "." not in before else before[before.rindex(".") :]  # a full stop ends what was named
         try:
-            parts += [before, _rendered(match[1], named_in, facts)]
+            parts += [before, _rendered(match[1], _named_in(text[: match.start()], match[1]), facts)]
         except BadPlaceholder:
             figure = _VALUE.fullmatch(match[1]) or _COMPARISON.fullmatch(match[1])
             parts += [before, NOTHING_MEASURED if figure else match.group()]
         end = match.end()
     return "".join([*parts, text[end:]])
+
+
+def _named_in(before: str, placeholder: str) -> str:
+    """Return the words before a placeholder that may name what it stands for, from the last full stop or placeholder on.
+
+    Where they name no metric and the last placeholder of the sentence is of the same run, it is those of the sentence.
+    """
+    sentence = re.split(r"(?<=[.!?])\s", before)[-1]
+    earlier = list(PLACEHOLDER.finditer(sentence))
+    nearest = sentence[earlier[-1].end() :] if earlier else sentence
+    if earlier and not _NAMES.search(nearest) and re.match(_ABOUT, earlier[-1][1]) and re.match(_ABOUT, placeholder):
+        same = re.match(_ABOUT, earlier[-1][1])[0] == re.match(_ABOUT, placeholder)[0]  # type: ignore[index]
+        return PLACEHOLDER.sub("", sentence) if same else nearest
+    return nearest
 
 
 def faults(text: str, facts: Facts, pending: int | None = None) -> list[str]:
@@ -221,8 +236,10 @@ def _rendered(placeholder: str, before: str, facts: Facts) -> str:
         if comparison["how"] == "-":
             compared = facts.difference(run, name, other)
             return compared if isinstance(compared, str) else format_difference(name, compared)
-        text = facts.compare(run, name, other)
-        return text if _names(before, name, run) else f"the {_title(name, facts)} of {_run_name(run)} {text}"
+        text, what = facts.compare(run, name, other), f"{_title(name, facts)} of {_run_name(run)}"
+        if _names(before, name, run):
+            return text
+        return f"{text} ({what})" if _HAS_SUBJECT.search(before) else f"the {what} {text}"
     if removed := _REMOVED.fullmatch(placeholder):
         if removed[1] is None:
             return "[Removed: a claim about a result before there was one.]"

@@ -83,6 +83,20 @@ def facts(outcome: Outcome = "worse") -> Facts:
             "Its CE-loss score {{run_4 vs run_1 ce_loss_score}}.",
             "Its CE-loss score is within noise of that of run 1 (difference +0.0000 ± 0.0039).",
         ),
+        (
+            "Its CE-loss score {{run_4 vs baseline ce_loss_score}}; against run 1 it {{run_4 vs run_1 ce_loss_score}}.",
+            "Its CE-loss score differs by +0.0200 ± 0.0020 from the baseline at the same L0 (worse); against run 1 it "
+            "is within noise of that of run 1 (difference +0.0000 ± 0.0039) (CE-loss score of run 4).",
+        ),
+        (
+            "The CE-loss score of run 4 {{run_4 vs baseline ce_loss_score}}, it {{run_4 vs run_3 ce_loss_score}}.",
+            "The CE-loss score of run 4 differs by +0.0200 ± 0.0020 from the baseline at the same L0 (worse), it "
+            "cannot be compared with the baseline (no baselines near L0 40).",
+        ),
+        (
+            "Its CE-loss score is {{run_1.ce_loss_score}}, up from {{baseline.ce_loss_score}}.",
+            "Its CE-loss score is 0.9700, up from 0.9500 (CE-loss score of the baseline).",
+        ),
         ("It came to {{run_1 - baseline ce_loss_score}}.", "It came to +0.0200 ± 0.0020."),
         (
             "The CE-loss score of run 5 {{run_5 vs run_1 ce_loss_score}}.",
