@@ -153,7 +153,7 @@ class Prompts:
             "signatures": lab_reference.signatures(),
             "operators": lab_reference.operators(),
             "needs": state.started.needs,
-            "own_measures": [(name, measure.title) for name, measure in state.started.measures.items() if measure.main],
+            "own_measures": [(name, measure) for name, measure in state.started.measures.items() if measure.main],
             "conclusion": state.conclusion,
             "required_lines": preflight.REQUIRED_LINES,
             "fixed": {name: repr(value) for name, value in preflight.fixed_constants(state.started.fixed).items()},
@@ -180,6 +180,8 @@ class Prompts:
             "why": prose.render(proposal.why, facts),
             "described": prose.render(run.state.described or "", facts),
             "judged": outcome_sentence(run, state, judgement) if run.counts else "",
+            "beside": _beside(run, facts),
+            "beside_run": proposal.start,
             "compared": compared_lines(run, state.started.primary_metric, judgement),
             "verdict": run.info.verdict.name,
             "evidence": fenced(run.info.verdict.evidence),
@@ -261,6 +263,14 @@ def _reproducible(text: str, study: Study) -> str:
     text = text.replace(f"{study.directory}/", "").replace(f"{ROOT}/", "")
     text = re.sub(r"(?<![\w.])/[^\s\"']*/(site-packages|lib/python3\.\d+)/", "", text)
     return _ADDRESSES.sub("0x...", text.replace(str(Path.home()), "~"))
+
+
+def _beside(run: Run, facts: Facts) -> list[str]:
+    """Compare a run with the one that it starts from, if both count."""
+    start = run.state.proposal.start
+    if not (start and run.counts and facts.runs[start].counts):
+        return []
+    return [f"{METRICS[name].title} {facts.compare(run.number, name, start)}" for name in facts.headline]
 
 
 def _run_name(number: int) -> str:

@@ -173,7 +173,7 @@ def render(text: str, facts: Facts) -> str:
 
 
 def _named_in(before: str, placeholder: str) -> str:
-    """Return the words before a placeholder that may name what it stands for, from the last full stop or placeholder on.
+    """Return the words before a placeholder that may name what it is, from the last full stop or placeholder on.
 
     Where they name no metric and the last placeholder of the sentence is of the same run, it is those of the sentence.
     """
