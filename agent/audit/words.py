@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agent.audit import comparisons, verdicts, word_lists
+from agent.audit import comparisons, effects, latents, quantified, verdicts, word_lists
 from agent.audit.clauses import BASELINE, clauses
 from agent.audit.judge import Claim, ProseSentence
 from agent.audit.known_figures import APART, KnownRun, KnownRuns, by_metric, from_runs
@@ -20,6 +20,7 @@ _IN_ANY_TITLE = pattern(  # says nothing of which run is meant
 )
 _COMPARED_WITH = re.compile(
     r"\b(?P<than>than|beats?|outperform\w*|versus|vs\.?|compared (?:to|with)|relative to|against) "
+    r"(?P<that>(?:that of |those of |with |in |for )?)"
     r"(?P<what>(?:(?:the|plain|an?) )?(?:[\w-]+ ){0,2}[\w-]+)",
     re.IGNORECASE,
 )
@@ -61,7 +62,7 @@ def contradictions(text: str, run: int, known: KnownRuns) -> list[Contradiction]
 
 def _until(run: int, known: KnownRuns) -> KnownRuns:
     """Leave the runs that a text about this one can know."""
-    return KnownRuns({number: each for number, each in known.runs.items() if number <= run})
+    return known.of({number: each for number, each in known.runs.items() if number <= run})
 
 
 def _subjects(sentence: str, run: int, known: KnownRuns) -> list[int]:
@@ -91,7 +92,7 @@ def _with_runs_named(sentence: str, run: int, known: KnownRuns) -> str:
     def named(match: re.Match[str]) -> str:
         stems = _stems(match["what"])
         runs = [number for number, each in known.runs.items() if number != run and stems & _stems(each.title)]
-        return f"{match['than']} run {runs[0]} {match['what']}" if len(runs) == 1 else match.group()
+        return f"{match['than']} {match['that']}run {runs[0]} {match['what']}" if len(runs) == 1 else match.group()
 
     return _COMPARED_WITH.sub(named, sentence)
 
@@ -101,7 +102,8 @@ def _contradicted(sentence: ProseSentence) -> Iterator[tuple[Claim, str]]:
     run = sentence.known.runs.get(sentence.run) if sentence.run is not None else None
     if run and not run.counts and _speaks_of(sentence.text, run) and _claims_a_result(sentence):
         yield "a result", f"run {run.number} has no results"
-    yield from verdicts.contradicted(sentence)
+    for reader in (verdicts, latents, effects, quantified):
+        yield from reader.contradicted(sentence)
     for claim, (status, evidence) in sentence.check_claims():
         if status == "contradicted" or (status == "unsupported" and _is_unlike(sentence, evidence)):
             yield claim, evidence
@@ -133,4 +135,4 @@ def _claims_a_result(sentence: ProseSentence) -> bool:
 
 def check(text: str, run: int, facts: Facts) -> list[Contradiction]:
     """Return what the results of a study contradict in a text about a run: a Check of agent.report.model_words."""
-    return contradictions(text, run, from_runs(facts.runs, facts.judged, facts.primary)) if text else []
+    return contradictions(text, run, from_runs(facts.runs, facts.judged, facts.primary, facts.smallest_effect)) if text else []
