@@ -111,6 +111,7 @@ def _directions(clause: Clause) -> list[Direction]:
         for match in word_lists.WAY.finditer(text)
         if not word_lists.NOT_A_WAY_AFTER.match(text[match.end() :])
         and not word_lists.NOT_A_WAY_BEFORE.search(text[: match.start()])
+        and not any(mention.start <= match.start() < mention.end for mention in clause.mentions)
     ]
     if not ways:
         return []
@@ -211,7 +212,7 @@ def _factors(clause: Clause) -> list[Figure]:
     figures = []
     for factor, words in word_lists.FACTORS.items():
         for match in re.finditer(rf"\b(?:{words})", clause.text, re.IGNORECASE):
-            for mention in clause.mentions:
+            for mention in clause.mentions if not word_lists.CHANGED_BY_FACTOR.search(clause.text) else ():
                 between = clause.text[min(mention.end, match.end()) : max(mention.start, match.start())]
                 if len(between.split()) <= 3 and not re.search(r"\b(?:coefficient|width|rate|size|penalty)\b", between):
                     against = clause.against[0] if clause.against else None

@@ -56,6 +56,7 @@ def clauses(sentence: str, keys: Iterable[str] = (), before: Mention | None = No
     last = before if re.match(r"(?:It|This|They|These|The (?:clear )?trend)\b", sentence) else None
     subjects: tuple[int | None, ...] = ()
     carried: tuple[int | None, ...] = ()
+    topic: Mention | None = None  # By F1, ...
     hypothetical, conditional, ends_with = False, False, None
     stretches = _stretches(sentence)
     all_named = [_named_runs(sentence[start:end]) for start, end, _ in stretches]
@@ -67,6 +68,9 @@ def clauses(sentence: str, keys: Iterable[str] = (), before: Mention | None = No
             for mention in mentioned
             if start <= mention.start < end
         ]
+        if topic and not inside:
+            inside = [replace(topic, start=0, end=0)]
+        topic = inside[0] if len(inside) == 1 and word_lists.TOPIC.fullmatch(text[: inside[0].start]) else None
         subjects = named.subjects or subjects
         if named.against and not inside and not word_lists.WAY.search(text):
             carried = named.against  # "Compared with run 2, ..."
@@ -83,7 +87,8 @@ def clauses(sentence: str, keys: Iterable[str] = (), before: Mention | None = No
             yield clause
         conditional = bool(re.match(r"\s*(?:if|unless|should|had)\b", text, re.IGNORECASE))
         if inside:
-            last = None if is_change_of(text, inside[-1]) else inside[-1]
+            of_several = len({mention.quantity.name for mention in inside}) > 1 and word_lists.ALONGSIDE.search(text)
+            last = None if of_several or is_change_of(text, inside[-1]) else inside[-1]
 
 
 def is_change_of(text: str, mention: Mention) -> bool:

@@ -163,9 +163,15 @@ class ProseSentence:
         reference = self.run_before(subject) if reference in (None, PREVIOUS) else reference
         if absent := [number for number in (subject, reference) if number not in self.known.runs]:
             return "unsupported", f"there are no results of {self.known.name(absent[0])}"
-        if subject == reference:
+        if subject == reference == BASELINE and self.run and self.is_of_baseline(claim):
+            reference = self.run
+        if subject == reference or reference not in self.known.runs:
             return None
         return comparisons.check_direction(self.known, claim, subject, reference, self.text)
+
+    def is_of_baseline(self, claim: Direction) -> bool:
+        """Return True for `the baseline is ahead`."""
+        return bool(re.search(rf"\bbaseline (?:\w+ ){{0,3}}{re.escape(claim.word)}\b", self.text, re.IGNORECASE))
 
     def of_all_variants(self, results: list[CheckResult]) -> CheckResult:
         """Return one result for a claim about the variants that names none of them."""

@@ -93,7 +93,7 @@ QUANTITIES = (
     ),
     _quantity(
         "explained variance",
-        r"explained[ _]variance(?:_\w+)?|variance explained|EV",
+        r"explained[ _]variance(?:_\w+)?|variance explained|EV|(?<=loss of )variance|(?<=no )variance",
         r"(?:frac\w*_)?(?:of_)?(?:variance_explained|explained_variance\w*)|ev",
         "higher",
     ),
@@ -152,7 +152,12 @@ QUANTITIES = (
         r".*absorption\w*",
         "lower",
     ),
-    _quantity("F1", r"F1(?:[- ]score)?", r"f1(?:_score)?", "higher"),
+    _quantity(
+        "F1",
+        r"F1(?:[- ]score)?|(?:match|follow|track|find|recover)\w*(?: with)? (?:the |its )?(?:world's )?true features",
+        r"f1(?:_score)?",
+        "higher",
+    ),
     _quantity("MCC", r"MCC", r"mcc", "higher"),
     _quantity("uniqueness", r"uniqueness(?: score)?", r"uniqueness", "higher"),
     _quantity("SCR", r"SCR(?: metric| score)?|spurious correlation removal", r"scr\w*", "higher"),

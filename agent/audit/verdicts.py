@@ -25,7 +25,8 @@ FREE = pattern(
         without~(?:any~)?(?:cost|harm|sacrifices?|drawbacks?) harmless costless pays?~for~itself paid~for~itself
         dead~weight superfluous dispensable untouched unharmed (?:costs?|loses?|lost|sacrifices?)~no(?!~more)
         (?:for|at|with|is)~no~(?:\w+~)?(?:loss|decline|drop|sacrifice)~(?:of|in) (?:costs?|loses?)~(?:any|none)
-        without~(?:any~)?(?:\w+~)?(?:loss|losing|sacrificing) gives~up~no(?:thing)?"""
+        without~(?:any~)?(?:\w+~)?(?:loss|losing|sacrificing) gives~up~no(?:thing)?
+        (?:nor|not)~(?:\w+~){0,5}(?:costs?|loses?)~any"""
 )
 WORKS = pattern(
     r"""works?(?=~well|~here|~as~(?:hoped|intended|expected)|[,.;!]|~and\b|$) worked pa(?:ys?|id)~off pays?(?=[,.;!:]|$)
@@ -58,6 +59,7 @@ CONFIRMED = re.compile(
     r"|\bconfirmed(?: \w+)? (?:gain|improvement|winner|win)\b",
     re.IGNORECASE,
 )
+_DENIED_WITHIN = pattern("not never hardly barely yet~to remains~to")
 _NULL = pattern("noise null nothing no unchanged")
 _VERDICTS = (  # the words, the outcomes that contradict them, and those that contradict their denial
     (WORKS, NO_GAIN, GAIN),
@@ -160,7 +162,8 @@ def _said(words: re.Pattern[str], clause: Clause) -> bool | None:
     """Return True if a clause says so, False if it denies it, None if it says neither."""
     if (match := words.search(clause.text)) is None:
         return None
-    return not NEGATION.search(clause.text[: match.start()])
+    within = words in (CONFIRMED, HOLDS) and _DENIED_WITHIN.search(match.group())
+    return not (within or NEGATION.search(clause.text[: match.start()]))
 
 
 def _losses(run: KnownRun, clause: Clause) -> list[str]:

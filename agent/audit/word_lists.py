@@ -18,16 +18,17 @@ WAYS = {  # in the order in which they are tried
     "lowest": "lowest smallest least fewest minimal",
     "best": "best optimal state[-~]of[-~]the[-~]art",
     "worst": "worst poorest",
-    "same": r"""unchanged the~same same identical similar comparable maintain(?:s|ed|ing)? preserv(?:es|ed|ing)
-        equal(?:s|led)? on~par stable constant match(?:es|ed) no~(?:\w+~)?(?:change|difference) did~not~change
+    "same": r"""unchanged the~same(?!~(?:way|direction)) same(?!~(?:way|direction)) identical similar comparable maintain(?:s|ed|ing)? preserv(?:es|ed|ing)
+        equal(?:s|led)? on~par stable constant match(?:es|ed) no~(?:\w+~)?(?:change|difference)
         within~(?:\w+~)?noise too~small~to~(?:tell|see|be~told) indistinguishable lost~in~(?:the~)?noise
         (?:stay(?:s|ed)?|remain(?:s|ed)?)~(?:at~its|put|where)~\w+ flat immune unaffected untouched
-        (?:hardly|barely|scarcely)~(?:move[sd]?|change[sd]?|differs?) (?:leaves?|left)~(?:\w+~){1,4}where~it~was""",
+        (?:hardly|barely|scarcely|do(?:es)?~not|did~not)~(?:move[sd]?|change[sd]?|differ(?:s|ed)?|budge[sd]?|shift(?:s|ed)?)
+        as~(?:well|good|high|low|much|many)~as(?=~(?:it~was|in~run|in~the~baseline|before|the~baseline.s\b)) (?:leaves?|left)~(?:\w+~){1,4}where~it~was""",
     "better": r"""improv(?:e[sd]?|ing|ements?) better superior(?:ity)? out-?perform(?:s|ed|ing)?
-        enhanc(?:e[sd]|ing|ements?) beats? beaten surpass(?:es|ed|ing)? boost(?:s|ed|ing)? stronger wins? won easier
-        ahead(?=~of) more~(?:effective|accurate|faithful|favou?rable)""",
+        enhanc(?:e[sd]|ing|ements?) beats? beaten edge[sd]?~out tops surpass(?:es|ed|ing)? boost(?:s|ed|ing)? stronger wins? won easier
+        ahead(?=~of|\s*[.;]?$) (?:comes?|came|ranks?)~(?:before|ahead|above) more~(?:effective|accurate|faithful|favou?rable)""",
     "worse": r"""worse(?:n(?:s|ed|ing)?)? degrad(?:e[sd]?|ing|ations?) deteriorat(?:e[sd]?|ing|ion) inferior
-        hurts? harm(?:s|ed) under-?perform(?:s|ed)? suffer(?:s|ed)? regress(?:es|ed|ion) weaker poorer harder behind
+        hurts? harm(?:s|ed) do(?:es|ing)?~damage did~damage damag(?:es|ed) lags?~behind trails? under-?perform(?:s|ed)? suffer(?:s|ed)? regress(?:es|ed|ion) weaker poorer harder behind
         costs(?!~(?:nothing|no|little|next|hardly|almost|compute|time)\b)
         (?:takes?|took)~(?:a~)?(?:\w+~)?hit at~(?:a|some|considerable|great)~(?:\w+~)?(?:price|cost|expense)""",
     "up": r"""sparser (?:is|are|was|were|goes|went|moved|comes?|came)~(?:\w+ly~|now~)?up(?!~to)
@@ -65,7 +66,7 @@ IDIOM = re.compile(  # how to read an axis
 
 TREND_WORD = pattern(r"trend\w* stead(?:y|ily) monoton\w+ progressive\w* gradual\w* correlat\w+ scales?~with")
 TREND = re.compile(
-    TREND_WORD.pattern + r"|\b(?:consistent\w*|continu\w+ to|kept|keeps|throughout|run after run|from run to run"
+    TREND_WORD.pattern + r"|\b(?:consistent\w*|each time|every time|continu\w+ to|kept|keeps|throughout|run after run|from run to run"
     r"|with (?:each|every) (?:run|step|variant)"
     r"|(?:across|over|through(?:out)?) (?:the |all |all of the |our |successive )*(?:course of )?"
     rf"{words('runs experiments variants configurations settings iterations training epochs steps')}"
@@ -87,7 +88,7 @@ _VERB = words(
 _HAPPENED = re.sub(  # after these an infinitive says what happened
     r"(\w+) ?",
     r"(?<!\1 )",
-    "continued continues continue managed able helped led seems appears fails failed unable",
+    "continued continues continue managed able helped led seems appears fails failed unable one first only last",
 )
 HYPOTHETICAL = re.compile(
     r"\b(?:"
@@ -129,10 +130,11 @@ AGAINST = re.compile(
     + words(
         r"""than (?:superior|inferior)~to (?:in~|by~)?comparison~(?:to|with) compared~(?:to|with) relative~to
             over versus vs\.? against below above (?:up~|down~)?from from~[\d.,]+%?(?=~(?:in|for|of|at)\b)
-            beat(?:s|en|ing)? out-?perform\w* surpass\w* exceed(?:s|ed|ing)? improv\w+~(?:up)?on ahead~of behind
-            beside match(?:es|ed|ing)?"""
+            beat(?:s|en|ing)? edge[sd]?~out tops trails? out-?perform\w* surpass\w* exceed(?:s|ed|ing)? improv\w+~(?:up)?on ahead~of behind
+            beside match(?:es|ed|ing)? (?:comes?|came|ranks?)~(?:before|ahead~of|above)"""
     )
     + r"|(?P<loose>as|to|with|of))\s+(?:both )?"
+    r"(?:(?:it|they) (?:do(?:es)?|did|was|were|is|are) (?=with |in |for )(?:with )?)?"
     r"(?:(?:that|those|what|the (?:one|value|values|figure|score|results?)) (?:of|in|from|for) |in |for )*"
     + WHICH.format("r_")
     + r"(?:['’]s)?(?: and (?:that of |in )?(?P<and>"
@@ -143,6 +145,9 @@ AGAINST = re.compile(
 ALIKE = pattern(
     r"noise same identical similar comparable equal close par good well high low match\w*"
 )  # as, to, with a run
+ALONGSIDE = pattern(  # what is said next is of no one of two quantities
+    r"mirrors? tracks? follows? parallels? opposite inverse(?:ly)? correlat\w+ like unlike"
+)
 OTHERS = re.compile(
     r"\b(?:than|outperform\w*|beat\w*|surpass\w*|exceed\w*|over|of|among|across)\s+(?:(?:in|for|that of|those of) )?"
     r"(?:all|any|every|both|each)(?: of)?(?: the)?(?: other| earlier| previous| prior| preceding)* "
@@ -159,7 +164,7 @@ CLAUSE = re.compile(
     re.IGNORECASE,
 )
 CONTINUES = re.compile(  # a clause that goes on about what was named before
-    r"\s*(?:it |this |that |they )?"
+    r"\s*(?:it |this |that |they |the baseline |run \d+ )?"
     + words(
         r"""is was are were has have down up a an compared continu\w* further then still slightly also even
             significantly substantially markedly both well far just much considerably clearly"""
@@ -167,6 +172,7 @@ CONTINUES = re.compile(  # a clause that goes on about what was named before
     + r"\b",
     re.IGNORECASE,
 )
+TOPIC = re.compile(r"\s*(?:(?:ranked|judged|measured) by|by|in terms of|as for|on|in) (?:the )?", re.IGNORECASE)
 OF_RESULTS = re.compile(  # better, of results as a whole
     rf"\b{words('performance results? scores? metrics? overall quality everything across~the~board improvements?')}\b"
     r"|^\s*(?:this|it|run \d+|the (?:model|run|variant|sae))(?: \w+)? (?:improv|outperform|degrad|enhanc)",
@@ -288,6 +294,9 @@ FACTORS = {
     2.0: r"halv\w+|cut in half|half (?=(?:of )?th)|doubl(?:ed|es)|twice (?=as|th)",
     3.0: r"tripl(?:ed|es)|threefold",
 }
+CHANGED_BY_FACTOR = re.compile(  # it gave up twice as much of it
+    rf"\b{words('g[ia]v(?:es?|ing)~up los(?:es?|t|ing) costs? gain(?:s|ed)? sacrificed?')}\b[^,;]*\btwice as much\b", re.IGNORECASE
+)
 LOOSELY = r"(?:about|around|roughly|approximately|nearly|almost|over|~|≈)"
 _L0 = r"(?:mean |average )?(?:L0|sparsity)\b"
 L0_DIFFERS = re.compile(  # at a higher L0, L0 rose, at an L0 of 52 rather than 20
@@ -307,7 +316,7 @@ MENTIONS_L0 = re.compile(
     re.IGNORECASE,
 )
 AT_SAME_L0 = re.compile(
-    r"\b(?:at|with|for) (?:[\w'’]+ ){0,3}(?:same|equal|identical|matched|own|comparable|similar|given) L0"
+    r"\b(?:at|with|for) (?:[\w'’]+ ){0,3}(?:same|equal|identical|matched|own|comparable|similar|given) (?:L0|sparsity|density)"
     r"|\bL0 (?:is |was |being )?(?:held|kept) \w+",
     re.IGNORECASE,
 )

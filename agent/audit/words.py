@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent.audit import comparisons, effects, latents, quantified, verdicts, word_lists
+from agent.audit.claims import Figure
 from agent.audit.clauses import BASELINE, clauses
 from agent.audit.judge import Claim, ProseSentence
 from agent.audit.known_figures import APART, KnownRun, KnownRuns, by_metric, from_runs
@@ -24,7 +25,14 @@ _COMPARED_WITH = re.compile(
     r"(?P<what>(?:(?:the|plain|an?) )?(?:[\w-]+ ){0,2}[\w-]+)",
     re.IGNORECASE,
 )
+_REPHRASED = (  # adjectives and verbs for a direction of a metric
+    (re.compile(r"\bexplain(?:s|ed|ing)? (more|less) (?:of the )?variance\b", re.IGNORECASE), "explained variance"),
+    (re.compile(r"\b(more|less) unique\b", re.IGNORECASE), "uniqueness"),
+    (re.compile(r"\badd(?:s|ed|ing)? (more|less) loss\b", re.IGNORECASE), "loss added"),
+    (re.compile(r"\b(more|less) loss is added\b", re.IGNORECASE), "loss added"),
+)
 _THE_RUN = re.compile(r"\b(?:this|the) run\b|\AIt\b", re.IGNORECASE)
+_DIRECTIONS = {"more": "higher", "less": "lower"}
 _FAILED = pattern(r"fail\w* broke crash\w* nan not~finite abort\w* diverged untested never no~results? nothing unknown")
 _FINISHED = pattern(
     r"(?:finish|complet|converg|reproduc|confirm|prove|reach|achiev)\w* shows showed trained~(?:well|stably)"
@@ -48,7 +56,7 @@ def contradictions(text: str, run: int, known: KnownRuns) -> list[Contradiction]
     """
     known, before, found = _until(run, by_metric(known)), None, []
     for sentence in split_sentences(text):
-        words = word_lists.AT_SAME_L0.sub(_unless_rendered, _with_runs_named(sentence, run, known))
+        words = word_lists.AT_SAME_L0.sub(_unless_rendered, _rephrased(_with_runs_named(sentence, run, known)))
         subjects = _subjects(sentence, run, known)
         by_subject = [
             dict(_contradicted(ProseSentence(Statement(0, subject, "", words), before, known))) for subject in subjects
@@ -79,6 +87,13 @@ def _stems(text: str) -> set[str]:
     return {match[1] for word in re.findall(r"[a-z]+", bare) if (match := _STEM.fullmatch(word))}
 
 
+def _rephrased(sentence: str) -> str:
+    """Put a metric's name and a direction in place of an adjective or a verb that means it."""
+    for meant, metric in _REPHRASED:
+        sentence = meant.sub(lambda said, metric=metric: f"{_DIRECTIONS[said[1].lower()]} {metric}", sentence)
+    return sentence
+
+
 def _unless_rendered(at_same_l0: re.Match[str]) -> str:
     """Leave out that two sides have the same L0, which is no claim, but not from a rendered difference."""
     before, after = at_same_l0.string[: at_same_l0.start()], at_same_l0.string[at_same_l0.end() :]
@@ -104,9 +119,19 @@ def _contradicted(sentence: ProseSentence) -> Iterator[tuple[Claim, str]]:
         yield "a result", f"run {run.number} has no results"
     for reader in (verdicts, latents, effects, quantified):
         yield from reader.contradicted(sentence)
+    for figure in sentence.read().figures:
+        if figure.subject is None and run and not run.counts and _is_nobodys(figure, sentence):
+            yield figure, f"no run has {figure.quantity.name} {figure.number}"
     for claim, (status, evidence) in sentence.check_claims():
         if status == "contradicted" or (status == "unsupported" and _is_unlike(sentence, evidence)):
             yield claim, evidence
+
+
+def _is_nobodys(figure: Figure, sentence: ProseSentence) -> bool:
+    """Return True if a value with decimals is that of no run, though its quantity was measured."""
+    values = [run.figures_of(figure.quantity, figure.wording) for run in sentence.known.runs.values()]
+    found = [sentence.matching_path(figure, each) for each in values if each]
+    return figure.kind == "value" and "." in figure.number and bool(found) and not any(found)
 
 
 def _is_unlike(sentence: ProseSentence, evidence: str) -> bool:
