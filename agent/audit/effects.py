@@ -57,7 +57,7 @@ def _threshold(clause: Clause, run: KnownRun, sentence: ProseSentence) -> Iterat
     known = sentence.known
     smallest, limit = known.smallest_effect, _LIMIT.replace("hypothesis", "idea")
     said = re.search(
-        rf"\b(?:(?P<more>{_MORE})|(?P<less>{_LESS})) (?:{limit}|(?:the )?{smallest:g}(?![\d.]))", clause.text, re.IGNORECASE
+        rf"\b(?:(?P<more>{_MORE})|(?P<less>{_LESS})) (?:{limit}|(?:the )?{smallest:g}(?!\.?\d))", clause.text, re.IGNORECASE
     )
     about = clause.mentions or ([clause.last] if clause.last else [])
     if not said or not smallest or known.primary not in run.differences or _ANOTHER_LIMIT.search(clause.text):

@@ -17,7 +17,7 @@ _SHARES = {
 }  # fmt: skip
 _COUNTS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 _ALL_ALIVE = re.compile(
-    rf"\bfully alive\b|\b(?:all|every)(?: single)?(?: one)?(?: of)?(?: the| its)? {_LATENTS}(?: \w+)? "
+    rf"\bfully alive\b|\b(?:all|every)(?: single)?(?: one)?(?: of)?(?: the| its)? {_LATENTS}(?: \w+){{0,2}} "
     r"(?:alive|active|in use|survives?|survived)\b"
     rf"|\bkeep\w* (?:all|every)\b[^,;]* alive|\b(?:no|not a single|never a|not one) (?:dead )?{_LATENTS}"
     r"(?: (?:has|have|was|is|were|are|ever|has ever))* (?:die[sd]?|dead|lost)\b|\bno dead latents?\b"

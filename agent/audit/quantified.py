@@ -23,6 +23,7 @@ _NONE = re.compile(
     rf"\b(?:(?:none|not one) of{_OF_RUNS.format('n_').removeprefix('(?: of)?')}|no (?:single )?(?:run|variant)s?\b)",
     re.IGNORECASE,
 )
+_OF_SUBJECT = re.compile(r"(?:^|\b(?:with|in|for|across|through|under))\s*$", re.IGNORECASE)  # not: it beats all runs
 _EXCEPT = pattern("but except save apart~from other only if both")
 _PRAISED = re.compile(r"\b(?:improv\w+|helps?|helped|pa(?:ys?|id) off|works?|worked|beats?|is better|gains?)\b", re.I)
 
@@ -33,7 +34,7 @@ def contradicted(sentence: ProseSentence) -> Iterator[tuple[str, str]]:
         return
     for clause in clauses(sentence.text, sentence.keys):
         every, none = _EVERY.search(clause.text), _NONE.search(clause.text)
-        if not (said := every or none):
+        if not (said := every or none) or not _OF_SUBJECT.search(clause.text[: said.start()]):
             continue
         before, after = clause.text[: said.start()], clause.text[said.end() :]
         reading = claims.read(f"{before} it {after}", sentence.keys, clause.last)

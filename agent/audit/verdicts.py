@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from agent.audit.clauses import Clause, clauses
 from agent.audit.judge import ProseSentence
-from agent.audit.known_figures import KnownRun, KnownRuns
+from agent.audit.known_figures import KnownRun, KnownRuns, is_within
 from agent.audit.quantities import L0, Mention
 from agent.audit.word_lists import NEGATION, pattern
 from agent.hypothesis import Outcome
@@ -33,7 +33,7 @@ WORKS = pattern(
         (?:clear~|big~|real~|clean~)?(?:win|winner|success) succeeds? succeeded (?<!what~)help(?:s|ed)?
         successful(?:ly)? (?:the|a)~better~(?:SAE|dictionary|model|run|encoder|code)
         most~(?:useful|successful|effective|helpful|beneficial|valuable|fruitful)
-        (?:solid|clear|significant|substantial|real|genuine)~(?:gain|improvement)"""
+        (?:solid|clear|significant|substantial|real|genuine)~(?:gain|improvement) worth(?:while|~it|~the~\w+)"""
 )
 HOLDS = re.compile(
     r"\b(?:idea|suspicion|conjecture|claim|prediction|intuition|thesis)\b[^,;]*?"
@@ -43,7 +43,11 @@ HOLDS = re.compile(
 IN_FULL = pattern(r"full(?:y)? both every all entirely complete(?:ly)? throughout")
 FAILS = pattern(
     r"""no~(?:gain|benefit|improvement|effect) nothing~(?:gained|changed) refuted falsified failure useless
-        dead~end makes?~no~difference changes?~nothing"""
+        dead~end"""
+)
+NEUTRAL = pattern(
+    r"""ma(?:kes?|de)~no~(?:\w+~)?difference change[sd]?~(?:nothing|little) null~result (?:does|did)~not~matter
+        not~(?:needed|necessary|required) unnecessary redundant without~(?:any~)?effect"""
 )
 REFUTED = pattern("refuted falsified rejected disproved contradicted fails? failed collapses? dead wrong")
 DENIED = pattern("refuted wrong mistaken false disproved unfounded rejected myth")
@@ -56,26 +60,33 @@ CONFIRMED = re.compile(
     rf"(?:{_SEEDS})\b(?: \w+){{0,2}}? {_SHOW}"
     rf"|(?:{_SHOW}|surviv\w+|stood|stands|h[eo]lds? up|held|persist\w*|remain\w*)(?: \w+){{0,2}}? (?:the )?(?:{_SEEDS})\b"
     rf"|\b{_GAINED}[^,;]*? (?:was|is|has been|been|got|stands) (?:since )?(?:confirmed|settled|replicated)\b"
-    r"|\bconfirmed(?: \w+)? (?:gain|improvement|winner|win)\b",
+    r"|\brun \d+[^,;]*? (?:was|is|been) confirmed\b|\bconfirmed(?: \w+)? (?:gain|improvement|winner|win)\b",
     re.IGNORECASE,
 )
 _DENIED_WITHIN = pattern("not never hardly barely yet~to remains~to")
+_PENDING = pattern("to~be to~get awaits? awaiting pending wants? needs? lacks? without yet still")
 _NULL = pattern("noise null nothing no unchanged")
 _VERDICTS = (  # the words, the outcomes that contradict them, and those that contradict their denial
     (WORKS, NO_GAIN, GAIN),
     (HOLDS, LOSS, ("better",)),
     (FAILS, GAIN, ()),
+    (NEUTRAL, ("worse", *GAIN), ()),
     (CONFIRMED, ("unconfirmed", "within noise", "negligible", "worse", "not better", "not confirmed"), ("better", "untested")),
 )  # fmt: skip
 _THESIS = re.compile(r"\bhypothesis", re.IGNORECASE)
 _CAN = re.compile(r"\bcan\b", re.IGNORECASE)  # no expectation: of what a verdict is said, and what is so
 ACROSS = re.compile(
-    r"\b(?:across the board|(?:every|all|each|any)(?: of the| the| headline)* (?:metrics?|measures?|scores?|figures?)"
+    r"\b(?:across the board|(?:every|all|each|any)(?: of the| the| headline)* (?:metrics?|measures?|scores?|figures?)|everything"
     r"|(?:on|in) every (?:count|respect|front))\b",
     re.IGNORECASE,
 )
 _PRAISED = re.compile(
-    r"\b(?:win|wins|success|improv\w+|better|gains?|up|(?:the )?right (?:way|direction)|for the better|pays? off)\b",
+    r"\b(?:win|wins|success|improv\w+|better|gains?|up|lift\w*|raise[sd]?|(?:the )?right (?:way|direction)|for the better|pays? off)\b",
+    re.IGNORECASE,
+)
+_CLEAR = re.compile(
+    r"\b(?:clear|significant|real|heavy|substantial|noticeable|marked|solid|large|big|genuine|serious) "
+    r"(?:(?P<gain>gain|improvement|rise|increase|boost)|(?P<loss>loss|drop|fall|decline|decrease)) (?:of|in) (?:the )?",
     re.IGNORECASE,
 )
 _IN = re.compile(r"\s*(?:\w+ )?(?:in|for|on|with)? ?(?:the |terms of )*$", re.IGNORECASE)
@@ -131,13 +142,12 @@ def _on_thesis(clause: Clause, known: KnownRuns) -> str:
 def _contradictions(clause: Clause, run: KnownRun, known: KnownRuns) -> Iterator[str]:
     if _said(FREE, clause) and (losses := _losses(run, clause)):
         yield "; ".join(losses)
-    if named := _works_in(clause, run):
-        yield named
+    yield from filter(None, (_works_in(clause, run), _clear(clause, run)))
     others = [each for each in clause.mentions if not known.is_primary(each.quantity) and each.quantity is not L0]
     if not run.outcome or others or IN_PART.search(clause.text):
         return
     for words, contradicting, denied in _VERDICTS:
-        if clause.mentions and words in (HOLDS, FAILS):
+        if clause.mentions and words in (HOLDS, FAILS, NEUTRAL):
             continue
         said = _said(words, clause)
         if words is CONFIRMED and (_NULL.search(clause.text) and said):
@@ -158,11 +168,22 @@ def _works_in(clause: Clause, run: KnownRun) -> str:
     return "" if run.gain(title) > run.differences[title].reach else _differs(run, title)
 
 
+def _clear(clause: Clause, run: KnownRun) -> str:
+    """Return the difference of the metric that is said to have a clear gain or loss, if it has not; else nothing."""
+    said = _CLEAR.search(clause.text)
+    about = [mention for mention in clause.mentions if said and mention.start == said.end()]
+    if not said or not about or NEGATION.search(clause.text[: said.start()]) or clause.against:
+        return ""
+    title = run.compared_title(about[0].quantity, about[0].text)
+    return _differs(run, title) if title and is_within(run.differences[title].difference, run.differences[title].reach) else ""
+
+
 def _said(words: re.Pattern[str], clause: Clause) -> bool | None:
     """Return True if a clause says so, False if it denies it, None if it says neither."""
     if (match := words.search(clause.text)) is None:
         return None
     within = words in (CONFIRMED, HOLDS) and _DENIED_WITHIN.search(match.group())
+    within = within or (words is CONFIRMED and _PENDING.search(clause.text))
     return not (within or NEGATION.search(clause.text[: match.start()]))
 
 

@@ -14,19 +14,22 @@ def pattern(text: str) -> re.Pattern[str]:
 
 
 WAYS = {  # in the order in which they are tried
-    "highest": "highest largest greatest most(?!~(?:of|general|specific)\\b)",
+    "highest": "peak(?:s|ed) highest largest greatest most(?!~(?:of|general|specific)\\b)",
     "lowest": "lowest smallest least fewest minimal",
     "best": "best optimal state[-~]of[-~]the[-~]art",
     "worst": "worst poorest",
     "same": r"""unchanged the~same(?!~(?:way|direction)) same(?!~(?:way|direction)) identical similar comparable maintain(?:s|ed|ing)? preserv(?:es|ed|ing)
         equal(?:s|led)? on~par stable constant match(?:es|ed) no~(?:\w+~)?(?:change|difference)
+        no~(?:\w+~)?(?:effect~on|different~from) (?:in~line|ties|tied)~with did~not~respond unaltered
+        (?:holds?|held)~(?:steady|up|firm) (?:not|hardly|barely|scarcely)~affected
+        (?:practically|essentially|virtually|about|nearly|almost)~(?:that~of|as~(?:good|high|low)~as)
         within~(?:\w+~)?noise too~small~to~(?:tell|see|be~told) indistinguishable lost~in~(?:the~)?noise
         (?:stay(?:s|ed)?|remain(?:s|ed)?)~(?:at~its|put|where)~\w+ flat immune unaffected untouched
         (?:hardly|barely|scarcely|do(?:es)?~not|did~not)~(?:move[sd]?|change[sd]?|differ(?:s|ed)?|budge[sd]?|shift(?:s|ed)?)
         as~(?:well|good|high|low|much|many)~as(?=~(?:it~was|in~run|in~the~baseline|before|the~baseline.s\b)) (?:leaves?|left)~(?:\w+~){1,4}where~it~was""",
     "better": r"""improv(?:e[sd]?|ing|ements?) better superior(?:ity)? out-?perform(?:s|ed|ing)?
         enhanc(?:e[sd]|ing|ements?) beats? beaten edge[sd]?~out tops surpass(?:es|ed|ing)? boost(?:s|ed|ing)? stronger wins? won easier
-        ahead(?=~of|\s*[.;]?$) (?:comes?|came|ranks?)~(?:before|ahead|above) more~(?:effective|accurate|faithful|favou?rable)""",
+        recover(?:s|ed)(?=\s*[.;]?$) ahead(?=~of|\s*[.;]?$) (?:comes?|came|ranks?)~(?:before|ahead|above) more~(?:effective|accurate|faithful|favou?rable)""",
     "worse": r"""worse(?:n(?:s|ed|ing)?)? degrad(?:e[sd]?|ing|ations?) deteriorat(?:e[sd]?|ing|ion) inferior
         hurts? harm(?:s|ed) do(?:es|ing)?~damage did~damage damag(?:es|ed) lags?~behind trails? under-?perform(?:s|ed)? suffer(?:s|ed)? regress(?:es|ed|ion) weaker poorer harder behind
         costs(?!~(?:nothing|no|little|next|hardly|almost|compute|time)\b)
@@ -49,12 +52,12 @@ WAY = re.compile(r"\b(?:" + "|".join(f"(?P<{way}>{words(text)})" for way, text i
 NOT_A_WAY_AFTER = re.compile(
     r"[\s-]*"
     + words("schedules? K tiers? layers? level bound row learning rate latents? features? dimension ranks?")
-    + r"\b",
+    + r"\b|\s(?:than )?(?:the|our|this|that|what we\w*) (?:smallest (?:effect|difference)|threshold|budget|limit|tolerance)\b",
     re.IGNORECASE,
 )
 NOT_A_WAY_BEFORE = re.compile(
     rf"\b(?:at (?:the )?|{words('learning~rate coefficient penalty weight batch~size threshold width K')}"
-    rf" {words('was is were has~been')} )$",
+    rf" {words('was is were has~been')} |{words('lose lost loses costs? gave~up gives~up')} the )$",
     re.IGNORECASE,
 )
 EXTREME = {"better": "best", "worse": "worst", "up": "highest", "down": "lowest"}  # than all others
@@ -208,7 +211,7 @@ NOT_A_FIGURE_BEFORE = re.compile(  # what a number after these counts is a setti
     + words(
         r"""K layer seeds? batch(?:~size)? lr learning~rate rate coefficient weight step top threshold p alpha
             beta lambda gamma tau runs? experiment figure fig\.? table tier width d_sae dim(?:ension)? epoch
-            target budget version expansion(?:~factor)? blocks? of~the factor penalty size level section after
+            target budget smallest~effect version expansion(?:~factor)? blocks? of~the factor penalty size level section after
             for every"""
     )
     + r"\s*(?:of|=|:|to|was|is)?\s*[#~≈]?$|±\s*$|[=*/^_]$",

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agent.audit import comparisons, effects, latents, quantified, verdicts, word_lists
-from agent.audit.claims import Figure
-from agent.audit.clauses import BASELINE, clauses
+from agent.audit import comparisons, effects, latents, quantified, ranks, verdicts, word_lists
+from agent.audit.claims import Direction, Figure
+from agent.audit.clauses import BASELINE, PREVIOUS, clauses
 from agent.audit.judge import Claim, ProseSentence
 from agent.audit.known_figures import APART, KnownRun, KnownRuns, by_metric, from_runs
 from agent.audit.notes_reader import Statement
@@ -117,12 +117,14 @@ def _contradicted(sentence: ProseSentence) -> Iterator[tuple[Claim, str]]:
     run = sentence.known.runs.get(sentence.run) if sentence.run is not None else None
     if run and not run.counts and _speaks_of(sentence.text, run) and _claims_a_result(sentence):
         yield "a result", f"run {run.number} has no results"
-    for reader in (verdicts, latents, effects, quantified):
+    for reader in (verdicts, latents, effects, ranks, quantified):
         yield from reader.contradicted(sentence)
     for figure in sentence.read().figures:
         if figure.subject is None and run and not run.counts and _is_nobodys(figure, sentence):
             yield figure, f"no run has {figure.quantity.name} {figure.number}"
     for claim, (status, evidence) in sentence.check_claims():
+        if isinstance(claim, Direction) and claim.reference == PREVIOUS and evidence.endswith(APART):
+            continue  # further than what it started from, which need not be the run before
         if status == "contradicted" or (status == "unsupported" and _is_unlike(sentence, evidence)):
             yield claim, evidence
 
