@@ -32,7 +32,7 @@ WAYS = {  # in the order in which they are tried
         recover(?:s|ed)(?=\s*[.;]?$) ahead(?=~of|\s*[.;]?$) (?:comes?|came|ranks?)~(?:before|ahead|above) more~(?:effective|accurate|faithful|favou?rable)""",
     "worse": r"""worse(?:n(?:s|ed|ing)?)? degrad(?:e[sd]?|ing|ations?) deteriorat(?:e[sd]?|ing|ion) inferior
         hurts? harm(?:s|ed) do(?:es|ing)?~damage did~damage damag(?:es|ed) lags?~behind trails? under-?perform(?:s|ed)? suffer(?:s|ed)? regress(?:es|ed|ion) weaker poorer harder behind
-        costs(?!~(?:nothing|no|little|next|hardly|almost|compute|time)\b)
+        costs(?!~(?:nothing|less|more|no|little|next|hardly|almost|compute|time)\b)
         (?:takes?|took)~(?:a~)?(?:\w+~)?hit at~(?:a|some|considerable|great)~(?:\w+~)?(?:price|cost|expense)""",
     "up": r"""sparser (?:is|are|was|were|goes|went|moved|comes?|came)~(?:\w+ly~|now~)?up(?!~to)
         (?:brings?|brought|drives?|drove|push(?:es|ed)|pull(?:s|ed))~(?:\w+~){1,4}up increas(?:e[sd]?|ing)
@@ -45,8 +45,8 @@ WAYS = {  # in the order in which they are tried
         lower(?:s|ed|ing)? f[ae]ll(?:s|en|ing)? drop(?:s|ped|ping)? declin(?:e[sd]?|ing)
         reduc(?:e[sd]?|ing|tions?) smaller fewer less shr[aiu]nk(?:s|en)? below halv(?:es|ed|ing) cut(?:s|ting)?
         went~down downwards? diminish(?:es|ed) s[aiu]nks? plummet(?:s|ed) down(?=~(?:by|from|to|on|as~well)\b|\s*$)
-        slip(?:s|ped)? slid(?:es?)? dip(?:s|ped)? collapse[sd]? plunge[sd]? los(?:es|t)(?!~in\b)
-        (?:gives?|gave)~up""",
+        slip(?:s|ped)? slid(?:es?)? dip(?:s|ped)? collapse[sd]? plunge[sd]? los(?:es|t)(?!~(?:in|less|more|no|little)\b)
+        (?:gives?|gave)~up(?!~(?:less|more|no|little)\b)""",
 }
 WAY = re.compile(r"\b(?:" + "|".join(f"(?P<{way}>{words(text)})" for way, text in WAYS.items()) + r")\b", re.IGNORECASE)
 NOT_A_WAY_AFTER = re.compile(
@@ -57,7 +57,7 @@ NOT_A_WAY_AFTER = re.compile(
 )
 NOT_A_WAY_BEFORE = re.compile(
     rf"\b(?:at (?:the )?|{words('learning~rate coefficient penalty weight batch~size threshold width K')}"
-    rf" {words('was is were has~been')} |{words('lose lost loses costs? gave~up gives~up')} the )$",
+    rf" {words('was is were has~been')} |{words('lose lost loses costs? gave~up gives~up')} (?:the )?)$",
     re.IGNORECASE,
 )
 EXTREME = {"better": "best", "worse": "worst", "up": "highest", "down": "lowest"}  # than all others
@@ -134,7 +134,7 @@ AGAINST = re.compile(
         r"""than (?:superior|inferior)~to (?:in~|by~)?comparison~(?:to|with) compared~(?:to|with) relative~to
             over versus vs\.? against below above (?:up~|down~)?from from~[\d.,]+%?(?=~(?:in|for|of|at)\b)
             beat(?:s|en|ing)? edge[sd]?~out tops trails? out-?perform\w* surpass\w* exceed(?:s|ed|ing)? improv\w+~(?:up)?on ahead~of behind
-            beside match(?:es|ed|ing)? (?:comes?|came|ranks?)~(?:before|ahead~of|above)"""
+            beside at(?=~the~baseline.s~(?:level|value)) match(?:es|ed|ing)? (?:comes?|came|ranks?)~(?:before|ahead~of|above)"""
     )
     + r"|(?P<loose>as|to|with|of))\s+(?:both )?"
     r"(?:(?:it|they) (?:do(?:es)?|did|was|were|is|are) (?=with |in |for )(?:with )?)?"
@@ -146,7 +146,8 @@ AGAINST = re.compile(
     re.IGNORECASE,
 )
 ALIKE = pattern(
-    r"noise same identical similar comparable equal close par good well high low match\w*"
+    r"""noise same identical similar comparable equal close par good well high low match\w* line ties tied
+        practically essentially virtually nearly almost"""
 )  # as, to, with a run
 ALONGSIDE = pattern(  # what is said next is of no one of two quantities
     r"mirrors? tracks? follows? parallels? opposite inverse(?:ly)? correlat\w+ like unlike"
@@ -160,7 +161,7 @@ OTHERS = re.compile(
 
 CLAUSE = re.compile(
     r"[;]|,(?!\d)(?!\s*top \d)|:\s|\s[–—]\s|\(|\)"
-    rf"|\b{words('but while whereas although though despite however which because since (?<!not~)yet except')}\b"
+    rf"|\b{words('but while whereas although though despite however which because since (?<!not~)yet(?!~to) except')}\b"
     rf"|\b{words('resulting~in leading~to suggesting indicating showing demonstrating confirming')}\b"
     r"|\band (?=(?:run \d+ (?!in\b|on\b|by\b|for\b)[a-z]"
     r"|(?:the|its|a|an|this|with|also|improv|reduc|increas|decreas|lower|higher|outperform|achiev)\b))",

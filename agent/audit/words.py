@@ -31,6 +31,8 @@ _REPHRASED = (  # adjectives and verbs for a direction of a metric
     (re.compile(r"\badd(?:s|ed|ing)? (more|less) loss\b", re.IGNORECASE), "loss added"),
     (re.compile(r"\b(more|less) loss is added\b", re.IGNORECASE), "loss added"),
 )
+OPENING = 4  # words of a sentence that name what it is about
+_OF_THIS = pattern("this here it now we")
 _THE_RUN = re.compile(r"\b(?:this|the) run\b|\AIt\b", re.IGNORECASE)
 _DIRECTIONS = {"more": "higher", "less": "lower"}
 _FAILED = pattern(r"fail\w* broke crash\w* nan not~finite abort\w* diverged untested never no~results? nothing unknown")
@@ -58,8 +60,10 @@ def contradictions(text: str, run: int, known: KnownRuns) -> list[Contradiction]
     for sentence in split_sentences(text):
         words = word_lists.AT_SAME_L0.sub(_unless_rendered, _rephrased(_with_runs_named(sentence, run, known)))
         subjects = _subjects(sentence, run, known)
+        like_for_like = bool(word_lists.AT_SAME_L0.search(sentence)) and not word_lists.COST.search(sentence)
         by_subject = [
-            dict(_contradicted(ProseSentence(Statement(0, subject, "", words), before, known))) for subject in subjects
+            dict(_contradicted(ProseSentence(Statement(0, subject, "", words), before, known), like_for_like))
+            for subject in subjects
         ]
         evidence = [why for claim, why in by_subject[0].items() if all(claim in each for each in by_subject)]
         if evidence:
@@ -75,9 +79,14 @@ def _until(run: int, known: KnownRuns) -> KnownRuns:
 
 def _subjects(sentence: str, run: int, known: KnownRuns) -> list[int]:
     """Return the runs that a sentence without the number of a run may be about."""
-    stems = _stems(_COMPARED_WITH.sub(" ", sentence))
+    about = _COMPARED_WITH.sub(" ", sentence)
+    stems = _stems(about)
     named = [number for number, each in sorted(known.runs.items()) if number and _stems(each.title) & stems]
     own = known.runs.get(run)
+    opens_with = _stems(" ".join(about.split()[:OPENING]))
+    others = [number for number in named if number != run and _stems(known.runs[number].title) & opens_with]
+    if own and others and not stems & _stems(own.title) and not _OF_THIS.search(sentence):
+        return others
     has_result = own is not None and own.counts
     return list(dict.fromkeys([run, *named])) if has_result or not named else named
 
@@ -112,8 +121,8 @@ def _with_runs_named(sentence: str, run: int, known: KnownRuns) -> str:
     return _COMPARED_WITH.sub(named, sentence)
 
 
-def _contradicted(sentence: ProseSentence) -> Iterator[tuple[Claim, str]]:
-    """Yield each claim that is contradicted, and the evidence."""
+def _contradicted(sentence: ProseSentence, like_for_like: bool) -> Iterator[tuple[Claim, str]]:
+    """Yield each claim that is contradicted, and the evidence. `like_for_like`: it is said to hold at the same L0."""
     run = sentence.known.runs.get(sentence.run) if sentence.run is not None else None
     if run and not run.counts and _speaks_of(sentence.text, run) and _claims_a_result(sentence):
         yield "a result", f"run {run.number} has no results"
@@ -125,7 +134,7 @@ def _contradicted(sentence: ProseSentence) -> Iterator[tuple[Claim, str]]:
     for claim, (status, evidence) in sentence.check_claims():
         if isinstance(claim, Direction) and claim.reference == PREVIOUS and evidence.endswith(APART):
             continue  # further than what it started from, which need not be the run before
-        if status == "contradicted" or (status == "unsupported" and _is_unlike(sentence, evidence)):
+        if status == "contradicted" or (status == "unsupported" and _is_unlike(sentence, evidence, like_for_like)):
             yield claim, evidence
 
 
@@ -136,12 +145,12 @@ def _is_nobodys(figure: Figure, sentence: ProseSentence) -> bool:
     return figure.kind == "value" and "." in figure.number and bool(found) and not any(found)
 
 
-def _is_unlike(sentence: ProseSentence, evidence: str) -> bool:
+def _is_unlike(sentence: ProseSentence, evidence: str, like_for_like: bool) -> bool:
     """Return True for a difference within the noise or between runs of unlike L0, which the sentence does not admit."""
     known, text = sentence.known, sentence.text
     of_section = sentence.run in known.runs and BASELINE in known.runs
     apart = evidence.endswith(APART) or (of_section and known.why_l0_apart(sentence.run or 0, BASELINE))
-    if apart and word_lists.MENTIONS_L0.search(text):
+    if apart and not like_for_like and word_lists.MENTIONS_L0.search(text):
         return False
     noise = evidence.endswith(comparisons.WITHIN_NOISE) and not word_lists.ADMITS_NOISE.search(text)
     return noise or evidence.endswith(APART)
