@@ -17,6 +17,9 @@ ANOTHER_VERB = 40  # characters that `and` before a verb counts for
 Kind = Literal["value", "difference", "percent", "factor"]
 
 
+_AMOUNTS_TO = re.compile(r" (?:is|was|of|amounts to|comes to|at)(?: only| about| just| roughly)? ")
+
+
 @dataclass(frozen=True)
 class Direction:
     """A claim that a quantity of a run went some way against another run."""
@@ -112,6 +115,7 @@ def _directions(clause: Clause) -> list[Direction]:
         for match in word_lists.WAY.finditer(text)
         if not word_lists.NOT_A_WAY_AFTER.match(text[match.end() :])
         and not word_lists.NOT_A_WAY_BEFORE.search(text[: match.start()])
+        and not (re.match("improvement|gain|reduction", match.group()) and word_lists.VANISHED.search(text[match.end() :]))
         and not any(mention.start <= match.start() < mention.end for mention in clause.mentions)
     ]
     if not ways:
@@ -190,7 +194,8 @@ def _figures(clause: Clause) -> list[Figure]:
             continue
         mention = _quantity_of(clause, match)
         if mention and not (_is_size_of_code(mention) and word_lists.STARTS.search(text)):
-            kind = _kind(match, before, after)
+            given = is_change_of(text, mention) and _AMOUNTS_TO.fullmatch(text[mention.end : match.start()])
+            kind = "difference" if given else _kind(match, before, after)
             against = clause.against[0] if clause.against else None
             if (other := word_lists.AGAINST.search(after)) and not other["loose"]:
                 against = run_number(other, "r_")

@@ -12,6 +12,7 @@ from agent.audit import word_lists
 from agent.audit.quantities import Mention, mentions
 
 _GOES_ON_HYPOTHETICALLY = re.compile(r"\s*(?:at|with|without|by|and) ", re.IGNORECASE)
+_FROM_TO = re.compile(r"\bfrom (?:run (\d+)|the baseline) to run (\d+)\b", re.IGNORECASE)
 OWN = -2  # the run of the section
 PREVIOUS = -1  # the run before the one a claim is about
 BASELINE = 0
@@ -118,6 +119,8 @@ def run_number(match: re.Match[str], prefix: str = "") -> int:
 
 def _named_runs(clause: str) -> _NamedRuns:
     """Return the runs a clause is about, and those it compares with."""
+    if onward := _FROM_TO.search(clause):
+        return _NamedRuns((int(onward[2]),), (int(onward[1] or BASELINE),), None)
     rivals = [
         match for match in word_lists.AGAINST.finditer(clause) if not match["loose"] or word_lists.ALIKE.search(clause)
     ]

@@ -30,7 +30,7 @@ _GAINED = r"gain(?:s|ed)?|w[io]ns?|won|helps?|helped|improve[sd]?|raise[sd]?|lif
 _SIZE = r"(?P<size>smaller|larger|bigger|greater|less|lower|higher|more)\b"
 _COMPARED = (  # the gain is smaller than that of run 1; it costs less explained variance than run 3
     re.compile(
-        r"\b(?:(?P<gain>gain|improvement|advantage|benefit)|(?P<loss>loss|drop|cost|price|fall|decline|deficit|damage))\b"
+        r"\b(?:(?P<gain>gain|improvement|advantage|benefit)|(?P<loss>loss(?= (?:in|of)\b)|drop|cost|price|fall|decline|deficit|damage))\b"
         rf"[^,;]*?\b{_SIZE}[^,;]*? than\b",
         re.IGNORECASE,
     ),

@@ -22,7 +22,7 @@ _ALL_ALIVE = re.compile(
     rf"|\bkeep\w* (?:all|every)\b[^,;]* alive|\b(?:no|not a single|never a|not one) (?:dead )?{_LATENTS}"
     r"(?: (?:has|have|was|is|were|are|ever|has ever))* (?:die[sd]?|dead|lost)\b|\bno dead latents?\b"
     r"|\bdead latents?\b[^,;]*\b(?:never|not|no|nowhere)\b[^,;]*\b(?:issue|problem|concern|worry|appear\w*|show\w*)\b"
-    r"|\b(?:nothing|none)(?: of (?:them|the latents))? (?:die[sd]?|is dead|was dead|are dead|were dead)\b",
+    r"|\bin no run (?:did|do|does) (?:any )?latents? die\b|\b(?:nothing|none)(?: of (?:them|the latents))? (?:die[sd]?|is dead|was dead|are dead|were dead)\b",
     re.IGNORECASE,
 )
 _SHARE_DEAD = re.compile(
@@ -30,7 +30,11 @@ _SHARE_DEAD = re.compile(
     rf"[^,;]*?\b(?P<state>dead|die[sd]?|alive|survive[sd]?)\b",
     re.IGNORECASE,
 )
-_OF_THE_STUDY = re.compile(r"\b(?:never|in (?:this|the|our) study|in (?:any|all|every)\b|throughout)", re.IGNORECASE)
+_KILLED = re.compile(
+    rf"\b(?P<state>kills?|killed|loses?|lost) (?:(?:about|roughly|nearly) )?(?P<share>{'|'.join(_SHARES)}(?P<count>))\b",
+    re.IGNORECASE,
+)
+_OF_THE_STUDY = re.compile(r"\b(?:never|in (?:this|the|our) study|in (?:any|all|every|no)\b|throughout)", re.IGNORECASE)
 _WITHOUT_A_TERM = re.compile(r"\bwithout (?:a|an|any|the) (?:\w+ )?(?:term|loss|penalty|objective) that\b", re.IGNORECASE)
 
 
@@ -50,7 +54,7 @@ def contradicted(sentence: ProseSentence) -> Iterator[tuple[str, str]]:
 def _agrees(clause: Clause, alive: float) -> bool:
     if _ALL_ALIVE.search(clause.text):
         return alive >= ALIVE
-    said = _SHARE_DEAD.search(clause.text)
+    said = _SHARE_DEAD.search(clause.text) or _KILLED.search(clause.text)
     if not said or not re.search(_LATENTS, clause.text, re.IGNORECASE) or NEGATION.search(clause.text[: said.start()]):
         return True
     if count := said["count"]:

@@ -25,11 +25,13 @@ _NONE = re.compile(
 )
 _OF_SUBJECT = re.compile(r"(?:^|\b(?:with|in|for|across|through|under))\s*$", re.IGNORECASE)  # not: it beats all runs
 _EXCEPT = pattern("but except save apart~from other only if both")
+_ONLY = re.compile(r"\bonly (?:in )?run (\d+)\b|\brun (\d+) (?:is|was) the only\b", re.IGNORECASE)
 _PRAISED = re.compile(r"\b(?:improv\w+|helps?|helped|pa(?:ys?|id) off|works?|worked|beats?|is better|gains?)\b", re.I)
 
 
 def contradicted(sentence: ProseSentence) -> Iterator[tuple[str, str]]:
     """Yield each clause about all runs or none that a run does not bear out, and the evidence."""
+    yield from _only(sentence)
     if _EXCEPT.search(sentence.text):
         return
     for clause in clauses(sentence.text, sentence.keys):
@@ -44,6 +46,20 @@ def contradicted(sentence: ProseSentence) -> Iterator[tuple[str, str]]:
         directions = [each for each in reading.directions if each.way in ("up", "down", "better", "worse")]
         for run in runs:
             if evidence := _denied(sentence, run, directions, after, bool(every)):
+                yield clause.text, evidence
+                break
+
+
+def _only(sentence: ProseSentence) -> Iterator[tuple[str, str]]:
+    """Yield each clause that says of one run alone what the figures show of another too."""
+    for clause in clauses(sentence.text, sentence.keys):
+        if not (only := _ONLY.search(clause.text)):
+            continue
+        alone = int(only[1] or only[2])
+        directions = claims.read(clause.text, sentence.keys).directions
+        others = [run for n, run in sentence.known.runs.items() if n not in (BASELINE, alone) and run.differences]
+        for run in others:
+            if evidence := _denied(sentence, run, directions, "", every=False):
                 yield clause.text, evidence
                 break
 

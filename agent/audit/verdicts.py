@@ -5,7 +5,7 @@ differences of the metrics that the verdict names.
 import re
 from collections.abc import Iterator
 
-from agent.audit.clauses import Clause, clauses
+from agent.audit.clauses import BASELINE, Clause, clauses
 from agent.audit.judge import ProseSentence
 from agent.audit.known_figures import KnownRun, KnownRuns, is_within
 from agent.audit.quantities import L0, Mention
@@ -47,7 +47,13 @@ FAILS = pattern(
 )
 NEUTRAL = pattern(
     r"""ma(?:kes?|de)~no~(?:\w+~)?difference change[sd]?~(?:nothing|little) null~result (?:does|did)~not~matter
-        not~(?:needed|necessary|required) unnecessary redundant without~(?:any~)?effect"""
+        not~(?:needed|necessary|required) unnecessary redundant without~(?:any~)?effect
+        (?:just|every~bit)~as~(?:well|good)(?=[.,;]?$) equally~(?:well|good)"""
+)
+SMALL = re.compile(
+    r"\b(?:improvement|gain|difference|change|effect|drop|loss|rise|decline|advantage)s?\b[^,;]*?"
+    r" (?:within (?:the )?noise|indistinguishable|insignificant|negligible|too small to (?:matter|count|care))",
+    re.IGNORECASE,
 )
 REFUTED = pattern("refuted falsified rejected disproved contradicted fails? failed collapses? dead wrong")
 DENIED = pattern("refuted wrong mistaken false disproved unfounded rejected myth")
@@ -65,12 +71,17 @@ CONFIRMED = re.compile(
 )
 _DENIED_WITHIN = pattern("not never hardly barely yet~to remains~to")
 _PENDING = pattern("to~be to~get awaits? awaiting pending wants? needs? lacks? without yet still")
+UNCONFIRMED = re.compile(
+    rf"\b{_GAINED}[^,;]*? (?:to be|not|not yet|never)(?: yet)?(?: been)? confirmed\b|\bunconfirmed\b", re.IGNORECASE
+)
 _NULL = pattern("noise null nothing no unchanged")
 _VERDICTS = (  # the words, the outcomes that contradict them, and those that contradict their denial
     (WORKS, NO_GAIN, GAIN),
     (HOLDS, LOSS, ("better",)),
     (FAILS, GAIN, ()),
     (NEUTRAL, ("worse", *GAIN), ()),
+    (SMALL, ("worse", *GAIN), ()),
+    (UNCONFIRMED, ("better", "untested"), ()),
     (CONFIRMED, ("unconfirmed", "within noise", "negligible", "worse", "not better", "not confirmed"), ("better", "untested")),
 )  # fmt: skip
 _THESIS = re.compile(r"\bhypothesis", re.IGNORECASE)
@@ -148,6 +159,8 @@ def _contradictions(clause: Clause, run: KnownRun, known: KnownRuns) -> Iterator
         return
     for words, contradicting, denied in _VERDICTS:
         if clause.mentions and words in (HOLDS, FAILS, NEUTRAL):
+            continue
+        if words is SMALL and (clause.against or clause.mentions) and clause.against[:1] != (BASELINE,) and clause.against:
             continue
         said = _said(words, clause)
         if words is CONFIRMED and (_NULL.search(clause.text) and said):

@@ -24,14 +24,15 @@ WAYS = {  # in the order in which they are tried
         (?:holds?|held)~(?:steady|up|firm) (?:not|hardly|barely|scarcely)~affected
         (?:practically|essentially|virtually|about|nearly|almost)~(?:that~of|as~(?:good|high|low)~as)
         within~(?:\w+~)?noise too~small~to~(?:tell|see|be~told) indistinguishable lost~in~(?:the~)?noise
-        (?:stay(?:s|ed)?|remain(?:s|ed)?)~(?:at~its|put|where)~\w+ flat immune unaffected untouched
+        (?:stay(?:s|ed)?|remain(?:s|ed)?)~(?:put|(?:at~its|where)~\w+) (?:back~)?(?:at|to)~the~level(?=~of)
+        back~(?:at|to)(?=~the~baseline.s) flat immune unaffected untouched
         (?:hardly|barely|scarcely|do(?:es)?~not|did~not)~(?:move[sd]?|change[sd]?|differ(?:s|ed)?|budge[sd]?|shift(?:s|ed)?)
         as~(?:well|good|high|low|much|many)~as(?=~(?:it~was|in~run|in~the~baseline|before|the~baseline.s\b)) (?:leaves?|left)~(?:\w+~){1,4}where~it~was""",
     "better": r"""improv(?:e[sd]?|ing|ements?) better superior(?:ity)? out-?perform(?:s|ed|ing)?
         enhanc(?:e[sd]|ing|ements?) beats? beaten edge[sd]?~out tops surpass(?:es|ed|ing)? boost(?:s|ed|ing)? stronger wins? won easier
         recover(?:s|ed)(?=\s*[.;]?$) ahead(?=~of|\s*[.;]?$) (?:comes?|came|ranks?)~(?:before|ahead|above) more~(?:effective|accurate|faithful|favou?rable)""",
     "worse": r"""worse(?:n(?:s|ed|ing)?)? degrad(?:e[sd]?|ing|ations?) deteriorat(?:e[sd]?|ing|ion) inferior
-        hurts? harm(?:s|ed) do(?:es|ing)?~damage did~damage damag(?:es|ed) lags?~behind trails? under-?perform(?:s|ed)? suffer(?:s|ed)? regress(?:es|ed|ion) weaker poorer harder behind
+        hurts? harm(?:s|ed) do(?:es|ing)?~damage did~damage damag(?:es|ed) lags?~behind trails? loses~to falls~short(?=~of) under-?perform(?:s|ed)? suffer(?:s|ed)? regress(?:es|ed|ion) weaker poorer harder behind
         costs(?!~(?:nothing|less|more|no|little|next|hardly|almost|compute|time)\b)
         (?:takes?|took)~(?:a~)?(?:\w+~)?hit at~(?:a|some|considerable|great)~(?:\w+~)?(?:price|cost|expense)""",
     "up": r"""sparser (?:is|are|was|were|goes|went|moved|comes?|came)~(?:\w+ly~|now~)?up(?!~to)
@@ -51,7 +52,7 @@ WAYS = {  # in the order in which they are tried
 WAY = re.compile(r"\b(?:" + "|".join(f"(?P<{way}>{words(text)})" for way, text in WAYS.items()) + r")\b", re.IGNORECASE)
 NOT_A_WAY_AFTER = re.compile(
     r"[\s-]*"
-    + words("schedules? K tiers? layers? level bound row learning rate latents? features? dimension ranks?")
+    + words("effects? schedules? K tiers? layers? level bound row learning rate latents? features? dimension ranks?")
     + r"\b|\s(?:than )?(?:the|our|this|that|what we\w*) (?:smallest (?:effect|difference)|threshold|budget|limit|tolerance)\b",
     re.IGNORECASE,
 )
@@ -110,7 +111,7 @@ HYPOTHETICAL = re.compile(
 NEGATION = re.compile(
     r"\b"
     + words(r"not no never without neither nor \w+n.t fail(?:s|ed)?~to unable~to instead~of rather~than lack~of hardly")
-    + r"\b(?:\s+[\w-]+){0,3}\s*$|\b(?:none|neither)(?:\s+[\w\'’-]+){0,7}\s*$",
+    + r"\b(?:\s+[\w-]+){0,3}\s*$|\bnothing(?:\s+\w+)?\s*$|\b(?:none|neither)(?:\s+[\w\'’-]+){0,7}\s*$",
     re.IGNORECASE,
 )
 
@@ -134,7 +135,7 @@ AGAINST = re.compile(
         r"""than (?:superior|inferior)~to (?:in~|by~)?comparison~(?:to|with) compared~(?:to|with) relative~to
             over versus vs\.? against below above (?:up~|down~)?from from~[\d.,]+%?(?=~(?:in|for|of|at)\b)
             beat(?:s|en|ing)? edge[sd]?~out tops trails? out-?perform\w* surpass\w* exceed(?:s|ed|ing)? improv\w+~(?:up)?on ahead~of behind
-            beside at(?=~the~baseline.s~(?:level|value)) match(?:es|ed|ing)? (?:comes?|came|ranks?)~(?:before|ahead~of|above)"""
+            beside (?:at|to)(?=~the~baseline.s~(?:level|value)) (?:at|to)~the~level~of loses~to falls~short~of match(?:es|ed|ing)? (?:comes?|came|ranks?)~(?:before|ahead~of|above)"""
     )
     + r"|(?P<loose>as|to|with|of))\s+(?:both )?"
     r"(?:(?:it|they) (?:do(?:es)?|did|was|were|is|are) (?=with |in |for )(?:with )?)?"
@@ -301,6 +302,9 @@ FACTORS = {
 CHANGED_BY_FACTOR = re.compile(  # it gave up twice as much of it
     rf"\b{words('g[ia]v(?:es?|ing)~up los(?:es?|t|ing) costs? gain(?:s|ed)? sacrificed?')}\b[^,;]*\btwice as much\b", re.IGNORECASE
 )
+VANISHED = re.compile(  # of an improvement that is none
+    r"\b(?:(?:disappear|vanish|evaporat)\w*|(?:is|are|was|goes|has) (?:gone|lost|away))\b", re.IGNORECASE
+)
 LOOSELY = r"(?:about|around|roughly|approximately|nearly|almost|over|~|≈)"
 _L0 = r"(?:mean |average )?(?:L0|sparsity)\b"
 L0_DIFFERS = re.compile(  # at a higher L0, L0 rose, at an L0 of 52 rather than 20
@@ -314,6 +318,9 @@ WITHIN_NOISE = pattern("noise too~small indistinguishable")
 ADMITS_NOISE = pattern(
     r"""noise intervals? confidence insignificant not~(?:statistically~)?significant(?:ly)? negligibl[ey]
         apparent(?:ly)? seem(?:s|ed|ing)? nominal(?:ly)? numerically"""
+)
+BEYOND_NOISE = re.compile(
+    r"\b(?:beyond|outside|above|clear of|more than|exceed\w*) (?:the |its |their |any )?(?:\w+ )?(?:intervals?|noise)", re.IGNORECASE
 )
 MENTIONS_L0 = re.compile(
     r"\bL0\b|\bK\b|spars|dens(?:e|er|ity)\b|\bactive (?:latents|features)|\b(?:as many|more|latents) (?:latents|fire)",

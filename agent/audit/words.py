@@ -11,6 +11,7 @@ from agent.audit.judge import Claim, ProseSentence
 from agent.audit.known_figures import APART, KnownRun, KnownRuns, by_metric, from_runs
 from agent.audit.notes_reader import Statement
 from agent.audit.word_lists import pattern
+from agent.audit.rounding import agrees
 from agent.report.prose import Facts
 from agent.report.splitting import split_sentences
 
@@ -20,7 +21,7 @@ _IN_ANY_TITLE = pattern(  # says nothing of which run is meant
     twice two with without"""
 )
 _COMPARED_WITH = re.compile(
-    r"\b(?P<than>than|beats?|outperform\w*|versus|vs\.?|compared (?:to|with)|relative to|against) "
+    r"\b(?P<than>than|beats?|(?:superior|inferior|loses) to|falls short of|ahead of|behind|outperform\w*|versus|vs\.?|compared (?:to|with)|relative to|against) "
     r"(?P<that>(?:that of |those of |with |in |for )?)"
     r"(?P<what>(?:(?:the|plain|an?) )?(?:[\w-]+ ){0,2}[\w-]+)",
     re.IGNORECASE,
@@ -29,12 +30,15 @@ _REPHRASED = (  # adjectives and verbs for a direction of a metric
     (re.compile(r"\bexplain(?:s|ed|ing)? (more|less) (?:of the )?variance\b", re.IGNORECASE), "explained variance"),
     (re.compile(r"\b(more|less) unique\b", re.IGNORECASE), "uniqueness"),
     (re.compile(r"\badd(?:s|ed|ing)? (more|less) loss\b", re.IGNORECASE), "loss added"),
+    (re.compile(r"\b(more|fewer) latents? (?:(?:stay|remain|are|keep) )?alive\b", re.IGNORECASE), "alive fraction"),
+    (re.compile(r"\b(more|fewer) latents? (?:die|died|are dead)\b", re.IGNORECASE), "dead latents"),
     (re.compile(r"\b(more|less) loss is added\b", re.IGNORECASE), "loss added"),
 )
 OPENING = 4  # words of a sentence that name what it is about
+_LEFT_OUT = re.compile(r"(?:no|without|remov\w+|dropp\w+|leav\w+)\b", re.IGNORECASE)
 _OF_THIS = pattern("this here it now we")
 _THE_RUN = re.compile(r"\b(?:this|the) run\b|\AIt\b", re.IGNORECASE)
-_DIRECTIONS = {"more": "higher", "less": "lower"}
+_DIRECTIONS = {"more": "higher", "less": "lower", "fewer": "lower"}
 _FAILED = pattern(r"fail\w* broke crash\w* nan not~finite abort\w* diverged untested never no~results? nothing unknown")
 _FINISHED = pattern(
     r"(?:finish|complet|converg|reproduc|confirm|prove|reach|achiev)\w* shows showed trained~(?:well|stably)"
@@ -81,10 +85,15 @@ def _subjects(sentence: str, run: int, known: KnownRuns) -> list[int]:
     """Return the runs that a sentence without the number of a run may be about."""
     about = _COMPARED_WITH.sub(" ", sentence)
     stems = _stems(about)
-    named = [number for number, each in sorted(known.runs.items()) if number and _stems(each.title) & stems]
+    rivals = {number for match in _COMPARED_WITH.finditer(sentence) for number in _compared(match, run, known)}
+    named = [n for n, each in sorted(known.runs.items()) if n and n not in rivals and _stems(each.title) & stems]
     own = known.runs.get(run)
     opens_with = _stems(" ".join(about.split()[:OPENING]))
-    others = [number for number in named if number != run and _stems(known.runs[number].title) & opens_with]
+    others = [
+        number
+        for number in named
+        if number != run and _stems(known.runs[number].title) & opens_with and not _LEFT_OUT.match(known.runs[number].title)
+    ]
     if own and others and not stems & _stems(own.title) and not _OF_THIS.search(sentence):
         return others
     has_result = own is not None and own.counts
@@ -94,6 +103,36 @@ def _subjects(sentence: str, run: int, known: KnownRuns) -> list[int]:
 def _stems(text: str) -> set[str]:
     bare = _IN_ANY_TITLE.sub(" ", word_lists.WAY.sub(" ", text)).lower().replace("ies", "y")
     return {match[1] for word in re.findall(r"[a-z]+", bare) if (match := _STEM.fullmatch(word))}
+
+
+def _rephrased(sentence: str) -> str:
+    """Put a metric's name and a direction in place of an adjective or a verb that means it."""
+    for meant, metric in _REPHRASED:
+        sentence = meant.sub(lambda said, metric=metric: f"{_DIRECTIONS[said[1].lower()]} {metric}", sentence)
+    return sentence
+
+
+def _unless_rendered(at_same_l0: re.Match[str]) -> str:
+    """Leave out that two sides have the same L0, which is no claim, but not from a rendered difference."""
+    before, after = at_same_l0.string[: at_same_l0.start()], at_same_l0.string[at_same_l0.end() :]
+    rendered = re.search(r"±[^,;]*$", before) or after.startswith(" (difference")
+    return at_same_l0.group() if rendered else ""
+
+
+def _with_runs_named(sentence: str, run: int, known: KnownRuns) -> str:
+    """Put the number of a run before what it changed, where a sentence compares with it by that."""
+
+    def named(match: re.Match[str]) -> str:
+        runs = _compared(match, run, known)
+        return f"{match['than']} {match['that']}run {runs[0]} {match['what']}" if len(runs) == 1 else match.group()
+
+    return _COMPARED_WITH.sub(named, sentence)
+
+
+def _compared(match: re.Match[str], run: int, known: KnownRuns) -> list[int]:
+    """Return the other runs whose titles name what a run is compared with."""
+    stems = _stems(match["what"])
+    return [number for number, each in known.runs.items() if number != run and stems & _stems(each.title)]
 
 
 def _rephrased(sentence: str) -> str:
@@ -134,6 +173,8 @@ def _contradicted(sentence: ProseSentence, like_for_like: bool) -> Iterator[tupl
     for claim, (status, evidence) in sentence.check_claims():
         if isinstance(claim, Direction) and claim.reference == PREVIOUS and evidence.endswith(APART):
             continue  # further than what it started from, which need not be the run before
+        if isinstance(claim, Figure) and run and _is_loss_of_a_metric(claim, run):
+            continue
         if status == "contradicted" or (status == "unsupported" and _is_unlike(sentence, evidence, like_for_like)):
             yield claim, evidence
 
@@ -145,6 +186,12 @@ def _is_nobodys(figure: Figure, sentence: ProseSentence) -> bool:
     return figure.kind == "value" and "." in figure.number and bool(found) and not any(found)
 
 
+def _is_loss_of_a_metric(figure: Figure, run: KnownRun) -> bool:
+    """Return True for `a loss of 0.02` that is the difference of a metric, not the training loss."""
+    differences = [each.difference for each in run.differences.values()]
+    return figure.wording.lower() == "loss" and any(agrees(figure.digits, abs(each)) for each in differences)
+
+
 def _is_unlike(sentence: ProseSentence, evidence: str, like_for_like: bool) -> bool:
     """Return True for a difference within the noise or between runs of unlike L0, which the sentence does not admit."""
     known, text = sentence.known, sentence.text
@@ -152,7 +199,8 @@ def _is_unlike(sentence: ProseSentence, evidence: str, like_for_like: bool) -> b
     apart = evidence.endswith(APART) or (of_section and known.why_l0_apart(sentence.run or 0, BASELINE))
     if apart and not like_for_like and word_lists.MENTIONS_L0.search(text):
         return False
-    noise = evidence.endswith(comparisons.WITHIN_NOISE) and not word_lists.ADMITS_NOISE.search(text)
+    admitted = word_lists.ADMITS_NOISE.search(word_lists.BEYOND_NOISE.sub("", text))
+    noise = evidence.endswith(comparisons.WITHIN_NOISE) and not admitted
     return noise or evidence.endswith(APART)
 
 
