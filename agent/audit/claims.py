@@ -115,7 +115,9 @@ def _directions(clause: Clause) -> list[Direction]:
         for match in word_lists.WAY.finditer(text)
         if not word_lists.NOT_A_WAY_AFTER.match(text[match.end() :])
         and not word_lists.NOT_A_WAY_BEFORE.search(text[: match.start()])
-        and not (re.match("improvement|gain|reduction", match.group()) and word_lists.VANISHED.search(text[match.end() :]))
+        and not (
+            re.match("improvement|gain|reduction", match.group()) and word_lists.VANISHED.search(text[match.end() :])
+        )
         and not any(mention.start <= match.start() < mention.end for mention in clause.mentions)
     ]
     if not ways:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from agent.audit.clauses import Clause, clauses
 from agent.audit.judge import ProseSentence
 from agent.audit.known_figures import KnownRun
-from agent.audit.quantities import L0, Mention
+from agent.audit.quantities import L0
 from agent.audit.word_lists import NEGATION
 
 CLOSE = 0.05  # two sizes this near each other, by their share, are not told apart
@@ -30,7 +30,8 @@ _GAINED = r"gain(?:s|ed)?|w[io]ns?|won|helps?|helped|improve[sd]?|raise[sd]?|lif
 _SIZE = r"(?P<size>smaller|larger|bigger|greater|less|lower|higher|more)\b"
 _COMPARED = (  # the gain is smaller than that of run 1; it costs less explained variance than run 3
     re.compile(
-        r"\b(?:(?P<gain>gain|improvement|advantage|benefit)|(?P<loss>loss(?= (?:in|of)\b)|drop|cost|price|fall|decline|deficit|damage))\b"
+        r"\b(?:(?P<gain>gain|improvement|advantage|benefit)|(?P<loss>loss(?= (?:in|of)\b)|drop|cost"
+        r"|price|fall|decline|deficit|damage))\b"
         rf"[^,;]*?\b{_SIZE}[^,;]*? than\b",
         re.IGNORECASE,
     ),
@@ -57,10 +58,11 @@ def _threshold(clause: Clause, run: KnownRun, sentence: ProseSentence) -> Iterat
     known = sentence.known
     smallest, limit = known.smallest_effect, _LIMIT.replace("hypothesis", "idea")
     said = re.search(
-        rf"\b(?:(?P<more>{_MORE})|(?P<less>{_LESS})) (?:{limit}|(?:the )?{smallest:g}(?!\.?\d))", clause.text, re.IGNORECASE
+        rf"\b(?:(?P<more>{_MORE})|(?P<less>{_LESS})) (?:{limit}|(?:the )?{smallest:g}(?!\.?\d))",
+        clause.text,
+        re.IGNORECASE,
     )
-    about = [each for each in clause.mentions if not is_noun_of_change(clause.text, each)]
-    about = about or ([clause.last] if clause.last else [])
+    about = clause.mentions or ([clause.last] if clause.last else [])
     if not said or not smallest or known.primary not in run.differences or _ANOTHER_LIMIT.search(clause.text):
         return
     if not all(known.is_primary(mention.quantity) for mention in about):
@@ -69,11 +71,6 @@ def _threshold(clause: Clause, run: KnownRun, sentence: ProseSentence) -> Iterat
     more = bool(said["more"]) != bool(NEGATION.search(clause.text[: said.start()]))
     if abs(size - smallest) > CLOSE * smallest and (size > smallest) != more:
         yield f"{known.primary} of run {run.number} differs by {size:.4g}, the smallest effect is {smallest:g}"
-
-
-def is_noun_of_change(text: str, mention: Mention) -> bool:
-    """Return True for the loss in `the loss in CE-loss score`."""
-    return mention.text.lower() == "loss" and bool(re.match(r" (?:in|of) ", text[mention.end :]))
 
 
 def _against_run(clause: Clause, run: KnownRun, sentence: ProseSentence) -> Iterator[str]:

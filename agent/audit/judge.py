@@ -139,19 +139,19 @@ class ProseSentence:
                 if any(agrees(figure.digits, change, units) or _near(figure, change, loosely) for change in changes):
                     return "supported", shown
                 otherwise.append(f"{shown} ({changes[0]:+.4g}{'%' * figure.percent})" if changes else shown)
-        if self.is_of_another_run(figure, subject):
+        if self.is_some_runs_change(figure):
             return "supported", f"a difference of {figure.quantity.name} is {figure.number}"
         if not otherwise:
             return "unsupported", f"there is nothing to compare the change of {figure.quantity.name} with"
         return "contradicted", "; ".join(otherwise[:2])
 
-    def is_of_another_run(self, figure: Figure, subject: int) -> bool:
-        """Return True if a sentence with several numbers (a cost of 0.02 shrank to 0.004) gives another run's change."""
+    def is_some_runs_change(self, figure: Figure) -> bool:
+        """Return True if a sentence with several numbers (a cost of 0.02 shrank to 0.004) gives a run's change."""
         if len(word_lists.NUMBER.findall(self.text)) < 2 or figure.percent or not figure.quantity.follows_l0:
             return False
-        runs = [run for number, run in self.known.runs.items() if number != subject]
+        runs, digits = self.known.runs.values(), figure.digits.lstrip("+-")
         titles = [(run, title) for run in runs if (title := run.compared_title(figure.quantity, figure.wording))]
-        return any(agrees(figure.digits.lstrip("+-"), abs(run.differences[title].difference)) for run, title in titles)
+        return any(agrees(digits, abs(run.differences[title].difference)) for run, title in titles)
 
     def check_direction(self, claim: Direction) -> Iterator[CheckResult]:
         if claim.trend and not claim.extreme and claim.way != "same" and not claim.negated:

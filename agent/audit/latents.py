@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from agent.audit.clauses import BASELINE, Clause, clauses
 from agent.audit.judge import ProseSentence
-from agent.audit.known_figures import KnownRun
 from agent.audit.word_lists import NEGATION
 
 ALIVE = 0.995  # alive fraction from which on all latents count as alive
@@ -35,7 +34,9 @@ _KILLED = re.compile(
     re.IGNORECASE,
 )
 _OF_THE_STUDY = re.compile(r"\b(?:never|in (?:this|the|our) study|in (?:any|all|every|no)\b|throughout)", re.IGNORECASE)
-_WITHOUT_A_TERM = re.compile(r"\bwithout (?:a|an|any|the) (?:\w+ )?(?:term|loss|penalty|objective) that\b", re.IGNORECASE)
+_WITHOUT_A_TERM = re.compile(
+    r"\bwithout (?:a|an|any|the) (?:\w+ )?(?:term|loss|penalty|objective) that\b", re.IGNORECASE
+)
 
 
 def contradicted(sentence: ProseSentence) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from agent.audit.claims import Direction
 from agent.audit.clauses import BASELINE, clauses
 from agent.audit.judge import ProseSentence
 from agent.audit.known_figures import KnownRun
+from agent.audit.quantities import L0
 from agent.audit.word_lists import NEGATION, pattern
 
 _NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
@@ -68,14 +69,14 @@ def _denied(sentence: ProseSentence, run: KnownRun, directions: list[Direction],
     """Return the evidence if a run is not as every run, or is as no run, is said to be; else nothing."""
     known = sentence.known
     for direction in directions:
-        if direction.quantity is None or direction.negated:
+        if direction.quantity in (None, L0) or direction.negated:
             continue
         claim = replace(direction, negated=False, subject=run.number, reference=BASELINE, trend=False)
         status, evidence = comparisons.check_direction(known, claim, run.number, BASELINE, sentence.text) or ("", "")
         noise = evidence.endswith(comparisons.WITHIN_NOISE)
         if (every and (status == "contradicted" or noise)) or (not every and status == "supported"):
             return evidence
-    measured = any(direction.quantity for direction in directions)
+    measured = any(direction.quantity not in (None, L0) for direction in directions)
     if measured or not run.outcome or NEGATION.search(text) or not _PRAISED.search(text):
         return ""
     wrong = verdicts.NO_GAIN if every else verdicts.GAIN

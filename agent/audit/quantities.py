@@ -218,6 +218,7 @@ QUANTITIES = (
 )
 L0 = next(quantity for quantity in QUANTITIES if quantity.name == "L0")
 STEPS = next(quantity for quantity in QUANTITIES if quantity.name == "steps")
+_LOSS_OF = re.compile(r"loss (?:of|in) (?:the )?", re.IGNORECASE)
 _BEFORE_LOSS = """
     the a an its this that lower higher final training total overall reduced increased improved our smaller larger
     better worse best lowest highest in of on and with achieved achieves reports reported had has while similar
@@ -247,7 +248,13 @@ def mentions(sentence: str, keys: Iterable[str] = ()) -> list[Mention]:
             if quantity.name == "loss" and _another_loss(sentence[: match.start()]):
                 continue
             taken.append(Mention(quantity, match.start(), match.end(), match.group()))
-    return sorted(taken, key=lambda mention: mention.start)
+    starts = {mention.start for mention in taken}
+
+    def _of_another(mention: Mention) -> bool:  # the loss of explained variance
+        of = _LOSS_OF.match(sentence, mention.start)
+        return of is not None and of.end() in starts
+
+    return sorted((each for each in taken if not _of_another(each)), key=lambda mention: mention.start)
 
 
 def _another_loss(before: str) -> bool:

@@ -1,4 +1,4 @@
-"""Ranks of runs as wholes, in words without a metric: better than run 1, the best so far. The primary metric decides."""
+"""Ranks of runs as wholes: better than run 1, the best so far. The primary metric decides."""
 
 import re
 from collections.abc import Iterator
@@ -9,9 +9,10 @@ from agent.audit.judge import ProseSentence
 from agent.audit.known_figures import KnownRun, is_within
 from agent.audit.word_lists import NEGATION
 
-_NOUN = r"(?:runs?|results?|SAEs?|variants?|dictionar(?:y|ies)|changes?|additions?|ideas?|models?|of (?:all|the)\b|so far|yet)"
+_NOUN = r"(?:runs?|results?|SAEs?|variants?|changes?|additions?|ideas?|models?|of (?:all|the)\b|so far|yet)"
 _RANK = re.compile(
-    rf"\b(?:(?P<second>second[- ]best|runner-up)|(?P<first>best|strongest)|(?P<last>worst|weakest|poorest))\b(?= {_NOUN})",
+    rf"\b(?:(?P<second>second[- ]best|runner-up)|(?P<first>best|strongest)|(?P<last>worst|weakest|poorest))"
+    rf"\b(?= {_NOUN})",
     re.IGNORECASE,
 )
 
@@ -19,7 +20,7 @@ _RANK = re.compile(
 def contradicted(sentence: ProseSentence) -> Iterator[tuple[str, str]]:
     """Yield each clause that ranks a run as a whole other than the primary metric does, and the evidence."""
     for clause in clauses(sentence.text, sentence.keys):
-        if clause.mentions or NEGATION.search(clause.text):
+        if clause.mentions:
             continue
         for number in sentence.subjects(clause.subject):
             if run := sentence.known.runs.get(number):
@@ -32,7 +33,7 @@ def _rank(clause: Clause, run: KnownRun, sentence: ProseSentence) -> str:
     known = sentence.known
     said = _RANK.search(clause.text)
     gains = {n: each.gain(known.primary) for n, each in known.runs.items() if known.primary in each.differences}
-    if not said or run.number not in gains or len(gains) == 1:
+    if not said or NEGATION.search(clause.text[: said.start()]) or run.number not in gains or len(gains) == 1:
         return ""
     better = sum(gain > gains[run.number] for gain in (0.0, *gains.values()))
     worse = sum(gain < gains[run.number] for gain in gains.values())
@@ -47,7 +48,12 @@ def _beside(clause: Clause, run: KnownRun, sentence: ProseSentence) -> str:
     if last and not known.is_primary(last.quantity):
         return ""
     for claim in claims.read(clause.text, sentence.keys).directions:
-        if claim.quantity or claim.way not in ("better", "worse") or claim.reference in (None, OWN, PREVIOUS):
+        if (
+            claim.negated
+            or claim.quantity
+            or claim.way not in ("better", "worse")
+            or claim.reference in (None, OWN, PREVIOUS)
+        ):
             continue
         other = known.runs.get(claim.reference)
         if other is None or other is run or known.primary not in run.differences:

@@ -25,7 +25,7 @@ FREE = pattern(
         without~(?:any~)?(?:cost|harm|sacrifices?|drawbacks?) harmless costless pays?~for~itself paid~for~itself
         dead~weight superfluous dispensable untouched unharmed (?:costs?|loses?|lost|sacrifices?)~no(?!~more)
         (?:for|at|with|is)~no~(?:\w+~)?(?:loss|decline|drop|sacrifice)~(?:of|in) (?:costs?|loses?)~(?:any|none)
-        without~(?:any~)?(?:\w+~)?(?:loss|losing|sacrificing) gives~up~no(?:thing)?
+        without~(?:any~|measurable~|visible~)?(?:loss(?=~(?:of|in))|losing|sacrificing) nothing~is~(?:lost|sacrificed) gives~up~no(?:thing)?
         (?:nor|not)~(?:\w+~){0,5}(?:costs?|loses?)~any"""
 )
 WORKS = pattern(
@@ -46,12 +46,12 @@ FAILS = pattern(
         dead~end"""
 )
 NEUTRAL = pattern(
-    r"""ma(?:kes?|de)~no~(?:\w+~)?difference change[sd]?~(?:nothing|little) null~result (?:does|did)~not~matter
+    r"""neutral ma(?:kes?|de)~no~(?:\w+~)?difference change[sd]?~(?:nothing|little) null~result (?:does|did)~not~matter
         not~(?:needed|necessary|required) unnecessary redundant without~(?:any~)?effect
         (?:just|every~bit)~as~(?:well|good)(?=[.,;]?$) equally~(?:well|good)"""
 )
 SMALL = re.compile(
-    r"\b(?:improvement|gain|difference|change|effect|drop|loss|rise|decline|advantage)s?\b[^,;]*?"
+    r"\b(?:improvement|gain|difference|change|effect|drop|loss|rise|decline|advantage|run \d+)s?\b[^,;]*?"
     r" (?:within (?:the )?noise|indistinguishable|insignificant|negligible|too small to (?:matter|count|care))",
     re.IGNORECASE,
 )
@@ -160,7 +160,12 @@ def _contradictions(clause: Clause, run: KnownRun, known: KnownRuns) -> Iterator
     for words, contradicting, denied in _VERDICTS:
         if clause.mentions and words in (HOLDS, FAILS, NEUTRAL):
             continue
-        if words is SMALL and (clause.against or clause.mentions) and clause.against[:1] != (BASELINE,) and clause.against:
+        if (
+            words is SMALL
+            and (clause.against or clause.mentions)
+            and clause.against[:1] != (BASELINE,)
+            and clause.against
+        ):
             continue
         said = _said(words, clause)
         if words is CONFIRMED and (_NULL.search(clause.text) and said):
@@ -188,7 +193,11 @@ def _clear(clause: Clause, run: KnownRun) -> str:
     if not said or not about or NEGATION.search(clause.text[: said.start()]) or clause.against:
         return ""
     title = run.compared_title(about[0].quantity, about[0].text)
-    return _differs(run, title) if title and is_within(run.differences[title].difference, run.differences[title].reach) else ""
+    return (
+        _differs(run, title)
+        if title and is_within(run.differences[title].difference, run.differences[title].reach)
+        else ""
+    )
 
 
 def _said(words: re.Pattern[str], clause: Clause) -> bool | None:

@@ -70,7 +70,8 @@ IDIOM = re.compile(  # how to read an axis
 
 TREND_WORD = pattern(r"trend\w* stead(?:y|ily) monoton\w+ progressive\w* gradual\w* correlat\w+ scales?~with")
 TREND = re.compile(
-    TREND_WORD.pattern + r"|\b(?:consistent\w*|each time|every time|continu\w+ to|kept|keeps|throughout|run after run|from run to run"
+    TREND_WORD.pattern
+    + r"|\b(?:consistent\w*|each time|every time|continu\w+ to|kept|keeps|throughout|run after run|from run to run"
     r"|with (?:each|every) (?:run|step|variant)"
     r"|(?:across|over|through(?:out)?) (?:the |all |all of the |our |successive )*(?:course of )?"
     rf"{words('runs experiments variants configurations settings iterations training epochs steps')}"
@@ -300,7 +301,8 @@ FACTORS = {
     3.0: r"tripl(?:ed|es)|threefold",
 }
 CHANGED_BY_FACTOR = re.compile(  # it gave up twice as much of it
-    rf"\b{words('g[ia]v(?:es?|ing)~up los(?:es?|t|ing) costs? gain(?:s|ed)? sacrificed?')}\b[^,;]*\btwice as much\b", re.IGNORECASE
+    rf"\b{words('g[ia]v(?:es?|ing)~up los(?:es?|t|ing) costs? gain(?:s|ed)? sacrificed?')}\b[^,;]*\btwice as much\b",
+    re.IGNORECASE,
 )
 VANISHED = re.compile(  # of an improvement that is none
     r"\b(?:(?:disappear|vanish|evaporat)\w*|(?:is|are|was|goes|has) (?:gone|lost|away))\b", re.IGNORECASE
@@ -320,7 +322,8 @@ ADMITS_NOISE = pattern(
         apparent(?:ly)? seem(?:s|ed|ing)? nominal(?:ly)? numerically"""
 )
 BEYOND_NOISE = re.compile(
-    r"\b(?:beyond|outside|above|clear of|more than|exceed\w*) (?:the |its |their |any )?(?:\w+ )?(?:intervals?|noise)", re.IGNORECASE
+    r"\b(?:beyond|outside|above|clear of|more than|exceed\w*) (?:the |its |their |any )?(?:\w+ )?(?:intervals?|noise)",
+    re.IGNORECASE,
 )
 MENTIONS_L0 = re.compile(
     r"\bL0\b|\bK\b|spars|dens(?:e|er|ity)\b|\bactive (?:latents|features)|\b(?:as many|more|latents) (?:latents|fire)",
@@ -328,7 +331,7 @@ MENTIONS_L0 = re.compile(
 )
 AT_SAME_L0 = re.compile(
     r"\b(?:at|with|for) (?:[\w'’]+ ){0,3}(?:same|equal|identical|matched|own|comparable|similar|given) (?:L0|sparsity|density)"
-    r"|\bL0 (?:is |was |being )?(?:held|kept) \w+",
+    r"|\bL0 (?:is |was |being )?(?:(?:held|kept) \w+|matched|equali[sz]ed)",
     re.IGNORECASE,
 )
 AS_GOOD = pattern(r"indistinguishable on~par within~(?:\w+~)?noise")  # of results as a whole

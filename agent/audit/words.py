@@ -10,8 +10,8 @@ from agent.audit.clauses import BASELINE, PREVIOUS, clauses
 from agent.audit.judge import Claim, ProseSentence
 from agent.audit.known_figures import APART, KnownRun, KnownRuns, by_metric, from_runs
 from agent.audit.notes_reader import Statement
-from agent.audit.word_lists import pattern
 from agent.audit.rounding import agrees
+from agent.audit.word_lists import pattern
 from agent.report.prose import Facts
 from agent.report.splitting import split_sentences
 
@@ -92,7 +92,9 @@ def _subjects(sentence: str, run: int, known: KnownRuns) -> list[int]:
     others = [
         number
         for number in named
-        if number != run and _stems(known.runs[number].title) & opens_with and not _LEFT_OUT.match(known.runs[number].title)
+        if number != run
+        and _stems(known.runs[number].title) & opens_with
+        and not _LEFT_OUT.match(known.runs[number].title)
     ]
     if own and others and not stems & _stems(own.title) and not _OF_THIS.search(sentence):
         return others
@@ -219,4 +221,8 @@ def _claims_a_result(sentence: ProseSentence) -> bool:
 
 def check(text: str, run: int, facts: Facts) -> list[Contradiction]:
     """Return what the results of a study contradict in a text about a run: a Check of agent.report.model_words."""
-    return contradictions(text, run, from_runs(facts.runs, facts.judged, facts.primary, facts.smallest_effect)) if text else []
+    return (
+        contradictions(text, run, from_runs(facts.runs, facts.judged, facts.primary, facts.smallest_effect))
+        if text
+        else []
+    )
