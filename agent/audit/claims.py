@@ -127,6 +127,8 @@ def _directions(clause: Clause) -> list[Direction]:
     directions, used = [], set()
     for mention in about or ([clause.last] if clause.last and goes_on else []):
         way = min(ways, key=lambda match: _distance(match, mention) if about else match.start())
+        if len(about) > 1 and mention.quantity is L0 and word_lists.PLACE.search(text[: mention.start]):
+            continue  # at L0 16
         if about and _of_another(text, way, mention, about):
             continue
         used.add(way.start())

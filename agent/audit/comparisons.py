@@ -65,6 +65,8 @@ def state_both(known: KnownRuns, path: str, subject: int, a: float, reference: i
 
 def check_direction(known: KnownRuns, claim: Direction, subject: int, reference: int, text: str) -> CheckResult | None:
     """Check a direction against another run. Return None if figures could not decide it."""
+    if claim.negated and claim.quantity is None:
+        return None
     if claim.negated:
         result = _by_figures(known, claim, subject, reference)
         return (_NOT[result[0]][0], result[1]) if result and result[0] in _NOT else None

@@ -47,7 +47,9 @@ _KEEPS = re.compile(
 def contradicted(sentence: ProseSentence) -> Iterator[tuple[str, str]]:
     """Yield each clause that gives an effect another size than was measured, and the evidence."""
     for clause in clauses(_WE_WOULD.sub(r"\1 ", sentence.text).replace("hypothesis", "idea"), sentence.keys):
-        for number in sentence.subjects(clause.subject):
+        kept = _KEEPS.search(clause.text)
+        of_kept = kept is not None and clause.subject == int(kept["run"])
+        for number in sentence.subjects(None if of_kept else clause.subject):
             if (run := sentence.known.runs.get(number)) and run.differences:
                 for evidence in (*_threshold(clause, run, sentence), *_against_run(clause, run, sentence)):
                     yield clause.text, evidence

@@ -21,7 +21,8 @@ _ALL_ALIVE = re.compile(
     rf"|\bkeep\w* (?:all|every)\b[^,;]* alive|\b(?:no|not a single|never a|not one) (?:dead )?{_LATENTS}"
     r"(?: (?:has|have|was|is|were|are|ever|has ever))* (?:die[sd]?|dead|lost)\b|\bno dead latents?\b"
     r"|\bdead latents?\b[^,;]*\b(?:never|not|no|nowhere)\b[^,;]*\b(?:issue|problem|concern|worry|appear\w*|show\w*)\b"
-    r"|\bin no run (?:did|do|does) (?:any )?latents? die\b|\b(?:nothing|none)(?: of (?:them|the latents))? (?:die[sd]?|is dead|was dead|are dead|were dead)\b",
+    r"|\bin no run (?:did|do|does) (?:any )?latents? die\b"
+    r"|\b(?:nothing|none)(?: of (?:them|the latents))? (?:die[sd]?|(?:is|was|are|were) dead)\b",
     re.IGNORECASE,
 )
 _SHARE_DEAD = re.compile(
@@ -30,7 +31,8 @@ _SHARE_DEAD = re.compile(
     re.IGNORECASE,
 )
 _KILLED = re.compile(
-    rf"\b(?P<state>kills?|killed|loses?|lost) (?:(?:about|roughly|nearly) )?(?P<share>{'|'.join(_SHARES)}(?P<count>))\b",
+    r"\b(?P<state>kills?|killed|loses?|lost) (?:(?:about|roughly|nearly) )?"
+    rf"(?P<share>{'|'.join(_SHARES)}(?P<count>))\b",
     re.IGNORECASE,
 )
 _OF_THE_STUDY = re.compile(r"\b(?:never|in (?:this|the|our) study|in (?:any|all|every|no)\b|throughout)", re.IGNORECASE)

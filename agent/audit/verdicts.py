@@ -17,6 +17,7 @@ from agent.report.sentences import TITLES
 GAIN: tuple[Outcome, ...] = ("better", "unconfirmed", "untested")
 LOSS: tuple[Outcome, ...] = ("worse", "not better", "not confirmed", "not upheld")
 NO_GAIN: tuple[Outcome, ...] = ("within noise", "negligible", *LOSS)
+NOT_CONFIRMED: tuple[Outcome, ...] = ("unconfirmed", *(outcome for outcome in NO_GAIN if outcome != "not upheld"))
 IN_WORDS = {"within noise": "within noise of the baseline", "negligible": "too small to matter"}
 
 FREE = pattern(
@@ -25,7 +26,8 @@ FREE = pattern(
         without~(?:any~)?(?:cost|harm|sacrifices?|drawbacks?) harmless costless pays?~for~itself paid~for~itself
         dead~weight superfluous dispensable untouched unharmed (?:costs?|loses?|lost|sacrifices?)~no(?!~more)
         (?:for|at|with|is)~no~(?:\w+~)?(?:loss|decline|drop|sacrifice)~(?:of|in) (?:costs?|loses?)~(?:any|none)
-        without~(?:any~|measurable~|visible~)?(?:loss(?=~(?:of|in))|losing|sacrificing) nothing~is~(?:lost|sacrificed) gives~up~no(?:thing)?
+        without~(?:any~|measurable~|visible~)?(?:loss(?=~(?:of|in))|losing|sacrificing)
+        nothing~is~(?:lost|sacrificed) gives~up~no(?:thing)?
         (?:nor|not)~(?:\w+~){0,5}(?:costs?|loses?)~any"""
 )
 WORKS = pattern(
@@ -64,7 +66,8 @@ _SHOW = r"(?:confirm\w*|bears? out|bore out|borne out|back\w*|support\w*|uphold|
 _GAINED = r"(?:gain|improvement|advantage|benefit|result|effect)\b"
 CONFIRMED = re.compile(
     rf"(?:{_SEEDS})\b(?: \w+){{0,2}}? {_SHOW}"
-    rf"|(?:{_SHOW}|surviv\w+|stood|stands|h[eo]lds? up|held|persist\w*|remain\w*)(?: \w+){{0,2}}? (?:the )?(?:{_SEEDS})\b"
+    rf"|(?:{_SHOW}|surviv\w+|stood|stands|h[eo]lds? up|held|persist\w*|remain\w*)(?: \w+){{0,2}}? "
+    rf"(?:the )?(?:{_SEEDS})\b"
     rf"|\b{_GAINED}[^,;]*? (?:was|is|has been|been|got|stands) (?:since )?(?:confirmed|settled|replicated)\b"
     r"|\brun \d+[^,;]*? (?:was|is|been) confirmed\b|\bconfirmed(?: \w+)? (?:gain|improvement|winner|win)\b",
     re.IGNORECASE,
@@ -82,17 +85,19 @@ _VERDICTS = (  # the words, the outcomes that contradict them, and those that co
     (NEUTRAL, ("worse", *GAIN), ()),
     (SMALL, ("worse", *GAIN), ()),
     (UNCONFIRMED, ("better", "untested"), ()),
-    (CONFIRMED, ("unconfirmed", "within noise", "negligible", "worse", "not better", "not confirmed"), ("better", "untested")),
+    (CONFIRMED, NOT_CONFIRMED, ("better", "untested")),
 )  # fmt: skip
 _THESIS = re.compile(r"\bhypothesis", re.IGNORECASE)
 _CAN = re.compile(r"\bcan\b", re.IGNORECASE)  # no expectation: of what a verdict is said, and what is so
 ACROSS = re.compile(
-    r"\b(?:across the board|(?:every|all|each|any)(?: of the| the| headline)* (?:metrics?|measures?|scores?|figures?)|everything"
+    r"\b(?:across the board|(?:every|all|each|any)(?: of the| the| headline)* (?:metrics?|measures?|scores?|figures?)"
+    r"|everything"
     r"|(?:on|in) every (?:count|respect|front))\b",
     re.IGNORECASE,
 )
 _PRAISED = re.compile(
-    r"\b(?:win|wins|success|improv\w+|better|gains?|up|lift\w*|raise[sd]?|(?:the )?right (?:way|direction)|for the better|pays? off)\b",
+    r"\b(?:wins?|success|improv\w+|better|gains?|up|lift\w*|raise[sd]?|(?:the )?right (?:way|direction)"
+    r"|for the better|pays? off)\b",
     re.IGNORECASE,
 )
 _CLEAR = re.compile(

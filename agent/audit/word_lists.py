@@ -18,7 +18,8 @@ WAYS = {  # in the order in which they are tried
     "lowest": "lowest smallest least fewest minimal",
     "best": "best optimal state[-~]of[-~]the[-~]art",
     "worst": "worst poorest",
-    "same": r"""unchanged the~same(?!~(?:way|direction)) same(?!~(?:way|direction)) identical similar comparable maintain(?:s|ed|ing)? preserv(?:es|ed|ing)
+    "same": r"""unchanged the~same(?!~(?:way|direction)) same(?!~(?:way|direction)) identical similar comparable
+        maintain(?:s|ed|ing)? preserv(?:es|ed|ing)
         equal(?:s|led)? on~par stable constant match(?:es|ed) no~(?:\w+~)?(?:change|difference)
         no~(?:\w+~)?(?:effect~on|different~from) (?:in~line|ties|tied)~with did~not~respond unaltered
         (?:holds?|held)~(?:steady|up|firm) (?:not|hardly|barely|scarcely)~affected
@@ -27,12 +28,16 @@ WAYS = {  # in the order in which they are tried
         (?:stay(?:s|ed)?|remain(?:s|ed)?)~(?:put|(?:at~its|where)~\w+) (?:back~)?(?:at|to)~the~level(?=~of)
         back~(?:at|to)(?=~the~baseline.s) flat immune unaffected untouched
         (?:hardly|barely|scarcely|do(?:es)?~not|did~not)~(?:move[sd]?|change[sd]?|differ(?:s|ed)?|budge[sd]?|shift(?:s|ed)?)
-        as~(?:well|good|high|low|much|many)~as(?=~(?:it~was|in~run|in~the~baseline|before|the~baseline.s\b)) (?:leaves?|left)~(?:\w+~){1,4}where~it~was""",
+        as~(?:well|good|high|low|much|many)~as(?=~(?:it~was|in~run|in~the~baseline|before|the~baseline.s\b))
+        (?:leaves?|left)~(?:\w+~){1,4}where~it~was""",
     "better": r"""improv(?:e[sd]?|ing|ements?) better superior(?:ity)? out-?perform(?:s|ed|ing)?
-        enhanc(?:e[sd]|ing|ements?) beats? beaten edge[sd]?~out tops surpass(?:es|ed|ing)? boost(?:s|ed|ing)? stronger wins? won easier
-        recover(?:s|ed)(?=\s*[.;]?$) ahead(?=~of|\s*[.;]?$) (?:comes?|came|ranks?)~(?:before|ahead|above) more~(?:effective|accurate|faithful|favou?rable)""",
+        enhanc(?:e[sd]|ing|ements?) beats? beaten edge[sd]?~out tops surpass(?:es|ed|ing)? boost(?:s|ed|ing)?
+        stronger wins? won easier
+        recover(?:s|ed)(?=\s*[.;]?$) ahead(?=~of|\s*[.;]?$) (?:comes?|came|ranks?)~(?:before|ahead|above)
+        more~(?:effective|accurate|faithful|favou?rable)""",
     "worse": r"""worse(?:n(?:s|ed|ing)?)? degrad(?:e[sd]?|ing|ations?) deteriorat(?:e[sd]?|ing|ion) inferior
-        hurts? harm(?:s|ed) do(?:es|ing)?~damage did~damage damag(?:es|ed) lags?~behind trails? loses~to falls~short(?=~of) under-?perform(?:s|ed)? suffer(?:s|ed)? regress(?:es|ed|ion) weaker poorer harder behind
+        hurts? harm(?:s|ed) do(?:es|ing)?~damage did~damage damag(?:es|ed) lags?~behind trails? loses~to 
+        falls~short(?=~of) under-?perform(?:s|ed)? suffer(?:s|ed)? regress(?:es|ed|ion) weaker poorer harder behind
         costs(?!~(?:nothing|less|more|no|little|next|hardly|almost|compute|time)\b)
         (?:takes?|took)~(?:a~)?(?:\w+~)?hit at~(?:a|some|considerable|great)~(?:\w+~)?(?:price|cost|expense)""",
     "up": r"""sparser (?:is|are|was|were|goes|went|moved|comes?|came)~(?:\w+ly~|now~)?up(?!~to)
@@ -53,7 +58,7 @@ WAY = re.compile(r"\b(?:" + "|".join(f"(?P<{way}>{words(text)})" for way, text i
 NOT_A_WAY_AFTER = re.compile(
     r"[\s-]*"
     + words("effects? schedules? K tiers? layers? level bound row learning rate latents? features? dimension ranks?")
-    + r"\b|\s(?:than )?(?:the|our|this|that|what we\w*) (?:smallest (?:effect|difference)|threshold|budget|limit|tolerance)\b",
+    + r"\b|\s(?:than )?(?:the|our|this|that) (?:smallest (?:effect|difference)|threshold|budget|limit|tolerance)\b",
     re.IGNORECASE,
 )
 NOT_A_WAY_BEFORE = re.compile(
@@ -135,8 +140,10 @@ AGAINST = re.compile(
     + words(
         r"""than (?:superior|inferior)~to (?:in~|by~)?comparison~(?:to|with) compared~(?:to|with) relative~to
             over versus vs\.? against below above (?:up~|down~)?from from~[\d.,]+%?(?=~(?:in|for|of|at)\b)
-            beat(?:s|en|ing)? edge[sd]?~out tops trails? out-?perform\w* surpass\w* exceed(?:s|ed|ing)? improv\w+~(?:up)?on ahead~of behind
-            beside (?:at|to)(?=~the~baseline.s~(?:level|value)) (?:at|to)~the~level~of loses~to falls~short~of match(?:es|ed|ing)? (?:comes?|came|ranks?)~(?:before|ahead~of|above)"""
+            beat(?:s|en|ing)? edge[sd]?~out tops trails? out-?perform\w* surpass\w* exceed(?:s|ed|ing)?
+            improv\w+~(?:up)?on ahead~of behind
+            beside (?:at|to)(?=~the~baseline.s~(?:level|value)) (?:at|to)~the~level~of loses~to falls~short~of
+            match(?:es|ed|ing)? (?:comes?|came|ranks?)~(?:before|ahead~of|above)"""
     )
     + r"|(?P<loose>as|to|with|of))\s+(?:both )?"
     r"(?:(?:it|they) (?:do(?:es)?|did|was|were|is|are) (?=with |in |for )(?:with )?)?"
@@ -214,7 +221,8 @@ NOT_A_FIGURE_BEFORE = re.compile(  # what a number after these counts is a setti
     + words(
         r"""K layer seeds? batch(?:~size)? lr learning~rate rate coefficient weight step top threshold p alpha
             beta lambda gamma tau runs? experiment figure fig\.? table tier width d_sae dim(?:ension)? epoch
-            target budget smallest~effect version expansion(?:~factor)? blocks? of~the factor penalty size level section after
+            target budget smallest~effect version expansion(?:~factor)?
+            blocks? of~the factor penalty size level section after
             for every"""
     )
     + r"\s*(?:of|=|:|to|was|is)?\s*[#~≈]?$|±\s*$|[=*/^_]$",
@@ -257,6 +265,7 @@ OF_RUN_AFTER = re.compile(
     r"\s*(?:\w+ )?(?:for|in|of|by|from|with|\()\s*(?:the |that of )*" + WHICH.format(""), re.IGNORECASE
 )
 RIVAL = pattern("vs\\.? versus against than compared")
+PLACE = re.compile(r"\b(?:at|near) (?:an? |the )?$", re.IGNORECASE)
 AT_L0 = re.compile(r"\bat (?:an? )?L0 (?:of )?[\d.]+\b.*$", re.IGNORECASE)
 ASIDE = re.compile(r"\d|\b(?:with|without|at|despite|by|for|matter)\b", re.IGNORECASE)
 STARTS = re.compile(r"\b(?:start\w*|begin\w*|initial\w*|first|budget)\b|\bK\b", re.IGNORECASE)
@@ -330,7 +339,8 @@ MENTIONS_L0 = re.compile(
     re.IGNORECASE,
 )
 AT_SAME_L0 = re.compile(
-    r"\b(?:at|with|for) (?:[\w'’]+ ){0,3}(?:same|equal|identical|matched|own|comparable|similar|given) (?:L0|sparsity|density)"
+    r"\b(?:at|with|for) (?:[\w'’]+ ){0,3}(?:same|equal|identical|matched|own|comparable|similar|given) "
+    r"(?:L0|sparsity|density)"
     r"|\bL0 (?:is |was |being )?(?:(?:held|kept) \w+|matched|equali[sz]ed)",
     re.IGNORECASE,
 )

@@ -21,7 +21,8 @@ _IN_ANY_TITLE = pattern(  # says nothing of which run is meant
     twice two with without"""
 )
 _COMPARED_WITH = re.compile(
-    r"\b(?P<than>than|beats?|(?:superior|inferior|loses) to|falls short of|ahead of|behind|outperform\w*|versus|vs\.?|compared (?:to|with)|relative to|against) "
+    r"\b(?P<than>than|beats?|(?:superior|inferior|loses) to|falls short of|ahead of|behind|"
+    r"outperform\w*|versus|vs\.?|compared (?:to|with)|relative to|against) "
     r"(?P<that>(?:that of |those of |with |in |for )?)"
     r"(?P<what>(?:(?:the|plain|an?) )?(?:[\w-]+ ){0,2}[\w-]+)",
     re.IGNORECASE,
@@ -35,6 +36,7 @@ _REPHRASED = (  # adjectives and verbs for a direction of a metric
     (re.compile(r"\b(more|less) loss is added\b", re.IGNORECASE), "loss added"),
 )
 OPENING = 4  # words of a sentence that name what it is about
+_NOT_ALL = re.compile(r"\bnot (?:all|every|each)\b", re.IGNORECASE)
 _LEFT_OUT = re.compile(r"(?:no|without|remov\w+|dropp\w+|leav\w+)\b", re.IGNORECASE)
 _OF_THIS = pattern("this here it now we")
 _THE_RUN = re.compile(r"\b(?:this|the) run\b|\AIt\b", re.IGNORECASE)
@@ -137,31 +139,6 @@ def _compared(match: re.Match[str], run: int, known: KnownRuns) -> list[int]:
     return [number for number, each in known.runs.items() if number != run and stems & _stems(each.title)]
 
 
-def _rephrased(sentence: str) -> str:
-    """Put a metric's name and a direction in place of an adjective or a verb that means it."""
-    for meant, metric in _REPHRASED:
-        sentence = meant.sub(lambda said, metric=metric: f"{_DIRECTIONS[said[1].lower()]} {metric}", sentence)
-    return sentence
-
-
-def _unless_rendered(at_same_l0: re.Match[str]) -> str:
-    """Leave out that two sides have the same L0, which is no claim, but not from a rendered difference."""
-    before, after = at_same_l0.string[: at_same_l0.start()], at_same_l0.string[at_same_l0.end() :]
-    rendered = re.search(r"±[^,;]*$", before) or after.startswith(" (difference")
-    return at_same_l0.group() if rendered else ""
-
-
-def _with_runs_named(sentence: str, run: int, known: KnownRuns) -> str:
-    """Put the number of a run before what it changed, where a sentence compares with it by that."""
-
-    def named(match: re.Match[str]) -> str:
-        stems = _stems(match["what"])
-        runs = [number for number, each in known.runs.items() if number != run and stems & _stems(each.title)]
-        return f"{match['than']} {match['that']}run {runs[0]} {match['what']}" if len(runs) == 1 else match.group()
-
-    return _COMPARED_WITH.sub(named, sentence)
-
-
 def _contradicted(sentence: ProseSentence, like_for_like: bool) -> Iterator[tuple[Claim, str]]:
     """Yield each claim that is contradicted, and the evidence. `like_for_like`: it is said to hold at the same L0."""
     run = sentence.known.runs.get(sentence.run) if sentence.run is not None else None
@@ -175,6 +152,8 @@ def _contradicted(sentence: ProseSentence, like_for_like: bool) -> Iterator[tupl
     for claim, (status, evidence) in sentence.check_claims():
         if isinstance(claim, Direction) and claim.reference == PREVIOUS and evidence.endswith(APART):
             continue  # further than what it started from, which need not be the run before
+        if isinstance(claim, Direction) and claim.negated and _NOT_ALL.search(sentence.text):
+            continue
         if isinstance(claim, Figure) and run and _is_loss_of_a_metric(claim, run):
             continue
         if status == "contradicted" or (status == "unsupported" and _is_unlike(sentence, evidence, like_for_like)):
