@@ -12,6 +12,7 @@ from agent.audit import word_lists
 from agent.audit.quantities import Mention, mentions
 
 _GOES_ON_HYPOTHETICALLY = re.compile(r"\s*(?:at|with|without|by|and) ", re.IGNORECASE)
+_FROM_TO = re.compile(r"\bfrom (?:run (\d+)|the baseline) to run (\d+)\b", re.IGNORECASE)
 OWN = -2  # the run of the section
 PREVIOUS = -1  # the run before the one a claim is about
 BASELINE = 0
@@ -56,6 +57,7 @@ def clauses(sentence: str, keys: Iterable[str] = (), before: Mention | None = No
     last = before if re.match(r"(?:It|This|They|These|The (?:clear )?trend)\b", sentence) else None
     subjects: tuple[int | None, ...] = ()
     carried: tuple[int | None, ...] = ()
+    topic: Mention | None = None  # By F1, ...
     hypothetical, conditional, ends_with = False, False, None
     stretches = _stretches(sentence)
     all_named = [_named_runs(sentence[start:end]) for start, end, _ in stretches]
@@ -67,6 +69,9 @@ def clauses(sentence: str, keys: Iterable[str] = (), before: Mention | None = No
             for mention in mentioned
             if start <= mention.start < end
         ]
+        if topic and not inside:
+            inside = [replace(topic, start=0, end=0)]
+        topic = inside[0] if len(inside) == 1 and word_lists.TOPIC.fullmatch(text[: inside[0].start]) else None
         subjects = named.subjects or subjects
         if named.against and not inside and not word_lists.WAY.search(text):
             carried = named.against  # "Compared with run 2, ..."
@@ -83,7 +88,8 @@ def clauses(sentence: str, keys: Iterable[str] = (), before: Mention | None = No
             yield clause
         conditional = bool(re.match(r"\s*(?:if|unless|should|had)\b", text, re.IGNORECASE))
         if inside:
-            last = None if is_change_of(text, inside[-1]) else inside[-1]
+            of_several = len({mention.quantity.name for mention in inside}) > 1 and word_lists.ALONGSIDE.search(text)
+            last = None if of_several or is_change_of(text, inside[-1]) else inside[-1]
 
 
 def is_change_of(text: str, mention: Mention) -> bool:
@@ -113,6 +119,8 @@ def run_number(match: re.Match[str], prefix: str = "") -> int:
 
 def _named_runs(clause: str) -> _NamedRuns:
     """Return the runs a clause is about, and those it compares with."""
+    if onward := _FROM_TO.search(clause):
+        return _NamedRuns((int(onward[2]),), (int(onward[1] or BASELINE),), None)
     rivals = [
         match for match in word_lists.AGAINST.finditer(clause) if not match["loose"] or word_lists.ALIKE.search(clause)
     ]

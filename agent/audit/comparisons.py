@@ -65,6 +65,8 @@ def state_both(known: KnownRuns, path: str, subject: int, a: float, reference: i
 
 def check_direction(known: KnownRuns, claim: Direction, subject: int, reference: int, text: str) -> CheckResult | None:
     """Check a direction against another run. Return None if figures could not decide it."""
+    if claim.negated and claim.quantity is None:
+        return None
     if claim.negated:
         result = _by_figures(known, claim, subject, reference)
         return (_NOT[result[0]][0], result[1]) if result and result[0] in _NOT else None
@@ -102,7 +104,10 @@ def _by_figures(known: KnownRuns, claim: Direction, subject: int, reference: int
     noise = noise_between(known, quantity, claim.wording, subject, reference)
     if claim.way == "same":
         agreeing = [_same(claim, a, b, noise) for _, a, b in pairs]
-    elif noise is not None and all(_is_noise(a - b, noise, BASELINE in (subject, reference)) for _, a, b in pairs):
+    elif noise is not None and all(
+        is_within(a - b, noise) if BASELINE in (subject, reference) else _is_nothing(claim, a, b, noise)
+        for _, a, b in pairs
+    ):
         return "unsupported", f"{shown}: {WITHIN_NOISE}"
     else:
         agreeing = [_went(claim, a, b) for _, a, b in pairs]
@@ -113,9 +118,11 @@ def _by_figures(known: KnownRuns, claim: Direction, subject: int, reference: int
     return ("supported" if agreeing[0] else "contradicted"), shown
 
 
-def _is_noise(difference: float, half_width: float, from_baseline: bool) -> bool:
-    """Return True for a difference within its interval; one between two runs has none, and must be smaller."""
-    return is_within(difference, half_width if from_baseline else half_width * (1 - 1e-6))
+def _is_nothing(claim: Direction, a: float, b: float, half_width: float) -> bool:
+    """Return True for a difference between two runs that is smaller than its interval from the baseline: well smaller,
+    if it is the way that is claimed, as an interval of its own is not known.
+    """
+    return is_within(a - b, half_width * (0.5 if _went(claim, a, b) else 1 - 1e-6))
 
 
 def _same(claim: Direction, a: float, b: float, noise: float | None) -> bool:
@@ -194,7 +201,8 @@ def check_superlative(known: KnownRuns, claim: Direction, subject: int, own: boo
     pick = max if high != quantity.inverse else min
     shown = f"{quantity.name}: {_listed(known, measured)}"
     so_far = {number: value for number, value in measured.items() if number <= subject}
-    among = (measured, so_far) if own else (measured,)
+    like = {number: value for number, value in measured.items() if not known.why_l0_apart(number, subject)}
+    among = [measured, *([so_far] if own else []), *([like] if quantity.follows_l0 else [])]
     if not any(values[subject] == pick(values.values()) for values in among if len(values) > 1):
         return "contradicted", shown
     fair = claim.way != "best" or not quantity.follows_l0 or BASELINE not in (known.runs.keys() - {subject})

@@ -23,7 +23,7 @@ from agent.lab.errors import UserError
 from agent.lab.files import read_plain_text
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Comparison, FinalInfo
-from agent.report.sentences import DOES_NOT_COUNT
+from agent.report.sentences import DOES_NOT_COUNT, TITLES
 from agent.report.splitting import split_sentences
 from agent.study.runs import Run
 from agent.study.workspace import find_study
@@ -100,9 +100,15 @@ class KnownRun:
     def judge(self, judgement: Judgement, primary: str) -> None:
         """Take over the outcome of the primary metric, and whether its difference is noise."""
         self.outcome = judgement.outcome
-        title = METRICS[primary].title if primary else ""
+        title = _title(primary)
         if self.outcome == "within noise" and title in self.differences:
             self.differences[title] = replace(self.differences[title], judged_noise=True)
+
+    def gain(self, title: str) -> float:
+        """Return a metric's difference from the baseline, positive if it is for the better."""
+        name = TITLES.get(title)
+        sign = -1 if name and METRICS[name].better == "lower" else 1
+        return sign * self.differences[title].difference
 
     @property
     def l0(self) -> float | None:
@@ -117,9 +123,18 @@ class KnownRun:
 
 @dataclass
 class KnownRuns:
-    """The runs that something is known of, by number."""
+    """The runs that something is known of, by number, and what their study decides by."""
 
     runs: dict[int, KnownRun]
+    primary: str = ""  # the title of the metric
+    smallest_effect: float = 0.0  # of the primary metric; 0: not known
+
+    def is_primary(self, quantity: Quantity) -> bool:
+        return bool(self.primary) and quantity.is_titled(self.primary)
+
+    def of(self, runs: dict[int, KnownRun]) -> "KnownRuns":
+        """Return the same study with these runs."""
+        return KnownRuns(runs, self.primary, self.smallest_effect)
 
     @cached_property
     def keys(self) -> list[str]:
@@ -172,10 +187,13 @@ def from_directory(directory: Path) -> KnownRuns:
             runs[run.number].title = run.state.proposal.title
         for number, judgement in judgements(done, state).items():
             runs[number].judge(judgement, state.started.primary_metric)
+        return KnownRuns(runs, _title(state.started.primary_metric), state.started.smallest_effect)
     return KnownRuns(runs)
 
 
-def from_runs(runs: Sequence[Run], judged: Mapping[int, Judgement], primary: str = "") -> KnownRuns:
+def from_runs(
+    runs: Sequence[Run], judged: Mapping[int, Judgement], primary: str = "", smallest_effect: float = 0.0
+) -> KnownRuns:
     """Take the figures of a study's runs that are done, and the outcomes they are judged to have on the primary metric.
 
     Without the metric's name its own interval says whether a difference is noise, not corrected for the number of runs.
@@ -186,7 +204,7 @@ def from_runs(runs: Sequence[Run], judged: Mapping[int, Judgement], primary: str
             known[run.number] = replace(_of_results(run.number, run.info), title=run.state.proposal.title)
     for number in judged.keys() & known.keys():
         known[number].judge(judged[number], primary)
-    return by_metric(KnownRuns(known))
+    return by_metric(KnownRuns(known, _title(primary), smallest_effect))
 
 
 def by_metric(known: KnownRuns) -> KnownRuns:
@@ -197,7 +215,11 @@ def by_metric(known: KnownRuns) -> KnownRuns:
             figures = {name: run.info.metric(name) for name in dict.fromkeys((*HEADLINE, *METRICS))}
             measured = {name: value for name, value in figures.items() if value is not None}
             runs[number] = replace(run, figures={**run.own_measures, **measured} if run.counts else {})
-    return KnownRuns(runs)
+    return known.of(runs)
+
+
+def _title(metric: str) -> str:
+    return METRICS[metric].title if metric else ""
 
 
 def _read(path: Path, number: int, compared: Comparison | None) -> KnownRun:

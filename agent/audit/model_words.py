@@ -54,4 +54,4 @@ def _compared_only(known: KnownRuns) -> KnownRuns:
             apart = {path for quantity in QUANTITIES if quantity.follows_l0 for path in quantity.paths(run.figures)}
             figures = {path: value for path, value in run.figures.items() if path in compared or path not in apart}
             runs[number] = replace(run, figures=figures)
-    return KnownRuns(runs)
+    return known.of(runs)

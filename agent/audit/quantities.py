@@ -93,7 +93,7 @@ QUANTITIES = (
     ),
     _quantity(
         "explained variance",
-        r"explained[ _]variance(?:_\w+)?|variance explained|EV",
+        r"explained[ _]variance(?:_\w+)?|variance explained|EV|(?<=loss of )variance|(?<=no )variance",
         r"(?:frac\w*_)?(?:of_)?(?:variance_explained|explained_variance\w*)|ev",
         "higher",
     ),
@@ -152,7 +152,12 @@ QUANTITIES = (
         r".*absorption\w*",
         "lower",
     ),
-    _quantity("F1", r"F1(?:[- ]score)?", r"f1(?:_score)?", "higher"),
+    _quantity(
+        "F1",
+        r"F1(?:[- ]score)?|(?:match|follow|track|find|recover)\w*(?: with)? (?:the |its )?(?:world's )?true features",
+        r"f1(?:_score)?",
+        "higher",
+    ),
     _quantity("MCC", r"MCC", r"mcc", "higher"),
     _quantity("uniqueness", r"uniqueness(?: score)?", r"uniqueness", "higher"),
     _quantity("SCR", r"SCR(?: metric| score)?|spurious correlation removal", r"scr\w*", "higher"),
@@ -213,6 +218,7 @@ QUANTITIES = (
 )
 L0 = next(quantity for quantity in QUANTITIES if quantity.name == "L0")
 STEPS = next(quantity for quantity in QUANTITIES if quantity.name == "steps")
+_LOSS_OF = re.compile(r"loss (?:of|in) (?:the )?", re.IGNORECASE)
 _BEFORE_LOSS = """
     the a an its this that lower higher final training total overall reduced increased improved our smaller larger
     better worse best lowest highest in of on and with achieved achieves reports reported had has while similar
@@ -242,7 +248,13 @@ def mentions(sentence: str, keys: Iterable[str] = ()) -> list[Mention]:
             if quantity.name == "loss" and _another_loss(sentence[: match.start()]):
                 continue
             taken.append(Mention(quantity, match.start(), match.end(), match.group()))
-    return sorted(taken, key=lambda mention: mention.start)
+    starts = {mention.start for mention in taken}
+
+    def _of_another(mention: Mention) -> bool:  # the loss of explained variance
+        of = _LOSS_OF.match(sentence, mention.start)
+        return of is not None and of.end() in starts
+
+    return sorted((each for each in taken if not _of_another(each)), key=lambda mention: mention.start)
 
 
 def _another_loss(before: str) -> bool:

@@ -14,21 +14,31 @@ def pattern(text: str) -> re.Pattern[str]:
 
 
 WAYS = {  # in the order in which they are tried
-    "highest": "highest largest greatest most(?!~(?:of|general|specific)\\b)",
+    "highest": "peak(?:s|ed) highest largest greatest most(?!~(?:of|general|specific)\\b)",
     "lowest": "lowest smallest least fewest minimal",
     "best": "best optimal state[-~]of[-~]the[-~]art",
     "worst": "worst poorest",
-    "same": r"""unchanged the~same same identical similar comparable maintain(?:s|ed|ing)? preserv(?:es|ed|ing)
-        equal(?:s|led)? on~par stable constant match(?:es|ed) no~(?:\w+~)?(?:change|difference) did~not~change
+    "same": r"""unchanged the~same(?!~(?:way|direction)) same(?!~(?:way|direction)) identical similar comparable
+        maintain(?:s|ed|ing)? preserv(?:es|ed|ing)
+        equal(?:s|led)? on~par stable constant match(?:es|ed) no~(?:\w+~)?(?:change|difference)
+        no~(?:\w+~)?(?:effect~on|different~from) (?:in~line|ties|tied)~with did~not~respond unaltered
+        (?:holds?|held)~(?:steady|up|firm) (?:not|hardly|barely|scarcely)~affected
+        (?:practically|essentially|virtually|about|nearly|almost)~(?:that~of|as~(?:good|high|low)~as)
         within~(?:\w+~)?noise too~small~to~(?:tell|see|be~told) indistinguishable lost~in~(?:the~)?noise
-        (?:stay(?:s|ed)?|remain(?:s|ed)?)~(?:at~its|put|where)~\w+ flat immune unaffected untouched
-        (?:hardly|barely|scarcely)~(?:move[sd]?|change[sd]?|differs?) (?:leaves?|left)~(?:\w+~){1,4}where~it~was""",
+        (?:stay(?:s|ed)?|remain(?:s|ed)?)~(?:put|(?:at~its|where)~\w+) (?:back~)?(?:at|to)~the~level(?=~of)
+        back~(?:at|to)(?=~the~baseline.s) flat immune unaffected untouched
+        (?:hardly|barely|scarcely|do(?:es)?~not|did~not)~(?:move[sd]?|change[sd]?|differ(?:s|ed)?|budge[sd]?|shift(?:s|ed)?)
+        as~(?:well|good|high|low|much|many)~as(?=~(?:it~was|in~run|in~the~baseline|before|the~baseline.s\b))
+        (?:leaves?|left)~(?:\w+~){1,4}where~it~was""",
     "better": r"""improv(?:e[sd]?|ing|ements?) better superior(?:ity)? out-?perform(?:s|ed|ing)?
-        enhanc(?:e[sd]|ing|ements?) beats? beaten surpass(?:es|ed|ing)? boost(?:s|ed|ing)? stronger wins? won easier
-        ahead(?=~of) more~(?:effective|accurate|faithful|favou?rable)""",
+        enhanc(?:e[sd]|ing|ements?) beats? beaten edge[sd]?~out tops surpass(?:es|ed|ing)? boost(?:s|ed|ing)?
+        stronger wins? won easier
+        recover(?:s|ed)(?=\s*[.;]?$) ahead(?=~of|\s*[.;]?$) (?:comes?|came|ranks?)~(?:before|ahead|above)
+        more~(?:effective|accurate|faithful|favou?rable)""",
     "worse": r"""worse(?:n(?:s|ed|ing)?)? degrad(?:e[sd]?|ing|ations?) deteriorat(?:e[sd]?|ing|ion) inferior
-        hurts? harm(?:s|ed) under-?perform(?:s|ed)? suffer(?:s|ed)? regress(?:es|ed|ion) weaker poorer harder behind
-        costs(?!~(?:nothing|no|little|next|hardly|almost|compute|time)\b)
+        hurts? harm(?:s|ed) do(?:es|ing)?~damage did~damage damag(?:es|ed) lags?~behind trails? loses~to 
+        falls~short(?=~of) under-?perform(?:s|ed)? suffer(?:s|ed)? regress(?:es|ed|ion) weaker poorer harder behind
+        costs(?!~(?:nothing|less|more|no|little|next|hardly|almost|compute|time)\b)
         (?:takes?|took)~(?:a~)?(?:\w+~)?hit at~(?:a|some|considerable|great)~(?:\w+~)?(?:price|cost|expense)""",
     "up": r"""sparser (?:is|are|was|were|goes|went|moved|comes?|came)~(?:\w+ly~|now~)?up(?!~to)
         (?:brings?|brought|drives?|drove|push(?:es|ed)|pull(?:s|ed))~(?:\w+~){1,4}up increas(?:e[sd]?|ing)
@@ -41,19 +51,19 @@ WAYS = {  # in the order in which they are tried
         lower(?:s|ed|ing)? f[ae]ll(?:s|en|ing)? drop(?:s|ped|ping)? declin(?:e[sd]?|ing)
         reduc(?:e[sd]?|ing|tions?) smaller fewer less shr[aiu]nk(?:s|en)? below halv(?:es|ed|ing) cut(?:s|ting)?
         went~down downwards? diminish(?:es|ed) s[aiu]nks? plummet(?:s|ed) down(?=~(?:by|from|to|on|as~well)\b|\s*$)
-        slip(?:s|ped)? slid(?:es?)? dip(?:s|ped)? collapse[sd]? plunge[sd]? los(?:es|t)(?!~in\b)
-        (?:gives?|gave)~up""",
+        slip(?:s|ped)? slid(?:es?)? dip(?:s|ped)? collapse[sd]? plunge[sd]? los(?:es|t)(?!~(?:in|less|more|no|little)\b)
+        (?:gives?|gave)~up(?!~(?:less|more|no|little)\b)""",
 }
 WAY = re.compile(r"\b(?:" + "|".join(f"(?P<{way}>{words(text)})" for way, text in WAYS.items()) + r")\b", re.IGNORECASE)
 NOT_A_WAY_AFTER = re.compile(
     r"[\s-]*"
-    + words("schedules? K tiers? layers? level bound row learning rate latents? features? dimension ranks?")
-    + r"\b",
+    + words("effects? schedules? K tiers? layers? level bound row learning rate latents? features? dimension ranks?")
+    + r"\b|\s(?:than )?(?:the|our|this|that) (?:smallest (?:effect|difference)|threshold|budget|limit|tolerance)\b",
     re.IGNORECASE,
 )
 NOT_A_WAY_BEFORE = re.compile(
     rf"\b(?:at (?:the )?|{words('learning~rate coefficient penalty weight batch~size threshold width K')}"
-    rf" {words('was is were has~been')} )$",
+    rf" {words('was is were has~been')} |{words('lose lost loses costs? gave~up gives~up')} (?:the )?)$",
     re.IGNORECASE,
 )
 EXTREME = {"better": "best", "worse": "worst", "up": "highest", "down": "lowest"}  # than all others
@@ -65,7 +75,8 @@ IDIOM = re.compile(  # how to read an axis
 
 TREND_WORD = pattern(r"trend\w* stead(?:y|ily) monoton\w+ progressive\w* gradual\w* correlat\w+ scales?~with")
 TREND = re.compile(
-    TREND_WORD.pattern + r"|\b(?:consistent\w*|continu\w+ to|kept|keeps|throughout|run after run|from run to run"
+    TREND_WORD.pattern
+    + r"|\b(?:consistent\w*|each time|every time|continu\w+ to|kept|keeps|throughout|run after run|from run to run"
     r"|with (?:each|every) (?:run|step|variant)"
     r"|(?:across|over|through(?:out)?) (?:the |all |all of the |our |successive )*(?:course of )?"
     rf"{words('runs experiments variants configurations settings iterations training epochs steps')}"
@@ -87,7 +98,7 @@ _VERB = words(
 _HAPPENED = re.sub(  # after these an infinitive says what happened
     r"(\w+) ?",
     r"(?<!\1 )",
-    "continued continues continue managed able helped led seems appears fails failed unable",
+    "continued continues continue managed able helped led seems appears fails failed unable one first only last",
 )
 HYPOTHETICAL = re.compile(
     r"\b(?:"
@@ -106,7 +117,7 @@ HYPOTHETICAL = re.compile(
 NEGATION = re.compile(
     r"\b"
     + words(r"not no never without neither nor \w+n.t fail(?:s|ed)?~to unable~to instead~of rather~than lack~of hardly")
-    + r"\b(?:\s+[\w-]+){0,3}\s*$|\b(?:none|neither)(?:\s+[\w\'’-]+){0,7}\s*$",
+    + r"\b(?:\s+[\w-]+){0,3}\s*$|\bnothing(?:\s+\w+)?\s*$|\b(?:none|neither)(?:\s+[\w\'’-]+){0,7}\s*$",
     re.IGNORECASE,
 )
 
@@ -129,10 +140,13 @@ AGAINST = re.compile(
     + words(
         r"""than (?:superior|inferior)~to (?:in~|by~)?comparison~(?:to|with) compared~(?:to|with) relative~to
             over versus vs\.? against below above (?:up~|down~)?from from~[\d.,]+%?(?=~(?:in|for|of|at)\b)
-            beat(?:s|en|ing)? out-?perform\w* surpass\w* exceed(?:s|ed|ing)? improv\w+~(?:up)?on ahead~of behind
-            beside match(?:es|ed|ing)?"""
+            beat(?:s|en|ing)? edge[sd]?~out tops trails? out-?perform\w* surpass\w* exceed(?:s|ed|ing)?
+            improv\w+~(?:up)?on ahead~of behind
+            beside (?:at|to)(?=~the~baseline.s~(?:level|value)) (?:at|to)~the~level~of loses~to falls~short~of
+            match(?:es|ed|ing)? (?:comes?|came|ranks?)~(?:before|ahead~of|above)"""
     )
     + r"|(?P<loose>as|to|with|of))\s+(?:both )?"
+    r"(?:(?:it|they) (?:do(?:es)?|did|was|were|is|are) (?=with |in |for )(?:with )?)?"
     r"(?:(?:that|those|what|the (?:one|value|values|figure|score|results?)) (?:of|in|from|for) |in |for )*"
     + WHICH.format("r_")
     + r"(?:['’]s)?(?: and (?:that of |in )?(?P<and>"
@@ -141,8 +155,12 @@ AGAINST = re.compile(
     re.IGNORECASE,
 )
 ALIKE = pattern(
-    r"noise same identical similar comparable equal close par good well high low match\w*"
+    r"""noise same identical similar comparable equal close par good well high low match\w* line ties tied
+        practically essentially virtually nearly almost"""
 )  # as, to, with a run
+ALONGSIDE = pattern(  # what is said next is of no one of two quantities
+    r"mirrors? tracks? follows? parallels? opposite inverse(?:ly)? correlat\w+ like unlike"
+)
 OTHERS = re.compile(
     r"\b(?:than|outperform\w*|beat\w*|surpass\w*|exceed\w*|over|of|among|across)\s+(?:(?:in|for|that of|those of) )?"
     r"(?:all|any|every|both|each)(?: of)?(?: the)?(?: other| earlier| previous| prior| preceding)* "
@@ -152,14 +170,14 @@ OTHERS = re.compile(
 
 CLAUSE = re.compile(
     r"[;]|,(?!\d)(?!\s*top \d)|:\s|\s[–—]\s|\(|\)"
-    rf"|\b{words('but while whereas although though despite however which because since (?<!not~)yet except')}\b"
+    rf"|\b{words('but while whereas although though despite however which because since (?<!not~)yet(?!~to) except')}\b"
     rf"|\b{words('resulting~in leading~to suggesting indicating showing demonstrating confirming')}\b"
     r"|\band (?=(?:run \d+ (?!in\b|on\b|by\b|for\b)[a-z]"
     r"|(?:the|its|a|an|this|with|also|improv|reduc|increas|decreas|lower|higher|outperform|achiev)\b))",
     re.IGNORECASE,
 )
 CONTINUES = re.compile(  # a clause that goes on about what was named before
-    r"\s*(?:it |this |that |they )?"
+    r"\s*(?:it |this |that |they |the baseline |run \d+ )?"
     + words(
         r"""is was are were has have down up a an compared continu\w* further then still slightly also even
             significantly substantially markedly both well far just much considerably clearly"""
@@ -167,6 +185,7 @@ CONTINUES = re.compile(  # a clause that goes on about what was named before
     + r"\b",
     re.IGNORECASE,
 )
+TOPIC = re.compile(r"\s*(?:(?:ranked|judged|measured) by|by|in terms of|as for|on|in) (?:the )?", re.IGNORECASE)
 OF_RESULTS = re.compile(  # better, of results as a whole
     rf"\b{words('performance results? scores? metrics? overall quality everything across~the~board improvements?')}\b"
     r"|^\s*(?:this|it|run \d+|the (?:model|run|variant|sae))(?: \w+)? (?:improv|outperform|degrad|enhanc)",
@@ -202,7 +221,8 @@ NOT_A_FIGURE_BEFORE = re.compile(  # what a number after these counts is a setti
     + words(
         r"""K layer seeds? batch(?:~size)? lr learning~rate rate coefficient weight step top threshold p alpha
             beta lambda gamma tau runs? experiment figure fig\.? table tier width d_sae dim(?:ension)? epoch
-            target budget version expansion(?:~factor)? blocks? of~the factor penalty size level section after
+            target budget smallest~effect version expansion(?:~factor)?
+            blocks? of~the factor penalty size level section after
             for every"""
     )
     + r"\s*(?:of|=|:|to|was|is)?\s*[#~≈]?$|±\s*$|[=*/^_]$",
@@ -245,6 +265,7 @@ OF_RUN_AFTER = re.compile(
     r"\s*(?:\w+ )?(?:for|in|of|by|from|with|\()\s*(?:the |that of )*" + WHICH.format(""), re.IGNORECASE
 )
 RIVAL = pattern("vs\\.? versus against than compared")
+PLACE = re.compile(r"\b(?:at|near) (?:an? |the )?$", re.IGNORECASE)
 AT_L0 = re.compile(r"\bat (?:an? )?L0 (?:of )?[\d.]+\b.*$", re.IGNORECASE)
 ASIDE = re.compile(r"\d|\b(?:with|without|at|despite|by|for|matter)\b", re.IGNORECASE)
 STARTS = re.compile(r"\b(?:start\w*|begin\w*|initial\w*|first|budget)\b|\bK\b", re.IGNORECASE)
@@ -288,6 +309,13 @@ FACTORS = {
     2.0: r"halv\w+|cut in half|half (?=(?:of )?th)|doubl(?:ed|es)|twice (?=as|th)",
     3.0: r"tripl(?:ed|es)|threefold",
 }
+CHANGED_BY_FACTOR = re.compile(  # it gave up twice as much of it
+    rf"\b{words('g[ia]v(?:es?|ing)~up los(?:es?|t|ing) costs? gain(?:s|ed)? sacrificed?')}\b[^,;]*\btwice as much\b",
+    re.IGNORECASE,
+)
+VANISHED = re.compile(  # of an improvement that is none
+    r"\b(?:(?:disappear|vanish|evaporat)\w*|(?:is|are|was|goes|has) (?:gone|lost|away))\b", re.IGNORECASE
+)
 LOOSELY = r"(?:about|around|roughly|approximately|nearly|almost|over|~|≈)"
 _L0 = r"(?:mean |average )?(?:L0|sparsity)\b"
 L0_DIFFERS = re.compile(  # at a higher L0, L0 rose, at an L0 of 52 rather than 20
@@ -302,13 +330,18 @@ ADMITS_NOISE = pattern(
     r"""noise intervals? confidence insignificant not~(?:statistically~)?significant(?:ly)? negligibl[ey]
         apparent(?:ly)? seem(?:s|ed|ing)? nominal(?:ly)? numerically"""
 )
+BEYOND_NOISE = re.compile(
+    r"\b(?:beyond|outside|above|clear of|more than|exceed\w*) (?:the |its |their |any )?(?:\w+ )?(?:intervals?|noise)",
+    re.IGNORECASE,
+)
 MENTIONS_L0 = re.compile(
     r"\bL0\b|\bK\b|spars|dens(?:e|er|ity)\b|\bactive (?:latents|features)|\b(?:as many|more|latents) (?:latents|fire)",
     re.IGNORECASE,
 )
 AT_SAME_L0 = re.compile(
-    r"\b(?:at|with|for) (?:[\w'’]+ ){0,3}(?:same|equal|identical|matched|own|comparable|similar|given) L0"
-    r"|\bL0 (?:is |was |being )?(?:held|kept) \w+",
+    r"\b(?:at|with|for) (?:[\w'’]+ ){0,3}(?:same|equal|identical|matched|own|comparable|similar|given) "
+    r"(?:L0|sparsity|density)"
+    r"|\bL0 (?:is |was |being )?(?:(?:held|kept) \w+|matched|equali[sz]ed)",
     re.IGNORECASE,
 )
 AS_GOOD = pattern(r"indistinguishable on~par within~(?:\w+~)?noise")  # of results as a whole

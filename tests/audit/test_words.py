@@ -63,7 +63,7 @@ def study(upto: int, done: bool = True) -> list[Run]:
 
 def evidence(run: int, text: str, done: bool = True) -> list[str]:
     judged = {number: Judgement(outcome) for number, outcome in OUTCOMES.items() if number < run + done}  # pyright: ignore[reportArgumentType]
-    return [each.evidence for each in contradictions(text, run, from_runs(study(run, done), judged))]
+    return [each.evidence for each in contradictions(text, run, from_runs(study(run, done), judged, "f1", 0.02))]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,31 @@ def evidence(run: int, text: str, done: bool = True) -> list[str]:
         (5, "There is no gain.", "run 5 is better on the primary metric"),
         (5, "The composed fraction is 0.41.", "run 5 has composed_fraction 0.31"),
         (5, "F1 differs by +0.138 ± 0.041 from the baseline at the same L0, which is within noise.", "0.859 in run 5"),
+        (2, "The gain in F1 is larger than the smallest effect.", "differs by 0.017, the smallest effect is 0.02"),
+        (1, "The gain in F1 stays below our threshold of 0.02.", "differs by 0.097, the smallest effect is 0.02"),
+        (1, "Fresh seeds bear out the gain in F1.", "run 1 is unconfirmed"),
+        (5, "The improvement did not survive fresh seeds.", "run 5 is better"),
+        (5, "The gain is smaller than that of run 1.", "+0.138 in run 5 and by +0.097 in run 1"),
+        (2, "It gains more F1 than nested prefixes did.", "+0.017 in run 2 and by +0.097 in run 1"),
+        (2, "Unrolling holds on to the gains of run 1.", "+0.017 in run 2 and by +0.097 in run 1"),
+        (2, "Half the latents are dead.", "alive_fraction is 0.74 in run 2"),
+        (5, "Dead latents were never an issue in this study.", "alive_fraction is 0.74 in run 2"),
+        (1, "Explained variance does not differ from the baseline's.", "0.91 in run 1"),
+        (5, "Explained variance is as low as in run 1.", "0.929 in run 5, 0.91 in run 1"),
+        (2, "It pays off in explained variance.", "explained variance of run 2 differs by +0.002 ± 0.004"),
+        (2, "It is a clear gain in explained variance.", "explained variance of run 2 differs by +0.002 ± 0.004"),
+        (1, "A clean win: every metric moves the right way.", "explained variance of run 1 differs by -0.02 ± 0.004"),
+        (1, "There is no loss of explained variance.", "explained variance of run 1 differs by -0.02 ± 0.004"),
+        (5, "The hypothesis is refuted.", "run 5 is better"),
+        (2, "This run is better than run 1.", "+0.017 in run 2, +0.097 in run 1"),
+        (2, "This is the best run so far.", "+0.097 in run 1, +0.017 in run 2"),
+        (5, "All four changes improved F1.", "0.738 in run 2"),
+        (5, "None of the changes improved F1.", "0.818 in run 1"),
+        (5, "Only run 1 improved F1.", "0.859 in run 5"),
+        (5, "F1 reaches 0.859, yet the baseline is still ahead.", "0.859 in run 5"),
+        (3, "An F1 of 0.871 sets a new best.", "no"),
+        (4, "At equal sparsity, K = 16 explains more variance.", "within the noise"),
+        (1, "The difference in F1 is too small to matter.", "run 1 is unconfirmed"),
     ],
 )
 def test_a_false_sentence_is_found_with_its_evidence(run: int, text: str, shown: str):
@@ -121,6 +146,24 @@ def test_a_false_sentence_is_found_with_its_evidence(run: int, text: str, shown:
         (5, "F1 is high, and the composed fraction is 0.31, the mean loss of a tier is 0.2."),
         (5, "K starts at 24 active latents, and the first prefix has 64 of them."),
         (5, "A prefix must reconstruct alone, so it takes up the most frequent features."),
+        (1, "F1 gains 0.097, far more than the smallest effect of 0.02."),
+        (2, "The gain in F1 is below our threshold."),
+        (1, "The gain still has to be confirmed by fresh seeds."),
+        (5, "The gain is larger than that of run 1, and fresh seeds bear it out."),
+        (5, "It loses less explained variance than nested prefixes did."),
+        (2, "A quarter of the latents are dead, and all others stay alive."),
+        (1, "Nested prefixes do not pay off in explained variance."),
+        (1, "F1 moves the right way, explained variance does not."),
+        (5, "The hypothesis is not refuted."),
+        (2, "It is not better than run 1."),
+        (5, "This is the best run so far, and it beats every earlier run on F1."),
+        (5, "Not every change improved F1."),
+        (5, "Only run 2 lost latents."),
+        (5, "The loss of explained variance shrank from 0.02 to 0.001."),
+        (5, "Compared with run 1, nothing gets worse."),
+        (4, "Once L0 is matched, the improvement disappears."),
+        (2, "Without an auxiliary loss the latents die."),
+        (5, "F1 and explained variance point the same way as in no other run."),
     ],
 )
 def test_a_true_or_open_sentence_is_left_alone(run: int, text: str):
