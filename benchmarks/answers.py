@@ -166,7 +166,8 @@ def held_against(said: dict[str, Any], whole: Facts) -> list[str]:
     judged = {number: judgement for number, judgement in whole.judged.items() if number < known}
     facts = replace(whole, runs=runs, judged=judged)
     pending = said["run"] if said["when"] == "before" else None
-    faults, text = prose.faults(said["text"], facts, pending), bare_figures.measured(said["text"], facts)
+    about = said["run"] if said["when"] == "after" else None
+    faults, text = prose.faults(said["text"], facts, pending), bare_figures.measured(said["text"], facts, about)
     struck = [bare_figures.NOT_MEASURED] if bare_figures.NOT_MEASURED in text else []
     rendered = prose.render(text, facts)
     marks = words.check(rendered, said["run"], facts)

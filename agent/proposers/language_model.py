@@ -166,7 +166,7 @@ class LLMProposer:
             wrong, why = "", str(error)
         if wrong or (why and len(_sent_back(state, "description")) < MOST_SENT_BACK):
             return AnswerSentBack(purpose="description", answer=answer, why=wrong or why, prose=bool(wrong))
-        return RunDescribed(run=run, text=_settled(text, facts))
+        return RunDescribed(run=run, text=_settled(text, facts, run=run))
 
     def _conclusion(self, state: State, last: int) -> Remark:
         facts, answer = self._facts(state, last), ""
@@ -266,9 +266,12 @@ def _told(experiment: Experiment, proposal: Proposal, facts: Facts, number: int)
     }
 
 
-def _settled(text: str, facts: Facts, pending: int | None = None) -> str:
-    """Return a text whose figures are all measured ones, or words that say that they are none."""
-    return bare_figures.measured(prose.without_faults(text, facts, pending), facts)
+def _settled(text: str, facts: Facts, pending: int | None = None, run: int | None = None) -> str:
+    """Return a text whose figures are all measured ones, or words that say that they are none.
+
+    It is about a `run` that has its result, or about one that is `pending`.
+    """
+    return bare_figures.measured(prose.without_faults(text, facts, pending), facts, run)
 
 
 def _is_through(state: State, run: int) -> bool:

@@ -43,8 +43,11 @@ _EXPECTS = re.compile(
 _OF_RUN = re.compile(r"\bruns? #?(\d+)|\b(baseline)", re.I)
 
 
-def measured(text: str, facts: Facts) -> str:
-    """Return a text with a placeholder, or NOT_MEASURED, for each bare figure of a score."""
+def measured(text: str, facts: Facts, run: int | None = None) -> str:
+    """Return a text with a placeholder, or NOT_MEASURED, for each bare figure of a score.
+
+    A figure is one of the runs that its sentence names, or of the `run` that the text is about, or of any if none is.
+    """
     placeholders = [match.group() for match in PLACEHOLDER.finditer(text)]
     letters = iter(range(len(placeholders)))
     masked = PLACEHOLDER.sub(
@@ -52,16 +55,16 @@ def measured(text: str, facts: Facts) -> str:
     )  # so that no digit in one is taken for a figure
     for sentence in split_sentences(masked):
         if not _EXPECTS.search(sentence):
-            masked = masked.replace(sentence, _replaced(sentence, facts))
+            masked = masked.replace(sentence, _replaced(sentence, facts, run))
     return re.sub("[\ue000-\uf8ff]", lambda letter: placeholders[ord(letter.group()) - 0xE000], masked)
 
 
-def _replaced(sentence: str, facts: Facts) -> str:
+def _replaced(sentence: str, facts: Facts, run: int | None) -> str:
     parts, end = [], 0
     for figure in _FIGURE.finditer(sentence):
         if names := _scores_of(sentence, figure):
             name = next((name for name in names if name in facts.headline), None)
-            placeholder = _placeholder(sentence, figure, name, facts) if name else NOT_MEASURED
+            placeholder = _placeholder(sentence, figure, name, facts, run) if name else NOT_MEASURED
             parts += [sentence[end : figure.start()], placeholder]
             end = figure.end()
     return "".join([*parts, sentence[end:]])
@@ -80,7 +83,7 @@ def _scores_of(sentence: str, figure: re.Match[str]) -> list[str]:
     return _SCORES[follows.group().lower()] if follows else []
 
 
-def _placeholder(sentence: str, figure: re.Match[str], name: str, facts: Facts) -> str:
+def _placeholder(sentence: str, figure: re.Match[str], name: str, facts: Facts, run: int | None) -> str:
     """Return the placeholder of the measured figure that stands here, of the runs that the sentence names if any."""
     digits = figure["whole"] or figure["digits"]
     value = float(digits) * (-1 if figure["sign"] in ("-", "−") else 1)
@@ -90,8 +93,10 @@ def _placeholder(sentence: str, figure: re.Match[str], name: str, facts: Facts) 
     if abs(abs(value) - facts.smallest_effect) <= half:
         return figure.group()
     named = {int(match[1] or 0) for match in _OF_RUN.finditer(sentence)}
-    if named == {0}:
-        named = set()  # against the baseline, of the run that the text is about
+    if named == {0} and run is None:
+        named = set()  # against the baseline, of a run that the sentence does not name
+    elif named and run is not None:
+        named.add(run)
     for placeholder, known in _known(name, named, facts):
         if abs(value - known) <= half or (" - " in placeholder and abs(abs(value) - abs(known)) <= half):
             return placeholder
