@@ -37,7 +37,6 @@ TRIES = {
     "tree_sae": ("full", "CONSISTENCY_COEFFICIENT"),
     "adaptive_orthogonal_sae": ("adaptive", "ORTHOGONALITY_COEFFICIENT"),
     "absorption_prevention_sae": ("full", "K_START"),
-    "use_sorted_matryoshka_sae": ("six_prefixes", "K_START"),
 }
 FACTORS = (0.5, 2)
 
