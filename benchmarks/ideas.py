@@ -160,7 +160,7 @@ def scored_baselines(
     scorer: Scorer, study: Study, states: Sequence[State]
 ) -> tuple[list[Baseline], tuple[float, float]]:
     """Return every baseline that one of the studies uses, and the stability of those at the baseline's own K."""
-    stored = Baselines(study, states[0].started, None)  # type: ignore[arg-type]  # it trains nothing here
+    stored = Baselines(study, states[0].started, None, None)  # type: ignore[arg-type]  # it trains nothing here
     scored, own = [], []
     for k, seed in sorted({(b.k, b.seed) for state in states for b in state.baselines}):
         run_dir = stored.entry(k, seed)

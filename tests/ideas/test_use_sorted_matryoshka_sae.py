@@ -102,20 +102,23 @@ def test_sorting_changes_no_reconstruction(modules: dict[str, Any], small_model:
         torch.testing.assert_close(trained.sae.decode(trained.sae.encode(trained.x)), before)
 
 
-@torch.no_grad()
 def test_the_exported_latents_are_in_the_order_of_their_use(
     modules: dict[str, Any], small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    """Within the half of the latents that is in the largest prefix alone nothing else gives them an order."""
     monkeypatch.setenv("SAE_AGENT_DRIVEN", "1")  # the whole training, without the evaluation
-    halves = {}
+    ratio = {}
     for name in ("six_prefixes", "no_sorting"):
         (tmp_path / name).mkdir()
         modules[name].main(tmp_path / name)
-        encode = checkpoint.load(tmp_path / name / "checkpoint").encode
-        fired = torch.stack([(encode(x) > 0).sum(0) for x in stream(small_model) if len(x) == BATCH]).sum(0)
-        halves[name] = [half.float().mean().item() for half in fired.split(D_SAE // 8)]
-    assert halves["six_prefixes"] == sorted(halves["six_prefixes"], reverse=True)
-    assert halves["no_sorting"] != sorted(halves["no_sorting"], reverse=True)
+        loaded = checkpoint.load(tmp_path / name / "checkpoint")
+        with torch.no_grad():
+            fired = torch.stack([(loaded.encode(x) > 0).sum(0) for x in stream(small_model) if len(x) == BATCH]).sum(0)
+        start, end = loaded.header.groups["prefix_5"]
+        earlier, later = fired[start:end].float().chunk(2)
+        ratio[name] = (earlier.mean() / later.mean()).item()
+    assert ratio["six_prefixes"] > 1.5
+    assert ratio["no_sorting"] < 1.2
 
 
 # The schedules

@@ -119,7 +119,7 @@ def study(directory: Path, count: int) -> list[Run]:
 
 
 def history(step: int, number: int) -> MetricsRow:
-    own = {"prefix_0_l0_share": 0.3 + 0.02 * number, "prefix_1_l0_share": 0.5, "k": max(16.0, 64 - 2 * step)}
+    own: dict[str, float | None] = {"prefix_0_l0_share": 0.3 + 0.02 * number, "k": max(16.0, 64.0 - 2 * step)}
     known = {"l0": 16.0, "mse": 0.5, "alive_fraction": 1.0, "learning_rate": 1e-3, "grad_norm": 1.0, "seconds": 1.0}
     return MetricsRow(step=step, tokens=20_000 * step, loss=1.0, own=own, **known)
 
