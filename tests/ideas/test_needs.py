@@ -57,6 +57,11 @@ IDEAS = {
         of_the_model="parents_.*|prefix_4_.*|prefix_3_random_.*",  # the whole SAE has no random counterpart
         sampled_by="tiny-lm",
     ),
+    "use_sorted_matryoshka_sae": Given(
+        groups={f"prefix_{i}": group for i, group in enumerate(THREE)},
+        of_the_model="frequent_.*",
+        sampled_by="tiny-lm",
+    ),
     "tree_sae": Given(
         groups={f"level_{i}": group for i, group in enumerate(THREE)},
         extra={

@@ -2,6 +2,10 @@
 
 from agent.lab.results import Measure
 
+NEEDS = {
+    "groups prefix_0": "the order by use and what the first holds, from the latents that prefix_0, prefix_1, ... add",
+}
+
 MEASURES = {
     "order_by_use": Measure(
         title="order by use",
