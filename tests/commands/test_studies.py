@@ -39,7 +39,7 @@ def test_each_study_has_a_line_with_its_best_outcome(checkout: Checkout):
 
 def test_a_run_of_a_study_is_shown_with_its_reasons_and_its_change(checkout: Checkout):
     shown = checkout.agent("show", str(checkout.study.directory), "--run", "2").stdout
-    for part in ("run 2: Step 2 that is denser", "description: ", "why: ", "  - CE-loss score: 0.9599, baseline "):
+    for part in ("run 2: Step 2 that is denser", "what changed: ", "why: ", "  - CE-loss score: 0.9599, baseline "):
         assert part in shown
     assert '+BEHAVIOUR = "denser"' in shown
     assert "the code, from that of run 0:" in shown

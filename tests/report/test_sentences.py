@@ -37,6 +37,8 @@ VALUES = {
     "baseline": "the baseline as trained",
     "in_words": " (better, confirmed by fresh seeds)",
     "run": "3",
+    "other": "2",
+    "quoted": '"It worked."',
     "attempt": "2",
     "verdict": "not_comparable",
     "family": "sparse_probing",
