@@ -91,8 +91,8 @@ def test_weights_of_zero_are_a_dead_sae_from_the_first_steps_and_nothing_starts_
     baseline = as_run(tmp_path, 0, "Baseline", FinalInfo(verdict=Verdict(name="ok", evidence="")))
     run = as_run(tmp_path, 1, "Zero", info)
     starts = {each.number for each in (baseline, run) if each.counts}
+    text = "## Reasoning\nOnce more.\n\n## Plan\n1. [from run 1] Zero, again: as before.\n"
     with pytest.raises(BadAnswer, match="starts from run 1, which has no result"):
-        text = "## Reasoning\nOnce more.\n\n## Plan\n1. [from run 1] Zero, again: as before.\n"
         answers.parse_plan(text, 2, 5, lambda _, start: start in starts)
 
 

@@ -67,7 +67,14 @@ OPTIONAL = (
     "with_prediction",
     "prediction",
 )
-SHORTENED = ("companion", "in_words", "beyond", "on_test", "why_untested")  # read without the words around them
+SHORTENED = (
+    "quoted",
+    "companion",
+    "in_words",
+    "beyond",
+    "on_test",
+    "why_untested",
+)  # read without the words around them
 ALL = {name: value for name, value in vars(sentences).items() if isinstance(value, Sentence)} | {
     f"{table}[{name}]": sentence
     for table in ("OUTCOMES", "ANSWERS")
