@@ -74,7 +74,7 @@ SHORTENED = (
     "beyond",
     "on_test",
     "why_untested",
-)  # read without the words around them
+)  # without the words around them
 ALL = {name: value for name, value in vars(sentences).items() if isinstance(value, Sentence)} | {
     f"{table}[{name}]": sentence
     for table in ("OUTCOMES", "ANSWERS")
