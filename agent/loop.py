@@ -1,10 +1,11 @@
 """One study, from wherever its ledger says it stands to its end."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from agent.audit import contradicted
 from agent.comparison.baselines import Baselines
 from agent.comparison.confirmation import Confirmation
 from agent.comparison.feature_keeper import FeatureKeeper
@@ -17,9 +18,7 @@ from agent.llm.replay import NotYet
 from agent.proposers import Proposer
 from agent.proposers.template import baseline_proposal
 from agent.report.idea_analysis import Analysis
-from agent.report.model_words import Contradiction
 from agent.report.notebook import Notebook
-from agent.report.prose import Facts
 from agent.run_stages import RunStages
 from agent.running.job_queue import JobQueue
 from agent.study import events, job_names
@@ -37,13 +36,6 @@ class StudyResult:
 
     reason: str
     exit_code: int
-
-
-def contradicted(text: str, run: int, facts: Facts) -> Iterable[Contradiction]:
-    """Return what results contradict in a language model's text about a run."""
-    from agent.audit import words  # here, as most studies have no such text and start sooner without
-
-    return words.check(text, run, facts)
 
 
 class Loop:

@@ -19,7 +19,7 @@ from typing import Any
 
 from scipy.special import stdtr
 
-from agent.audit import words
+from agent.audit import contradicted
 from agent.comparison.judgement import Judgement
 from agent.ideas import Fixed, render_baseline
 from agent.lab.results import Comparison, Core, FinalInfo, Latents, MetricComparison
@@ -170,7 +170,7 @@ def held_against(said: dict[str, Any], whole: Facts) -> list[str]:
     faults, text = prose.faults(said["text"], facts, pending), bare_figures.measured(said["text"], facts, about)
     struck = [bare_figures.NOT_MEASURED] if bare_figures.NOT_MEASURED in text else []
     rendered = prose.render(text, facts)
-    marks = words.check(rendered, said["run"], facts)
+    marks = contradicted(rendered, said["run"], facts)
     return [*faults, *struck, *(mark.evidence for mark in marks)]
 
 

@@ -199,9 +199,6 @@ def _claims_a_result(sentence: ProseSentence) -> bool:
 
 
 def check(text: str, run: int, facts: Facts) -> list[Contradiction]:
-    """Return what the results of a study contradict in a text about a run: a Check of agent.report.model_words."""
-    return (
-        contradictions(text, run, from_runs(facts.runs, facts.judged, facts.primary, facts.smallest_effect))
-        if text
-        else []
-    )
+    """Return what the results of a study contradict in a text about a run."""
+    known = from_runs(facts.runs, facts.judged, facts.primary, facts.smallest_effect)
+    return contradictions(text, run, known)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from agent import ROOT
-from agent.audit import words
+from agent.audit import contradicted
 from agent.lab.errors import UserError
 from agent.lab.files import MIB, BadFile, exists, write_atomically
 from agent.lab.progress import notify
@@ -25,7 +25,7 @@ LONGEST_NAME = 200  # characters of a file's
 def review(paths: Sequence[Path]) -> None:
     """Write the page of the studies at `paths`, or of the newest, and print where it is."""
     found = _find(paths)
-    page = render([open_study(*each, words.check) for each in found])
+    page = render([open_study(*each, contradicted) for each in found])
     target = _target([study for study, _ in found])
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, page)
@@ -39,7 +39,7 @@ def serve(paths: Sequence[Path], port: int) -> None:
 
     def build(version: str) -> str:
         found = _find([study.directory for study in studies])
-        return render([open_study(*each, words.check) for each in found], live=version)
+        return render([open_study(*each, contradicted) for each in found], live=version)
 
     with PageServer(port, watched, build) as server:
         print(f"{server.address} shows {', '.join(study.name for study in studies)}; end with Ctrl-C", flush=True)

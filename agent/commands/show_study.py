@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from agent.audit import words
+from agent.audit import contradicted
 from agent.comparison.judgement import Judgement, judgements
 from agent.display.console import make_console, print_diff
 from agent.display.formatting import remarks
@@ -108,7 +108,7 @@ def print_run(study: Study, state: State, number: int) -> bool:
     ):
         if text:
             _print_paragraph(console, f"{label}{UNCHECKED if by_model else ''}: {text}")
-    for mark in model_words.marks(texts["described"], number, Facts.of(runs, judged, state.started), words.check):
+    for mark in model_words.marks(texts["described"], number, Facts.of(runs, judged, state.started), contradicted):
         _print_paragraph(console, mark)
     if run.counts and run.info:
         _print_results(console, run, state, judged.get(number))
