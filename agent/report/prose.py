@@ -175,14 +175,16 @@ def render(text: str, facts: Facts) -> str:
 def _named_in(before: str, placeholder: str) -> str:
     """Return the words before a placeholder that may name what it is, from the last full stop or placeholder on.
 
-    Where they name no metric and the last placeholder of the sentence is of the same run, it is those of the sentence.
+    Where they name no metric, but this run, or the last placeholder of the sentence is of the same run, the metric is
+    the one that the sentence names.
     """
     sentence = re.split(r"(?<=[.!?])\s", before)[-1]
     earlier = list(PLACEHOLDER.finditer(sentence))
     nearest = sentence[earlier[-1].end() :] if earlier else sentence
     if earlier and not _NAMES.search(nearest) and re.match(_ABOUT, earlier[-1][1]) and re.match(_ABOUT, placeholder):
-        same = re.match(_ABOUT, earlier[-1][1])[0] == re.match(_ABOUT, placeholder)[0]  # type: ignore[index]
-        return PLACEHOLDER.sub("", sentence) if same else nearest
+        own, last = re.match(_ABOUT, placeholder)[0], re.match(_ABOUT, earlier[-1][1])[0]  # type: ignore[index]
+        if own == last or re.search(rf"\b{own.replace('_', ' ')}\b", nearest):
+            return f"{', '.join(_NAMES.findall(sentence))} {nearest}"
     return nearest
 
 

@@ -49,9 +49,7 @@ def section(
         lines += model_words.paragraphs(words, model_words.HEADING, found)
     by_model = bool(state.started.language_model) and run.number > 0 and not run.state.by_hand
     label = model_words.CHANGED if by_model else "Description"
-    written = clip_sentences(texts["description"], PLANNED)
-    found = model_words.marks(written, run.number, facts, check) if by_model else []
-    lines += model_words.paragraphs(written, label, found)
+    lines += paragraph(clip_sentences(texts["description"], PLANNED), label).split("\n")
     if run.state.proposal.start:
         lines.append(f"It starts from the experiment of run {run.state.proposal.start}.")
     if run.state.by_hand:

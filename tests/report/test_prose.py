@@ -67,7 +67,7 @@ def facts(outcome: Outcome = "worse") -> Facts:
         ),
         (
             "Its L0 is {{ run_1.l0 }}, the baseline's {{baseline.l0}}.",
-            "Its L0 is 16.20 latents/token, the baseline's 16.20 latents/token (L0 of the baseline).",
+            "Its L0 is 16.20 latents/token, the baseline's 16.20 latents/token.",
         ),
         ("With K at {{run_1.K}} and {{run_1.AUX_K}}.", "With K at 32 and 64."),
         (
@@ -92,6 +92,11 @@ def facts(outcome: Outcome = "worse") -> Facts:
             "The CE-loss score of run 4 {{run_4 vs baseline ce_loss_score}}, it {{run_4 vs run_3 ce_loss_score}}.",
             "The CE-loss score of run 4 differs by +0.0200 ± 0.0020 from the baseline at the same L0 (worse), it "
             "cannot be compared with the baseline (no baselines near L0 40).",
+        ),
+        (
+            "The CE-loss score of run 4 {{run_4 vs baseline ce_loss_score}}, that of run 1 {{run_1.ce_loss_score}}.",
+            "The CE-loss score of run 4 differs by +0.0200 ± 0.0020 from the baseline at the same L0 (worse), that of "
+            "run 1 0.9700.",
         ),
         (
             "Its CE-loss score is {{run_1.ce_loss_score}}, up from {{baseline.ce_loss_score}}.",
