@@ -31,7 +31,7 @@ _ENDS = re.compile(
     r"[;!?]|\.\s|,\s+(?:while|but|whereas|with)\b|\bat L0\b"
 )  # between them, and they do not belong together
 _OF_A_SETTING = re.compile(
-    r"(?:\b(?:rates?|coefficients?|weights?|thresholds?|steps?|L0|widths?|scales?|decay|momentum|p|[A-Z][A-Z0-9_]+)\b"
+    r"(?:\b(?P<setting>rates?|coefficients?|weights?|thresholds?|steps?|L0|widths?|scales?|decay|momentum|p|[A-Z][A-Z0-9_]+)\b"
     r"|±)[\s=:(`]*(?:(?:of|to|from|at|is|was|by)\s+)?$"
 )
 _AFTER = re.compile(r"\s*(?:in|of|for|on|points? (?:in|of))?\s*(?:the\s+)?")
@@ -73,7 +73,8 @@ def _replaced(sentence: str, facts: Facts, run: int | None) -> str:
 def _scores_of(sentence: str, figure: re.Match[str]) -> list[str]:
     """Return the scores that a figure may be of: the last one named before it in its clause, or the next word."""
     before, after = sentence[: figure.start()], sentence[figure.end() :]
-    if _OF_A_SETTING.search(before):
+    setting = _OF_A_SETTING.search(before)
+    if setting and (setting["setting"] or "").lower() not in _SCORES:  # AUC and MCC look like constants
         return []
     named = [match for match in _SCORE.finditer(before) if figure.start() - match.end() <= _NEAR]
     if named and not _ENDS.search(before[named[-1].end() :]):

@@ -190,6 +190,7 @@ def test_what_stands_for_nothing_is_taken_out():
         ("CE-loss score 0.94 in run 4.", "CE-loss score {{run_4.ce_loss_score}} in run 4."),
         ("The CE-loss score should reach 0.99.", "The CE-loss score should reach 0.99."),
         ("A CE-loss score with a coefficient of 0.123.", "A CE-loss score with a coefficient of 0.123."),
+        ("An AUC of 0.83 beside it.", "An AUC of [not a measured figure] beside it."),
         ("DECAY = 0.33 leaves the CE-loss score.", "DECAY = 0.33 leaves the CE-loss score."),
         ("A CE-loss score below 0.005 is nothing.", "A CE-loss score below 0.005 is nothing."),
         ("Three tiers of 0.5, as in run 2; L0 is 16.2.", "Three tiers of 0.5, as in run 2; L0 is 16.2."),
