@@ -29,8 +29,11 @@ def edit(old: str, new: str) -> str:
     )
 
 
+CONCLUSION = "## Conclusion\nThe behaviour is another one.\n\n## Next\nA third."
+
+
 def paragraph(run: int) -> str:
-    return f"## Description\nIts L0 is {{{{run_{run}.l0}}}}."
+    return f"## Findings\nIts L0 is {{{{run_{run}.l0}}}}."
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def of_a_model(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A study whose language model ended its plan after one run of two."""
     checkout = make_checkout(tmp_path_factory.mktemp("model"))
     checkout.plan("fine")
-    script = [plan("baseline"), edit("sound", "fine.1"), paragraph(1), ENDED]
+    script = [plan("baseline"), edit("sound", "fine.1"), paragraph(1), ENDED, CONCLUSION]
     limits = ("--llm", "first", "--max-cost", "1", "--price-in", "1", "--price-out", "2", "--llm-window", "100000")
     ended, _ = answered(checkout, script, "run", "--idea", "stand_in", "--max-runs", "2", *limits)
     assert ended.returncode == 0, ended.stderr
@@ -118,10 +121,10 @@ def test_more_runs_of_a_plan(of_the_plan: Checkout):
 
 def test_another_model_is_asked_for_a_plan_of_its_own(of_a_model: Checkout):
     prices = ("--price-in", "1", "--price-out", "2")  # as those of the model before
-    script = [plan("run 1"), edit("fine.1", "fine.2"), paragraph(2)]
+    script = [plan("run 1"), edit("fine.1", "fine.2"), paragraph(2), CONCLUSION]
     ended, requests = answered(of_a_model, script, "resume", str(of_a_model.study.directory), "--llm", "other", *prices)
     assert ended.returncode == 0, ended.stderr
-    assert [request.body["model"] for request in requests] == ["other"] * 3
+    assert [request.body["model"] for request in requests] == ["other"] * 4
     state = of_a_model.state
     assert state.ended == "the budget of 2 runs is spent"
     model = state.started.language_model
@@ -130,7 +133,7 @@ def test_another_model_is_asked_for_a_plan_of_its_own(of_a_model: Checkout):
     assert "by the language model first, from run 2 on other; figures" in of_a_model.notes
     assert "From run 2 on: the language model other, prices of $1 and $2 per million tokens" in of_a_model.notes
 
-    script = [plan("run 2"), edit("fine.2", "fine.3"), paragraph(3), ENDED]
+    script = [plan("run 2"), edit("fine.2", "fine.3"), paragraph(3), ENDED, CONCLUSION]
     ended, requests = answered(of_a_model, script, "resume", str(of_a_model.study.directory), "--max-runs", "4")
     assert ended.returncode == 0, ended.stderr
     assert "2 of 4 runs are left to start." in requests[0].text
@@ -145,16 +148,16 @@ def test_another_model_is_asked_for_a_plan_of_its_own(of_a_model: Checkout):
 def test_a_larger_budget_of_tokens(tmp_path: Path):
     checkout = make_checkout(tmp_path)
     checkout.plan("fine")
-    script = [answer(plan("baseline"), tokens=(3900, 50))]
+    script = [answer(plan("baseline"), tokens=(19_900, 50))]
     ended, _ = answered(
-        checkout, script, "run", "--idea", "stand_in", "--max-runs", "1", "--llm", "m", "--max-llm-tokens", "4000"
+        checkout, script, "run", "--idea", "stand_in", "--max-runs", "1", "--llm", "m", "--max-llm-tokens", "20000"
     )
     assert ended.returncode == 1
     assert "the model's budget is spent" in (checkout.state.ended or "")
-    script = [edit("sound", "fine.1"), paragraph(1)]
+    script = [edit("sound", "fine.1"), paragraph(1), CONCLUSION]
     ended, requests = answered(checkout, script, "resume", str(checkout.study.directory), "--max-llm-tokens", "100000")
     assert ended.returncode == 0, ended.stderr
-    assert len(requests) == 2, "the plan stands"
+    assert len(requests) == 3, "the plan stands"
     assert "From run 1 on: at most 100,000 tokens of the model." in checkout.notes
 
 

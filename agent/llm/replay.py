@@ -7,7 +7,7 @@ from pathlib import Path
 from agent.lab.chat_reply import Message
 from agent.llm.client import WINDOW, LLMError, answer_of, redacted_messages
 from agent.llm.limits import Limits, Spent
-from agent.llm.transcript import Exchange, outcomes, read
+from agent.llm.transcript import Exchange, outcomes, read, timeless
 
 
 class NotYet(LLMError):
@@ -58,7 +58,9 @@ def _difference(exchange: Exchange, messages: Sequence[Message], purpose: str) -
     """Describe the first difference between a question and the recorded one."""
     if exchange.purpose != purpose:
         return f"holds another conversation: {exchange.purpose} was asked for there, and {purpose} here"
-    pairs = itertools.zip_longest(exchange.messages, messages, fillvalue={"role": "none", "content": ""})
+    pairs = itertools.zip_longest(
+        timeless(exchange.messages), timeless(messages), fillvalue={"role": "none", "content": ""}
+    )
     number, (then, now) = next((number, pair) for number, pair in enumerate(pairs, 1) if pair[0] != pair[1])
     if then["role"] != now["role"]:
         return f"holds another {purpose}: message {number} is of {then['role']} there, and of {now['role']} here"

@@ -49,7 +49,7 @@ class Exchange(_Recorded):
 
     def asks(self, purpose: str, messages: Sequence[Message]) -> bool:
         """Return True if this is the same question, but for times that were measured."""
-        return self.purpose == purpose and _timeless(self.messages) == _timeless(messages)
+        return self.purpose == purpose and timeless(self.messages) == timeless(messages)
 
 
 class Transcript:
@@ -87,7 +87,7 @@ def _parse(content: bytes, path: Path) -> list[Exchange]:
     return exchanges
 
 
-def _timeless(messages: Sequence[Message]) -> list[Message]:
+def timeless(messages: Sequence[Message]) -> list[Message]:
     """Return messages without the lines that hold times."""
     return [
         message | {"content": "\n".join(line for line in message["content"].split("\n") if not line.startswith(TIMES))}

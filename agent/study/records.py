@@ -69,5 +69,6 @@ class Baseline(BaseModel):
 
     @property
     def l0(self) -> float:
-        """L0, or NaN if it was not measured."""
-        return self.figures.get("l0") or math.nan
+        """L0, or NaN if it was not measured or is none."""
+        l0 = self.figures.get("l0")
+        return l0 if l0 and l0 > 0 else math.nan

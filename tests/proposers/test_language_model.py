@@ -291,8 +291,8 @@ def test_a_replay_of_another_study_ends_with_the_first_difference(
     environment = {"SAE_AGENT_CACHE": str(checkout.root.parent.parent / "cache")}
     ended = checkout.run(3, "--replay", str(finished.checkout.study.transcript), **environment)
     assert ended.returncode == 1
-    assert "transcript.jsonl line 2 holds another plan: message 2 line " in ended.stdout
-    assert "4 of 4 runs are left to start" in ended.stdout
+    assert "transcript.jsonl line 2 holds another plan: message 1 line " in ended.stdout
+    assert "after correction for 4 runs" in ended.stdout
     assert "agent resume continues" not in ended.stdout
     assert "The study ended: " in checkout.notes
     assert "has ended: " in checkout.agent("resume", str(checkout.study.directory), **environment).stdout
@@ -389,8 +389,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> FinishedStudy:
     opened(out_dir / "final_info.json", "w").write(forged)"""
     more = [text.partition("## Edits")[2] for text in (edit("    finish(guard, K, D_SAE)", forge), behave("fine"))]
     anything = plan("baseline: Anything")
-    answers[1:1] = [answers[1]]  # one that was cut off is asked for again
-    script = [anything, *answers[:5], anything, *answers[5:], f"{last}{more[0]}{more[1]}", paragraph(2)]
+    script = [anything, *answers[:4], anything, *answers[4:], f"{last}{more[0]}{more[1]}", paragraph(2)]
     return FinishedStudy(checkout, *run_study(checkout, 2, script, HF_TOKEN="hf-canary-12345678"))
 
 

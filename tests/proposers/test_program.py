@@ -80,8 +80,8 @@ def test_a_study_asks_a_program_and_goes_on_with_it(checkout: Checkout, tmp_path
     purposes = ["check", "plan", "check", "proposal", "description", "conclusion"]
     assert [exchange.purpose for exchange in exchanges] == purposes
     assert all(exchange.usage.estimated and not exchange.error for exchange in exchanges)
-    assert "the model: 5 requests, about " in checkout.notes
-    assert "the model: 5 requests, about " in ended.stdout
+    assert "the model: 6 requests, about " in checkout.notes
+    assert "the model: 6 requests, about " in ended.stdout
 
 
 def test_a_program_that_fails_is_told_before_a_study_is_begun(checkout: Checkout):
