@@ -12,6 +12,7 @@ from agent.ideas import Direction
 from agent.lab.metrics import METRICS
 from agent.proposers import edits, sections
 from agent.proposers.edits import Edit, EditError
+from agent.report.story import clip
 from agent.study.records import PlannedRun
 
 ALL_COMPLETED = "ALL_COMPLETED"
@@ -270,9 +271,7 @@ def _title(text: str) -> str:
     title = _one_line(text).strip("*_`\"“”' .:#")
     if "{{" in title:
         raise BadAnswer(f"`{title}` contains a placeholder: a title says what is changed, without figures")
-    if len(title) > LONGEST_TITLE:
-        title = title[: LONGEST_TITLE - 1].rsplit(" ", 1)[0].rstrip(" ,;:.") + "…"
-    return title
+    return clip(title, LONGEST_TITLE)
 
 
 def _one_line(text: str) -> str:

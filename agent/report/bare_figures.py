@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from agent.lab.metrics import HEADLINE, METRICS
-from agent.report.prose import PLACEHOLDER, SYNONYMS, Facts
+from agent.report.prose import SYNONYMS, Facts, beside_placeholders
 from agent.report.splitting import split_sentences
 
 NOT_MEASURED = "[not a measured figure]"
@@ -48,15 +48,14 @@ def measured(text: str, facts: Facts, run: int | None = None) -> str:
 
     A figure is one of the runs that its sentence names, or of the `run` that the text is about, or of any if none is.
     """
-    placeholders = [match.group() for match in PLACEHOLDER.finditer(text)]
-    letters = iter(range(len(placeholders)))
-    masked = PLACEHOLDER.sub(
-        lambda _: chr(0xE000 + next(letters)), re.sub("[\ue000-\uf8ff]", "", text)
-    )  # so that no digit in one is taken for a figure
-    for sentence in split_sentences(masked):
-        if not _EXPECTS.search(sentence):
-            masked = masked.replace(sentence, _replaced(sentence, facts, run))
-    return re.sub("[\ue000-\uf8ff]", lambda letter: placeholders[ord(letter.group()) - 0xE000], masked)
+
+    def change(bare: str) -> str:  # where no digit of a placeholder is taken for a figure
+        for sentence in split_sentences(bare):
+            if not _EXPECTS.search(sentence):
+                bare = bare.replace(sentence, _replaced(sentence, facts, run))
+        return bare
+
+    return beside_placeholders(text, change)
 
 
 def _replaced(sentence: str, facts: Facts, run: int | None) -> str:

@@ -13,7 +13,7 @@ sentence around it can give it to another. What the words say is not checked her
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -214,14 +214,19 @@ def without_faults(text: str, facts: Facts, pending: int | None = None) -> str:
     mended = PLACEHOLDER.sub(
         lambda match: NOTHING_MEASURED if faults(match.group(), facts, pending) else match.group(), text
     )
+    return beside_placeholders(mended, lambda bare: bare.replace("{{", "{").replace("}}", "}"))
+
+
+def beside_placeholders(text: str, change: Callable[[str], str]) -> str:
+    """Change a text without its placeholders, each of which is one private-use character meanwhile."""
     kept: list[str] = []
 
     def keep(match: re.Match[str]) -> str:
         kept.append(match.group())
         return chr(0xE000 + len(kept) - 1)
 
-    bare = PLACEHOLDER.sub(keep, re.sub("[\ue000-\uf8ff]", "", mended)).replace("{{", "{").replace("}}", "}")
-    return re.sub("[\ue000-\uf8ff]", lambda letter: kept[ord(letter.group()) - 0xE000], bare)
+    changed = change(PLACEHOLDER.sub(keep, re.sub("[\ue000-\uf8ff]", "", text)))
+    return re.sub("[\ue000-\uf8ff]", lambda letter: kept[ord(letter.group()) - 0xE000], changed)
 
 
 def _rendered(placeholder: str, before: str, facts: Facts) -> str:
