@@ -51,6 +51,7 @@ class StudyRequest:
 
     idea: Idea
     fixed: Fixed
+    smallest_effect: float | None  # None: the idea's
     max_runs: int
     max_hours: float | None
     run_timeout: float | None  # seconds
@@ -65,7 +66,8 @@ class StudyRequest:
     @property
     def goal(self) -> tuple[str, float]:
         """The primary metric and the smallest effect worth having."""
-        return ideas.primary_metric_and_effect(self.idea, self.fixed.model)
+        primary_metric, smallest_effect = ideas.primary_metric_and_effect(self.idea, self.fixed.model)
+        return primary_metric, self.smallest_effect or smallest_effect
 
     def first_event(self, lab: dict[str, Any], confinement: Confinement, jobs: int, analysis: Analysis) -> StudyStarted:
         """Return the study's first event; `lab` is what the lab wrote of its fingerprint and the evaluations."""
@@ -85,6 +87,7 @@ class StudyRequest:
                 dtype=lab["parts"]["dtype"],
                 threads=int(lab["parts"]["threads"]),
                 text=lab["text"],
+                context=int(lab["parts"]["context"]) if lab["parts"]["context"] else None,
                 evaluation_data=lab["parts"]["evaluation_data"],
             ),
             trained_on=lab["trained_on"],
