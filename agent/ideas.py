@@ -103,6 +103,12 @@ class Fixed(Strict):
         """The model, and its dtype if that is not the common one: "tiny-lm", "tiny-lm in bfloat16"."""
         return f"{self.model} in bfloat16" if self.dtype == "bfloat16" else self.model
 
+    @property
+    def held_in_words(self) -> str:
+        """What else is the same in every run, as it was asked for: ", context 256, BATCH 2048"; "" if nothing is."""
+        context = {"context": self.context} if self.context else {}
+        return "".join(f", {name} {value}" for name, value in (context | self.constants).items())
+
     def with_changes(self, **changes: Any) -> Self:
         """Return a copy with these settings changed; settings never given are the defaults of the new model."""
         return type(self)(**self.model_dump(exclude_unset=True) | changes)
