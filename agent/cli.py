@@ -6,45 +6,17 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from agent import ROOT
-from agent.lab import files
+from agent import ROOT, options
 from agent.lab.errors import UserError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 ideas_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(ideas_app, name="ideas")
 
-Model = Annotated[
-    str | None, typer.Option(help="tiny-lm, a synthetic world (synth2k), a directory (./...), or a hub model.")
-]
-Text = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TEXT",
-        help="Text to train and evaluate on: a .txt, .jsonl or .parquet file, a folder of them, or a hub dataset.",
-    ),
-]
-Hook = Annotated[str | None, typer.Option(help="TransformerLens hook to train on, e.g. blocks.1.hook_resid_post.")]
-LANGUAGE_MODELS_OWN = ("dtype", "text", "evaluation_data")  # options that mean nothing for a world
-SANDBOX = """Confine experiments: required, auto (as well as this machine can) or off."""
-Wish = Literal["required", "auto", "off"]
-CancelJobs = Annotated[
-    bool, typer.Option("--cancel-jobs", help="Ctrl-C ends the jobs on the cluster too; else they go on, and it asks.")
-]
-Jobs = Annotated[
-    int | None,
-    typer.Option(min=1, help="Trainings at once; by default one a GPU, or as many as the cores have room for."),
-]
-LLMCommand = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COMMAND", help='A program that answers in place of a server, from its standard input: "claude -p".'
-    ),
-]
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study under runs/.")]
 IdeaName = Annotated[str, typer.Argument(help="An idea: a directory of templates/ideas.")]
 
@@ -62,71 +34,46 @@ def agent() -> None:
 
 @app.command()
 def run(
-    idea: Annotated[str, typer.Option(help="An idea: a directory of templates/ideas.")],
-    max_runs: Annotated[int, typer.Option(min=1, help="Number of runs; the baseline is not counted.")],
-    model: Model = None,
-    hook: Hook = None,
-    text: Text = None,
-    evals: Annotated[
-        str | None, typer.Option(help="Evaluations of each run: quick, standard, full, or names with commas between.")
-    ] = None,
-    evaluation_data: Annotated[
-        Literal["local", "sae-bench"],
-        typer.Option(help="What runs are scored on; sae-bench: its own datasets, where the hub has them."),
-    ] = "local",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default the GPU if there is one.")] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16"] | None,
-        typer.Option(help="The language model's, by default bfloat16 on a GPU and float32 on a CPU."),
-    ] = None,
-    max_hours: Annotated[
-        float | None, typer.Option(help="Hours of work; no run starts that would exceed them.")
-    ] = None,
-    run_timeout: Annotated[
-        float | None,
-        typer.Option(
-            min=1,
-            help="Seconds for one training, and for one evaluation; by default 5 times the baseline's, at least 300.",
-        ),
-    ] = None,
-    proposer: Annotated[str | None, typer.Option(help="template (the idea's own plan) or llm.")] = None,
-    llm: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Language model at OPENAI_BASE_URL; needs OPENAI_API_KEY.")
-    ] = None,
-    llm_command: LLMCommand = None,
-    llm_answer: Annotated[
-        int | None, typer.Option(min=256, help="Longest answer of the language model, tokens; 16,384 by default.")
-    ] = None,
-    llm_stream: Annotated[
-        bool, typer.Option("--llm-stream", help="Ask for answers piece by piece, where a proxy waits only so long.")
-    ] = False,
-    llm_window: Annotated[int | None, typer.Option(min=1, help="Context window of the language model, tokens.")] = None,
-    max_llm_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Total token budget of the study, prompts plus answers.")
-    ] = None,
-    max_cost: Annotated[float | None, typer.Option(min=0, help="Total budget for the model, dollars.")] = None,
-    price_in: Annotated[float | None, typer.Option(min=0, help="Dollars per million prompt tokens.")] = None,
-    price_out: Annotated[float | None, typer.Option(min=0, help="Dollars per million answer tokens.")] = None,
-    replay: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Replay the recorded answers of this transcript.jsonl; no network."),
-    ] = None,
-    jobs: Jobs = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Threads of each job, by default 1 on a CPU; figures compare at the same number alone."
-        ),
-    ] = None,
-    executor: Annotated[
-        Literal["local", "slurm"], typer.Option(help="Where jobs run: here, or on a cluster.")
-    ] = "local",
-    slurm: Annotated[
-        str, typer.Option(metavar="OPTIONS", help='Long options of sbatch: "partition=gpu gpus=1 time=2:00:00".')
-    ] = "",
-    cancel_jobs: CancelJobs = False,
-    approve: Annotated[bool, typer.Option("--approve", help="Show each change and ask before it runs.")] = False,
-    sandbox: Annotated[Wish, typer.Option(help=SANDBOX)] = "auto",
+    idea: options.IdeaOption,
+    max_runs: options.MaxRuns,
+    model: options.Model = None,
+    hook: options.Hook = None,
+    layer: options.Layer = None,
+    d_sae: options.DSae = None,
+    k: options.K = None,
+    tokens: options.Tokens = None,
+    batch: options.Batch = None,
+    lr: options.LearningRate = None,
+    seed: options.Seed = None,
+    context: options.Context = None,
+    smallest_effect: options.SmallestEffect = None,
+    sets: options.Sets = None,
+    text: options.Text = None,
+    evals: options.Evals = None,
+    evaluation_data: options.EvaluationData = "local",
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    max_hours: options.MaxHours = None,
+    run_timeout: options.RunTimeout = None,
+    proposer: options.Proposer = None,
+    llm: options.LLM = None,
+    llm_command: options.LLMCommand = None,
+    llm_answer: options.LLMAnswer = None,
+    llm_stream: options.LLMStream = False,
+    llm_window: options.LLMWindow = None,
+    max_llm_tokens: options.MaxLLMTokens = None,
+    max_cost: options.MaxCost = None,
+    price_in: options.PriceIn = None,
+    price_out: options.PriceOut = None,
+    replay: options.ReplayFile = None,
+    jobs: options.Jobs = None,
+    threads: options.Threads = None,
+    executor: options.ExecutorName = "local",
+    slurm: options.SlurmOptions = "",
+    cancel_jobs: options.CancelJobs = False,
+    approve: options.Approve = False,
+    sandbox: options.Sandbox = "auto",
+    dry_run: options.DryRun = False,
 ) -> None:
     """Study an idea, from the baseline to the notes.
 
@@ -135,7 +82,7 @@ def run(
     """
     from agent import ideas
     from agent.commands import run as command
-    from agent.lab import defaults
+    from agent.commands import study_settings
     from agent.lab.evaluation import catalogue
     from agent.proposers import select
     from agent.running.places import Place
@@ -146,16 +93,6 @@ def run(
     plan = ideas.load(idea)
     if evals:
         catalogue.parse_evals(evals)  # an unknown name is refused at once
-    changes = {"model": _absolute(model), "dtype": dtype, "hook_name": hook, "text": _absolute_text(text)}
-    changes |= {
-        "threads": threads,
-        "evals": evals,
-        "evaluation_data": evaluation_data if evaluation_data != "local" else None,
-    }
-    fixed = plan.fixed.with_changes(**{name: value for name, value in changes.items() if value})
-    if defaults.is_world(fixed.model) and (given := [name for name in LANGUAGE_MODELS_OWN if changes[name]]):
-        option = f"--{given[0].replace('_', '-')}"
-        raise UserError(f"{option} is a language model's, and {fixed.model} is a world without one: leave it out")
     if executor == "local" and slurm:
         raise UserError("--slurm is for --executor slurm: give that too, or leave it out")
     place = Place(parse_options(slurm) if executor == "slurm" else None)
@@ -163,22 +100,31 @@ def run(
     prices = select.price_pair(price_in, price_out)
     asked = {"window": llm_window, "answer": llm_answer, "stream": llm_stream or None}
     spend = {"max_tokens": max_llm_tokens, "max_cost": max_cost, "prices": prices}
-    command.start(
-        command.StudyRequest(
-            idea=plan,
-            fixed=fixed,
-            max_runs=max_runs,
-            max_hours=max_hours,
-            run_timeout=run_timeout,
-            device=device,
-            language_model=select.requested_model(proposer, llm, llm_command, replay=replay, **asked, **spend),
-            approve=approve,
-            sandbox=sandbox,
-            jobs=jobs,
-            place=place,
-            cancel_jobs=cancel_jobs,
-        )
+    language_model = select.requested_model(proposer, llm, llm_command, replay=replay, **asked, **spend)
+    given = {"model": model, "hook_name": hook, "layer": layer, "d_sae": d_sae, "k": k, "tokens": tokens}
+    given |= {"batch": batch, "learning_rate": lr, "seed": seed, "context": context, "smallest_effect": smallest_effect}
+    given |= {"text": text, "dtype": dtype, "threads": threads, "evals": evals or None}
+    given |= {"evaluation_data": evaluation_data if evaluation_data != "local" else None}
+    settled = study_settings.settle(plan, given, sets or (), on_cluster=place.slurm is not None)
+    request = command.StudyRequest(
+        idea=plan,
+        fixed=settled.fixed,
+        smallest_effect=settled.smallest_effect,
+        max_runs=max_runs,
+        max_hours=max_hours,
+        run_timeout=run_timeout,
+        device=device,
+        language_model=language_model,
+        approve=approve,
+        sandbox=sandbox,
+        jobs=jobs,
+        place=place,
+        cancel_jobs=cancel_jobs,
     )
+    if dry_run:
+        study_settings.show(plan, settled, request.goal[1])
+    else:
+        command.start(request)
 
 
 @app.command()
@@ -194,9 +140,11 @@ def resume(
     max_cost: Annotated[float | None, typer.Option(min=0, help="Budget of the whole study, dollars.")] = None,
     price_in: Annotated[float | None, typer.Option(min=0, help="Dollars per million prompt tokens.")] = None,
     price_out: Annotated[float | None, typer.Option(min=0, help="Dollars per million answer tokens.")] = None,
-    sandbox: Annotated[Wish | None, typer.Option(help=f"{SANDBOX[:-1]}; by default as the study began.")] = None,
-    jobs: Jobs = None,
-    cancel_jobs: CancelJobs = False,
+    sandbox: Annotated[
+        options.Wish | None, typer.Option(help=f"{options.SANDBOX[:-1]}; by default as the study began.")
+    ] = None,
+    jobs: options.Jobs = None,
+    cancel_jobs: options.CancelJobs = False,
 ) -> None:
     """Continue an interrupted study.
 
@@ -342,7 +290,7 @@ def show_idea(name: IdeaName) -> None:
 def new_idea(
     sentence: Annotated[str, typer.Argument(help="What to find out, in one sentence.")],
     llm: Annotated[str | None, typer.Option(metavar="MODEL", help="Language model at OPENAI_BASE_URL.")] = None,
-    llm_command: LLMCommand = None,
+    llm_command: options.LLMCommand = None,
 ) -> None:
     """Draft an idea and its plan with a language model, and save it if you approve."""
     from agent.commands import new_idea
@@ -354,8 +302,8 @@ def new_idea(
 
 @app.command()
 def doctor(
-    model: Model = "tiny-lm",
-    hook: Hook = None,
+    model: options.Model = "tiny-lm",
+    hook: options.Hook = None,
     evals: Annotated[str, typer.Option(help="quick, standard, full, or names with commas between.")] = "full",
 ) -> None:
     """Show which evaluations can run here.
@@ -363,11 +311,12 @@ def doctor(
     For the others it says what is missing. Exit code 1 if one cannot run.
     """
     from agent.commands import doctor
+    from agent.commands.study_settings import model_path
     from agent.ideas import Fixed
     from agent.lab.evaluation import catalogue
 
     catalogue.parse_evals(evals)  # an unknown name is refused at once
-    changes = {"model": _absolute(model), "hook_name": hook}
+    changes = {"model": model_path(model) if model else None, "hook_name": hook}
     fixed = Fixed.model_validate({name: value for name, value in changes.items() if value})
     raise typer.Exit(doctor.show(fixed, evals))
 
@@ -422,24 +371,6 @@ def main() -> None:
         if code == 130:  # what typer makes of a Ctrl-C that no command has handled
             _fail("interrupted", 130)
         sys.exit(code if isinstance(code, int) else 0)
-
-
-def _absolute(model: str | None) -> str | None:
-    """Make a directory's path absolute, for child processes that run elsewhere; a bare name is a model's."""
-    if model and (os.sep in model or model.startswith((".", "~"))):
-        path = files.locate(model)
-        return str(path.resolve()) if files.exists(path) and path.is_dir() else model
-    return model
-
-
-def _absolute_text(text: str | None) -> str | None:
-    """Make the path of a file or folder absolute; any other name is a hub dataset's."""
-    if text is None:
-        return None
-    if not text.strip():
-        raise UserError("--text is empty: give a file, a folder or a hub dataset, or leave it out")
-    path = files.locate(text)
-    return str(path.resolve()) if files.exists(path) else text
 
 
 def _fail(message: str, code: int) -> None:

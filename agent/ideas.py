@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from agent import TEMPLATES
+from agent import TEMPLATES, constants
 from agent.hypothesis import ANY, Condition, Rules
 from agent.lab import defaults
 from agent.lab.errors import UserError, did_you_mean
@@ -31,6 +39,9 @@ Direction = Literal["up", "down", "same"]
 Text = Annotated[str, Field(min_length=1)]
 Title = Annotated[Line, Field(min_length=1)]
 Described = Annotated[Prose, Field(min_length=1)]
+PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Context = Annotated[int, Field(ge=defaults.LEAST_CONTEXT)]
+ConstantName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
 EvaluationData = Annotated[str, Field(pattern=rf"^({defaults.SAE_BENCH}(@[0-9a-f]{{16}})?)?$")]
 
 
@@ -42,8 +53,15 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+OF_THE_MODEL = ("hook_name", "tokens", "d_sae", "k", "batch", "learning_rate")  # settings with a default of its own
+
+
 class Fixed(Strict):
-    """The settings that all runs of a study share; hook_name, tokens and d_sae default to the model's own."""
+    """The settings of a study, those OF_THE_MODEL by default the model's own.
+
+    All runs share them but for k, batch and learning_rate, which are the baseline's; a run may have others unless they
+    are among `constants`, which hold for every run that has a constant of the name.
+    """
 
     model: Text = "tiny-lm"
     dtype: Literal["float32", "bfloat16"] | None = None  # of the language model; None: bfloat16 on a GPU, else float32
@@ -55,6 +73,11 @@ class Fixed(Strict):
     evals: Text = "quick"  # evaluation families: a tier, or names separated by commas
     threads: PositiveInt | None = None  # of each process that trains or evaluates; None: all, as before this was kept
     evaluation_data: EvaluationData = ""  # sae-bench, pinned once a study has begun; "" for the local
+    k: PositiveNumber = 1
+    batch: PositiveInt = 1  # tokens a step
+    learning_rate: PositiveNumber = 1
+    context: Context | None = None  # tokens in a window of text; None: defaults.CONTEXT, or as many as the model has
+    constants: dict[ConstantName, Any] = {}  # of experiment.py, with BATCH and LEARNING_RATE if they were asked for
 
     @field_validator("evals")
     @classmethod
@@ -70,7 +93,7 @@ class Fixed(Strict):
         own = defaults.for_model(self.model)
         if defaults.is_world(self.model):
             object.__setattr__(self, "dtype", "float32")
-        for name in {"hook_name", "tokens", "d_sae"} - self.model_fields_set:
+        for name in set(OF_THE_MODEL) - self.model_fields_set:
             # It stays out of model_fields_set, so that with_changes(model=...) takes the other model's own.
             object.__setattr__(self, name, getattr(own, name))
         return self
@@ -79,6 +102,12 @@ class Fixed(Strict):
     def model_in_words(self) -> str:
         """The model, and its dtype if that is not the common one: "tiny-lm", "tiny-lm in bfloat16"."""
         return f"{self.model} in bfloat16" if self.dtype == "bfloat16" else self.model
+
+    @property
+    def held_in_words(self) -> str:
+        """What else is the same in every run, as it was asked for: ", context 256, BATCH 2048"; "" if nothing is."""
+        context = {"context": self.context} if self.context else {}
+        return "".join(f", {name} {value}" for name, value in (context | self.constants).items())
 
     def with_changes(self, **changes: Any) -> Self:
         """Return a copy with these settings changed; settings never given are the defaults of the new model."""
@@ -229,7 +258,7 @@ def parse(text: str, path: Path, max_errors: int = 1) -> Idea:
     except ValidationError as error:
         root = yaml.compose(text, yaml.SafeLoader)
         messages = [
-            f"line {_line_of(root, part['loc'])}: {'.'.join(map(str, part['loc']))}: {_message(part)}"
+            f"line {_line_of(root, part['loc'])}: {'.'.join(map(str, part['loc']))}: {in_words(part)}"
             for part in error.errors()[:max_errors]
         ]
         raise BadIdea(f"{path} {'; '.join(messages)}") from None
@@ -259,7 +288,7 @@ def _line_of(node: yaml.Node | None, place: tuple[str | int, ...]) -> int:
     return line
 
 
-def _message(error: "ErrorDetails") -> str:
+def in_words(error: "ErrorDetails") -> str:
     """Reword a pydantic error as `expected ..., found ...`."""
     message = error["msg"].removeprefix("Value error, ")
     match error["type"]:
@@ -289,20 +318,23 @@ def primary_metric_and_effect(idea: Idea, model: str) -> tuple[str, float]:
 def render_baseline(fixed: Fixed, k: float | None = None, templates: Path = TEMPLATES) -> str:
     """Render the baseline experiment.py, with the model's own K unless `k` is given. Raise BadIdea if that fails."""
     variables = _constants(fixed) | ({"k": f"{k:g}"} if k else {})
-    return _render("experiment.py.j2", variables, "the baseline", templates)
+    return constants.replaced(_render("experiment.py.j2", variables, "the baseline", templates), fixed.constants)
 
 
 def render_step(idea: Idea, step: Step, fixed: Fixed, templates: Path = TEMPLATES) -> str:
     """Render the experiment.py of one step. Raise BadIdea, with the step and the template's line, if that fails."""
-    variables = _constants(fixed) | idea.defaults | step.parameters
-    return _render(f"ideas/{idea.name}/experiment.py.j2", variables, f"{idea.name}, step {step.name}", templates)
+    known = _constants(fixed)
+    settled = {name: known[name] for name in OF_THE_MODEL if name in fixed.model_fields_set}
+    variables = known | idea.defaults | settled | step.parameters
+    source = _render(f"ideas/{idea.name}/experiment.py.j2", variables, f"{idea.name}, step {step.name}", templates)
+    return constants.replaced(source, fixed.constants)
 
 
 def _constants(fixed: Fixed) -> dict[str, Any]:
-    """Return what a template may use: the fixed settings, and the constants of the model's baseline."""
+    """Return what a template may use: the study's settings, and the other constants of the model's baseline."""
     own = defaults.for_model(fixed.model)
-    names = ("batch", "learning_rate", "decay", "aux_divisor", "dead_windows")
-    return fixed.model_dump() | {name: getattr(own, name) for name in names} | {"k": f"{own.k:g}"}
+    names = ("decay", "aux_divisor", "dead_windows")
+    return fixed.model_dump() | {name: getattr(own, name) for name in names} | {"k": f"{fixed.k:g}"}
 
 
 def strict_templates(folder: Path) -> "jinja2.Environment":

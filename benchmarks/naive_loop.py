@@ -45,10 +45,10 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in 
 def prepare(folder: Path) -> None:
     """Write the model and the text that naive_run.py reads, and check that it scores as much as we do."""
     from agent.lab import text
+    from agent.lab.defaults import CONTEXT
     from agent.lab.evaluation.bench import core_text, probing
-    from agent.lab.models import MAX_CONTEXT
 
-    ours = (core_text.BATCH_WINDOWS, core_text.RECONSTRUCTION_BATCHES, core_text.VARIANCE_BATCHES, MAX_CONTEXT)
+    ours = (core_text.BATCH_WINDOWS, core_text.RECONSTRUCTION_BATCHES, core_text.VARIANCE_BATCHES, CONTEXT)
     naive = (naive_run.BATCH_WINDOWS, naive_run.RECONSTRUCTION_BATCHES, naive_run.VARIANCE_BATCHES, naive_run.CONTEXT)
     assert (*ours, list(probing.DATASETS), probing.KS) == (*naive, naive_run.PROBED, naive_run.PROBE_KS)
     shutil.copytree(ROOT / "agent/lab/tiny_lm", folder / naive_run.MODEL)

@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 IDEA = "hierarchical_sae"
 D_MODEL = 64
 SECONDS_TO_END = 10.0  # that processes are given, once the driver has ended
-FIXED = {"hook_name": "blocks.0.hook_resid_post", "tokens": 150_000, "d_sae": 256}
+FIXED = {"hook_name": "blocks.0.hook_resid_post", "tokens": 150_000, "d_sae": 256, "k": 16}
 PRIMARY = "explained_variance_centered"  # the idea's smallest effect is well above its noise here
 CHANGES = {  # parameters of the plan's steps
     "broken": {"learning_rate": 1e9},

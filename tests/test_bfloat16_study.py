@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[1]
 IDEA = "hierarchical_sae"
-FIXED = {"hook_name": HOOK, "tokens": 100_000, "d_sae": 128}
+FIXED = {"hook_name": HOOK, "tokens": 100_000, "d_sae": 128, "k": 16}
 LEFT_OUT = {"absorption", "unlearning"}  # the small model cannot spell, and is none of those with questions
 
 

@@ -51,6 +51,7 @@ class StudyRequest:
 
     idea: Idea
     fixed: Fixed
+    smallest_effect: float | None  # None: the idea's
     max_runs: int
     max_hours: float | None
     run_timeout: float | None  # seconds
@@ -65,7 +66,8 @@ class StudyRequest:
     @property
     def goal(self) -> tuple[str, float]:
         """The primary metric and the smallest effect worth having."""
-        return ideas.primary_metric_and_effect(self.idea, self.fixed.model)
+        primary_metric, smallest_effect = ideas.primary_metric_and_effect(self.idea, self.fixed.model)
+        return primary_metric, self.smallest_effect or smallest_effect
 
     def first_event(self, lab: dict[str, Any], confinement: Confinement, jobs: int, analysis: Analysis) -> StudyStarted:
         """Return the study's first event; `lab` is what the lab wrote of its fingerprint and the evaluations."""
@@ -85,6 +87,7 @@ class StudyRequest:
                 dtype=lab["parts"]["dtype"],
                 threads=int(lab["parts"]["threads"]),
                 text=lab["text"],
+                context=int(lab["parts"]["context"]) if lab["parts"]["context"] else None,
                 evaluation_data=lab["parts"]["evaluation_data"],
             ),
             trained_on=lab["trained_on"],
@@ -185,7 +188,8 @@ def _import_what_is_used_late(language_model: LanguageModel | None) -> None:
 
 def _announce(title: str, fixed: Fixed) -> None:
     text = f" of {fixed.text}" if fixed.text else ""
-    print(one_line(f"{title}: {fixed.model_in_words}, {fixed.hook_name}, {fixed.tokens:,} tokens{text}"), flush=True)
+    sizes = f"{fixed.tokens:,} tokens{text}, d_sae {fixed.d_sae:,}, K {fixed.k:g}{fixed.held_in_words}"
+    print(one_line(f"{title}: {fixed.model_in_words}, {fixed.hook_name}, {sizes}"), flush=True)
 
 
 def _wish(state: State) -> SandboxWish:

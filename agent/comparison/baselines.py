@@ -11,7 +11,7 @@ from pathlib import Path
 from agent.comparison.matching import all_metrics, k_step
 from agent.display.live import Display
 from agent.ideas import Fixed, render_baseline
-from agent.lab import cache, defaults, results
+from agent.lab import cache, results
 from agent.lab.evaluation.catalogue import NAMES
 from agent.lab.evaluation.requests import Score
 from agent.lab.files import atomic_path, remove, write_atomically
@@ -32,7 +32,7 @@ SEEDS = 5  # behind the noise, the study's own seed among them
 
 def required_baselines(fixed: Fixed) -> list[tuple[float, int]]:
     """Return K and seed of the baselines every study needs: first those for judgements, then those for the L0 curve."""
-    k = defaults.for_model(fixed.model).k
+    k = fixed.k
     step = k_step(k)
     neighbours = [(k - step, fixed.seed), (k + step, fixed.seed)]  # runs at the baseline's L0 are read between these
     seeds = [(k, fixed.seed + number) for number in range(SEEDS)]
@@ -52,7 +52,7 @@ class Baselines:
     @property
     def k(self) -> float:
         """The baseline's own K."""
-        return defaults.for_model(self.started.fixed.model).k
+        return self.started.fixed.k
 
     @property
     def folder(self) -> Path:

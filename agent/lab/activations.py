@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from agent.lab import cache, corpus, models, tokens, worlds
-from agent.lab.defaults import SMOKE_TOKENS, SOCKET_VARIABLE, is_world
+from agent.lab.defaults import CONTEXT, SMOKE_TOKENS, SOCKET_VARIABLE, is_world
 from agent.lab.errors import UserError
 from agent.lab.locks import waiting_lock
 from agent.lab.progress import notify, track
@@ -51,11 +51,13 @@ class HarvestKey:
 
     def folder(self) -> Path:
         """Return the folder of the harvest in the cache."""
-        dtype = torch.float32 if is_world(self.model) else models.device_config().dtype
-        parts = [FORMAT, corpus.version(self.text), HARVEST_SEED, models.MAX_CONTEXT, str(dtype)]
+        world = is_world(self.model)
+        dtype = torch.float32 if world else models.device_config().dtype
+        context = CONTEXT if world else models.most_context()
+        parts = [FORMAT, corpus.version(self.text), HARVEST_SEED, context, str(dtype)]
         digest = hashlib.sha256(json.dumps([self.identity, self.hook_name, self.rows, *parts]).encode())
-        name = f"{cache.slug(Path(self.model).name)}-{cache.slug(self.hook_name)}-{digest.hexdigest()[:12]}"
-        return cache.root() / "activations" / name
+        model = cache.slug(Path(models.canonical_name(self.model)).name)
+        return cache.root() / "activations" / f"{model}-{cache.slug(self.hook_name)}-{digest.hexdigest()[:12]}"
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Default settings of a study and its baseline by model, where the idea and the user give none. No torch here."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,9 @@ EVALUATION_DATA = "SAE_AGENT_EVALUATION_DATA"  # the variable that holds that wi
 WORLD_FILE = "synthetic_model_config.json"  # a directory with this file holds a world that sae_lens saved
 WORLD_HOOK = "activations"  # the only hook of a world
 SMOKE_TOKENS = 20_000  # that a smoke test trains on
+CONTEXT = 128  # tokens in a window of text, SAE-Bench core's default; longer ones cost attention time
+LEAST_CONTEXT = 16  # tokens; fewer leave hardly one after the special ones
+CONTEXT_VARIABLE = "SAE_AGENT_CONTEXT"  # the variable with another number of them
 SOCKET_VARIABLE = "SAE_AGENT_STREAM"  # in the environment of a training: the descriptor of its socket to serve.py
 
 
@@ -47,7 +51,7 @@ LANGUAGE_MODEL = Defaults(
 )
 
 # Error on the last tenth of the training text, one seed: 0.0634 at 2e-3, 0.0593 at 4e-3, 0.0582 at 8e-3, 0.0637 at
-# 16e-3, where latents begin to die. Other models keep a cautious rate that is not tuned for them.
+# 16e-3, where latents begin to die.
 TINY_LM = replace(LANGUAGE_MODEL, learning_rate=8e-3)
 
 # SynthSAEBench (arXiv 2602.14687) at its own size, and an eighth of it. With a batch of 1,024 synth2k trains too few
@@ -84,6 +88,14 @@ WORLDS = {
     ),
 }
 
+# What follows from the width of another language model. Published widths of gemma-2-2b, with d_in 2,304, are 4,096,
+# 16,384 and 65,536 (SAE-Bench, arXiv 2503.09532) and 16,384 up to a million (Gemma Scope, arXiv 2408.05147).
+EXPANSION = 8  # times d_in
+TOKENS_PER_LATENT = 1500  # as tiny-lm has
+MOST_TOKENS = 20_000_000  # by default; that many activations are 92 GB at d_in 2,304
+SMALL_BATCHES = ((16_384, 1024), (65_536, 2048))  # d_sae below which a batch is so large
+LARGE_BATCH = 4096
+
 
 def is_world(model: str) -> bool:
     """Return True if a model is a synthetic world: one of WORLDS, or a directory that holds one."""
@@ -95,3 +107,33 @@ def for_model(model: str) -> Defaults:
     if is_world(model):
         return WORLDS.get(model, WORLDS["synth2k"])
     return TINY_LM if model == "tiny-lm" else LANGUAGE_MODEL
+
+
+def width_for(d_in: int) -> int:
+    """Return the d_sae that suits activations of this width: EXPANSION times d_in, as a power of two."""
+    return 2 ** round(math.log2(EXPANSION * d_in))
+
+
+def suited_to(d_sae: int, hook_name: str) -> Defaults:
+    """Return the defaults of a language model other than tiny-lm, for SAEs of a width.
+
+    K grows with the root of the width: 64 at 16,384 and 128 at 65,536, where SAE-Bench trains K 20 to 640, and the SAE
+    of 16,384 that Gemma Scope shows has L0 71. The learning rate falls with the root of the width (Gao et al. 2024,
+    arXiv 2406.04093, figure 3), by the constant that dictionary_learning and sparsify use: 2e-4 at 16,384. Batches grow
+    with the width, as a latent fires the more rarely the more there are; SAE-Bench's has 2,048 tokens.
+    """
+    batch = next((size for width, size in SMALL_BATCHES if d_sae < width), LARGE_BATCH)
+    return replace(
+        LANGUAGE_MODEL,
+        hook_name=hook_name,
+        d_sae=d_sae,
+        k=max(round(math.sqrt(d_sae) / 2), 1),
+        tokens=min(_two_digits(TOKENS_PER_LATENT * d_sae), MOST_TOKENS),
+        batch=batch,
+        learning_rate=float(f"{2e-4 * math.sqrt(16_384 / d_sae):.2g}"),
+    )
+
+
+def _two_digits(number: int) -> int:
+    """Return a number rounded to two digits."""
+    return int(float(f"{number:.2g}"))

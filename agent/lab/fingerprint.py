@@ -11,7 +11,7 @@ import torch
 
 from agent.lab import corpus, models
 from agent.lab.code_hash import lab_hash
-from agent.lab.defaults import EVALUATION_DATA, THREADS
+from agent.lab.defaults import CONTEXT_VARIABLE, EVALUATION_DATA, THREADS
 
 
 def environment(text: str = "") -> dict[str, str]:
@@ -29,6 +29,7 @@ def environment(text: str = "") -> dict[str, str]:
         "dtype": str(config.dtype).removeprefix("torch."),
         "text": corpus.version(text),
         "evaluation_data": os.environ.get(EVALUATION_DATA, ""),
+        "context": os.environ.get(CONTEXT_VARIABLE, ""),
         "threads": os.environ.get(THREADS, ""),
     }
 

@@ -1,6 +1,7 @@
 """Models of the hub: fetched once into the hub's own cache, whole, so that everything after works without a network.
 
 python -P -m agent.lab.hub REPOSITORY [COMMIT]: fetch one; what went wrong is printed as one line, with exit code 2.
+With config.json for COMMIT, the newest of that file alone is fetched.
 """
 
 import functools
@@ -45,11 +46,25 @@ def snapshot(repository: str) -> Path:
     """
     folder = stored(repository)
     if folder is None or not is_complete(folder):
-        _fetch(repository, folder)
+        _fetch(repository, *([folder.name] if folder else []))
         folder = stored(repository)
     if folder is None:
         raise UserError(f"model {repository} holds no config.json on the hub: use another model")
     model_files.needed(folder)
+    return folder
+
+
+def config_folder(repository: str) -> Path:
+    """Return the folder of a repository in the hub's cache, which holds its config.json, fetched if need be.
+
+    Raises UserError if it cannot be fetched, or the repository has none.
+    """
+    folder = stored(repository)
+    if folder is None:
+        _fetch(repository, model_files.CONFIG)
+        folder = stored(repository)
+    if folder is None:
+        raise UserError(f"model {repository} holds no config.json on the hub: use another model")
     return folder
 
 
@@ -68,16 +83,16 @@ def hub_error() -> OSError | None:
     return None
 
 
-def _fetch(repository: str, folder: Path | None) -> None:
-    """Fetch a repository, or what `folder` of the cache lacks, in a process that may use the network."""
+def _fetch(repository: str, *what: str) -> None:
+    """Fetch a repository, what the cache lacks of one of its commits, or its config.json alone, in a process that may
+    use the network."""
     if error := hub_error():
-        state = "stored only in part" if folder else "not stored"
+        state = "not stored" if what in ((), (model_files.CONFIG,)) else "stored only in part"
         raise UserError(
             f"model {repository} is {state} on this machine and the hub cannot be reached ({error}): "
             "use the embedded tiny-lm, a local directory, or fetch it where there is a network"
         )
-    commit = [folder.name] if folder else []
-    command = start.command("agent.lab.hub", repository, *commit)
+    command = start.command("agent.lab.hub", repository, *what)
     env = {**os.environ, "HF_HUB_VERBOSITY": "critical"}
     if not sys.stderr.isatty():
         env["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -88,12 +103,15 @@ def _fetch(repository: str, folder: Path | None) -> None:
 
 
 def fetch(repository: str, commit: str | None) -> None:
-    """Fetch the needed files of a repository, at a commit or the newest. Raise UserError."""
-    from huggingface_hub import HfApi, snapshot_download
+    """Fetch the needed files of a repository, at a commit or the newest; or its config.json. Raise UserError."""
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     try:
+        if commit == model_files.CONFIG:
+            hf_hub_download(repository, model_files.CONFIG)
+            return
         info = HfApi().model_info(repository, revision=commit, files_metadata=True)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         files = model_files.wanted(sizes)

@@ -41,7 +41,9 @@ def read_json(path: Path) -> Any:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """Return a model's config.json. Raise UserError if it is cut short or is not a model's."""
+    """Return a model's config.json. Raise UserError if it is missing, cut short, or not a model's."""
+    if not (directory / CONFIG).is_file():
+        raise UserError(f"{directory} holds no config.json: a local model is a directory that save_pretrained wrote")
     config = read_json(directory / CONFIG)
     if not isinstance(config, dict) or "model_type" not in config:
         raise UserError(f"{directory / CONFIG} names no model_type: it is not the config.json of a transformers model")

@@ -13,8 +13,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from agent.lab import hub, model_files, parity, precision, worlds
-from agent.lab.defaults import DTYPES, WORLD_FILE, WORLD_HOOK, WORLDS, is_world
+from agent.lab.defaults import (
+    CONTEXT,
+    CONTEXT_VARIABLE,
+    DTYPES,
+    LEAST_CONTEXT,
+    WORLD_FILE,
+    WORLD_HOOK,
+    WORLDS,
+    is_world,
+)
 from agent.lab.errors import UserError, describe, did_you_mean
+from agent.lab.model_shape import POSITIONS
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -25,8 +35,6 @@ HOOK = re.compile(
     r"attn\.hook_z|ln2\.hook_normalized|mlp\.hook_post)"
 )
 LINK = "local"  # what TransformerLens calls every model
-POSITIONS = ("n_positions", "max_position_embeddings")  # their number in a config.json
-MAX_CONTEXT = 128  # tokens in a window, SAE-Bench core's default; longer ones cost attention time
 
 
 @dataclass(frozen=True)
@@ -44,14 +52,18 @@ def device_config() -> DeviceConfig:
     Raises UserError for a device that this machine lacks, or an unknown dtype.
     """
     device = os.environ.get("SAE_AGENT_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise UserError(f"unknown device {device!r}: use cpu, cuda or cuda:N")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+        raise UserError(f"unknown device {device!r}: use cpu, cuda, cuda:N or mps")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UserError("no device mps here: use --device cpu")
     on_gpu = device.startswith("cuda")
     if on_gpu and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
         raise UserError(f"no device {device}: {torch.cuda.device_count()} GPUs are visible; use --device cpu")
     dtype = os.environ.get("SAE_AGENT_DTYPE") or ("bfloat16" if on_gpu else "float32")
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}: use {' or '.join(DTYPES)}")
+    if (device, dtype) == ("mps", "bfloat16"):
+        raise UserError("--dtype bfloat16 is not for --device mps, which is used in float32 alone: leave it out")
     return DeviceConfig(device, getattr(torch, dtype))
 
 
@@ -82,9 +94,11 @@ def find_directory(name: str) -> Path | None:
 
 
 def canonical_name(name: str) -> str:
-    """Return a name that finds the same model from any working directory: for a local one its absolute path."""
+    """Return the one name of a model: a local one's absolute path, without links, and the hub's own name."""
+    if name in EMBEDDED or name in WORLDS:
+        return name
     directory = local_directory(name)
-    return str(directory) if directory and name not in EMBEDDED else name
+    return str(directory.resolve()) if directory else hub_repository(name)
 
 
 def identity(name: str) -> str:
@@ -139,8 +153,25 @@ def load(name: str) -> "HookedTransformer":
 
 
 def context_size(model: "HookedTransformer") -> int:
-    """Return the tokens in one window of text: the model's context, at most MAX_CONTEXT."""
-    return min(model.cfg.n_ctx, MAX_CONTEXT)
+    """Return the tokens in one window of text: the model's positions, at most `most_context()`.
+
+    Raises UserError if SAE_AGENT_CONTEXT asks for more than the model has positions.
+    """
+    most, positions = most_context(), model.cfg.n_ctx
+    if os.environ.get(CONTEXT_VARIABLE) and most > positions:
+        raise UserError(f"--context {most}: the model has {positions} positions; give {positions} or fewer")
+    return min(positions, most)
+
+
+def most_context() -> int:
+    """Return the tokens in a window of text, if the model has so many positions: SAE_AGENT_CONTEXT, or CONTEXT.
+
+    Raises UserError unless it is a whole number of at least LEAST_CONTEXT.
+    """
+    asked = os.environ.get(CONTEXT_VARIABLE) or str(CONTEXT)
+    if not asked.isdecimal() or int(asked) < LEAST_CONTEXT:
+        raise UserError(f"{CONTEXT_VARIABLE} is {asked!r}: give a number of tokens, at least {LEAST_CONTEXT}")
+    return int(asked)
 
 
 def check_hook(model: "HookedTransformer", hook_name: str) -> None:
@@ -234,9 +265,9 @@ def _with_end(tokenizer: Any, embeddings: Any, directory: Path) -> Any:
 
 
 def _positions(config: Any) -> int:
-    """Return the positions that a transformers model has, or MAX_CONTEXT if its config does not limit them."""
+    """Return the positions that a transformers model has, or CONTEXT if its config does not limit them."""
     text = config.get_text_config()
-    return next((getattr(text, name) for name in POSITIONS if getattr(text, name, None)), MAX_CONTEXT)
+    return next((getattr(text, name) for name in POSITIONS if getattr(text, name, None)), CONTEXT)
 
 
 def _bridge(directory: Path, hf_model: Any, tokenizer: Any, config: DeviceConfig) -> Any:

@@ -31,6 +31,8 @@ def main() -> None:
     with one_line_errors("nothing half-harvested is kept"):
         if line := gpus.unusable():
             print(f"{line}: the study runs on the CPU", flush=True)
+        if models.device_config().device == "mps":
+            print("--device mps is untried: compare a first study with one on the CPU", flush=True)
         models.identity(args.model)  # fetches a hub model, so that its config can be read
         text, wish = corpus.pin(args.text), os.environ.pop(EVALUATION_DATA, "")
         evals, left_out = doctor.resolve_families(
@@ -67,7 +69,7 @@ def gpu_count(device: str) -> int:
     """Return how many GPUs a study can use: all that are visible, the one that was chosen, or none."""
     if device == "cuda":
         return torch.cuda.device_count()
-    return int(device.startswith("cuda"))
+    return int(device != "cpu")
 
 
 def describe_training(manifest: Manifest, tokens: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from agent.lab import cache, gpus, results
-from agent.lab.defaults import POOLS, SETUP_FILE, SOCKET_VARIABLE, THREADS
+from agent.lab.defaults import CONTEXT_VARIABLE, POOLS, SETUP_FILE, SOCKET_VARIABLE, THREADS
 from agent.lab.errors import UserError
 from agent.lab.exits import exit_with, one_line_errors
 from agent.lab.files import read_plain_text
@@ -39,7 +39,7 @@ def run(main: Callable[[Path], None]) -> None:
         if not served and (line := gpus.unusable()):
             notify(f"{line}: the run is on the CPU")
         if not served:
-            use_threads_of_study(script.with_name(SETUP_FILE))
+            use_settings_of_study(script.with_name(SETUP_FILE))
         make_out_dir(out_dir)
         shutil.copyfile(script, out_dir / "experiment.py")
         try:
@@ -55,11 +55,13 @@ def run(main: Callable[[Path], None]) -> None:
             exit_with(f"stopped: {stopped}", 1)
 
 
-def use_threads_of_study(setup: Path) -> None:
-    """Train and evaluate with as many threads as the study in whose directory the experiment is run by hand."""
+def use_settings_of_study(setup: Path) -> None:
+    """Train and evaluate with the threads and windows of the study in whose directory an experiment is run by hand."""
     if setup.is_file():
-        threads = json.loads(read_plain_text(setup))["fixed"].get("threads")
-        if threads:
+        fixed = json.loads(read_plain_text(setup))["fixed"]
+        if context := fixed.get("context"):
+            os.environ[CONTEXT_VARIABLE] = str(context)
+        if threads := fixed.get("threads"):
             os.environ |= dict.fromkeys((*POOLS, THREADS), str(threads))
             torch.set_num_threads(threads)
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent import ROOT, TEMPLATES
+from agent import ROOT, TEMPLATES, constants
 from agent.comparison.judgement import for_proposers, judgements, observed_direction
 from agent.display.formatting import format_difference, format_value
-from agent.ideas import Idea, strict_templates
+from agent.ideas import Fixed, Idea, render_baseline, strict_templates
 from agent.lab.chat import rough_prompt_tokens
 from agent.lab.defaults import is_world
 from agent.lab.metrics import METRICS
@@ -156,7 +156,7 @@ class Prompts:
             "own_measures": [(name, measure) for name, measure in state.started.measures.items() if measure.main],
             "conclusion": state.conclusion,
             "required_lines": preflight.REQUIRED_LINES,
-            "fixed": {name: repr(value) for name, value in preflight.fixed_constants(state.started.fixed).items()},
+            **_fixed_constants(state.started.fixed),
             "allowed_imports": preflight.ALLOWED_IMPORTS,
             "forbidden_calls": sorted(preflight.FORBIDDEN_CALLS),
             "columns": ["run", "title", "verdict", *(METRICS[name].title for name in facts.headline)],
@@ -271,6 +271,16 @@ def _beside(run: Run, facts: Facts) -> list[str]:
     if not (start and run.counts and facts.runs[start].counts):
         return []
     return [f"{METRICS[name].title} {facts.compare(run.number, name, start)}" for name in facts.headline]
+
+
+def _fixed_constants(fixed: Fixed) -> dict[str, dict[str, str]]:
+    """Return the constants that every file assigns, and those that hold where a file has them, as they are written."""
+    written = {name: repr(value) for name, value in preflight.fixed_constants(fixed).items()}
+    baseline = constants.assigned(render_baseline(fixed))
+    return {
+        "fixed": {name: value for name, value in written.items() if name in baseline},
+        "fixed_if_there": {name: value for name, value in written.items() if name not in baseline},
+    }
 
 
 def _run_name(number: int) -> str:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.ideas import Fixed
-from agent.lab.defaults import EVALUATION_DATA, POOLS, THREADS
+from agent.lab.defaults import CONTEXT_VARIABLE, EVALUATION_DATA, POOLS, THREADS
 from agent.running import process
 
 PREPARE = (*process.START, "agent.lab.prepare")
+DESCRIBE = (*process.START, "agent.lab.describe_model")
 EXAMINE = (*process.START, "agent.lab.evaluation.doctor")
 
 
@@ -55,10 +56,11 @@ def _run_lab(command: Sequence[str], root: Path, fixed: Fixed, device: str | Non
 
 
 def computation(fixed: Fixed, device: str | None) -> dict[str, str]:
-    """Return the variables of any of the lab's processes: where, in which dtype, and to be scored on what."""
+    """Return the variables of any of the lab's processes: where, in which dtype, and on text of which kind."""
     settings = {
         "SAE_AGENT_DEVICE": device,
         "SAE_AGENT_DTYPE": fixed.dtype,
+        CONTEXT_VARIABLE: str(fixed.context or ""),
         EVALUATION_DATA: fixed.evaluation_data,
         THREADS: str(fixed.threads or ""),
     }

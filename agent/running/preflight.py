@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from ruff import find_ruff_bin
 
-from agent.ideas import Fixed
+from agent import constants
+from agent.ideas import Fixed, render_baseline
 from agent.lab.code_hash import without_docstrings
 from agent.lab.verdicts import Verdict
 from agent.running import process
@@ -174,13 +176,14 @@ def _steps(loop: ast.AST, guards: set[str]) -> bool:
     )
 
 
-def fixed_constants(fixed: Fixed) -> dict[str, str | int]:
-    """Return the constants that every experiment.py of a study assigns, besides SEED, which the lab sets.
+def fixed_constants(fixed: Fixed) -> dict[str, Any]:
+    """Return the constants that an experiment.py of a study must not change, besides SEED, which the lab sets.
 
     TEXT is one of them where the user has given a text; elsewhere the stream refuses another.
     """
     text = {"TEXT": fixed.text} if fixed.text else {}
-    return {"MODEL": fixed.model, "HOOK_NAME": fixed.hook_name, **text, "TOKENS": fixed.tokens, "D_SAE": fixed.d_sae}
+    lab = {"MODEL": fixed.model, "HOOK_NAME": fixed.hook_name, **text, "TOKENS": fixed.tokens, "D_SAE": fixed.d_sae}
+    return lab | fixed.constants
 
 
 def _check_fixed(tree: ast.Module, lines: list[str], fixed: Fixed) -> None:
@@ -188,9 +191,11 @@ def _check_fixed(tree: ast.Module, lines: list[str], fixed: Fixed) -> None:
     for name, value in fixed_constants(fixed).items():
         assigned = _assigned(tree, name)
         is_fixed = f"this study fixes it at {value}"
+        if assigned is None and name in fixed.constants and name not in constants.assigned(render_baseline(fixed)):
+            continue  # a mechanism's, which this experiment may be without
         if assigned is None:
             raise _Mistake(f"{name} is not assigned at the top of the module; {is_fixed}")
-        if ast.dump(assigned) != ast.dump(ast.Constant(value)):
+        if not constants.same(constants.literal(assigned), value):
             raise _Mistake(f"line {assigned.lineno}: {name} is {ast.unparse(assigned)}; {is_fixed}")
         _, *again = _assignment_lines(tree, name)
         if again:

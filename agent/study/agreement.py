@@ -1,5 +1,6 @@
 """What was agreed for every run of a study: its settings, the rows it is served, and the work that a row may take."""
 
+from agent.constants import same
 from agent.ideas import Fixed
 from agent.lab.results import FinalInfo, Training, Work
 
@@ -35,10 +36,12 @@ def different_settings(fixed: Fixed, training: Training | None) -> str:
     """Return the fixed settings that a checkpoint departs from, or an empty string."""
     if training is None:
         return "the results do not say what was trained"
+    compared = [
+        (name, getattr(training, name), getattr(fixed, name)) for name in ("model", "hook_name", "text", "d_sae")
+    ]
+    compared += [(name, training.settings.get(name, value), value) for name, value in fixed.constants.items()]
     return "; ".join(
-        f"{name} is {getattr(training, name)}, the study's is {getattr(fixed, name)}"
-        for name in ("model", "hook_name", "text", "d_sae")
-        if getattr(training, name) != getattr(fixed, name)
+        f"{name} is {found}, the study's is {agreed}" for name, found, agreed in compared if not same(found, agreed)
     )
 
 

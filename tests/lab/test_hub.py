@@ -1,5 +1,6 @@
 """Models of a hub, here one on this machine: what is fetched, completed, and said when it cannot be."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,16 @@ def test_what_is_needed_is_fetched_once_and_completed(hub: LoopbackHub, tmp_path
         (folder / name).resolve().unlink()
         (folder / name).unlink()
     assert snapshot(hub, home) == (folder, ["model.safetensors", "tokenizer.json"])
+
+
+def test_a_model_is_described_by_its_config_before_it_is_fetched(hub: LoopbackHub, tmp_path: Path):
+    home = tmp_path / "home"
+    described = run("-m", "agent.lab.describe_model", NAME, **hub.environment(home))
+    assert described.returncode == 0, described.stderr
+    config = json.loads((tmp_path / "repository/config.json").read_text())
+    assert json.loads(described.stdout) == {"model": NAME, "config": config}
+    assert hub.downloads == [f"{NAME}/config.json"]
+    assert snapshot(hub, home)[1] == sorted(FILES - {"config.json"})
 
 
 @pytest.mark.slow

@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM
 from agent.lab import models
 from agent.lab.errors import UserError
 
+WITHOUT_MPS = pytest.mark.skipif(torch.backends.mps.is_available(), reason="it is here")
+
 
 @pytest.fixture(scope="module")
 def loaded(small_model: Path):
@@ -101,7 +103,14 @@ def test_a_hook_without_a_layer_is_named():
         models.layer_of("ln_final.hook_normalized")
 
 
-@pytest.mark.parametrize(("device", "said"), [("tpu", "unknown device 'tpu'"), ("cuda:99", "no device cuda:99")])
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("tpu", "unknown device 'tpu'"),
+        ("cuda:99", "no device cuda:99"),
+        pytest.param("mps", "no device mps here: use --device cpu", marks=WITHOUT_MPS),
+    ],
+)
 def test_a_device_that_is_not_here_is_named(device: str, said: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SAE_AGENT_DEVICE", device)
     with pytest.raises(UserError, match=said):

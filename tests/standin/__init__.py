@@ -20,7 +20,7 @@ REPOSITORY = HERE.parent.parent
 WITHOUT_TORCH = (  # the files of the lab that the driver shares
     *("__init__", "cache", "chat", "chat_answers", "chat_connection", "chat_errors", "chat_reply", "code_hash"),
     *("defaults", "errors", "features", "files", "lock_files", "locks"),
-    *("metrics", "progress", "results", "start", "verdicts", "visible"),
+    *("metrics", "model_files", "model_shape", "progress", "results", "start", "verdicts", "visible"),
     *("evaluation/__init__", "evaluation/requests", "evaluation/catalogue", "evaluation/idea_files"),
 )
 
@@ -117,11 +117,13 @@ def make_checkout(directory: Path) -> Checkout:
     (root / "agent/lab/evaluation").mkdir(parents=True)
     for name in WITHOUT_TORCH:
         shutil.copy(REPOSITORY / f"agent/lab/{name}.py", root / f"agent/lab/{name}.py")
-    for name in ("activations", "prepare", "run", "serve", "training"):
+    for name in ("activations", "describe_model", "prepare", "run", "serve", "training"):
         shutil.copy(HERE / f"lab/{name}.py", root / "agent/lab")
     for name in ("sparse.py", "checkpoint/graph.py"):  # of which a language model is told, and nothing is imported
         (root / "agent/lab" / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / "agent/lab" / name, root / "agent/lab" / name)
+    (root / "agent/lab/tiny_lm").mkdir()
+    shutil.copy(REPOSITORY / "agent/lab/tiny_lm/config.json", root / "agent/lab/tiny_lm")
     shutil.copy(HERE / "lab/evaluation.py", root / "agent/lab/evaluation/__main__.py")
     shutil.copytree(HERE / "templates", root / "templates")
     for name in ("notes", "page", "prompts"):

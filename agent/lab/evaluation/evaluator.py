@@ -15,6 +15,7 @@ from torch import Tensor
 
 from agent.lab import activations, cache, checkpoint, corpus, files, models, tokens
 from agent.lab.checkpoint import Checkpoint
+from agent.lab.defaults import CONTEXT, is_world
 from agent.lab.errors import UserError
 from agent.lab.evaluation import published
 from agent.lab.evaluation.bench import core, core_text, probing
@@ -30,7 +31,6 @@ from agent.lab.rows import Manifest
 EVALUATION_SEED = 0
 FORMAT = 1  # of the cached artefacts
 NORMS = "typical_norm"  # name of the file
-TYPICAL_ROWS = tokens.TYPICAL_WINDOWS * models.MAX_CONTEXT
 JACOBIAN_ROWS = 64  # activations over which a non-affine encoder's slope is averaged
 
 
@@ -90,7 +90,8 @@ class Evaluator:
             if self.text:
                 ids = corpus.held_out_windows(self.text, self.model_name, self.folder)["train"]
             else:
-                ids = activations.training_windows(self.model, self.model_name, "", TYPICAL_ROWS)
+                rows = tokens.TYPICAL_WINDOWS * models.most_context()
+                ids = activations.training_windows(self.model, self.model_name, "", rows)
             first = ids[: tokens.TYPICAL_WINDOWS]
             return {"median": activations.median_norm(self.model, first, self.hook_name)}
 
@@ -273,6 +274,8 @@ def artefact_folder(model_name: str, identity: str, hook_name: str, text: str = 
         kind += f"-{str(config.dtype).removeprefix('torch.')}"
     key = f"{identity}-{cache.slug(hook_name)}-{kind}-v{FORMAT}"
     key += f"-{corpus.version(text)[:12]}" if text else ""
+    if (context := models.most_context()) != CONTEXT and not is_world(model_name):
+        key += f"-context{context}"
     if data := published.in_use():
         key += f"-{data.folder.name}"
-    return cache.root() / "evaluation" / f"{cache.slug(Path(model_name).name)}-{key}"
+    return cache.root() / "evaluation" / f"{cache.slug(Path(models.canonical_name(model_name)).name)}-{key}"

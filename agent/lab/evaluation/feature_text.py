@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from agent.lab import activations, cache, corpus, files, models, worlds
+from agent.lab.defaults import CONTEXT
 from agent.lab.evaluation.bench import core_text
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.world_evaluator import WorldEvaluator
@@ -60,7 +61,7 @@ class FeatureText:
     def dev_places(self) -> int:
         """Places of the dev text, which come first."""
         if self.is_world:
-            return core_text.WINDOWS * models.MAX_CONTEXT
+            return core_text.WINDOWS * CONTEXT
         return min(len(self.evaluator.token_windows("dev")), core_text.WINDOWS) * self.context
 
     @cached_property

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from agent.lab import models, worlds
+from agent.lab.defaults import CONTEXT
 from agent.lab.evaluation import ground_truth
 from agent.lab.evaluation.bench import core, core_text
 from agent.lab.evaluation.evaluator import Evaluator, HeldOut
@@ -17,7 +18,7 @@ from agent.lab.results import Core, Number
 
 @dataclass(frozen=True)
 class HeldOutSamples(HeldOut):
-    """Held-out samples of a world; `ids [windows, MAX_CONTEXT]` are their row numbers."""
+    """Held-out samples of a world; `ids [windows, CONTEXT]` are their row numbers."""
 
     features: list[Tensor] = field(
         kw_only=True
@@ -33,16 +34,16 @@ class WorldEvaluator(Evaluator):
 
     @property
     def context(self) -> int:
-        return models.MAX_CONTEXT
+        return CONTEXT
 
     def held_out(self, split: Split, windows: int | None = None) -> HeldOutSamples:
-        """Return the samples of a split, or the first of them, in windows of MAX_CONTEXT."""
+        """Return the samples of a split, or the first of them, in windows of CONTEXT."""
         windows = windows or core_text.WINDOWS
         if (split, windows) not in self._held_out:
-            ids = torch.arange(windows * models.MAX_CONTEXT).view(windows, -1)
+            ids = torch.arange(windows * CONTEXT).view(windows, -1)
             rows, features = zip(*worlds.samples(self.world, ids.numel(), split), strict=True)
             x = torch.cat(rows)
-            batch = x[: core_text.BATCH_WINDOWS * models.MAX_CONTEXT]
+            batch = x[: core_text.BATCH_WINDOWS * CONTEXT]
             self._held_out[split, windows] = HeldOutSamples(
                 ids, x, x.mean(0), batch, features=[samples.to_sparse() for samples in features]
             )

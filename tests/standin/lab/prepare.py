@@ -39,6 +39,7 @@ args.fingerprint.write_text(
             "parts": {
                 "dtype": dtype,
                 "evaluation_data": os.environ.get("SAE_AGENT_EVALUATION_DATA", ""),
+                "context": os.environ.get("SAE_AGENT_CONTEXT", ""),
                 "threads": os.environ.get("SAE_AGENT_THREADS", "1"),
             },
             "evaluated_on": {},

@@ -69,7 +69,7 @@ class Sweep:
 
 
 def unmet_requirements(target: EvalTarget) -> list[UnmetRequirement]:
-    positions = 2 * (CHOOSING + 2 * SCORED) * models.MAX_CONTEXT
+    positions = 2 * (CHOOSING + 2 * SCORED) * models.most_context()
     return requirements.check_language_model(target, 4 * positions * requirements.residual_width(target.config) / 1e6)
 
 
