@@ -12,6 +12,8 @@ EVALUATION_DATA = "SAE_AGENT_EVALUATION_DATA"  # the variable that holds that wi
 WORLD_FILE = "synthetic_model_config.json"  # a directory with this file holds a world that sae_lens saved
 WORLD_HOOK = "activations"  # the only hook of a world
 SMOKE_TOKENS = 20_000  # that a smoke test trains on
+STATE_FILE = "state_{}.safetensors"  # in the directory of a run: a training's saved state, after so many rows
+SAVE_EVERY = "SAE_AGENT_SAVE_EVERY"  # the variable with the tokens between two saved states, in place of minutes
 SOCKET_VARIABLE = "SAE_AGENT_STREAM"  # in the environment of a training: the descriptor of its socket to serve.py
 
 
