@@ -1,17 +1,13 @@
 """A training that is cut short and goes on from its saved state ends as if nothing had happened."""
 
-import os
 import shutil
-import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_lab import BATCH, TOKENS, experiment, load, one_line, run, start
+from small_lab import BATCH, experiment, load
 
 from agent import ideas
 from agent.lab import results, state
