@@ -19,7 +19,6 @@ from agent.lab.defaults import SAVE_EVERY, STATE_FILE
 from agent.lab.state import BadState
 from agent.study.first_steps import goes_on_otherwise
 
-IDEAS = [None, *(pytest.param(name, marks=pytest.mark.slow) for name in ideas.idea_names())]
 STEPS = -(-SMOKE_TOKENS // BATCH)
 SAVED, CUT = 23, 31  # steps after which the state is saved, and after which the training is cut short
 LINE = "guard.resumes(lambda: (sae, optimizer, silent_tokens, dead))"
@@ -95,6 +94,11 @@ def a_part(script: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_a_part(script, tmp_path_factory.mktemp("a part") / "run_1")
 
 
+@pytest.fixture(scope="module")
+def undisturbed(script: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(script, tmp_path_factory.mktemp("undisturbed") / "run_1")
+
+
 def tensors(out_dir: Path) -> dict[str, torch.Tensor]:
     return load_file(out_dir / "checkpoint/tensors.safetensors")
 
@@ -114,31 +118,33 @@ def assert_alike(one: Path, other: Path) -> None:
 # What it comes to
 
 
-@pytest.mark.parametrize("idea", IDEAS)
-def test_it_ends_as_if_nothing_had_happened(small_model: Path, harvest: Any, tmp_path: Path, idea: str | None):
-    assert harvest
-    script = script_of(tmp_path / "idea", small_model, idea)
-    found = train_in_two(script, tmp_path / "cut")
-    assert len(rows(found)) == STEPS
-    assert_alike(found, train(script, tmp_path / "undisturbed"))
-    assert state.files(found) == []
-
-
-def test_seconds_add_up_and_lines_after_the_saved_step_are_dropped(script: Path, part: Path):
+def test_it_ends_as_if_nothing_had_happened(script: Path, undisturbed: Path, part: Path):
+    """Its seconds add up, and lines after the saved step are dropped."""
     before = results.read_metrics(part)
     assert len(before) == CUT - 1
-    train(script, part)
+    torch.manual_seed(99)
+    assert_alike(train(script, part), undisturbed)
+    assert state.files(part) == []
     after = results.read_metrics(part)
     assert after[:SAVED] == before[:SAVED]
     assert [row.step for row in after] == list(range(1, STEPS + 1))
     assert after[SAVED].seconds >= before[SAVED - 1].seconds
 
 
-def test_what_is_not_declared_shows_in_the_first_steps(script: Path, tmp_path: Path):
+@pytest.mark.slow
+@pytest.mark.parametrize("idea", ideas.idea_names())
+def test_that_of_every_idea_does(small_model: Path, harvest: Any, tmp_path: Path, idea: str):
+    assert harvest
+    script = script_of(tmp_path / "idea", small_model, idea)
+    found = train_in_two(script, tmp_path / "cut")
+    assert len(rows(found)) == STEPS
+    assert_alike(found, train(script, tmp_path / "undisturbed"))
+
+
+def test_what_is_not_declared_shows_in_the_first_steps(script: Path, undisturbed: Path, tmp_path: Path):
     forgetful = tmp_path / "forgetful.py"
     forgetful.write_text(script.read_text().replace(LINE, "guard.resumes(lambda: (sae, silent_tokens, dead))"))
-    found = train_in_two(forgetful, tmp_path / "cut")
-    expected = train(forgetful, tmp_path / "undisturbed")
+    found, expected = train_in_two(forgetful, tmp_path / "cut"), undisturbed
     assert f"up to step {SAVED + 2} is " in goes_on_otherwise(expected, found, exact=True)
     assert goes_on_otherwise(expected, found, exact=False)
 
@@ -147,7 +153,6 @@ def test_without_the_line_it_saves_nothing(script: Path, tmp_path: Path):
     old = tmp_path / "old.py"
     old.write_text(script.read_text().replace(LINE, "pass"))
     assert state.files(train_a_part(old, tmp_path / "cut")) == []
-    assert goes_on_otherwise(train(old, tmp_path / "one"), train(old, tmp_path / "two"), exact=True) == ""
 
 
 def test_what_cannot_be_kept_is_said_once_and_trained_on(
