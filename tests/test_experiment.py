@@ -189,7 +189,7 @@ def test_in_a_study_an_experiment_gets_the_studys_tokens_and_no_more(
 
 @pytest.mark.slow
 def test_by_hand_the_files_own_tokens_rule_and_what_was_served_is_recorded(script: Path, tmp_path: Path):
-    looped = edited(script, tmp_path, ("enumerate(data, guard.steps):", "enumerate(x for _ in range(2) for x in data):"))
+    looped = edited(script, tmp_path, ("(data, guard.steps):", "(x for _ in range(2) for x in data):"))
     ended = run(looped, "--out_dir", tmp_path / "run", SAE_AGENT_SMOKE="1")
     assert ended.returncode == 0, ended.stderr
     assert recorded(tmp_path / "run").tokens == 2 * activations.SMOKE_TOKENS
@@ -197,7 +197,7 @@ def test_by_hand_the_files_own_tokens_rule_and_what_was_served_is_recorded(scrip
 
 @pytest.mark.slow
 def test_in_a_study_a_smoke_run_is_as_short_as_ever(script: Path, small_model: Path, tmp_path: Path):
-    looped = edited(script, tmp_path, ("enumerate(data, guard.steps):", "enumerate(x for _ in range(2) for x in data):"))
+    looped = edited(script, tmp_path, ("(data, guard.steps):", "(x for _ in range(2) for x in data):"))
     ended = run(looped, "--out_dir", tmp_path / "run", **fixed(small_model), SAE_AGENT_SMOKE="1")
     assert ended.returncode == 0, ended.stderr
     assert recorded(tmp_path / "run").tokens == activations.SMOKE_TOKENS

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, safe_open, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from small_lab import BATCH, TOKENS, experiment, load, one_line, run, start, stream
 from standin import wait_for
 
@@ -46,7 +47,8 @@ def script_of(directory: Path, model: Path, idea: str | None = None, **constants
 
 def train(script: Path, out_dir: Path, cut_after: int | None = None) -> Path:
     """Train in this process, as `run(main)` does in its own; `cut_after` so many steps, raise Cut."""
-    module, done = load(script), 0
+    module: Any = load(script)
+    done = 0
     constrain = module.constrain
 
     def constrain_or_end(sae: Any) -> None:
@@ -213,18 +215,18 @@ def test_that_of_other_parameters_is_refused(script: Path, part: Path, value: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("idea", [None, *ideas.idea_names()])
+@pytest.mark.parametrize("idea", [None, "hierarchical_sae"])
 def test_after_kill_9_the_same_command_goes_on(small_model: Path, harvest: Any, tmp_path: Path, idea: str | None):
     assert harvest
     script = script_of(tmp_path / "idea", small_model, idea)
-    command, saves = (script, "--out_dir"), {SAVE_EVERY: str(BATCH)}
-    process = start(*command, tmp_path / "cut", **saves)
+    command, every = (script, "--out_dir"), str(BATCH)
+    process = start(*command, tmp_path / "cut", SAE_AGENT_SAVE_EVERY=every)
     wait_for(lambda: len(rows(tmp_path / "cut")) >= SAVED)
     process.send_signal(signal.SIGSTOP)
     process.kill()
     process.communicate()
     assert state.files(tmp_path / "cut")
-    again = run(*command, tmp_path / "cut", **saves)
+    again = run(*command, tmp_path / "cut", SAE_AGENT_SAVE_EVERY=every)
     assert again.returncode == 0, again.stderr
     assert "going on after " in again.stderr
     whole = run(*command, tmp_path / "undisturbed")

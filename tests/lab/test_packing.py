@@ -24,6 +24,9 @@ class Usage:
 
 
 class Counting(nn.Linear):
+    seen: torch.Tensor
+    late: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__(3, 2)
         self.steps, self.sizes = 0, [1]
@@ -61,7 +64,7 @@ def test_tensors_come_back_with_the_order_of_their_axes_in_memory(tensor: torch.
 def test_a_module_comes_back_in_place_with_all_its_attributes():
     trained, fresh = Counting(), Counting()
     trained.steps, trained.sizes, trained.seen = 7, [4, 5], torch.ones(2)
-    trained.late = torch.arange(3)  # type: ignore[assignment]
+    trained.late = torch.arange(3)
     weight = fresh.weight
     assert there_and_back(trained, fresh) is fresh
     assert fresh.weight is weight
