@@ -108,7 +108,8 @@ def main(out_dir: Path) -> None:
     optimizer = torch.optim.Adam(sae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.999), fused=True)
     guard = TrainingGuard(out_dir, sae, data, model=MODEL, hook_name=HOOK_NAME, settings=constants(globals()))
     silent_tokens = torch.zeros(D_SAE, device=data.device)  # tokens since each latent fired
-    for step, x in enumerate(data):
+    guard.resumes(lambda: (sae, optimizer, silent_tokens, dead))  # all that changes
+    for step, x in enumerate(data, guard.steps):
         rate = optimizer.param_groups[0]["lr"] = learning_rate(step / data.steps)
         if step % DEAD_EVERY == 0:
             dead = (silent_tokens > DEAD_AFTER).nonzero().flatten()

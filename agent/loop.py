@@ -346,8 +346,9 @@ class Loop:
             if run.stage == "training" and self.queue.ended(name) is None:
                 self.stages.lose_attempt(run, verdict)
         for name in self.queue.running:
-            self.ledger.append(events.JobLost(job=name, why=verdict.evidence))
-            self.queue.forget(name)
+            if not self.queue.goes_on(name, verdict):
+                self.ledger.append(events.JobLost(job=name, why=verdict.evidence))
+                self.queue.forget(name)
 
     def add_hand_run(self, event: events.HandRunAdded) -> StudyResult:
         """Take in a run made by hand, from its evaluation on. A study that had ended ends again after it."""

@@ -14,12 +14,12 @@ from agent.lab import results
 from agent.lab.evaluation.requests import Score
 from agent.lab.files import remove, write_atomically
 from agent.lab.metrics import METRICS
-from agent.lab.results import FinalInfo, Work
+from agent.lab.results import FinalInfo
 from agent.lab.verdicts import Verdict
 from agent.report.run_section import run_texts
 from agent.running import preflight
 from agent.running.job_queue import Ended, JobQueue
-from agent.running.jobs import Job, Training
+from agent.running.jobs import Job, Outcome, Training
 from agent.running.run_files import collect_run_files
 from agent.running.taking_in import move_in, take_in
 from agent.running.watchdogs import require_disk
@@ -207,7 +207,9 @@ class RunStages:
         self.baselines.copy_from_cache(k, seed, directory)
         write_atomically(directory / "experiment.py", self.state.runs[0].proposal.source)
         work, smoke = self.baselines.cached_work(k, seed), self.baselines.cached_smoke(k, seed)
-        self.end_attempt(self.state.runs[0], None, results.read_metrics(directory)[-1].seconds, work, smoke)
+        seconds = results.read_metrics(directory)[-1].seconds
+        copied = Outcome(run_dir=directory, training_seconds=seconds, work=work, smoke=smoke)
+        self.end_attempt(self.state.runs[0], None, copied)
 
     def start_evaluation(self, run: int) -> bool:
         """Have a checkpoint scored whose training is not part of a job; return False if the queue is full."""
@@ -235,13 +237,11 @@ class RunStages:
             self.fail_preflight(run.number, run.attempt, verdict, ended.training_seconds)
             return
         trained = ended.training is None and info.verdict.name != "tampered"
-        self.end_attempt(run, None if trained else info.verdict, ended.training_seconds, ended.work, ended.smoke)
+        self.end_attempt(run, None if trained else info.verdict, ended)
         if trained:
             self.judge(run, info, ended.evaluation_seconds)
 
-    def end_attempt(
-        self, run: RunState, verdict: Verdict | None, seconds: float, work: Work | None = None, smoke: str = ""
-    ) -> None:
+    def end_attempt(self, run: RunState, verdict: Verdict | None, ended: Outcome) -> None:
         """Record the end of a training, with a verdict if it has no results to evaluate."""
         recorded = digests.of_run(self.study.run_dir(run.number))
         self.ledger.append(
@@ -249,9 +249,10 @@ class RunStages:
                 run=run.number,
                 attempt=run.attempt,
                 verdict=verdict,
-                seconds=seconds,
-                work=work,
-                smoke=smoke,
+                seconds=ended.training_seconds,
+                work=ended.work,
+                smoke=ended.smoke,
+                resumes=ended.resumes,
                 digests=recorded,
             )
         )
@@ -259,20 +260,23 @@ class RunStages:
     def lose_attempt(self, run: RunState, verdict: Verdict) -> None:
         """Record that the job of an attempt left no outcome: its own fault, or that of what it ran on.
 
-        A training that had come to its end is kept, and evaluated anew.
+        A training that had come to its end is kept, and evaluated anew; one that had saved its state goes on from it,
+        as the same attempt.
         """
         name = job_names.attempt(run.number, run.attempt)
         if trained := self.queue.trained(name):
             directory = self.study.run_dir(run.number)
             if tampered := move_in(trained, directory, self.custody):
                 results.write(directory, FinalInfo(verdict=tampered))
-            self.end_attempt(run, tampered, trained.training_seconds, trained.work, trained.smoke)
+            self.end_attempt(run, tampered, trained)
             self.queue.forget(name)
+        elif self.queue.goes_on(name, verdict):
+            return
         elif verdict.name == "killed":
             self.cut_short(run.number, verdict)
         else:
             results.write(self.keep_what_is_left(run), FinalInfo(verdict=verdict))
-            self.end_attempt(run, verdict, 0.0)
+            self.end_attempt(run, verdict, Outcome(run_dir=self.study.run_dir(run.number)))
 
     def cut_short(self, run: int, verdict: Verdict) -> None:
         """Record that an attempt was cut short; what it left is kept."""

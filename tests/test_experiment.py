@@ -177,7 +177,7 @@ def test_in_a_study_an_experiment_gets_the_studys_tokens_and_no_more(
         script,
         tmp_path,
         (f"TOKENS = {TOKENS:_}", "TOKENS = 99_000_000"),
-        ("enumerate(data):", "enumerate(x for source in (data, again, data) for x in source):"),
+        ("enumerate(data, guard.steps):", "enumerate(x for source in (data, again, data) for x in source):"),
         ("    sae = SAE(", "    again = stream(MODEL, HOOK_NAME, tokens=TOKENS, batch=999, seed=1)\n    sae = SAE("),
     )
     ended = run(greedy, "--out_dir", tmp_path / "run", **fixed(small_model))
@@ -189,7 +189,7 @@ def test_in_a_study_an_experiment_gets_the_studys_tokens_and_no_more(
 
 @pytest.mark.slow
 def test_by_hand_the_files_own_tokens_rule_and_what_was_served_is_recorded(script: Path, tmp_path: Path):
-    looped = edited(script, tmp_path, ("enumerate(data):", "enumerate(x for _ in range(2) for x in data):"))
+    looped = edited(script, tmp_path, ("(data, guard.steps):", "(x for _ in range(2) for x in data):"))
     ended = run(looped, "--out_dir", tmp_path / "run", SAE_AGENT_SMOKE="1")
     assert ended.returncode == 0, ended.stderr
     assert recorded(tmp_path / "run").tokens == 2 * activations.SMOKE_TOKENS
@@ -197,7 +197,7 @@ def test_by_hand_the_files_own_tokens_rule_and_what_was_served_is_recorded(scrip
 
 @pytest.mark.slow
 def test_in_a_study_a_smoke_run_is_as_short_as_ever(script: Path, small_model: Path, tmp_path: Path):
-    looped = edited(script, tmp_path, ("enumerate(data):", "enumerate(x for _ in range(2) for x in data):"))
+    looped = edited(script, tmp_path, ("(data, guard.steps):", "(x for _ in range(2) for x in data):"))
     ended = run(looped, "--out_dir", tmp_path / "run", **fixed(small_model), SAE_AGENT_SMOKE="1")
     assert ended.returncode == 0, ended.stderr
     assert recorded(tmp_path / "run").tokens == activations.SMOKE_TOKENS
@@ -341,8 +341,8 @@ def test_the_next_free_name(tmp_path: Path, taken: str, free: str):
 @pytest.mark.slow
 def test_ctrl_c_during_training_leaves_nothing_that_looks_whole(script: Path, tmp_path: Path):
     long = tmp_path / "experiment.py"
-    slow = "    for step, x in enumerate(data):\n        import time; time.sleep(0.05)\n"
-    long.write_text(script.read_text().replace("    for step, x in enumerate(data):\n", slow))
+    slow = "    for step, x in enumerate(data, guard.steps):\n        import time; time.sleep(0.05)\n"
+    long.write_text(script.read_text().replace("    for step, x in enumerate(data, guard.steps):\n", slow))
     process = start(long, "--out_dir", tmp_path / "run")
     metrics, limit = tmp_path / "run/metrics.jsonl", time.monotonic() + 100
     while not metrics.exists() or metrics.stat().st_size == 0:

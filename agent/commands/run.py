@@ -273,6 +273,7 @@ def _loop(
         device=started.device,
         kind=sandbox.kind,
         artefacts=Path(lab["artefacts"]),
+        exact=not lab["gpus"],
     ).write(setup)
     place = Place(started.slurm)
     count = place.count(jobs or started.jobs, lab, sandbox)

@@ -132,13 +132,22 @@ class Baselines:
         return Job(label=f"{label}, scored again", training=None, request=request, timeout=budget.evaluation_timeout)
 
     def training(
-        self, source: str, seed: int, run_dir: Path, label: str, budget: Budget, strangers: tuple[Path, ...] = ()
+        self,
+        source: str,
+        seed: int,
+        run_dir: Path,
+        label: str,
+        budget: Budget,
+        strangers: tuple[Path, ...] = (),
+        resumes: bool = True,
     ) -> Job:
         """Return the job that trains and scores an experiment outside the study's budget of runs.
 
-        `strangers` are runs with other seeds, whose weights it must not have gone on from.
+        `strangers` are runs with other seeds, whose weights it must not have gone on from. `resumes`: it goes on from a
+        saved state as if nothing had happened.
         """
-        training = Training(source=source, directory=run_dir.name, seed=seed, timeout=budget.training_timeout)
+        timeout = budget.training_timeout
+        training = Training(source=source, directory=run_dir.name, seed=seed, timeout=timeout, resumes=resumes)
         request = Score(run_dir=run_dir, evals=self.started.evals, strangers=strangers)
         return Job(label=label, training=training, request=request, timeout=budget.evaluation_timeout)
 

@@ -86,7 +86,8 @@ class Confirmation:
         budget.require_hours()
         label, source = f"run {run.number} with fresh seed {seed}", run.state.proposal.source
         run_dir, strangers = self._seed_dir(run.number, seed), self._trained_with_other_seeds()
-        job = self.referee.baselines.training(source, seed, run_dir, label, budget, strangers)
+        resumes = run.state.resumes
+        job = self.referee.baselines.training(source, seed, run_dir, label, budget, strangers, resumes)
         return self.queue.submit(job_names.fresh_seed(run.number, seed), job)
 
     def _trained_with_other_seeds(self) -> tuple[Path, ...]:

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,6 +87,9 @@ class Stream:
         self.device = torch.device(models.device_config().device)
         self.steps = math.ceil(total / batch)
         self.mean = torch.tensor(manifest.mean, device=self.device)
+        self.position = 0  # rows of this pass that were handed out
+        self.skip = 0  # rows that a training had before it was cut short
+        self.before_batch: Callable[[], None] = lambda: None  # called between two steps
         self._rows = rows
 
     @property
@@ -94,12 +97,20 @@ class Stream:
         return self.manifest.d_in
 
     def __iter__(self) -> Iterator[Tensor]:
-        left, correction = self.total, self.manifest.scale / self.manifest.stored_scale
-        self._rows.start(self.seed)
-        while (take := min(self.batch, left, self.budget.left)) > 0:
+        correction = self.manifest.scale / self.manifest.stored_scale
+        self.position, self.skip = self.skip, 0
+        self.budget.served += self.position
+        self._rows.start(self.seed, self.position)
+        while (take := min(self.batch, self.total - self.position, self.budget.left)) > 0:
+            self.before_batch()
             self.budget.served += take
-            left -= take
+            self.position += take
             yield self._rows.take(take).to(self.device).float() * correction
+
+    def note_saved(self) -> None:
+        """Tell the process that serves the rows, if one does, that a state was saved after those so far."""
+        if isinstance(self._rows, ServedRows):
+            self._rows.note_saved()
 
 
 def stored_stream(

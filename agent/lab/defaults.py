@@ -16,6 +16,8 @@ SMOKE_TOKENS = 20_000  # that a smoke test trains on
 CONTEXT = 128  # tokens in a window of text, SAE-Bench core's default; longer ones cost attention time
 LEAST_CONTEXT = 16  # tokens; fewer leave hardly one after the special ones
 CONTEXT_VARIABLE = "SAE_AGENT_CONTEXT"  # the variable with another number of them
+STATE_FILE = "state_{}.safetensors"  # in the directory of a run: a training's saved state, after so many rows
+SAVE_EVERY = "SAE_AGENT_SAVE_EVERY"  # the variable with the tokens between two saved states, in place of minutes
 SOCKET_VARIABLE = "SAE_AGENT_STREAM"  # in the environment of a training: the descriptor of its socket to serve.py
 
 

@@ -69,8 +69,8 @@ def _signature(path: Path) -> tuple[int, ...]:
 class Rows(Protocol):
     """A source of shuffled rows without an end."""
 
-    def start(self, seed: int) -> None:
-        """Begin at the first row of the order that the seed fixes."""
+    def start(self, seed: int, skip: int = 0) -> None:
+        """Begin `skip` rows into the order that the seed fixes."""
         ...
 
     def take(self, count: int) -> Tensor:
@@ -89,8 +89,8 @@ class StoredRows:
         self._empty = torch.empty(0, manifest.d_in, dtype=torch.float16, device=device)
         self._resident: dict[str, Tensor] = {}
 
-    def start(self, seed: int) -> None:
-        self._rest, self._chunks = self._empty, self._shuffled(seed)
+    def start(self, seed: int, skip: int = 0) -> None:
+        self._rest, self._chunks = self._empty, self._shuffled(seed, skip)
 
     def take(self, count: int) -> Tensor:
         self.fill(count)
@@ -102,12 +102,16 @@ class StoredRows:
         while len(self._rest) < count:
             self._rest = torch.cat([self._rest, next(self._chunks)])
 
-    def _shuffled(self, seed: int) -> Iterator[Tensor]:
+    def _shuffled(self, seed: int, skip: int) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(seed)
         while True:
             for index in torch.randperm(len(self.shards), generator=generator).tolist():
+                order = torch.randperm(self.shards[index].rows, generator=generator)  # drawn for skipped shards too
+                order, skip = order[skip:], max(0, skip - len(order))
+                if len(order) == 0:
+                    continue
                 stored = self._shard(self.shards[index].name)
-                for chunk in torch.randperm(len(stored), generator=generator).split(CHUNK_ROWS):
+                for chunk in order.split(CHUNK_ROWS):
                     yield stored[chunk.to(stored.device)].to(self.device)
 
     def _shard(self, name: str) -> Tensor:
@@ -150,8 +154,12 @@ class ServedRows:
         self._server, self._reader = server, server.readers
         server.readers += 1
 
-    def start(self, seed: int) -> None:
-        self._server.ask(reader=self._reader, seed=seed)
+    def start(self, seed: int, skip: int = 0) -> None:
+        self._server.ask(reader=self._reader, seed=seed, skip=skip)
+
+    def note_saved(self) -> None:
+        """Have the server tell the driver how many rows have led to the state that was just saved."""
+        self._server.ask(reader=self._reader, saved=1)
 
     def take(self, count: int) -> Tensor:
         parts, width = [], self._server.manifest.d_in

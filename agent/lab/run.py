@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from agent.lab import cache, gpus, results
+from agent.lab import cache, gpus, results, state
 from agent.lab.defaults import CONTEXT_VARIABLE, POOLS, SETUP_FILE, SOCKET_VARIABLE, THREADS
 from agent.lab.errors import UserError
 from agent.lab.exits import exit_with, one_line_errors
@@ -20,18 +20,25 @@ from agent.lab.files import read_plain_text
 from agent.lab.progress import notify
 from agent.lab.training import TrainingStopped
 
+INTERRUPTED = (
+    "{} is not complete; the same command goes on from its saved state, if it holds one; else delete it or choose "
+    "another --out_dir"
+)
+
 
 def run(main: Callable[[Path], None]) -> None:
     """Parse --out_dir, make the directory, keep a copy of the experiment in it, and call `main(out_dir)`.
 
+    In a directory with the saved state of this same experiment the training goes on (see `TrainingGuard.resumes`).
     Exit codes: 0 done, 1 the guard stopped the training or it failed, 2 the user's mistake, 130 interrupted.
     """
     script = Path(sys.argv[0]).absolute()
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--out_dir", type=Path, required=True, help="a new directory for everything about this run")
+    about = "a directory for everything about this run: a new one, or that of a run that was cut short and goes on"
+    parser.add_argument("--out_dir", type=Path, required=True, help=about)
     served = SOCKET_VARIABLE in os.environ  # by the driver, which has made the directory and holds the cache
     out_dir: Path = parser.parse_args().out_dir.absolute()
-    with one_line_errors(f"{out_dir} is not complete; delete it or choose another --out_dir"):
+    with one_line_errors(INTERRUPTED.format(out_dir)):
         if sys.platform == "win32":
             raise UserError("sae-agent runs on Linux and macOS; on Windows use WSL")
         if seed := os.environ.get("SAE_AGENT_SEED"):
@@ -40,16 +47,20 @@ def run(main: Callable[[Path], None]) -> None:
             notify(f"{line}: the run is on the CPU")
         if not served:
             use_settings_of_study(script.with_name(SETUP_FILE))
-        make_out_dir(out_dir)
+        if saved := state.files(out_dir):
+            state.require_same_source(saved[-1], script)
+        else:
+            make_out_dir(out_dir)
         shutil.copyfile(script, out_dir / "experiment.py")
         try:
             with nullcontext() if served else cache.in_use():
                 main(out_dir)
         except UserError:
-            if not served:
+            if not served and not saved:
                 remove_out_dir_without_steps(out_dir)
             raise
         except TrainingStopped as stopped:
+            state.discard(out_dir)
             if not os.environ.get("SAE_AGENT_DRIVEN"):
                 results.write(out_dir, results.FinalInfo(verdict=stopped.verdict))
             exit_with(f"stopped: {stopped}", 1)

@@ -1,8 +1,10 @@
 """python -P -m agent.lab.serve --model M --hook_name H --text T --tokens N --control FD: serve activations to runs.
 
 An experiment under the driver is handed a socket in place of the files, so what it has read is counted here, out of its
-reach. For each training the driver sends a line {"total": ROWS} through its own socket FD, with two descriptors: the
-server's end of the training's socket, and a pipe that is written {"rows": SERVED} once the training has ended.
+reach. For each training the driver sends a line {"total": ROWS, "skip": ROWS} through its own socket FD, with two
+descriptors: the server's end of the training's socket, and a pipe that is written a line {"saved": SERVED} whenever the
+training has saved its state, and {"rows": SERVED} once it has ended. A training that goes on from a saved state begins
+`skip` rows into the order, which count as served; one that begins at the first row has them all before it.
 """
 
 import argparse
@@ -41,15 +43,16 @@ def main() -> None:
         control = socket.socket(fileno=args.control)
         while (request := socket.recv_fds(control, 4096, 2))[0]:
             connection, report = request[1]
-            training = Training(folder, manifest, checked, json.loads(request[0])["total"])
+            training = Training(folder, manifest, checked, **json.loads(request[0]))
             Thread(target=training.serve, args=(socket.socket(fileno=connection), report), daemon=True).start()
 
 
 class Training:
     """One training: the rows it is served, at most `total`, and their number so far."""
 
-    def __init__(self, folder: Path, manifest: Manifest, checked: Signatures, total: int) -> None:
-        self.folder, self.manifest, self.checked, self.total, self.served = folder, manifest, checked, total, 0
+    def __init__(self, folder: Path, manifest: Manifest, checked: Signatures, total: int, skip: int) -> None:
+        self.folder, self.manifest, self.checked, self.total, self.skip = folder, manifest, checked, total, skip
+        self.served = 0
         self._readers: dict[int, StoredRows] = {}  # of the streams of the training, each with an order of its own
         self._most = max(1, min(SHARED_BYTES // (2 * manifest.d_in), total))  # rows of one answer
 
@@ -58,18 +61,23 @@ class Training:
         with connection, os.fdopen(report, "w") as counted, _shared_file(2 * self.manifest.d_in * self._most) as file:
             damage = ""
             try:
-                self._answer_requests(connection, file.fileno())
+                self._answer_requests(connection, file.fileno(), counted)
             except ChangedShard as error:
                 damage = str(error)
             except (OSError, ValueError, LookupError, TypeError, RecursionError):
                 pass  # the training has ended, or does not keep to the protocol
-            json.dump({"rows": self.served, "damage": damage}, counted)
+            _write_line(counted, {"rows": self.served, "damage": damage})
 
-    def _answer_requests(self, connection: socket.socket, shared: int) -> None:
+    def _answer_requests(self, connection: socket.socket, shared: int, counted: IO[str]) -> None:
         socket.send_fds(connection, [b"\n"], [shared])
         connection.sendall(self.manifest.model_dump_json().encode() + b"\n")
         for line in connection.makefile("rb"):
-            count, rows = self._prepared(json.loads(line))
+            request = json.loads(line)
+            if "saved" in request:
+                _write_line(counted, {"saved": self.served})
+                connection.sendall(b"0\n")
+                continue
+            count, rows = self._prepared(request)
             if count:
                 os.pwrite(shared, rows.take(count).numpy().data, 0)
                 self.served += count
@@ -77,15 +85,24 @@ class Training:
             rows.fill(min(count, self.total - self.served))  # while the training works on these
 
     def _prepared(self, request: dict[str, int]) -> tuple[int, StoredRows]:
-        """Return the number of rows to hand out, and where from. Raise LookupError for too many streams."""
+        """Return the number of rows to hand out, and where from. Raise LookupError for what the protocol has not."""
         reader = request["reader"]
         if "seed" in request:
             if reader not in range(MOST_READERS):
                 raise LookupError(reader)
             rows = self._readers[reader] = StoredRows(self.folder, self.manifest, torch.device("cpu"), self.checked)
-            rows.start(request["seed"])
+            skip = request.get("skip", 0)
+            if skip and (skip != self.skip or self.served):
+                raise LookupError(skip)
+            self.served += skip
+            rows.start(request["seed"], skip)
             return 0, rows
         return max(0, min(request["rows"], self._most, self.total - self.served)), self._readers[reader]
+
+
+def _write_line(file: IO[str], content: dict[str, int | str]) -> None:
+    file.write(json.dumps(content) + "\n")
+    file.flush()
 
 
 def _shared_file(size: int) -> IO[bytes]:

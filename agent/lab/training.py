@@ -5,16 +5,18 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
 
-from agent.lab import checkpoint, models, precision, verdicts
+from agent.lab import checkpoint, models, precision, state, verdicts
 from agent.lab.activations import Stream
+from agent.lab.defaults import SOCKET_VARIABLE
 from agent.lab.errors import UserError
-from agent.lab.progress import progress_bar
+from agent.lab.progress import notify, progress_bar
 from agent.lab.results import Training
 from agent.lab.verdicts import MetricsRow, Verdict
 
@@ -61,6 +63,20 @@ class TrainingGuard:
         self._file: TextIO = (out_dir / "metrics.jsonl").open("w")
         self._bar = progress_bar("training", stream.total, "tokens")
         self._started = time.monotonic()
+        self._saved: state.SavedTraining | None = None
+
+    def resumes(self, variables: Callable[[], Any]) -> None:
+        """Declare what changes during the training, as `lambda: (sae, optimizer, ...)`, just before its loop.
+
+        The variables that the lambda names are saved every state.SAVE_MINUTES between two steps: of modules and objects
+        all attributes, tensors, numbers, lists and dicts. If the training was cut short and is started again, they get
+        their values back here, `steps` is the number of steps that were done, and the stream goes on after those. A
+        variable that is needed and not named would start anew. Raises BadState for a saved state of another training.
+        """
+        self._saved = state.SavedTraining(self.out_dir, self.stream, variables)
+        if figures := self._saved.restore():
+            self._take_up(figures)
+        self.stream.before_batch = self._save_if_due
 
     def step(
         self,
@@ -97,6 +113,7 @@ class TrainingGuard:
             self._write_row()
         self._bar.close()
         self._file.close()
+        self._saved = None  # it holds the optimizer
         seconds = time.monotonic() - self._started
         if verdict := verdicts.judge_training(self.rows, self.steps, self.any_parameter_changed):
             raise TrainingStopped(verdict)
@@ -121,6 +138,30 @@ class TrainingGuard:
     def any_parameter_changed(self) -> bool:
         """True if a compared parameter differs from its value before the first step."""
         return any(not torch.equal(a, b) for a, b in zip(self._initial, self._sample(), strict=True))
+
+    def _save_if_due(self) -> None:
+        if self._saved and self.steps and self._saved.is_due():
+            self._saved.save(
+                {
+                    "steps": self.steps,
+                    "tokens": self.tokens,
+                    "seconds": time.monotonic() - self._started,
+                    "rows": [row.model_dump() for row in self.rows],
+                    "sums": self._sums,
+                    "pending": self._pending,
+                }
+            )
+
+    def _take_up(self, figures: dict[str, Any]) -> None:
+        """Go on from the figures of a saved state; lines that were written after it are dropped."""
+        self.steps, self.tokens = figures["steps"], figures["tokens"]
+        self._sums, self._pending = figures["sums"], figures["pending"]
+        self._started = time.monotonic() - figures["seconds"]
+        self.rows = [MetricsRow.model_validate(row) for row in figures["rows"]]
+        self._file.writelines(row.model_dump_json() + "\n" for row in self.rows)
+        self._file.flush()
+        self._bar.update(self.tokens)
+        notify(f"going on after {self.steps:,} steps, from the saved state")
 
     def _sample(self) -> list[Tensor]:
         return [p.detach().flatten()[:COMPARED_VALUES].clone() for p in self.sae.parameters()]
@@ -199,6 +240,8 @@ def finish(
         threshold=threshold,
         extra=extra or {},
     )
+    if SOCKET_VARIABLE not in os.environ:  # else the driver has taken them
+        state.discard(guard.out_dir)
     for key in ("steps", "tokens", "passes", "final_loss", "seconds"):
         print(f"{key}: {getattr(training, key)}")
     print(f"checkpoint: {guard.out_dir / 'checkpoint'}", flush=True)

@@ -10,7 +10,7 @@ from agent import ROOT
 _LAB = ROOT / "agent" / "lab"
 _USED = {  # module -> what an experiment uses of it
     "activations.py": ("stream",),
-    "training.py": ("TrainingGuard", "TrainingGuard.step", "finish", "constants"),
+    "training.py": ("TrainingGuard", "TrainingGuard.resumes", "TrainingGuard.step", "finish", "constants"),
     "sparse.py": ("affine", "kth_largest", "keep", "SparseLatents"),
 }
 

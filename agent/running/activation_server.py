@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from agent.ideas import Fixed
 from agent.lab.verdicts import Verdict
@@ -25,6 +26,8 @@ class ServedTraining:
 
     def __init__(self, socket_: socket.socket, report: int) -> None:
         self._socket, self._report = socket_, report
+        self._told: dict[str, Any] = {}  # by the server
+        self._rest = b""
 
     @property
     def descriptor(self) -> int:
@@ -34,13 +37,29 @@ class ServedTraining:
     def report(self) -> tuple[int, Verdict | None]:
         """Return the rows served to a training that has ended, and a verdict if they were not what was harvested."""
         self._socket.close()
-        ready = select.select([self._report], [], [], REPORT_SECONDS)[0]
-        answer = os.read(self._report, 4096) if ready else b""
-        if not answer:
+        while "rows" not in self._told and self._pull(REPORT_SECONDS):
+            pass
+        if "rows" not in self._told:
             evidence = "the process that serves activations ended; stream.log holds its reason"
             return 0, Verdict(name="killed", evidence=evidence)
-        report = json.loads(answer)
-        return report["rows"], Verdict(name="tampered", evidence=report["damage"]) if report["damage"] else None
+        damage = self._told["damage"]
+        return self._told["rows"], Verdict(name="tampered", evidence=damage) if damage else None
+
+    def saved_rows(self) -> int:
+        """Return the rows that had been served when the training last saved its state; 0 if it has not."""
+        while self._pull(0.0):
+            pass
+        return self._told.get("saved", 0)
+
+    def _pull(self, seconds: float) -> bool:
+        """Take in what the server writes within so many seconds; return False if that is nothing."""
+        ready = select.select([self._report], [], [], seconds)[0]
+        if not ready or not (part := os.read(self._report, 4096)):
+            return False
+        *lines, self._rest = (self._rest + part).split(b"\n")
+        for line in lines:
+            self._told |= json.loads(line)
+        return True
 
 
 class ActivationServer:
@@ -51,13 +70,13 @@ class ActivationServer:
         self._child: process.Child | None = None
 
     @contextmanager
-    def training(self, total: int) -> Iterator[ServedTraining]:
-        """Have at most `total` rows served to one training."""
+    def training(self, total: int, skip: int = 0) -> Iterator[ServedTraining]:
+        """Have at most `total` rows served to one training; one that goes on from a saved state has `skip` of them."""
         servers, trainings = socket.socketpair()
         report, reported = os.pipe()
         with servers, trainings:
             try:
-                self._hand_over(total, [servers.fileno(), reported])
+                self._hand_over({"total": total, "skip": skip}, [servers.fileno(), reported])
             finally:
                 os.close(reported)
                 servers.close()
@@ -73,9 +92,9 @@ class ActivationServer:
             self._socket.close()
             child.end()
 
-    def _hand_over(self, total: int, descriptors: list[int]) -> None:
+    def _hand_over(self, training: dict[str, int], descriptors: list[int]) -> None:
         """Give the server the ends of one training. One that is being killed is found out by its closed socket."""
-        order = [json.dumps({"total": total}).encode()]
+        order = [json.dumps(training).encode()]
         try:
             socket.send_fds(self._control(), order, descriptors)
         except BrokenPipeError:

@@ -10,6 +10,7 @@ from agent.display.live import Display
 from agent.lab.errors import UserError
 from agent.lab.files import BadFile, empty_folder, remove
 from agent.lab.verdicts import Verdict
+from agent.running import kept_state
 from agent.running.executor import Executor, NotSubmitted, Status
 from agent.running.jobs import JOB, OUTCOME, PROGRESS, TRAINED, Job, Outcome
 from agent.study import events
@@ -20,6 +21,7 @@ from agent.study.workspace import Study
 POLL_SECONDS = 0.2
 FULL_SECONDS = 60.0  # until a job that a full queue refused is submitted again
 MOST_LOSSES = 4  # of one job, before the study stops where it is
+ENDED_FROM_OUTSIDE = {"killed", "timed_out"}  # verdicts on a job that left no outcome; timed_out: by its scheduler
 
 Ended = Outcome | Verdict  # the verdict of a job that left no outcome
 
@@ -66,13 +68,14 @@ class JobQueue:
 
     def submit(self, name: str, job: Job) -> bool:
         """Hand a job to the executor; return False if its queue is full. Raise StudyPaused if it refuses the job."""
-        directory = empty_folder(self.folder / name)
+        directory = self._folder_for(name)
         job.write(directory / JOB)
         self.ledger.append(events.JobSubmitted(job=name))
         try:
             id = self.executor.submit(directory)
         except NotSubmitted as refused:
-            self.ledger.append(events.JobLost(job=name, why=refused.reason))
+            rows = self.ledger.state.saved_rows.get(name, 0)
+            self.ledger.append(events.JobLost(job=name, why=refused.reason, rows=rows))
             if not refused.full:
                 raise StudyPaused(f"{job.label} was not submitted: {refused.reason}") from None
             self.display.say(f"{job.label} waits: {refused.reason}")
@@ -87,17 +90,42 @@ class JobQueue:
         return self._ended.get(name)
 
     def lose(self, name: str, verdict: Verdict) -> None:
-        """Record that a job left nothing. Raise StudyPaused if that happens again and again."""
+        """Record that a job left no outcome. Raise StudyPaused if it comes no further again and again."""
+        if self.goes_on(name, verdict):
+            return
         self.ledger.append(events.JobLost(job=name, why=f"{verdict.name}: {verdict.evidence}"))
         self.forget(name)
         if self.ledger.state.losses[name] % MOST_LOSSES == 0:
             raise StudyPaused(f"the job {name} ended {MOST_LOSSES} times without an outcome ({verdict.evidence})")
 
+    def goes_on(self, name: str, verdict: Verdict) -> bool:
+        """Return whether a job that left no outcome, ended from outside, goes on from a state that its training had
+        saved, one that came further than that of the last time; record it if so."""
+        found = kept_state.newest(self.folder / name) if verdict.name in ENDED_FROM_OUTSIDE else None
+        if found is None or self.trained(name) or found[1].rows <= self.ledger.state.saved_rows.get(name, 0):
+            return False
+        rows = found[1].rows
+        self.ledger.append(events.JobLost(job=name, why=f"{verdict.name}: {verdict.evidence}", rows=rows))
+        self.display.say(f"{name} had saved its state after {rows:,} rows, from which it can go on: {verdict.evidence}")
+        self.forget(name)
+        return True
+
     def forget(self, name: str) -> None:
-        """Remove what is left of a job that was taken in."""
+        """Remove what is left of a job that was taken in, unless it goes on."""
         self._ended.pop(name, None)
         self._status.pop(name, None)
-        self._discard(self.folder / name)
+        if name not in self.ledger.state.saved_rows:
+            self._discard(self.folder / name)
+
+    def _folder_for(self, name: str) -> Path:
+        """Return the folder of a job, with nothing in it but the earlier tries of one that goes on."""
+        folder = self.folder / name
+        if name not in self.ledger.state.saved_rows or folder.is_symlink() or not folder.is_dir():
+            return empty_folder(folder)
+        for path in folder.iterdir():
+            if not path.name.startswith("try_"):
+                remove(path)
+        return folder
 
     def newest_try(self, name: str) -> Path | None:
         """Return the directory of the newest try at a job that left no outcome, or None if none began."""
@@ -140,7 +168,7 @@ class JobQueue:
 
     def _discard_forgotten(self) -> None:
         for path in self.folder.glob("*"):  # none if the study was moved
-            if path.name not in self.ledger.state.jobs:
+            if path.name not in self.ledger.state.jobs and path.name not in self.ledger.state.saved_rows:
                 self._discard(path)
 
     def _discard(self, path: Path) -> None:

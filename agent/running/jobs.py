@@ -43,6 +43,7 @@ class Setup(_File):
     device: str | None  # None: the GPU if there is one
     kind: SandboxKind  # the confinement that the driver found; a job is not confined less
     artefacts: Path  # the evaluator's folder in the cache
+    exact: bool = True  # a training comes to the same figures to the last digit, as it does on a CPU
 
 
 class Training(_File):
@@ -54,6 +55,7 @@ class Training(_File):
     timeout: float  # seconds
     smoke_timeout: float | None = None  # seconds for a few steps before it; None: no such test
     baseline_smoke: str = ""  # hash of the checkpoint that the baseline's few steps left, if it is known
+    resumes: bool = False  # it is known to go on from a saved state as if nothing had happened
 
 
 class Job(_File):
@@ -77,6 +79,7 @@ class Outcome(_File):
     evaluation_seconds: float = 0.0
     work: Work | None = None  # of the training
     smoke: str = ""  # hash of the checkpoint that the first steps left
+    resumes: bool = False  # cut short, these went on from a saved state as if nothing had happened
     digests: dict[str, str] = {}  # of the run's files, by their names in its directory
     remarks: list[str] = []  # for the researcher
 

@@ -137,6 +137,11 @@ class Child:
         self._running.append(self)
 
     @property
+    def cpu_seconds_so_far(self) -> float:
+        """CPU seconds that it has used, and all that it has started, as of the last poll."""
+        return sum(self._sampled.values())
+
+    @property
     def exited(self) -> bool:
         """Return whether the process has ended; reap it if so, and record what it has used."""
         if self._process.returncode is None:
@@ -181,7 +186,7 @@ class Child:
             self._running.remove(self)
             others = process_tree.processes_below([child._process.pid for child in self._running])
             self.cpu_seconds += process_tree.kill_descendants(spared={*self._earlier_processes, *others})
-            self.cpu_seconds = max(self.cpu_seconds, sum(self._sampled.values()))
+            self.cpu_seconds = max(self.cpu_seconds, self.cpu_seconds_so_far)
             if self._scratch:
                 self._scratch.cleanup()
         code = self._process.wait()
@@ -223,12 +228,16 @@ def run(
     stderr: Path | None = None,
     timeout: float | None = None,
     watchdogs: Sequence[Watchdog] = (),
+    observer: Callable[[float], None] = lambda _: None,
     pass_fds: Sequence[int] = (),
     sandbox: Sandbox = UNCONFINED,
     view: View | None = None,
     max_file_bytes: int = MAX_FILE_BYTES,
 ) -> ProcessResult:
-    """Run a command until it ends, a watchdog gives a verdict, or `timeout` seconds have passed."""
+    """Run a command until it ends, a watchdog gives a verdict, or `timeout` seconds have passed.
+
+    `observer` is called at every poll, with the CPU seconds used so far.
+    """
     start = time.monotonic()
     child = Child(
         command,
@@ -242,7 +251,8 @@ def run(
         max_file_bytes=max_file_bytes,
     )
     try:
-        stop_verdict = child.wait(timeout=timeout, watchdogs=watchdogs)
+        observed = [*watchdogs, lambda: observer(child.cpu_seconds_so_far)]
+        stop_verdict = child.wait(timeout=timeout, watchdogs=observed)
     finally:
         exit_code = child.end()
     return ProcessResult(exit_code, time.monotonic() - start, stop_verdict, child.cpu_seconds)

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 from agent.lab import features
+from agent.lab.defaults import STATE_FILE
 from agent.lab.files import BadFile, open_plain, remove, write_atomically
 from agent.lab.verdicts import Verdict
 from agent.running.watchdogs import LogCap
@@ -32,8 +33,8 @@ def collect_run_files(run_dir: Path, source: str) -> Verdict | None:
         tampered = f"{run_dir.name} was not a directory"
         run_dir.unlink()
     run_dir.mkdir(exist_ok=True)
-    for name in DRIVER_FILES:
-        remove(run_dir / name)
+    for path in (*(run_dir / name for name in DRIVER_FILES), *run_dir.glob(STATE_FILE.format("*"))):
+        remove(path)
     write_atomically(run_dir / "experiment.py", source)
     for stream in ("stdout", "stderr"):
         log = log_path(run_dir, stream)

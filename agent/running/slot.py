@@ -14,22 +14,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from agent.display.formatting import training_progress
 from agent.lab import results
-from agent.lab.defaults import SMOKE_TOKENS, SOCKET_VARIABLE
+from agent.lab.defaults import SAVE_EVERY, SMOKE_TOKENS, SOCKET_VARIABLE
 from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import AnyRequest, Score
 from agent.lab.files import MIB, BadFile, empty_folder, remove, remove_unless_plain, write_atomically
 from agent.lab.results import Work
 from agent.lab.verdicts import Verdict, judge_metrics
 from agent.lab.visible import one_line
-from agent.running import process, views
+from agent.running import kept_state, process, views
 from agent.running.activation_server import ActivationServer, machine
 from agent.running.jobs import JOB, OUTCOME, PROGRESS, SUBMISSION, TRAINED, Job, Outcome, Setup, Training, noted
+from agent.running.kept_state import StateKeeper
 from agent.running.lab_processes import lab_settings
 from agent.running.run_files import collect_run_files, log_path
 from agent.running.sandbox import Sandbox, settle
@@ -48,12 +50,13 @@ from agent.running.watchdogs import (
 from agent.study import digests
 from agent.study.agreement import different_settings
 from agent.study.artefacts import EvaluatorFiles
-from agent.study.first_steps import like_the_baselines
+from agent.study.first_steps import goes_on_otherwise, like_the_baselines
 from agent.study.outcomes import EvaluationStopped, RunFailed
 
 EVALUATE = (*process.START, "agent.lab.evaluation", "--serve")
 INTERRUPTED = 130
 NOT_ITS_FAULT = (2, INTERRUPTED)  # exit codes of the lab's processes: the user's mistake, and interrupted
+BAD_STATE = 2  # exit code of a training that cannot go on from its saved state
 REMARKABLE_BYTES = 64 * MIB  # in the machine's shared memory, where a run that is not confined may leave them
 PROGRESS_SECONDS = 0.5  # at least, between two writes of the file that the driver shows
 
@@ -78,11 +81,14 @@ class Slot:
         self._end_evaluator()
         self._activations.end()
 
-    def carry_out(self, directory: Path, number: int) -> None:
-        """Carry out the job of a directory, and leave its outcome there."""
+    def carry_out(self, directory: Path, number: int | None = None) -> None:
+        """Carry out the job of a directory, and leave its outcome there. `number` is that of the try.
+
+        A training that was cut short in an earlier try goes on from what it had saved there.
+        """
         job, submission = Job.read(directory / JOB), noted(directory / SUBMISSION)
         self._progress = directory / PROGRESS
-        attempt = empty_folder(directory / f"try_{number}")
+        attempt = empty_folder(_new_try(directory) if number is None else directory / f"try_{number}")
         outcome = self._outcome(job, attempt)
         if noted(directory / SUBMISSION) == submission:  # else a node that was given up has outlived it
             outcome.write(directory / OUTCOME)
@@ -90,22 +96,9 @@ class Slot:
     def _outcome(self, job: Job, attempt: Path) -> Outcome:
         training, label = job.training, job.label
         run_dir = attempt / training.directory if training else job.request.run_dir
-        found, remarks, start = Outcome(run_dir=run_dir), [], time.monotonic()
+        found, remarks = Outcome(run_dir=run_dir), []
         if training:
-            script = attempt / "experiment.py"
-            tried = self._smoke_test(training, script, label, remarks) if training.smoke_timeout else ""
-            if isinstance(tried, Verdict):
-                found = found.model_copy(update={"preflight": tried})
-            else:
-                found, start = found.model_copy(update={"smoke": tried}), time.monotonic()
-                if warning := like_the_baselines(tried, training.baseline_smoke, self.setup.fixed.tokens):
-                    label = f"{label} ({warning})"
-                try:
-                    work = self.train(training, script, run_dir, label, training.timeout, remarks)
-                    found = found.model_copy(update={"work": work})
-                except RunFailed as failure:
-                    found = found.model_copy(update={"training": failure.verdict})
-            found = found.model_copy(update={"training_seconds": time.monotonic() - start})
+            found = self._train_whole(training, attempt, found, label, remarks)
             if found.failure is None:
                 recorded = {"digests": digests.of_files(run_dir, digests.RUN_FILES)}
                 found.model_copy(update=recorded).write(attempt.with_name(TRAINED))
@@ -119,14 +112,39 @@ class Slot:
         seconds = {"evaluation_seconds": time.monotonic() - start, "remarks": remarks}
         return found.model_copy(update=seconds | {"digests": digests.of_files(run_dir, digests.RUN_FILES)})
 
-    def _smoke_test(self, training: Training, script: Path, label: str, remarks: list[str]) -> Verdict | str:
-        """Train a few steps, export, load and score a slice. Return the hash of the checkpoint, or what went wrong,
-        leaving the trial as the run's."""
-        label, timeout, trial = f"{label}, smoke test", training.smoke_timeout or 0.0, script.with_name("smoke")
-        content = ""
+    def _train_whole(
+        self, training: Training, attempt: Path, found: Outcome, label: str, remarks: list[str]
+    ) -> Outcome:
+        """Train a run, after a few steps of it or from the state that an earlier try has saved; return what came of it
+        in what was `found`."""
+        script, start, before = attempt / "experiment.py", time.monotonic(), kept_state.usable(attempt.parent, training)
+        if before:
+            found = found.model_copy(update={"smoke": before[1].smoke, "resumes": True})
+        else:
+            found = found.model_copy(update={"resumes": training.resumes})
+        if training.smoke_timeout and not before:
+            found = self._smoke_test(training, script, found, label, remarks)
+            if found.preflight:
+                return found.model_copy(update={"training_seconds": time.monotonic() - start})
+        if warning := like_the_baselines(found.smoke, training.baseline_smoke, self.setup.fixed.tokens):
+            label = f"{label} ({warning})"
+        keeper = StateKeeper(attempt, training, before, found.smoke)
         try:
-            self.train(training, script, trial, label, timeout, remarks, smoke=True)
-            self.evaluate(Score(run_dir=trial, slice=True), label, timeout)
+            work = self.train(training, script, found.run_dir, label, keeper, remarks, saves=found.resumes)
+            update: dict[str, Any] = {"work": work}
+        except RunFailed as failure:
+            update = {"training": failure.verdict}
+        keeper.discard()
+        return found.model_copy(update=update | {"training_seconds": keeper.seconds})
+
+    def _smoke_test(self, training: Training, script: Path, found: Outcome, label: str, remarks: list[str]) -> Outcome:
+        """Train a few steps, export, load and score a slice; then cut them short and have them go on. Return what was
+        `found` with the hash of the checkpoint, or with what went wrong: then the trial is left as the run's."""
+        label, trial = f"{label}, smoke test", script.with_name("smoke")
+        content, keeper = "", StateKeeper(empty_folder(script.with_name("smoke_state")), training)
+        try:
+            self.train(training, script, trial, label, keeper, remarks, smoke=True)
+            self.evaluate(Score(run_dir=trial, slice=True), label, training.smoke_timeout or 0.0)
             info = results.read(trial)
             content = info.environment.get("checkpoint", "")
             verdict = None if info.verdict.ok else info.verdict
@@ -135,11 +153,32 @@ class Slot:
         except RunFailed as failure:
             verdict = failure.verdict
         if verdict is None:
+            why_not = self._goes_on_otherwise(training, script, trial, label, keeper, remarks)
+            if why_not:
+                remarks.append(f"cut short, it would start over: {why_not}")
             remove(trial)
-            return content
-        remove(script.with_name(training.directory))  # what the experiment may have put under the run's name
-        trial.rename(script.with_name(training.directory))
-        return verdict.model_copy(update={"evidence": f"in the first steps: {verdict.evidence}"})
+            return found.model_copy(update={"smoke": content, "resumes": not why_not})
+        remove(found.run_dir)  # what the experiment may have put under the run's name
+        trial.rename(found.run_dir)
+        evidence = f"in the first steps: {verdict.evidence}"
+        return found.model_copy(update={"preflight": verdict.model_copy(update={"evidence": evidence})})
+
+    def _goes_on_otherwise(
+        self, training: Training, script: Path, trial: Path, label: str, keeper: StateKeeper, remarks: list[str]
+    ) -> str:
+        """Return why the first steps, gone on with from the state that was saved half-way, differ from those of the
+        trial; "" if they do not."""
+        half, again = keeper.taken(), script.with_name("smoke_again")
+        if half is None:
+            return "it saved no state (guard.resumes declares what changes)"
+        try:
+            self.train(training, script, again, label, StateKeeper(keeper.folder, training, half), remarks, smoke=True)
+            return goes_on_otherwise(trial, again, self.setup.exact)
+        except (RunFailed, BadFile) as failure:
+            return failure.verdict.evidence if isinstance(failure, RunFailed) else str(failure)
+        finally:
+            remove(again)
+            keeper.discard()
 
     def train(
         self,
@@ -147,14 +186,17 @@ class Slot:
         script: Path,
         run_dir: Path,
         label: str,
-        timeout: float,
+        keeper: StateKeeper,
         remarks: list[str],
+        *,
         smoke: bool = False,
+        saves: bool = False,
     ) -> Work:
         """Run an experiment into `run_dir` beside its script, which are made, and return what it read and used.
 
-        What the researcher should know is added to `remarks`. `timeout` is in seconds; `smoke` cuts the training to a
-        few steps. Raise RunFailed unless it trained to its end.
+        What the researcher should know is added to `remarks`. The keeper has the state from which it goes on, if any,
+        and takes those that it `saves`; `smoke` cuts the training to a few steps, with one state saved half-way. Raise
+        RunFailed unless it trained to its end.
         """
         stdout, stderr = log_path(run_dir, "stdout"), log_path(run_dir, "stderr")
         remove(script)  # which a smoke test may have put a link in the place of
@@ -163,13 +205,16 @@ class Slot:
             "SAE_AGENT_DRIVEN": "1",
             "SAE_AGENT_FIXED": self.setup.fixed.model_dump_json(),
             "SAE_AGENT_SEED": str(training.seed),
-            **({"SAE_AGENT_SMOKE": "1"} if smoke else {}),
+            **({"SAE_AGENT_SMOKE": "1", SAVE_EVERY: str(SMOKE_TOKENS // 2)} if smoke else {}),
+            **({} if smoke or saves else {SAVE_EVERY: str(self.setup.fixed.tokens)}),
         }
+        timeout = (training.smoke_timeout or 0.0) if smoke else training.timeout - keeper.seconds
         progress, shared_memory = [run_dir / "metrics.jsonl", stdout, stderr], SharedMemory(memory_limit())
         total = min(self.setup.fixed.tokens, SMOKE_TOKENS) if smoke else self.setup.fixed.tokens
         remove(run_dir)
         run_dir.mkdir()
-        with self._watched_cache(remarks) as changed, self._activations.training(total) as served:
+        keeper.hand_over(run_dir)
+        with self._watched_cache(remarks) as changed, self._activations.training(total, keeper.skip) as served:
             settings[SOCKET_VARIABLE] = str(served.descriptor)
             env = process.child_environment(self.settings | settings)
             ended = process.run(
@@ -184,20 +229,28 @@ class Slot:
                     *(Stall(progress), Processes(), Files(self.setup.study), shared_memory),
                     *self._watchdogs(stdout, stderr),
                 ],
+                observer=lambda cpu_seconds: keeper.take(run_dir, served.saved_rows(), cpu_seconds),
                 pass_fds=[served.descriptor],
                 sandbox=self.sandbox,
                 view=views.for_training(script, run_dir, env),
             )
+            keeper.take(run_dir, served.saved_rows(), ended.cpu_seconds)
             rows, damage = served.report()
         if self.sandbox.kind == "none" and shared_memory.left > REMARKABLE_BYTES:
             remarks.append(f"{shared_memory.left / MIB:.0f} MiB more lie in {SHARED_MEMORY} than before it")
         tampered = collect_run_files(run_dir, training.source) or (changed[0] if changed else None)
+        if saves and keeper.before and ended.exit_code == BAD_STATE:
+            remarks.append("its saved state did not fit: it started over")
+            keeper.discard()
+            anew = StateKeeper(keeper.folder, training, smoke=keeper.smoke)
+            return self.train(training, script, run_dir, label, anew, remarks, saves=True)
         if tampered:
             self._end_evaluator()  # it may have read what was changed
         verdict = tampered or self._judge(run_dir, label) or process.exit_verdict(ended, run_dir / "stderr.log")
         if verdict := verdict or damage:
             raise RunFailed(self._shortened(verdict, script.parent))
-        return Work(rows=rows, cpu_seconds=round(ended.cpu_seconds, 2), machine=machine(self.setup.fixed.threads))
+        used = ended.cpu_seconds + (keeper.before.cpu_seconds if keeper.before else 0.0)
+        return Work(rows=rows, cpu_seconds=round(used, 2), machine=machine(self.setup.fixed.threads))
 
     @contextmanager
     def _watched_cache(self, remarks: list[str]) -> Iterator[list[Verdict]]:
@@ -292,6 +345,11 @@ class Slot:
             partial.replace(self._progress)
 
 
+def _new_try(job: Path) -> Path:
+    """Return the folder of the next try at a job on this machine."""
+    return next(path for number in count() if not os.path.lexists(path := job / f"try_{number}"))
+
+
 def settle_here(setup: Setup) -> Sandbox:
     """Return the confinement of a study's jobs on this machine. Raise UserError if it is weaker than the study's."""
     sandbox = settle("off" if setup.kind == "none" else "required")
@@ -323,7 +381,7 @@ def main() -> None:
                 slot.carry_out(Path(one[0]), int(one[1]))
             else:
                 for line in sys.stdin:
-                    slot.carry_out(Path(line.rstrip("\n")), 0)
+                    slot.carry_out(Path(line.rstrip("\n")))
     except UserError as error:
         sys.exit(f"error: {one_line(str(error))}")
     except KeyboardInterrupt:

@@ -183,11 +183,12 @@ class JobQueued(_Event):
 
 
 class JobLost(_Event):
-    """A job ended and left nothing, and is submitted again when its turn comes."""
+    """A job ended and left no outcome, and is submitted again when its turn comes."""
 
     event: Literal["job_lost"] = "job_lost"
     job: Line
     why: Line
+    rows: int = 0  # of activations that its training had read at its saved state, from which it goes on; 0: anew
 
 
 class RunDescribed(_Event):
@@ -235,6 +236,7 @@ class AttemptEnded(_Event):
     seconds: float
     work: Work | None = None
     smoke: Line = ""  # hash of the checkpoint that its first steps left; empty in older ledgers
+    resumes: bool = False  # cut short, its first steps went on from a saved state as if nothing had happened
     digests: Digests = {}
 
 

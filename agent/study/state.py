@@ -100,6 +100,7 @@ class RunState:
     evaluation_seconds: float = 0.0
     work: Work | None = None  # of the newest attempt's training
     smoke: str = ""  # hash of the checkpoint that its first steps left; empty if it is not known
+    resumes: bool = False  # it goes on from a saved state as if nothing had happened
 
     @property
     def counts(self) -> bool:
@@ -131,7 +132,8 @@ class State:
     sent_back: list[AnswerSentBack] = field(default_factory=list)  # since the last accepted answer
     runs: list[RunState] = field(default_factory=list)
     jobs: dict[str, str] = field(default_factory=dict)  # name of each that was submitted and not taken in -> its id
-    losses: dict[str, int] = field(default_factory=dict)  # name of a job -> how often it was lost
+    losses: dict[str, int] = field(default_factory=dict)  # name of a job -> how often it was lost, and starts anew
+    saved_rows: dict[str, int] = field(default_factory=dict)  # name of a job that was lost -> where it goes on from
     replicates: dict[int, dict[int, Comparison]] = field(default_factory=dict)  # run -> seed -> its comparison
     tested: dict[int, ScoredOnTest] = field(default_factory=dict)  # by run
     features: dict[int, FeaturesKept] = field(default_factory=dict)  # by run
@@ -204,6 +206,8 @@ def apply(state: State, event: Event) -> None:
     _record_digests(state, event)
     _apply(state, event)
     state.jobs.pop(_job_of(event), None)
+    if not isinstance(event, JobLost):
+        state.saved_rows.pop(_job_of(event), None)
 
 
 def _require_known_run(state: State, event: Event) -> None:
@@ -274,7 +278,7 @@ def _apply(state: State, event: Event) -> None:
         case SettingsChanged():
             _change_settings(state, event)
         case StudyEnded(why=why):
-            state.ended = why
+            state.ended, state.saved_rows = why, {}
         case SentinelsScored(expectations=expectations, errors=errors):
             state.sentinels, state.sentinel_errors = expectations, errors
         case BaselineMeasured(baseline=baseline, verdict=verdict, errors=errors):
@@ -313,8 +317,12 @@ def _apply(state: State, event: Event) -> None:
             state.jobs[name] = ""
         case JobQueued(job=name, id=number):
             state.jobs[name] = number
-        case JobLost(job=name):
-            state.losses[name] = state.losses.get(name, 0) + 1
+        case JobLost(job=name, rows=rows):
+            if rows:
+                state.saved_rows[name] = rows
+            else:
+                state.losses[name] = state.losses.get(name, 0) + 1
+                state.saved_rows.pop(name, None)
             _withdraw(state, name)
         case StudyStarted() | NotesWritten() | RecordsLost() | ArtefactsRecorded():
             pass
@@ -376,7 +384,8 @@ def _advance(run: RunState, event: RunEvent) -> None:
             run.stage, run.attempt = "training", attempt
         case AttemptEnded(verdict=verdict):
             run.stage, run.verdict = "judged" if verdict else "evaluating", verdict
-            run.training_seconds, run.work, run.smoke = event.seconds, event.work, event.smoke
+            run.training_seconds, run.work = event.seconds, event.work
+            run.smoke, run.resumes = event.smoke, event.resumes
         case AttemptCutShort(attempt=attempt, verdict=verdict) if repeats_after_kill(attempt):
             run.stage, run.failed_attempts[attempt] = "reserved", FailedAttempt(run.proposal, verdict)
         case AttemptCutShort(verdict=verdict):

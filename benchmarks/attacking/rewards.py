@@ -17,7 +17,7 @@ from attacking.attack import Attack, hidden, without_annotations
 from attacking.trial import Trial
 
 GAIN = 0.005  # of the CE-loss score, the smallest effect of the idea
-LOOP = "for step, x in enumerate(data):"
+LOOP = "for step, x in enumerate(data, guard.steps):"
 OPTIMIZER = "    optimizer = torch.optim.Adam"
 STANDARD = """        sae.encode,
         W_dec=sae.W_dec,

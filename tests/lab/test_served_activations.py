@@ -106,6 +106,44 @@ def ask_for_everything(connection: Connection) -> None:
     raise UserError("no more rows")
 
 
+def test_a_training_that_goes_on_is_served_the_rest_alone(server: ActivationServer, small_model: Path):
+    whole, skip, saved = list(stream(small_model, batch=BATCH)), 40 * BATCH, 60 * BATCH
+    found: list[torch.Tensor] = []
+
+    def read_rest(connection: Connection) -> None:
+        data = batches(connection)
+        data.skip = skip
+        for x in data:
+            found.append(x)
+            if data.position == saved:
+                data.note_saved()
+        with pytest.raises(UserError, match="spent"):
+            data._rows.take(1)
+
+    with server.training(TOKENS, skip) as training:
+        read_rest(Connection(training.descriptor))
+        assert training.saved_rows() == saved
+        assert training.report()[0] == TOKENS
+    assert torch.equal(torch.cat(found), torch.cat(whole[40:]))
+
+
+@pytest.mark.parametrize("skip", [BATCH, 50 * BATCH])
+def test_rows_are_skipped_only_after_a_saved_state(server: ActivationServer, skip: int):
+    def skip_some(connection: Connection) -> None:
+        data = batches(connection)
+        data.skip = skip
+        with pytest.raises(UserError, match="has ended"):
+            next(iter(data))
+
+    assert served(server, skip_some) == 0
+
+
+def test_one_that_starts_over_has_all_rows(server: ActivationServer):
+    with server.training(TOKENS, skip=40 * BATCH) as training:
+        read_all(Connection(training.descriptor))
+        assert training.report()[0] == TOKENS
+
+
 @pytest.mark.parametrize("read", [read_on, pass_again, ask_for_everything])
 def test_no_more_rows_are_served_than_the_study_has(server: ActivationServer, read: Callable[[Connection], None]):
     def attempt(connection: Connection) -> None:

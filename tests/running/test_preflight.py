@@ -80,7 +80,7 @@ MISTAKES = {
         "settings=constants(globals()))` is missing",
     ),
     "no step of the guard": (STEP, "        print(\n", "the line `guard.step(` is missing"),
-    "no loop": ("    for step, x in enumerate(data):", "    if step := 1:", "inside the training loop"),
+    "no loop": ("    for step, x in enumerate(data, guard.steps):", "    if step := 1:", "inside the training loop"),
     "no finish": ("    finish(\n", "    print(\n", "the line `finish(` is missing"),
     "no main": (MAIN, "", 'the line `if __name__ == "__main__": run(main)` is missing'),
     "another main": ("    run(main)", "    main()", "run(main)` is missing"),
@@ -166,7 +166,7 @@ def test_an_expression_nested_too_deeply_is_reported():
     [
         ("            loss=loss,\n", "            loss=mse,\n"),
         ("        threshold=sae.threshold.expand(D_SAE),\n", '        groups={"all": (0, D_SAE)},\n'),
-        ("    for step, x in enumerate(data):", "    step = -1\n    for x in data:\n        step += 1"),
+        ("    for step, x in enumerate(data, guard.steps):", "    step = -1\n    for x in data:\n        step += 1"),
         ("D_SAE = 1024", "D_SAE: int = 1_024"),
         (
             "import torch\n",
