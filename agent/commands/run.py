@@ -269,6 +269,7 @@ def _loop(
         device=started.device,
         kind=sandbox.kind,
         artefacts=Path(lab["artefacts"]),
+        sealed=lab["sealed"],
     ).write(setup)
     place = Place(started.slurm)
     count = place.count(jobs or started.jobs, lab, sandbox)

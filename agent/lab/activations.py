@@ -9,34 +9,36 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from agent.lab import cache, corpus, models, tokens, worlds
+from agent.lab import cache, corpus, files, models, tokens, worlds
 from agent.lab.defaults import SMOKE_TOKENS, SOCKET_VARIABLE, is_world
 from agent.lab.errors import UserError
+from agent.lab.forward import (
+    BATCH_WINDOWS,
+    HARVEST_SEED,
+    is_outlier,
+    median_norm,
+    ordinary_mask,
+    run_to_hook,
+    training_windows,
+)
 from agent.lab.locks import waiting_lock
 from agent.lab.progress import notify, track
-from agent.lab.rows import Connection, Manifest, Rows, ServedRows, Shard, StoredRows
-
-if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
+from agent.lab.rows import Connection, Manifest, Rows, ServedRows, Shard, StoredRows, seal
 
 FORMAT = 2
 SHARD_ROWS = 131_072
-BATCH_WINDOWS = 16
-HARVEST_SEED = 0
+SEAL = "seal"  # the file in a harvest with what rows.seal gave when its checksums were last compared
 MAX_HARVEST = 20_000_000  # rows; longer trainings read them again in another order
-OUTLIER_RATIO = 10  # to the median norm; dictionary_learning's max_activation_norm_multiple
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,13 @@ def _connection(descriptor: int) -> Connection:
     return Connection(descriptor)
 
 
-def ensure_harvest(model: str, hook_name: str, tokens: int, text: str = "") -> tuple[Path, Manifest]:
+def ensure_harvest(
+    model: str, hook_name: str, tokens: int, text: str = "", sealed: str | None = None
+) -> tuple[Path, Manifest]:
     """Return folder and manifest of a checked harvest; make it if it is missing or damaged. Other processes wait.
 
-    `text` is pinned. Raises UserError.
+    `text` is pinned. A harvest with the seal `sealed`, or by default the one that lies in it, is not hashed again.
+    Raises UserError.
     """
     if text and is_world(model):
         raise UserError(f"{model} is a synthetic world and has no text: leave out {corpus.source(text)}")
@@ -161,46 +166,62 @@ def ensure_harvest(model: str, hook_name: str, tokens: int, text: str = "") -> t
     with waiting_lock(folder.with_name(folder.name + ".lock"), "another process harvests the same activations"):
         if folder.exists():
             try:
-                return folder, check_harvest(folder)
+                return folder, check_harvest(folder, kept_seal(folder) if sealed is None else sealed)
             except DamagedHarvest as error:
                 notify(f"harvested activations are damaged ({error}); harvesting them again")
-                shutil.rmtree(folder)
+                files.remove(folder)
         harvest(key, folder)
-        return folder, check_harvest(folder)
+        return folder, check_harvest(folder, kept_seal(folder))
 
 
 class DamagedHarvest(Exception):
     """A harvest that differs from its manifest."""
 
 
-def check_harvest(folder: Path) -> Manifest:
-    """Read the manifest and compare every shard with its checksum. Raises DamagedHarvest."""
+def check_harvest(folder: Path, sealed: str = "") -> Manifest:
+    """Read the manifest and compare every file with its checksum, unless the harvest has the seal `sealed`.
+
+    Raises DamagedHarvest.
+    """
     try:
         manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
     except (OSError, ValidationError) as error:
         raise DamagedHarvest(f"{folder / 'manifest.json'}: {str(error).splitlines()[0]}") from None
-    for shard in manifest.shards:
-        path = folder / shard.name
-        if not path.is_file() or _sha256(path) != shard.sha256:
-            raise DamagedHarvest(f"{path} does not have its checksum")
+    if missing := [file.name for file in manifest.files if not (folder / file.name).is_file()]:
+        raise DamagedHarvest(f"{folder / missing[0]} is missing")
+    found = seal(folder, manifest)  # before the contents are read, so that what changes meanwhile differs from it
+    if found == sealed:
+        return manifest
+    for file in manifest.files:
+        if _sha256(folder / file.name) != file.sha256:
+            raise DamagedHarvest(f"{folder / file.name} does not have its checksum")
+    files.write_atomically(folder / SEAL, found)
     return manifest
+
+
+def kept_seal(folder: Path) -> str:
+    """Return the seal that the last check left in a harvest, or "" if there is none."""
+    try:
+        return files.read_plain_text(folder / SEAL)
+    except (FileNotFoundError, files.BadFile):
+        return ""
 
 
 @torch.no_grad()
 def harvest(key: HarvestKey, folder: Path) -> None:
-    """Run the model over the training text, or draw from the world, and write `folder` whole."""
-    partial = folder.with_name(folder.name + ".partial")  # one name, so that the next harvest removes what a kill left
-    shutil.rmtree(partial, ignore_errors=True)
+    """Run the model over the training text, or draw from the world, and write `folder` whole or not at all."""
+    files.remove(files.partial_path(folder))  # which a kill left, before the room is measured
     source = _from_world(key) if is_world(key.model) else _from_text(key)
-    cache.require_space(folder.parent, 2 * 2 * key.rows * source.width, "activations")
-    partial.mkdir(parents=True)
-    writer = _Writer(partial, key.rows, source.width)
-    for rows in source.batches:
-        writer.add(rows)
-        if writer.full:
-            break
-    writer.finish(key, source)
-    partial.rename(folder)
+    cache.require_space(folder.parent, 2 * (key.rows + SHARD_ROWS) * source.width, "activations")  # float16
+    with files.atomic_path(folder) as partial:
+        partial.mkdir(parents=True)
+        writer = _Writer(partial, key.rows, source.width)
+        for rows in source.batches:
+            writer.add(rows)
+            if writer.full:
+                break
+        manifest = writer.finish(key, source)
+        (partial / SEAL).write_text(seal(partial, manifest))
 
 
 @dataclass
@@ -233,58 +254,11 @@ def _from_text(key: HarvestKey) -> _Source:
     return source
 
 
-def training_windows(model: "HookedTransformer", name: str, text: str, rows: int) -> Tensor:
-    """Return windows `[windows, context]` of a pinned text for at least `rows` activations, or all there are."""
-    if text:
-        return corpus.train_windows(text, name, lambda: model, rows)
-    wanted = tokens.with_some_to_spare(rows)
-    return tokens.windows(model, tokens.text_split_for(name, "sae"), models.context_size(model), wanted, HARVEST_SEED)
-
-
-@torch.no_grad()
-def median_norm(model: "HookedTransformer", ids: Tensor, hook_name: str) -> float:
-    """Return the median norm of the activations on the ordinary tokens of some windows of the training text.
-
-    It is a property of model and hook alone, so that outlier tokens are the same for every SAE.
-    """
-    norms = [
-        run_to_hook(model, batch, hook_name)[ordinary_mask(model, batch)].float().norm(dim=1)
-        for batch in ids.split(BATCH_WINDOWS)
-    ]
-    return torch.cat(norms).median().item() if norms else 0.0
-
-
-def is_outlier(hidden: Tensor, median: float) -> Tensor:
-    """Return the mask `[...]` of the activations `[..., d_in]` whose norm is above OUTLIER_RATIO times the median.
-
-    A few tokens have huge norms, such as the first ones (Sun et al. 2024, "Massive Activations", arXiv 2402.17762):
-    they would decide scale, mean and loss, and SAEs are not meant for them.
-    """
-    return hidden.float().norm(dim=-1) > (OUTLIER_RATIO * median or math.inf)
-
-
 def _from_world(key: HarvestKey) -> _Source:
     """Return the activations of a world `[samples, d_in]`."""
     worlds.check_hook(key.model, key.hook_name)
     world = worlds.load(key.model, models.device_config().device)
     return _Source(world.cfg.hidden_dim, (rows for rows, _ in worlds.samples(world, key.rows, "sae")))
-
-
-def run_to_hook(model: "HookedTransformer", ids: Tensor, hook_name: str) -> Tensor:
-    """Return activations `[batch, context, d_in]` at a hook, in the model's dtype, running no layer above it."""
-    _, cached = model.run_with_cache(
-        ids.to(models.device_config().device),
-        names_filter=[hook_name],
-        stop_at_layer=models.layer_of(hook_name) + 1,
-        prepend_bos=False,
-    )
-    return cached[hook_name]
-
-
-def ordinary_mask(model: "HookedTransformer", ids: Tensor) -> Tensor:
-    """Return the mask `[batch, context]` of the tokens that are not special."""
-    special = torch.tensor(sorted(tokens.special_ids(model)), dtype=ids.dtype)
-    return ~torch.isin(ids, special).to(models.device_config().device)
 
 
 class _Writer:
@@ -316,7 +290,8 @@ class _Writer:
         for index, file in enumerate(self.files):
             file.write(rows[owner == index].half().numpy().tobytes())
 
-    def finish(self, key: HarvestKey, source: _Source) -> None:
+    def finish(self, key: HarvestKey, source: _Source) -> Manifest:
+        """Close the shards one by one, so that one of them at a time is on the disk twice, and write the manifest."""
         if self.rows == 0 or self.stored_scale is None:
             raise UserError(
                 f"{key.model} has no activations on the training text: its tokenizer gives only special tokens"
@@ -338,6 +313,7 @@ class _Writer:
             median_norm=source.median_norm,
         )
         (self.folder / "manifest.json").write_text(manifest.model_dump_json())
+        return manifest
 
     def _close(self, index: int) -> Shard:
         raw = self.folder / f"{index}.raw"

@@ -43,7 +43,7 @@ def main() -> None:
             print(f"{family} is scored on {data}", flush=True)
         on_gpu = models.device_config().device.startswith("cuda")
         os.environ.setdefault(THREADS, "4" if on_gpu else "1")
-        folder, manifest = activations.ensure_harvest(args.model, args.hook_name, args.tokens, text)
+        folder, manifest = activations.ensure_harvest(args.model, args.hook_name, args.tokens, text, sealed="")
         print(f"activations: {manifest.rows:,} of {manifest.hook_name} in {folder}")
         artefacts = artefact_folder(args.model, models.identity(args.model), args.hook_name, text)
         keep_what_was_read(artefacts, args.model, text, manifest)
@@ -55,6 +55,7 @@ def main() -> None:
                 "evals": evals,
                 "left_out": left_out,
                 "activations": str(folder),
+                "sealed": activations.kept_seal(folder),
                 "artefacts": str(artefacts),
                 "text": text,
                 "trained_on": trained_on,

@@ -32,12 +32,13 @@ def main() -> None:
     parser.add_argument("--hook_name", required=True)
     parser.add_argument("--text", default="", help="pinned")
     parser.add_argument("--tokens", type=int, required=True)
+    parser.add_argument("--sealed", default="", help="what the harvest was sealed by when its checksums were compared")
     parser.add_argument("--control", type=int, required=True, metavar="FD")
     args = parser.parse_args()
     torch.set_num_threads(1)  # the cores are the trainings'
     with one_line_errors("the trainings that are served end too"):
-        folder, manifest = activations.ensure_harvest(args.model, args.hook_name, args.tokens, args.text)
-        checked = signatures(folder, manifest)  # ensure_harvest has just compared the checksums
+        folder, manifest = activations.ensure_harvest(args.model, args.hook_name, args.tokens, args.text, args.sealed)
+        checked = signatures(folder, manifest)  # just compared, or their checksums
         control = socket.socket(fileno=args.control)
         while (request := socket.recv_fds(control, 4096, 2))[0]:
             connection, report = request[1]

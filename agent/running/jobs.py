@@ -43,6 +43,7 @@ class Setup(_File):
     device: str | None  # None: the GPU if there is one
     kind: SandboxKind  # the confinement that the driver found; a job is not confined less
     artefacts: Path  # the evaluator's folder in the cache
+    sealed: str = ""  # what the harvest was sealed by when the driver had it hashed
 
 
 class Training(_File):

@@ -46,6 +46,7 @@ args.fingerprint.write_text(
             "evals": [name for name in evals if name not in left_out],
             "left_out": left_out,
             "activations": str(cache.root() / "activations" / "stand-in"),
+            "sealed": "",
             "text": args.text,
             "trained_on": f"{args.text or 'a stand-in'}, 10 documents, {args.tokens:,} tokens, 1 pass",
             "artefacts": str(cache.root() / "evaluation" / "stand-in"),
