@@ -29,7 +29,7 @@ Text = Annotated[
     ),
 ]
 Hook = Annotated[str | None, typer.Option(help="TransformerLens hook to train on, e.g. blocks.1.hook_resid_post.")]
-LANGUAGE_MODELS_OWN = ("dtype", "text", "evaluation_data")  # options that mean nothing for a world
+LANGUAGE_MODELS_OWN = ("dtype", "text", "evaluation_data", "stream")  # options that mean nothing for a world
 SANDBOX = """Confine experiments: required, auto (as well as this machine can) or off."""
 Wish = Literal["required", "auto", "off"]
 CancelJobs = Annotated[
@@ -79,6 +79,12 @@ def run(
         Literal["float32", "bfloat16"] | None,
         typer.Option(help="The language model's, by default bfloat16 on a GPU and float32 on a CPU."),
     ] = None,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream", help="Make activations as they are read and store none; so is it beyond 20 million tokens."
+        ),
+    ] = False,
     max_hours: Annotated[
         float | None, typer.Option(help="Hours of work; no run starts that would exceed them.")
     ] = None,
@@ -149,6 +155,7 @@ def run(
     changes = {"model": _absolute(model), "dtype": dtype, "hook_name": hook, "text": _absolute_text(text)}
     changes |= {
         "threads": threads,
+        "stream": stream,
         "evals": evals,
         "evaluation_data": evaluation_data if evaluation_data != "local" else None,
     }

@@ -55,6 +55,7 @@ class Fixed(Strict):
     evals: Text = "quick"  # evaluation families: a tier, or names separated by commas
     threads: PositiveInt | None = None  # of each process that trains or evaluates; None: all, as before this was kept
     evaluation_data: EvaluationData = ""  # sae-bench, pinned once a study has begun; "" for the local
+    stream: bool = False  # rows come from the model as they are read; so do more of them than are stored
 
     @field_validator("evals")
     @classmethod
@@ -73,6 +74,8 @@ class Fixed(Strict):
         for name in {"hook_name", "tokens", "d_sae"} - self.model_fields_set:
             # It stays out of model_fields_set, so that with_changes(model=...) takes the other model's own.
             object.__setattr__(self, name, getattr(own, name))
+        streamed = not defaults.is_world(self.model) and (self.stream or self.tokens > defaults.MAX_HARVEST)
+        object.__setattr__(self, "stream", streamed)
         return self
 
     @property

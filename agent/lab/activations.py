@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from agent.lab import cache, corpus, files, models, tokens, worlds
-from agent.lab.defaults import SMOKE_TOKENS, SOCKET_VARIABLE, is_world
+from agent.lab import cache, corpus, files, models, streamed, tokens, worlds
+from agent.lab.defaults import MAX_HARVEST, SMOKE_TOKENS, SOCKET_VARIABLE, STREAMED_VARIABLE, is_world
 from agent.lab.errors import UserError
 from agent.lab.forward import (
     BATCH_WINDOWS,
@@ -33,12 +33,12 @@ from agent.lab.forward import (
 )
 from agent.lab.locks import waiting_lock
 from agent.lab.progress import notify, track
-from agent.lab.rows import Connection, Manifest, Rows, ServedRows, Shard, StoredRows, seal
+from agent.lab.rows import Connection, Manifest, Rows, ServedRows, Shard, StoredRows, checksum, seal
+from agent.lab.streamed import Blocks, StreamedRows
 
 FORMAT = 2
 SHARD_ROWS = 131_072
 SEAL = "seal"  # the file in a harvest with what rows.seal gave when its checksums were last compared
-MAX_HARVEST = 20_000_000  # rows; longer trainings read them again in another order
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,14 @@ class HarvestKey:
     hook_name: str
     rows: int
     text: str = ""  # pinned, see corpus.py
+    streamed: bool = False  # the text is kept, as tokens, and the rows are made as they are read (streamed.py)
 
     def folder(self) -> Path:
         """Return the folder of the harvest in the cache."""
         dtype = torch.float32 if is_world(self.model) else models.device_config().dtype
         parts = [FORMAT, corpus.version(self.text), HARVEST_SEED, models.MAX_CONTEXT, str(dtype)]
+        if self.streamed:
+            parts += ["streamed", streamed.FORMAT]
         digest = hashlib.sha256(json.dumps([self.identity, self.hook_name, self.rows, *parts]).encode())
         name = f"{cache.slug(Path(self.model).name)}-{cache.slug(self.hook_name)}-{digest.hexdigest()[:12]}"
         return cache.root() / "activations" / name
@@ -135,7 +138,15 @@ def stream(model: str, hook_name: str, *, text: str = "", tokens: int, batch: in
     if descriptor := os.environ.get(SOCKET_VARIABLE):
         server = _connection(int(descriptor))
         return Stream(ServedRows(server), server.manifest, total, batch, seed, budget)
-    return stored_stream(*ensure_harvest(model, hook_name, tokens, corpus.pin(text)), total, batch, seed, budget)
+    if not (fixed.get("stream", False) if fixed else streams_by_hand(model, tokens)):
+        return stored_stream(*ensure_harvest(model, hook_name, tokens, corpus.pin(text)), total, batch, seed, budget)
+    folder, manifest = ensure_harvest(model, hook_name, tokens, corpus.pin(text), streamed=True)
+    return Stream(StreamedRows(Blocks(folder, manifest, model), total), manifest, total, batch, seed, budget)
+
+
+def streams_by_hand(model: str, tokens: int) -> bool:
+    """Return True if a run without a driver makes its rows as it reads them: more than are stored, or as its study."""
+    return not is_world(model) and (tokens > MAX_HARVEST or STREAMED_VARIABLE in os.environ)
 
 
 @functools.cache
@@ -151,16 +162,17 @@ def _connection(descriptor: int) -> Connection:
 
 
 def ensure_harvest(
-    model: str, hook_name: str, tokens: int, text: str = "", sealed: str | None = None
+    model: str, hook_name: str, tokens: int, text: str = "", sealed: str | None = None, streamed: bool = False
 ) -> tuple[Path, Manifest]:
     """Return folder and manifest of a checked harvest; make it if it is missing or damaged. Other processes wait.
 
     `text` is pinned. A harvest with the seal `sealed`, or by default the one that lies in it, is not hashed again.
-    Raises UserError.
+    One that is `streamed` has the text as tokens. Raises UserError.
     """
-    if text and is_world(model):
-        raise UserError(f"{model} is a synthetic world and has no text: leave out {corpus.source(text)}")
-    key = HarvestKey(model, models.identity(model), hook_name, min(tokens, MAX_HARVEST), text)
+    if is_world(model) and (text or streamed):
+        raise UserError(f"{model} is a synthetic world and has no text: leave out {corpus.source(text) or '--stream'}")
+    rows = tokens if streamed else min(tokens, MAX_HARVEST)
+    key = HarvestKey(model, models.identity(model), hook_name, rows, text, streamed)
     folder = key.folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with waiting_lock(folder.with_name(folder.name + ".lock"), "another process harvests the same activations"):
@@ -193,7 +205,7 @@ def check_harvest(folder: Path, sealed: str = "") -> Manifest:
     if found == sealed:
         return manifest
     for file in manifest.files:
-        if _sha256(folder / file.name) != file.sha256:
+        if checksum(folder / file.name) != file.sha256:
             raise DamagedHarvest(f"{folder / file.name} does not have its checksum")
     files.write_atomically(folder / SEAL, found)
     return manifest
@@ -210,18 +222,26 @@ def kept_seal(folder: Path) -> str:
 @torch.no_grad()
 def harvest(key: HarvestKey, folder: Path) -> None:
     """Run the model over the training text, or draw from the world, and write `folder` whole or not at all."""
-    files.remove(files.partial_path(folder))  # which a kill left, before the room is measured
-    source = _from_world(key) if is_world(key.model) else _from_text(key)
-    cache.require_space(folder.parent, 2 * (key.rows + SHARD_ROWS) * source.width, "activations")  # float16
     with files.atomic_path(folder) as partial:
         partial.mkdir(parents=True)
-        writer = _Writer(partial, key.rows, source.width)
-        for rows in source.batches:
-            writer.add(rows)
-            if writer.full:
-                break
-        manifest = writer.finish(key, source)
+        if key.streamed:
+            manifest = streamed.prepare(partial, key.model, key.hook_name, key.text, key.rows)
+        else:
+            manifest = _store(key, partial)
+        (partial / "manifest.json").write_text(manifest.model_dump_json())
         (partial / SEAL).write_text(seal(partial, manifest))
+
+
+def _store(key: HarvestKey, folder: Path) -> Manifest:
+    """Write all rows to shards in a folder."""
+    source = _from_world(key) if is_world(key.model) else _from_text(key)
+    cache.require_space(folder, 2 * (key.rows + SHARD_ROWS) * source.width, "activations")  # float16
+    writer = _Writer(folder, key.rows, source.width)
+    for rows in source.batches:
+        writer.add(rows)
+        if writer.full:
+            break
+    return writer.finish(key, source)
 
 
 @dataclass
@@ -291,14 +311,14 @@ class _Writer:
             file.write(rows[owner == index].half().numpy().tobytes())
 
     def finish(self, key: HarvestKey, source: _Source) -> Manifest:
-        """Close the shards one by one, so that one of them at a time is on the disk twice, and write the manifest."""
+        """Close the shards one by one, so that one of them at a time is on the disk twice."""
         if self.rows == 0 or self.stored_scale is None:
             raise UserError(
                 f"{key.model} has no activations on the training text: its tokenizer gives only special tokens"
             )
         shards = [self._close(index) for index in range(self.shards)]
         correction = math.sqrt(self.width) / (self.norm_sum / self.rows)
-        manifest = Manifest(
+        return Manifest(
             format=FORMAT,
             model=key.model,
             hook_name=key.hook_name,
@@ -312,8 +332,6 @@ class _Writer:
             documents=source.documents,
             median_norm=source.median_norm,
         )
-        (self.folder / "manifest.json").write_text(manifest.model_dump_json())
-        return manifest
 
     def _close(self, index: int) -> Shard:
         raw = self.folder / f"{index}.raw"
@@ -323,9 +341,4 @@ class _Writer:
         path = self.folder / f"shard_{index:04d}.safetensors"
         save_file({"activations": data.contiguous()}, path)
         raw.unlink()
-        return Shard(name=path.name, rows=len(data), sha256=_sha256(path))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return Shard(name=path.name, rows=len(data), sha256=checksum(path))

@@ -12,6 +12,10 @@ EVALUATION_DATA = "SAE_AGENT_EVALUATION_DATA"  # the variable that holds that wi
 WORLD_FILE = "synthetic_model_config.json"  # a directory with this file holds a world that sae_lens saved
 WORLD_HOOK = "activations"  # the only hook of a world
 SMOKE_TOKENS = 20_000  # that a smoke test trains on
+MAX_HARVEST = 20_000_000  # rows that are stored; a longer training on text has them made as it reads them
+STREAMED_VARIABLE = (
+    "SAE_AGENT_STREAMED"  # in the environment of a run by hand: its study has rows made as they are read
+)
 SOCKET_VARIABLE = "SAE_AGENT_STREAM"  # in the environment of a training: the descriptor of its socket to serve.py
 
 

@@ -68,11 +68,6 @@ def _not_regular(path: Path) -> BadFile:
     return BadFile(f"{path} is not a regular file and not read: remove it, or put back what was there")
 
 
-def partial_path(path: Path) -> Path:
-    """Return where `atomic_path` has what is to take the place of `path`."""
-    return path.with_name(f"{path.name}.partial")
-
-
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write a file or a folder to, which then takes the place of `path`, whole.
@@ -80,7 +75,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     It is flushed to the disk first. If the block raises, nothing is left and `path` stays as it was. What a killed
     process leaves is removed by the next write, so hold a `waiting_lock` if another process may write the same path.
     """
-    partial = partial_path(path)
+    partial = path.with_name(f"{path.name}.partial")
     remove(partial)  # of a killed process, or a link that an experiment planted
     try:
         yield partial

@@ -49,7 +49,7 @@ def is_outlier(hidden: Tensor, median: float) -> Tensor:
 def run_to_hook(model: "HookedTransformer", ids: Tensor, hook_name: str) -> Tensor:
     """Return activations `[batch, context, d_in]` at a hook, in the model's dtype, running no layer above it."""
     _, cached = model.run_with_cache(
-        ids.to(models.device_config().device),
+        ids.to(models.device_config().device, torch.long),
         names_filter=[hook_name],
         stop_at_layer=models.layer_of(hook_name) + 1,
         prepend_bos=False,

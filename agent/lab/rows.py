@@ -68,6 +68,12 @@ def signatures(folder: Path, manifest: Manifest) -> Signatures:
     return {file.name: signature(folder / file.name) for file in manifest.files}
 
 
+def checksum(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def signature(path: Path) -> tuple[int, ...]:
     """Return inode, size and times of a file. Raises FileNotFoundError."""
     status = path.lstat()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from agent.lab import cache, gpus, results
-from agent.lab.defaults import POOLS, SETUP_FILE, SOCKET_VARIABLE, THREADS
+from agent.lab.defaults import POOLS, SETUP_FILE, SOCKET_VARIABLE, STREAMED_VARIABLE, THREADS
 from agent.lab.errors import UserError
 from agent.lab.exits import exit_with, one_line_errors
 from agent.lab.files import read_plain_text
@@ -39,7 +39,7 @@ def run(main: Callable[[Path], None]) -> None:
         if not served and (line := gpus.unusable()):
             notify(f"{line}: the run is on the CPU")
         if not served:
-            use_threads_of_study(script.with_name(SETUP_FILE))
+            compute_as_study(script.with_name(SETUP_FILE))
         make_out_dir(out_dir)
         shutil.copyfile(script, out_dir / "experiment.py")
         try:
@@ -55,11 +55,14 @@ def run(main: Callable[[Path], None]) -> None:
             exit_with(f"stopped: {stopped}", 1)
 
 
-def use_threads_of_study(setup: Path) -> None:
-    """Train and evaluate with as many threads as the study in whose directory the experiment is run by hand."""
+def compute_as_study(setup: Path) -> None:
+    """Train and evaluate as the study in whose directory the experiment is run by hand: with as many threads, and rows
+    that are stored, or made as they are read."""
     if setup.is_file():
-        threads = json.loads(read_plain_text(setup))["fixed"].get("threads")
-        if threads:
+        fixed = json.loads(read_plain_text(setup))["fixed"]
+        if fixed.get("stream"):
+            os.environ[STREAMED_VARIABLE] = "1"
+        if threads := fixed.get("threads"):
             os.environ |= dict.fromkeys((*POOLS, THREADS), str(threads))
             torch.set_num_threads(threads)
 

@@ -21,9 +21,11 @@ import torch
 from agent.lab import activations
 from agent.lab.exits import one_line_errors
 from agent.lab.rows import ChangedShard, Manifest, Signatures, StoredRows, signatures
+from agent.lab.streamed import Blocks, StreamedRows
 
 SHARED_BYTES = 64 * 2**20  # at most, for the rows of one answer
 MOST_READERS = 16  # streams of one training; each holds a shard in memory
+MOST_BLOCK_READERS = 4  # likewise where rows are made as they are read; each holds two blocks
 
 
 def main() -> None:
@@ -32,26 +34,35 @@ def main() -> None:
     parser.add_argument("--hook_name", required=True)
     parser.add_argument("--text", default="", help="pinned")
     parser.add_argument("--tokens", type=int, required=True)
+    parser.add_argument("--stream", action="store_true", help="have the model make rows as they are read")
     parser.add_argument("--sealed", default="", help="what the harvest was sealed by when its checksums were compared")
     parser.add_argument("--control", type=int, required=True, metavar="FD")
     args = parser.parse_args()
-    torch.set_num_threads(1)  # the cores are the trainings'
+    if not args.stream:
+        torch.set_num_threads(1)  # the cores are the trainings'
     with one_line_errors("the trainings that are served end too"):
-        folder, manifest = activations.ensure_harvest(args.model, args.hook_name, args.tokens, args.text, args.sealed)
+        harvest = (args.model, args.hook_name, args.tokens, args.text, args.sealed, args.stream)
+        folder, manifest = activations.ensure_harvest(*harvest)
         checked = signatures(folder, manifest)  # just compared, or their checksums
+        blocks = Blocks(folder, manifest, args.model, checked) if args.stream else None
         control = socket.socket(fileno=args.control)
         while (request := socket.recv_fds(control, 4096, 2))[0]:
             connection, report = request[1]
-            training = Training(folder, manifest, checked, json.loads(request[0])["total"])
+            training = Training(folder, manifest, checked, json.loads(request[0])["total"], blocks)
             Thread(target=training.serve, args=(socket.socket(fileno=connection), report), daemon=True).start()
 
 
 class Training:
     """One training: the rows it is served, at most `total`, and their number so far."""
 
-    def __init__(self, folder: Path, manifest: Manifest, checked: Signatures, total: int) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, checked: Signatures, total: int, blocks: Blocks | None = None
+    ) -> None:
         self.folder, self.manifest, self.checked, self.total, self.served = folder, manifest, checked, total, 0
-        self._readers: dict[int, StoredRows] = {}  # of the streams of the training, each with an order of its own
+        self._blocks = blocks
+        self._readers: dict[
+            int, StoredRows | StreamedRows
+        ] = {}  # of the streams of the training, each with an order of its own
         self._most = max(1, min(SHARED_BYTES // (2 * manifest.d_in), total))  # rows of one answer
 
     def serve(self, connection: socket.socket, report: int) -> None:
@@ -64,6 +75,8 @@ class Training:
                 damage = str(error)
             except (OSError, ValueError, LookupError, TypeError, RecursionError):
                 pass  # the training has ended, or does not keep to the protocol
+            for reader in tuple(self._readers):
+                self._close(reader)
             json.dump({"rows": self.served, "damage": damage}, counted)
 
     def _answer_requests(self, connection: socket.socket, shared: int) -> None:
@@ -77,16 +90,27 @@ class Training:
             connection.sendall(b"%d\n" % count)
             rows.fill(min(count, self.total - self.served))  # while the training works on these
 
-    def _prepared(self, request: dict[str, int]) -> tuple[int, StoredRows]:
+    def _prepared(self, request: dict[str, int]) -> tuple[int, StoredRows | StreamedRows]:
         """Return the number of rows to hand out, and where from. Raise LookupError for too many streams."""
         reader = request["reader"]
         if "seed" in request:
-            if reader not in range(MOST_READERS):
+            if reader not in range(MOST_BLOCK_READERS if self._blocks else MOST_READERS):
                 raise LookupError(reader)
-            rows = self._readers[reader] = StoredRows(self.folder, self.manifest, torch.device("cpu"), self.checked)
+            self._close(reader)
+            rows = self._readers[reader] = self._new_rows()
             rows.start(request["seed"])
             return 0, rows
         return max(0, min(request["rows"], self._most, self.total - self.served)), self._readers[reader]
+
+    def _new_rows(self) -> StoredRows | StreamedRows:
+        if self._blocks:
+            return StreamedRows(self._blocks, self.total)
+        return StoredRows(self.folder, self.manifest, torch.device("cpu"), self.checked)
+
+    def _close(self, reader: int) -> None:
+        rows = self._readers.pop(reader, None)
+        if isinstance(rows, StreamedRows):
+            rows.close()
 
 
 def _shared_file(size: int) -> IO[bytes]:

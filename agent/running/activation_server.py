@@ -92,7 +92,7 @@ class ActivationServer:
             self._socket, servers = socket.socketpair()
             names = ("model", "hook_name", "text", "tokens")
             options = [part for name in names for part in (f"--{name}", str(getattr(self.fixed, name)))]
-            options += ["--sealed", self.sealed]
+            options += ["--sealed", self.sealed, *["--stream"] * self.fixed.stream]
             env = process.child_environment(self.settings | views.folders())
             with servers:
                 self._child = process.Child(

@@ -1,4 +1,4 @@
-"""A harvest is hashed once a study: afterwards its files are told by what no program can set back, unless they differ."""
+"""A harvest is hashed once a study: after that its files are told by what no program can set back."""
 
 import os
 import subprocess
