@@ -27,6 +27,8 @@ SHARED_BYTES = 64 * 2**20  # at most, for the rows of one answer
 MOST_READERS = 16  # streams of one training; each holds a shard in memory
 MOST_BLOCK_READERS = 4  # likewise where rows are made as they are read; each holds two blocks
 
+Reader = StoredRows | StreamedRows
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -P -m agent.lab.serve", description=__doc__)
@@ -60,9 +62,7 @@ class Training:
     ) -> None:
         self.folder, self.manifest, self.checked, self.total, self.served = folder, manifest, checked, total, 0
         self._blocks = blocks
-        self._readers: dict[
-            int, StoredRows | StreamedRows
-        ] = {}  # of the streams of the training, each with an order of its own
+        self._readers: dict[int, Reader] = {}  # of the streams of the training, each with an order of its own
         self._most = max(1, min(SHARED_BYTES // (2 * manifest.d_in), total))  # rows of one answer
 
     def serve(self, connection: socket.socket, report: int) -> None:
@@ -90,7 +90,7 @@ class Training:
             connection.sendall(b"%d\n" % count)
             rows.fill(min(count, self.total - self.served))  # while the training works on these
 
-    def _prepared(self, request: dict[str, int]) -> tuple[int, StoredRows | StreamedRows]:
+    def _prepared(self, request: dict[str, int]) -> tuple[int, Reader]:
         """Return the number of rows to hand out, and where from. Raise LookupError for too many streams."""
         reader = request["reader"]
         if "seed" in request:
@@ -102,7 +102,7 @@ class Training:
             return 0, rows
         return max(0, min(request["rows"], self._most, self.total - self.served)), self._readers[reader]
 
-    def _new_rows(self) -> StoredRows | StreamedRows:
+    def _new_rows(self) -> Reader:
         if self._blocks:
             return StreamedRows(self._blocks, self.total)
         return StoredRows(self.folder, self.manifest, torch.device("cpu"), self.checked)
