@@ -388,15 +388,22 @@ def cache(
             help="Delete activations, baselines, evaluation, texts, worlds or all; may be given again.",
         ),
     ] = None,
+    prune: Annotated[
+        float | None, typer.Option(min=0, metavar="GB", help="Delete what was used longest ago, down to so much.")
+    ] = None,
 ) -> None:
-    """Show or clear what is cached.
+    """Show, clear or prune what is cached.
 
     The cache lies under SAE_AGENT_CACHE, by default in the user's cache folder.
     """
     from agent.commands import cache
 
+    if clear and prune is not None:
+        raise UserError("--clear deletes by kind, and --prune by age: give one of them")
     if clear:
         cache.clear(clear)
+    elif prune is not None:
+        cache.prune(prune)
     else:
         cache.show()
 

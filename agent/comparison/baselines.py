@@ -75,6 +75,7 @@ class Baselines:
         A study uses its own, and those that were there when it began, as they were then.
         """
         folder = self.entry(k, seed)
+        cache.mark_used(self.folder)
         return folder if self.custody.artefacts.are_recorded(folder, digests.RUN_FILES) else None
 
     def sealed_files(self) -> list[Path]:

@@ -175,6 +175,7 @@ def ensure_harvest(
     key = HarvestKey(model, models.identity(model), hook_name, rows, text, streamed)
     folder = key.folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
+    cache.mark_used(folder)
     with waiting_lock(folder.with_name(folder.name + ".lock"), "another process harvests the same activations"):
         if folder.exists():
             try:
@@ -235,7 +236,7 @@ def harvest(key: HarvestKey, folder: Path) -> None:
 def _store(key: HarvestKey, folder: Path) -> Manifest:
     """Write all rows to shards in a folder."""
     source = _from_world(key) if is_world(key.model) else _from_text(key)
-    cache.require_space(folder, 2 * (key.rows + SHARD_ROWS) * source.width, "activations")  # float16
+    cache.require_space(folder.parent, 2 * (key.rows + SHARD_ROWS) * source.width, "activations")  # float16
     writer = _Writer(folder, key.rows, source.width)
     for rows in source.batches:
         writer.add(rows)

@@ -119,6 +119,7 @@ def train_windows(name: str, model_name: str, model: Models, rows: int) -> Tenso
     """Return the training windows `[windows, context]`, int32, of a pinned text, with at least `rows` ordinary tokens
     or all there are. They are made if need be. Raises UserError."""
     path = _folder(name, model_name) / f"train-{rows}.safetensors"
+    cache.mark_used(path.parent)
     if not _is_whole(path):
         _make(name, path, model, rows)
     return load_file(path)["train"]  # mapped: what is not read takes no memory

@@ -53,7 +53,9 @@ def prepare(folder: Path, model_name: str, hook_name: str, text: str, rows: int)
     """
     model = models.load(model_name)
     models.check_hook(model, hook_name)
-    cache.require_space(folder, 2 * 4 * rows, "token ids")  # int32; corpus.py keeps those of a text of the user's own
+    cache.require_space(
+        folder.parent, 2 * 4 * rows, "token ids"
+    )  # int32; corpus.py keeps those of a text of the user's own
     ids = training_windows(model, model_name, text, rows)
     counts = torch.cat([ordinary_mask(model, part).sum(1).cpu() for part in ids.split(COUNTED_WINDOWS)]).cumsum(0)
     ids = ids[: int((counts < rows).sum()) + 1]
