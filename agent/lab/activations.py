@@ -138,14 +138,15 @@ def stream(model: str, hook_name: str, *, text: str = "", tokens: int, batch: in
     if descriptor := os.environ.get(SOCKET_VARIABLE):
         server = _connection(int(descriptor))
         return Stream(ServedRows(server), server.manifest, total, batch, seed, budget)
-    if not (fixed.get("stream", False) if fixed else streams_by_hand(model, tokens)):
-        return stored_stream(*ensure_harvest(model, hook_name, tokens, corpus.pin(text)), total, batch, seed, budget)
-    folder, manifest = ensure_harvest(model, hook_name, tokens, corpus.pin(text), streamed=True)
+    made = fixed.get("stream", False) if fixed else made_by_hand(model, tokens)
+    folder, manifest = ensure_harvest(model, hook_name, tokens, corpus.pin(text), streamed=made)
+    if not made:
+        return stored_stream(folder, manifest, total, batch, seed, budget)
     return Stream(StreamedRows(Blocks(folder, manifest, model), total), manifest, total, batch, seed, budget)
 
 
-def streams_by_hand(model: str, tokens: int) -> bool:
-    """Return True if a run without a driver makes its rows as it reads them: more than are stored, or as its study."""
+def made_by_hand(model: str, tokens: int) -> bool:
+    """Return True if a run by hand makes its rows as it reads them: more than are stored, or because its study does."""
     return not is_world(model) and (tokens > MAX_HARVEST or STREAMED_VARIABLE in os.environ)
 
 

@@ -11,7 +11,7 @@ from small_lab import BATCH, D_MODEL, HOOK, run
 from torch import Tensor
 
 from agent.ideas import Fixed
-from agent.lab import activations
+from agent.lab import activations, fingerprint
 from agent.lab.activations import Manifest, Stream
 from agent.lab.defaults import MAX_HARVEST, STREAMED_VARIABLE
 from agent.lab.errors import UserError
@@ -156,6 +156,12 @@ def test_what_is_too_much_to_be_stored_is_streamed():
     assert not Fixed(tokens=MAX_HARVEST).stream
     assert Fixed(stream=True).stream
     assert not Fixed(model="synth2k", tokens=MAX_HARVEST + 1, stream=True).stream, "a world has no text to go through"
+
+
+def test_studies_that_stream_and_that_do_not_share_no_baselines(small_model: Path):
+    stored, streamed = (fingerprint.fingerprint(str(small_model), "", made) for made in (False, True))
+    assert stored["fingerprint"] != streamed["fingerprint"]
+    assert streamed["parts"] == stored["parts"] | {"rows": "streamed"}
 
 
 def test_a_world_is_not_streamed(cache_dir: Path):
