@@ -49,6 +49,7 @@ def run(
     smallest_effect: options.SmallestEffect = None,
     sets: options.Sets = None,
     text: options.Text = None,
+    stream: options.Stream = False,
     evals: options.Evals = None,
     evaluation_data: options.EvaluationData = "local",
     device: options.Device = None,
@@ -103,7 +104,7 @@ def run(
     language_model = select.requested_model(proposer, llm, llm_command, replay=replay, **asked, **spend)
     given = {"model": model, "hook_name": hook, "layer": layer, "d_sae": d_sae, "k": k, "tokens": tokens}
     given |= {"batch": batch, "learning_rate": lr, "seed": seed, "context": context, "smallest_effect": smallest_effect}
-    given |= {"text": text, "dtype": dtype, "threads": threads, "evals": evals or None}
+    given |= {"text": text, "dtype": dtype, "threads": threads, "evals": evals or None, "stream": stream or None}
     given |= {"evaluation_data": evaluation_data if evaluation_data != "local" else None}
     settled = study_settings.settle(plan, given, sets or (), on_cluster=place.slurm is not None)
     request = command.StudyRequest(
@@ -330,15 +331,22 @@ def cache(
             help="Delete activations, baselines, evaluation, texts, worlds or all; may be given again.",
         ),
     ] = None,
+    prune: Annotated[
+        float | None, typer.Option(min=0, metavar="GB", help="Delete what was used longest ago, down to so much.")
+    ] = None,
 ) -> None:
-    """Show or clear what is cached.
+    """Show, clear or prune what is cached.
 
     The cache lies under SAE_AGENT_CACHE, by default in the user's cache folder.
     """
     from agent.commands import cache
 
+    if clear and prune is not None:
+        raise UserError("--clear deletes by kind, and --prune by age: give one of them")
     if clear:
         cache.clear(clear)
+    elif prune is not None:
+        cache.prune(prune)
     else:
         cache.show()
 

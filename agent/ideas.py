@@ -78,6 +78,7 @@ class Fixed(Strict):
     learning_rate: PositiveNumber = 1
     context: Context | None = None  # tokens in a window of text; None: defaults.CONTEXT, or as many as the model has
     constants: dict[ConstantName, Any] = {}  # of experiment.py, with BATCH and LEARNING_RATE if they were asked for
+    stream: bool = False  # rows come from the model as they are read; so do more of them than are stored
 
     @field_validator("evals")
     @classmethod
@@ -96,6 +97,8 @@ class Fixed(Strict):
         for name in set(OF_THE_MODEL) - self.model_fields_set:
             # It stays out of model_fields_set, so that with_changes(model=...) takes the other model's own.
             object.__setattr__(self, name, getattr(own, name))
+        streamed = not defaults.is_world(self.model) and (self.stream or self.tokens > defaults.MAX_HARVEST)
+        object.__setattr__(self, "stream", streamed)
         return self
 
     @property

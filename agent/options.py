@@ -47,6 +47,9 @@ Dtype = Annotated[
     Literal["float32", "bfloat16"] | None,
     typer.Option(help="The language model's, by default bfloat16 on a GPU and float32 on a CPU."),
 ]
+Stream = Annotated[
+    bool, typer.Option("--stream", help="Make activations as they are read and store none; so is it beyond 20 million.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show every setting with the reason for its value, and start nothing.")
 ]

@@ -1,10 +1,11 @@
-"""`agent cache`: list what SAE_AGENT_CACHE holds, with sizes and ages, and clear it."""
+"""`agent cache`: list what SAE_AGENT_CACHE holds, with sizes and ages, clear it, or prune it to a size."""
 
 import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,17 @@ class Entry:
     kind: str
     path: Path
     size: int  # bytes
-    changed: float  # seconds since the epoch
+    used: float  # or changed, last; seconds since the epoch
+
+    @property
+    def finished(self) -> bool:
+        return not self.path.name.endswith(".partial")
 
     @property
     def purpose(self) -> str:
         if self.path.is_symlink():
             return "a link; not followed"
-        if self.path.name.endswith(".partial"):
+        if not self.finished:
             return "not finished"
         if self.kind == "worlds":
             return "a synthetic world, built here"
@@ -70,7 +75,7 @@ def show() -> None:
         print(f"the cache {root()} is empty")
         return
     console, now = make_console(LONGEST_LINE), time.time()
-    rows = [(e.kind, format_size(e.size), format_age(now - e.changed), e.purpose, e.path.name) for e in stored]
+    rows = [(e.kind, format_size(e.size), format_age(now - e.used), e.purpose, e.path.name) for e in stored]
     print_table(console, ("kind", "size", "age", "purpose", "name"), rows)
     console.print(f"{format_size(sum(entry.size for entry in stored))} in {root()}", soft_wrap=True)
 
@@ -86,15 +91,44 @@ def clear(kinds: Sequence[str]) -> None:
     if not root().is_dir():
         print(f"the cache {root()} is empty")
         return
+    with _alone("clear"):
+        for kind in KINDS if "all" in kinds else sorted(set(kinds)):
+            freed = sum(entry.size for entry in entries(kind))
+            _delete(root() / kind)
+            print(f"{kind}: {format_size(freed)} freed")
+
+
+def prune(gigabytes: float) -> None:
+    """Delete what was not finished, and then what was used longest ago, until at most `gigabytes` are left; print it.
+
+    Raise UserError if the cache is in use.
+    """
+    if not root().is_dir():
+        print(f"the cache {root()} is empty")
+        return
+    with _alone("prune"):
+        stored, now = [entry for kind in KINDS for entry in entries(kind)], time.time()
+        left = sum(entry.size for entry in stored)
+        for entry in sorted(stored, key=lambda entry: (entry.finished, entry.used)):
+            if left <= gigabytes * 1e9:
+                break
+            if not entry.path.is_symlink() and entry.path.suffix != ".commit":  # which takes no room, and pins a text
+                _delete(entry.path)
+                left -= entry.size
+                age = f"{format_age(now - entry.used)} ago".replace("now ago", "now")
+                print(f"{entry.kind}/{entry.path.name}: {format_size(entry.size)} freed, last used {age}")
+        print(f"{format_size(left)} left in {root()}")
+
+
+@contextmanager
+def _alone(what: str) -> Iterator[None]:
+    """Keep others from working with the cache. Raise UserError if one does; `what` is what it is in the way of."""
     try:
         with lock_now(root() / "lock"):
-            for kind in KINDS if "all" in kinds else sorted(set(kinds)):
-                freed = sum(entry.size for entry in entries(kind))
-                _delete(root() / kind)
-                print(f"{kind}: {format_size(freed)} freed")
+            yield
     except Busy as busy:
         user = busy.holder or "a study or a run"
-        raise UserError(f"{root()} is in use by {user}: clear it after that has ended") from None
+        raise UserError(f"{root()} is in use by {user}: {what} it after that has ended") from None
 
 
 def format_size(size: float) -> str:

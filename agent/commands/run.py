@@ -274,6 +274,7 @@ def _loop(
         kind=sandbox.kind,
         artefacts=Path(lab["artefacts"]),
         exact=not lab["gpus"],
+        sealed=lab["sealed"],
     ).write(setup)
     place = Place(started.slurm)
     count = place.count(jobs or started.jobs, lab, sandbox)

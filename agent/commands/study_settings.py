@@ -37,7 +37,14 @@ OF_CONSTANTS = {  # constants of experiment.py that are settings with options of
 }
 HELD_IF_GIVEN = ("BATCH", "LEARNING_RATE")  # for every run; otherwise runs may have others
 KINDS: dict[str, Any] = {"model": "", "hook_name": "", "text": "", "k": 1.0, "learning_rate": 1.0}  # others: integers
-LANGUAGE_MODELS_OWN = ("dtype", "text", "evaluation_data", "layer", "context")  # that mean nothing for a world
+LANGUAGE_MODELS_OWN = (
+    "dtype",
+    "text",
+    "evaluation_data",
+    "layer",
+    "context",
+    "stream",
+)  # that mean nothing for a world
 OF_PLAN_IN_BASELINE = ("k", "batch", "learning_rate")  # parameters in an idea's `defaults` that its baseline has too
 
 

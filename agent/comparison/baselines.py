@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +75,7 @@ class Baselines:
         A study uses its own, and those that were there when it began, as they were then.
         """
         folder = self.entry(k, seed)
+        cache.mark_used(self.folder)
         return folder if self.custody.artefacts.are_recorded(folder, digests.RUN_FILES) else None
 
     def sealed_files(self) -> list[Path]:
@@ -156,6 +158,7 @@ class Baselines:
         run_dir = self._run_dir(k, seed)
         work = outcome.work or self.cached_work(k, seed)
         info = self.results_of(outcome, run_dir, work)
+        remove(run_dir / "sae_lens")  # the same tensors again, which nobody asked a baseline for
         if info.verdict.ok:
             self.save_to_cache(run_dir, k, seed)
         seconds = outcome.training_seconds + outcome.evaluation_seconds
@@ -201,7 +204,7 @@ class Baselines:
             write_atomically(self.folder / "about.json", json.dumps(about))
             if not (self.cached_run(k, seed) and results.read(entry).families >= results.read(run_dir).families):
                 with atomic_path(entry) as partial:
-                    shutil.copytree(run_dir, partial, symlinks=True)
+                    copy_run(run_dir, partial)
                     digests.seal(partial, digests.RUN_FILES)
                     remove(entry)
         self.custody.artefacts.record(entry / name for name in digests.RUN_FILES)
@@ -218,6 +221,22 @@ class Baselines:
         """Copy a cached baseline's training into run_dir. Return False if none is cached."""
         cached = self.cached_run(k, seed)
         if cached:
-            without = shutil.ignore_patterns("final_info.json", "eval", digests.SEAL)
-            shutil.copytree(cached, run_dir, symlinks=True, ignore=without)
+            copy_run(cached, run_dir, "final_info.json", "eval", digests.SEAL)
         return cached is not None
+
+
+def copy_run(source: Path, target: Path, *left_out: str) -> None:
+    """Copy the directory of a run, but for the names in `left_out`; a link is copied as one.
+
+    Tensors are not copied but get a second name, where both directories are on one disk: a checkpoint may have more
+    than a gigabyte. What changes them by one name changes them by the other, and the digests of both show it.
+    """
+
+    def copy(file: str, to: str) -> None:
+        if file.endswith(".safetensors"):
+            with suppress(OSError):  # another disk, or one without such names
+                os.link(file, to, follow_symlinks=False)
+                return
+        shutil.copy2(file, to)
+
+    shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns(*left_out), copy_function=copy)

@@ -9,34 +9,36 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from agent.lab import cache, corpus, models, tokens, worlds
-from agent.lab.defaults import CONTEXT, SMOKE_TOKENS, SOCKET_VARIABLE, is_world
+from agent.lab import cache, corpus, files, models, streamed, tokens, worlds
+from agent.lab.defaults import CONTEXT, MAX_HARVEST, SMOKE_TOKENS, SOCKET_VARIABLE, STREAMED_VARIABLE, is_world
 from agent.lab.errors import UserError
+from agent.lab.forward import (
+    BATCH_WINDOWS,
+    HARVEST_SEED,
+    is_outlier,
+    median_norm,
+    ordinary_mask,
+    run_to_hook,
+    training_windows,
+)
 from agent.lab.locks import waiting_lock
 from agent.lab.progress import notify, track
-from agent.lab.rows import Connection, Manifest, Rows, ServedRows, Shard, StoredRows
-
-if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
+from agent.lab.rows import Connection, Manifest, Rows, ServedRows, Shard, StoredRows, checksum, seal
+from agent.lab.streamed import Blocks, StreamedRows
 
 FORMAT = 2
 SHARD_ROWS = 131_072
-BATCH_WINDOWS = 16
-HARVEST_SEED = 0
-MAX_HARVEST = 20_000_000  # rows; longer trainings read them again in another order
-OUTLIER_RATIO = 10  # to the median norm; dictionary_learning's max_activation_norm_multiple
+SEAL = "seal"  # the file in a harvest with what rows.seal gave when its checksums were last compared
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class HarvestKey:
     hook_name: str
     rows: int
     text: str = ""  # pinned, see corpus.py
+    streamed: bool = False  # the text is kept, as tokens, and the rows are made as they are read (streamed.py)
 
     def folder(self) -> Path:
         """Return the folder of the harvest in the cache."""
@@ -55,6 +58,8 @@ class HarvestKey:
         dtype = torch.float32 if world else models.device_config().dtype
         context = CONTEXT if world else models.most_context()
         parts = [FORMAT, corpus.version(self.text), HARVEST_SEED, context, str(dtype)]
+        if self.streamed:
+            parts += ["streamed", streamed.FORMAT]
         digest = hashlib.sha256(json.dumps([self.identity, self.hook_name, self.rows, *parts]).encode())
         model = cache.slug(Path(models.canonical_name(self.model)).name)
         return cache.root() / "activations" / f"{model}-{cache.slug(self.hook_name)}-{digest.hexdigest()[:12]}"
@@ -146,7 +151,16 @@ def stream(model: str, hook_name: str, *, text: str = "", tokens: int, batch: in
     if descriptor := os.environ.get(SOCKET_VARIABLE):
         server = _connection(int(descriptor))
         return Stream(ServedRows(server), server.manifest, total, batch, seed, budget)
-    return stored_stream(*ensure_harvest(model, hook_name, tokens, corpus.pin(text)), total, batch, seed, budget)
+    made = fixed.get("stream", False) if fixed else made_by_hand(model, tokens)
+    folder, manifest = ensure_harvest(model, hook_name, tokens, corpus.pin(text), streamed=made)
+    if not made:
+        return stored_stream(folder, manifest, total, batch, seed, budget)
+    return Stream(StreamedRows(Blocks(folder, manifest, model), total), manifest, total, batch, seed, budget)
+
+
+def made_by_hand(model: str, tokens: int) -> bool:
+    """Return True if a run by hand makes its rows as it reads them: more than are stored, or because its study does."""
+    return not is_world(model) and (tokens > MAX_HARVEST or STREAMED_VARIABLE in os.environ)
 
 
 @functools.cache
@@ -161,59 +175,88 @@ def _connection(descriptor: int) -> Connection:
     return Connection(descriptor)
 
 
-def ensure_harvest(model: str, hook_name: str, tokens: int, text: str = "") -> tuple[Path, Manifest]:
+def ensure_harvest(
+    model: str, hook_name: str, tokens: int, text: str = "", sealed: str | None = None, streamed: bool = False
+) -> tuple[Path, Manifest]:
     """Return folder and manifest of a checked harvest; make it if it is missing or damaged. Other processes wait.
 
-    `text` is pinned. Raises UserError.
+    `text` is pinned. A harvest with the seal `sealed`, or by default the one that lies in it, is not hashed again.
+    One that is `streamed` has the text as tokens. Raises UserError.
     """
-    if text and is_world(model):
-        raise UserError(f"{model} is a synthetic world and has no text: leave out {corpus.source(text)}")
-    key = HarvestKey(model, models.identity(model), hook_name, min(tokens, MAX_HARVEST), text)
+    if is_world(model) and (text or streamed):
+        raise UserError(f"{model} is a synthetic world and has no text: leave out {corpus.source(text) or '--stream'}")
+    rows = tokens if streamed else min(tokens, MAX_HARVEST)
+    key = HarvestKey(model, models.identity(model), hook_name, rows, text, streamed)
     folder = key.folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
+    cache.mark_used(folder)
     with waiting_lock(folder.with_name(folder.name + ".lock"), "another process harvests the same activations"):
         if folder.exists():
             try:
-                return folder, check_harvest(folder)
+                return folder, check_harvest(folder, kept_seal(folder) if sealed is None else sealed)
             except DamagedHarvest as error:
                 notify(f"harvested activations are damaged ({error}); harvesting them again")
-                shutil.rmtree(folder)
+                files.remove(folder)
         harvest(key, folder)
-        return folder, check_harvest(folder)
+        return folder, check_harvest(folder, kept_seal(folder))
 
 
 class DamagedHarvest(Exception):
     """A harvest that differs from its manifest."""
 
 
-def check_harvest(folder: Path) -> Manifest:
-    """Read the manifest and compare every shard with its checksum. Raises DamagedHarvest."""
+def check_harvest(folder: Path, sealed: str = "") -> Manifest:
+    """Read the manifest and compare every file with its checksum, unless the harvest has the seal `sealed`.
+
+    Raises DamagedHarvest.
+    """
     try:
         manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
     except (OSError, ValidationError) as error:
         raise DamagedHarvest(f"{folder / 'manifest.json'}: {str(error).splitlines()[0]}") from None
-    for shard in manifest.shards:
-        path = folder / shard.name
-        if not path.is_file() or _sha256(path) != shard.sha256:
-            raise DamagedHarvest(f"{path} does not have its checksum")
+    if missing := [file.name for file in manifest.files if not (folder / file.name).is_file()]:
+        raise DamagedHarvest(f"{folder / missing[0]} is missing")
+    found = seal(folder, manifest)  # before the contents are read, so that what changes meanwhile differs from it
+    if found == sealed:
+        return manifest
+    for file in manifest.files:
+        if checksum(folder / file.name) != file.sha256:
+            raise DamagedHarvest(f"{folder / file.name} does not have its checksum")
+    files.write_atomically(folder / SEAL, found)
     return manifest
+
+
+def kept_seal(folder: Path) -> str:
+    """Return the seal that the last check left in a harvest, or "" if there is none."""
+    try:
+        return files.read_plain_text(folder / SEAL)
+    except (FileNotFoundError, files.BadFile):
+        return ""
 
 
 @torch.no_grad()
 def harvest(key: HarvestKey, folder: Path) -> None:
-    """Run the model over the training text, or draw from the world, and write `folder` whole."""
-    partial = folder.with_name(folder.name + ".partial")  # one name, so that the next harvest removes what a kill left
-    shutil.rmtree(partial, ignore_errors=True)
+    """Run the model over the training text, or draw from the world, and write `folder` whole or not at all."""
+    with files.atomic_path(folder) as partial:
+        partial.mkdir(parents=True)
+        if key.streamed:
+            manifest = streamed.prepare(partial, key.model, key.hook_name, key.text, key.rows)
+        else:
+            manifest = _store(key, partial)
+        (partial / "manifest.json").write_text(manifest.model_dump_json())
+        (partial / SEAL).write_text(seal(partial, manifest))
+
+
+def _store(key: HarvestKey, folder: Path) -> Manifest:
+    """Write all rows to shards in a folder."""
     source = _from_world(key) if is_world(key.model) else _from_text(key)
-    cache.require_space(folder.parent, 2 * 2 * key.rows * source.width, "activations")
-    partial.mkdir(parents=True)
-    writer = _Writer(partial, key.rows, source.width)
+    cache.require_space(folder.parent, 2 * (key.rows + SHARD_ROWS) * source.width, "activations")  # float16
+    writer = _Writer(folder, key.rows, source.width)
     for rows in source.batches:
         writer.add(rows)
         if writer.full:
             break
-    writer.finish(key, source)
-    partial.rename(folder)
+    return writer.finish(key, source)
 
 
 @dataclass
@@ -246,58 +289,11 @@ def _from_text(key: HarvestKey) -> _Source:
     return source
 
 
-def training_windows(model: "HookedTransformer", name: str, text: str, rows: int) -> Tensor:
-    """Return windows `[windows, context]` of a pinned text for at least `rows` activations, or all there are."""
-    if text:
-        return corpus.train_windows(text, name, lambda: model, rows)
-    wanted = tokens.with_some_to_spare(rows)
-    return tokens.windows(model, tokens.text_split_for(name, "sae"), models.context_size(model), wanted, HARVEST_SEED)
-
-
-@torch.no_grad()
-def median_norm(model: "HookedTransformer", ids: Tensor, hook_name: str) -> float:
-    """Return the median norm of the activations on the ordinary tokens of some windows of the training text.
-
-    It is a property of model and hook alone, so that outlier tokens are the same for every SAE.
-    """
-    norms = [
-        run_to_hook(model, batch, hook_name)[ordinary_mask(model, batch)].float().norm(dim=1)
-        for batch in ids.split(BATCH_WINDOWS)
-    ]
-    return torch.cat(norms).median().item() if norms else 0.0
-
-
-def is_outlier(hidden: Tensor, median: float) -> Tensor:
-    """Return the mask `[...]` of the activations `[..., d_in]` whose norm is above OUTLIER_RATIO times the median.
-
-    A few tokens have huge norms, such as the first ones (Sun et al. 2024, "Massive Activations", arXiv 2402.17762):
-    they would decide scale, mean and loss, and SAEs are not meant for them.
-    """
-    return hidden.float().norm(dim=-1) > (OUTLIER_RATIO * median or math.inf)
-
-
 def _from_world(key: HarvestKey) -> _Source:
     """Return the activations of a world `[samples, d_in]`."""
     worlds.check_hook(key.model, key.hook_name)
     world = worlds.load(key.model, models.device_config().device)
     return _Source(world.cfg.hidden_dim, (rows for rows, _ in worlds.samples(world, key.rows, "sae")))
-
-
-def run_to_hook(model: "HookedTransformer", ids: Tensor, hook_name: str) -> Tensor:
-    """Return activations `[batch, context, d_in]` at a hook, in the model's dtype, running no layer above it."""
-    _, cached = model.run_with_cache(
-        ids.to(models.device_config().device),
-        names_filter=[hook_name],
-        stop_at_layer=models.layer_of(hook_name) + 1,
-        prepend_bos=False,
-    )
-    return cached[hook_name]
-
-
-def ordinary_mask(model: "HookedTransformer", ids: Tensor) -> Tensor:
-    """Return the mask `[batch, context]` of the tokens that are not special."""
-    special = torch.tensor(sorted(tokens.special_ids(model)), dtype=ids.dtype)
-    return ~torch.isin(ids, special).to(models.device_config().device)
 
 
 class _Writer:
@@ -329,14 +325,15 @@ class _Writer:
         for index, file in enumerate(self.files):
             file.write(rows[owner == index].half().numpy().tobytes())
 
-    def finish(self, key: HarvestKey, source: _Source) -> None:
+    def finish(self, key: HarvestKey, source: _Source) -> Manifest:
+        """Close the shards one by one, so that one of them at a time is on the disk twice."""
         if self.rows == 0 or self.stored_scale is None:
             raise UserError(
                 f"{key.model} has no activations on the training text: its tokenizer gives only special tokens"
             )
         shards = [self._close(index) for index in range(self.shards)]
         correction = math.sqrt(self.width) / (self.norm_sum / self.rows)
-        manifest = Manifest(
+        return Manifest(
             format=FORMAT,
             model=key.model,
             hook_name=key.hook_name,
@@ -350,7 +347,6 @@ class _Writer:
             documents=source.documents,
             median_norm=source.median_norm,
         )
-        (self.folder / "manifest.json").write_text(manifest.model_dump_json())
 
     def _close(self, index: int) -> Shard:
         raw = self.folder / f"{index}.raw"
@@ -360,9 +356,4 @@ class _Writer:
         path = self.folder / f"shard_{index:04d}.safetensors"
         save_file({"activations": data.contiguous()}, path)
         raw.unlink()
-        return Shard(name=path.name, rows=len(data), sha256=_sha256(path))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return Shard(name=path.name, rows=len(data), sha256=checksum(path))

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agent.lab.errors import UserError
@@ -25,6 +25,12 @@ def in_use() -> Iterator[None]:
     root().mkdir(parents=True, exist_ok=True)
     with shared_lock(root() / "lock", "the cache is being cleared"):
         yield
+
+
+def mark_used(entry: Path) -> None:
+    """Note the time at which a file or folder of the cache was used last: the oldest are the first to be pruned."""
+    with suppress(OSError):  # not there yet, or seen by a confined process that may not write it
+        os.utime(entry)
 
 
 def slug(name: str) -> str:

@@ -116,12 +116,13 @@ def _split(digest: int) -> Split:
 
 
 def train_windows(name: str, model_name: str, model: Models, rows: int) -> Tensor:
-    """Return the training windows `[windows, context]` of a pinned text, with at least `rows` ordinary tokens or all
-    there are. They are made if need be. Raises UserError."""
+    """Return the training windows `[windows, context]`, int32, of a pinned text, with at least `rows` ordinary tokens
+    or all there are. They are made if need be. Raises UserError."""
     path = _folder(name, model_name) / f"train-{rows}.safetensors"
+    cache.mark_used(path.parent)
     if not _is_whole(path):
         _make(name, path, model, rows)
-    return _load(path)["train"]
+    return load_file(path)["train"]  # mapped: what is not read takes no memory
 
 
 def keep_held_out(name: str, model_name: str, folder: Path) -> None:
@@ -154,7 +155,7 @@ def keep_training(name: str, model_name: str, folder: Path) -> None:
     """Put the first windows of a text that was read for training into the evaluation's folder."""
     made = sorted(_folder(name, model_name).glob("train-*.safetensors"), key=lambda path: path.stat().st_size)
     if made:
-        ids = _load(made[-1])["train"]
+        ids = load_file(made[-1])["train"]
         ids = ids[: KEPT_PLACES // ids.shape[1]]
         path = folder / f"train-{version(name)}-{len(ids)}.safetensors"
         if not path.exists():
@@ -186,7 +187,7 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 def _is_whole(path: Path) -> bool:
     try:
-        return bool(_load(path.with_name("held_out.safetensors")) and _load(path))
+        return bool(load_file(path.with_name("held_out.safetensors")) and load_file(path))
     except (OSError, SafetensorError):
         return False
 
@@ -224,8 +225,9 @@ class _Packer:
         self._waiting, self._characters = [], 0
 
     def windows(self) -> Tensor:
-        stream = torch.frombuffer(self._stream, dtype=torch.int32) if self._stream else torch.empty(0)
-        return tokens.as_windows(self.model, stream.long(), self.context)
+        empty = torch.empty(0, dtype=torch.int32)
+        stream = torch.frombuffer(self._stream, dtype=torch.int32) if self._stream else empty
+        return tokens.as_windows(self.model, stream, self.context)
 
 
 def _make(name: str, path: Path, model: Models, rows: int) -> None:

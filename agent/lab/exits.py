@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from safetensors import SafetensorError
 
 from agent.lab.errors import UserError
 from agent.lab.progress import notify
@@ -30,7 +31,8 @@ def one_line_errors(interrupted: str) -> Iterator[None]:
         exit_with(f"interrupted: {interrupted}", 130)
     except torch.OutOfMemoryError as error:
         exit_with(f"error: out of memory on the device ({str(error).splitlines()[0]}): lower BATCH or D_SAE", 1)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) != errno.ENOSPC and f"(os error {errno.ENOSPC})" not in str(error):
             raise
-        exit_with(f"error: No space left on device ({error.filename or 'while writing'}): free some space", 1)
+        place = getattr(error, "filename", None) or "while writing"
+        exit_with(f"error: No space left on device ({place}): free some space", 1)

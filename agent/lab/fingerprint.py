@@ -34,8 +34,10 @@ def environment(text: str = "") -> dict[str, str]:
     }
 
 
-def fingerprint(model: str, text: str = "") -> dict[str, Any]:
+def fingerprint(model: str, text: str = "", streamed: bool = False) -> dict[str, Any]:
     """Return the `parts` that figures depend on, and `fingerprint`, 16 hex digits of their hash."""
     parts = {"model": models.identity(model), "lab": lab_hash(), **environment(text)}
+    if streamed:  # the rows come in another order
+        parts["rows"] = "streamed"
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return {"fingerprint": digest[:16], "parts": parts}

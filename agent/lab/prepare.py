@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--hook_name", required=True)
     parser.add_argument("--text", default="", help="a file, a folder or a hub dataset; it is pinned")
     parser.add_argument("--tokens", type=int, required=True)
+    parser.add_argument("--stream", action="store_true", help="have the model make rows as they are read")
     parser.add_argument("--evals", default="quick", help="families, or quick, standard, full")
     parser.add_argument("--needed", default="core", metavar="FAMILY", help="family that measures the primary metric")
     parser.add_argument("--fingerprint", type=Path, metavar="FILE", help="JSON file for these and the folders")
@@ -45,18 +46,20 @@ def main() -> None:
             print(f"{family} is scored on {data}", flush=True)
         on_gpu = models.device_config().device.startswith("cuda")
         os.environ.setdefault(THREADS, "4" if on_gpu else "1")
-        folder, manifest = activations.ensure_harvest(args.model, args.hook_name, args.tokens, text)
-        print(f"activations: {manifest.rows:,} of {manifest.hook_name} in {folder}")
+        folder, manifest = activations.ensure_harvest(args.model, args.hook_name, args.tokens, text, "", args.stream)
+        what = "tokens to stream" if args.stream else "activations"
+        print(f"{what}: {manifest.rows:,} of {manifest.hook_name} in {folder}")
         artefacts = artefact_folder(args.model, models.identity(args.model), args.hook_name, text)
         keep_what_was_read(artefacts, args.model, text, manifest)
         trained_on = describe_training(manifest, args.tokens)
         print(f"trained on {trained_on}", flush=True)
         if args.fingerprint:
-            content = fingerprint.fingerprint(args.model, text) | {
+            content = fingerprint.fingerprint(args.model, text, args.stream) | {
                 "gpus": gpu_count(models.device_config().device),
                 "evals": evals,
                 "left_out": left_out,
                 "activations": str(folder),
+                "sealed": activations.kept_seal(folder),
                 "artefacts": str(artefacts),
                 "text": text,
                 "trained_on": trained_on,
@@ -74,12 +77,12 @@ def gpu_count(device: str) -> int:
 
 def describe_training(manifest: Manifest, tokens: int) -> str:
     """Return what a training reads, in words: the text, its documents, and how often it sees them."""
-    passes = manifest.passes(tokens)
-    times = "1 pass" if passes == 1 else f"{passes:.3g} passes"
+    passes = f"{manifest.passes(tokens):.3g}"
+    times = "1 pass" if passes == "1" else f"{passes} passes"
     if manifest.median_norm is None:
         return f"{manifest.rows:,} samples of {manifest.model}, {times}"
-    name = manifest.text or "the text that comes with the installation"
-    return f"{name}, {manifest.documents:,} documents, {manifest.rows:,} tokens, {times}"
+    name, streamed = manifest.text or "the text that comes with the installation", ", streamed" * bool(manifest.windows)
+    return f"{name}, {manifest.documents:,} documents, {manifest.rows:,} tokens, {times}{streamed}"
 
 
 if __name__ == "__main__":

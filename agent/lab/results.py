@@ -78,7 +78,7 @@ class Outliers(BaseModel):
 
     tokens: Count
     of_tokens: Count  # ordinary tokens in all
-    median_norm: float  # of the training text; an outlier has more than activations.OUTLIER_RATIO times as much
+    median_norm: float  # of the training text; an outlier has more than forward.OUTLIER_RATIO times as much
     share_of_squares: Number  # of the squares about the mean of all ordinary tokens
     core: Core | None = None  # with these tokens scored like any other: as published figures are
 

@@ -1,6 +1,7 @@
 """The rows of a harvest in an order that the seed fixes: read from its files, or received from the process that serves
-them to an experiment under the driver (serve.py)."""
+them to an experiment under the driver (serve.py). For rows that a model makes as they are read, see streamed.py."""
 
+import hashlib
 import json
 import mmap
 import os
@@ -42,6 +43,12 @@ class Manifest(BaseModel):
     text: str = ""  # pinned, see corpus.py; "" for the installation's own
     documents: int = 0  # that end in the text of these rows; 0 for a world
     median_norm: float | None = None  # of an activation, unscaled; rows far above it were left out. None: a world
+    windows: Shard | None = None  # token ids, in place of shards, where the model makes the rows as they are read
+
+    @property
+    def files(self) -> list[Shard]:
+        """The files that the manifest has checksums of."""
+        return self.shards if self.windows is None else [self.windows]
 
     def passes(self, tokens: int) -> float:
         """Return how often a training of so many tokens sees each row, on average."""
@@ -57,13 +64,35 @@ Signatures = dict[str, tuple[int, ...]]
 
 
 def signatures(folder: Path, manifest: Manifest) -> Signatures:
-    """Return inode, size and times of each shard."""
-    return {shard.name: _signature(folder / shard.name) for shard in manifest.shards}
+    """Return inode, size and times of each file. Raises FileNotFoundError."""
+    return {file.name: signature(folder / file.name) for file in manifest.files}
 
 
-def _signature(path: Path) -> tuple[int, ...]:
+def checksum(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def signature(path: Path) -> tuple[int, ...]:
+    """Return inode, size and times of a file. Raises FileNotFoundError."""
     status = path.lstat()
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def seal(folder: Path, manifest: Manifest) -> str:
+    """Return a digest of the manifest and of the signatures of its files: while it is the same, so are their contents.
+
+    Raises FileNotFoundError.
+    """
+    content = [manifest.model_dump_json(), signatures(folder, manifest)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def require_unchanged(folder: Path, name: str, checked: Signatures | None) -> None:
+    """Raise ChangedShard if a file has another signature than when its checksum was compared; None: it may."""
+    if checked and signature(folder / name) != checked[name]:
+        raise ChangedShard(f"{folder / name} was changed after its checksum was compared")
 
 
 class Rows(Protocol):
@@ -118,8 +147,7 @@ class StoredRows:
         """Return the rows `[rows, d_in]` of a shard, which stays on a GPU with room to spare."""
         if name in self._resident:
             return self._resident[name]
-        if self.checked and _signature(self.folder / name) != self.checked[name]:
-            raise ChangedShard(f"{self.folder / name} was changed after its checksum was compared")
+        require_unchanged(self.folder, name, self.checked)
         stored = load_file(self.folder / name)["activations"]
         if self.device.type == "cuda" and torch.cuda.mem_get_info(self.device)[0] > 4 * stored.nbytes + 2**32:
             self._resident[name] = stored = stored.to(self.device)

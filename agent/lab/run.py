@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from agent.lab import cache, gpus, results, state
-from agent.lab.defaults import CONTEXT_VARIABLE, POOLS, SETUP_FILE, SOCKET_VARIABLE, THREADS
+from agent.lab.defaults import CONTEXT_VARIABLE, POOLS, SETUP_FILE, SOCKET_VARIABLE, STREAMED_VARIABLE, THREADS
 from agent.lab.errors import UserError
 from agent.lab.exits import exit_with, one_line_errors
 from agent.lab.files import read_plain_text
@@ -67,11 +67,13 @@ def run(main: Callable[[Path], None]) -> None:
 
 
 def use_settings_of_study(setup: Path) -> None:
-    """Train and evaluate with the threads and windows of the study in whose directory an experiment is run by hand."""
+    """Train and evaluate with threads, windows and rows of the study in whose directory an experiment is run by hand."""
     if setup.is_file():
         fixed = json.loads(read_plain_text(setup))["fixed"]
         if context := fixed.get("context"):
             os.environ[CONTEXT_VARIABLE] = str(context)
+        if fixed.get("stream"):
+            os.environ[STREAMED_VARIABLE] = "1"
         if threads := fixed.get("threads"):
             os.environ |= dict.fromkeys((*POOLS, THREADS), str(threads))
             torch.set_num_threads(threads)

@@ -75,7 +75,7 @@ def as_windows(model: "HookedTransformer", stream: Tensor, context: int) -> Tens
     packed = stream[: count * body].view(count, body)
     if count:
         models.require_embedded(packed, model.cfg.d_vocab)
-    return torch.cat([torch.full((count, 1), begin), packed], dim=1)
+    return torch.cat([torch.full((count, 1), begin, dtype=stream.dtype), packed], dim=1)
 
 
 def with_some_to_spare(rows: int) -> int:

@@ -95,6 +95,7 @@ def load(name: str, device: str = "cpu") -> "SyntheticModel":
             if not folder.exists():
                 with atomic_path(folder) as partial:
                     build(world_config(*SIZES[name])).save(partial)
+        cache.mark_used(folder)
     else:
         folder = Path(name).expanduser()
     try:

@@ -63,10 +63,13 @@ class ServedTraining:
 
 
 class ActivationServer:
-    """Starts the server when it is first needed, and again if it has ended. `log` receives its output."""
+    """Starts the server when it is first needed, and again if it has ended. `log` receives its output.
 
-    def __init__(self, fixed: Fixed, settings: dict[str, str], log: Path, sandbox: Sandbox) -> None:
-        self.fixed, self.settings, self.log, self.sandbox = fixed, settings, log, sandbox
+    A harvest that is `sealed` so need not be hashed again.
+    """
+
+    def __init__(self, fixed: Fixed, settings: dict[str, str], log: Path, sandbox: Sandbox, sealed: str = "") -> None:
+        self.fixed, self.settings, self.log, self.sandbox, self.sealed = fixed, settings, log, sandbox, sealed
         self._child: process.Child | None = None
 
     @contextmanager
@@ -108,6 +111,7 @@ class ActivationServer:
             self._socket, servers = socket.socketpair()
             names = ("model", "hook_name", "text", "tokens")
             options = [part for name in names for part in (f"--{name}", str(getattr(self.fixed, name)))]
+            options += ["--sealed", self.sealed, *["--stream"] * self.fixed.stream]
             env = process.child_environment(self.settings | views.folders())
             with servers:
                 self._child = process.Child(

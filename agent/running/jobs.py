@@ -44,6 +44,7 @@ class Setup(_File):
     kind: SandboxKind  # the confinement that the driver found; a job is not confined less
     artefacts: Path  # the evaluator's folder in the cache
     exact: bool = True  # a training comes to the same figures to the last digit, as it does on a CPU
+    sealed: str = ""  # what the harvest was sealed by when the driver had it hashed
 
 
 class Training(_File):

@@ -38,7 +38,7 @@ def prepare_command(fixed: Fixed, required: str, out: Path) -> list[str]:
         "--needed": required,
         "--fingerprint": str(out),
     }
-    return [*PREPARE, *(word for pair in options.items() if pair[1] for word in pair)]
+    return [*PREPARE, *["--stream"] * fixed.stream, *(word for pair in options.items() if pair[1] for word in pair)]
 
 
 def lab_settings(fixed: Fixed, device: str | None) -> dict[str, str]:

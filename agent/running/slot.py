@@ -68,7 +68,9 @@ class Slot:
         """`watch` is called while a job is carried out, and raises if nobody wants it any more."""
         self.setup, self.sandbox, self.logs, self.watch = setup, sandbox, logs, watch
         self.settings = lab_settings(setup.fixed, setup.device)
-        self._activations = ActivationServer(setup.fixed, self.settings, logs / "stream.log", self.sandbox)
+        self._activations = ActivationServer(
+            setup.fixed, self.settings, logs / "stream.log", self.sandbox, setup.sealed
+        )
         self._evaluator: process.Child | None = None
         self._progress, self._shown, self._shown_at = Path(os.devnull), "", 0.0
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from without_flock import without_flock
 
+from agent.lab import cache
+
 DAY = 86400
 
 
@@ -128,3 +130,77 @@ def test_texts_are_told_apart(root: Path):
         "sae-bench": "SAE-Bench's own data",
         "some%2Ftext.commit": "the commit of a hub dataset",
     }
+
+
+# Pruning
+
+
+def put(root: Path, name: str, size: int, days: float) -> Path:
+    """Put an entry into the cache that was used some days ago."""
+    folder, then = root / name, time.time() - days * DAY - 10
+    folder.mkdir(parents=True)
+    (folder / "data").write_bytes(b"x" * size)
+    for path in (folder / "data", folder):
+        os.utime(path, (then, then))
+    return folder
+
+
+def test_pruning_removes_what_was_used_longest_ago(tmp_path: Path):
+    root = tmp_path / "cache"
+    old, older = put(root, "texts/old", 2_000_000, 5), put(root, "activations/older", 3_000_000, 9)
+    new, left = put(root, "baselines/new", 4_000_000, 1), put(root, "activations/left.partial", 10_000, 0)
+    result = agent_cache(root, "--prune", "0.005")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [
+        "activations/left.partial: 10 kB freed, last used just now",
+        "activations/older: 3 MB freed, last used 9 days ago",
+        "texts/old: 2 MB freed, last used 5 days ago",
+        f"4 MB left in {root}",
+    ]
+    assert (new.exists(), old.exists(), older.exists(), left.exists()) == (True, False, False, False)
+
+
+def test_pruning_removes_nothing_from_a_cache_that_is_small_enough(root: Path):
+    before = sorted(root.rglob("*"))
+    assert agent_cache(root, "--prune", "1").stdout == f"2.34 MB left in {root}\n"
+    assert sorted(root.rglob("*")) == sorted({*before, root / "lock"})
+
+
+def test_pruning_leaves_links_commits_and_files_of_the_user(root: Path):
+    (root / "texts").mkdir()
+    (root / "texts/some%2Ftext.commit").write_text("0" * 40)
+    assert agent_cache(root, "--prune", "0").returncode == 0
+    assert [path.name for kind in ("activations", "baselines") for path in (root / kind).iterdir()] == ["a.lock"]
+    assert (root / "evaluation/e").is_symlink()
+    assert (root / "texts/some%2Ftext.commit").exists()
+    assert (root / "mine/notes").exists()
+    assert (root.parent / "outside/precious").exists()
+
+
+def test_nothing_is_pruned_while_a_study_uses_the_cache(root: Path):
+    code = "import sys; from agent.lab import cache\nwith cache.in_use(): print('in use', flush=True); sys.stdin.read()"
+    environment = os.environ | {"SAE_AGENT_CACHE": str(root)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as driver:
+        assert driver.stdout
+        assert driver.stdout.readline() == b"in use\n"
+        refusal = agent_cache(root, "--prune", "0")
+    assert refusal.returncode == 2
+    assert refusal.stderr == f"error: {root} is in use by a study or a run: prune it after that has ended\n"
+    assert (root / "activations/a/shard").exists()
+
+
+def test_a_cache_is_cleared_or_pruned(root: Path):
+    result = agent_cache(root, "--prune", "0", "--clear", "all")
+    assert result.returncode == 2
+    assert result.stderr == "error: --clear deletes by kind, and --prune by age: give one of them\n"
+    assert (root / "activations/a/shard").exists()
+
+
+def test_what_is_used_is_the_last_to_be_pruned(tmp_path: Path):
+    root = tmp_path / "cache"
+    used, idle = put(root, "activations/used", 1_000_000, 9), put(root, "activations/idle", 1_000_000, 5)
+    cache.mark_used(used)
+    assert agent_cache(root, "--prune", "0.001").returncode == 0
+    assert (used.exists(), idle.exists()) == (True, False)

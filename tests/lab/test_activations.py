@@ -167,7 +167,11 @@ def wait_until(condition, process: "subprocess.Popen[str]") -> None:
 def test_after_a_kill_two_processes_share_one_clean_harvest(after_a_kill: Path):
     manifest = activations.check_harvest(after_a_kill)
     assert manifest.rows == sum(shard.rows for shard in manifest.shards) == OTHER_TOKENS
-    assert {path.name for path in after_a_kill.iterdir()} == {"manifest.json", *(s.name for s in manifest.shards)}
+    assert {path.name for path in after_a_kill.iterdir()} == {
+        "manifest.json",
+        "seal",
+        *(s.name for s in manifest.shards),
+    }
 
 
 def test_a_whole_harvest_is_not_made_again(small_model: Path, after_a_kill: Path):

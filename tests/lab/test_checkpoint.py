@@ -1,6 +1,7 @@
 """Checkpoints: a saved SAE loads as it was, and anything that is no SAE is refused."""
 
 import resource
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from small_sae import D_IN, D_SAE, SCALE, Outer, Sae, activations, header, save
 
 from agent.lab import checkpoint
 from agent.lab.checkpoint import CheckpointError
+from agent.lab.checkpoint.__main__ import export
+from agent.lab.errors import UserError
 
 GOOD = ["relu", "thresholded", "row_topk", "mlp", "tiered", "masked_in_place"]
 
@@ -270,6 +273,24 @@ def test_sae_lens_opens_it(architecture: str, centred: bool, tmp_path: Path) -> 
     assert (theirs.cfg.metadata.model_name, theirs.cfg.metadata.hook_name) == ("tiny-lm", "blocks.1.hook_resid_post")
     torch.testing.assert_close(theirs.encode(x), loaded.encode(x), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(theirs(x), loaded.decode(loaded.encode(x)), rtol=1e-5, atol=1e-5)
+
+
+def test_what_was_left_out_for_sae_lens_is_written_again_from_the_checkpoint(tmp_path: Path) -> None:
+    sae = Sae()
+    tensors = {"W_enc": sae.W_enc, "b_enc": sae.b_enc, "threshold": sae.threshold}
+    save(tmp_path / "checkpoint", sae.thresholded, sae, {"architecture": "jumprelu"}, **tensors)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "sae_lens").iterdir()}
+    with pytest.raises(UserError, match="is there already"):
+        export(tmp_path)
+    shutil.rmtree(tmp_path / "sae_lens")
+    assert {path.name: path.read_bytes() for path in export(tmp_path).iterdir()} == before
+
+
+def test_what_has_no_architecture_of_sae_lens_is_not_written_for_it(tmp_path: Path) -> None:
+    sae = Sae()
+    save(tmp_path / "checkpoint", sae.relu, sae)
+    with pytest.raises(CheckpointError, match="cannot be written for sae_lens: architecture None is not one of"):
+        export(tmp_path)
 
 
 def test_weights_that_are_not_the_encoders_are_refused(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def pinned(corpus_file: Path, small_model: Path) -> str:
 
 
 def windows_of(model: Path, name: str, rows: int = ROWS) -> torch.Tensor:
-    return corpus.train_windows(name, str(model), lambda: models.load(str(model)), rows)
+    return corpus.train_windows(name, str(model), lambda: models.load(str(model)), rows).long()
 
 
 # Splits

@@ -10,10 +10,11 @@ from small_lab import BATCH, HOOK, experiment, load, save, train
 from test_corpus import made_up, write
 
 from agent.lab import activations, corpus, models, tokens
-from agent.lab.activations import OUTLIER_RATIO, Manifest
+from agent.lab.activations import Manifest
 from agent.lab.evaluation import scoring
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.evaluation.requests import Score
+from agent.lab.forward import OUTLIER_RATIO
 
 ROWS = 40_000
 WORD = " huge"

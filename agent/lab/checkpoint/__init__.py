@@ -31,7 +31,17 @@ GROUPS, LEAST_GROUP = 8, 64  # of rows that are encoded together, and the rows o
 ROWS_AT_ONCE = 16_384  # bounds the memory of the encoder's intermediate values
 _EXTRA_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
-__all__ = ["Checkpoint", "CheckpointError", "Header", "check_behaviour", "content_hash", "load", "read_header", "save"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Header",
+    "check_behaviour",
+    "content_hash",
+    "load",
+    "read_header",
+    "sample_rows",
+    "save",
+]
 
 
 class Header(BaseModel):
@@ -184,7 +194,7 @@ def save(
             raise CheckpointError(f"{destination} exists and is not overwritten; save to another folder")
     header = _checked_header(header, extra or {})
     named = _named_tensors(header, W_dec, b_dec, W_enc, b_enc, threshold)
-    sample = _sample(named).to(W_dec.device)
+    sample = sample_rows(named).to(W_dec.device)
     try:
         expected = _encode_eagerly(encode, sample, header)
         document, traced = trace(encode, sample[: len(sample) // 2], named)
@@ -294,7 +304,7 @@ def _to_saved(name: str, tensor: Tensor) -> Tensor:
     return copy
 
 
-def _sample(named: Mapping[str, Tensor]) -> Tensor:
+def sample_rows(named: Mapping[str, Tensor]) -> Tensor:
     """Draw scaled activations `[129, d_in]` to compare encoder and graph on: noise, and rows on which latents fire."""
     W_dec, b_dec = named["W_dec"], named["b_dec"]
     generator = torch.Generator().manual_seed(0)  # the caller's random state is left alone

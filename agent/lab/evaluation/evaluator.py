@@ -257,6 +257,7 @@ def _held_out(ids: Tensor, hidden: list[Tensor], scored: Tensor) -> HeldOut:
 def keep_what_was_read(folder: Path, model_name: str, text: str, manifest: Manifest) -> None:
     """Put what a harvest knows of the text into the evaluation's folder, so that it need not be read again."""
     folder.mkdir(parents=True, exist_ok=True)
+    cache.mark_used(folder)
     path = folder / f"{NORMS}.json"
     with waiting_lock(path.with_suffix(".json.lock"), "another process keeps what it has read of the same text"):
         if text:

@@ -94,6 +94,7 @@ def use(wish: str, evals: Iterable[str], trained_on: str) -> dict[str, str]:
         raise UserError(f"SAE-Bench scores on {CORE_DATASET}: train on another text, or leave out --evaluation-data")
     os.environ[EVALUATION_DATA] = pinned = pin(wish, evals)
     data = _open(pinned)
+    cache.mark_used(data.folder.parent)
     local = {family: f"its local counterpart, as {reason}" for family, reason in data.local.items()}
     return data.sources | local
 

@@ -15,6 +15,7 @@ parser.add_argument("--model")
 parser.add_argument("--hook_name")
 parser.add_argument("--text", default="")
 parser.add_argument("--tokens", type=int)
+parser.add_argument("--stream", action="store_true")
 parser.add_argument("--evals")
 parser.add_argument("--needed")
 parser.add_argument("--fingerprint", type=Path)
@@ -47,6 +48,7 @@ args.fingerprint.write_text(
             "evals": [name for name in evals if name not in left_out],
             "left_out": left_out,
             "activations": str(cache.root() / "activations" / "stand-in"),
+            "sealed": "",
             "text": args.text,
             "trained_on": f"{args.text or 'a stand-in'}, 10 documents, {args.tokens:,} tokens, 1 pass",
             "artefacts": str(cache.root() / "evaluation" / "stand-in"),

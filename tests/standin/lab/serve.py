@@ -8,8 +8,9 @@ import socket
 from threading import Thread
 
 parser = argparse.ArgumentParser()
-for option in ("--model", "--hook_name", "--text", "--tokens"):
+for option in ("--model", "--hook_name", "--text", "--tokens", "--sealed"):
     parser.add_argument(option)
+parser.add_argument("--stream", action="store_true")
 parser.add_argument("--control", type=int)
 
 
