@@ -67,7 +67,7 @@ def run(main: Callable[[Path], None]) -> None:
 
 
 def use_settings_of_study(setup: Path) -> None:
-    """Train and evaluate with threads, windows and rows of the study in whose directory an experiment is run by hand."""
+    """Train and evaluate with threads, windows and rows of the study in whose directory a run is made by hand."""
     if setup.is_file():
         fixed = json.loads(read_plain_text(setup))["fixed"]
         if context := fixed.get("context"):
