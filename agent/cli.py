@@ -111,6 +111,9 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="Replay the recorded answers of this transcript.jsonl; no network."),
     ] = None,
+    baseline_seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds of the baseline, 5 by default; with 1 no run is judged.")
+    ] = None,
     jobs: Jobs = None,
     threads: Annotated[
         int | None,
@@ -149,6 +152,7 @@ def run(
     changes = {"model": _absolute(model), "dtype": dtype, "hook_name": hook, "text": _absolute_text(text)}
     changes |= {
         "threads": threads,
+        "baseline_seeds": baseline_seeds,
         "evals": evals,
         "evaluation_data": evaluation_data if evaluation_data != "local" else None,
     }

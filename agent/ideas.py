@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+BASELINE_SEEDS = 5  # behind the noise, the study's own seed among them
 MOST_VARIANCE_LOST = 0.05  # an SAE that reconstructs so much less is not better, whatever else it does
 
 Direction = Literal["up", "down", "same"]
@@ -55,6 +56,7 @@ class Fixed(Strict):
     evals: Text = "quick"  # evaluation families: a tier, or names separated by commas
     threads: PositiveInt | None = None  # of each process that trains or evaluates; None: all, as before this was kept
     evaluation_data: EvaluationData = ""  # sae-bench, pinned once a study has begun; "" for the local
+    baseline_seeds: PositiveInt = BASELINE_SEEDS  # of the baseline, behind the noise; one gives no interval
 
     @field_validator("evals")
     @classmethod
@@ -303,6 +305,11 @@ def _constants(fixed: Fixed) -> dict[str, Any]:
     own = defaults.for_model(fixed.model)
     names = ("batch", "learning_rate", "decay", "aux_divisor", "dead_windows")
     return fixed.model_dump() | {name: getattr(own, name) for name in names} | {"k": f"{own.k:g}"}
+
+
+def baseline_constant(fixed: Fixed, name: str) -> float:
+    """Return a constant of the study's baseline, as its template is given it: k, batch, learning_rate."""
+    return float(_constants(fixed)[name])
 
 
 def strict_templates(folder: Path) -> "jinja2.Environment":

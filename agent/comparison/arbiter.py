@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from agent.comparison.matching import MATCH, Level, levels, reference_at
 from agent.comparison.significance import mean
-from agent.lab import defaults
+from agent.ideas import baseline_constant
 from agent.lab.metrics import family_of
 from agent.lab.results import Comparison
 from agent.study.events import ScoredOnTest
@@ -56,7 +56,7 @@ def score_of_baseline(baseline: Baseline, state: State) -> ScoredOnTest | None:
 def is_run_0(baseline: Baseline, state: State) -> bool:
     """Return True if a baseline is the study's own, run 0."""
     fixed = state.started.fixed
-    return (baseline.k, baseline.seed) == (defaults.for_model(fixed.model).k, fixed.seed)
+    return (baseline.k, baseline.seed) == (baseline_constant(fixed, "k"), fixed.seed)
 
 
 def on_test_split(run: int, state: State) -> OnTest:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from agent.comparison.matching import all_metrics, k_step
 from agent.display.live import Display
-from agent.ideas import Fixed, render_baseline
-from agent.lab import cache, defaults, results
+from agent.ideas import Fixed, baseline_constant, render_baseline
+from agent.lab import cache, results
 from agent.lab.evaluation.catalogue import NAMES
 from agent.lab.evaluation.requests import Score
 from agent.lab.files import atomic_path, remove, write_atomically
@@ -27,17 +27,18 @@ from agent.study.events import BaselineMeasured, StudyStarted
 from agent.study.records import Baseline
 from agent.study.workspace import Study
 
-SEEDS = 5  # behind the noise, the study's own seed among them
-
 
 def required_baselines(fixed: Fixed) -> list[tuple[float, int]]:
-    """Return K and seed of the baselines every study needs: first those for judgements, then those for the L0 curve."""
-    k = defaults.for_model(fixed.model).k
+    """Return K and seed of the baselines every study needs: first those for judgements, then those for the L0 curve.
+
+    With one seed no run is judged, so there are none but those of the curve.
+    """
+    k = baseline_constant(fixed, "k")
     step = k_step(k)
     neighbours = [(k - step, fixed.seed), (k + step, fixed.seed)]  # runs at the baseline's L0 are read between these
-    seeds = [(k, fixed.seed + number) for number in range(SEEDS)]
+    seeds = [(k, fixed.seed + number) for number in range(fixed.baseline_seeds)]
     curve = [(other, fixed.seed) for other in (k / 2, 2 * k) if other <= fixed.d_sae // 8]
-    return [seeds[0], seeds[1], *neighbours, *seeds[2:], *curve]
+    return [*seeds[:2], *(neighbours if seeds[1:] else ()), *seeds[2:], *curve]
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Baselines:
     @property
     def k(self) -> float:
         """The baseline's own K."""
-        return defaults.for_model(self.started.fixed.model).k
+        return baseline_constant(self.started.fixed, "k")
 
     @property
     def folder(self) -> Path:

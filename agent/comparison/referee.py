@@ -129,7 +129,10 @@ class Referee:
 
     def compare(self, info: FinalInfo) -> Comparison:
         """Compare a run with the baselines at its own L0 that it needs and that are there."""
-        comparison = matching.compare(info, self._beside(info)[0])
+        if self.started.fixed.baseline_seeds == 1:
+            comparison = matching.not_comparable(matching.ONE_SEED, seeds=1)
+        else:
+            comparison = matching.compare(info, self._beside(info)[0])
         return comparison.model_copy(update={"work_ratio": work_ratio(info.work, self.baseline_work)})
 
     def start_missing(self, info: FinalInfo) -> bool | None:
@@ -161,7 +164,7 @@ class Referee:
         l0, seed = info.metric("l0"), self.started.fixed.seed
         required = set(required_baselines(self.started.fixed))
         common = [each for each in self.state.baselines if (each.k, each.seed) in required]
-        if l0 is None or not self.is_ready:
+        if l0 is None or not self.is_ready or self.started.fixed.baseline_seeds == 1:
             return common, None
         more = {each.k: each for each in self.state.baselines if each.seed == seed and (each.k, seed) not in required}
         tried = {k for k, each in self.state.baselines_tried if each == seed}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from agent.comparison import matching
 from agent.comparison.judgement import Judgement, between_runs
 from agent.display.formatting import format_difference, unit_of
 from agent.hypothesis import ANY, Condition
@@ -57,6 +58,9 @@ def answer(
     supporting = tuple(map(examiner.test, rules.supported_if_all))
     refuting = tuple(map(examiner.test, rules.refuted_if_any))
     against = [tested for tested in refuting if tested.holds]
+    if state.started.fixed.baseline_seeds == 1:  # a measure has no interval, and would decide by itself
+        undecided = sentences.ANSWERS["not decided"].render(reasons=matching.ONE_SEED)
+        return Answer("not decided", undecided, supporting, refuting)
     if all(tested.holds for tested in supporting) and not against:
         decision, decisive = "supported", list(supporting)
     elif against:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.comparison.judgement import Judgement
 from agent.comparison.matching import levels, reseeded_level, seed_noise
-from agent.comparison.significance import ALPHA
+from agent.comparison.significance import half_width_per_noise
 from agent.display.formatting import format_difference
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Comparison
@@ -145,9 +145,7 @@ def _curve(name: str, baselines: Sequence[Baseline]) -> _Curve | None:
     noise, seeds = seed_noise(name, baselines), len(reseeded_level(baselines).baselines)
     half_width = None
     if noise is not None:
-        from scipy.special import stdtrit  # here because scipy takes long to import
-
-        half_width = float(stdtrit(seeds - 1, 1 - ALPHA / 2)) * noise * math.sqrt(1 + 1 / seeds)
+        half_width = half_width_per_noise(seeds) * noise
     return _Curve([l0 for l0, _ in measured], [sum(values) / len(values) for _, values in measured], half_width)
 
 

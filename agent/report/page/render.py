@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from agent import TEMPLATES
+from agent.comparison.matching import ONE_SEED
 from agent.lab.files import BadFile, read_plain
 from agent.lab.metrics import METRICS
 from agent.lab.results import Measure
@@ -165,6 +166,7 @@ def setting(opened: Opened) -> list[tuple[str, str]]:
         ("Primary metric", METRICS[started.primary_metric].title),
         ("Smallest effect worth having", f"{started.smallest_effect:g}"),
         ("Baselines", f"{len(state.baselines)}: {len(levels)} values of K, {len(seeds)} seeds"),
+        *([("Comparison", ONE_SEED)] if fixed.baseline_seeds == 1 else []),
         ("Sentinels", held),
         ("Proposals by", changed_settings.models(state) or "the idea's plan"),
         *([("Changed by agent resume", " ".join(changed))] if (changed := changed_settings.sentences(state)) else []),
