@@ -111,8 +111,15 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="Replay the recorded answers of this transcript.jsonl; no network."),
     ] = None,
+    no_tune: Annotated[
+        bool, typer.Option("--no-tune", help="Leave the baseline's learning rate at the model's default, untried.")
+    ] = False,
     baseline_seeds: Annotated[
         int | None, typer.Option(min=1, help="Seeds of the baseline, 5 by default; with 1 no run is judged.")
+    ] = None,
+    ks: Annotated[
+        str | None,
+        typer.Option(metavar="K,K,...", help="Train a confirmed winner and the baseline at these K too, for a front."),
     ] = None,
     jobs: Jobs = None,
     threads: Annotated[
@@ -138,6 +145,7 @@ def run(
     """
     from agent import ideas
     from agent.commands import run as command
+    from agent.comparison import front
     from agent.lab import defaults
     from agent.lab.evaluation import catalogue
     from agent.proposers import select
@@ -175,6 +183,8 @@ def run(
             max_hours=max_hours,
             run_timeout=run_timeout,
             device=device,
+            tune=not no_tune,
+            ks=front.parse_ks(ks, fixed.d_sae) if ks is not None else (),
             language_model=select.requested_model(proposer, llm, llm_command, replay=replay, **asked, **spend),
             approve=approve,
             sandbox=sandbox,

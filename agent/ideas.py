@@ -288,23 +288,33 @@ def primary_metric_and_effect(idea: Idea, model: str) -> tuple[str, float]:
     return own.primary_metric, own.smallest_effect
 
 
-def render_baseline(fixed: Fixed, k: float | None = None, templates: Path = TEMPLATES) -> str:
-    """Render the baseline experiment.py, with the model's own K unless `k` is given. Raise BadIdea if that fails."""
-    variables = _constants(fixed) | ({"k": f"{k:g}"} if k else {})
+def render_baseline(
+    fixed: Fixed, k: float | None = None, templates: Path = TEMPLATES, *, rate: float | None = None
+) -> str:
+    """Render the baseline experiment.py, with the model's own K and learning rate unless `k` and `rate` are given.
+
+    Raise BadIdea if that fails.
+    """
+    variables = _constants(fixed, rate) | ({"k": f"{k:g}"} if k else {})
     return _render("experiment.py.j2", variables, "the baseline", templates)
 
 
-def render_step(idea: Idea, step: Step, fixed: Fixed, templates: Path = TEMPLATES) -> str:
-    """Render the experiment.py of one step. Raise BadIdea, with the step and the template's line, if that fails."""
-    variables = _constants(fixed) | idea.defaults | step.parameters
+def render_step(idea: Idea, step: Step, fixed: Fixed, templates: Path = TEMPLATES, *, rate: float | None = None) -> str:
+    """Render the experiment.py of one step, with the model's own learning rate unless `rate` is given.
+
+    Raise BadIdea, with the step and the template's line, if that fails.
+    """
+    variables = _constants(fixed, rate) | idea.defaults | step.parameters
     return _render(f"ideas/{idea.name}/experiment.py.j2", variables, f"{idea.name}, step {step.name}", templates)
 
 
-def _constants(fixed: Fixed) -> dict[str, Any]:
-    """Return what a template may use: the fixed settings, and the constants of the model's baseline."""
+def _constants(fixed: Fixed, rate: float | None = None) -> dict[str, Any]:
+    """Return what a template may use: the fixed settings, and the constants of the model's baseline, with the learning
+    rate that a study has found."""
     own = defaults.for_model(fixed.model)
     names = ("batch", "learning_rate", "decay", "aux_divisor", "dead_windows")
-    return fixed.model_dump() | {name: getattr(own, name) for name in names} | {"k": f"{own.k:g}"}
+    found = {} if rate is None else {"learning_rate": rate}
+    return fixed.model_dump() | {name: getattr(own, name) for name in names} | {"k": f"{own.k:g}"} | found
 
 
 def baseline_constant(fixed: Fixed, name: str) -> float:

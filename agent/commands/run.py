@@ -19,7 +19,7 @@ from agent.display.formatting import hours_line
 from agent.display.live import make_display
 from agent.ideas import Fixed, Idea
 from agent.lab import cache
-from agent.lab.defaults import SETUP_FILE
+from agent.lab.defaults import SETUP_FILE, has_tuned_rate
 from agent.lab.errors import UserError
 from agent.lab.metrics import family_of
 from agent.lab.visible import one_line
@@ -55,6 +55,8 @@ class StudyRequest:
     max_hours: float | None
     run_timeout: float | None  # seconds
     device: str | None  # None: the GPU if there is one
+    tune: bool  # the baseline's learning rate, where the model has none that was tuned
+    ks: tuple[float, ...]  # at which a confirmed winner is trained at the end
     language_model: LanguageModel | None  # None: the idea's own plan
     approve: bool
     sandbox: SandboxWish
@@ -102,6 +104,8 @@ class StudyRequest:
             slurm=None if self.place.slurm is None else dict(self.place.slurm),
             judging=judging_hash(self.idea.name),
             confinement=confinement,
+            tune=self.tune and not has_tuned_rate(self.fixed.model),
+            ks=self.ks,
         )
 
 

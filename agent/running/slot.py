@@ -88,8 +88,12 @@ class Slot:
             outcome.write(directory / OUTCOME)
 
     def _outcome(self, job: Job, attempt: Path) -> Outcome:
-        training, label = job.training, job.label
-        run_dir = attempt / training.directory if training else job.request.run_dir
+        training, request, label = job.training, job.request, job.label
+        if training:
+            run_dir = attempt / training.directory
+        else:
+            assert request
+            run_dir = request.run_dir
         found, remarks, start = Outcome(run_dir=run_dir), [], time.monotonic()
         if training:
             script = attempt / "experiment.py"
@@ -110,9 +114,9 @@ class Slot:
                 recorded = {"digests": digests.of_files(run_dir, digests.RUN_FILES)}
                 found.model_copy(update=recorded).write(attempt.with_name(TRAINED))
         start = time.monotonic()
-        if found.failure is None:
+        if request and found.failure is None:
             try:
-                self.evaluate(job.request.model_copy(update={"run_dir": run_dir}), job.label, job.timeout)
+                self.evaluate(request.model_copy(update={"run_dir": run_dir}), job.label, job.timeout)
             except RunFailed as failure:
                 stopped = isinstance(failure, EvaluationStopped)
                 found = found.model_copy(update={"evaluation": failure.verdict, "stopped": stopped})
@@ -159,14 +163,15 @@ class Slot:
         stdout, stderr = log_path(run_dir, "stdout"), log_path(run_dir, "stderr")
         remove(script)  # which a smoke test may have put a link in the place of
         write_atomically(script, training.source)
+        fixed = self.setup.fixed.model_copy(update={"tokens": training.tokens or self.setup.fixed.tokens})
         settings = {
             "SAE_AGENT_DRIVEN": "1",
-            "SAE_AGENT_FIXED": self.setup.fixed.model_dump_json(),
+            "SAE_AGENT_FIXED": fixed.model_dump_json(),
             "SAE_AGENT_SEED": str(training.seed),
             **({"SAE_AGENT_SMOKE": "1"} if smoke else {}),
         }
         progress, shared_memory = [run_dir / "metrics.jsonl", stdout, stderr], SharedMemory(memory_limit())
-        total = min(self.setup.fixed.tokens, SMOKE_TOKENS) if smoke else self.setup.fixed.tokens
+        total = min(fixed.tokens, SMOKE_TOKENS) if smoke else fixed.tokens
         remove(run_dir)
         run_dir.mkdir()
         with self._watched_cache(remarks) as changed, self._activations.training(total) as served:
@@ -180,7 +185,7 @@ class Slot:
                 stderr=stderr,
                 timeout=timeout,
                 watchdogs=[
-                    lambda: self._judge(run_dir, label),
+                    lambda: self._judge(run_dir, label, fixed.tokens),
                     *(Stall(progress), Processes(), Files(self.setup.study), shared_memory),
                     *self._watchdogs(stdout, stderr),
                 ],
@@ -194,7 +199,9 @@ class Slot:
         tampered = collect_run_files(run_dir, training.source) or (changed[0] if changed else None)
         if tampered:
             self._end_evaluator()  # it may have read what was changed
-        verdict = tampered or self._judge(run_dir, label) or process.exit_verdict(ended, run_dir / "stderr.log")
+        verdict = (
+            tampered or self._judge(run_dir, label, fixed.tokens) or process.exit_verdict(ended, run_dir / "stderr.log")
+        )
         if verdict := verdict or damage:
             raise RunFailed(self._shortened(verdict, script.parent))
         return Work(rows=rows, cpu_seconds=round(ended.cpu_seconds, 2), machine=machine(self.setup.fixed.threads))
@@ -271,13 +278,13 @@ class Slot:
         evidence = verdict.evidence.replace(f"{folder}{os.sep}", "").replace(f"{self.setup.study}{os.sep}", "")
         return verdict.model_copy(update={"evidence": evidence})
 
-    def _judge(self, run_dir: Path, label: str) -> Verdict | None:
+    def _judge(self, run_dir: Path, label: str, tokens: int) -> Verdict | None:
         """Judge the training history so far, and show how far it has come."""
         try:
             rows = results.read_metrics(run_dir)
         except BadFile as damage:
             return Verdict(name="crashed", evidence=str(damage))
-        self._show(training_progress(label, rows, self.setup.fixed.tokens))
+        self._show(training_progress(label, rows, tokens))
         return judge_metrics(rows)
 
     def _watchdogs(self, *logs: Path) -> list[Watchdog]:

@@ -28,10 +28,13 @@ class TrainingGuard:
         self.metrics = (out_dir / "metrics.jsonl").open("w")
         self.tokens = self.done = 0
 
-    def step(self, tokens: int, loss: float | None) -> None:
+    def step(self, tokens: int, loss: float | None, learning_rate: float = 1e-3) -> None:
         self.done += 1
         self.tokens += tokens
-        means = {"loss": loss, "l0": 16.0, "mse": 0.2, "alive_fraction": 0.9, "learning_rate": 1e-3, "grad_norm": 1.0}
+        best = float(os.environ.get("SAE_AGENT_STANDIN_RATE", "1e-3"))
+        mse = 0.2 + 0.1 * math.log(learning_rate / best) ** 2
+        means = {"loss": loss, "l0": 16.0, "mse": mse, "alive_fraction": 0.9, "grad_norm": 1.0}
+        means["learning_rate"] = learning_rate
         row = {"step": self.done, "tokens": self.tokens, "seconds": self.done * 0.1} | means
         self.metrics.write(json.dumps(row) + "\n")
         self.metrics.flush()
