@@ -54,6 +54,9 @@ def run(
     evaluation_data: options.EvaluationData = "local",
     device: options.Device = None,
     dtype: options.Dtype = None,
+    no_tune: options.NoTune = False,
+    baseline_seeds: options.BaselineSeeds = None,
+    ks: options.Ks = None,
     max_hours: options.MaxHours = None,
     run_timeout: options.RunTimeout = None,
     proposer: options.Proposer = None,
@@ -84,6 +87,7 @@ def run(
     from agent import ideas
     from agent.commands import run as command
     from agent.commands import study_settings
+    from agent.comparison import front
     from agent.lab.evaluation import catalogue
     from agent.proposers import select
     from agent.running.places import Place
@@ -104,7 +108,14 @@ def run(
     language_model = select.requested_model(proposer, llm, llm_command, replay=replay, **asked, **spend)
     given = {"model": model, "hook_name": hook, "layer": layer, "d_sae": d_sae, "k": k, "tokens": tokens}
     given |= {"batch": batch, "learning_rate": lr, "seed": seed, "context": context, "smallest_effect": smallest_effect}
-    given |= {"text": text, "dtype": dtype, "threads": threads, "evals": evals or None, "stream": stream or None}
+    given |= {
+        "baseline_seeds": baseline_seeds,
+        "text": text,
+        "dtype": dtype,
+        "threads": threads,
+        "evals": evals or None,
+        "stream": stream or None,
+    }
     given |= {"evaluation_data": evaluation_data if evaluation_data != "local" else None}
     settled = study_settings.settle(plan, given, sets or (), on_cluster=place.slurm is not None)
     request = command.StudyRequest(
@@ -115,6 +126,8 @@ def run(
         max_hours=max_hours,
         run_timeout=run_timeout,
         device=device,
+        tune=not no_tune and settled.rate_is_a_guess,
+        ks=front.parse_ks(ks, settled.fixed.d_sae) if ks is not None else (),
         language_model=language_model,
         approve=approve,
         sandbox=sandbox,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+BASELINE_SEEDS = 5  # behind the noise, the study's own seed among them
 MOST_VARIANCE_LOST = 0.05  # an SAE that reconstructs so much less is not better, whatever else it does
 
 Direction = Literal["up", "down", "same"]
@@ -79,6 +80,7 @@ class Fixed(Strict):
     context: Context | None = None  # tokens in a window of text; None: defaults.CONTEXT, or as many as the model has
     constants: dict[ConstantName, Any] = {}  # of experiment.py, with BATCH and LEARNING_RATE if they were asked for
     stream: bool = False  # rows come from the model as they are read; so do more of them than are stored
+    baseline_seeds: PositiveInt = BASELINE_SEEDS  # of the baseline, behind the noise; one gives no interval
 
     @field_validator("evals")
     @classmethod
@@ -318,26 +320,36 @@ def primary_metric_and_effect(idea: Idea, model: str) -> tuple[str, float]:
     return own.primary_metric, own.smallest_effect
 
 
-def render_baseline(fixed: Fixed, k: float | None = None, templates: Path = TEMPLATES) -> str:
-    """Render the baseline experiment.py, with the model's own K unless `k` is given. Raise BadIdea if that fails."""
-    variables = _constants(fixed) | ({"k": f"{k:g}"} if k else {})
+def render_baseline(
+    fixed: Fixed, k: float | None = None, templates: Path = TEMPLATES, *, rate: float | None = None
+) -> str:
+    """Render the baseline experiment.py, with the model's own K and learning rate unless `k` and `rate` are given.
+
+    Raise BadIdea if that fails.
+    """
+    variables = _constants(fixed, rate) | ({"k": f"{k:g}"} if k else {})
     return constants.replaced(_render("experiment.py.j2", variables, "the baseline", templates), fixed.constants)
 
 
-def render_step(idea: Idea, step: Step, fixed: Fixed, templates: Path = TEMPLATES) -> str:
-    """Render the experiment.py of one step. Raise BadIdea, with the step and the template's line, if that fails."""
-    known = _constants(fixed)
+def render_step(idea: Idea, step: Step, fixed: Fixed, templates: Path = TEMPLATES, *, rate: float | None = None) -> str:
+    """Render the experiment.py of one step, with the model's own learning rate unless `rate` is given.
+
+    Raise BadIdea, with the step and the template's line, if that fails.
+    """
+    known = _constants(fixed, rate)
     settled = {name: known[name] for name in OF_THE_MODEL if name in fixed.model_fields_set}
     variables = known | idea.defaults | settled | step.parameters
     source = _render(f"ideas/{idea.name}/experiment.py.j2", variables, f"{idea.name}, step {step.name}", templates)
     return constants.replaced(source, fixed.constants)
 
 
-def _constants(fixed: Fixed) -> dict[str, Any]:
-    """Return what a template may use: the study's settings, and the other constants of the model's baseline."""
+def _constants(fixed: Fixed, rate: float | None = None) -> dict[str, Any]:
+    """Return what a template may use: the study's settings, the learning rate that it has found, and the other
+    constants of the model's baseline."""
     own = defaults.for_model(fixed.model)
     names = ("decay", "aux_divisor", "dead_windows")
-    return fixed.model_dump() | {name: getattr(own, name) for name in names} | {"k": f"{fixed.k:g}"}
+    found = {"k": f"{fixed.k:g}"} | ({"learning_rate": rate} if rate else {})
+    return fixed.model_dump() | {name: getattr(own, name) for name in names} | found
 
 
 def strict_templates(folder: Path) -> "jinja2.Environment":

@@ -2,14 +2,16 @@
 
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from agent.audit import contradicted
 from agent.comparison.baselines import Baselines
 from agent.comparison.confirmation import Confirmation
 from agent.comparison.feature_keeper import FeatureKeeper
+from agent.comparison.front import Front
 from agent.comparison.referee import Referee
+from agent.comparison.tuning import Tuning
+from agent.display.approve import agrees
 from agent.display.formatting import comparison_line, remark_line
 from agent.lab.files import BadFile
 from agent.lab.verdicts import Verdict
@@ -61,7 +63,8 @@ class Loop:
         self.started = ledger.state.started
         baselines = Baselines(study, self.started, custody, self.display)
         self.referee = Referee(study, ledger, queue, custody, self.display, baselines)
-        self.confirmation, self.features = Confirmation(self.referee), FeatureKeeper(self.referee)
+        self.tuning, self.confirmation = Tuning(self.referee), Confirmation(self.referee)
+        self.front, self.features = Front(self.referee, self.confirmation), FeatureKeeper(self.referee)
         self.stages = RunStages(
             study, ledger, queue, custody, self.display, baselines, analysis.path, self.ask_proposer
         )
@@ -153,7 +156,7 @@ class Loop:
 
     def take_in(self) -> bool:
         """Record how a job ended; return False if none has, or none whose turn it is."""
-        owners = (self.stages, self.referee, self.confirmation, self.features)
+        owners = (self.stages, self.tuning, self.referee, self.confirmation, self.front, self.features)
         for name in self.queue.names:
             ended = self.queue.ended(name)
             if ended and any(owner.take_in(name, ended) for owner in owners):
@@ -175,11 +178,13 @@ class Loop:
     def start_next(self) -> bool:
         """Start the most urgent job that can start; return False if there is none. Raise HoursSpent, StudyOver.
 
-        Run 0 and run 1 come first, so that the first comparison comes early, then what comparisons need, then runs. The
-        sentinels come before run 1 where that could not start beside run 0. Last are features, and only beside other
-        jobs, so that no comparison waits for them.
+        The baseline's learning rate is tuned before all else. Then run 0 and run 1 come first, so that the first
+        comparison comes early, then what comparisons need, then runs. The sentinels come before run 1 where that could
+        not start beside run 0. Last are features, and only beside other jobs, so that no comparison waits for them.
         """
         self.require_sound_study()
+        if self.tuning.is_due:
+            return self.tuning.start_next()
         if self.stages.start_job():
             return True
         run_0_is_through = self.referee.baseline_counts and self.state.sentinels is None
@@ -197,7 +202,8 @@ class Loop:
         try:
             self.ledger.budget.require_run()
             self.left_over = True
-            proposal = self.ask_proposer(number) if number else baseline_proposal(self.started.fixed)
+            rate = self.state.learning_rate
+            proposal = self.ask_proposer(number) if number else baseline_proposal(self.started.fixed, rate)
         except HoursSpent:
             raise
         except StudyDone as done:
@@ -272,9 +278,10 @@ class Loop:
         return False
 
     def conclude(self) -> None:
-        """Confirm winners, score the test split, and keep features, unless what judges them has changed; conclude."""
+        """Confirm winners, train their front and keep features, unless what judges them has changed; conclude."""
         if not self.custody.code.changed():
-            self.work(lambda: self.confirmation.start_next() or self.features.start_next())
+            last = (self.confirmation, self.front, self.features)
+            self.work(lambda: any(owner.start_next() for owner in last))
         self.ask_for_conclusion()
 
     def ask_for_conclusion(self) -> None:
@@ -298,7 +305,7 @@ class Loop:
         reason, used, most = self.done, self.state.runs_used, self.started.max_runs
         if self.left_over:
             reason = f"{reason} after {used} of at most {most} runs"
-        first, *others = [run.verdict for run in self.state.runs]
+        first, *others = [run.verdict for run in self.state.runs] or [None]
         if any(verdict and verdict.ok for verdict in others):
             return StudyResult(reason, int(self.over))
         return StudyResult(f"{reason}; no run but the baseline counts" if first and first.ok else reason, 1)
@@ -332,12 +339,8 @@ class Loop:
         """Return True if the jobs of a cluster are to end with an interruption; a person at a terminal is asked."""
         if self.cancel_jobs or not self.queue.running or not sys.stdin.isatty():
             return self.cancel_jobs
-        with self.display.paused(), suppress(EOFError, KeyboardInterrupt):
-            return input(f"cancel {', '.join(self.queue.running)} on the cluster too? [y/N] ").strip().lower() in (
-                "y",
-                "yes",
-            )
-        return False
+        with self.display.paused():
+            return agrees(f"cancel {', '.join(self.queue.running)} on the cluster too?")
 
     def give_up_jobs(self, verdict: Verdict) -> None:
         """Record that the jobs that had not ended were ended."""

@@ -54,6 +54,18 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show every setting with the reason for its value, and start nothing.")
 ]
 
+# Its comparisons
+NoTune = Annotated[
+    bool, typer.Option("--no-tune", help="Leave the baseline's learning rate at the model's default, untried.")
+]
+BaselineSeeds = Annotated[
+    int | None, typer.Option(min=1, help="Seeds of the baseline, 5 by default; with 1 no run is judged.")
+]
+Ks = Annotated[
+    str | None,
+    typer.Option(metavar="K,K,...", help="Train a confirmed winner and the baseline at these K too, for a front."),
+]
+
 # Its limits
 MaxRuns = Annotated[int, typer.Option(min=1, help="Number of runs; the baseline is not counted.")]
 MaxHours = Annotated[float | None, typer.Option(help="Hours of work; no run starts that would exceed them.")]

@@ -42,7 +42,16 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _ITEM = re.compile(r"\A(?:[-*•]|\d{1,2}[.)])\s+")
-_NOT_CLAIMS = ("title", "experiment description", "test text", "test samples", "not tried", "glossary", "end")
+_NOT_CLAIMS = (
+    "title",
+    "experiment description",
+    "front over k",
+    "test text",
+    "test samples",
+    "not tried",
+    "glossary",
+    "end",
+)
 _NO_ANSWER = re.compile(r"(?:question|failed|cost): ", re.IGNORECASE)  # lines of the section Answer
 _MARK = CONTRADICTED_WORDS.wordings[0].partition("{")[0].strip()
 _UNCHECKED = (IN_THE_MODELS_WORDS, _MARK)  # how paragraphs begin that are no claims of the notes

@@ -56,6 +56,8 @@ class StudyRequest:
     max_hours: float | None
     run_timeout: float | None  # seconds
     device: str | None  # None: the GPU if there is one
+    tune: bool  # the baseline's learning rate, where the model has none that was tuned
+    ks: tuple[float, ...]  # at which a confirmed winner is trained at the end
     language_model: LanguageModel | None  # None: the idea's own plan
     approve: bool
     sandbox: SandboxWish
@@ -105,6 +107,8 @@ class StudyRequest:
             slurm=None if self.place.slurm is None else dict(self.place.slurm),
             judging=judging_hash(self.idea.name),
             confinement=confinement,
+            tune=self.tune,
+            ks=self.ks,
         )
 
 

@@ -16,7 +16,7 @@ from agent import ROOT, constants, ideas
 from agent.display.console import LONGEST_LINE, make_console, print_table
 from agent.ideas import OF_THE_MODEL, Fixed, Idea
 from agent.lab import defaults, files, model_files, model_shape
-from agent.lab.defaults import Defaults
+from agent.lab.defaults import Defaults, has_tuned_rate
 from agent.lab.errors import UserError, did_you_mean
 from agent.lab.model_shape import ModelShape
 from agent.lab.visible import one_line
@@ -65,6 +65,11 @@ class Settled:
     reasons: Mapping[str, str]  # of fields of Fixed, and of constants
     shape: ModelShape | None  # None: a world, or a model whose config could not be had
     smallest_effect: float | None  # None: the idea's, or the model's
+
+    @property
+    def rate_is_a_guess(self) -> bool:
+        """True if nobody has given the learning rate, and the baseline's was not tuned for the model."""
+        return not has_tuned_rate(self.fixed.model) and self.reasons["learning_rate"] not in (GIVEN, BY_IDEA)
 
 
 def option(name: str) -> str:
@@ -337,7 +342,7 @@ def _rows(idea: Idea, settled: Settled, smallest_effect: float) -> Iterable[Sett
         yield Setting(option(name), _shown(getattr(fixed, name), "bfloat16 on a GPU, else float32"), reasons[name])
     if shape:
         yield Setting("d_in", f"{shape.width_at(fixed.hook_name):,}", f"of {fixed.model} at this hook")
-    for name in ("d_sae", "k", "tokens", "batch", "learning_rate", "seed"):
+    for name in ("d_sae", "k", "tokens", "batch", "learning_rate", "seed", "baseline_seeds"):
         yield Setting(option(name), _shown(getattr(fixed, name)), reasons[name])
     if not defaults.is_world(fixed.model):
         yield Setting("--context", _shown(fixed.context, str(defaults.CONTEXT)), reasons["context"])

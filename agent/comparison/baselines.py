@@ -15,7 +15,7 @@ from agent.ideas import Fixed, render_baseline
 from agent.lab import cache, results
 from agent.lab.evaluation.catalogue import NAMES
 from agent.lab.evaluation.requests import Score
-from agent.lab.files import atomic_path, remove, write_atomically
+from agent.lab.files import MIB, atomic_path, read_plain, remove, write_atomically
 from agent.lab.locks import waiting_lock
 from agent.lab.metrics import family_of
 from agent.lab.results import FinalInfo, Work
@@ -28,17 +28,20 @@ from agent.study.events import BaselineMeasured, StudyStarted
 from agent.study.records import Baseline
 from agent.study.workspace import Study
 
-SEEDS = 5  # behind the noise, the study's own seed among them
+SENTINELS, RATES = "sentinels.json", "learning_rate.json"  # cached beside the baselines
 
 
 def required_baselines(fixed: Fixed) -> list[tuple[float, int]]:
-    """Return K and seed of the baselines every study needs: first those for judgements, then those for the L0 curve."""
+    """Return K and seed of the baselines every study needs: first those for judgements, then those for the L0 curve.
+
+    With one seed no run is judged, so there are none but those of the curve.
+    """
     k = fixed.k
     step = k_step(k)
     neighbours = [(k - step, fixed.seed), (k + step, fixed.seed)]  # runs at the baseline's L0 are read between these
-    seeds = [(k, fixed.seed + number) for number in range(SEEDS)]
+    seeds = [(k, fixed.seed + number) for number in range(fixed.baseline_seeds)]
     curve = [(other, fixed.seed) for other in (k / 2, 2 * k) if other <= fixed.d_sae // 8]
-    return [seeds[0], seeds[1], *neighbours, *seeds[2:], *curve]
+    return [*seeds[:2], *(neighbours if seeds[1:] else ()), *seeds[2:], *curve]
 
 
 @dataclass
@@ -56,10 +59,15 @@ class Baselines:
         return self.started.fixed.k
 
     @property
+    def learning_rate(self) -> float | None:
+        """The rate that the study has found for its baselines; None for the model's own."""
+        return self.custody.ledger.state.learning_rate
+
+    @property
     def folder(self) -> Path:
         """The cache's folder for everything that figures depend on, apart from K and seed."""
         fixed = self.started.fixed
-        source = render_baseline(fixed.model_copy(update={"seed": 0}))
+        source = render_baseline(fixed.model_copy(update={"seed": 0}), rate=self.learning_rate)
         digest = hashlib.sha256(f"{self.started.fingerprint}\n{source}".encode()).hexdigest()[:12]
         return (
             cache.root() / "baselines" / f"{cache.slug(Path(fixed.model).name)}-{cache.slug(fixed.hook_name)}-{digest}"
@@ -86,19 +94,21 @@ class Baselines:
             if entry not in sound and entry.suffix != ".partial":
                 self.display.say(f"{entry} in the cache is not as it was saved: trained again")
         files = [entry / name for entry in sound for name in digests.RUN_FILES]
-        return files + [self.sentinels] * digests.is_sealed(self.folder, [self.sentinels.name])
+        return files + [self.folder / name for name in (SENTINELS, RATES) if digests.is_sealed(self.folder, [name])]
 
-    @property
-    def sentinels(self) -> Path:
-        """Where the scores of the sentinels are cached."""
-        return self.folder / "sentinels.json"
+    def cached_file(self, name: str) -> bytes | None:
+        """Return a cached file beside the baselines, SENTINELS or RATES; None if there is none to rely on."""
+        if not self.custody.artefacts.are_recorded(self.folder, [name]):
+            return None
+        return read_plain(self.folder / name, MIB)
 
-    def save_sentinels(self, content: bytes) -> None:
-        """Cache the scores of the sentinels."""
+    def save_file(self, name: str, content: bytes) -> None:
+        """Cache a file beside the baselines."""
         with self.cache_lock():
-            write_atomically(self.sentinels, content)
-            digests.seal(self.folder, [self.sentinels.name])
-        self.custody.artefacts.record([self.sentinels])
+            self._write_about()
+            write_atomically(self.folder / name, content)
+            digests.seal(self.folder, [name])
+        self.custody.artefacts.record([self.folder / name])
 
     def cached_results(self, k: float, seed: int) -> FinalInfo | None:
         """Return the cached results of a baseline if they cover all families of the study, else None."""
@@ -125,7 +135,8 @@ class Baselines:
         """Return the job that trains and scores a baseline, or scores a cached one by the families it has not."""
         label, run_dir = f"baseline with K {k:g}, seed {seed}", self._run_dir(k, seed)
         if not self.cached_run(k, seed):
-            return self.training(render_baseline(self.started.fixed, k), seed, run_dir, label, budget)
+            source = render_baseline(self.started.fixed, k, rate=self.learning_rate)
+            return self.training(source, seed, run_dir, label, budget)
         remove(run_dir)  # of a driver that was killed
         self.copy_from_cache(k, seed, run_dir)
         cached = results.read(self.entry(k, seed)).families
@@ -200,14 +211,17 @@ class Baselines:
         """Cache a copy of a baseline, whole or not at all, in the place of one that has figures of fewer families."""
         entry = self.entry(k, seed)
         with self.cache_lock():
-            about = self.started.fixed.model_dump(include={"model", "hook_name", "tokens", "d_sae"})
-            write_atomically(self.folder / "about.json", json.dumps(about))
+            self._write_about()
             if not (self.cached_run(k, seed) and results.read(entry).families >= results.read(run_dir).families):
                 with atomic_path(entry) as partial:
                     copy_run(run_dir, partial)
                     digests.seal(partial, digests.RUN_FILES)
                     remove(entry)
         self.custody.artefacts.record(entry / name for name in digests.RUN_FILES)
+
+    def _write_about(self) -> None:
+        about = self.started.fixed.model_dump(include={"model", "hook_name", "tokens", "d_sae"})
+        write_atomically(self.folder / "about.json", json.dumps(about))
 
     @contextmanager
     def cache_lock(self) -> Iterator[None]:

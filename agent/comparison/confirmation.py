@@ -46,6 +46,12 @@ class Confirmation:
                 return self._start_score(event)
         return False
 
+    @property
+    def is_through(self) -> bool:
+        """True if all is there that says which runs are better."""
+        seeds_run = any(job_names.fresh_seed_of(name) for name in self.ledger.state.jobs)
+        return not seeds_run and self._missing_seed() is None and not any(self._to_score_on_test())
+
     def take_in(self, name: str, ended: Ended) -> bool:
         """Record how a job of the confirmation ended; return False if it is another's, or waits for a baseline."""
         if fresh := job_names.fresh_seed_of(name):
@@ -70,16 +76,8 @@ class Confirmation:
 
     def _runs_with_outcome(self, outcome: judgement.Outcome) -> list[Run]:
         """Return the runs that were judged so, the greatest improvement first."""
-        primary, runs = self.started.primary_metric, self.referee.runs
-        judged = judgements(runs, self.ledger.state)
-
-        def improvement(run: Run) -> float:
-            assert run.info
-            assert run.info.comparison
-            return judgement.improvement(primary, run.info.comparison.metrics[primary])
-
-        matches = [run for run in runs if run.number in judged and judged[run.number].outcome == outcome]
-        return sorted(matches, key=improvement, reverse=True)
+        runs = self.referee.runs
+        return judgement.ranked(runs, judgements(runs, self.ledger.state), outcome, self.started.primary_metric)
 
     def _start_seed(self, run: Run, seed: int) -> bool:
         budget = self.ledger.budget

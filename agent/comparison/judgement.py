@@ -176,6 +176,18 @@ def between_runs(run: MetricComparison, other: MetricComparison) -> MetricCompar
     return compare_to_reference(run.difference, other.difference, run.noise, error, min(run.df, other.df))
 
 
+def ranked(runs: Sequence[Run], judged: Mapping[int, Judgement], outcome: Outcome, primary: str) -> list[Run]:
+    """Return the runs that were judged so, the greatest improvement of the primary metric first."""
+
+    def gain(run: Run) -> float:
+        assert run.info
+        assert run.info.comparison
+        return improvement(primary, run.info.comparison.metrics[primary])
+
+    matches = [run for run in runs if run.number in judged and judged[run.number].outcome == outcome]
+    return sorted(matches, key=gain, reverse=True)
+
+
 def observed_direction(comparison: MetricComparison) -> Direction:
     """Return which way a metric went; `same` if the difference is within the noise."""
     if abs(comparison.difference) <= comparison.half_width:

@@ -18,6 +18,7 @@ from agent.study.records import Baseline
 
 MATCH = 0.10  # a baseline whose L0 differs by more than this share says nothing about a run
 NO_NOISE = "the noise between seeds was not measured"
+ONE_SEED = "one baseline seed: no interval, so nothing is said to be better or worse"
 LEAST_NOISE = {"alive_fraction": 0.001}  # one dead latent in a thousand; for other metrics, their rounding
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from agent.comparison import judgement, matching
-from agent.comparison.baselines import Baselines, required_baselines
+from agent.comparison.baselines import SENTINELS, Baselines, required_baselines
 from agent.display.formatting import error_lines
 from agent.display.live import Display
 from agent.ideas import Direction
@@ -71,7 +71,7 @@ class Referee:
             return self._start_sentinels()
         for k, seed in self._wanted():
             if (k, seed) not in self.state.baselines_tried and job_names.baseline(k, seed) not in self.state.jobs:
-                return self._start_baseline(k, seed)
+                return self.start_baseline(k, seed)
         return False
 
     def take_in(self, name: str, ended: Ended) -> bool:
@@ -95,7 +95,7 @@ class Referee:
                 self.queue.lose(name, ended.evaluation)
                 raise StudyPaused(reason)
             self.custody.artefacts.record()
-            self._record_sentinels(read_plain(ended.run_dir / "sentinels.json", MIB))
+            self._record_sentinels(read_plain(ended.run_dir / SENTINELS, MIB))
         self.queue.forget(name)
         return True
 
@@ -129,7 +129,10 @@ class Referee:
 
     def compare(self, info: FinalInfo) -> Comparison:
         """Compare a run with the baselines at its own L0 that it needs and that are there."""
-        comparison = matching.compare(info, self._beside(info)[0])
+        if self.started.fixed.baseline_seeds == 1:
+            comparison = matching.not_comparable(matching.ONE_SEED, seeds=1)
+        else:
+            comparison = matching.compare(info, self._beside(info)[0])
         return comparison.model_copy(update={"work_ratio": work_ratio(info.work, self.baseline_work)})
 
     def start_missing(self, info: FinalInfo) -> bool | None:
@@ -141,7 +144,7 @@ class Referee:
         if missing is None:
             return None
         seed = self.started.fixed.seed
-        return job_names.baseline(missing, seed) not in self.state.jobs and self._start_baseline(missing, seed)
+        return job_names.baseline(missing, seed) not in self.state.jobs and self.start_baseline(missing, seed)
 
     @property
     def baseline_work(self) -> Work | None:
@@ -161,7 +164,7 @@ class Referee:
         l0, seed = info.metric("l0"), self.started.fixed.seed
         required = set(required_baselines(self.started.fixed))
         common = [each for each in self.state.baselines if (each.k, each.seed) in required]
-        if l0 is None or not self.is_ready:
+        if l0 is None or not self.is_ready or self.started.fixed.baseline_seeds == 1:
             return common, None
         more = {each.k: each for each in self.state.baselines if each.seed == seed and (each.k, seed) not in required}
         tried = {k for k, each in self.state.baselines_tried if each == seed}
@@ -194,25 +197,24 @@ class Referee:
 
     def _start_sentinels(self) -> bool:
         """Score SAEs whose scores are known; once for every model, hook and version of the lab."""
-        cached = self.baselines.sentinels
-        if self.custody.artefacts.are_recorded(cached.parent, [cached.name]):
-            self._record_sentinels(read_plain(cached, MIB), cache=False)
+        if cached := self.baselines.cached_file(SENTINELS):
+            self._record_sentinels(cached, cache=False)
             return True
         budget = self.ledger.budget
         budget.require_hours()
-        request = TrySentinels(run_dir=self.study.run_dir(0), out="sentinels.json")
+        request = TrySentinels(run_dir=self.study.run_dir(0), out=SENTINELS)
         job = Job(label="sentinels", training=None, request=request, timeout=budget.evaluation_timeout)
         return self.queue.submit(job_names.SENTINELS, job)
 
     def _record_sentinels(self, content: bytes, cache: bool = True) -> None:
         sentinels = Sentinels.model_validate_json(content)
         if cache and not sentinels.errors:
-            self.baselines.save_sentinels(content)
+            self.baselines.save_file(SENTINELS, content)
         self.ledger.append(events.SentinelsScored(expectations=sentinels.expectations, errors=sentinels.errors))
         for line in error_lines(sentinels.errors):
             self.display.say(f"sentinels: {line}")
 
-    def _start_baseline(self, k: float, seed: int) -> bool:
+    def start_baseline(self, k: float, seed: int) -> bool:
         """Train and score a baseline, or find it in the cache."""
         if found := self.baselines.found(k, seed):
             self._record_baseline(found)

@@ -36,6 +36,13 @@ def compare_to_reference(value: float, reference: float, noise: float, error: fl
     )
 
 
+def half_width_per_noise(seeds: int) -> float:
+    """Return the half width of the interval of a new training beside so many reseeded ones, in their deviation."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(seeds - 1, 1 - ALPHA / 2)) * math.sqrt(1 + 1 / seeds)
+
+
 def smallest_detectable(comparison: MetricComparison, runs: int) -> float:
     """Return the difference that would have been detected whatever the results of the study's other runs."""
     from scipy.special import stdtrit

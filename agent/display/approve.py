@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 
 from agent.display.console import make_console, print_diff
 from agent.lab.errors import UserError
@@ -35,6 +36,13 @@ def refusal(before: str, after: str, title: str, texts: Mapping[str, str]) -> st
     while (answer := _ask("run this? [y/n] ").strip().lower()) not in ANSWERS:
         print("type y to run it, n to reject it")
     return None if ANSWERS[answer] else one_line(_ask("why not? (for the next attempt and the notes; may be empty) "))
+
+
+def agrees(question: str) -> bool:
+    """Ask a question with yes or no; no answer is no."""
+    with suppress(EOFError, KeyboardInterrupt):
+        return ANSWERS.get(input(f"{question} [y/N] ").strip().lower(), False)
+    return False
 
 
 def _ask(question: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from agent.lab.metrics import METRICS, Metric
 from agent.lab.results import Comparison, FinalInfo, Measure, MetricComparison, headline
 from agent.lab.verdicts import MetricsRow
-from agent.study.events import Remark
+from agent.study.events import RateTuned, Remark
 from agent.study.state import State
 
 
@@ -54,6 +54,23 @@ def remarks(infos: Iterable[FinalInfo]) -> list[str]:
         f"{family}: {scored.remark}" for info in infos for family, scored in info.evaluations.items() if scored.remark
     )
     return list(dict.fromkeys(texts))
+
+
+def rate_line(tuned: RateTuned) -> str:
+    """Return two sentences at most on how the baseline's learning rate was found."""
+    tries = ", ".join(
+        f"{each.why_not} at {each.rate:g}" if each.error is None else f"{each.error:.4g} at {each.rate:g}"
+        for each in tuned.tries
+    )
+    rates = [each.rate for each in tuned.tries]
+    if all(each.error is None for each in tuned.tries):
+        return f"The baseline's learning rate is {tuned.rate:g}, the model's own: no try came to its end ({tries})."
+    edge = {min(rates): "smallest of these: a smaller", max(rates): "largest of these: a larger"}.get(tuned.rate)
+    beyond = f" It is the {edge} one may be better still." if edge else ""
+    return (
+        f"The baseline's learning rate is {tuned.rate:g}, the best of {len(rates)} that were each tried on "
+        f"{tuned.tokens:,} training tokens: their mean squared error at the end was {tries}.{beyond}"
+    )
 
 
 def remark_line(remark: Remark) -> str:

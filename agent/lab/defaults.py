@@ -106,6 +106,11 @@ def is_world(model: str) -> bool:
     return model in WORLDS or Path(model).expanduser().joinpath(WORLD_FILE).is_file()
 
 
+def has_tuned_rate(model: str) -> bool:
+    """Return True if the learning rate of a model's baseline was tuned beforehand."""
+    return model == "tiny-lm" or is_world(model)
+
+
 def for_model(model: str) -> Defaults:
     """Return the defaults of a model; a world of the user's own has those of synth2k."""
     if is_world(model):

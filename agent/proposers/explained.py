@@ -84,6 +84,8 @@ def _loss(value: float | None) -> str:
 def _noise(state: State) -> list[str]:
     """State the noise between seeds and the smallest effect that can be seen in one run."""
     name, lines = state.started.primary_metric, []
+    if state.started.fixed.baseline_seeds == 1:
+        return [f"Noise: {matching.ONE_SEED}; figures of runs are shown, and none is compared with the baseline's."]
     noise = matching.seed_noise(name, state.baselines) if state.baselines else None
     if noise is None:
         return lines

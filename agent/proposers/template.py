@@ -4,7 +4,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from agent import TEMPLATES
-from agent.ideas import BadIdea, Fixed, Idea, When, render_baseline, render_step
+from agent.ideas import BadIdea, Fixed, Idea, Step, When, render_baseline, render_step
 from agent.lab.metrics import METRICS
 from agent.proposers import ObservedDirection
 from agent.study.outcomes import StudyDone
@@ -14,15 +14,15 @@ from agent.study.state import State
 WENT = {"up": "went up", "down": "went down", "same": "stayed within the noise of the baseline's"}
 
 
-def baseline_proposal(fixed: Fixed, templates: Path = TEMPLATES) -> Proposal:
-    """Return run 0. Raise BadIdea if its template cannot be rendered."""
+def baseline_proposal(fixed: Fixed, rate: float | None = None) -> Proposal:
+    """Return run 0, with the learning rate that the study has found, if any. Raise BadIdea if it cannot be rendered."""
     return Proposal(
         name="baseline",
         title="Baseline",
         description="The baseline experiment, without any change.",
         why="Every other run is compared with it.",
         predictions={},
-        source=render_baseline(fixed, templates=templates),
+        source=render_baseline(fixed, rate=rate),
     )
 
 
@@ -35,18 +35,19 @@ class TemplateProposer:
             raise BadIdea(
                 f"{idea.name} has a plan in words and no experiment.py.j2: it needs --proposer llm --llm MODEL"
             )
+        self.idea, self.fixed, self.templates = idea, fixed, templates
         self.steps = {step.name: step for step in idea.plan}
-        self.plan = [
-            Proposal(
-                name=step.name,
-                title=step.title,
-                description=step.description.strip(),
-                why=step.why.strip(),
-                predictions=step.predictions,
-                source=render_step(idea, step, fixed, templates),
-            )
-            for step in idea.plan
-        ]
+        self.plan = [self._proposal(step) for step in idea.plan]
+
+    def _proposal(self, step: Step, rate: float | None = None) -> Proposal:
+        return Proposal(
+            name=step.name,
+            title=step.title,
+            description=step.description.strip(),
+            why=step.why.strip(),
+            predictions=step.predictions,
+            source=render_step(self.idea, step, self.fixed, self.templates, rate=rate),
+        )
 
     def propose(self, state: State, observed: ObservedDirection, run: int) -> Proposal | None:  # noqa: ARG002
         """Return the first step that was neither tried nor is passed over, or None if it depends on runs that are not
@@ -67,7 +68,7 @@ class TemplateProposer:
             if when and when.step not in decided:
                 undecided += 1
             elif undecided == 0 or places > undecided:
-                return proposal
+                return self._proposal(self.steps[proposal.name], state.learning_rate)
         if undecided:
             return None
         raise StudyDone("the plan ended")

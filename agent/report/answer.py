@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from agent.comparison import matching
 from agent.comparison.judgement import Judgement, between_runs
 from agent.display.formatting import format_difference, unit_of
 from agent.hypothesis import ANY, Condition
@@ -49,14 +50,19 @@ def answer(
 ) -> Answer:
     """Answer the hypothesis of a study as its runs stand now."""
     rules, primary = state.started.answer, METRICS[state.started.primary_metric].title
+    one_seed = state.started.fixed.baseline_seeds == 1
     if rules is None:
         better = [f"run {number}" for number, each in judged.items() if each.outcome == "better"]
-        found = f"on {primary} {', '.join(better) or 'no run'} is better than the baseline"
+        compared = f"on {primary} {', '.join(better) or 'no run'} is better than the baseline"
+        found = matching.ONE_SEED if one_seed else compared
         return Answer("not decided", sentences.NO_RULES.render(found=found))
     examiner = _Examiner(runs, judged, measures, state.started.primary_metric)
     supporting = tuple(map(examiner.test, rules.supported_if_all))
     refuting = tuple(map(examiner.test, rules.refuted_if_any))
     against = [tested for tested in refuting if tested.holds]
+    if one_seed:  # a measure has no interval, and would decide by itself
+        undecided = sentences.ANSWERS["not decided"].render(reasons=matching.ONE_SEED)
+        return Answer("not decided", undecided, supporting, refuting)
     if all(tested.holds for tested in supporting) and not against:
         decision, decisive = "supported", list(supporting)
     elif against:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.comparison import arbiter, judgement, matching
+from agent.comparison.significance import half_width_per_noise
 from agent.display.formatting import format_value
+from agent.ideas import BASELINE_SEEDS
 from agent.lab.metrics import METRICS
 from agent.lab.results import Expectation, headline
 from agent.report import figure_style, sentences
@@ -43,6 +45,8 @@ def describe_evidence(state: State) -> Evidence:
         for (k, seed), verdict in state.baselines_tried.items()
         if not verdict.ok
     ]
+    if state.started.fixed.baseline_seeds == 1:
+        return Evidence([*alarms, f"The study has {matching.ONE_SEED}."], _checked(state))
     reseeded = matching.reseeded_level(state.baselines) if state.baselines else None
     if reseeded is None or len(reseeded.baselines) < 2:
         alarms.append("The noise between seeds was not measured, so no difference below is a finding.")
@@ -70,12 +74,22 @@ def _statistics(state: State, reseeded: matching.Level) -> list[str]:
     ks = ", ".join(f"{level.k:g}" for level in matching.levels(state.baselines))
     return [
         f"Baselines were trained at K {ks}; at K {reseeded.k:g} with {len(reseeded.baselines)} seeds: {noise}.",
+        *_few_seeds(state.started.fixed.baseline_seeds),
         "Runs are compared with the baseline at their own L0, interpolated within "
         f"{matching.MATCH:.0%} of it. Intervals are 95% intervals for one training, uncorrected; metrics "
         "that are not listed are within theirs. Outcomes on the primary metric are corrected "
         f"(Holm) and need the smallest effect worth having; better also needs that {judgement.FRESH_SEEDS} fresh seeds "
         f"confirm it{_last_condition(state)}.",
     ]
+
+
+def _few_seeds(seeds: int) -> list[str]:
+    """State by how much a study's intervals are wider than those of the usual number of seeds, if they are."""
+    if seeds >= BASELINE_SEEDS:
+        return []
+    wider = half_width_per_noise(seeds) / half_width_per_noise(BASELINE_SEEDS)
+    few = f"{seeds} baseline seeds in place of {BASELINE_SEEDS}"
+    return [f"The study has {few}: at the same noise its intervals are {wider:.1f} times as wide."]
 
 
 def unreliable(runs: Sequence[Run]) -> list[str]:

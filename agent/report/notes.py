@@ -8,12 +8,21 @@ from pathlib import Path
 
 from agent import TEMPLATES
 from agent.comparison.judgement import Judgement, judgements
-from agent.display.formatting import remarks
+from agent.display.formatting import rate_line, remarks
 from agent.ideas import strict_templates
 from agent.lab.files import MIB, read_plain, remove_unless_plain, write_atomically
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Measure
-from agent.report import changed_settings, figure_style, glossary, model_words, own_measures, plots, sentences
+from agent.report import (
+    changed_settings,
+    figure_style,
+    front_over_k,
+    glossary,
+    model_words,
+    own_measures,
+    plots,
+    sentences,
+)
 from agent.report.idea_analysis import Analysis
 from agent.report.layout import LONGEST, aligned, paragraph
 from agent.report.model_words import Check
@@ -53,7 +62,8 @@ def write(
     goal = (state.started.primary_metric, state.started.smallest_effect)
     figures = drawn
     if figures is None:
-        figures = plots.write(study.notes, runs, state.baselines, judged, *goal, analysis.draw)
+        front = front_over_k.of(state, runs, judged)
+        figures = plots.write(study.notes, runs, state.baselines, judged, *goal, analysis.draw, front)
     path = study.notes / "notes.txt"
     remove_unless_plain(path)
     if path.exists() and edited((before := read_plain(path, MOST_BYTES)).decode(errors="replace")):
@@ -119,6 +129,8 @@ def render(
         ],
         model_words_heading=model_words.HEADING,
         runs=[(run.number, _title(run, state, runs, judged), section(run, state, runs, judged, check)) for run in runs],
+        rate=rate_line(state.rate) if state.rate else "",
+        front=front_over_k.lines(state, runs, judged),
         tested=[describe_test(run, state) for run in runs if run.number in state.tested],
         held_out=held_out(state),
         test_uses=describe_test_uses(state),

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from agent.comparison.judgement import Judgement
 from agent.comparison.matching import levels, reseeded_level, seed_noise
-from agent.comparison.significance import ALPHA
+from agent.comparison.significance import half_width_per_noise
 from agent.display.formatting import format_difference
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Comparison
-from agent.report import figure_style, sentences
+from agent.report import figure_style, front_over_k, sentences
 from agent.report.figure_style import Figure
+from agent.report.front_over_k import Front
 from agent.report.story import most_telling
 from agent.study.records import Baseline
 from agent.study.runs import Run
@@ -29,6 +30,7 @@ STUDY_FIGURES = (
     "training_curves.png",
     "l0_front.png",
     "comparison.png",
+    "front.png",
 )  # those of every study; an idea may add its own
 SCORES = ("explained_variance_centered", "ce_loss_score", "f1", "uniqueness")  # against L0, if measured
 
@@ -44,6 +46,7 @@ def write(
     primary: str,
     smallest_effect: float,
     draw: Draw | None,
+    front: Front | None = None,
 ) -> list[Figure]:
     """Write the figures that there is data for as PNG, and return them; those of the idea come last.
 
@@ -52,7 +55,7 @@ def write(
     import matplotlib
 
     with matplotlib.rc_context(figure_style.STYLE):
-        figures = draw_study(runs, baselines, judgements, primary, smallest_effect)
+        figures = draw_study(runs, baselines, judgements, primary, smallest_effect, front)
         for figure in figures:
             assert figure.drawing
             figure_style.save(figure.drawing, directory / figure.name, figure.description)
@@ -66,21 +69,23 @@ def draw_study(
     judgements: Mapping[int, Judgement],
     primary: str,
     smallest_effect: float,
+    front: Front | None = None,
 ) -> list[Figure]:
     """Return the figures of every study that there is data for, drawn in the current style and not saved."""
     shown = most_telling(runs, judgements, MOST_DRAWN)
     trained = [run for run in shown if run.metrics()]
     scored = [run for run in shown if run.counts and run.info and run.info.metric("l0") is not None]
     compared = [(run, run.info.comparison) for run in shown if run.counts and run.info and run.info.comparison]
-    curves, front, differences = STUDY_FIGURES
+    curves, l0_front, differences, over_k = STUDY_FIGURES
     figures = []
     if trained:
         figures.append(_training_curves(curves, trained, shown))
     if scored:
-        figures.append(_l0_front(front, scored, shown, baselines))
+        figures.append(_l0_front(l0_front, scored, shown, baselines))
     if any(comparison.metrics for _, comparison in compared):
         figures.append(_comparison(differences, compared, judgements, primary, smallest_effect))
-    return _count_left_out(figures, runs)
+    figures = _count_left_out(figures, runs)
+    return [*figures, front_over_k.draw(over_k, front)] if front and front.drawable else figures
 
 
 def _count_left_out(figures: Sequence[Figure], runs: Sequence[Run]) -> list[Figure]:
@@ -145,9 +150,7 @@ def _curve(name: str, baselines: Sequence[Baseline]) -> _Curve | None:
     noise, seeds = seed_noise(name, baselines), len(reseeded_level(baselines).baselines)
     half_width = None
     if noise is not None:
-        from scipy.special import stdtrit  # here because scipy takes long to import
-
-        half_width = float(stdtrit(seeds - 1, 1 - ALPHA / 2)) * noise * math.sqrt(1 + 1 / seeds)
+        half_width = half_width_per_noise(seeds) * noise
     return _Curve([l0 for l0, _ in measured], [sum(values) / len(values) for _, values in measured], half_width)
 
 

@@ -243,6 +243,13 @@ VALUE_OF = Sentence("{value}{unit} ({figure} of {which})")
 IN_THE_MODELS_WORDS = "In the model's words (not checked)"  # how a paragraph of them begins, and a section's heading
 CONTRADICTED_WORDS = Sentence("Contradicted by the results: {quoted} ({evidence}).")
 
+# The front over K.
+NO_FRONT = "no confirmed winner: no front"
+FRONT = Sentence(
+    "Run {run} and the baseline, each trained once at every K, scored on the development {held_out}. Nothing is "
+    "decided by it, and without further seeds small differences say nothing."
+)
+
 # The descriptions of plots.
 ENLARGED = "; below, the rectangle enlarged"
 BAND = ", the band where 95% of its trainings fall"
@@ -265,6 +272,7 @@ BASELINE_LINE = Sentence(
     "The line is the baseline, linear in log L0 between its levels{band}.",
     "The line is the baseline, read linearly in log L0 between its levels at L0 {levels}; {noise}.",
 )
+FRONT_PLOT = Sentence("{title} against L0 at several K: a line for run {run}, and one for the baseline.")
 DIFFERENCES = Sentence(
     "Each run's difference from the baseline at its own L0, with its 95% interval.",
     "each run's difference from the baseline at the run's own L0, with its 95% interval; the line at 0 is the "

@@ -55,16 +55,17 @@ class Training(_File):
     seed: int
     timeout: float  # seconds
     smoke_timeout: float | None = None  # seconds for a few steps before it; None: no such test
+    tokens: int | None = None  # None: the study's
     baseline_smoke: str = ""  # hash of the checkpoint that the baseline's few steps left, if it is known
     resumes: bool = False  # it is known to go on from a saved state as if nothing had happened
 
 
 class Job(_File):
-    """One training with its evaluation, or an evaluation alone."""
+    """One training with its evaluation, or one of them alone."""
 
     label: str  # in words
     training: Training | None  # None: the run of `request` is trained already
-    request: Request  # its run_dir is set to the training's directory
+    request: Request | None  # its run_dir is set to the training's directory; None: nothing is scored
     timeout: float  # seconds for the evaluation
 
 

@@ -96,8 +96,12 @@ class Slot:
             outcome.write(directory / OUTCOME)
 
     def _outcome(self, job: Job, attempt: Path) -> Outcome:
-        training, label = job.training, job.label
-        run_dir = attempt / training.directory if training else job.request.run_dir
+        training, request, label = job.training, job.request, job.label
+        if training:
+            run_dir = attempt / training.directory
+        else:
+            assert request
+            run_dir = request.run_dir
         found, remarks = Outcome(run_dir=run_dir), []
         if training:
             found = self._train_whole(training, attempt, found, label, remarks)
@@ -105,9 +109,9 @@ class Slot:
                 recorded = {"digests": digests.of_files(run_dir, digests.RUN_FILES)}
                 found.model_copy(update=recorded).write(attempt.with_name(TRAINED))
         start = time.monotonic()
-        if found.failure is None:
+        if request and found.failure is None:
             try:
-                self.evaluate(job.request.model_copy(update={"run_dir": run_dir}), job.label, job.timeout)
+                self.evaluate(request.model_copy(update={"run_dir": run_dir}), job.label, job.timeout)
             except RunFailed as failure:
                 stopped = isinstance(failure, EvaluationStopped)
                 found = found.model_copy(update={"evaluation": failure.verdict, "stopped": stopped})
@@ -203,16 +207,17 @@ class Slot:
         stdout, stderr = log_path(run_dir, "stdout"), log_path(run_dir, "stderr")
         remove(script)  # which a smoke test may have put a link in the place of
         write_atomically(script, training.source)
+        fixed = self.setup.fixed.model_copy(update={"tokens": training.tokens or self.setup.fixed.tokens})
         settings = {
             "SAE_AGENT_DRIVEN": "1",
-            "SAE_AGENT_FIXED": self.setup.fixed.model_dump_json(),
+            "SAE_AGENT_FIXED": fixed.model_dump_json(),
             "SAE_AGENT_SEED": str(training.seed),
             **({"SAE_AGENT_SMOKE": "1", SAVE_EVERY: str(SMOKE_TOKENS // 2)} if smoke else {}),
-            **({} if smoke or saves else {SAVE_EVERY: str(self.setup.fixed.tokens)}),
+            **({} if smoke or saves else {SAVE_EVERY: str(fixed.tokens)}),
         }
         timeout = (training.smoke_timeout or 0.0) if smoke else training.timeout - keeper.seconds
         progress, shared_memory = [run_dir / "metrics.jsonl", stdout, stderr], SharedMemory(memory_limit())
-        total = min(self.setup.fixed.tokens, SMOKE_TOKENS) if smoke else self.setup.fixed.tokens
+        total = min(fixed.tokens, SMOKE_TOKENS) if smoke else fixed.tokens
         remove(run_dir)
         run_dir.mkdir()
         keeper.hand_over(run_dir)
@@ -227,7 +232,7 @@ class Slot:
                 stderr=stderr,
                 timeout=timeout,
                 watchdogs=[
-                    lambda: self._judge(run_dir, label),
+                    lambda: self._judge(run_dir, label, fixed.tokens),
                     *(Stall(progress), Processes(), Files(self.setup.study), shared_memory),
                     *self._watchdogs(stdout, stderr),
                 ],
@@ -248,7 +253,9 @@ class Slot:
             return self.train(training, script, run_dir, label, anew, remarks, saves=True)
         if tampered:
             self._end_evaluator()  # it may have read what was changed
-        verdict = tampered or self._judge(run_dir, label) or process.exit_verdict(ended, run_dir / "stderr.log")
+        verdict = (
+            tampered or self._judge(run_dir, label, fixed.tokens) or process.exit_verdict(ended, run_dir / "stderr.log")
+        )
         if verdict := verdict or damage:
             raise RunFailed(self._shortened(verdict, script.parent))
         used = ended.cpu_seconds + (keeper.before.cpu_seconds if keeper.before else 0.0)
@@ -326,13 +333,13 @@ class Slot:
         evidence = verdict.evidence.replace(f"{folder}{os.sep}", "").replace(f"{self.setup.study}{os.sep}", "")
         return verdict.model_copy(update={"evidence": evidence})
 
-    def _judge(self, run_dir: Path, label: str) -> Verdict | None:
+    def _judge(self, run_dir: Path, label: str, tokens: int) -> Verdict | None:
         """Judge the training history so far, and show how far it has come."""
         try:
             rows = results.read_metrics(run_dir)
         except BadFile as damage:
             return Verdict(name="crashed", evidence=str(damage))
-        self._show(training_progress(label, rows, self.setup.fixed.tokens))
+        self._show(training_progress(label, rows, tokens))
         return judge_metrics(rows)
 
     def _watchdogs(self, *logs: Path) -> list[Watchdog]:

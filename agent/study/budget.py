@@ -58,7 +58,8 @@ class Budget:
     @property
     def training_timeout(self) -> float:
         """Seconds that the next training may take."""
-        return self._timeout(self.state.runs[0].training_seconds, UNKNOWN_SECONDS)
+        seconds = self.state.runs[0].training_seconds if self.state.runs else 0.0  # none: a learning rate is tried
+        return self._timeout(seconds, UNKNOWN_SECONDS)
 
     @property
     def evaluation_timeout(self) -> float:

@@ -11,7 +11,7 @@ from agent.ideas import MOST_VARIANCE_LOST, Fixed
 from agent.lab.results import Comparison, Expectation, Measure, Work
 from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
-from agent.study.records import Baseline, Confinement, PlannedRun, Proposal
+from agent.study.records import Baseline, Confinement, PlannedRun, Proposal, RateTry
 
 Digests = dict[str, str]  # path in the study's directory -> SHA-256; empty in ledgers from before they were kept
 
@@ -71,6 +71,8 @@ class StudyStarted(_Event):
     evaluated_on: dict[Line, Line] = {}  # family -> SAE-Bench's data, or why not; empty where all is local
     judging: str = ""  # hash of the code that compares and reports; empty in ledgers from before it was kept
     confinement: Confinement | None = None  # None: begun by a version that confined nothing
+    tune: bool = False  # the baseline's learning rate, before the first run
+    ks: tuple[float, ...] = ()  # at which a confirmed winner and the baseline are trained at the end
 
 
 class StudyResumed(_Event):
@@ -101,6 +103,16 @@ class SettingsChanged(_Event):
         if own and started.language_model:
             limits["language_model"] = started.language_model.model_copy(update=own)
         return started.model_copy(update=limits)
+
+
+class RateTuned(_Event):
+    """The learning rate of the baseline, and those that it was chosen from; found now or by an earlier study."""
+
+    event: Literal["rate_tuned"] = "rate_tuned"
+    rate: float
+    tokens: int  # of each training that tried one
+    tries: list[RateTry]
+    seconds: float
 
 
 class SentinelsScored(_Event):
@@ -298,6 +310,18 @@ class FeaturesKept(_Event):
     digests: Digests = {}
 
 
+class FrontScored(_Event):
+    """A confirmed winner trained again at another K, beside the baseline there. No verdict depends on it."""
+
+    event: Literal["front_scored"] = "front_scored"
+    run: int
+    k: float
+    figures: dict[str, float | None] = {}  # on the development split
+    why_not: Line = ""  # the reason if there are none
+    seconds: float = 0.0
+    digests: Digests = {}
+
+
 class RunCompared(_Event):
     """A run that counts, beside the baseline at its own L0."""
 
@@ -342,6 +366,7 @@ Event = Annotated[
     StudyStarted
     | StudyResumed
     | SettingsChanged
+    | RateTuned
     | SentinelsScored
     | BaselineMeasured
     | PlanMade
@@ -366,6 +391,7 @@ Event = Annotated[
     | ReplicateEnded
     | ScoredOnTest
     | FeaturesKept
+    | FrontScored
     | NotesWritten
     | StudyInterrupted
     | StudyEnded,

@@ -5,6 +5,11 @@ import re
 SENTINELS = "sentinels"
 
 
+def rate(learning_rate: float) -> str:
+    """Name the training of the baseline that tries a learning rate."""
+    return f"rate_{learning_rate:g}"
+
+
 def attempt(run: int, number: int) -> str:
     """Name the training of an attempt at a run, with its evaluation."""
     return f"run_{run}_attempt_{number}"
@@ -23,6 +28,11 @@ def baseline(k: float, seed: int) -> str:
 def fresh_seed(run: int, seed: int) -> str:
     """Name a run with a fresh seed."""
     return f"run_{run}_seed_{seed}"
+
+
+def at_k(run: int, k: float) -> str:
+    """Name a run trained again with another K."""
+    return f"run_{run}_k{k:g}"
 
 
 def on_test_split(run: int, k: float | None = None, seed: int | None = None) -> str:
@@ -53,3 +63,9 @@ def features_of(name: str) -> int | None:
     """Return the run of the job that keeps its features, or None if it is another's."""
     match = re.fullmatch(r"run_(\d+)_features", name)
     return int(match[1]) if match else None
+
+
+def at_k_of(name: str) -> tuple[int, float] | None:
+    """Return run and K of the job of a run with another K, or None if it is another's."""
+    match = re.fullmatch(r"run_(\d+)_k([\d.e+-]+)", name)
+    return (int(match[1]), float(match[2])) if match else None

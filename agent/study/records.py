@@ -58,6 +58,16 @@ class PlannedRun(BaseModel):
     start: int  # the run whose experiment.py is changed
 
 
+class RateTry(BaseModel):
+    """A training of the baseline with a learning rate that a study tried."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rate: float
+    error: float | None  # mean squared error at its end, on scaled activations; None: it did not come there
+    why_not: Line = ""  # its verdict, if there is no error
+
+
 class Baseline(BaseModel):
     """A baseline's K, seed and figures (metric name -> value)."""
 

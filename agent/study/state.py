@@ -9,6 +9,7 @@ from agent.lab.results import Comparison, Expectation, Work
 from agent.lab.verdicts import Verdict
 from agent.study import job_names
 from agent.study.attempts import repeats_after_kill
+from agent.study.event_kinds import AboutRun, DigestEvent, RunEvent, TimedEvent
 from agent.study.events import (
     AnswerSentBack,
     ArtefactsRecorded,
@@ -20,6 +21,7 @@ from agent.study.events import (
     EvaluationEnded,
     Event,
     FeaturesKept,
+    FrontScored,
     HandRunAdded,
     JobLost,
     JobQueued,
@@ -28,6 +30,7 @@ from agent.study.events import (
     PlanMade,
     PreflightFailed,
     ProposalMade,
+    RateTuned,
     RecordsLost,
     ReplicateEnded,
     RunCommitted,
@@ -43,31 +46,6 @@ from agent.study.events import (
     StudyStarted,
 )
 from agent.study.records import Baseline, Confinement, Proposal
-
-RunEvent = (
-    ProposalMade
-    | PreflightFailed
-    | RunReserved
-    | AttemptStarted
-    | AttemptEnded
-    | AttemptCutShort
-    | EvaluationEnded
-    | RunCommitted
-)
-
-DigestEvent = (
-    BaselineMeasured
-    | PreflightFailed
-    | AttemptEnded
-    | AttemptCutShort
-    | EvaluationEnded
-    | ReplicateEnded
-    | RunCommitted
-    | FeaturesKept
-)
-
-TimedEvent = PreflightFailed | AttemptEnded | EvaluationEnded | BaselineMeasured | ReplicateEnded | FeaturesKept
-AboutRun = RunEvent | HandRunAdded | RunDescribed | ReplicateEnded | ScoredOnTest | RunCompared | FeaturesKept
 
 Stage = Literal["proposed", "reserved", "training", "evaluating", "judged", "done"]
 
@@ -121,6 +99,7 @@ class State:
     began: StudyStarted = field(init=False)
     changes: list[tuple[int, SettingsChanged]] = field(default_factory=list)  # each with the first run it holds for
     confinements: list[Confinement] = field(default_factory=list)  # each until the next
+    rate: RateTuned | None = None  # None: not tuned, or not yet
     sentinels: list[Expectation] | None = None
     sentinel_errors: dict[str, str] = field(default_factory=dict)  # evaluation family -> why it gave no result
     baselines: list[Baseline] = field(default_factory=list)
@@ -136,6 +115,7 @@ class State:
     saved_rows: dict[str, int] = field(default_factory=dict)  # name of a job that was lost -> where it goes on from
     replicates: dict[int, dict[int, Comparison]] = field(default_factory=dict)  # run -> seed -> its comparison
     tested: dict[int, ScoredOnTest] = field(default_factory=dict)  # by run
+    front: dict[tuple[int, float], FrontScored] = field(default_factory=dict)  # by run and K
     features: dict[int, FeaturesKept] = field(default_factory=dict)  # by run
     digests: dict[str, str] = field(default_factory=dict)  # path in the study's directory -> SHA-256
     lost: set[str] = field(default_factory=set)  # recorded files that were changed and could not be put back
@@ -155,6 +135,11 @@ class State:
 
     def __post_init__(self) -> None:
         self.began = self.started
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The baseline's learning rate if the study has tuned it, else None: the model's own."""
+        return self.rate.rate if self.rate else None
 
     @property
     def open_runs(self) -> list[RunState]:
@@ -237,7 +222,7 @@ def _account(state: State, event: Event) -> None:
         state.runs[event.run].seconds += event.seconds
     if isinstance(event, TimedEvent):
         state.job_seconds += event.seconds
-        state.jobs_timed += bool(event.seconds) and not isinstance(event, EvaluationEnded | FeaturesKept)
+        state.jobs_timed += bool(event.seconds) and not isinstance(event, EvaluationEnded | FeaturesKept | RateTuned)
     state.last_time = event.time
     state.noted = isinstance(event, NotesWritten)
     if isinstance(event, PlanMade | ProposalMade | RunDescribed | ConclusionDrawn):
@@ -279,6 +264,10 @@ def _apply(state: State, event: Event) -> None:
             _change_settings(state, event)
         case StudyEnded(why=why):
             state.ended, state.saved_rows = why, {}
+        case RateTuned(tries=tries):
+            state.rate = event
+            for tried in tries:
+                state.jobs.pop(job_names.rate(tried.rate), None)
         case SentinelsScored(expectations=expectations, errors=errors):
             state.sentinels, state.sentinel_errors = expectations, errors
         case BaselineMeasured(baseline=baseline, verdict=verdict, errors=errors):
@@ -313,6 +302,8 @@ def _apply(state: State, event: Event) -> None:
             state.runs[number].comparison, state.runs[number].provisional = comparison, provisional
         case FeaturesKept(run=number):
             state.features[number] = event
+        case FrontScored(run=number, k=k):
+            state.front[number, k] = event
         case JobSubmitted(job=name):
             state.jobs[name] = ""
         case JobQueued(job=name, id=number):
@@ -363,6 +354,8 @@ def _job_of(event: Event) -> str:
             return job_names.on_test_split(event.run, event.k, event.seed)
         case FeaturesKept():
             return job_names.features(event.run)
+        case FrontScored():
+            return job_names.at_k(event.run, event.k)
         case SentinelsScored():
             return job_names.SENTINELS
         case JobLost():

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from agent import TEMPLATES
+from agent.comparison.matching import ONE_SEED
+from agent.display.formatting import rate_line
 from agent.lab.files import BadFile, read_plain
 from agent.lab.metrics import METRICS
 from agent.lab.results import Measure
 from agent.lab.visible import one_line, visible
-from agent.report import changed_settings, figure_style, model_words, plots, story
+from agent.report import changed_settings, figure_style, front_over_k, model_words, plots, story
 from agent.report.answer import Answer
 from agent.report.page import conversation, diff, latents, vector
 from agent.report.page.conversation import Conversation
@@ -32,6 +34,7 @@ MOST_IMAGES = 8
 PNG = b"\x89PNG\r\n\x1a\n"
 TITLES = {  # of the figures of every study, in the order of the page
     "comparison": "Differences from the baseline",
+    "front": "The front over K",
     "l0_front": "Scores against L0",
     "training_curves": "Training curves",
 }
@@ -166,6 +169,9 @@ def setting(opened: Opened) -> list[tuple[str, str]]:
         ("Primary metric", METRICS[started.primary_metric].title),
         ("Smallest effect worth having", f"{started.smallest_effect:g}"),
         ("Baselines", f"{len(state.baselines)}: {len(levels)} values of K, {len(seeds)} seeds"),
+        *([("Comparison", ONE_SEED)] if fixed.baseline_seeds == 1 else []),
+        *([("Learning rate", rate_line(state.rate))] if state.rate else []),
+        *([("Front over K", front)] if (front := front_over_k.summary(state, opened.runs, opened.judged)) else []),
         ("Sentinels", held),
         ("Proposals by", changed_settings.models(state) or "the idea's plan"),
         *([("Changed by agent resume", " ".join(changed))] if (changed := changed_settings.sentences(state)) else []),
@@ -189,7 +195,12 @@ def _figures(prefix: str, opened: Opened) -> list[Drawn]:
     started = opened.state.started
     with matplotlib.rc_context({**figure_style.STYLE, **vector.STYLE}):
         drawn = plots.draw_study(
-            opened.runs, opened.state.baselines, opened.judged, started.primary_metric, started.smallest_effect
+            opened.runs,
+            opened.state.baselines,
+            opened.judged,
+            started.primary_metric,
+            started.smallest_effect,
+            front_over_k.of(opened.state, opened.runs, opened.judged),
         )
         named = {Path(figure.name).stem: figure for figure in drawn}
         return [

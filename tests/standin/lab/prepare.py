@@ -1,4 +1,4 @@
-"""A stand-in for the preparation: knows one model and three evaluations, and can be slow."""
+"""A stand-in for the preparation: knows one model, directories, and three evaluations, and can be slow."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ parser.add_argument("--evals")
 parser.add_argument("--needed")
 parser.add_argument("--fingerprint", type=Path)
 args = parser.parse_args()
-if args.model != "tiny-lm":
+if args.model != "tiny-lm" and not Path(args.model, "config.json").exists():
     print(f"error: unknown model {args.model!r}: did you mean tiny-lm?", file=sys.stderr)
     sys.exit(2)
 evals, left_out = catalogue.parse_evals(args.evals, args.needed), {}

@@ -43,14 +43,17 @@ class TrainingGuard:
             os.write(int(os.environ[SOCKET_VARIABLE]), b"%d\n" % self.tokens)
             time.sleep(0.6)  # longer than the slot waits before it looks
 
-    def step(self, tokens: int, loss: float | None) -> None:
-        self.record(tokens, loss)
+    def step(self, tokens: int, loss: float | None, learning_rate: float = 1e-3) -> None:
+        self.record(tokens, loss, learning_rate)
         self.save_if_due(tokens, loss)
 
-    def record(self, tokens: int, loss: float | None) -> None:
+    def record(self, tokens: int, loss: float | None, learning_rate: float = 1e-3) -> None:
         self.done += 1
         self.tokens += tokens
-        means = {"loss": loss, "l0": 16.0, "mse": 0.2, "alive_fraction": 0.9, "learning_rate": 1e-3, "grad_norm": 1.0}
+        best = float(os.environ.get("SAE_AGENT_STANDIN_RATE", "1e-3"))
+        mse = 0.2 + 0.1 * math.log(learning_rate / best) ** 2
+        means = {"loss": loss, "l0": 16.0, "mse": mse, "alive_fraction": 0.9, "grad_norm": 1.0}
+        means["learning_rate"] = learning_rate
         row = {"step": self.done, "tokens": self.tokens, "seconds": self.done * 0.1} | means
         self.metrics.write(json.dumps(row) + "\n")
         self.metrics.flush()

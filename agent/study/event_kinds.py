@@ -1,0 +1,58 @@
+"""Kinds of events: what they are about, and what they carry."""
+
+from agent.study.events import (
+    AttemptCutShort,
+    AttemptEnded,
+    AttemptStarted,
+    BaselineMeasured,
+    EvaluationEnded,
+    FeaturesKept,
+    FrontScored,
+    HandRunAdded,
+    PreflightFailed,
+    ProposalMade,
+    RateTuned,
+    ReplicateEnded,
+    RunCommitted,
+    RunCompared,
+    RunDescribed,
+    RunReserved,
+    ScoredOnTest,
+)
+
+RunEvent = (
+    ProposalMade
+    | PreflightFailed
+    | RunReserved
+    | AttemptStarted
+    | AttemptEnded
+    | AttemptCutShort
+    | EvaluationEnded
+    | RunCommitted
+)
+
+DigestEvent = (
+    BaselineMeasured
+    | PreflightFailed
+    | AttemptEnded
+    | AttemptCutShort
+    | EvaluationEnded
+    | ReplicateEnded
+    | RunCommitted
+    | FeaturesKept
+    | FrontScored
+)
+
+TimedEvent = (
+    PreflightFailed
+    | AttemptEnded
+    | EvaluationEnded
+    | BaselineMeasured
+    | ReplicateEnded
+    | FeaturesKept
+    | RateTuned
+    | FrontScored
+)
+AboutRun = (
+    RunEvent | HandRunAdded | RunDescribed | ReplicateEnded | ScoredOnTest | RunCompared | FeaturesKept | FrontScored
+)
