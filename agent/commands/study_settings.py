@@ -179,7 +179,7 @@ def _ask_the_lab(model: str) -> dict[str, Any]:
 
 def _followed(model: str, shape: ModelShape | None, values: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     """Return the settings OF_THE_MODEL that were not given, each with the reason for its value."""
-    if model == "tiny-lm" or defaults.is_world(model):
+    if model in defaults.OWN or defaults.is_world(model):
         own, why = defaults.for_model(model), dict.fromkeys(OF_THE_MODEL, f"{Path(model).name}'s own")
     else:
         own, why = _suited(shape, values)
