@@ -86,7 +86,9 @@ def settle(idea: Idea, given: Mapping[str, Any], sets: Sequence[str], on_cluster
     asked = {name: value for name, value in given.items() if value is not None}
     raw = _take_options(asked, sets)
     by_idea = _of_idea(idea)
-    wanted = model_path(asked.get("model") or by_idea.get("model") or "tiny-lm")
+    wanted = model_path(asked.get("model") or idea.fixed.model)
+    if defaults.is_world(wanted):
+        by_idea.pop("context", None)  # an idea may be studied on either kind of model
     _check_fits_model(wanted, asked)
     _make_plain(asked)
     model, shape, why_no_shape = _described(wanted)
@@ -99,7 +101,7 @@ def settle(idea: Idea, given: Mapping[str, Any], sets: Sequence[str], on_cluster
     reasons = dict.fromkeys(Fixed.model_fields, DEFAULT) | {name: why for name, (_, why) in followed.items()}
     reasons |= dict.fromkeys(by_idea, BY_IDEA) | dict.fromkeys(asked, GIVEN)
     fixed = _fixed({name: value for name, (value, _) in followed.items()} | values | {"constants": {}})
-    for_this_model = "d_sae" in asked or ("d_sae" in by_idea and idea.fixed.model == fixed.model)
+    for_this_model = "d_sae" in asked or ("d_sae" in by_idea and asked.get("model") in (None, idea.fixed.model))
     check_consistent(fixed, shape, reasons, for_this_model)
     fixed = fixed.with_changes(constants=_held(idea, fixed, raw, reasons))
     _require_kept(idea, fixed)
@@ -191,7 +193,7 @@ def _ask_the_lab(model: str) -> dict[str, Any]:
 
 def _followed(model: str, shape: ModelShape | None, values: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     """Return the settings OF_THE_MODEL that were not given, each with the reason for its value."""
-    if model == "tiny-lm" or defaults.is_world(model):
+    if model in defaults.OWN or defaults.is_world(model):
         own, why = defaults.for_model(model), dict.fromkeys(OF_THE_MODEL, f"{Path(model).name}'s own")
     else:
         own, why = _suited(shape, values)

@@ -40,6 +40,7 @@ class Defaults:
     smallest_effect: float  # of the primary metric
 
 
+# Of the size of tiny-lm; what studies of other models had before their settings followed from the width.
 LANGUAGE_MODEL = Defaults(
     hook_name="blocks.1.hook_resid_post",
     tokens=1_500_000,
@@ -57,6 +58,7 @@ LANGUAGE_MODEL = Defaults(
 # Error on the last tenth of the training text, one seed: 0.0634 at 2e-3, 0.0593 at 4e-3, 0.0582 at 8e-3, 0.0637 at
 # 16e-3, where latents begin to die.
 TINY_LM = replace(LANGUAGE_MODEL, learning_rate=8e-3)
+OWN = {"tiny-lm": TINY_LM}  # language models whose settings do not follow from their width, see suited_to
 
 # SynthSAEBench (arXiv 2602.14687) at its own size, and an eighth of it. With a batch of 1,024 synth2k trains too few
 # steps and its latents die. A learning rate that falls explains more variance at the cost of F1 (synth2k at 4e-3, one
@@ -112,10 +114,8 @@ def has_tuned_rate(model: str) -> bool:
 
 
 def for_model(model: str) -> Defaults:
-    """Return the defaults of a model; a world of the user's own has those of synth2k."""
-    if is_world(model):
-        return WORLDS.get(model, WORLDS["synth2k"])
-    return TINY_LM if model == "tiny-lm" else LANGUAGE_MODEL
+    """Return the defaults of a model, without regard to its width; a world of the user's own has those of synth2k."""
+    return WORLDS.get(model, WORLDS["synth2k"]) if is_world(model) else OWN.get(model, LANGUAGE_MODEL)
 
 
 def width_for(d_in: int) -> int:
@@ -124,7 +124,7 @@ def width_for(d_in: int) -> int:
 
 
 def suited_to(d_sae: int, hook_name: str) -> Defaults:
-    """Return the defaults of a language model other than tiny-lm, for SAEs of a width.
+    """Return the defaults of a language model that has none of its OWN, for SAEs of a width.
 
     K grows with the root of the width: 64 at 16,384 and 128 at 65,536, where SAE-Bench trains K 20 to 640, and the SAE
     of 16,384 that Gemma Scope shows has L0 71. The learning rate falls with the root of the width (Gao et al. 2024,
