@@ -35,8 +35,10 @@ from agent.running.run_files import collect_run_files, log_path
 from agent.running.sandbox import Sandbox, settle
 from agent.running.watchdogs import (
     SHARED_MEMORY,
+    START_SECONDS,
     Disk,
     Files,
+    FirstSteps,
     LogCap,
     Memory,
     Processes,
@@ -97,11 +99,13 @@ class Slot:
             if isinstance(tried, Verdict):
                 found = found.model_copy(update={"preflight": tried})
             else:
-                found, start = found.model_copy(update={"smoke": tried}), time.monotonic()
+                smoke_seconds, start = time.monotonic() - start, time.monotonic()
+                found = found.model_copy(update={"smoke": tried})
                 if warning := like_the_baselines(tried, training.baseline_smoke, self.setup.fixed.tokens):
                     label = f"{label} ({warning})"
                 try:
                     work = self.train(training, script, run_dir, label, training.timeout, remarks)
+                    work = work.model_copy(update={"smoke_seconds": round(smoke_seconds, 2)})
                     found = found.model_copy(update={"work": work})
                 except RunFailed as failure:
                     found = found.model_copy(update={"training": failure.verdict})
@@ -126,7 +130,8 @@ class Slot:
         content = ""
         try:
             self.train(training, script, trial, label, timeout, remarks, smoke=True)
-            self.evaluate(Score(run_dir=trial, slice=True), label, timeout)
+            loading = START_SECONDS if self._evaluator is None else 0.0
+            self.evaluate(Score(run_dir=trial, slice=True), label, timeout + loading)
             info = results.read(trial)
             content = info.environment.get("checkpoint", "")
             verdict = None if info.verdict.ok else info.verdict
@@ -154,7 +159,7 @@ class Slot:
         """Run an experiment into `run_dir` beside its script, which are made, and return what it read and used.
 
         What the researcher should know is added to `remarks`. `timeout` is in seconds; `smoke` cuts the training to a
-        few steps. Raise RunFailed unless it trained to its end.
+        few steps, and counts them from the first. Raise RunFailed unless it trained to its end.
         """
         stdout, stderr = log_path(run_dir, "stdout"), log_path(run_dir, "stderr")
         remove(script)  # which a smoke test may have put a link in the place of
@@ -178,8 +183,9 @@ class Slot:
                 env=env,
                 stdout=stdout,
                 stderr=stderr,
-                timeout=timeout,
+                timeout=None if smoke else timeout,
                 watchdogs=[
+                    *([FirstSteps(run_dir / "metrics.jsonl", timeout)] if smoke else []),
                     lambda: self._judge(run_dir, label),
                     *(Stall(progress), Processes(), Files(self.setup.study), shared_memory),
                     *self._watchdogs(stdout, stderr),

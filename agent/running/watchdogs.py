@@ -24,6 +24,7 @@ Watchdog = Callable[[], Verdict | None]
 
 GIB = 2**30
 STALL_SECONDS = 900.0
+START_SECONDS = 900.0  # until a process that trains takes its first step, or one that evaluates has its model
 MEMORY_SHARE = 0.85  # of the memory of the machine, for all the processes of a run
 DISK_FREE = GIB // 2  # bytes that must stay free, so that the ledger and the notes can still be written
 # The memory limit of a container, of cgroup version 2 (bytes, or `max`) and 1 (bytes, absurdly many if there is none).
@@ -63,6 +64,27 @@ class Stall:
             return None
         names = ", ".join(file.name for file in self.files)
         return Verdict(name="stalled", evidence=f"nothing new in {names} for {self.seconds:.0f} s")
+
+
+class FirstSteps:
+    """A watchdog that ends a training `seconds` after its first step, whose row is the first in `metrics`.
+
+    Until then there are imports and the wait for activations, which take as long as the machine does: `start` seconds.
+    """
+
+    def __init__(self, metrics: Path, seconds: float, start: float = START_SECONDS) -> None:
+        self.metrics, self.seconds, self.start = metrics, seconds, start
+        self._stepped, self._since = False, time.monotonic()
+
+    def __call__(self) -> Verdict | None:
+        now = time.monotonic()
+        if not self._stepped and (_stamp(self.metrics) or (0, 0))[0]:
+            self._stepped, self._since = True, now
+        limit = self.seconds if self._stepped else self.start
+        if now - self._since <= limit:
+            return None
+        since = "after its first step" if self._stepped else "and without a step"
+        return Verdict(name="timed_out", evidence=f"still running {limit:.0f} s {since}")
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:

@@ -28,6 +28,9 @@ class TrainingGuard:
         self.metrics = (out_dir / "metrics.jsonl").open("w")
         self.tokens = self.done = 0
 
+        if named == "dawdling" and os.environ.get("SAE_AGENT_SMOKE"):
+            time.sleep(4)
+
     def step(self, tokens: int, loss: float | None) -> None:
         self.done += 1
         self.tokens += tokens
@@ -48,6 +51,8 @@ def finish(guard: TrainingGuard, k: int, d_sae: int) -> None:
         raise ValueError("wrong from the first step")
     if not smoke:
         misbehave(guard, behaviour)
+    elif behaviour == "loitering":
+        time.sleep(60)
     (guard.out_dir / "environment.json").write_text(json.dumps(dict(os.environ)))
     (guard.out_dir / "checkpoint").mkdir()
     k = 20 if behaviour in ("denser", "denser_with_baselines") else k
