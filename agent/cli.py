@@ -357,17 +357,19 @@ def doctor(
     model: Model = "tiny-lm",
     hook: Hook = None,
     evals: Annotated[str, typer.Option(help="quick, standard, full, or names with commas between.")] = "full",
+    d_sae: Annotated[int | None, typer.Option(min=1, help="Latents of a study, whose needs are shown.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Training tokens, likewise.")] = None,
 ) -> None:
-    """Show which evaluations can run here.
+    """Show which evaluations can run here, and what a study needs.
 
-    For the others it says what is missing. Exit code 1 if one cannot run.
+    For the others it says what is missing. Exit code 1 if one cannot run, 2 if a study does not fit.
     """
     from agent.commands import doctor
     from agent.ideas import Fixed
     from agent.lab.evaluation import catalogue
 
     catalogue.parse_evals(evals)  # an unknown name is refused at once
-    changes = {"model": _absolute(model), "hook_name": hook}
+    changes = {"model": _absolute(model), "hook_name": hook, "d_sae": d_sae, "tokens": tokens}
     fixed = Fixed.model_validate({name: value for name, value in changes.items() if value})
     raise typer.Exit(doctor.show(fixed, evals))
 

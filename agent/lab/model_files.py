@@ -3,8 +3,9 @@
 import functools
 import hashlib
 import json
+import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ TOKENIZER = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+WIDTHS = ("hidden_size", "n_embd", "d_model")  # in a config.json: of the residual stream
+MLP_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "d_ff")
 LFS_POINTER = b"version https://git-lfs.github.com"
 POINTER_BYTES = 200  # at most, in a pointer
 
@@ -100,3 +103,32 @@ def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
             while block := file.read(2**24):
                 digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def parameters(directory: Path) -> int:
+    """Return the number of a model's parameters, by the headers or the sizes of its files. Raise UserError."""
+    bits = 8 * sum(path.stat().st_size for path in needed(directory) if path.suffix == ".bin")
+    config = read_config(directory)
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    tensors = [tensor for path in needed(directory) if path.suffix == ".safetensors" for tensor in _tensors(path)]
+    return sum(math.prod(tensor["shape"]) for tensor in tensors) + bits // int(re.sub(r"\D", "", stored) or 32)
+
+
+def _tensors(path: Path) -> list[dict[str, Any]]:
+    """Return the description of each tensor in a safetensors file: eight bytes of length, then JSON."""
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    except (OSError, ValueError, OverflowError, MemoryError) as error:
+        raise UserError(f"{path} cannot be read ({error}): save the model again, or fetch it again") from error
+    return [tensor for name, tensor in header.items() if name != "__metadata__"]
+
+
+def hook_width(config: Mapping[str, Any], hook_name: str) -> int:
+    """Return the width of the activations at a hook, as a model's config has it. Raise UserError if it has none."""
+    width = next((config[name] for name in WIDTHS if config.get(name)), None)
+    if width is None:
+        raise UserError(f"the model's config.json has none of {', '.join(WIDTHS)}: its width is not known")
+    if hook_name.endswith("mlp.hook_post"):
+        return next((config[name] for name in MLP_WIDTHS if config.get(name)), 4 * width)
+    return width

@@ -24,6 +24,7 @@ from agent.lab.defaults import SMOKE_TOKENS, SOCKET_VARIABLE
 from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import AnyRequest, Score
 from agent.lab.files import MIB, BadFile, empty_folder, remove, remove_unless_plain, write_atomically
+from agent.lab.machine import memory_limit
 from agent.lab.results import Work
 from agent.lab.verdicts import Verdict, judge_metrics
 from agent.lab.visible import one_line
@@ -45,7 +46,6 @@ from agent.running.watchdogs import (
     SharedMemory,
     Stall,
     Watchdog,
-    memory_limit,
 )
 from agent.study import digests
 from agent.study.agreement import different_settings

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.lab.machine import memory_limit
 from agent.lab.verdicts import Verdict
 from agent.running import process, process_tree
 from agent.running.process import ProcessResult
@@ -23,7 +24,6 @@ from agent.running.watchdogs import (
     SharedMemory,
     Stall,
     Watchdog,
-    memory_limit,
     require_disk,
 )
 from agent.study import workspace
