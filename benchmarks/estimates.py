@@ -1,8 +1,8 @@
-"""python benchmarks/estimates.py [D_IN:D_SAE:BATCH ...]: what agent/lab/estimates.py reckons, beside what is measured.
+"""python benchmarks/estimates.py [--training] [D_IN:D_SAE:BATCH ...]: what estimates.py reckons, beside what is measured.
 
 Each part of a job runs in a process of its own on the CPU, on a model of two layers with random weights: a training of
 four steps in which most latents are dead, core on its checkpoint, the server of activations, and a harvest. Measured
-are the peaks of their memory, and the bytes of the checkpoint.
+are the peaks of their memory, and the bytes of the checkpoint. With --training the training and its checkpoint alone.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = ("256:2048:1024", "512:8192:512", "768:16384:1024", "1536:16384:1024")
 HOOK = "blocks.0.hook_resid_post"
-STEPS, ROWS = 4, 140_000  # of a harvest: more than a shard
+STEPS, ROWS = 4, 140_000  # of a harvest: two shards
 LAYERS, VOCABULARY = 2, 4096
 
 
@@ -28,9 +28,10 @@ def main() -> None:
         measure_part(*sys.argv[2:])
         return
     print("| d_in x d_sae, batch | part | reckoned, GB | measured, GB | ratio |\n| --- | --- | --- | --- | --- |")
-    for size in sys.argv[1:] or SIZES:
+    sizes = [word for word in sys.argv[1:] if word != "--training"]
+    for size in sizes or SIZES:
         with tempfile.TemporaryDirectory() as folder:
-            for part in PARTS:
+            for part in ("training", "checkpoint") if "--training" in sys.argv else PARTS:
                 measured, reckoned = run_part(part, size, folder)
                 name, ratio = size.replace(":", " x ", 1).replace(":", ", "), reckoned / measured
                 print(f"| {name} | {part} | {reckoned / 1e9:.2f} | {measured / 1e9:.2f} | {ratio:.2f} |", flush=True)
@@ -51,7 +52,7 @@ def measure_part(part: str, size: str, folder: str) -> None:
 
     d_in, d_sae, batch = map(int, size.split(":"))
     parameters = LAYERS * 12 * d_in**2 + 2 * VOCABULARY * d_in
-    plan = estimates.Plan(d_in, d_sae, batch, ROWS, ROWS, parameters, 4, VOCABULARY, "cpu", trainings=1)
+    plan = estimates.Plan(d_in, d_sae, batch, ROWS, ROWS, parameters, 4, VOCABULARY, "cpu", shard_rows=ROWS // 2)
     measured = PARTS[part](plan, Path(folder))
     reckoned = {
         "training": lambda: estimates.training_ram(plan),
@@ -113,12 +114,30 @@ def server(plan: Any, folder: Path) -> float:  # noqa: ARG001
     return peak()
 
 
+class Drawn:
+    """Rows that are drawn here: under the driver another process holds the shards."""
+
+    def __init__(self, d_in: int) -> None:
+        self.d_in = d_in
+
+    def start(self, seed: int) -> None:
+        import torch
+
+        torch.manual_seed(seed)
+
+    def take(self, count: int) -> Any:
+        import torch
+
+        return torch.randn(count, self.d_in).half()
+
+
 def training(plan: Any, folder: Path) -> float:
-    from agent.lab.activations import stored_stream
+    from agent.lab.activations import Stream
     from agent.lab.rows import Manifest
 
-    (path,) = (folder / "cache/activations").glob("*/manifest.json")
-    manifest, total = Manifest.model_validate_json(path.read_bytes()), STEPS * plan.batch
+    scales: dict[str, Any] = {"scale": 1, "stored_scale": 1, "mean": [0.0] * plan.d_in}
+    about: dict[str, Any] = {"format": 2, "model": "", "hook_name": HOOK, "d_in": plan.d_in, "rows": ROWS, "shards": []}
+    manifest, total = Manifest(**about, **scales), STEPS * plan.batch
     spec = importlib.util.spec_from_file_location("experiment", ROOT / "experiment.py")
     assert spec
     assert spec.loader
@@ -132,26 +151,11 @@ def training(plan: Any, folder: Path) -> float:
         TOKENS=total,
         DEAD_AFTER=0,
         DEAD_EVERY=1,
-        stream=lambda *_, **__: _served(stored_stream(path.parent, manifest, total, plan.batch, 0)),
+        stream=lambda *_, **__: Stream(Drawn(plan.d_in), manifest, total, plan.batch, 0),
     )
     (folder / "run").mkdir()
     experiment.main(folder / "run")
     return peak()
-
-
-def _served(stream: Any) -> Any:
-    """Return a stream whose batches are drawn here: under the driver another process holds the shards."""
-    import torch
-
-    class Drawn:
-        def start(self, seed: int) -> None:
-            torch.manual_seed(seed)
-
-        def take(self, count: int) -> torch.Tensor:
-            return torch.randn(count, stream.d_in).half()
-
-    stream._rows = Drawn()
-    return stream
 
 
 def checkpoint(plan: Any, folder: Path) -> float:  # noqa: ARG001

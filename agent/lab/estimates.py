@@ -16,11 +16,10 @@ from agent.lab.results import FinalInfo
 
 GB = 1e9
 FLOAT32 = 4  # bytes
-SHARD_ROWS = 131_072  # of a harvest; its server holds two shards while it goes from one to the next
 HELD_OUT_TOKENS = 65_536  # that core scores: 512 windows of 128
 SCORED_AT_ONCE = 2_048  # tokens that core encodes at once: 16 windows
 LOGITS = 2**30  # bytes of the model's own logits that are kept at most
-TRAINING_BASE, EVALUATOR_BASE, SERVER_BASE, MODEL_BASE = 0.37e9, 0.9e9, 0.35e9, 0.8e9  # libraries, without a GPU
+TRAINING_BASE, EVALUATOR_BASE, SERVER_BASE, MODEL_BASE = 0.37e9, 0.9e9, 0.3e9, 0.93e9  # libraries, without a GPU
 DRIVER_BASE = 0.25e9  # the driver and a slot
 CUDA_RAM, CUDA_CONTEXT = 2.5e9, 0.6e9  # of each process on a GPU; assumed, not measured
 STEP_WEIGHTS = 4.25  # times the weights in a step: themselves, gradients, two moments, and what rescales rows
@@ -28,7 +27,7 @@ STEP_LATENTS = 6  # times [batch, d_sae] in a step, with dead latents
 SAVE_WEIGHTS = 7.5  # times the weights while a checkpoint is written: 3 of them the training's, the rest copies
 SCORE_WEIGHTS = 4  # times the weights in the evaluator, as it loads a checkpoint
 SCORE_LATENTS = 5  # times [SCORED_AT_ONCE, d_sae] as core scores it
-HARVEST_SHARDS = 4  # times a shard while it is shuffled and written
+HARVEST_SHARDS = 3  # times a shard while it is shuffled and written
 PLACE = ("device", "threads")  # in the environment of results: times compare where they are equal
 STORED_TWICE = 2  # a harvest while it is made, a checkpoint with its copy for sae_lens
 
@@ -47,6 +46,7 @@ class Plan:
     d_vocab: int
     device: str  # "cpu", or a GPU's name
     threads: str = ""  # of a job
+    shard_rows: int = 131_072  # of the harvest
     trainings: int = 0  # baselines and runs
     jobs: int = 1  # at once
 
@@ -59,6 +59,11 @@ class Plan:
     def model(self) -> int:
         """Bytes of the language model."""
         return self.parameters * self.itemsize
+
+    @property
+    def shard(self) -> float:
+        """Bytes of a shard of the harvest."""
+        return self.shard_rows * self.d_in * 2
 
     @property
     def on_gpu(self) -> bool:
@@ -99,8 +104,8 @@ def evaluator_ram(plan: Plan, scoring: bool = True) -> float:
 
 
 def server_ram(plan: Plan) -> float:
-    """Return the bytes of RAM of the process that serves activations."""
-    return SERVER_BASE + 2 * SHARD_ROWS * plan.d_in * 2
+    """Return the bytes of RAM of the process that serves activations, as it goes from one shard to the next."""
+    return SERVER_BASE + 2 * plan.shard
 
 
 def job_ram(plan: Plan) -> float:
@@ -111,7 +116,7 @@ def job_ram(plan: Plan) -> float:
 
 def harvest_ram(plan: Plan) -> float:
     """Return the bytes of RAM while activations are harvested."""
-    return MODEL_BASE + 2 * plan.model + HARVEST_SHARDS * SHARD_ROWS * plan.d_in * 2
+    return MODEL_BASE + plan.model + HARVEST_SHARDS * plan.shard
 
 
 def job_gpu(plan: Plan) -> float:
@@ -159,13 +164,14 @@ def _require(needed: float, there: float, kind: str, what: str, remedy: str) -> 
 
 def describe(plan: Plan, machine: Machine, measured: "Measured | None") -> list[str]:
     """Return what a study needs beside what there is, in lines of words."""
-    ram = max(plan.jobs * job_ram(plan), harvest_ram(plan) * bool(plan.rows))
-    gpu = f"{_gb(job_gpu(plan))} GB of {_gb(machine.gpu)} on the GPU, " if plan.on_gpu else ""
-    cache, runs = harvest_disk(plan), runs_disk(plan)
-    disk = f"{_gb(cache)} GB of {_gb(machine.cache)} for activations"
-    disk += f", {_gb(runs)} GB of {_gb(machine.runs)} for {plan.trainings} trainings" if plan.trainings else ""
-    needed = f"needs about, from the shapes: {_gb(ram)} GB of {_gb(machine.ram)} of RAM, {gpu}disk: {disk}"
-    return [needed, *([hours(plan, measured)] if plan.trainings else [])]
+    gpu = f"{_gb(job_gpu(plan))} GB of GPU memory ({_gb(machine.gpu)} are free) and " if plan.on_gpu else ""
+    memory = f"a job needs about {gpu}{_gb(job_ram(plan))} GB of RAM ({_gb(machine.ram)} may be used)"
+    memory += f", {plan.jobs} at once {_gb(plan.jobs * job_ram(plan))}" if plan.jobs > 1 else ""
+    disk = f"{_gb(harvest_disk(plan))} GB of disk for activations ({_gb(machine.cache)} are free)"
+    if not plan.trainings:
+        return [f"reckoned from shapes: {memory}; {disk}"]
+    disk += f", {_gb(runs_disk(plan))} for {plan.trainings} trainings ({_gb(machine.runs)} are free)"
+    return [f"reckoned from shapes: {memory}; {disk}", hours(plan, measured)]
 
 
 @dataclass(frozen=True)

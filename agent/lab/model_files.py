@@ -29,7 +29,7 @@ TOKENIZER = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-WIDTHS = ("hidden_size", "n_embd", "d_model")  # in a config.json: of the residual stream
+WIDTHS = ("hidden_size", "n_embd", "n_embed", "d_model", "dim")  # in a config.json: of the residual stream
 MLP_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "d_ff")
 LFS_POINTER = b"version https://git-lfs.github.com"
 POINTER_BYTES = 200  # at most, in a pointer

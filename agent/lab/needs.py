@@ -1,13 +1,14 @@
 """The numbers of a study that starts on this machine: what it needs, as estimates.py reckons it, and what there is."""
 
 import json
+import math
 import os
 from pathlib import Path
 
 import torch
 
 from agent.lab import cache, estimates, fingerprint, model_files, models, worlds
-from agent.lab.activations import MAX_HARVEST, HarvestKey
+from agent.lab.activations import MAX_HARVEST, SHARD_ROWS, HarvestKey
 from agent.lab.defaults import THREADS, WORLD_FILE, for_model, is_world
 from agent.lab.errors import UserError
 from agent.lab.estimates import Plan
@@ -61,6 +62,7 @@ def plan(
         d_vocab=d_vocab,
         device=environment["device"],
         threads=environment["threads"],
+        shard_rows=rows // math.ceil(rows / SHARD_ROWS),
         trainings=trainings,
         jobs=jobs,
     )

@@ -32,9 +32,9 @@ LARGE = Machine(ram=int(200 * GB), gpu=int(80 * GB), cache=int(500 * GB), runs=i
 def test_what_fits_is_described_beside_what_there_is():
     estimates.require_fit(GEMMA, LARGE)
     first, second = estimates.describe(GEMMA, LARGE, None)
-    assert "of 200 of RAM" in first
-    assert "of 80.0 on the GPU" in first
-    assert "of 500 for 14 trainings" in first
+    assert first.startswith("reckoned from shapes: a job needs about ")
+    for what in ("GB of GPU memory (80.0 are free)", "GB of RAM (200 may be used)", "for 14 trainings (500 are free)"):
+        assert what in first
     assert second.startswith("hours: not known before run 0")
 
 
@@ -100,10 +100,8 @@ def test_the_numbers_of_a_study_are_the_models_own(tmp_path: Path, monkeypatch: 
     assert needs.plan("tiny-lm", HOOK, tokens=1000, d_sae=64, batch=8).rows == 0
     config = model_files.read_config(models.EMBEDDED["tiny-lm"])
     assert model_files.hook_width(config, "blocks.1.mlp.hook_post") == 768
-    world = needs.plan("synth2k", "activations", tokens=1000)
-    assert (world.d_in, world.parameters) == (256, 2048 * 256)
 
 
 def test_a_model_whose_width_is_not_known_is_refused():
-    with pytest.raises(UserError, match=r"config.json has none of hidden_size, n_embd, d_model"):
+    with pytest.raises(UserError, match=r"config.json has none of hidden_size, n_embd"):
         model_files.hook_width({}, HOOK)

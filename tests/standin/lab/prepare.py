@@ -35,7 +35,10 @@ for name in set(evals) - {"core", "sparse_probing_sae_probes", "tpp"}:
 if refused := left_out.keys() & (catalogue.named_families(args.evals) | {args.needed}):
     print(f"error: {', '.join(refused)} cannot run: it has no stand-in: write one", file=sys.stderr)
     sys.exit(2)
-plan = Plan(D_IN, args.d_sae, args.batch, args.tokens, args.tokens, 0, 4, 0, "cpu", "1", args.trainings, args.jobs)
+sizes = (D_IN, args.d_sae, args.batch, args.tokens, args.tokens)
+plan = Plan(
+    *sizes, 0, 4, 0, "cpu", "1", trainings=args.trainings
+)  # with one job: those of a stand-in hold next to nothing
 if args.trainings:
     here = this_machine(Path.cwd(), gpu=0)
     try:
@@ -43,9 +46,8 @@ if args.trainings:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    print(
-        "\n".join(estimates.describe(plan, here, estimates.measured_step(cache.root() / "baselines", plan))), flush=True
-    )
+    for line in estimates.describe(plan, here, estimates.measured_step(cache.root() / "baselines", plan)):
+        print(line, flush=True)
 print("harvesting", flush=True)
 time.sleep(float(os.environ.get("SAE_AGENT_STANDIN_HARVEST", "0")))
 dtype = os.environ.get("SAE_AGENT_DTYPE", "float32")
