@@ -1,4 +1,4 @@
-"""python benchmarks/estimates.py [--training] [D_IN:D_SAE:BATCH ...]: what estimates.py reckons, beside what is measured.
+"""python benchmarks/estimates.py [--training] [D_IN:D_SAE:BATCH ...]: what estimates.py reckons, and what is measured.
 
 Each part of a job runs in a process of its own on the CPU, on a model of two layers with random weights: a training of
 four steps in which most latents are dead, core on its checkpoint, the server of activations, and a harvest. Measured
