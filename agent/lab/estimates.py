@@ -21,6 +21,7 @@ SCORED_AT_ONCE = 2_048  # tokens that core encodes at once: 16 windows
 LOGITS = 2**30  # bytes of the model's own logits that are kept at most
 TRAINING_BASE, EVALUATOR_BASE, SERVER_BASE, MODEL_BASE = 0.37e9, 0.9e9, 0.3e9, 0.93e9  # libraries, without a GPU
 DRIVER_BASE = 0.25e9  # the driver and a slot
+PREPARING = 1.85e9  # an evaluator of a small model at its peak, as it reads text and probes (benchmarks/single_run.py)
 CUDA_RAM, CUDA_CONTEXT = 2.5e9, 0.6e9  # of each process on a GPU; assumed, not measured
 STEP_WEIGHTS = 4.25  # times the weights in a step: themselves, gradients, two moments, and what rescales rows
 STEP_LATENTS = 6  # times [batch, d_sae] in a step, with dead latents
@@ -100,7 +101,9 @@ def evaluator_ram(plan: Plan, scoring: bool = True) -> float:
     """Return the bytes of RAM of an evaluator at its peak, or between requests."""
     if plan.on_gpu:
         return EVALUATOR_BASE + CUDA_RAM + plan.model + SCORE_WEIGHTS * plan.weights * scoring
-    return EVALUATOR_BASE + (score_bytes(plan) if scoring else kept_for_scoring(plan))
+    if not scoring:
+        return EVALUATOR_BASE + kept_for_scoring(plan)
+    return max(PREPARING + plan.model, EVALUATOR_BASE + score_bytes(plan))
 
 
 def server_ram(plan: Plan) -> float:
