@@ -108,14 +108,8 @@ def run(
     language_model = select.requested_model(proposer, llm, llm_command, replay=replay, **asked, **spend)
     given = {"model": model, "hook_name": hook, "layer": layer, "d_sae": d_sae, "k": k, "tokens": tokens}
     given |= {"batch": batch, "learning_rate": lr, "seed": seed, "context": context, "smallest_effect": smallest_effect}
-    given |= {
-        "baseline_seeds": baseline_seeds,
-        "text": text,
-        "dtype": dtype,
-        "threads": threads,
-        "evals": evals or None,
-        "stream": stream or None,
-    }
+    given |= {"baseline_seeds": baseline_seeds, "text": text, "stream": stream or None}
+    given |= {"dtype": dtype, "threads": threads, "evals": evals or None}
     given |= {"evaluation_data": evaluation_data if evaluation_data != "local" else None}
     settled = study_settings.settle(plan, given, sets or (), on_cluster=place.slurm is not None)
     request = command.StudyRequest(
@@ -319,10 +313,12 @@ def doctor(
     model: options.Model = "tiny-lm",
     hook: options.Hook = None,
     evals: Annotated[str, typer.Option(help="quick, standard, full, or names with commas between.")] = "full",
+    d_sae: Annotated[int | None, typer.Option(min=1, help="Latents of a study, whose needs are shown.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Training tokens, likewise.")] = None,
 ) -> None:
-    """Show which evaluations can run here.
+    """Show which evaluations can run here, and what a study needs.
 
-    For the others it says what is missing. Exit code 1 if one cannot run.
+    For the others it says what is missing. Exit code 1 if one cannot run, 2 if a study does not fit.
     """
     from agent.commands import doctor
     from agent.commands.study_settings import model_path
@@ -330,7 +326,7 @@ def doctor(
     from agent.lab.evaluation import catalogue
 
     catalogue.parse_evals(evals)  # an unknown name is refused at once
-    changes = {"model": model_path(model) if model else None, "hook_name": hook}
+    changes = {"model": model_path(model) if model else None, "hook_name": hook, "d_sae": d_sae, "tokens": tokens}
     fixed = Fixed.model_validate({name: value for name, value in changes.items() if value})
     raise typer.Exit(doctor.show(fixed, evals))
 

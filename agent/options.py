@@ -73,7 +73,7 @@ RunTimeout = Annotated[
     float | None,
     typer.Option(
         min=1,
-        help="Seconds for one training, and for one evaluation; by default 5 times the baseline's, at least 300.",
+        help="Seconds for a training, its first steps, an evaluation; by default 5 times run 0's, at least 300.",
     ),
 ]
 

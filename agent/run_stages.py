@@ -33,7 +33,6 @@ from agent.study.runs import Run
 from agent.study.state import RunState, State
 from agent.study.workspace import Study
 
-SMOKE_SECONDS = 300.0  # a sound smoke test takes some 15, most of it imports; the machine may be busy
 DRIVER_ENDED = Verdict(name="killed", evidence="the driver ended while training")
 
 
@@ -183,13 +182,12 @@ class RunStages:
         if run == 0 and self.baselines.cached_run(self.baselines.k, seed):
             self.copy_baseline()
             return True
-        timeout = budget.training_timeout
         training = Training(
             source=state.proposal.source,
             directory=self.study.run_dir(run).name,
             seed=seed,
-            timeout=timeout,
-            smoke_timeout=min(SMOKE_SECONDS, timeout),
+            timeout=budget.training_timeout,
+            smoke_timeout=budget.smoke_timeout,
             baseline_smoke=self.state.runs[0].smoke,
         )
         return self.queue.submit(

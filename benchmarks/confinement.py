@@ -6,7 +6,6 @@ Under each kind that works here, and under none: medians of 31 starts of `true` 
 training, and the wall and CPU seconds of a whole training of 300,000 tokens.
 """
 
-import json
 import os
 import statistics
 import subprocess
@@ -14,12 +13,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from training import slot_of, train_in
+from training import prepared, slot_of, train_in
 
 from agent import ideas
 from agent.ideas import Fixed
-from agent.running import lab_processes, sandbox, views
+from agent.running import sandbox, views
 from agent.running.sandbox import UNCONFINED, Sandbox
 from agent.study import workspace
 
@@ -36,11 +36,9 @@ def main(tokens: int) -> None:
             medians = {name: _start(kind, command, root) for name, command in PROGRAMS.items()}
             print(f"{kind.kind}: " + ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in medians.items()))
         fixed = Fixed(tokens=tokens, evals="core")
-        if lab_processes.prepare(root, fixed, "core", "cpu", root / "prepared.json"):
-            sys.exit(1)
-        prepared = json.loads((root / "prepared.json").read_text())
+        lab = prepared(root, fixed)
         for kind in kinds:
-            print(f"{kind.kind}: {_train(kind, fixed, root, prepared)}", flush=True)
+            print(f"{kind.kind}: {_train(kind, fixed, root, lab)}", flush=True)
 
 
 def _start(kind: Sandbox, command: list[str], root: Path) -> float:
@@ -59,10 +57,10 @@ def _start(kind: Sandbox, command: list[str], root: Path) -> float:
     return statistics.median(seconds)
 
 
-def _train(kind: Sandbox, fixed: Fixed, root: Path, prepared: dict[str, str]) -> str:
+def _train(kind: Sandbox, fixed: Fixed, root: Path, lab: dict[str, Any]) -> str:
     """Return what a training of the baseline took."""
     study = workspace.create_study(root, kind.kind)
-    with slot_of(study, fixed, prepared, kind) as slot:
+    with slot_of(study, fixed, lab, kind) as slot:
         start = time.perf_counter()
         work = train_in(slot, ideas.render_baseline(fixed), study.directory / "run_0", timeout=600)
     return f"a training of {fixed.tokens:,} tokens {time.perf_counter() - start:.1f} s, CPU {work.cpu_seconds:.1f} s"

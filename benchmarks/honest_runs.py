@@ -8,7 +8,6 @@ are `implausible` or `not_comparable`; the work of a row is printed too. 200 run
 with 1 if any was refused.
 """
 
-import json
 import multiprocessing
 import random
 import re
@@ -20,14 +19,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from training import slot_of, train_in
+from training import prepared, slot_of, train_in
 
 from agent import ideas
 from agent.ideas import Fixed
 from agent.lab import results
 from agent.lab.evaluation.requests import Score
 from agent.lab.results import Work
-from agent.running import lab_processes
 from agent.running.sandbox import settle
 from agent.running.slot import Slot
 from agent.study import workspace
@@ -55,11 +53,9 @@ def main(runs: int) -> int:
         root = Path(directory)
         model = runpy.run_path(str(ROOT / "tests/small_lab.py"))["make_model"](root / "model")
         fixed = Fixed(model=str(model), hook_name=HOOK, tokens=TOKENS, d_sae=D_SAE, evals="core")
-        if lab_processes.prepare(root, fixed, "core", "cpu", root / "prepared.json"):
-            return 1
+        lab = prepared(root, fixed)
         study = workspace.create_study(root, "honest")
-        prepared = json.loads((root / "prepared.json").read_text())
-        with slot_of(study, fixed, prepared, settle("auto")) as slot:
+        with slot_of(study, fixed, lab, settle("auto")) as slot:
             baseline = _run(study, slot, ideas.render_baseline(fixed), fixed, None, "baseline")
             outcomes = [
                 _run(study, slot, _source(draw, fixed), fixed, baseline[1], f"run {number}", number % 4 > 1)

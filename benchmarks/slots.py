@@ -8,17 +8,17 @@ do no more in a second than the first way's, which has all cores for itself. Wit
 default, it takes some 15 minutes on 2 cores; nothing else should run at the same time.
 """
 
-import json
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from training import prepared
+
 from agent import ideas
 from agent.ideas import Fixed
 from agent.lab.evaluation.requests import Score
-from agent.running import lab_processes
 from agent.running.jobs import JOB, OUTCOME, Job, Outcome, Setup, Training
 from agent.running.local import LocalSlots
 from agent.running.sandbox import settle
@@ -44,12 +44,10 @@ def main(jobs: int, tokens: int) -> None:
 
 def carry_out(root: Path, fixed: Fixed, slots: int, jobs: int) -> tuple[float, list[Outcome]]:
     """Carry out jobs in warm slots; return the seconds that all of them took, and what came out."""
-    if lab_processes.prepare(root, fixed, "core", "cpu", root / "prepared.json"):
-        sys.exit(1)
-    prepared = json.loads((root / "prepared.json").read_text())
+    lab = prepared(root, fixed)
     study = workspace.create_study(root, f"slots_{slots}")
     setup = study.directory / "setup.json"
-    artefacts = Path(prepared["artefacts"])
+    artefacts = Path(lab["artefacts"])
     kind = settle("auto").kind
     about = {"study": study.directory, "fixed": fixed, "evals": EVALS, "device": "cpu", "artefacts": artefacts}
     Setup.model_validate(about | {"kind": kind}).write(setup)

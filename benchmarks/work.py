@@ -6,16 +6,14 @@ TOKENS are 300,000 by default, STEPS the last so many steps of each plan, by def
 takes some 5 CPU seconds of each, so the ratios of longer trainings lie further from 1.
 """
 
-import json
 import sys
 import tempfile
 from pathlib import Path
 
-from training import slot_of, train_in
+from training import prepared, slot_of, train_in
 
 from agent import ideas
 from agent.ideas import Fixed
-from agent.running import lab_processes
 from agent.running.sandbox import settle
 from agent.study import workspace
 from agent.study.agreement import work_ratio
@@ -31,11 +29,10 @@ def main(tokens: int, steps: int) -> None:
         sources |= {f"{idea.name} {step.name}": ideas.render_step(idea, step, fixed) for step in idea.plan[-steps:]}
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
-        if lab_processes.prepare(root, fixed, "core", "cpu", root / "prepared.json"):
-            sys.exit(1)
+        lab = prepared(root, fixed)
         study = workspace.create_study(root, "work")
-        prepared, baseline = json.loads((root / "prepared.json").read_text()), None
-        with slot_of(study, fixed, prepared, settle("auto")) as slot:
+        baseline = None
+        with slot_of(study, fixed, lab, settle("auto")) as slot:
             for number, (name, source) in enumerate(sources.items()):
                 work = train_in(slot, source, study.directory / f"run_{number}", timeout=1800)
                 baseline = baseline or work

@@ -1,5 +1,6 @@
 """The command line: one line for a mistake, and quick answers."""
 
+import re
 import subprocess
 import sys
 import time
@@ -67,6 +68,19 @@ def test_a_mistake_gets_one_line(checkout: Checkout, arguments: str, message: st
     assert result.stderr.startswith("error: ")
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+    assert not list((checkout.root / "runs").glob("*"))
+
+
+def test_a_study_that_cannot_fit_is_refused_before_it_starts(tmp_path: Path):
+    checkout = make_checkout(tmp_path)
+    checkout.plan("sound", fixed={"d_sae": 10**9})
+    result = checkout.run(1)
+    assert result.returncode == 2
+    assert re.fullmatch(
+        r"error: a job \(64 x 1,000,000,000 latents in batches of 1,024\): about [\d,]+ GB of RAM needed, "
+        r"and there are [\d.,]+: lower --d-sae( or --batch)?\n",
+        result.stderr,
+    )
     assert not list((checkout.root / "runs").glob("*"))
 
 

@@ -64,3 +64,13 @@ def test_a_change_that_acts_later_is_warned_of_by_a_cached_baseline_too(first: C
 
 def said_while_it_trains(checkout: Checkout) -> bool:
     return any(WARNING in path.read_text() for path in checkout.study.directory.glob("jobs/*/progress"))
+
+
+def test_the_first_steps_are_timed_from_the_first_of_them(tmp_path: Path):
+    checkout = make_checkout(tmp_path)
+    checkout.plan("dawdling", "loitering")
+    ended = checkout.run(2, "--run-timeout", "3", SAE_AGENT_CACHE=str(tmp_path / "cache"))
+    assert ended.returncode == 0, ended.stderr
+    verdicts = [run.verdict for run in checkout.state.runs[1:] if run.verdict]
+    assert [verdict.name for verdict in verdicts] == ["ok", "timed_out"]
+    assert verdicts[1].evidence == "in the first steps: still running 3 s after its first step"

@@ -1,4 +1,4 @@
-"""`agent doctor`: which evaluations can run here, and what the others lack."""
+"""`agent doctor`: which evaluations can run here, what the others lack, and what a study needs."""
 
 import tempfile
 from pathlib import Path
@@ -24,6 +24,8 @@ def show(fixed: ideas.Fixed, evals: str) -> int:
     console.print(f"{report.model}, {report.hook_name}")
     for name, state in report.machine.items():
         console.print(f"{name}: {state}", soft_wrap=True)
+    for line in report.needs:
+        console.print(line, soft_wrap=True)
     console.print(f"sandbox: {settle('auto').description}", soft_wrap=True)
     if report.unsuited:
         console.print(f"left out, as {report.why_unsuited}: {', '.join(report.unsuited)}", soft_wrap=True)

@@ -14,6 +14,7 @@ import typer
 
 from agent import ROOT, ideas
 from agent.commands import settings
+from agent.comparison.baselines import required_baselines
 from agent.display.approve import require_terminal
 from agent.display.formatting import hours_line
 from agent.display.live import make_display
@@ -124,7 +125,8 @@ def start(request: StudyRequest) -> None:
         print(one_line(select.where_from(request.language_model)), flush=True)
         analysis = idea_analysis.load(request.idea, sandbox)
         _import_what_is_used_late(request.language_model)
-        lab = _prepare_lab(request.place, request.fixed, request.goal[0], request.device)
+        trainings = len(required_baselines(request.fixed)) + request.max_runs
+        lab = _prepare_lab(request.place, request.fixed, request.goal[0], request.device, trainings, request.jobs)
         jobs = request.place.count(request.jobs, lab, sandbox)
         started = request.first_event(lab, sandbox.record(request.sandbox), jobs, analysis)
         study = workspace.create_study(ROOT, request.idea.name)
@@ -213,13 +215,15 @@ def _settle_again(study: Study, state: State, wish: SandboxWish | None) -> Sandb
     return sandbox
 
 
-def _prepare_lab(place: Place, fixed: Fixed, primary_metric: str, device: str | None) -> dict[str, Any]:
+def _prepare_lab(
+    place: Place, fixed: Fixed, primary_metric: str, device: str | None, trainings: int = 0, jobs: int | None = None
+) -> dict[str, Any]:
     """Harvest the activations; return the fingerprint, the evaluations that can run, and the cache's folders.
 
     Raise typer.Exit if it cannot.
     """
     try:
-        return place.prepare(ROOT, fixed, family_of(primary_metric), device)
+        return place.prepare(ROOT, fixed, family_of(primary_metric), device, trainings, jobs)
     except Unprepared as failed:
         raise typer.Exit(2 if failed.exit_code == 2 else 1) from None
 

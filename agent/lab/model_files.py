@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -102,3 +103,22 @@ def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
             while block := file.read(2**24):
                 digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def parameters(directory: Path) -> int:
+    """Return the number of a model's parameters, by the headers or the sizes of its files. Raise UserError."""
+    bits = 8 * sum(path.stat().st_size for path in needed(directory) if path.suffix == ".bin")
+    config = read_config(directory)
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    tensors = [tensor for path in needed(directory) if path.suffix == ".safetensors" for tensor in _tensors(path)]
+    return sum(math.prod(tensor["shape"]) for tensor in tensors) + bits // int(re.sub(r"\D", "", stored) or 32)
+
+
+def _tensors(path: Path) -> list[dict[str, Any]]:
+    """Return the description of each tensor in a safetensors file: eight bytes of length, then JSON."""
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    except (OSError, ValueError, OverflowError, MemoryError) as error:
+        raise UserError(f"{path} cannot be read ({error}): save the model again, or fetch it again") from error
+    return [tensor for name, tensor in header.items() if name != "__metadata__"]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from agent.lab import activations, corpus, files, fingerprint, gpus, models
-from agent.lab.defaults import EVALUATION_DATA, THREADS
+from agent.lab import activations, corpus, estimates, files, fingerprint, gpus, models, needs
+from agent.lab.defaults import EVALUATION_DATA
 from agent.lab.evaluation import doctor, published
 from agent.lab.evaluation.evaluator import artefact_folder, keep_what_was_read
 from agent.lab.exits import one_line_errors
@@ -25,6 +25,10 @@ def main() -> None:
     parser.add_argument("--text", default="", help="a file, a folder or a hub dataset; it is pinned")
     parser.add_argument("--tokens", type=int, required=True)
     parser.add_argument("--stream", action="store_true", help="have the model make rows as they are read")
+    parser.add_argument("--d_sae", type=int, help="latents; by default the model's own")
+    parser.add_argument("--batch", type=int, help="tokens a step, likewise")
+    parser.add_argument("--trainings", type=int, default=0, help="of a study that starts; 0: of one that goes on")
+    parser.add_argument("--jobs", type=int, default=1, help="at once")
     parser.add_argument("--evals", default="quick", help="families, or quick, standard, full")
     parser.add_argument("--needed", default="core", metavar="FAMILY", help="family that measures the primary metric")
     parser.add_argument("--fingerprint", type=Path, metavar="FILE", help="JSON file for these and the folders")
@@ -35,17 +39,25 @@ def main() -> None:
         if models.device_config().device == "mps":
             print("--device mps is untried: compare a first study with one on the CPU", flush=True)
         models.identity(args.model)  # fetches a hub model, so that its config can be read
-        text, wish = corpus.pin(args.text), os.environ.pop(EVALUATION_DATA, "")
+        text, published_data = corpus.pin(args.text), os.environ.pop(EVALUATION_DATA, "")
         evals, left_out = doctor.resolve_families(
             doctor.eval_target(args.model, args.hook_name, text), args.evals, args.needed
         )
         for name, reason in left_out.items():
             print(f"left out of {args.evals}: {name}: {reason}", flush=True)
-        evaluated_on = published.use(wish, evals, corpus.source(text)) if wish else {}
+        evaluated_on = published.use(published_data, evals, corpus.source(text)) if published_data else {}
         for family, data in evaluated_on.items():
             print(f"{family} is scored on {data}", flush=True)
-        on_gpu = models.device_config().device.startswith("cuda")
-        os.environ.setdefault(THREADS, "4" if on_gpu else "1")
+        needs.settle_threads()
+        plan = needs.plan(
+            **{name: getattr(args, name) for name in ("model", "hook_name", "tokens", "d_sae", "batch")},
+            text=text,
+            stream=args.stream,
+            trainings=args.trainings,
+            jobs=args.jobs,
+        )
+        for line in needs.described(plan) if args.trainings else ():
+            print(line, flush=True)
         folder, manifest = activations.ensure_harvest(args.model, args.hook_name, args.tokens, text, "", args.stream)
         what = "tokens to stream" if args.stream else "activations"
         print(f"{what}: {manifest.rows:,} of {manifest.hook_name} in {folder}")
@@ -56,6 +68,7 @@ def main() -> None:
         if args.fingerprint:
             content = fingerprint.fingerprint(args.model, text, args.stream) | {
                 "gpus": gpu_count(models.device_config().device),
+                "job_bytes": int(estimates.job_ram(plan)),
                 "evals": evals,
                 "left_out": left_out,
                 "activations": str(folder),

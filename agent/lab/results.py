@@ -44,6 +44,7 @@ class Work(BaseModel):
     rows: int  # of activations that it was served
     cpu_seconds: float  # of all its processes, from their start to their end
     machine: str  # processor and threads: figures of another machine do not compare
+    smoke_seconds: float = 0.0  # of the few steps before it, from their start until they were scored; 0: not known
 
 
 class Core(BaseModel):

@@ -8,7 +8,8 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
+from weakref import WeakValueDictionary
 
 import torch
 from pydantic import BaseModel
@@ -18,6 +19,7 @@ from torch import Tensor
 from agent.lab.errors import UserError
 
 CHUNK_ROWS = 16_384  # gathered from a shard at once
+RESIDENT_SHARE = 1 / 4  # of a GPU's free memory, for the shards of all readers; the rest is the training's
 
 
 class Shard(BaseModel):
@@ -107,8 +109,15 @@ class Rows(Protocol):
         ...
 
 
+def may_stay(size: int, resident: int, free: int) -> bool:
+    """Return whether a shard of `size` bytes may stay on a GPU with `free` bytes free, `resident` being of shards."""
+    return resident + size <= RESIDENT_SHARE * (resident + free)
+
+
 class StoredRows:
     """The rows of a harvest's files: shards in random order, each shuffled, again and again."""
+
+    on_gpu: ClassVar["WeakValueDictionary[Path, Tensor]"] = WeakValueDictionary()  # the shards of all readers
 
     def __init__(
         self, folder: Path, manifest: Manifest, device: torch.device, checked: Signatures | None = None
@@ -116,7 +125,7 @@ class StoredRows:
         """`checked` holds the signatures of the files when their checksums were compared, if they may change after."""
         self.folder, self.shards, self.device, self.checked = folder, manifest.shards, device, checked
         self._empty = torch.empty(0, manifest.d_in, dtype=torch.float16, device=device)
-        self._resident: dict[str, Tensor] = {}
+        self._resident: dict[str, Tensor] = {}  # shards that stay on the GPU while this reader is there
 
     def start(self, seed: int, skip: int = 0) -> None:
         self._rest, self._chunks = self._empty, self._shuffled(seed, skip)
@@ -144,13 +153,17 @@ class StoredRows:
                     yield stored[chunk.to(stored.device)].to(self.device)
 
     def _shard(self, name: str) -> Tensor:
-        """Return the rows `[rows, d_in]` of a shard, which stays on a GPU with room to spare."""
-        if name in self._resident:
-            return self._resident[name]
+        """Return the rows `[rows, d_in]` of a shard, which stays on a GPU that has room to spare."""
+        path = self.folder / name
+        if (stored := self.on_gpu.get(path)) is not None:
+            self._resident[name] = stored
+            return stored
         require_unchanged(self.folder, name, self.checked)
-        stored = load_file(self.folder / name)["activations"]
-        if self.device.type == "cuda" and torch.cuda.mem_get_info(self.device)[0] > 4 * stored.nbytes + 2**32:
-            self._resident[name] = stored = stored.to(self.device)
+        stored = load_file(path)["activations"]
+        if self.device.type == "cuda":
+            resident = sum(shard.nbytes for shard in self.on_gpu.values())
+            if may_stay(stored.nbytes, resident, torch.cuda.mem_get_info(self.device)[0]):
+                self._resident[name] = self.on_gpu[path] = stored = stored.to(self.device)
         return stored
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-from agent.lab import cache, gpus, results, state
+from agent.lab import cache, gpus, memory, results, state
 from agent.lab.defaults import CONTEXT_VARIABLE, POOLS, SETUP_FILE, SOCKET_VARIABLE, STREAMED_VARIABLE, THREADS
 from agent.lab.errors import UserError
 from agent.lab.exits import exit_with, one_line_errors
@@ -55,6 +56,9 @@ def run(main: Callable[[Path], None]) -> None:
         try:
             with nullcontext() if served else cache.in_use():
                 main(out_dir)
+                if not os.environ.get("SAE_AGENT_DRIVEN") and not os.environ.get("SAE_AGENT_SMOKE"):
+                    memory.give_back()  # nothing holds the SAE, its optimizer and its activations any more
+                    evaluate(out_dir)
         except UserError:
             if not served and not saved:
                 remove_out_dir_without_steps(out_dir)
@@ -64,6 +68,19 @@ def run(main: Callable[[Path], None]) -> None:
             if not os.environ.get("SAE_AGENT_DRIVEN"):
                 results.write(out_dir, results.FinalInfo(verdict=stopped.verdict))
             exit_with(f"stopped: {stopped}", 1)
+
+
+def evaluate(run_dir: Path) -> None:
+    """Evaluate a run in a process of its own, if it has a checkpoint. Exits with that process's code if it fails."""
+    if not (run_dir / "checkpoint").is_dir():  # an experiment that did without finish()
+        return
+    command = [sys.executable, "-P", "-m", "agent.lab.evaluation", str(run_dir)]
+    try:
+        code = subprocess.run(command).returncode
+    except KeyboardInterrupt:  # the evaluator got it too, and has printed how to go on
+        code = 130
+    if code != 0:
+        raise SystemExit(code if code > 0 else 1)
 
 
 def use_settings_of_study(setup: Path) -> None:

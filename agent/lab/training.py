@@ -2,8 +2,6 @@
 
 import math
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -204,7 +202,7 @@ def finish(
     groups: dict[str, tuple[int, int]] | None = None,
     extra: dict[str, Tensor] | None = None,
 ) -> None:
-    """Judge the training, save the checkpoint, and have it evaluated: the last line of an experiment.
+    """Judge the training and save the checkpoint: the last line of an experiment. Its scores come from another process.
 
     `encode` maps scaled activations `[batch, d_in]` to latents `[batch, d_sae]`, each row alone. The decoder is data:
     `W_dec [d_sae, d_in]`, `b_dec [d_in]`. Give `W_enc [d_in, d_sae]`, `b_enc [d_sae]` and `threshold [d_sae]` if the
@@ -245,16 +243,3 @@ def finish(
     for key in ("steps", "tokens", "passes", "final_loss", "seconds"):
         print(f"{key}: {getattr(training, key)}")
     print(f"checkpoint: {guard.out_dir / 'checkpoint'}", flush=True)
-    if not os.environ.get("SAE_AGENT_DRIVEN") and not os.environ.get("SAE_AGENT_SMOKE"):
-        evaluate(guard.out_dir)
-
-
-def evaluate(run_dir: Path) -> None:
-    """Evaluate a run in a process of its own. Exits with that process's code if it fails."""
-    command = [sys.executable, "-P", "-m", "agent.lab.evaluation", str(run_dir)]
-    try:
-        code = subprocess.run(command).returncode
-    except KeyboardInterrupt:  # the evaluator got it too, and has printed how to go on
-        code = 130
-    if code != 0:
-        raise SystemExit(code if code > 0 else 1)

@@ -9,13 +9,14 @@ from pathlib import Path
 from agent.ideas import BadIdea, Idea
 from agent.lab.errors import did_you_mean
 from agent.lab.files import MIB, BadFile, read_plain, write_atomically
+from agent.lab.machine import memory_limit
 from agent.lab.results import Measure
 from agent.report.figure_style import Figure
 from agent.report.idea_program import ANSWER, NO_FIGURES, REQUEST, Answer, Request
 from agent.report.plots import STUDY_FIGURES, Draw
 from agent.running import process, views
 from agent.running.sandbox import UNCONFINED, Sandbox
-from agent.running.watchdogs import LogCap, Memory, memory_limit
+from agent.running.watchdogs import LogCap, Memory
 from agent.study.runs import Run
 
 PROGRAM = (*process.START, "agent.report.idea_program")

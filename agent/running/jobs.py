@@ -54,7 +54,7 @@ class Training(_File):
     directory: str  # the run's, beside the script
     seed: int
     timeout: float  # seconds
-    smoke_timeout: float | None = None  # seconds for a few steps before it; None: no such test
+    smoke_timeout: float | None = None  # seconds for a few steps before it, from the first; None: no test
     tokens: int | None = None  # None: the study's
     baseline_smoke: str = ""  # hash of the checkpoint that the baseline's few steps left, if it is known
     resumes: bool = False  # it is known to go on from a saved state as if nothing had happened

@@ -12,28 +12,26 @@ DESCRIBE = (*process.START, "agent.lab.describe_model")
 EXAMINE = (*process.START, "agent.lab.evaluation.doctor")
 
 
-def prepare(root: Path, fixed: Fixed, required: str, device: str | None, out: Path) -> int:
-    """Harvest the activations of a study in a child process and return its exit code.
-
-    The model, the hook and the evaluations, of which `required` must run, are checked first. `out` receives the
-    fingerprint and the evaluations, as JSON.
-    """
-    return _run_lab(prepare_command(fixed, required, out), root, fixed, device)
-
-
 def examine(root: Path, fixed: Fixed, evals: str, out: Path) -> int:
     """Write a Report of what can be evaluated to `out`, in a child process, and return its exit code."""
     options = ["--model", fixed.model, "--hook_name", fixed.hook_name, "--evals", evals, "--out", str(out)]
-    return _run_lab([*EXAMINE, *options], root, fixed, None)
+    options += [word for name, value in _shape(fixed).items() for word in (name, value)]
+    return run_lab([*EXAMINE, *options], root, fixed, None)
 
 
-def prepare_command(fixed: Fixed, required: str, out: Path) -> list[str]:
-    """Return the command that harvests the activations of a study."""
+def prepare_command(fixed: Fixed, required: str, out: Path, trainings: int, jobs: int) -> list[str]:
+    """Return the command that harvests the activations of a study.
+
+    The model, the hook, the evaluations, of which `required` must run, and what `trainings` with so many `jobs` at once
+    need are checked first. `out` receives the fingerprint and the evaluations, as JSON.
+    """
     options = {
         "--model": fixed.model,
         "--hook_name": fixed.hook_name,
         "--text": fixed.text,
-        "--tokens": str(fixed.tokens),
+        **_shape(fixed),
+        "--trainings": str(trainings),
+        "--jobs": str(jobs),
         "--evals": fixed.evals,
         "--needed": required,
         "--fingerprint": str(out),
@@ -48,7 +46,14 @@ def lab_settings(fixed: Fixed, device: str | None) -> dict[str, str]:
     return computation(fixed, device) | threads
 
 
-def _run_lab(command: Sequence[str], root: Path, fixed: Fixed, device: str | None) -> int:
+def _shape(fixed: Fixed) -> dict[str, str]:
+    """Return the options by which the lab reckons what a training needs."""
+    sizes = {"tokens": fixed.tokens, "d_sae": fixed.d_sae, "batch": fixed.batch}
+    return {f"--{name}": str(size) for name, size in sizes.items()}
+
+
+def run_lab(command: Sequence[str], root: Path, fixed: Fixed, device: str | None) -> int:
+    """Run a command of the lab that may use the network, in the directory of the studies; return its exit code."""
     runs = root / "runs"  # not where the user stands: a directory there must not pass for a model of the same name
     runs.mkdir(exist_ok=True)
     env = process.child_environment(computation(fixed, device), process.ALL_VARIABLES)

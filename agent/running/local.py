@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent.lab.files import empty_folder, remove_unless_plain
+from agent.lab.machine import memory_limit
 from agent.lab.verdicts import Verdict
 from agent.running import process, process_tree
 from agent.running.executor import Status
 from agent.running.jobs import OUTCOME, PROGRESS, Setup, noted
-from agent.running.watchdogs import memory_limit
 from agent.study.outcomes import StudyPaused
 from agent.study.workspace import STUDY_VARIABLE
 
 SLOT = (*process.START, "agent.running.slot")
 MEMORY_SECONDS = 2.0  # between two looks at the memory of all jobs
-JOB_BYTES = 3 * 2**30  # that a job and its evaluator use, roughly, of a small model
 MOST_SLOTS = 8  # unless more are asked for
 LOST = Verdict(name="killed", evidence="the driver ended before it did")
 
@@ -151,13 +150,13 @@ class LocalSlots:
             self._waiting[:0] = [job] if job else []
 
 
-def default_slots(threads: int) -> int:
-    """Return how many jobs of so many threads this machine has cores and memory for.
+def default_slots(threads: int, job_bytes: int) -> int:
+    """Return how many jobs of so many threads and bytes this machine has cores and memory for.
 
     A step takes 21.0 ms with one thread and 15.6 with two (benchmarks/step.py), so more jobs beat more threads.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores // threads, memory_limit() // JOB_BYTES, MOST_SLOTS))
+    return max(1, min(cores // threads, memory_limit() // job_bytes, MOST_SLOTS))
 
 
 def visible_gpus(count: int, environment: Mapping[str, str] = os.environ) -> list[str]:

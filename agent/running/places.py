@@ -14,6 +14,7 @@ from typing import Any
 
 from agent.ideas import Fixed
 from agent.lab.errors import UserError
+from agent.lab.machine import memory_limit
 from agent.running import lab_processes, process, slurm
 from agent.running.executor import Executor, NotSubmitted
 from agent.running.jobs import OUTCOME
@@ -68,20 +69,24 @@ class Place:
         if self.slurm is not None:
             slurm.check(self.slurm)
 
-    def prepare(self, root: Path, fixed: Fixed, required: str, device: str | None) -> dict[str, Any]:
+    def prepare(
+        self, root: Path, fixed: Fixed, required: str, device: str | None, trainings: int = 0, jobs: int | None = None
+    ) -> dict[str, Any]:
         """Harvest the activations where jobs run; return the fingerprint, the evaluations, and the cache's folders.
 
-        Raise Unprepared.
+        What so many `trainings`, so many `jobs` at once, need is said and refused before. Raise Unprepared.
         """
         runs = root / "runs"  # all nodes see it
         runs.mkdir(exist_ok=True)
         place = None if self.slurm is None else runs
         with _temporary_folder(place) as folder:
             out = folder / OUTCOME
+            at_once = jobs if jobs and self.slurm is None else 1  # a job of a cluster has a node's share to itself
+            command = lab_processes.prepare_command(fixed, required, out, trainings, at_once)
             if self.slurm is None:
-                code = lab_processes.prepare(root, fixed, required, device, out)
+                code = lab_processes.run_lab(command, root, fixed, device)
             else:
-                code = self._prepare_by_job(self.slurm, fixed, required, device, out)
+                code = self._prepare_by_job(self.slurm, command, fixed, device, out)
             if code:
                 raise Unprepared(code)
             return json.loads(out.read_text())
@@ -99,7 +104,9 @@ class Place:
             return wish or 1
         if self.slurm is not None:
             return CLUSTER_JOBS
-        return gpus or default_slots(int(lab["parts"]["threads"]))
+        if gpus:
+            return max(1, min(gpus, memory_limit() // lab["job_bytes"]))
+        return default_slots(int(lab["parts"]["threads"]), lab["job_bytes"])
 
     def executor(self, setup: Path, count: int, gpus: int) -> Executor:
         """Return what carries out the jobs of the study with this setup, `count` at once."""
@@ -108,10 +115,10 @@ class Place:
         return Slurm(self.slurm, [*SLOT, str(setup)], process.child_environment({}))
 
     def _prepare_by_job(
-        self, options: Mapping[str, str], fixed: Fixed, required: str, device: str | None, out: Path
+        self, options: Mapping[str, str], command: list[str], fixed: Fixed, device: str | None, out: Path
     ) -> int:
         """Have a job prepare the study, show what it printed, and return 0, 1, or 2 for the user's mistake."""
-        folder, command = out.parent, lab_processes.prepare_command(fixed, required, out)
+        folder = out.parent
         shell = ["/bin/sh", "-c", f"exec {shlex.join(command)}"]  # the directory and the attempt are its $0 and $1
         environment = process.child_environment(lab_processes.computation(fixed, device), process.NETWORK_VARIABLES)
         executor = Slurm(options, shell, environment)

@@ -25,6 +25,7 @@ from agent.lab.defaults import SAVE_EVERY, SMOKE_TOKENS, SOCKET_VARIABLE
 from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import AnyRequest, Score
 from agent.lab.files import MIB, BadFile, empty_folder, remove, remove_unless_plain, write_atomically
+from agent.lab.machine import memory_limit
 from agent.lab.results import Work
 from agent.lab.verdicts import Verdict, judge_metrics
 from agent.lab.visible import one_line
@@ -37,15 +38,16 @@ from agent.running.run_files import collect_run_files, log_path
 from agent.running.sandbox import Sandbox, settle
 from agent.running.watchdogs import (
     SHARED_MEMORY,
+    START_SECONDS,
     Disk,
     Files,
+    FirstSteps,
     LogCap,
     Memory,
     Processes,
     SharedMemory,
     Stall,
     Watchdog,
-    memory_limit,
 )
 from agent.study import digests
 from agent.study.agreement import different_settings
@@ -134,10 +136,10 @@ class Slot:
                 return found.model_copy(update={"training_seconds": time.monotonic() - start})
         if warning := like_the_baselines(found.smoke, training.baseline_smoke, self.setup.fixed.tokens):
             label = f"{label} ({warning})"
-        keeper = StateKeeper(attempt, training, before, found.smoke)
+        smoke_seconds, keeper = time.monotonic() - start, StateKeeper(attempt, training, before, found.smoke)
         try:
             work = self.train(training, script, found.run_dir, label, keeper, remarks, saves=found.resumes)
-            update: dict[str, Any] = {"work": work}
+            update: dict[str, Any] = {"work": work.model_copy(update={"smoke_seconds": round(smoke_seconds, 2)})}
         except RunFailed as failure:
             update = {"training": failure.verdict}
         keeper.discard()
@@ -150,7 +152,8 @@ class Slot:
         content, keeper = "", StateKeeper(empty_folder(script.with_name("smoke_state")), training)
         try:
             self.train(training, script, trial, label, keeper, remarks, smoke=True)
-            self.evaluate(Score(run_dir=trial, slice=True), label, training.smoke_timeout or 0.0)
+            loading = START_SECONDS if self._evaluator is None else 0.0
+            self.evaluate(Score(run_dir=trial, slice=True), label, (training.smoke_timeout or 0.0) + loading)
             info = results.read(trial)
             content = info.environment.get("checkpoint", "")
             verdict = None if info.verdict.ok else info.verdict
@@ -201,8 +204,8 @@ class Slot:
         """Run an experiment into `run_dir` beside its script, which are made, and return what it read and used.
 
         What the researcher should know is added to `remarks`. The keeper has the state from which it goes on, if any,
-        and takes those that it `saves`; `smoke` cuts the training to a few steps, with one state saved half-way. Raise
-        RunFailed unless it trained to its end.
+        and takes those that it `saves`. `smoke` cuts the training to a few steps, timed from the first, with one state
+        saved half-way. Raise RunFailed unless it trained to its end.
         """
         stdout, stderr = log_path(run_dir, "stdout"), log_path(run_dir, "stderr")
         remove(script)  # which a smoke test may have put a link in the place of
@@ -230,8 +233,9 @@ class Slot:
                 env=env,
                 stdout=stdout,
                 stderr=stderr,
-                timeout=timeout,
+                timeout=None if smoke else timeout,
                 watchdogs=[
+                    *([FirstSteps(run_dir / "metrics.jsonl", timeout)] if smoke else []),
                     lambda: self._judge(run_dir, label, fixed.tokens),
                     *(Stall(progress), Processes(), Files(self.setup.study), shared_memory),
                     *self._watchdogs(stdout, stderr),

@@ -13,8 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-import psutil
-
 from agent.lab.errors import UserError
 from agent.lab.files import BadFile, open_plain
 from agent.lab.verdicts import Verdict
@@ -24,10 +22,8 @@ Watchdog = Callable[[], Verdict | None]
 
 GIB = 2**30
 STALL_SECONDS = 900.0
-MEMORY_SHARE = 0.85  # of the memory of the machine, for all the processes of a run
+START_SECONDS = 900.0  # until a process that trains takes its first step, or one that evaluates has its model
 DISK_FREE = GIB // 2  # bytes that must stay free, so that the ledger and the notes can still be written
-# The memory limit of a container, of cgroup version 2 (bytes, or `max`) and 1 (bytes, absurdly many if there is none).
-CGROUP_LIMITS = [Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory/memory.limit_in_bytes")]
 PROCESSES = 512  # of a run; root is not held to RLIMIT_NPROC
 NEW_FILES = 10_000  # of a run, in the directory of its study
 SHARED_MEMORY = Path("/dev/shm")
@@ -38,13 +34,6 @@ LOG_FLOOD = 256 * 2**20  # bytes between two polls that no honest program prints
 
 class DiskFull(UserError):
     """There is no room on the disk for another run: the fault of the machine, not of a run that has filled it."""
-
-
-def memory_limit(containers: Sequence[Path] = CGROUP_LIMITS) -> int:
-    """Return the bytes that a run may use on this machine, or in this container."""
-    limits = [path.read_text().strip() for path in containers if path.exists()]
-    bounds = [int(limit) for limit in limits if limit != "max"]
-    return int(MEMORY_SHARE * min([psutil.virtual_memory().total, *bounds]))
 
 
 class Stall:
@@ -63,6 +52,27 @@ class Stall:
             return None
         names = ", ".join(file.name for file in self.files)
         return Verdict(name="stalled", evidence=f"nothing new in {names} for {self.seconds:.0f} s")
+
+
+class FirstSteps:
+    """A watchdog that ends a training `seconds` after its first step, whose row is the first in `metrics`.
+
+    Until then there are imports and the wait for activations, which take as long as the machine does: `start` seconds.
+    """
+
+    def __init__(self, metrics: Path, seconds: float, start: float = START_SECONDS) -> None:
+        self.metrics, self.seconds, self.start = metrics, seconds, start
+        self._stepped, self._since = False, time.monotonic()
+
+    def __call__(self) -> Verdict | None:
+        now = time.monotonic()
+        if not self._stepped and (_stamp(self.metrics) or (0, 0))[0]:
+            self._stepped, self._since = True, now
+        limit = self.seconds if self._stepped else self.start
+        if now - self._since <= limit:
+            return None
+        since = "after its first step" if self._stepped else "and without a step"
+        return Verdict(name="timed_out", evidence=f"still running {limit:.0f} s {since}")
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:

@@ -62,6 +62,12 @@ class Budget:
         return self._timeout(seconds, UNKNOWN_SECONDS)
 
     @property
+    def smoke_timeout(self) -> float:
+        """Seconds that the next smoke test may take from its first step: run 0's says what this machine needs."""
+        work = self.state.runs[0].work
+        return self._timeout(work.smoke_seconds if work else 0.0, UNKNOWN_SECONDS)
+
+    @property
     def evaluation_timeout(self) -> float:
         """Seconds that the next evaluation may take."""
         unknown = UNKNOWN_SECONDS * len(self.state.started.evals)

@@ -62,7 +62,7 @@ class StudyStarted(_Event):
     device: str | None = None  # None: the GPU if there is one
     max_runs: int
     max_hours: float | None = None
-    run_timeout: float | None = None  # seconds for a training, and for an evaluation; None: 5 times the baseline's
+    run_timeout: float | None = None  # seconds for a training, its first steps, an evaluation; None: 5 times run 0's
     language_model: LanguageModel | None = None  # None: the idea's own plan
     jobs: int | None = None  # at once; None: one, as before they were kept
     slurm: dict[Line, Line] | None = None  # options of sbatch; None: jobs run on this machine

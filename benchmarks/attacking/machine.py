@@ -218,11 +218,11 @@ def deaf(at: Any) -> None:
 
 def lower_memory_limit(trial: Trial) -> None:
     """Let the driver of the trial take 1 GiB for the memory of a run."""
-    watchdogs = trial.root / "agent/running/watchdogs.py"
-    text = watchdogs.read_text()
+    machine = trial.root / "agent/lab/machine.py"
+    text = machine.read_text()
     share = f"MEMORY_SHARE = {2**30 / psutil.virtual_memory().total:.6f}  #"
     assert "MEMORY_SHARE = 0.85  #" in text, "the limit is elsewhere"
-    watchdogs.write_text(text.replace("MEMORY_SHARE = 0.85  #", share))
+    machine.write_text(text.replace("MEMORY_SHARE = 0.85  #", share))
 
 
 def took_memory(trial: Trial) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.lab.machine import memory_limit
 from agent.lab.verdicts import Verdict
 from agent.running import process, process_tree
 from agent.running.process import ProcessResult
@@ -16,13 +17,13 @@ from agent.running.watchdogs import (
     Disk,
     DiskFull,
     Files,
+    FirstSteps,
     LogCap,
     Memory,
     Processes,
     SharedMemory,
     Stall,
     Watchdog,
-    memory_limit,
     require_disk,
 )
 from agent.study import workspace
@@ -55,6 +56,21 @@ def test_a_process_that_writes_nothing_new_is_stalled(tmp_path: Path):
 def test_a_process_that_keeps_writing_is_not_stalled(tmp_path: Path):
     code = "import time\nfor _ in range(10): print('.'); time.sleep(0.25)"
     assert run_watched(code, tmp_path, Stall([tmp_path / "stdout.log"], seconds=2)).stop_verdict is None
+
+
+def test_the_clock_of_first_steps_starts_with_the_first(tmp_path: Path):
+    code = "import time; time.sleep(1.2); open('metrics.jsonl', 'w').write('row'); time.sleep({})"
+    clock = FirstSteps(tmp_path / "metrics.jsonl", seconds=0.8)
+    assert run_watched(code.format(0.1), tmp_path, clock).stop_verdict is None
+    clock = FirstSteps(tmp_path / "metrics.jsonl", seconds=0.2)
+    result = run_watched(code.format(60), tmp_path, clock)
+    assert result.stop_verdict == Verdict(name="timed_out", evidence="still running 0 s after its first step")
+
+
+def test_first_steps_that_do_not_come_are_waited_for_so_long(tmp_path: Path):
+    clock = FirstSteps(tmp_path / "metrics.jsonl", seconds=60, start=0.5)
+    result = run_watched("import time; time.sleep(60)", tmp_path, clock)
+    assert result.stop_verdict == Verdict(name="timed_out", evidence="still running 0 s and without a step")
 
 
 def test_a_process_tree_that_uses_too_much_memory_is_ended(tmp_path: Path):

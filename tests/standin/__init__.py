@@ -20,7 +20,18 @@ REPOSITORY = HERE.parent.parent
 WITHOUT_TORCH = (  # the files of the lab that the driver shares
     *("__init__", "cache", "chat", "chat_answers", "chat_connection", "chat_errors", "chat_reply", "code_hash"),
     *("defaults", "errors", "features", "files", "lock_files", "locks"),
-    *("metrics", "model_files", "model_shape", "progress", "results", "start", "verdicts", "visible"),
+    *(
+        "estimates",
+        "machine",
+        "metrics",
+        "model_files",
+        "model_shape",
+        "progress",
+        "results",
+        "start",
+        "verdicts",
+        "visible",
+    ),
     *("evaluation/__init__", "evaluation/requests", "evaluation/catalogue", "evaluation/idea_files"),
 )
 

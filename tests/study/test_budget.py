@@ -1,10 +1,12 @@
 """Budgets follow from the ledger: what is spent, and how long the next process may take."""
 
 from itertools import chain
+from typing import Any
 
 import pytest
 from builders import OK, PROPOSAL, STARTED
 
+from agent.lab.results import Work
 from agent.study.budget import Budget
 from agent.study.events import (
     AttemptEnded,
@@ -17,6 +19,8 @@ from agent.study.events import (
 )
 from agent.study.outcomes import StudyDone
 from agent.study.state import State, derive
+
+WORK = Work(rows=1000, cpu_seconds=1, machine="one")
 
 
 def run(number: int, training: float, evaluation: float) -> list[Event]:
@@ -67,3 +71,14 @@ def test_no_run_starts_that_would_exceed_the_hours():
 def test_the_time_a_process_may_take(state: State, evaluating: bool, seconds: float):
     budget = Budget(state, 200)
     assert (budget.evaluation_timeout if evaluating else budget.training_timeout) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("smoke", "limits", "seconds"),
+    [(0.0, {}, 3600), (12.0, {}, 300), (90.0, {}, 450), (90.0, {"run_timeout": 1000}, 1000)],
+)
+def test_the_first_steps_may_take_as_long_as_the_baselines_say(smoke: float, limits: dict[str, Any], seconds: float):
+    ended = AttemptEnded(
+        run=0, attempt=1, verdict=None, seconds=100, work=WORK.model_copy(update={"smoke_seconds": smoke})
+    )
+    assert Budget(study([*run(0, 100, 20)[:3], ended], **limits), 200).smoke_timeout == seconds

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.lab import features
+from agent.lab import features, memory
 from agent.lab.defaults import is_world
 from agent.lab.errors import UserError
 from agent.lab.evaluation import catalogue, requests
@@ -62,13 +62,19 @@ def handle_requests(stream: Iterable[AnyRequest]) -> None:
     for request in stream:
         if not request.run_dir.is_dir():
             raise UserError(f"{request.run_dir} is not a run directory")
-        result = handle_request(request, evaluators)
-        if isinstance(result, Features):
-            features.write(request.run_dir, result)
-            continue
-        write(request.run_dir, result, request.out)
-        if isinstance(result, FinalInfo):
-            print_headline(result)
+        answer(request, evaluators)
+        memory.give_back()  # until the next request a training needs it
+
+
+def answer(request: AnyRequest, evaluators: "dict[tuple[str, str, str], Evaluator]") -> None:
+    """Write the result file of a request. Raises UserError."""
+    result = handle_request(request, evaluators)
+    if isinstance(result, Features):
+        features.write(request.run_dir, result)
+        return
+    write(request.run_dir, result, request.out)
+    if isinstance(result, FinalInfo):
+        print_headline(result)
 
 
 def handle_request(

@@ -72,6 +72,7 @@ class Report(BaseModel):
     model: str
     hook_name: str
     machine: dict[str, str]  # device, cache, text -> their state
+    needs: list[str] = []  # what a study needs beside what there is, in lines
     families: list[CheckedFamily]
     unsuited: list[str]  # families of the tier that do not suit this kind of model
     why_unsuited: str

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from agent.lab import cache, files, fingerprint, gpus, model_files, models, text
+from agent.lab import cache, files, fingerprint, gpus, model_files, models, needs, text
 from agent.lab.defaults import is_world
 from agent.lab.errors import UserError, describe
 from agent.lab.evaluation import catalogue, families
@@ -23,6 +23,9 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--hook_name", required=True)
     parser.add_argument("--evals", required=True, help="families, or quick, standard, full")
+    parser.add_argument("--tokens", type=int, required=True)
+    parser.add_argument("--d_sae", type=int, help="latents; by default the model's own")
+    parser.add_argument("--batch", type=int, help="tokens a step, likewise")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     args = parser.parse_args()
     with one_line_errors("nothing was changed"):
@@ -32,6 +35,7 @@ def main() -> None:
             model=args.model,
             hook_name=args.hook_name,
             machine=machine_summary(),
+            needs=study_needs(args),
             families=check_families(target, names),
             unsuited=[name for name in catalogue.parse_evals(args.evals) if name not in names],
             why_unsuited=catalogue.unsuited_requirement(target.world).reason,
@@ -109,6 +113,16 @@ def resolve_families(target: EvalTarget, evals: str, *needed: str) -> tuple[tupl
 def _first_reason(unmet: list[UnmetRequirement]) -> str:
     first, *others = unmet
     return f"{first.reason}: {first.remedy}" + f" (and {len(others)} more: see agent doctor)" * bool(others)
+
+
+def study_needs(args: argparse.Namespace) -> list[str]:
+    """Return what a study would need, in lines. Raises UserError if it cannot fit."""
+    needs.settle_threads()
+    try:
+        plan = needs.plan(args.model, args.hook_name, tokens=args.tokens, d_sae=args.d_sae, batch=args.batch)
+    except UserError as unknown:  # the model is not stored here; the families say so too
+        return [str(unknown)]
+    return needs.described(plan)
 
 
 def machine_summary() -> dict[str, str]:

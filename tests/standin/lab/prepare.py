@@ -7,8 +7,13 @@ import sys
 import time
 from pathlib import Path
 
-from agent.lab import cache
+from agent.lab import cache, estimates
+from agent.lab.errors import UserError
+from agent.lab.estimates import Plan
 from agent.lab.evaluation import catalogue
+from agent.lab.machine import this_machine
+
+D_IN = 64
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model")
@@ -16,6 +21,8 @@ parser.add_argument("--hook_name")
 parser.add_argument("--text", default="")
 parser.add_argument("--tokens", type=int)
 parser.add_argument("--stream", action="store_true")
+for option in ("--d_sae", "--batch", "--trainings", "--jobs"):
+    parser.add_argument(option, type=int)
 parser.add_argument("--evals")
 parser.add_argument("--needed")
 parser.add_argument("--fingerprint", type=Path)
@@ -29,6 +36,19 @@ for name in set(evals) - {"core", "sparse_probing_sae_probes", "tpp"}:
 if refused := left_out.keys() & (catalogue.named_families(args.evals) | {args.needed}):
     print(f"error: {', '.join(refused)} cannot run: it has no stand-in: write one", file=sys.stderr)
     sys.exit(2)
+sizes = (D_IN, args.d_sae, args.batch, args.tokens, args.tokens)
+plan = Plan(
+    *sizes, 0, 4, 0, "cpu", "1", trainings=args.trainings
+)  # with one job: those of a stand-in hold next to nothing
+if args.trainings:
+    here = this_machine(Path.cwd(), gpu=0)
+    try:
+        estimates.require_fit(plan, here)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    for line in estimates.describe(plan, here, estimates.measured_step(cache.root() / "baselines", plan)):
+        print(line, flush=True)
 print("harvesting", flush=True)
 time.sleep(float(os.environ.get("SAE_AGENT_STANDIN_HARVEST", "0")))
 dtype = os.environ.get("SAE_AGENT_DTYPE", "float32")
@@ -45,6 +65,7 @@ args.fingerprint.write_text(
             },
             "evaluated_on": {},
             "gpus": 0,
+            "job_bytes": int(estimates.job_ram(plan)),
             "evals": [name for name in evals if name not in left_out],
             "left_out": left_out,
             "activations": str(cache.root() / "activations" / "stand-in"),

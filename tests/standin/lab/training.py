@@ -32,6 +32,8 @@ class TrainingGuard:
         for tokens, loss in max(saved, key=len, default=[]):
             self.record(tokens, loss)
         self.losses = max(saved, key=len, default=[])
+        if named == "dawdling" and os.environ.get("SAE_AGENT_SMOKE"):
+            time.sleep(4)
 
     def save_if_due(self, tokens: int, loss: float | None) -> None:
         """Save after each step that the tests, or the smoke test, want saved."""
@@ -70,6 +72,8 @@ def finish(guard: TrainingGuard, k: int, d_sae: int) -> None:
         raise ValueError("wrong from the first step")
     if not smoke:
         misbehave(guard, behaviour)
+    elif behaviour == "loitering":
+        time.sleep(60)
     (guard.out_dir / "environment.json").write_text(json.dumps(dict(os.environ)))
     (guard.out_dir / "checkpoint").mkdir()
     k = 20 if behaviour in ("denser", "denser_with_baselines") else k
