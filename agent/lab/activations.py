@@ -250,13 +250,18 @@ def harvest(key: HarvestKey, folder: Path) -> None:
 def _store(key: HarvestKey, folder: Path) -> Manifest:
     """Write all rows to shards in a folder."""
     source = _from_world(key) if is_world(key.model) else _from_text(key)
-    cache.require_space(folder.parent, 2 * (key.rows + SHARD_ROWS) * source.width, "activations")  # float16
     writer = _Writer(folder, key.rows, source.width)
     for rows in source.batches:
         writer.add(rows)
         if writer.full:
             break
     return writer.finish(key, source)
+
+
+def _require_room(key: HarvestKey, width: int, otherwise: str = "") -> None:
+    """Raise UserError unless the disk has room for all rows, in float16, and one shard twice."""
+    needed = 2 * (key.rows + SHARD_ROWS) * width
+    cache.require_space(key.folder().parent, needed, "activations", otherwise)
 
 
 @dataclass
@@ -274,6 +279,7 @@ def _from_text(key: HarvestKey) -> _Source:
     model = models.load(key.model)
     models.check_hook(model, key.hook_name)
     width = models.hook_width(model, key.hook_name)
+    _require_room(key, width, ", or give --stream")
     ids = training_windows(model, key.model, key.text, key.rows)
     median = median_norm(model, ids[: tokens.TYPICAL_WINDOWS], key.hook_name)
     source = _Source(width, iter(()), median)
@@ -293,6 +299,7 @@ def _from_world(key: HarvestKey) -> _Source:
     """Return the activations of a world `[samples, d_in]`."""
     worlds.check_hook(key.model, key.hook_name)
     world = worlds.load(key.model, models.device_config().device)
+    _require_room(key, world.cfg.hidden_dim)
     return _Source(world.cfg.hidden_dim, (rows for rows, _ in worlds.samples(world, key.rows, "sae")))
 
 

@@ -47,10 +47,10 @@ def free_space(folder: Path) -> int:
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
-def require_space(folder: Path, needed: int, purpose: str) -> None:
-    """Raise UserError unless the disk of `folder` has `needed` bytes free and a tenth more."""
+def require_space(folder: Path, needed: int, purpose: str, otherwise: str = "") -> None:
+    """Raise UserError unless the disk of `folder` has `needed` bytes free and a tenth more; its end is `otherwise`."""
     if (free := free_space(folder)) < 1.1 * needed:
         raise UserError(
             f"{purpose} need {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free: "
-            "free some space or point SAE_AGENT_CACHE at another disk"
+            f"free some space or point SAE_AGENT_CACHE at another disk{otherwise}"
         )

@@ -90,8 +90,8 @@ def gpu_count(device: str) -> int:
 
 def describe_training(manifest: Manifest, tokens: int) -> str:
     """Return what a training reads, in words: the text, its documents, and how often it sees them."""
-    passes = f"{manifest.passes(tokens):.3g}"
-    times = "1 pass" if passes == "1" else f"{passes} passes"
+    passes = round(manifest.passes(tokens), 2)
+    times = "1 pass" if passes == 1 else f"{passes:g} passes"
     if manifest.median_norm is None:
         return f"{manifest.rows:,} samples of {manifest.model}, {times}"
     name, streamed = manifest.text or "the text that comes with the installation", ", streamed" * bool(manifest.windows)

@@ -134,12 +134,13 @@ class Blocks:
 
     @torch.no_grad()
     def _make(self, block: Block) -> Tensor:
-        require_unchanged(self.folder, WINDOWS, self.checked)
+        ids = self._ids[block.windows]
+        require_unchanged(self.folder, WINDOWS, self.checked)  # of what was just copied
         generator, done = torch.Generator().manual_seed(block.seed), 0
-        place = torch.randperm(self.count(block), generator=generator)
+        place = torch.randperm(int(ordinary_mask(self._model, ids).sum()), generator=generator)
         rows = torch.empty(len(place), self.manifest.d_in, dtype=torch.float16)
         usual = torch.empty(len(place), dtype=torch.bool)
-        for batch in self._ids[block.windows].split(BATCH_WINDOWS):
+        for batch in ids.split(BATCH_WINDOWS):
             hidden = run_to_hook(self._model, batch, self.manifest.hook_name)[ordinary_mask(self._model, batch)]
             places = place[done : done + len(hidden)]
             rows[places] = (hidden.float() * self.manifest.scale).half().cpu()

@@ -1,6 +1,7 @@
 """A disk that fills while activations are written: one line, nothing half-written, and another try."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,7 @@ def attempt(what, *arguments, **options):
     except SystemExit as end:
         print(end.code)
 
+attempt(activations.ensure_harvest, model, hook, 20_000_000)
 filler = threading.Thread(target=fill_once_it_writes)
 filler.start()
 attempt(activations.ensure_harvest, model, hook, 60_000)
@@ -61,8 +63,9 @@ def test_a_disk_that_fills_is_one_line_each_and_the_next_try_succeeds(small_mode
         text=True,
         timeout=280,
     )
-    assert ended.stdout.splitlines() == ["1", "[]", "1", "2", "['manifest.json']"], ended.stderr
-    full, tensors, refused = (line for line in ended.stderr.splitlines() if "\r" not in line and line.strip())
+    assert ended.stdout.splitlines() == ["2", "1", "[]", "1", "2", "['manifest.json']"], ended.stderr
+    large, full, tensors, refused = (line for line in ended.stderr.splitlines() if "\r" not in line and line.strip())
+    assert re.fullmatch(r"error: activations need 1\.3 GB and .+ has 0\.0 GB free: .+ disk, or give --stream", large)
     assert full.startswith("error: No space left on device (")
     assert full.endswith("): free some space")
     assert tensors == "error: No space left on device (while writing): free some space"
