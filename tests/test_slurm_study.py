@@ -91,6 +91,7 @@ def test_a_requeued_job_goes_on_from_the_state_that_its_training_had_saved(
     assert [(run.attempt, run.verdict and run.verdict.name) for run in checkout.state.runs] == [(1, "ok")] * 2
     assert not [event for event in checkout.events if isinstance(event, JobLost)]
     assert [row.step for row in results.read_metrics(checkout.study.run_dir(1))] == list(range(1, 11))
+    assert (checkout.study.run_dir(1) / "went_on").read_text() == "after 8 steps"
 
 
 @pytest.mark.slow
