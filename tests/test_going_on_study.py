@@ -62,6 +62,7 @@ def test_the_same_attempt_goes_on(checkout: Checkout, tmp_path: Path, number: si
     ]
     rows = results.read_metrics(checkout.study.run_dir(1))
     assert [row.tokens for row in rows] == [STEP * step for step in range(1, 11)]
+    assert (checkout.study.run_dir(1) / "went_on").read_text() == "after 8 steps"
     assert run.work
     assert run.work.rows == TOKENS
     assert left_over(checkout.study) == []
@@ -74,6 +75,7 @@ def test_a_state_that_was_changed_is_not_gone_on_from(checkout: Checkout, tmp_pa
     resumed = checkout.agent("resume", **settings)
     assert resumed.returncode == 0, resumed.stderr
     assert [row.loss for row in results.read_metrics(checkout.study.run_dir(1))][1] == 0.5
+    assert not (checkout.study.run_dir(1) / "went_on").exists()
     assert left_over(checkout.study) == []
 
 

@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+from slurm_cluster import Cluster
 from standin import HERE, Checkout, make_checkout, wait_for
 
 from agent.lab import results
-from agent.study.events import JobQueued
+from agent.study.events import JobLost, JobQueued
 
 ON_SLURM = ("run", "--idea", "stand_in", "--executor", "slurm", "--slurm", "partition=main", "--jobs", "3")
 
@@ -70,6 +71,27 @@ def test_jobs_go_on_without_their_driver_and_resume_takes_them_in(checkout: Chec
     assert before["run_1_attempt_1"].isdecimal(), "the ledger has its id"
     assert [(run.attempt, run.verdict and run.verdict.name) for run in checkout.state.runs] == [(1, "ok")] * 3
     assert checkout.state.runs_used == 2
+
+
+@pytest.mark.slow
+def test_a_requeued_job_goes_on_from_the_state_that_its_training_had_saved(
+    checkout: Checkout, tmp_path: Path, cluster: Cluster
+):
+    checkout.plan("held")
+    hold = tmp_path / "hold"
+    hold.touch()
+    saves = {"SAE_AGENT_STANDIN_SAVES": "held", "SAE_AGENT_SAVE_EVERY": "600000"}
+    driver = checkout.start(*ON_SLURM, "--max-runs", "1", **environment(SAE_AGENT_STANDIN_HOLD=str(hold), **saves))
+    state = "*/jobs/run_1_attempt_1/try_*/state_1200000.safetensors"
+    wait_for(lambda: any((checkout.root / "runs").glob(state)))
+    hold.unlink()
+    cluster.command("scontrol", "requeue", checkout.state.jobs["run_1_attempt_1"])
+    stdout, stderr = driver.communicate(timeout=200)
+    assert driver.returncode == 0, stdout + stderr
+    assert [(run.attempt, run.verdict and run.verdict.name) for run in checkout.state.runs] == [(1, "ok")] * 2
+    assert not [event for event in checkout.events if isinstance(event, JobLost)]
+    assert [row.step for row in results.read_metrics(checkout.study.run_dir(1))] == list(range(1, 11))
+    assert (checkout.study.run_dir(1) / "went_on").read_text() == "after 8 steps"
 
 
 @pytest.mark.slow

@@ -79,11 +79,10 @@ class SavedTraining:
     def __init__(self, out_dir: Path, stream: Stream, state: Callable[[], Any]) -> None:
         """`state` is a lambda that names variables of the function around it. Raise UserError if it is none."""
         self.out_dir, self.stream = out_dir, stream
-        self._cells: dict[str, CellType] = dict(
-            zip(state.__code__.co_freevars, getattr(state, "__closure__", None) or (), strict=True)
-        )
-        if not self._cells:
+        cells: tuple[CellType, ...] | None = getattr(state, "__closure__", None)
+        if not cells:
             raise UserError("guard.resumes takes a lambda that names variables of main: lambda: (sae, optimizer)")
+        self._cells = dict(zip(state.__code__.co_freevars, cells, strict=True))
         self._source = _digest(out_dir / "experiment.py")
         manifest = stream.manifest
         self._subject = [manifest.model, manifest.hook_name, manifest.text, manifest.rows, manifest.scale]

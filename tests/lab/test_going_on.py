@@ -17,6 +17,7 @@ from agent import ideas
 from agent.lab import results, state
 from agent.lab.activations import SMOKE_TOKENS
 from agent.lab.defaults import SAVE_EVERY, STATE_FILE
+from agent.lab.errors import UserError
 from agent.lab.state import BadState
 from agent.study.first_steps import goes_on_otherwise
 
@@ -172,6 +173,14 @@ def test_what_cannot_be_kept_is_said_once_and_trained_on(
     ]
 
 
+@pytest.mark.parametrize("given", ["(sae, optimizer)", "lambda: TOKENS"])
+def test_what_names_no_variables_is_refused(script: Path, tmp_path: Path, given: str):
+    mistaken = tmp_path / "mistaken.py"
+    mistaken.write_text(script.read_text().replace(LINE, f"guard.resumes({given})"))
+    with pytest.raises(UserError, match="takes a lambda that names variables of main"):
+        train(mistaken, tmp_path / "run_1")
+
+
 # What it does not go on from
 
 
@@ -215,10 +224,7 @@ def test_that_of_other_parameters_is_refused(script: Path, part: Path, value: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("idea", [None, "hierarchical_sae"])
-def test_after_kill_9_the_same_command_goes_on(small_model: Path, harvest: Any, tmp_path: Path, idea: str | None):
-    assert harvest
-    script = script_of(tmp_path / "idea", small_model, idea)
+def test_after_kill_9_the_same_command_goes_on(script: Path, undisturbed: Path, tmp_path: Path):
     command, every = (script, "--out_dir"), str(BATCH)
     process = start(*command, tmp_path / "cut", SAE_AGENT_SAVE_EVERY=every)
     wait_for(lambda: len(rows(tmp_path / "cut")) >= SAVED)
@@ -229,9 +235,7 @@ def test_after_kill_9_the_same_command_goes_on(small_model: Path, harvest: Any, 
     again = run(*command, tmp_path / "cut", SAE_AGENT_SAVE_EVERY=every)
     assert again.returncode == 0, again.stderr
     assert "going on after " in again.stderr
-    whole = run(*command, tmp_path / "undisturbed")
-    assert whole.returncode == 0, whole.stderr
-    assert_alike(tmp_path / "cut", tmp_path / "undisturbed")
+    assert_alike(tmp_path / "cut", undisturbed)
     assert state.files(tmp_path / "cut") == []
 
 

@@ -44,7 +44,7 @@ CALL_OF_STREAM = "data = stream(MODEL, HOOK_NAME, text=TEXT, tokens=TOKENS, batc
 MAIN = 'if __name__ == "__main__":\n    run(main)'
 STEP = "        guard.step(\n"
 MISTAKES = {
-    "does not parse": ("    loss.backward()", "    loss.backward(", "line 116: loss.backward(: '(' was never closed"),
+    "does not parse": ("    loss.backward()", "    loss.backward(", "line 117: loss.backward(: '(' was never closed"),
     "wrong indentation": ("    def decode(", "   def decode(", "unindent does not match"),
     "a null byte": ("K = 16", "K = 16\0", "null bytes"),
     "stream not imported": (

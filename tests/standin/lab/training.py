@@ -29,9 +29,11 @@ class TrainingGuard:
         self.metrics = (out_dir / "metrics.jsonl").open("w")
         self.tokens = self.done = self.saved = 0
         saved = [json.loads(path.read_text()) for path in out_dir.glob(STATE_FILE.format("*"))]
-        for tokens, loss in max(saved, key=len, default=[]):
-            self.record(tokens, loss)
         self.losses = max(saved, key=len, default=[])
+        for tokens, loss in self.losses:
+            self.record(tokens, loss)
+        if saved:
+            (out_dir / "went_on").write_text(f"after {self.done} steps")
         if named == "dawdling" and os.environ.get("SAE_AGENT_SMOKE"):
             time.sleep(4)
 
