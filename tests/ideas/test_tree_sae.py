@@ -315,7 +315,7 @@ def test_unused_latents_move_to_the_most_used_level(full: Any):
     sae = small_tree(full)
     optimizer, silent = optimizer_of(sae), torch.arange(12.0)
     rate = torch.tensor([0.2, 0.001, 0.2, 0.0, 0.2, 0.002, 0.2, 0.2, 0.2, 0.2, 0.5, 0.5])
-    sae.together.copy_(torch.diag(rate))
+    sae.rate.copy_(rate)
     directions = sae.W_dec.detach().clone()
     full.adapt_ratios(sae, optimizer, silent)
     assert sae.sizes == [4, 4, 4]
@@ -390,8 +390,8 @@ def test_a_new_edge_is_not_pruned_for_what_the_old_one_carried(full: Any):
     full.UNUSED, full.MOST_MOVED = 0.3, 2 / 12
     sae = small_tree(full)
     optimizer, silent = optimizer_of(sae), torch.arange(12.0)
-    sae.together.copy_(torch.diag(torch.tensor([0.2, 0.001, 0.2, 0.0, 0.2, 0.002, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2])))
-    sae.together[6, 6] = sae.together[7, 7] = sae.together[8, 8] = sae.together[9, 9] = 0.5  # level 1 is used most
+    sae.rate.copy_(torch.tensor([0.2, 0.001, 0.2, 0.0, 0.2, 0.002, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2]))
+    sae.rate[6:10] = 0.5  # level 1 is used most
     sae.carried.copy_(torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 0.001, 2.0, 2.0, 2.0, 2.0, 0.0, 0.0]))
     full.adapt_ratios(sae, optimizer, silent)
     assert sae.sizes == [4, 6, 2]
@@ -426,6 +426,7 @@ def test_the_tree_is_fixed_at_a_tenth_of_the_training(full: Any):
     parents = [sae.parent.clone()]
     for event in range(1, full.EVENTS + 1):
         sae.together.copy_(torch.rand(12, 12, generator=torch.Generator().manual_seed(event)))
+        sae.rate.copy_(sae.together.diagonal())
         full.change_tree(sae, optimizer, silent, event)
         parents.append(sae.parent.clone())
     fixed = round(0.1 * full.EVENTS)

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from measures import BINS, DRAWS, KEPT, MEASURES
+from measures import BINS, DRAWS, KEPT, LATENTS, MEASURES
 
 from agent.lab import results
 from agent.lab.metrics import METRICS
@@ -180,7 +180,8 @@ def draw_cosines(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs: S
         figure,
         path,
         f"histograms of the |cosine| of live latents' decoder rows, in bins of {1 / BINS:g}: of all pairs "
-        "(logarithmic), and of each latent's largest. The further right a line lies, the more the rows overlap."
+        "(logarithmic), and of each latent's largest. The further right a line lies, the more the rows overlap. Of more "
+        f"than {LATENTS:,} live latents, a seeded sample is drawn."
         + figure_style.missing([run for run, _ in kept], runs, "has no measured decoder"),
     )
 
