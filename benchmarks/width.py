@@ -3,9 +3,9 @@
     python benchmarks/width.py [IDEA ...]
 
 The activations are samples of a small world of that many dimensions. Of each idea it is the step with most mechanisms.
-One process trains 20 steps of 64 samples with K 320 and exports the SAE: in so few steps tiers, trees and groups change
-as often as in a whole training, and most latents count as dead from the fifth step on. Another one loads it, checks and
-scores it on a slice as the smoke test does (2,048 samples), and runs the idea's analysis.
+One process trains 8 steps of 64 samples with K 320 and exports the SAE: in so few steps tiers, trees and groups change
+as often as in a whole training, and most latents count as dead from the third step on. Another one loads it, checks and
+scores it on a slice of 256 samples, as the smoke test does, and runs the idea's analysis.
 
 A row is the largest resident memory of either process beside the tensors that training cannot do without, in float32:
 parameters, gradients and both of Adam's moments, 16 bytes a parameter, and one batch of latents, 4 batch d_sae bytes.
@@ -19,12 +19,14 @@ import resource
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from agent import TEMPLATES, ideas
 
-D_IN, D_SAE, K, BATCH, STEPS = 2304, 65_536, 320, 64, 20
+D_IN, D_SAE, K, BATCH, STEPS = 2304, 65_536, 320, 64, 8
+SLICE = 256  # samples that are scored
 MOST_RATIO = 1.5
 FULLEST = {  # idea -> its step with most mechanisms
     "": "baseline",
@@ -46,7 +48,7 @@ def render(idea: str, world: Path) -> str:
         loaded = ideas.load(idea)
         step = next(step for step in loaded.plan if step.name == FULLEST[idea])
         text = ideas.render_step(loaded, step, fixed)
-    for name, value in (("K", K), ("BATCH", BATCH), ("DEAD_EVERY", 5)):
+    for name, value in (("K", K), ("BATCH", BATCH), ("DEAD_EVERY", 2)):
         text, count = re.subn(rf"(?m)^{name} = .*$", f"{name} = {value}", text)
         assert count == 1, f"{name} stands {count} times in the experiment of {idea or 'the baseline'}"
     return text
@@ -76,19 +78,26 @@ def train(run_dir: Path) -> dict[str, int]:
 
 def evaluate(run_dir: Path, world: str, idea: str) -> dict[str, int]:
     """Load, check and score a slice, and run the idea's analysis; return the peak of this process in bytes."""
+    from agent.lab import models
+    from agent.lab.evaluation.bench import core
     from agent.lab.evaluation.requests import Score
     from agent.lab.evaluation.sae_adapter import CheckpointSAE
     from agent.lab.evaluation.scoring import score
     from agent.lab.evaluation.world_evaluator import WorldEvaluator
 
-    class OneSlope(WorldEvaluator):
-        """The slope of an encoder that is not affine takes as much memory at one point as at 64, and less time."""
+    class Slice(WorldEvaluator):
+        """An evaluator on few samples; the slope of an encoder that is not affine takes as much memory at one of them
+        as at 64."""
+
+        def held_out(self, split: Any, windows: int | None = None) -> Any:  # noqa: ARG002
+            few = super().held_out(split, SLICE // models.MAX_CONTEXT)
+            return replace(few, ids=few.ids.view(core.BATCH_WINDOWS, -1))
 
         def checkpoint_sae(self, loaded: Any, held_out: Any) -> CheckpointSAE:
             return CheckpointSAE(self.config(*loaded.W_dec.shape), loaded, held_out.activations[:1])
 
     analysis = TEMPLATES / "ideas" / idea / "analysis.py" if idea else None
-    info = score(OneSlope(world, "activations"), Score(run_dir=run_dir, slice=True, analysis=analysis))
+    info = score(Slice(world, "activations"), Score(run_dir=run_dir, slice=True, analysis=analysis))
     assert info.core, info.errors
     assert not info.errors, info.errors
     return {"peak": peak()}

@@ -35,7 +35,7 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def parse(content: bytearray) -> dict[str, Tensor]:
-    """Return the tensors in the content of a file, whose memory they share. Raises GraphError, ValueError, TypeError."""
+    """Return the tensors in a file's content, whose memory they share. Raises GraphError, ValueError, TypeError."""
     if len(content) < _LENGTH.size:
         raise ValueError("it has no header")
     (length,) = _LENGTH.unpack_from(content)

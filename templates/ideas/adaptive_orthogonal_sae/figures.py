@@ -180,8 +180,8 @@ def draw_cosines(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs: S
         figure,
         path,
         f"histograms of the |cosine| of live latents' decoder rows, in bins of {1 / BINS:g}: of all pairs "
-        "(logarithmic), and of each latent's largest. The further right a line lies, the more the rows overlap. Of more "
-        f"than {LATENTS:,} live latents, a seeded sample is drawn."
+        "(logarithmic), and of each latent's largest. The further right a line lies, the more the rows overlap. "
+        f"Of more than {LATENTS:,} live latents, a seeded sample is drawn."
         + figure_style.missing([run for run, _ in kept], runs, "has no measured decoder"),
     )
 

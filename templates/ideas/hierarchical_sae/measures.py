@@ -74,7 +74,7 @@ MEASURES = {
     "composed_fraction": Measure(
         title="share of composed latents",
         definition=f"the share of the upper tiers' live latents that their parts predict with an R² of {COMPOSED} or "
-        f"more, on other text than the parts were found on; of a tier of more than {UPPER:,}, of a seeded sample of them",
+        f"more, on other text than the parts were found on; of a tier of more than {UPPER:,}, of a seeded sample",
     ),
     "parts_mean": Measure(
         title="parts of a pattern",

@@ -169,8 +169,8 @@ class Activity:
             self.carried[family.start + family.children] = (sent[0] * family.weights).double() / self.tokens
 
     def pairs(self, family: Family) -> tuple[Tensor, Tensor]:
-        """Return the pairs of a child and a parent that are read: of each child its parent and then those swapped for it,
-        and of each open edge its child and then those swapped for it; `[2, 1 + swaps, children]`."""
+        """Return the pairs of a child and a parent that are read: of each child its parent, then those swapped for it,
+        and of each open edge its child, then those swapped for it; `[2, 1 + swaps, children]`."""
         own = self.tree.parent[family.start : family.end] - family.above
         parents = torch.stack([own, *(swap[own] for swap in self.swaps(family.above, family.above_end))])
         below = [swap[family.children] for swap in self.swaps(family.start, family.end)]
