@@ -7,8 +7,9 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from torch import Tensor
 
@@ -71,7 +72,7 @@ def _errors_named(folder: Path) -> Iterator[None]:
         raise CheckpointError(f"bad checkpoint {folder}: {flat_message(error)}") from None
 
 
-def _opened(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, BinaryIO]]:
+def _opened(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, BufferedReader]]:
     """Yield the named files, one after the other, of a folder that holds those of a checkpoint and no others."""
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
@@ -88,7 +89,7 @@ def _opened(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, BinaryIO]
 
 
 @contextmanager
-def _opened_file(directory: int, name: str) -> Iterator[BinaryIO]:
+def _opened_file(directory: int, name: str) -> Iterator[BufferedReader]:
     if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
         raise GraphError(f"{name} is not a regular file")
     # If it has become a link or a pipe since, it is neither followed nor waited for.
@@ -102,9 +103,9 @@ def _opened_file(directory: int, name: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def _content(file: BinaryIO) -> bytearray:
+def _content(file: BufferedReader) -> bytearray:
     content = bytearray(os.fstat(file.fileno()).st_size)
-    del content[file.readinto(content) :]  # type: ignore[attr-defined]
+    del content[file.readinto(content) :]  # what a file that was cut short since does not have
     return content
 
 

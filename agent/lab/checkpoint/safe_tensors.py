@@ -31,7 +31,7 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     with path.open("xb") as file:
         file.write(_LENGTH.pack(len(text)) + text)
         for name in header:
-            file.write(tensors[name].contiguous().numpy())
+            file.write(tensors[name].contiguous().numpy().data)
 
 
 def parse(content: bytearray) -> dict[str, Tensor]:
