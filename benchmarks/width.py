@@ -9,7 +9,7 @@ scores it on a slice of 256 samples, as the smoke test does, and runs the idea's
 
 A row is the largest resident memory of either process beside the tensors that training cannot do without, in float32:
 parameters, gradients and both of Adam's moments, 16 bytes a parameter, and one batch of latents, 4 batch d_sae bytes.
-Both contain the libraries, some 0.4 GB. The machine needs 8 GB and 10 GB of disk; it takes some 3 minutes a row.
+Both contain the libraries, some 0.4 GB. It takes 9 GB of memory, some 10 GB of disk, and some minutes a row.
 """
 
 import json
