@@ -258,6 +258,15 @@ def test_correct_groups_are_stable_and_follow_changes_of_use(adaptive: Any):
     assert torch.equal(adaptive.coactivation_groups((spoken[:, None] == after) & half, group, 2), after)
 
 
+def test_groups_are_the_same_whether_all_latents_are_read_at_once(adaptive: Any, monkeypatch: pytest.MonkeyPatch):
+    generator = torch.Generator().manual_seed(0)
+    active, drawn = torch.rand(2000, 40, generator=generator) < 0.3, torch.arange(40) % 5
+    at_once = adaptive.coactivation_groups(active, drawn, 5)
+    assert not torch.equal(at_once, drawn)
+    monkeypatch.setattr(adaptive, "GROUP_CHUNK", 7)
+    assert torch.equal(adaptive.coactivation_groups(active, drawn, 5), at_once)
+
+
 def test_a_latent_that_never_fires_has_a_group(adaptive: Any):
     group = adaptive.coactivation_groups(torch.zeros(50, 12, dtype=torch.bool), torch.arange(12) % 3, 3)
     assert group.bincount().tolist() == [4, 4, 4]

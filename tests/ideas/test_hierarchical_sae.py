@@ -205,8 +205,8 @@ def test_the_composition_loss_follows_its_formula(modules: dict[str, Any], small
     torch.nn.init.normal_(sae.composition, std=0.1)
     latents = sae.select(sae.pre_activations(batch)).to_dense().detach()
     expected = []
-    for (lower, middle), (_, upper) in itertools.pairwise(sae.tiers):
-        W, h = sae.composition[lower:middle, middle:upper], latents[: module.COMPOSITION_TOKENS]
+    for W, ((lower, middle), (_, upper)) in zip(sae.maps(), itertools.pairwise(sae.tiers), strict=True):
+        h = latents[: module.COMPOSITION_TOKENS]
         error = (h[:, lower:middle] @ W - h[:, middle:upper]).norm() ** 2 / h[:, middle:upper].norm() ** 2
         expected.append(error + module.W_L1_COEFFICIENT * W.abs().sum())
     torch.testing.assert_close(sae.composition_loss(latents), sum(expected) / 2)
@@ -260,11 +260,11 @@ def test_only_the_maps_between_neighbouring_tiers_learn(
     sae = build(module, small_model)
     loss, _, _ = module.compute_loss(sae, batch, NOTHING_DEAD)
     loss.backward()
-    learning = torch.zeros(D_SAE, D_SAE, dtype=torch.bool)
-    for lower, upper in sae.pairs():
-        learning[lower, upper] = True
-    assert sae.composition.grad[learning].any()
-    assert not sae.composition.grad[~learning].any()
+    learning = sae.composition.grad.bool()
+    for (start, end), (_, upper) in itertools.pairwise(sae.tiers):
+        assert learning[: end - start, end:upper].any()
+        learning[: end - start, end:upper] = False
+    assert not learning.any()
 
 
 def test_switched_off_the_composition_loss_has_no_effect(
@@ -368,15 +368,46 @@ def test_the_optimizer_moves_with_the_latents(modules: dict[str, Any], small_mod
 def test_a_composition_is_kept_between_neighbouring_tiers_and_reset_elsewhere(
     modules: dict[str, Any], small_model: Path, uses: torch.Tensor
 ):
+    tiers = build(modules["auto"], small_model).tiers
     sae, optimizer, order = used(modules["auto"], small_model, uses)
-    carried = sae.before["composition"][order][:, order]
-    neighbours = torch.zeros(D_SAE, D_SAE, dtype=torch.bool)
-    for lower, upper in sae.pairs():
-        neighbours[lower, upper] = True
-    assert torch.equal(sae.composition, torch.where(neighbours, carried, 0.0))
-    assert carried[neighbours].any()
-    assert carried[~neighbours].any()
-    assert not optimizer.state[sae.composition]["exp_avg"][~neighbours].any()
+    now, moments = sae.composition, optimizer.state[sae.composition]["exp_avg"]
+    for kept, before in ((now, sae.before["composition"]), (moments, sae.moments["composition"])):
+        carried = between_latents(before, tiers)[order][:, order]
+        neighbours = between_latents(torch.ones(D_SAE, D_SAE), sae.tiers).bool()
+        assert torch.equal(between_latents(kept, sae.tiers), torch.where(neighbours, carried, 0.0))
+        assert carried[neighbours].any()
+        assert carried[~neighbours].any()
+        assert kept.count_nonzero() == between_latents(kept, sae.tiers).count_nonzero(), "nothing elsewhere"
+
+
+def test_of_a_wide_tier_the_first_latents_alone_are_parts(
+    modules: dict[str, Any], small_model: Path, batch: torch.Tensor, uses: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    """A map has no more rows, and where it has all rows of interest it moves as the whole one does."""
+    module = modules["auto"]
+    sae, _, order = used(module, small_model, uses)
+    whole, tiers = sae.before["composition"], build(module, small_model).tiers
+    monkeypatch.setattr(module, "COMPOSED_OF", 5)
+    narrow = build(module, small_model)
+    assert [W.shape[0] for W in narrow.maps()] == [5, 5]
+    loss, _, _ = module.compute_loss(narrow, batch, NOTHING_DEAD)
+    loss.backward()
+    assert narrow.composition.grad.any()
+    with torch.no_grad():
+        narrow.composition.copy_(whole[:5])
+    module.follow_use(narrow, torch.optim.Adam(narrow.parameters()), uses)
+    among_first = torch.cat([torch.arange(end - start) < 5 for start, end in tiers])
+    carried = (between_latents(whole, tiers) * among_first[:, None])[order][:, order]
+    for W, (lower, upper) in zip(narrow.maps(), narrow.pairs(), strict=True):
+        assert torch.equal(W, carried[lower, upper])
+
+
+def between_latents(composition: torch.Tensor, tiers: list[tuple[int, int]]) -> torch.Tensor:
+    """Return all maps as one `[d_sae, d_sae]`, from parts to wholes."""
+    whole = torch.zeros(D_SAE, D_SAE)
+    for (start, end), (_, upper) in itertools.pairwise(tiers):
+        whole[start:end, end:upper] = composition[: end - start, end:upper]
+    return whole
 
 
 def test_a_closed_tier_keeps_its_latents(modules: dict[str, Any], small_model: Path, uses: torch.Tensor):

@@ -158,6 +158,25 @@ def test_ablating_a_copy_has_the_effect_of_ablating_the_original(evaluator: Eval
     assert {"tier_0_forgetting", "tier_1_forgetting"} <= set(figures)
 
 
+def test_of_wide_tiers_the_first_are_parts_and_a_sample_is_composed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    analysis = load_of_idea("hierarchical_sae", "analysis.py")
+    names = analysis.measure.__globals__
+    monkeypatch.setitem(names, "LOWER", 3)
+    monkeypatch.setitem(names, "UPPER", 3)
+    exam = by_hand(tmp_path, latents())
+    figures = analysis.measure(exam)
+    looked_at = analysis.sampled(5, 9, 3)
+    assert looked_at == sorted(set(looked_at)) == analysis.sampled(5, 9, 3)
+    assert all(5 <= latent < 9 for latent in looked_at)
+    patterns = json.loads((exam.out / "patterns.json").read_text())["patterns"]
+    known = {5: [0, 1], 6: [2]}
+    assert {p["latent"]: sorted(p["parts"]) for p in patterns} == {
+        latent: known[latent] for latent in looked_at if latent in known
+    }
+    live = [latent for latent in looked_at if latent != 8]
+    assert figures["composed_fraction"] == pytest.approx(len(known.keys() & set(live)) / len(live))
+
+
 # Figures
 
 

@@ -261,8 +261,10 @@ def test_the_consistency_loss_warms_up(modules: dict[str, Any], small_model: Pat
     assert losses == pytest.approx([0, 0.5, 1, 1], abs=1e-2)
 
 
-def test_children_choose_the_parent_they_fire_with_not_the_most_active(full: Any):
-    full.MOST_CHILDREN = 2
+@pytest.mark.parametrize("averaged", [4096, 0])
+def test_children_choose_the_parent_they_fire_with_not_the_most_active(full: Any, averaged: int):
+    """Whether co-activation is a moving average or counted on the latest tokens."""
+    full.MOST_CHILDREN, full.AVERAGED = 2, averaged
     sae = small_tree(full)
     fires = torch.zeros(4000, 12)
     generator = torch.Generator().manual_seed(0)
@@ -282,6 +284,48 @@ def test_children_choose_the_parent_they_fire_with_not_the_most_active(full: Any
     full.MOST_CHILDREN = 1  # there is room for all the same
     sae.choose_parents(sae.open.nonzero().flatten())
     assert torch.bincount(sae.parent[:6], minlength=10)[6:].max() <= 2
+
+
+def test_the_strongest_wishes_are_settled_first(full: Any):
+    """As when all pairs are sorted; ties go to the first child, and of its parents to the first."""
+    generator = torch.Generator().manual_seed(0)
+    sae = small_tree(full)
+    sae.together.copy_((10 * torch.rand(12, 12, generator=generator)).round() / 10)  # with many ties
+    sae.rate.fill_(0.5)
+    children = torch.arange(6)
+    wish = sae.together[:6, 6:10] / 0.5 - 0.5 + 0.05 * (sae.parent[:6, None] == torch.arange(6, 10))
+    chosen, room = {}, [2, 2, 2, 2]
+    for place in wish.flatten().argsort(descending=True, stable=True).tolist():
+        child, parent = divmod(place, 4)
+        if child not in chosen and room[parent]:
+            chosen[child], room[parent] = parent, room[parent] - 1
+    assert full.settle(*sae.wishes(children, 6, 10), [2, 2, 2, 2]) == [chosen[child] for child in range(6)]
+
+
+def test_of_many_wishes_the_strongest_are_settled_and_everyone_has_a_parent(full: Any, monkeypatch: pytest.MonkeyPatch):
+    sae = small_tree(full)
+    sae.together.copy_(torch.rand(12, 12, generator=torch.Generator().manual_seed(0)))
+    sae.rate.fill_(0.5)
+    sae.together[:6, 6] += 2  # all wish for the same parent
+    monkeypatch.setattr(full, "SORTED_WISHES", 6)  # one wish of each
+    strengths, parents = sae.wishes(torch.arange(6), 6, 10)
+    assert parents.tolist() == [[0]] * 6
+    chosen = full.settle(strengths, parents, [2, 2, 1, 1])
+    assert sorted(chosen) == [0, 0, 1, 1, 2, 3]
+    assert {child for child, parent in enumerate(chosen) if parent == 0} == set(
+        strengths[:, 0].topk(2).indices.tolist()
+    )
+
+
+def test_where_co_activation_is_counted_a_moved_latent_keeps_its_firings(full: Any):
+    full.AVERAGED = 0
+    sae = small_tree(full)
+    latents = torch.eye(12)
+    sae.observe(latents)
+    order = torch.tensor([5, 3, 0, 1, 2, 4, 9, 6, 8, 7, 11, 10])
+    full.reorder(sae, optimizer_of(sae), torch.zeros(12), order)
+    assert torch.equal(sae.fired[-12:], latents[:, order].bool())
+    assert not sae.fired[:-12].any()
 
 
 def test_a_moved_latent_keeps_all_its_state(full: Any):
@@ -315,7 +359,7 @@ def test_unused_latents_move_to_the_most_used_level(full: Any):
     sae = small_tree(full)
     optimizer, silent = optimizer_of(sae), torch.arange(12.0)
     rate = torch.tensor([0.2, 0.001, 0.2, 0.0, 0.2, 0.002, 0.2, 0.2, 0.2, 0.2, 0.5, 0.5])
-    sae.together.copy_(torch.diag(rate))
+    sae.rate.copy_(rate)
     directions = sae.W_dec.detach().clone()
     full.adapt_ratios(sae, optimizer, silent)
     assert sae.sizes == [4, 4, 4]
@@ -390,8 +434,8 @@ def test_a_new_edge_is_not_pruned_for_what_the_old_one_carried(full: Any):
     full.UNUSED, full.MOST_MOVED = 0.3, 2 / 12
     sae = small_tree(full)
     optimizer, silent = optimizer_of(sae), torch.arange(12.0)
-    sae.together.copy_(torch.diag(torch.tensor([0.2, 0.001, 0.2, 0.0, 0.2, 0.002, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2])))
-    sae.together[6, 6] = sae.together[7, 7] = sae.together[8, 8] = sae.together[9, 9] = 0.5  # level 1 is used most
+    sae.rate.copy_(torch.tensor([0.2, 0.001, 0.2, 0.0, 0.2, 0.002, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2]))
+    sae.rate[6:10] = 0.5  # level 1 is used most
     sae.carried.copy_(torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 0.001, 2.0, 2.0, 2.0, 2.0, 0.0, 0.0]))
     full.adapt_ratios(sae, optimizer, silent)
     assert sae.sizes == [4, 6, 2]
@@ -426,6 +470,7 @@ def test_the_tree_is_fixed_at_a_tenth_of_the_training(full: Any):
     parents = [sae.parent.clone()]
     for event in range(1, full.EVENTS + 1):
         sae.together.copy_(torch.rand(12, 12, generator=torch.Generator().manual_seed(event)))
+        sae.rate.copy_(sae.together.diagonal())
         full.change_tree(sae, optimizer, silent, event)
         parents.append(sae.parent.clone())
     fixed = round(0.1 * full.EVENTS)

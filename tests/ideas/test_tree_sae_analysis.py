@@ -314,3 +314,13 @@ def panels_of(figure: figure_style.Figure) -> list[Axes]:
 
 def test_the_baseline_alone_has_no_figures(tmp_path: Path):
     assert drawn(tmp_path, study(tmp_path, {}, 1)) == {}
+
+
+def test_pairs_are_counted_alike_at_once_and_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    products = load_of_idea("tree_sae", "analysis.py").products
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.rand(50, 6, generator=generator), torch.rand(50, 4, generator=generator)
+    i, j = torch.randint(6, (3, 5), generator=generator), torch.randint(4, (3, 5), generator=generator)
+    at_once = products(a, b, i, j)
+    monkeypatch.setitem(products.__globals__, "ALL_PAIRS", 0)
+    torch.testing.assert_close(products(a, b, i, j), at_once)

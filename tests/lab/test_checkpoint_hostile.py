@@ -136,7 +136,7 @@ def test_a_wrong_header(change: dict[str, Any], saved: Path) -> None:
     ("name", "tensor", "reason"),
     [
         ("W_dec", torch.zeros(D_IN, D_SAE), "W_dec is transposed"),
-        ("W_dec", torch.zeros(D_SAE, D_IN, dtype=torch.float16), "float16, which is not allowed"),
+        ("W_dec", torch.zeros(D_SAE, D_IN, dtype=torch.float16), "F16, which is not allowed"),
         ("b_dec", None, "b_dec is missing"),
         ("encode.0", None, "there is no 'tensor' 'encode.0'"),
         ("surplus", torch.zeros(3), "tensor 'surplus' .* does not belong there"),

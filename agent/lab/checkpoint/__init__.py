@@ -138,7 +138,13 @@ class Checkpoint:
         """Encode rows in groups drawn at random: an encoder that looks for the next row finds it in few of them."""
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.order_seed)).to(rows.device)
         groups = order.tensor_split(min(GROUPS, max(1, len(rows) // LEAST_GROUP)))
-        return torch.cat([self._encode_group(rows[group]) for group in groups])[order.argsort()]
+        latents: Tensor | None = None
+        for group in groups:
+            own = self._encode_group(rows[group])
+            latents = own.new_empty(len(rows), self.header.d_sae) if latents is None else latents
+            latents[group] = own
+        assert latents is not None
+        return latents
 
     def _encode_group(self, rows: Tensor) -> Tensor:
         latents = self.graph(rows, self.tensors)
@@ -224,7 +230,8 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Checkpoint:
         graph = parse(files.as_json(contents[ENCODE], ENCODE), tensors)
         if unexpected := set(tensors) ^ (_declared_names(header, tensors) | graph.tensor_names):
             raise GraphError(f"tensor {min(unexpected)[:60]!r} is missing in {TENSORS}, or does not belong there")
-        seed = int(_digest(contents[ENCODE], contents[TENSORS])[:15], 16)
+        digest = _digest(*(hashlib.sha256(contents[name]).digest() for name in (ENCODE, TENSORS)))
+        seed = int(digest[:15], 16)
         checkpoint = Checkpoint(header, graph, {name: t.to(device) for name, t in tensors.items()}, device, seed)
         latents = _run(checkpoint, torch.zeros(3, header.d_in))
         if latents.dtype != torch.float32:
@@ -267,12 +274,11 @@ def check_behaviour(checkpoint: Checkpoint, x: Tensor) -> None:
 
 def content_hash(folder: Path) -> str:
     """Return the sha256 of encoder and tensors, equal for checkpoints that compute the same. Raises CheckpointError."""
-    with files.reading(folder, [ENCODE, TENSORS]) as contents:
-        return _digest(*contents.values())
+    return _digest(*files.digests(folder, [ENCODE, TENSORS]))
 
 
-def _digest(*contents: bytes) -> str:
-    return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
+def _digest(*digests: bytes) -> str:
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def _checked_header(header: Header, extra: Mapping[str, Tensor]) -> Header:
@@ -296,12 +302,12 @@ def _named_tensors(header: Header, *tensors: Tensor | None) -> dict[str, Tensor]
 
 
 def _to_saved(name: str, tensor: Tensor) -> Tensor:
-    """Return a contiguous copy on the CPU, floats as float32. Raises CheckpointError for other dtypes."""
-    copy = tensor.detach().cpu()
-    copy = (copy.float() if copy.is_floating_point() else copy).clone(memory_format=torch.contiguous_format)
-    if copy.dtype not in DTYPES:
-        raise CheckpointError(f"tensor {name} is {copy.dtype}; a checkpoint holds float32, integers and bool")
-    return copy
+    """Return a tensor on the CPU, floats as float32; it shares memory if it can. Raises CheckpointError."""
+    saved = tensor.detach().cpu()
+    saved = saved.float() if saved.is_floating_point() else saved
+    if saved.dtype not in DTYPES:
+        raise CheckpointError(f"tensor {name} is {saved.dtype}; a checkpoint holds float32, integers and bool")
+    return saved
 
 
 def sample_rows(named: Mapping[str, Tensor]) -> Tensor:
@@ -331,7 +337,7 @@ def _encode_json(document: dict[str, Any]) -> str:
     return f'{{"nodes": [\n{nodes}\n],\n"output": {json.dumps(document["output"])}}}\n'
 
 
-def _parse_header(content: bytes) -> Header:
+def _parse_header(content: bytearray) -> Header:
     data = files.as_json(content, HEADER)
     version = data.get("format_version") if isinstance(data, dict) else None
     if version != FORMAT_VERSION:

@@ -1,26 +1,26 @@
 """The files of a checkpoint: written whole or not at all, and read as what a hostile program may have left there."""
 
 import errno
+import hashlib
 import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
+from agent.lab.checkpoint import safe_tensors
 from agent.lab.checkpoint.graph import GraphError
 from agent.lab.errors import UserError
 from agent.lab.files import atomic_path, flush
 
 HEADER, ENCODE, TENSORS = "header.json", "encode.json", "tensors.safetensors"
 MAX_BYTES = {HEADER: 2**20, ENCODE: 2**24, TENSORS: 2**35}
-DTYPES = frozenset({torch.float32, torch.int64, torch.int32, torch.bool})
+DTYPES = frozenset(safe_tensors.DTYPES.values())
 
 
 class CheckpointError(UserError):
@@ -36,8 +36,10 @@ def write(folder: Path, files: Mapping[str, str | dict[str, Tensor]]) -> None:
         with atomic_path(folder) as partial:
             partial.mkdir(parents=True)
             for name, content in files.items():
-                data = content.encode() if isinstance(content, str) else safetensors.torch.save(content)
-                (partial / name).write_bytes(data)
+                if isinstance(content, str):
+                    (partial / name).write_bytes(content.encode())
+                else:
+                    safe_tensors.write(partial / name, content)
         flush(folder.parent)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -46,10 +48,22 @@ def write(folder: Path, files: Mapping[str, str | dict[str, Tensor]]) -> None:
 
 
 @contextmanager
-def reading(folder: Path, names: Iterable[str] = tuple(MAX_BYTES)) -> Iterator[dict[str, bytes]]:
+def reading(folder: Path, names: Iterable[str] = tuple(MAX_BYTES)) -> Iterator[dict[str, bytearray]]:
     """Yield the contents of the named files. A GraphError, here or in the block, becomes a CheckpointError."""
+    with _errors_named(folder):
+        yield {name: _content(file) for name, file in _opened(folder, names)}
+
+
+def digests(folder: Path, names: Iterable[str]) -> list[bytes]:
+    """Return the sha256 of each of the named files, read block by block. Raises CheckpointError."""
+    with _errors_named(folder):
+        return [hashlib.file_digest(file, "sha256").digest() for _, file in _opened(folder, names)]
+
+
+@contextmanager
+def _errors_named(folder: Path) -> Iterator[None]:
     try:
-        yield _read_files(folder, names)
+        yield
     except FileNotFoundError:
         raise CheckpointError(f"{folder} does not exist: the run left no checkpoint") from None
     except NotADirectoryError:
@@ -58,7 +72,8 @@ def reading(folder: Path, names: Iterable[str] = tuple(MAX_BYTES)) -> Iterator[d
         raise CheckpointError(f"bad checkpoint {folder}: {flat_message(error)}") from None
 
 
-def _read_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
+def _opened(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, BufferedReader]]:
+    """Yield the named files, one after the other, of a folder that holds those of a checkpoint and no others."""
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         members = set(os.listdir(directory))
@@ -66,12 +81,15 @@ def _read_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
             raise GraphError(f"{', '.join(sorted(missing))} is missing")
         if extra := members - set(MAX_BYTES):
             raise GraphError(f"{min(extra)[:60]!r} does not belong in it")
-        return {name: _read_file(directory, name) for name in names}
+        for name in names:
+            with _opened_file(directory, name) as file:
+                yield name, file
     finally:
         os.close(directory)
 
 
-def _read_file(directory: int, name: str) -> bytes:
+@contextmanager
+def _opened_file(directory: int, name: str) -> Iterator[BufferedReader]:
     if not stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
         raise GraphError(f"{name} is not a regular file")
     # If it has become a link or a pipe since, it is neither followed nor waited for.
@@ -82,10 +100,16 @@ def _read_file(directory: int, name: str) -> bytes:
             raise GraphError(f"{name} is not a regular file")
         if status.st_size > MAX_BYTES[name]:
             raise GraphError(f"{name} has {status.st_size} bytes; at most {MAX_BYTES[name]} are read")
-        return file.read(status.st_size)
+        yield file
 
 
-def as_json(content: bytes, name: str) -> Any:
+def _content(file: BufferedReader) -> bytearray:
+    content = bytearray(os.fstat(file.fileno()).st_size)
+    del content[file.readinto(content) :]  # what a file that was cut short since does not have
+    return content
+
+
+def as_json(content: bytes | bytearray, name: str) -> Any:
     """Parse strict JSON (no NaN, no Infinity). Raises GraphError."""
 
     def refuse(constant: str) -> None:
@@ -97,16 +121,14 @@ def as_json(content: bytes, name: str) -> Any:
         raise GraphError(f"{name} is not JSON, or was cut short: {flat_message(error)}") from None
 
 
-def as_tensors(content: bytes) -> dict[str, Tensor]:
-    """Parse safetensors, which hold data alone. Raises GraphError."""
+def as_tensors(content: bytearray) -> dict[str, Tensor]:
+    """Parse safetensors, which hold data alone: the tensors share the content's memory. Raises GraphError."""
     try:
-        tensors = safetensors.torch.load(content)
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        return safe_tensors.parse(content)
+    except GraphError:
+        raise
+    except (ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise GraphError(f"{TENSORS} is not a safetensors file, or was cut short: {flat_message(error)}") from None
-    for name, tensor in tensors.items():
-        if tensor.dtype not in DTYPES:
-            raise GraphError(f"tensor {name[:60]!r} is {tensor.dtype}, which is not allowed")
-    return tensors
 
 
 def flat_message(error: Exception) -> str:

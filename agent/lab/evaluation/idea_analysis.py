@@ -12,12 +12,11 @@ from torch import Tensor
 from agent.lab.checkpoint import Checkpoint
 from agent.lab.defaults import is_world
 from agent.lab.evaluation import ablation, idea_files, named_latents
-from agent.lab.evaluation.sae_adapter import BenchSAE, CheckpointSAE, PartSAE
+from agent.lab.evaluation.sae_adapter import ROWS, BenchSAE, CheckpointSAE, PartSAE, rows_at_once
 
 if TYPE_CHECKING:
     from agent.lab.evaluation.evaluator import Evaluator, HeldOut
 
-ROWS = 4096  # activations encoded at once
 ABLATED_WINDOWS = 32  # of held-out text, on which latents are ablated
 
 
@@ -47,10 +46,15 @@ class Examination:
         """True for a language model; a world has no loss, so no probing, forgetting, ablation or gradient."""
         return not is_world(self.evaluator.model_name)
 
+    @property
+    def rows(self) -> int:
+        """The activations that are encoded at once, at most ROWS."""
+        return min(ROWS, rows_at_once(self.checkpoint.header.d_sae))
+
     def latents(self) -> Iterator[Tensor]:
-        """Yield the latents of the held-out activations in batches `[at most ROWS, d_sae]`."""
+        """Yield the latents of the held-out activations in batches `[at most rows, d_sae]`."""
         with torch.no_grad():
-            for x in self.activations.split(ROWS):
+            for x in self.activations.split(self.rows):
                 yield self.sae.encode(x)
 
     def name_latents(self, labels: Mapping[int, str], related: Mapping[int, Iterable[int]] | None = None) -> None:

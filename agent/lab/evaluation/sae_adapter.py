@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from sae_bench.custom_saes.custom_sae_config import CustomSAEConfig
 
 
+ROWS = 4096  # activations that are encoded at once, of an SAE of ordinary width
+MOST_VALUES = 2**26  # of their latents: of an SAE of more than 16,384 fewer rows are encoded at once
+
+
+def rows_at_once(d_sae: int) -> int:
+    """Return how many activations are encoded at once, so that their latents fit in memory beside the SAE."""
+    return max(1, min(ROWS, MOST_VALUES // d_sae))
+
+
 class BenchSAE(ABC):
     """An SAE with the attributes that SAE-Bench reads. `encode` and `decode` take the model's own activations."""
 
@@ -140,10 +149,10 @@ class UsageAccumulator:
 
 
 @torch.no_grad()
-def measure_usage(sae: BenchSAE, activations: Tensor, mean: Tensor, batch: int = 4096) -> Usage:
+def measure_usage(sae: BenchSAE, activations: Tensor, mean: Tensor, batch: int = ROWS) -> Usage:
     """Encode and decode the evaluation text's activations `[tokens, d_in]`, and return the sums."""
     accumulator = UsageAccumulator(sae.cfg.d_sae, mean)
-    for x in activations.split(batch):
+    for x in activations.split(min(batch, rows_at_once(sae.cfg.d_sae))):
         latents = sae.encode(x)
         accumulator.add(x, latents, sae.decode(latents))
     return accumulator.usage()

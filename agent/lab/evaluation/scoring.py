@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from agent.lab.results import Core, FamilyScores, FinalInfo, Latents, Number, Ou
 from agent.lab.verdicts import Verdict
 
 SAME_ROWS = 0.5  # mean cosine of the decoder rows of two seeds, beyond which one comes from the other
+COMPARED_ROWS = 4096  # at once
 CONCENTRATION = 0.1  # of the squares in outlier tokens, that is warned of
 DENSE = 0.1  # share of tokens above which a latent counts as dense
 
@@ -181,7 +183,7 @@ class Scoring:
             with suppress(checkpoint.CheckpointError):
                 other = checkpoint.load(run_dir / "checkpoint", self.sae.device).W_dec
                 mine = self.sae.checkpoint.W_dec
-                cosine = F.cosine_similarity(mine, other).mean().item() if mine.shape == other.shape else 0.0
+                cosine = mean_cosine(mine, other) if mine.shape == other.shape else 0.0
                 if cosine > SAME_ROWS:
                     return (
                         f"its decoder has the rows of {run_dir.name}'s (mean cosine {cosine:.2f}), though its seed is "
@@ -218,6 +220,12 @@ class Scoring:
         if info.outliers and (warning := outlier_warning(info.outliers)):
             verdict.warnings.append(warning)
         return verdict
+
+
+def mean_cosine(rows: Tensor, others: Tensor) -> float:
+    """Return the mean cosine of rows `[n, d_in]` with the others of the same number."""
+    parts = zip(rows.split(COMPARED_ROWS), others.split(COMPARED_ROWS), strict=True)
+    return torch.cat([F.cosine_similarity(*part) for part in parts]).mean().item()
 
 
 def outliers(usual: HeldOut, whole: HeldOut, median_norm: float) -> Outliers:

@@ -4,22 +4,23 @@ The permuted decoder checks that reconstruction is scored and that probing reads
 decoder alone), the identity that the model loses nothing on the way, the random SAE that training raises the scores.
 """
 
+import copy
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from agent.lab.checkpoint import Checkpoint, CheckpointError
+from agent.lab.checkpoint import CheckpointError
 from agent.lab.defaults import is_world
 from agent.lab.errors import UserError, describe
 from agent.lab.evaluation.bench.core import BATCH_WINDOWS
 from agent.lab.evaluation.random_floor import RandomSAE
-from agent.lab.evaluation.sae_adapter import BenchSAE
+from agent.lab.evaluation.sae_adapter import BenchSAE, CheckpointSAE, rows_at_once
 from agent.lab.results import Expectation, Number, Sentinels
 
 if TYPE_CHECKING:
@@ -54,11 +55,12 @@ class SentinelSAEs:
     random: RandomSAE
 
 
-def permute_decoder(loaded: Checkpoint) -> Checkpoint:
-    """Return the checkpoint with its decoder rows in another order, the same order every time."""
+def permute_decoder(sae: CheckpointSAE) -> CheckpointSAE:
+    """Return the SAE with its decoder rows in another order, the same order every time; the rest is shared."""
     generator = torch.Generator().manual_seed(PERMUTATION_SEED)
-    order = torch.randperm(len(loaded.W_dec), generator=generator).to(loaded.device)
-    return replace(loaded, tensors=loaded.tensors | {"W_dec": loaded.W_dec[order]})
+    permuted = copy.copy(sae)
+    permuted.W_dec = sae.W_dec[torch.randperm(len(sae.W_dec), generator=generator).to(sae.device)]
+    return permuted
 
 
 def build_sentinels(evaluator: "Evaluator", run_dir: Path) -> SentinelSAEs:
@@ -66,10 +68,12 @@ def build_sentinels(evaluator: "Evaluator", run_dir: Path) -> SentinelSAEs:
     held_out = evaluator.held_out("dev", WINDOWS)
     loaded = evaluator.load_checkpoint(run_dir, held_out)
     d_sae, d_in = loaded.W_dec.shape
-    l0 = (loaded.encode(held_out.activations) != 0).sum(1).float().mean().item()
+    batches = held_out.activations.split(rows_at_once(d_sae))
+    l0 = torch.cat([(loaded.encode(x) != 0).sum(1) for x in batches]).float().mean().item()
+    trained = evaluator.checkpoint_sae(loaded, held_out)
     return SentinelSAEs(
-        trained=evaluator.checkpoint_sae(loaded, held_out),
-        permuted=evaluator.checkpoint_sae(permute_decoder(loaded), held_out),
+        trained=trained,
+        permuted=permute_decoder(trained),
         identity=IdentitySAE(evaluator.config(2 * d_in, d_in), held_out.mean),
         random=evaluator.random_sae(d_sae, max(1, min(round(l0), d_sae))),
     )

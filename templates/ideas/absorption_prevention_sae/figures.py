@@ -32,9 +32,12 @@ def matched_cosine(a: "np.ndarray", b: "np.ndarray") -> tuple[float, float]:
 
     a, b = (rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12) for rows in (a, b))
     a = a[:: math.ceil(len(a) / ROWS)]
-    shuffled = np.random.default_rng(0).permutation(b.shape[1])
-    cosines = [a @ b.T, a @ b[:, shuffled].T]
-    return tuple(float(matrix[linear_sum_assignment(matrix, maximize=True)].mean()) for matrix in cosines)  # type: ignore
+
+    def matched(others: "np.ndarray") -> float:
+        cosines = a @ others.T
+        return float(cosines[linear_sum_assignment(cosines, maximize=True)].mean())
+
+    return matched(b), matched(b[:, np.random.default_rng(0).permutation(b.shape[1])])
 
 
 def stability(run: Run) -> tuple[float, float] | None:
@@ -48,21 +51,24 @@ def stability(run: Run) -> tuple[float, float] | None:
         own = run.info.training
         names = f"baseline_k{own.settings['K']:g}_seed"
         others += [p for p in sorted(run.directory.parent.glob(f"{names}*")) if p.name != f"{names}{own.seed}"]
-    own_rows, seeds = _live_rows(run.directory), [rows for path in others if (rows := _live_rows(path)) is not None]
-    if own_rows is None or not seeds:
+    own_rows = _live_rows(run.directory)
+    if own_rows is None:
         return None
-    cosines = [matched_cosine(own_rows, rows) for rows in seeds]
+    cosines = [matched_cosine(own_rows, rows) for path in others if (rows := _live_rows(path)) is not None]
+    if not cosines:
+        return None
     return sum(c[0] for c in cosines) / len(cosines), sum(c[1] for c in cosines) / len(cosines)
 
 
 def _live_rows(directory: Path) -> "np.ndarray | None":
     """Return the decoder rows [n, d_in] of the live latents, or all rows if it was not measured which are alive."""
-    from safetensors.numpy import load_file
+    from safetensors import safe_open
 
     path = directory / "checkpoint/tensors.safetensors"
     if not path.is_file():
         return None
-    rows = load_file(path)["W_dec"]
+    with safe_open(path, "numpy") as file:  # reads no other tensor
+        rows = file.get_tensor("W_dec")
     alive = results.read_kept(directory / "eval/analysis/alive.json").get("alive")
     return rows[alive] if alive else rows
 

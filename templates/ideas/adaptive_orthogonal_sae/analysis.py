@@ -1,10 +1,11 @@
 """Measure the cosines of the decoder, the condition numbers of groups of latents, and forgetting."""
 
+from itertools import islice
 from statistics import fmean, median
 
 import torch
 import torch.nn.functional as F
-from measures import BINS, DRAWS, KEPT
+from measures import BINS, DRAWS, KEPT, LATENTS
 from torch import Tensor
 
 from agent.lab.evaluation.idea_analysis import Examination
@@ -19,22 +20,24 @@ NAMED = 20  # latents of different groups that are named, those with the largest
 def measure(exam: Examination) -> dict[str, float]:
     """Return those of MEASURES that apply: of training's groups if the SAE has some, forgetting if there is a model.
 
-    Only latents that fire on the held-out activations count: the decoder rows of dead ones are still random.
+    Only latents that fire on the held-out activations count: the decoder rows of dead ones are still random. Of more
+    than LATENTS they are a seeded sample.
     """
     W_dec = exam.checkpoint.W_dec.to(exam.activations.device)
     alive = torch.zeros(len(W_dec), dtype=torch.bool, device=W_dec.device)
-    sample = []
     for latents in exam.latents():
         alive |= (latents != 0).any(0)
-        if sum(map(len, sample)) < TOKENS:
-            sample.append(latents != 0)
+    live = alive.nonzero().flatten()
+    chosen = torch.randperm(len(live), generator=torch.Generator().manual_seed(SEED))[LATENTS:]
+    alive[live[chosen.to(live.device)]] = False
     n = int(alive.sum())
     figures: dict[str, float] = {}
     if exam.has_loss and (score := exam.forgetting(exam.sae)) is not None:
         figures["forgetting_score"] = score
     if n < 2:
         return figures
-    W, active = F.normalize(W_dec[alive], dim=1), torch.cat(sample)[:, alive]
+    batches = islice(exam.latents(), -(-TOKENS // exam.rows))
+    W, active = F.normalize(W_dec[alive], dim=1), torch.cat([(latents != 0)[:, alive] for latents in batches])
     generator = torch.Generator().manual_seed(SEED)
     count = -(-n // (W.shape[1] // 2))
     draws = [(torch.randperm(n, generator=generator) % count).to(W.device) for _ in range(DRAWS)]

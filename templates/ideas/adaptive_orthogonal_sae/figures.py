@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from measures import BINS, DRAWS, KEPT, MEASURES
+from measures import BINS, DRAWS, KEPT, LATENTS, MEASURES
 
 from agent.lab import results
 from agent.lab.metrics import METRICS
@@ -179,9 +179,9 @@ def draw_cosines(path: Path, kept: Sequence[tuple[Run, dict[str, Any]]], runs: S
     return figure_style.save(
         figure,
         path,
-        f"histograms of the |cosine| of live latents' decoder rows, in bins of {1 / BINS:g}: of all pairs "
-        "(logarithmic), and of each latent's largest. The further right a line lies, the more the rows overlap."
-        + figure_style.missing([run for run, _ in kept], runs, "has no measured decoder"),
+        f"histograms of the |cosine| of live latents' decoder rows (a seeded sample if over {LATENTS:,}), in bins of "
+        f"{1 / BINS:g}: of all pairs (logarithmic), and of each latent's largest. The further right a line lies, the "
+        "more the rows overlap." + figure_style.missing([run for run, _ in kept], runs, "has no measured decoder"),
     )
 
 

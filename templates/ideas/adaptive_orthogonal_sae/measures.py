@@ -5,6 +5,7 @@ from agent.lab.results import Measure
 DRAWS = 5  # random partitions that the groups are compared with
 BINS = 50  # of cosines, from 0 to 1
 KEPT = "decoder.json"  # what analysis.py leaves for figures.py
+LATENTS = 8192  # live latents whose rows are compared: of more, a seeded sample
 
 _GROUPS = "groups of at most d_in / 2 live latents that fire together on held-out activations, formed alike for any SAE"
 _CONDITION = "the largest over the smallest singular value of its decoder rows, each of norm 1"
@@ -16,7 +17,8 @@ NEEDS = {
 MEASURES = {
     "decoder_cosine_mean": Measure(
         title="mean decoder |cosine|",
-        definition="the mean of |cos(W_i, W_j)| over pairs of live latents' decoder rows",
+        definition="the mean of |cos(W_i, W_j)| over pairs of live latents' decoder rows; of more than "
+        f"{LATENTS:,} live latents, all figures of rows and groups are those of a seeded sample of so many",
         digits=4,
     ),
     "decoder_cosine_largest": Measure(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from measures import COMPOSED, MOST_PARTS, TRACED
+from measures import COMPOSED, LOWER, MOST_PARTS, TRACED, UPPER
 from torch import Tensor
 
 from agent.lab import results
@@ -92,11 +92,23 @@ class Sums:
         )
 
 
+def sampled(start: int, end: int, most: int) -> list[int]:
+    """Return the latents [start, end), or a seeded sample of `most` of them, in their order."""
+    chosen = torch.randperm(end - start, generator=torch.Generator().manual_seed(0))[:most]
+    return [start + latent for latent in chosen.sort().values.tolist()]
+
+
 class Pair:
-    """A tier [start, end), the one above it, and the patterns between them."""
+    """A tier [start, end), the one above it, and the patterns between them.
+
+    Of wide tiers the first LOWER latents of the one and a seeded sample of UPPER of the other are looked at; `lower`
+    and `upper` are their indices, and all that is counted here counts along these.
+    """
 
     def __init__(self, exam: Examination, lower: tuple[int, int], upper: tuple[int, int], number: int) -> None:
-        self.exam, self.lower, self.upper, self.number = exam, lower, upper, number
+        self.exam, self.number = exam, number
+        self.lower, self.upper = list(range(*lower))[:LOWER], sampled(*upper, UPPER)
+        self.columns = [latent - upper[0] for latent in self.upper]  # of the learned map
         self.found_on, self.judged_on = Sums(), Sums()
         self.sums: dict[str, Any] = {}  # over the tokens of judged_on, from which the figures are computed
 
@@ -104,11 +116,11 @@ class Pair:
     def learned(self) -> Tensor | None:
         """The learned map W_l `[lower, upper]`; None without a composition loss."""
         W = self.exam.checkpoint.extra.get(f"composition_{self.number}")
-        return None if W is None else W.double()
+        return None if W is None else W[: len(self.lower), self.columns].double()
 
     def halves(self, latents: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return both tiers' latents on the tokens that find patterns, and on those that judge them."""
-        x, y = (latents[:, slice(*tier)].double() for tier in (self.lower, self.upper))
+        x, y = (latents[:, chosen].double() for chosen in (self.lower, self.upper))
         middle = len(latents) // 2
         return [(x[:middle], y[:middle]), (x[middle:], y[middle:])]
 
@@ -139,7 +151,7 @@ class Pair:
         elsewhere = y - ((x.roll(len(x) // 2, 0) - mean_x) @ self.W + mean_y)
         squares, fires, parts = y * y, y != 0, x[:, self.strongest[self.patterns]] != 0
         wholes = fires[:, self.patterns]
-        W_dec = self.exam.checkpoint.W_dec[slice(*self.upper)].double()
+        W_dec = self.exam.checkpoint.W_dec[self.upper].double()
         contributed, left = (y - mean_y) @ W_dec, error @ W_dec
         for name, value in {
             "activity": squares.sum(),
@@ -178,25 +190,25 @@ class Pair:
         return 1 - errors / (a.yy + b.yy - (a.y + b.y).pow(2) / tokens).sum().item()
 
     def parts(self, latent: int) -> list[int]:
-        """Return the SAE's indices of a latent's parts, strongest first; `latent` counts from its tier's start."""
+        """Return the SAE's indices of a latent's parts, strongest first; `latent` counts along `upper`."""
         order = self.contribution[:, latent].argsort(descending=True)[: int((self.W[:, latent] != 0).sum())]
-        return [self.lower[0] + part for part in order.tolist()]
+        return [self.lower[part] for part in order.tolist()]
 
     def control(self, latent: int) -> list[int]:
         """Return as many other latents of the parts' tier, about as active as the parts where the whole fires."""
         log_activity = self.sums["lower_activity"][(self.patterns == latent).nonzero().item()].clamp_min(1e-12).log()
-        start, chosen = self.lower[0], self.parts(latent)
-        taken = [part - start for part in chosen]
+        chosen = [self.lower.index(part) for part in self.parts(latent)]
+        taken = list(chosen)
         for part in chosen:
-            distance = (log_activity - log_activity[part - start]).abs()
+            distance = (log_activity - log_activity[part]).abs()
             distance[taken] = math.inf
             taken.append(int(distance.argmin()))
-        return [start + other for other in taken[len(chosen) :]]
+        return [self.lower[other] for other in taken[len(chosen) :]]
 
     def summary(self, latent: int) -> dict[str, Any]:
         parts = self.parts(latent)
-        weights = [self.W[part - self.lower[0], latent].item() for part in parts]
-        whole = {"latent": self.upper[0] + latent, "tier": self.number + 1, "r2": self.r2[latent].item()}
+        weights = [self.W[self.lower.index(part), latent].item() for part in parts]
+        whole = {"latent": self.upper[latent], "tier": self.number + 1, "r2": self.r2[latent].item()}
         return whole | {"parts": parts, "weights": weights}
 
 
@@ -309,7 +321,7 @@ def causal_tracing(exam: Examination, traced: list[tuple[Pair, int]]) -> dict[st
     """
     latents, gates, sets = [], [], []
     for pair, latent in traced:
-        whole = pair.upper[0] + latent
+        whole = pair.upper[latent]
         for chosen in ([whole], pair.parts(latent), pair.control(latent)):
             sets.append(range(len(latents), len(latents) + len(chosen)))
             latents += chosen

@@ -4,13 +4,14 @@ from agent.lab.results import Measure
 
 TIERS = range(3)
 MOST_PARTS = 5  # of a pattern
+LOWER, UPPER = 2048, 4096  # latents of a tier, its first and a seeded sample, that are looked at as parts and as wholes
 COMPOSED = 0.5  # R² from which a latent counts as composed
 TRACED = 8  # patterns that are ablated in the model
 
 NEEDS = {
     "groups tier_0, tier_1": "the tiers (tier_2 is the third), what composes, and what that causes",
     "extra composition_0": "what the learned map from tier 0 to 1 predicts (composition_1 is that from tier 1 to 2), "
-    "each [latents of the tier, of the next]",
+    f"each [latents of the tier, its first {LOWER:,} if it has more, of the next]",
 }
 
 MEASURES = {
@@ -56,7 +57,8 @@ MEASURES = {
             main=True,
             definition=f"the share of tier {i + 1}'s activity (sum of h^2 where it fires) that parts predict to within "
             f"half of h, minus the same with parts from other tokens; parts are up to {MOST_PARTS} latents of the tier "
-            "below, found on other text by orthogonal matching pursuit (Pati et al. 1993)",
+            "below, found on other text by orthogonal matching pursuit (Pati et al. 1993); of wider tiers the first "
+            f"{LOWER:,} latents are looked at as parts, and a seeded sample of {UPPER:,} as what they compose",
         )
         for i in TIERS[:-1]
     },
@@ -72,7 +74,7 @@ MEASURES = {
     "composed_fraction": Measure(
         title="share of composed latents",
         definition=f"the share of the upper tiers' live latents that their parts predict with an R² of {COMPOSED} or "
-        "more, on other text than the parts were found on",
+        f"more, on other text than the parts were found on; of a tier of more than {UPPER:,}, of a seeded sample",
     ),
     "parts_mean": Measure(
         title="parts of a pattern",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from agent.lab import results
 from agent.lab.evaluation.ground_truth import MATCHED, descendants
-from agent.lab.evaluation.idea_analysis import ROWS, Examination
+from agent.lab.evaluation.idea_analysis import Examination
 from agent.lab.evaluation.world_evaluator import HeldOutSamples, WorldEvaluator
 
 NAMED = 8  # latents of what each prefix adds, and parents of a world, that are named
@@ -32,7 +32,7 @@ def _reconstruction(exam: Examination, groups: Sequence[tuple[int, int]]) -> dic
     orders = [torch.arange(d_sae), *(torch.randperm(d_sae, generator=generator) for _ in range(DRAWS))]
     orders = [order.to(sae.W_dec.device) for order in orders]
     errors, deviation = torch.zeros(len(orders), len(groups), dtype=torch.float64), 0.0
-    for x, latents in zip(exam.activations.split(ROWS), exam.latents(), strict=True):
+    for x, latents in zip(exam.activations.split(exam.rows), exam.latents(), strict=True):
         deviation += (x - exam.held_out.mean).double().pow(2).sum().item()
         for i, order in enumerate(orders):
             left = x - sae.b_dec

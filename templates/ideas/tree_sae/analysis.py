@@ -17,10 +17,11 @@ from measures import KEPT, TOKENS_OF_A_TREE
 from torch import Tensor
 
 from agent.lab import results
-from agent.lab.evaluation.idea_analysis import ROWS, Examination
+from agent.lab.evaluation.idea_analysis import Examination
 
 SWAPS = (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5)  # ranks by firing rate from a latent to the one that takes its place
-SPECIALIZATION_BATCHES = 4  # of ROWS activations
+SPECIALIZATION_TOKENS = 16_384
+ALL_PAIRS = 2**24  # of children and parents, up to which all are counted at once; of more, those that are read
 LEAVES_SHOWN, TREES_SHOWN = 30, 6  # at most, in the figures
 
 
@@ -152,24 +153,43 @@ class Activity:
         self.exam, self.tree, self.tokens = exam, tree, len(exam.activations)
         d_sae, device = exam.checkpoint.header.d_sae, exam.checkpoint.device
         self.fired, self.activation, self.carried = torch.zeros(3, d_sae, dtype=torch.float64, device=device)
-        shapes = [(f.end - f.start, f.above_end - f.above) for f in tree.families]
-        self.together = [torch.zeros(shape, device=device) for shape in shapes]  # tokens on which child and parent fire
-        self.sent = [torch.zeros(shape, device=device) for shape in shapes]  # the child's activation, summed over these
         for latents in exam.latents():
             self.fired += (latents != 0).sum(0)
             self.activation += latents.double().sum(0) / self.tokens
-            for family, together, sent in zip(tree.families, self.together, self.sent, strict=True):
+        pairs = [self.pairs(family) for family in tree.families]
+        self.together = [torch.zeros(each.shape[1:], device=device) for each, _ in pairs]  # tokens on which both fire
+        self.sent = [torch.zeros(each.shape[1:], device=device) for _, each in pairs]  # the child's sum over these
+        for latents in exam.latents():
+            for i, family in enumerate(tree.families):
                 children, parents = family.split(latents)
                 fires = (parents != 0).float()
-                together += (children != 0).float().T @ fires
-                sent += children.T @ fires
+                self.together[i] += products((children != 0).float(), fires, *pairs[i][0])
+                self.sent[i] += products(children, fires, *pairs[i][1])
         for family, sent in zip(tree.families, self.sent, strict=True):
-            to = sent[family.children, family.parents] * family.weights
-            self.carried[family.start + family.children] = to.double() / self.tokens
+            self.carried[family.start + family.children] = (sent[0] * family.weights).double() / self.tokens
+
+    def pairs(self, family: Family) -> tuple[Tensor, Tensor]:
+        """Return the pairs of a child and a parent that are read: of each child its parent, then those swapped for it,
+        and of each open edge its child, then those swapped for it; `[2, 1 + swaps, children]`."""
+        own = self.tree.parent[family.start : family.end] - family.above
+        parents = torch.stack([own, *(swap[own] for swap in self.swaps(family.above, family.above_end))])
+        below = [swap[family.children] for swap in self.swaps(family.start, family.end)]
+        children = torch.stack([family.children, *below])
+        every = torch.arange(len(own), device=own.device)
+        return torch.stack([every.expand_as(parents), parents]), torch.stack(
+            [children, family.parents.expand_as(children)]
+        )
 
     def swaps(self, start: int, end: int) -> list[Tensor]:
         """Return the swaps of the level [start, end), whose latents count from its start; see swapped."""
         return list(swapped(self.fired[start:end]))
+
+
+def products(a: Tensor, b: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """Return the entries `[i, j]` of `a.T @ b`, of the shape of i and j; `a [tokens, n]`, `b [tokens, m]`."""
+    if a.shape[1] * b.shape[1] <= ALL_PAIRS:
+        return (a.T @ b)[i, j]
+    return torch.stack([(a[:, one] * b[:, other]).sum(0) for one, other in zip(i, j, strict=True)])
 
 
 def _share(parts: Sequence[tuple[float, float]]) -> float:
@@ -180,12 +200,10 @@ def _share(parts: Sequence[tuple[float, float]]) -> float:
 def parent_coverage(activity: Activity) -> tuple[float, float]:
     """Return P(parent fires | child fires) over open and pruned edges, and the same with swapped parents."""
     own, other = [], []
-    for family, together in zip(activity.tree.families, activity.together, strict=True):
-        parents = activity.tree.parent[family.start : family.end] - family.above
+    for family, (with_parent, *with_swapped) in zip(activity.tree.families, activity.together, strict=True):
         fired = activity.fired[family.start : family.end].sum().item()
-        own.append((together.gather(1, parents[:, None]).sum().item(), fired))
-        for swap in activity.swaps(family.above, family.above_end):
-            other.append((together.gather(1, swap[parents][:, None]).sum().item(), fired))
+        own.append((with_parent.sum().item(), fired))
+        other += [(together.sum().item(), fired) for together in with_swapped]
     return _share(own), _share(other)
 
 
@@ -200,10 +218,9 @@ def feature_reuse(activity: Activity) -> tuple[float, float]:
         return entropy[counted].exp().sum().item(), counted.sum().item()
 
     own, other = [], []
-    for family, sent in zip(activity.tree.families, activity.sent, strict=True):
-        own.append(reuse(family, sent[family.children, family.parents] * family.weights))
-        for swap in activity.swaps(family.start, family.end):
-            other.append(reuse(family, sent[swap[family.children], family.parents] * family.weights))
+    for family, (from_child, *from_swapped) in zip(activity.tree.families, activity.sent, strict=True):
+        own.append(reuse(family, from_child * family.weights))
+        other += [reuse(family, sent * family.weights) for sent in from_swapped]
     return _share(own), _share(other)
 
 
@@ -218,7 +235,7 @@ def path_specialization(activity: Activity) -> tuple[float, float]:
         return (family.strongest(sent) / total.clamp_min(1e-12))[counted].sum().item(), counted.sum().item()
 
     own, other = [], []
-    for latents in islice(activity.exam.latents(), SPECIALIZATION_BATCHES):
+    for latents in islice(activity.exam.latents(), SPECIALIZATION_TOKENS // activity.exam.rows):
         for family in activity.tree.families:
             own.append(specialization(family, latents, family.children))
             for swap in activity.swaps(family.start, family.end):
@@ -233,7 +250,7 @@ def path_attribution(exam: Examination, activity: Activity) -> tuple[tuple[float
     edges = torch.zeros(exam.checkpoint.header.d_sae, dtype=torch.float64, device=exam.checkpoint.device)
     own, other = [], []
     with torch.no_grad():
-        for x, gradient in zip(rows.split(ROWS), gradients.split(ROWS), strict=True):
+        for x, gradient in zip(rows.split(exam.rows), gradients.split(exam.rows), strict=True):
             latents = exam.sae.encode(x)
             attribution = (latents * (gradient.to(latents) @ exam.sae.W_dec.T)).abs()
             for family in activity.tree.families:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from agent.lab import results
 from agent.lab.evaluation.ground_truth import MATCHED
-from agent.lab.evaluation.idea_analysis import ROWS, Examination
+from agent.lab.evaluation.idea_analysis import Examination
 from agent.lab.evaluation.world_evaluator import HeldOutSamples, WorldEvaluator
 
 NAMED = 8  # latents of what each prefix adds, and features of a world, that are named
@@ -50,7 +50,7 @@ def _name_most_used(exam: Examination, groups: Sequence[tuple[int, int]], rates:
 def _explained(exam: Examination, *sets: Tensor) -> list[float]:
     """Return the explained variance of each set of latents, given by their indices, alone."""
     sae, errors, deviation = exam.sae, torch.zeros(len(sets), dtype=torch.float64), 0.0
-    for x, latents in zip(exam.activations.split(ROWS), exam.latents(), strict=True):
+    for x, latents in zip(exam.activations.split(exam.rows), exam.latents(), strict=True):
         deviation += (x - exam.held_out.mean).double().pow(2).sum().item()
         for i, chosen in enumerate(sets):
             left = x - sae.b_dec - latents[:, chosen] @ sae.W_dec[chosen]

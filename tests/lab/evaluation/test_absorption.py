@@ -222,3 +222,14 @@ def test_the_fast_metrics_equal_sklearns():
         for name in ("f1_score", "precision_score", "recall_score"):
             theirs = getattr(metrics, name)(truth, scores > 0.5, zero_division=0)
             assert getattr(ours, name)(truth, scores > 0.5) == pytest.approx(theirs)
+
+
+def test_latents_that_do_not_fit_in_memory_are_encoded_anew_with_the_same_figures(
+    speller: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    sae = knowing(speller, set())
+    kept = score(speller, sae, tmp_path / "kept")
+    monkeypatch.setattr(absorption, "KEPT_BYTES", 0)
+    anew = score(speller, sae, tmp_path / "anew")
+    assert anew.metrics == pytest.approx(kept.metrics)
+    assert anew.details.keys() == kept.details.keys()

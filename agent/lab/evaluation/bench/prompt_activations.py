@@ -25,7 +25,7 @@ from agent.lab import cache, models, text
 from agent.lab.evaluation.bench import labelled_datasets, patching
 from agent.lab.evaluation.bench.core import BATCH_WINDOWS, EvaluationError
 from agent.lab.evaluation.bench.hub_prompts import Fetched
-from agent.lab.evaluation.sae_adapter import BenchSAE
+from agent.lab.evaluation.sae_adapter import ROWS, BenchSAE, rows_at_once
 from agent.lab.files import atomic_path
 from agent.lab.locks import waiting_lock
 from agent.lab.precision import Float32Model
@@ -53,7 +53,7 @@ class PromptActivations:
 
     def mean_latents(self, sae: BenchSAE) -> Tensor:
         """Return the mean latents of each prompt `[prompts, d_sae]`."""
-        lengths = self.lengths.split(TEXTS)
+        lengths = self.lengths.split(max(1, TEXTS * rows_at_once(sae.cfg.d_sae) // ROWS))
         rows = self.rows.split([int(part.sum()) for part in lengths])
         parts = zip(rows, lengths, strict=True)
         return torch.cat([torch.segment_reduce(sae.encode(x), "mean", lengths=n) for x, n in parts])

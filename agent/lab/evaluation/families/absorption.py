@@ -11,11 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from agent.lab import start
 from agent.lab.evaluation import requirements
 from agent.lab.evaluation.bench import patching, spelling
 from agent.lab.evaluation.bench.core import EvaluationError
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
+from agent.lab.evaluation.sae_adapter import rows_at_once
 from agent.lab.progress import notify
 from agent.lab.results import FamilyScores
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 SUMMARY = "letters whose latent falls silent where a more specific latent carries the letter"
 
 ABLE_F1, ABLE_LETTERS = 0.6, 20  # SAE-Bench's: the F1 above which a letter counts, the letters that a model must know
+KEPT_BYTES = 2**31  # of latents on the words that SAE-Bench's k-sparse probes learn from
 METRICS = tuple(
     f"{statistic}_{quantity}"
     for statistic, quantity in (
@@ -108,7 +112,9 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Fami
         raise EvaluationError(unmet.reason)
     speller = model_side.speller(model, evaluator.hook_name)
     sae = patching.UnitNorm(sae)
-    fired = (sae.encode(model_side.test_activations(speller).to(sae.device)) != 0).any(0)
+    fired = torch.zeros(sae.cfg.d_sae, dtype=torch.bool, device=sae.device)
+    for x in model_side.test_activations(speller).split(rows_at_once(sae.cfg.d_sae)):
+        fired |= (sae.encode(x.to(sae.device)) != 0).any(0)
     if not fired.any():
         return _dead("no latent fires on any of the words")
     config = AbsorptionEvalConfig(
@@ -116,7 +122,7 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Fami
         random_seed=spelling.SEED,
         prompt_template=spelling.TEMPLATE,
         prompt_token_pos=speller.position,
-        precalc_k_sparse_probe_sae_acts=True,
+        precalc_k_sparse_probe_sae_acts=fits_in_memory(len(spelling.words(model.tokenizer)), sae.cfg.d_sae),
     )
     tables: list[pd.DataFrame] = []
     with tempfile.TemporaryDirectory(dir=evaluator.folder) as scratch:
@@ -142,6 +148,12 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Fami
             main.run_eval(config, [(name, sae)], str(sae.device), str(out.absolute()))  # type: ignore[list-item]
     speller.save()
     return _family_scores(patching.read_answer(out, name), tables[0], fired)
+
+
+def fits_in_memory(words: int, d_sae: int) -> bool:
+    """Return True if the latents of so many words are kept while probes learn from them; otherwise every batch is
+    encoded anew each time that it is read, some 300 times."""
+    return 4 * words * d_sae <= KEPT_BYTES
 
 
 def _family_scores(answer: dict[str, Any], table: "pd.DataFrame", fired: "Tensor") -> FamilyScores:

@@ -30,7 +30,7 @@ from agent.lab.evaluation import ablation, requirements
 from agent.lab.evaluation.ablation import BATCH_WINDOWS, Windows, window_losses
 from agent.lab.evaluation.bench.core_text import windows_at_once
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
-from agent.lab.evaluation.sae_adapter import BenchSAE
+from agent.lab.evaluation.sae_adapter import BenchSAE, rows_at_once
 from agent.lab.locks import waiting_lock
 from agent.lab.results import FamilyScores, Number
 
@@ -158,10 +158,10 @@ def best_within_tolerance(curve: list[tuple[float, float]], tolerance: float) ->
 def firing_rates(sae: BenchSAE, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return the share of activations `[tokens, d_in]` on which a latent fires `[d_sae]`, and its mean there."""
     fired, total = (torch.zeros(sae.cfg.d_sae, device=rows.device) for _ in range(2))
-    for batch in rows.split(4096):
+    for batch in rows.split(rows_at_once(sae.cfg.d_sae)):
         latents = sae.encode(batch)
         fired += (latents > 0).sum(0)
-        total += latents.clamp(min=0).sum(0)
+        total += latents.clamp_(min=0).sum(0)
     return fired / len(rows), total / fired.clamp(min=1)
 
 
