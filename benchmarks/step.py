@@ -41,10 +41,11 @@ class Size:
     k: int
     rounds: int
     steps: int
+    batch: int = BATCH
 
     @property
     def product_flops(self) -> int:
-        return 2 * BATCH * self.d_in * self.d_sae
+        return 2 * self.batch * self.d_in * self.d_sae
 
 
 SIZES = (Size(192, 1024, 16, rounds=10, steps=10), Size(768, 16_384, 64, rounds=3, steps=1))
@@ -56,9 +57,14 @@ def activations(size: Size) -> list[Tensor]:
     if size.d_in == 192:
         data = stream(experiment.MODEL, experiment.HOOK_NAME, tokens=experiment.TOKENS, batch=BATCH, seed=0)
         return [x.clone() for x, _ in zip(data, range(BATCHES), strict=False)]
+    return made_activations(size)
+
+
+def made_activations(size: Size, device: torch.device | str = "cpu") -> list[Tensor]:
+    """Return batches `[batch, d_in]` of mean norm sqrt(d_in), sums of a few of four times as many features."""
     torch.manual_seed(0)
-    features = torch.randn(4 * size.d_in, size.d_in)
-    made = [torch.rand(BATCH, len(features)).pow(64) @ features for _ in range(BATCHES)]
+    features = torch.randn(4 * size.d_in, size.d_in, device=device)
+    made = [torch.rand(size.batch, len(features), device=device).pow(64) @ features for _ in range(BATCHES)]
     return [x * size.d_in**0.5 / x.norm(dim=1).mean() for x in made]
 
 
@@ -72,9 +78,9 @@ def load_experiment() -> ModuleType:
     return module
 
 
-def our_step(data: list[Tensor], size: Size, plain: bool) -> Step:
+def our_step(data: list[Tensor], size: Size, plain: bool, experiment: ModuleType | None = None) -> Step:
     """Return the step of experiment.py's main(), or the same with what agent.lab.sparse stands for."""
-    experiment = load_experiment()
+    experiment, device = experiment or load_experiment(), data[0].device
     experiment.__dict__["K"] = size.k
     if plain:
         experiment.__dict__.update(
@@ -83,10 +89,10 @@ def our_step(data: list[Tensor], size: Size, plain: bool) -> Step:
             keep=lambda pre, smallest: torch.where((pre >= smallest) & (pre > 0), pre, 0.0),
         )
     torch.manual_seed(0)
-    sae = experiment.SAE(size.d_in, size.d_sae, data[0].mean(0))
+    sae = experiment.SAE(size.d_in, size.d_sae, data[0].mean(0)).to(device)
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-3, fused=not plain)
-    none_dead = torch.empty(0, dtype=torch.long)
-    silent = torch.zeros(size.d_sae)
+    none_dead = torch.empty(0, dtype=torch.long, device=device)
+    silent = torch.zeros(size.d_sae, device=device)
 
     def step(index: int) -> Tensor:
         nonlocal silent
@@ -104,26 +110,29 @@ def our_step(data: list[Tensor], size: Size, plain: bool) -> Step:
     return step
 
 
-def sae_lens_step(data: list[Tensor], size: Size) -> Step:
-    """Return the step of SAELens' SAETrainer with its BatchTopK, without logging."""
+def sae_lens_step(data: list[Tensor], size: Size, autocast: bool = False) -> Step:
+    """Return the step of SAELens' SAETrainer with its BatchTopK, without logging; `autocast` as its option has it."""
     from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
     from sae_lens.saes.sae import TrainStepInput
 
     torch.manual_seed(0)
-    sae = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(d_in=size.d_in, d_sae=size.d_sae, k=size.k))
+    device = data[0].device
+    config = BatchTopKTrainingSAEConfig(d_in=size.d_in, d_sae=size.d_sae, k=size.k, device=str(device))
+    sae = BatchTopKTrainingSAE(config)
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-3)
-    silent = torch.zeros(size.d_sae)
-    none_dead = torch.zeros(size.d_sae, dtype=torch.bool)
+    silent = torch.zeros(size.d_sae, device=device)
+    none_dead = torch.zeros(size.d_sae, dtype=torch.bool, device=device)
 
     def step(index: int) -> None:
         x = data[index % len(data)]
         step_input = TrainStepInput(
             sae_in=x, coefficients={}, dead_neuron_mask=none_dead, n_training_steps=index, is_logging_step=False
         )
-        output = sae.training_forward_pass(step_input)
-        fired = output.feature_acts.bool().float().sum(-2).bool()
-        silent.add_(1)
-        silent[fired] = 0
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            output = sae.training_forward_pass(step_input)
+            fired = output.feature_acts.bool().float().sum(-2).bool()
+            silent.add_(1)
+            silent[fired] = 0
         output.loss.backward()
         nn.utils.clip_grad_norm_(sae.parameters(), 1.0)
         optimizer.step()

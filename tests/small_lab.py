@@ -120,11 +120,11 @@ def stream(model: Path, size: int = TOKENS, batch: int = BATCH) -> Stream:
 def train(module: ModuleType, data: Stream, steps: int | None = None, start: Any = None) -> Any:
     """Train the experiment's own SAE for some steps of its own loss, without the guard, from the weights of `start`."""
     torch.manual_seed(data.seed)
-    sae = getattr(module, "TieredSAE", module.SAE)(data.d_in, module.D_SAE, data.mean)
+    sae = getattr(module, "TieredSAE", module.SAE)(data.d_in, module.D_SAE, data.mean).to(data.device)
     if start:
         sae.load_state_dict(start.state_dict())
     optimizer = torch.optim.Adam(sae.parameters(), lr=module.LEARNING_RATE)
-    nothing_dead = torch.empty(0, dtype=torch.long)
+    nothing_dead = torch.empty(0, dtype=torch.long, device=data.device)
     for step, x in enumerate(data):
         if step == steps:
             break
