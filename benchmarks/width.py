@@ -78,7 +78,7 @@ def train(run_dir: Path) -> dict[str, int]:
 
 def evaluate(run_dir: Path, world: str, idea: str) -> dict[str, int]:
     """Load, check and score a slice, and run the idea's analysis; return the peak of this process in bytes."""
-    from agent.lab import models
+    from agent.lab.defaults import CONTEXT
     from agent.lab.evaluation.bench import core
     from agent.lab.evaluation.requests import Score
     from agent.lab.evaluation.sae_adapter import CheckpointSAE
@@ -90,7 +90,7 @@ def evaluate(run_dir: Path, world: str, idea: str) -> dict[str, int]:
         as at 64."""
 
         def held_out(self, split: Any, windows: int | None = None) -> Any:  # noqa: ARG002
-            few = super().held_out(split, SLICE // models.MAX_CONTEXT)
+            few = super().held_out(split, SLICE // CONTEXT)
             return replace(few, ids=few.ids.view(core.BATCH_WINDOWS, -1))
 
         def checkpoint_sae(self, loaded: Any, held_out: Any) -> CheckpointSAE:

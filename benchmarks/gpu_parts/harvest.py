@@ -12,6 +12,7 @@ from gpu_parts import timing
 from gpu_parts.table import Row
 
 from agent.lab import activations, models
+from agent.lab.defaults import CONTEXT
 
 LAYERS, SMALL_LAYERS = (12, 19), (0, 1)
 WINDOWS, SMALL_WINDOWS = (16, 64), (16,)  # of 128 tokens in a batch; the first as a harvest has it
@@ -59,11 +60,11 @@ def model_rates(model: object, rehearse: bool) -> Iterator[Row]:
     for layer in SMALL_LAYERS if rehearse else LAYERS:
         hook = f"blocks.{layer}.hook_resid_post"
         for windows in SMALL_WINDOWS if rehearse else WINDOWS:
-            ids = torch.randint(10, 4000, (windows, models.MAX_CONTEXT))
+            ids = torch.randint(10, 4000, (windows, CONTEXT))
             work = {"": lambda ids=ids, hook=hook: activations.run_to_hook(model, ids, hook)}  # type: ignore[arg-type]
             peak = timing.peak_of(work[""])
             rate = ids.numel() / timing.medians(work, ROUNDS)[""] * 1000
-            note = f"{windows} windows of {models.MAX_CONTEXT} at once, nothing written; peak {peak:.1f} GiB"
+            note = f"{windows} windows of {CONTEXT} at once, nothing written; peak {peak:.1f} GiB"
             yield Row(f"{hook}, the model alone", f"{rate:,.0f} tokens/s", note)
 
 
