@@ -24,13 +24,14 @@ from agent.lab import results
 from agent.lab.defaults import SAVE_EVERY, SMOKE_TOKENS, SOCKET_VARIABLE
 from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import AnyRequest, Score
-from agent.lab.files import MIB, BadFile, empty_folder, remove, remove_unless_plain, write_atomically
+from agent.lab.files import MIB, BadFile, empty_folder, remove, write_atomically
 from agent.lab.machine import memory_limit
 from agent.lab.results import Work
 from agent.lab.verdicts import Verdict, judge_metrics
 from agent.lab.visible import one_line
 from agent.running import kept_state, process, views
 from agent.running.activation_server import ActivationServer, machine
+from agent.running.evaluator import INTERRUPTED, Evaluator
 from agent.running.jobs import JOB, OUTCOME, PROGRESS, SUBMISSION, TRAINED, Job, Outcome, Setup, Training, noted
 from agent.running.kept_state import StateKeeper
 from agent.running.lab_processes import lab_settings
@@ -55,9 +56,6 @@ from agent.study.artefacts import EvaluatorFiles
 from agent.study.first_steps import goes_on_otherwise, like_the_baselines
 from agent.study.outcomes import EvaluationStopped, RunFailed
 
-EVALUATE = (*process.START, "agent.lab.evaluation", "--serve")
-INTERRUPTED = 130
-NOT_ITS_FAULT = (2, INTERRUPTED)  # exit codes of the lab's processes: the user's mistake, and interrupted
 BAD_STATE = 2  # exit code of a training that cannot go on from its saved state
 REMARKABLE_BYTES = 64 * MIB  # in the machine's shared memory, where a run that is not confined may leave them
 PROGRESS_SECONDS = 0.5  # at least, between two writes of the file that the driver shows
@@ -73,7 +71,7 @@ class Slot:
         self._activations = ActivationServer(
             setup.fixed, self.settings, logs / "stream.log", self.sandbox, setup.sealed
         )
-        self._evaluator: process.Child | None = None
+        self._evaluator = Evaluator(setup, self.settings, sandbox, logs / "evaluator.log")
         self._progress, self._shown, self._shown_at = Path(os.devnull), "", 0.0
 
     def __enter__(self) -> Self:
@@ -82,7 +80,7 @@ class Slot:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end_evaluator()
+        self._evaluator.end()
         self._activations.end()
 
     def carry_out(self, directory: Path, number: int | None = None) -> None:
@@ -152,7 +150,7 @@ class Slot:
         content, keeper = "", StateKeeper(empty_folder(script.with_name("smoke_state")), training)
         try:
             self.train(training, script, trial, label, keeper, remarks, smoke=True)
-            loading = START_SECONDS if self._evaluator is None else 0.0
+            loading = 0.0 if self._evaluator.is_started else START_SECONDS
             self.evaluate(Score(run_dir=trial, slice=True), label, (training.smoke_timeout or 0.0) + loading)
             info = results.read(trial)
             content = info.environment.get("checkpoint", "")
@@ -256,7 +254,7 @@ class Slot:
             anew = StateKeeper(keeper.folder, training, smoke=keeper.smoke)
             return self.train(training, script, run_dir, label, anew, remarks, saves=True)
         if tampered:
-            self._end_evaluator()  # it may have read what was changed
+            self._evaluator.end()  # it may have read what was changed
         verdict = (
             tampered or self._judge(run_dir, label, fixed.tokens) or process.exit_verdict(ended, run_dir / "stderr.log")
         )
@@ -286,51 +284,15 @@ class Slot:
                 found.append(Verdict(name="tampered", evidence=evidence))
 
     def evaluate(self, request: AnyRequest, label: str, timeout: float) -> None:
-        """Have the evaluator write the file that the request names.
-
-        Raise RunFailed if it is not there in the end; it is EvaluationStopped where another try may succeed. A
-        checkpoint of another model or hook than the study's is not loaded.
-        """
-        answer, log = request.run_dir / request.out, self.logs / "evaluator.log"
-        remove(answer)
-        if self._evaluator is None or self._evaluator.exited:
-            self._end_evaluator()
-            remove_unless_plain(log)
-            self._evaluator = self._start_evaluator(log)
-        subject = self.setup.fixed.model_dump(include={"model", "hook_name", "text"})
-        self._evaluator.write_line(request.model_copy(update=subject).model_dump_json())
+        """Have the evaluator write the file that the request names. Raise RunFailed if it is not there in the end."""
 
         def show_progress() -> None:
-            self._show(f"{label}: {''.join(process.last_lines(log, 1)) or 'evaluating'}")
+            self._show(f"{label}: {''.join(process.last_lines(self._evaluator.log, 1)) or 'evaluating'}")
 
-        watchdogs: list[Watchdog] = [show_progress, *self._watchdogs(log)]
-        stopped = self._evaluator.wait(until=answer.exists, timeout=timeout, watchdogs=watchdogs)
-        if stopped is None and answer.exists():
-            return
-        ended = process.ProcessResult(self._end_evaluator(), 0.0, stopped)
-        failure = process.exit_verdict(ended, log) or Verdict(name="crashed", evidence="the evaluator gave no answer")
-        by_itself = failure.name == "crashed" and ended.exit_code not in NOT_ITS_FAULT
-        evidence = Verdict(name="not_evaluated", evidence=failure.evidence)
-        verdict = self._shortened(evidence, request.run_dir.parent)
-        raise RunFailed(verdict) if by_itself else EvaluationStopped(verdict)
-
-    def _start_evaluator(self, log: Path) -> process.Child:
-        secrets = "" if views.NETWORKED.isdisjoint(self.setup.evals) else process.JUDGE_VARIABLES
-        env = process.child_environment(self.settings | views.folders(), secrets)
-        return process.Child(
-            EVALUATE,
-            cwd=self.setup.study,
-            env=env,
-            stdin=True,
-            stdout=log,
-            stderr=log,
-            sandbox=self.sandbox,
-            view=views.for_evaluator(self.setup.study, self.setup.fixed, self.setup.evals, env),
-        )
-
-    def _end_evaluator(self) -> int:
-        child, self._evaluator = self._evaluator, None
-        return child.end() if child else 0
+        try:
+            self._evaluator.answer(request, timeout, [show_progress, *self._watchdogs(self._evaluator.log)])
+        except RunFailed as failure:
+            raise type(failure)(self._shortened(failure.verdict, request.run_dir.parent)) from None
 
     def _shortened(self, verdict: Verdict, folder: Path) -> Verdict:
         """Write paths as seen from the study, and those of a job as if it were there."""
