@@ -46,7 +46,7 @@ def with_k(source: str, k: float) -> str | None:
     own = constants.assigned(source).get("K")
     if own is None or constants.literal(own) is constants.UNKNOWN:
         return None
-    return constants.replaced(source, {"K": int(k) if k.is_integer() else k})
+    return constants.replaced(source, {"K": int(k) if k == int(k) else k})
 
 
 def winner(runs: Sequence[Run], judged: Mapping[int, Judgement], primary: str) -> Run | None:

@@ -188,7 +188,8 @@ def _set_chance(chance: dict[str, Any], device: torch.device) -> None:
 
 
 def _digest(script: Path) -> str:
-    return hashlib.sha256(script.read_bytes()).hexdigest()
+    """Return the SHA-256 of an experiment, which a training that was not started by `run` has no copy of."""
+    return hashlib.sha256(script.read_bytes() if script.exists() else b"").hexdigest()
 
 
 def _bad(path: Path, why: str) -> BadState:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import estimates, model_files, models, needs
+from agent.lab import estimates, models, needs
 from agent.lab.activations import HarvestKey
 from agent.lab.errors import UserError
 from agent.lab.estimates import GB, Plan
@@ -98,10 +98,4 @@ def test_the_numbers_of_a_study_are_the_models_own(tmp_path: Path, monkeypatch: 
     assert plan.parameters * 2 == pytest.approx(stored.stat().st_size, rel=0.01), "in float16 on the disk"
     HarvestKey("tiny-lm", models.identity("tiny-lm"), HOOK, 1000).folder().mkdir(parents=True)
     assert needs.plan("tiny-lm", HOOK, tokens=1000, d_sae=64, batch=8).rows == 0
-    config = model_files.read_config(models.EMBEDDED["tiny-lm"])
-    assert model_files.hook_width(config, "blocks.1.mlp.hook_post") == 768
-
-
-def test_a_model_whose_width_is_not_known_is_refused():
-    with pytest.raises(UserError, match=r"config.json has none of hidden_size, n_embd"):
-        model_files.hook_width({}, HOOK)
+    assert needs.plan("tiny-lm", "blocks.1.mlp.hook_post", tokens=1000).d_in == 768
