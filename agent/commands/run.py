@@ -125,7 +125,7 @@ def start(request: StudyRequest) -> None:
         print(one_line(select.where_from(request.language_model)), flush=True)
         analysis = idea_analysis.load(request.idea, sandbox)
         _import_what_is_used_late(request.language_model)
-        trainings = len(required_baselines(request.fixed)) + request.max_runs
+        trainings = len(required_baselines(request.fixed)) + request.max_runs + 2 * len(request.ks)
         lab = _prepare_lab(request.place, request.fixed, request.goal[0], request.device, trainings, request.jobs)
         jobs = request.place.count(request.jobs, lab, sandbox)
         started = request.first_event(lab, sandbox.record(request.sandbox), jobs, analysis)

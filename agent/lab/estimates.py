@@ -144,8 +144,9 @@ def harvest_disk(plan: Plan) -> float:
 
 
 def runs_disk(plan: Plan) -> float:
-    """Return the bytes of disk that the checkpoints of a study take, in its directory and, of baselines, the cache."""
-    return 2 * plan.trainings * STORED_TWICE * plan.weights
+    """Return the bytes of disk that the checkpoints of a study take at most: those of baselines lie once in its
+    directory and the cache together, unless these are on two disks, and a run's have a copy for sae_lens."""
+    return plan.trainings * STORED_TWICE * plan.weights
 
 
 def require_fit(plan: Plan, machine: Machine) -> None:

@@ -48,7 +48,7 @@ def test_what_fits_is_described_beside_what_there_is():
         ({"gpu": 60}, {"d_in": 64, "batch": 10**6}, "lower --d-sae or --batch"),
         ({"cache": 40}, {}, "the activations of 10,000,000 tokens: about"),
         ({"runs": 9}, {}, "14 trainings (2,304 x 65,536 latents in batches of 4,096): about"),
-        ({"cache": 100, "runs": 100, "one_disk": True}, {}, "point SAE_AGENT_CACHE at another disk"),
+        ({"cache": 70, "runs": 70, "one_disk": True}, {}, "point SAE_AGENT_CACHE at another disk"),
     ],
 )
 def test_what_cannot_fit_is_refused_with_the_setting_to_change(there: dict[str, int], plan: dict[str, int], says: str):
