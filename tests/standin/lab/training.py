@@ -30,16 +30,16 @@ class TrainingGuard:
         self.tokens = self.done = self.saved = 0
         saved = [json.loads(path.read_text()) for path in out_dir.glob(STATE_FILE.format("*"))]
         self.losses = max(saved, key=len, default=[])
-        for tokens, loss in self.losses:
-            self.record(tokens, loss)
+        for step in self.losses:
+            self.record(*step)
         if saved:
             (out_dir / "went_on").write_text(f"after {self.done} steps")
         if named == "dawdling" and os.environ.get("SAE_AGENT_SMOKE"):
             time.sleep(4)
 
-    def save_if_due(self, tokens: int, loss: float | None) -> None:
+    def save_if_due(self, *step: float | None) -> None:
         """Save after each step that the tests, or the smoke test, want saved."""
-        self.losses.append((tokens, loss))
+        self.losses.append(step)
         wanted = os.environ.get("SAE_AGENT_STANDIN_SAVES") == self.named
         if wanted and self.tokens - self.saved >= int(os.environ[SAVE_EVERY]) and self.done < self.steps:
             self.saved = self.tokens
@@ -49,7 +49,7 @@ class TrainingGuard:
 
     def step(self, tokens: int, loss: float | None, learning_rate: float = 1e-3) -> None:
         self.record(tokens, loss, learning_rate)
-        self.save_if_due(tokens, loss)
+        self.save_if_due(tokens, loss, learning_rate)
 
     def record(self, tokens: int, loss: float | None, learning_rate: float = 1e-3) -> None:
         self.done += 1
