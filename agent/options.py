@@ -48,7 +48,7 @@ Dtype = Annotated[
     typer.Option(help="The language model's, by default bfloat16 on a GPU and float32 on a CPU."),
 ]
 Stream = Annotated[
-    bool, typer.Option("--stream", help="Make activations as they are read and store none; so is it beyond 20 million.")
+    bool, typer.Option("--stream", help="Make activations as they are read, storing none; beyond 20M tokens always.")
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show every setting with the reason for its value, and start nothing.")
