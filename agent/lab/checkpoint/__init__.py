@@ -9,29 +9,26 @@ import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from agent.lab.checkpoint import files, sae_lens
+from agent.lab.checkpoint import header as headers
 from agent.lab.checkpoint.files import DTYPES, ENCODE, HEADER, TENSORS, CheckpointError, flat_message
 from agent.lab.checkpoint.graph import Graph, GraphError, parse
+from agent.lab.checkpoint.header import FORMAT_VERSION, Header
 from agent.lab.checkpoint.trace import trace
-from agent.lab.results import Training
 
-FORMAT_VERSION = 1
-MAX_D_SAE = 2**20
 GROUPS, LEAST_GROUP = 8, 64  # of rows that are encoded together, and the rows of one at least
 ROWS_AT_ONCE = 16_384  # bounds the memory of the encoder's intermediate values
-_EXTRA_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 __all__ = [
+    "FORMAT_VERSION",
     "Checkpoint",
     "CheckpointError",
     "Header",
@@ -42,37 +39,6 @@ __all__ = [
     "sample_rows",
     "save",
 ]
-
-
-class Header(BaseModel):
-    """The meaning of a checkpoint's tensors, and the record of their training."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True)
-
-    format_version: int = FORMAT_VERSION
-    model: str
-    hook_name: str
-    layer: int
-    d_in: int = Field(gt=0)
-    d_sae: int = Field(gt=0, le=MAX_D_SAE)
-    scale: float = Field(gt=0)  # encode takes the model's activations times this
-    groups: dict[str, tuple[int, int]] = {}  # latents [start, end) of a tier or other group
-    extra: list[str] = []  # names of the tensors an analysis needs
-    training: Training
-    any_parameter_changed: bool = Field(validation_alias="moved", serialization_alias="moved")  # during training
-    architecture: str | None = None  # one of sae_lens.ARCHITECTURES, or None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Header":
-        for name, (start, end) in self.groups.items():
-            if not 0 <= start < end <= self.d_sae:
-                raise ValueError(f"group {name} is [{start}, {end}), not a range of the {self.d_sae} latents")
-        for name in self.extra:
-            if not _EXTRA_NAME.fullmatch(name):
-                raise ValueError(f"extra tensor {name[:60]!r}: a name is of letters, digits, and _ . -")
-        if (self.training.d_in, self.training.d_sae) != (self.d_in, self.d_sae):
-            raise ValueError("d_in and d_sae differ from those of training")
-        return self
 
 
 @dataclass(frozen=True)
@@ -198,7 +164,7 @@ def save(
     for destination in destinations:
         if os.path.lexists(destination):
             raise CheckpointError(f"{destination} exists and is not overwritten; save to another folder")
-    header = _checked_header(header, extra or {})
+    header = headers.checked(header.model_copy(update={"extra": sorted(extra or {})}))
     named = _named_tensors(header, W_dec, b_dec, W_enc, b_enc, threshold)
     sample = sample_rows(named).to(W_dec.device)
     try:
@@ -224,7 +190,7 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Checkpoint:
     """Check and load a checkpoint. Raises CheckpointError. Call check_behaviour on real activations next."""
     device = torch.device(device)
     with files.reading(folder) as contents:
-        header = _parse_header(contents[HEADER])
+        header = headers.parse(contents[HEADER])
         tensors = files.as_tensors(contents[TENSORS])
         _check_shapes(header, tensors)
         graph = parse(files.as_json(contents[ENCODE], ENCODE), tensors)
@@ -242,7 +208,7 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Checkpoint:
 def read_header(folder: Path) -> Header:
     """Read the header alone, of a folder with the right files. Raises CheckpointError."""
     with files.reading(folder, [HEADER]) as contents:
-        return _parse_header(contents[HEADER])
+        return headers.parse(contents[HEADER])
 
 
 def check_behaviour(checkpoint: Checkpoint, x: Tensor) -> None:
@@ -279,14 +245,6 @@ def content_hash(folder: Path) -> str:
 
 def _digest(*digests: bytes) -> str:
     return hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def _checked_header(header: Header, extra: Mapping[str, Tensor]) -> Header:
-    header = header.model_copy(update={"extra": sorted(extra)})
-    try:
-        return Header.model_validate_json(header.model_dump_json())
-    except ValueError as error:  # pydantic's own errors, and settings that are no JSON
-        raise CheckpointError(f"cannot save the checkpoint: its header is wrong: {flat_message(error)}") from None
 
 
 def _named_tensors(header: Header, *tensors: Tensor | None) -> dict[str, Tensor]:
@@ -335,20 +293,6 @@ def _encode_eagerly(encode: Callable[[Tensor], Tensor], sample: Tensor, header: 
 def _encode_json(document: dict[str, Any]) -> str:
     nodes = ",\n".join(json.dumps(node, allow_nan=False) for node in document["nodes"])
     return f'{{"nodes": [\n{nodes}\n],\n"output": {json.dumps(document["output"])}}}\n'
-
-
-def _parse_header(content: bytearray) -> Header:
-    data = files.as_json(content, HEADER)
-    version = data.get("format_version") if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
-        raise GraphError(
-            f"its format is version {str(version)[:20]} and this program reads version {FORMAT_VERSION}; "
-            "evaluate it with the program that wrote it, or train again"
-        )
-    try:
-        return Header.model_validate_json(content)
-    except ValidationError as error:
-        raise GraphError(f"{HEADER}: {flat_message(error)}") from None
 
 
 def _check_shapes(header: Header, tensors: Mapping[str, Tensor]) -> None:
