@@ -211,7 +211,7 @@ def _suited(shape: ModelShape | None, values: Mapping[str, Any]) -> tuple[Defaul
         "k": "follows from d_sae: half its root",
         "tokens": f"follows from d_sae: {defaults.TOKENS_PER_LATENT:,} a latent, at most {defaults.MOST_TOKENS:,}",
         "batch": "follows from d_sae",
-        "learning_rate": "follows from d_sae: 2e-4 at 16,384, falling with its root",
+        "learning_rate": "follows from d_sae: 2e-4 at 16,384, falling with its root; tuned first, unless --no-tune",
     }
 
 
@@ -348,6 +348,8 @@ def _rows(idea: Idea, settled: Settled, smallest_effect: float) -> Iterable[Sett
         yield Setting(option(name), _shown(getattr(fixed, name)), reasons[name])
     if not defaults.is_world(fixed.model):
         yield Setting("--context", _shown(fixed.context, str(defaults.CONTEXT)), reasons["context"])
+        why = f"more than {defaults.MAX_HARVEST:,} tokens" if fixed.tokens > defaults.MAX_HARVEST else reasons["stream"]
+        yield Setting("--stream", "yes" if fixed.stream else "no", why)
         yield Setting("--text", fixed.text or "the text that is installed", reasons["text"])
     yield Setting("--evals", fixed.evals, reasons["evals"])
     own = "the idea's" if settled.smallest_effect is None else GIVEN
