@@ -285,7 +285,7 @@ def test_a_dry_run_shows_every_setting_and_starts_nothing(tmp_path: Path):
         rows = {row.split("  ")[0].strip(): " ".join(row.split()) for row in shown.stdout.splitlines()}
         assert rows["--model"] == "--model google/gemma-2-2b given on the command line"
         assert rows["--d-sae"] == "--d-sae 65,536 given on the command line"
-        assert rows["--lr"].startswith("--lr 0.0001 follows from d_sae: 2e-4 at 16,384, falling with its root; tuned first")
+        assert rows["--lr"].startswith("--lr 0.0001 follows from d_sae: 2e-4 at 16,384, falling with its root; tuned")
         assert rows["--set BEHAVIOUR"] == "--set BEHAVIOUR 'sound' the baseline's"
     assert not (checkout.root / "runs").exists()
     away = ("--model", "google/unreachable", "--dry-run")
