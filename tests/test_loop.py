@@ -328,6 +328,7 @@ def test_an_evaluator_that_breaks_ends_the_study(checkout: Checkout, tmp_path: P
     assert again.returncode == 2 or "has ended" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_family_that_fails_is_named_and_the_study_goes_on(checkout: Checkout, tmp_path: Path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home/without.sparse_probing_sae_probes").touch()

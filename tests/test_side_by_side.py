@@ -86,6 +86,7 @@ def test_run_1_starts_beside_the_baseline(three: Checkout):
     assert submitted[:3] == ["run_0_attempt_1", "run_1_attempt_1", "baseline_k16_seed1"]
 
 
+@pytest.mark.slow
 def test_notes_say_that_a_comparison_is_provisional(checkout: Checkout):
     checkout.plan("worse")
     cut = {"PYTHONPATH": f"{checkout.root}:{HERE / 'power_cut'}", "STANDIN_KILL_AFTER": "run_compared"}

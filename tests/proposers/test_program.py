@@ -55,6 +55,7 @@ def checkout(tmp_path: Path) -> Checkout:
     return made
 
 
+@pytest.mark.slow
 def test_a_study_asks_a_program_and_goes_on_with_it(checkout: Checkout, tmp_path: Path):
     model = tmp_path / "model.py"
     model.write_text(MODEL)

@@ -50,6 +50,7 @@ def test_a_confined_study_comes_to_its_end(checkout: Checkout, tmp_path: Path, k
     assert "mine" not in (study / "run_0/final_info.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_study_is_not_resumed_less_confined_unless_that_is_said(checkout: Checkout, tmp_path: Path):
     weaker = path_with("landlock", tmp_path / "bin")
     checkout.plan("better")

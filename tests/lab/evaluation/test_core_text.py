@@ -138,6 +138,7 @@ def test_usage_counted_during_core_is_that_of_the_activations(evaluator: Evaluat
     assert torch.equal(usage.fired, (latents != 0).sum(0).double())
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_is_scored_in_parts(evaluator: Evaluator, tmp_path: Path):
     """65,536 ids: the logits of a whole batch would take twice what may be in memory at once."""
     config = HookedTransformerConfig(
