@@ -234,7 +234,7 @@ def test_hours_end_the_study_before_a_run_that_would_exceed_them(checkout: Check
     ended = checkout.run(80, "--max-hours", "0.01")
     assert ended.returncode == 0, ended.stderr
     assert "The study ended: the budget of 0.01 hours does not allow another run: " in checkout.notes
-    assert checkout.state.seconds < 0.01 * 3600 + 3
+    assert checkout.state.seconds < 0.01 * 3600 + 10, "a job on a busy machine may take longer than any before it"
 
 
 @pytest.mark.slow
