@@ -148,7 +148,7 @@ def processes() -> list[str]:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90  # the machine may be busy
     while time.monotonic() < deadline:
         try:
             if condition():
@@ -156,4 +156,4 @@ def wait_for(condition: Callable[[], bool]) -> None:
         except (ValueError, FileNotFoundError):  # the study does not exist yet
             pass
         time.sleep(0.05)
-    raise AssertionError("the condition did not become true within 30 s")
+    raise AssertionError("the condition did not become true within 90 s")
