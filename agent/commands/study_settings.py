@@ -243,7 +243,7 @@ def check_consistent(
             f"{said('d_sae')} is less than d_in {d_in:,} of {fixed.model} at {fixed.hook_name}: give --d-sae, if that "
             "is what you want"
         )
-    if fixed.k > fixed.d_sae / 8:  # of a baseline at twice K, a quarter would be active: that is degenerate
+    if fixed.k > fixed.d_sae / defaults.LEAST_WIDTH:
         raise UserError(
             f"{said('k')} is more than an eighth of {said('d_sae')}: give a smaller --k or a larger --d-sae"
         )

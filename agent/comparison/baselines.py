@@ -13,6 +13,7 @@ from agent.comparison.matching import all_metrics, k_step
 from agent.display.live import Display
 from agent.ideas import Fixed, render_baseline
 from agent.lab import cache, results
+from agent.lab.defaults import LEAST_WIDTH
 from agent.lab.evaluation.catalogue import NAMES
 from agent.lab.evaluation.requests import Score
 from agent.lab.files import MIB, atomic_path, read_plain, remove, write_atomically
@@ -40,7 +41,7 @@ def required_baselines(fixed: Fixed) -> list[tuple[float, int]]:
     step = k_step(k)
     neighbours = [(k - step, fixed.seed), (k + step, fixed.seed)]  # runs at the baseline's L0 are read between these
     seeds = [(k, fixed.seed + number) for number in range(fixed.baseline_seeds)]
-    curve = [(other, fixed.seed) for other in (k / 2, 2 * k) if other <= fixed.d_sae // 8]
+    curve = [(other, fixed.seed) for other in (k / 2, 2 * k) if other <= fixed.d_sae // LEAST_WIDTH]
     return [*seeds[:2], *(neighbours if seeds[1:] else ()), *seeds[2:], *curve]
 
 

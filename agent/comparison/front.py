@@ -13,6 +13,7 @@ from agent.comparison.confirmation import SAYS_NOTHING, Confirmation
 from agent.comparison.judgement import Judgement, judgements
 from agent.comparison.referee import Referee
 from agent.lab import results
+from agent.lab.defaults import LEAST_WIDTH
 from agent.lab.errors import UserError
 from agent.lab.results import FinalInfo
 from agent.lab.verdicts import Verdict
@@ -21,8 +22,6 @@ from agent.running.jobs import Outcome
 from agent.study import digests, events, job_names
 from agent.study.agreement import departure
 from agent.study.runs import Run
-
-LEAST_WIDTH = 8  # times K: the latents that a sparse SAE has at least, as for the baselines of the L0 curve
 
 
 def parse_ks(text: str, d_sae: int) -> tuple[float, ...]:

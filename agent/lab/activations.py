@@ -65,6 +65,12 @@ class HarvestKey:
         return cache.root() / "activations" / f"{model}-{cache.slug(self.hook_name)}-{digest.hexdigest()[:12]}"
 
 
+def harvest_key(model: str, hook_name: str, tokens: int, text: str = "", streamed: bool = False) -> HarvestKey:
+    """Return the key of the harvest for a training of so many tokens; `text` is pinned. Raises UserError."""
+    rows = tokens if streamed else min(tokens, MAX_HARVEST)
+    return HarvestKey(model, models.identity(model), hook_name, rows, text, streamed)
+
+
 @dataclass
 class TokenBudget:
     """A budget of tokens, with the number that was served of it."""
@@ -185,8 +191,7 @@ def ensure_harvest(
     """
     if is_world(model) and (text or streamed):
         raise UserError(f"{model} is a synthetic world and has no text: leave out {corpus.source(text) or '--stream'}")
-    rows = tokens if streamed else min(tokens, MAX_HARVEST)
-    key = HarvestKey(model, models.identity(model), hook_name, rows, text, streamed)
+    key = harvest_key(model, hook_name, tokens, text, streamed)
     folder = key.folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
     cache.mark_used(folder)

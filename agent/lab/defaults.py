@@ -18,6 +18,7 @@ LEAST_CONTEXT = 16  # tokens; fewer leave hardly one after the special ones
 CONTEXT_VARIABLE = "SAE_AGENT_CONTEXT"  # the variable with another number of them
 STATE_FILE = "state_{}.safetensors"  # in the directory of a run: a training's saved state, after so many rows
 SAVE_EVERY = "SAE_AGENT_SAVE_EVERY"  # the variable with the tokens between two saved states, in place of minutes
+LEAST_WIDTH = 8  # times K: the latents of an SAE at least, so that a baseline at twice K is not degenerate
 MAX_HARVEST = 20_000_000  # rows that are stored; a longer training on text has them made as it reads them
 STREAMED_VARIABLE = "SAE_AGENT_STREAMED"  # in the environment of a run by hand: its study streams its rows
 SOCKET_VARIABLE = "SAE_AGENT_STREAM"  # in the environment of a training: the descriptor of its socket to serve.py

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from agent.lab import cache, estimates, fingerprint, model_files, model_shape, models, worlds
-from agent.lab.activations import SHARD_ROWS, HarvestKey
-from agent.lab.defaults import MAX_HARVEST, THREADS, WORLD_FILE, for_model, is_world
+from agent.lab.activations import SHARD_ROWS, harvest_key
+from agent.lab.defaults import THREADS, WORLD_FILE, for_model, is_world
 from agent.lab.errors import UserError
 from agent.lab.estimates import Plan
 from agent.lab.machine import Machine, this_machine
@@ -39,7 +39,6 @@ def plan(
     """
     own = for_model(model)
     environment = fingerprint.environment(text)
-    rows = tokens if stream else min(tokens, MAX_HARVEST)
     if is_world(model):
         features, d_in = _world_size(model)
         parameters, d_vocab, itemsize = features * d_in, 0, 4
@@ -51,20 +50,20 @@ def plan(
         d_in = model_shape.shape_of(config, model).width_at(hook_name)
         d_vocab = config.get("text_config", config).get("vocab_size", 0)
         parameters, itemsize = model_files.parameters(directory), models.device_config().dtype.itemsize
-    key = HarvestKey(model, models.identity(model), hook_name, rows, text, stream)
+    key = harvest_key(model, hook_name, tokens, text, stream)
     return Plan(
         d_in=d_in,
         d_sae=d_sae or own.d_sae,
         batch=batch or own.batch,
         tokens=tokens,
-        rows=0 if key.folder().exists() else rows,
+        rows=0 if key.folder().exists() else key.rows,
         parameters=parameters,
         itemsize=itemsize,
         d_vocab=d_vocab,
         device=environment["device"],
         threads=environment["threads"],
         streamed=stream,
-        shard_rows=rows // math.ceil(rows / SHARD_ROWS),
+        shard_rows=key.rows // math.ceil(key.rows / SHARD_ROWS),
         trainings=trainings,
         jobs=jobs,
     )
