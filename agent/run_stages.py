@@ -188,6 +188,7 @@ class RunStages:
             seed=seed,
             timeout=budget.training_timeout,
             smoke_timeout=budget.smoke_timeout,
+            start_timeout=budget.start_timeout,
             baseline_smoke=self.state.runs[0].smoke,
         )
         return self.queue.submit(

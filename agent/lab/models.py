@@ -94,11 +94,15 @@ def find_directory(name: str) -> Path | None:
 
 
 def canonical_name(name: str) -> str:
-    """Return the one name of a model: a local one's absolute path, without links, and the hub's own name."""
+    """Return the one name of a model: a local one's absolute path, without links, and the hub's own name.
+
+    Raises UserError for a name that is neither.
+    """
     if name in EMBEDDED or name in WORLDS:
         return name
-    directory = local_directory(name)
-    return str(directory.resolve()) if directory else hub_repository(name)
+    if directory := local_directory(name):
+        return str(directory.resolve())
+    return name if Path(name).is_absolute() else hub_repository(name)  # a confined run sees no model's files
 
 
 def identity(name: str) -> str:

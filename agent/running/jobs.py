@@ -55,6 +55,7 @@ class Training(_File):
     seed: int
     timeout: float  # seconds
     smoke_timeout: float | None = None  # seconds for a few steps before it, from the first; None: no test
+    start_timeout: float = 900.0  # seconds before that first one
     tokens: int | None = None  # None: the study's
     baseline_smoke: str = ""  # hash of the checkpoint that the baseline's few steps left, if it is known
     resumes: bool = False  # it is known to go on from a saved state as if nothing had happened

@@ -233,7 +233,7 @@ class Slot:
                 stderr=stderr,
                 timeout=None if smoke else timeout,
                 watchdogs=[
-                    *([FirstSteps(run_dir / "metrics.jsonl", timeout)] if smoke else []),
+                    *([FirstSteps(run_dir / "metrics.jsonl", timeout, training.start_timeout)] if smoke else []),
                     lambda: self._judge(run_dir, label, fixed.tokens),
                     *(Stall(progress), Processes(), Files(self.setup.study), shared_memory),
                     *self._watchdogs(stdout, stderr),

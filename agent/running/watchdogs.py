@@ -22,7 +22,7 @@ Watchdog = Callable[[], Verdict | None]
 
 GIB = 2**30
 STALL_SECONDS = 900.0
-START_SECONDS = 900.0  # until a process that trains takes its first step, or one that evaluates has its model
+START_SECONDS = 900.0  # until a process that evaluates has its model
 DISK_FREE = GIB // 2  # bytes that must stay free, so that the ledger and the notes can still be written
 PROCESSES = 512  # of a run; root is not held to RLIMIT_NPROC
 NEW_FILES = 10_000  # of a run, in the directory of its study
@@ -60,7 +60,7 @@ class FirstSteps:
     Until then there are imports and the wait for activations, which take as long as the machine does: `start` seconds.
     """
 
-    def __init__(self, metrics: Path, seconds: float, start: float = START_SECONDS) -> None:
+    def __init__(self, metrics: Path, seconds: float, start: float) -> None:
         self.metrics, self.seconds, self.start = metrics, seconds, start
         self._stepped, self._since = False, time.monotonic()
 

@@ -10,6 +10,7 @@ from agent.study.outcomes import HoursSpent, StudyDone
 from agent.study.state import State
 
 UNKNOWN_SECONDS = 3600.0  # for a training, or for one family of an evaluation, until the baseline has been timed
+START_SECONDS = 900.0  # until a training takes its first step, likewise
 LEAST_SECONDS = 300.0
 TIMES_BASELINE = 5.0  # an edit may make training slower, but not by any factor
 
@@ -66,6 +67,13 @@ class Budget:
         """Seconds that the next smoke test may take from its first step: run 0's says what this machine needs."""
         work = self.state.runs[0].work
         return self._timeout(work.smoke_seconds if work else 0.0, UNKNOWN_SECONDS)
+
+    @property
+    def start_timeout(self) -> float:
+        """Seconds until the next smoke test must have taken its first step: run 0's says what this machine needs."""
+        work = self.state.runs[0].work
+        seconds = work.smoke_seconds if work else 0.0
+        return max(LEAST_SECONDS, TIMES_BASELINE * seconds) if seconds else START_SECONDS
 
     @property
     def evaluation_timeout(self) -> float:

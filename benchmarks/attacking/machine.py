@@ -217,24 +217,24 @@ def deaf(at: Any) -> None:
 
 
 def lower_memory_limit(trial: Trial) -> None:
-    """Let the driver of the trial take 1 GiB for the memory of a run."""
+    """Let the driver of the trial take 3 GiB for the memory of a run."""
     machine = trial.root / "agent/lab/machine.py"
     text = machine.read_text()
-    share = f"MEMORY_SHARE = {2**30 / psutil.virtual_memory().total:.6f}  #"
+    share = f"MEMORY_SHARE = {3 * 2**30 / psutil.virtual_memory().total:.6f}  #"
     assert "MEMORY_SHARE = 0.85  #" in text, "the limit is elsewhere"
     machine.write_text(text.replace("MEMORY_SHARE = 0.85  #", share))
 
 
 def took_memory(trial: Trial) -> str:
-    return "took 3 GiB" if trial.files_with("took it all") else ""
+    return "took 6 GiB" if trial.files_with("took it all") else ""
 
 
 @attack(
-    "29", "3 GiB of memory, under a limit of 1 GiB", took_memory, prepare=lower_memory_limit, own_end="out_of_memory"
+    "29", "6 GiB of memory, under a limit of 3 GiB", took_memory, prepare=lower_memory_limit, own_end="out_of_memory"
 )
 def memory_bomb(at: Any) -> None:
     held = []
-    for _ in range(48):
+    for _ in range(96):
         held.append(b"x" * (64 * 2**20))
         time.sleep(0.1)
     (at.out_dir / "loot").write_text("took it " + "all")

@@ -54,3 +54,4 @@ def test_a_model_shares_what_is_cached_however_it_is_spelled(small_model: Path, 
     assert names(".") == names(str(small_model)) == names(f"../{small_model.name}")
     assert names("gpt2-small") == names("openai-community/gpt2") == names("gpt2")
     assert models.canonical_name("gemma-2-2b") == models.canonical_name("google/gemma-2-2b") == "google/gemma-2-2b"
+    assert models.canonical_name("/home/me/my llama") == "/home/me/my llama"  # which a confined run does not see

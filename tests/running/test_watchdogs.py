@@ -60,9 +60,9 @@ def test_a_process_that_keeps_writing_is_not_stalled(tmp_path: Path):
 
 def test_the_clock_of_first_steps_starts_with_the_first(tmp_path: Path):
     code = "import time; time.sleep(1.2); open('metrics.jsonl', 'w').write('row'); time.sleep({})"
-    clock = FirstSteps(tmp_path / "metrics.jsonl", seconds=0.8)
+    clock = FirstSteps(tmp_path / "metrics.jsonl", seconds=0.8, start=60)
     assert run_watched(code.format(0.1), tmp_path, clock).stop_verdict is None
-    clock = FirstSteps(tmp_path / "metrics.jsonl", seconds=0.2)
+    clock = FirstSteps(tmp_path / "metrics.jsonl", seconds=0.2, start=60)
     result = run_watched(code.format(60), tmp_path, clock)
     assert result.stop_verdict == Verdict(name="timed_out", evidence="still running 0 s after its first step")
 

@@ -75,10 +75,12 @@ def test_the_time_a_process_may_take(state: State, evaluating: bool, seconds: fl
 
 @pytest.mark.parametrize(
     ("smoke", "limits", "seconds"),
-    [(0.0, {}, 3600), (12.0, {}, 300), (90.0, {}, 450), (90.0, {"run_timeout": 1000}, 1000)],
+    [(0.0, {}, 3600), (12.0, {}, 300), (90.0, {}, 450), (90.0, {"run_timeout": 7}, 7)],
 )
 def test_the_first_steps_may_take_as_long_as_the_baselines_say(smoke: float, limits: dict[str, Any], seconds: float):
     ended = AttemptEnded(
         run=0, attempt=1, verdict=None, seconds=100, work=WORK.model_copy(update={"smoke_seconds": smoke})
     )
-    assert Budget(study([*run(0, 100, 20)[:3], ended], **limits), 200).smoke_timeout == seconds
+    budget = Budget(study([*run(0, 100, 20)[:3], ended], **limits), 200)
+    assert budget.smoke_timeout == seconds
+    assert budget.start_timeout == (max(300, 5 * smoke) if smoke else 900)  # imports take what they take
