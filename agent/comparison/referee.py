@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from agent.comparison import judgement, matching
 from agent.comparison.baselines import SENTINELS, Baselines, required_baselines
+from agent.comparison.references import References
 from agent.display.formatting import error_lines
 from agent.display.live import Display
 from agent.ideas import Direction
@@ -32,6 +33,7 @@ class Referee:
     ) -> None:
         self.study, self.ledger, self.queue, self.custody, self.display = study, ledger, queue, custody, display
         self.baselines, self.started = baselines, ledger.state.started
+        self.references = References(study, ledger, queue, custody, display)
 
     @property
     def runs(self) -> list[Run]:
@@ -60,7 +62,8 @@ class Referee:
 
     def begin(self) -> None:
         """Record what is in the cache that runs will be judged by, before one of them can change it."""
-        self.custody.artefacts.begin(self.baselines.sealed_files())
+        self.references.begin()
+        self.custody.artefacts.begin([*self.baselines.sealed_files(), *self.references.sealed_files()])
 
     def start_next(self) -> bool:
         """Start what comparisons need next, or find it in the cache; return False if nothing is missing that can start.
@@ -69,6 +72,8 @@ class Referee:
         """
         if self.baseline_counts and self.state.sentinels is None and job_names.SENTINELS not in self.state.jobs:
             return self._start_sentinels()
+        if self.baseline_counts and self.references.start_next():
+            return True
         for k, seed in self._wanted():
             if (k, seed) not in self.state.baselines_tried and job_names.baseline(k, seed) not in self.state.jobs:
                 return self.start_baseline(k, seed)
@@ -78,7 +83,7 @@ class Referee:
         """Record how a job of the referee's ended; return False if it is another's."""
         baseline = job_names.baseline_of(name)
         if name != job_names.SENTINELS and baseline is None:
-            return False
+            return self.references.take_in(name, ended)
         if isinstance(ended, Verdict):
             self.queue.lose(name, ended)
             return True

@@ -1,6 +1,5 @@
 """The events of a study's ledger. Names of events and fields are a file format: they do not change."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,19 +10,10 @@ from agent.ideas import MOST_VARIANCE_LOST, Fixed
 from agent.lab.results import Comparison, Expectation, Measure, Work
 from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
+from agent.study.event_base import Digests
+from agent.study.event_base import EventBase as _Event
 from agent.study.records import Baseline, Confinement, PlannedRun, Proposal, RateTry
-
-Digests = dict[str, str]  # path in the study's directory -> SHA-256; empty in ledgers from before they were kept
-
-
-class _Event(BaseModel):
-    """Base of all events. The ledger fills in number and time (UTC) when it records one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
-
-    seq: int = 0
-    time: datetime = datetime.min.replace(tzinfo=UTC)
-    elapsed: float = 0.0  # seconds since this driver opened the ledger, without the machine's sleep
+from agent.study.reference_events import ReferenceImported, ReferenceScored
 
 
 class LanguageModel(BaseModel):
@@ -73,6 +63,7 @@ class StudyStarted(_Event):
     confinement: Confinement | None = None  # None: begun by a version that confined nothing
     tune: bool = False  # the baseline's learning rate, before the first run
     ks: tuple[float, ...] = ()  # at which a confirmed winner and the baseline are trained at the end
+    references: tuple[Line, ...] = ()  # names of the SAEs from elsewhere that stand beside the baseline
 
 
 class StudyResumed(_Event):
@@ -392,6 +383,8 @@ Event = Annotated[
     | ScoredOnTest
     | FeaturesKept
     | FrontScored
+    | ReferenceImported
+    | ReferenceScored
     | NotesWritten
     | StudyInterrupted
     | StudyEnded,

@@ -1,4 +1,4 @@
-"""The records that events carry: proposals, planned runs, baselines, confinement."""
+"""The records that events carry: proposals, planned runs, baselines, references, confinement."""
 
 import math
 import re
@@ -82,3 +82,19 @@ class Baseline(BaseModel):
         """L0, or NaN if it was not measured or is none."""
         l0 = self.figures.get("l0")
         return l0 if l0 and l0 > 0 else math.nan
+
+
+class Reference(BaseModel):
+    """An SAE that was trained elsewhere, with what it says of itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Line  # by which it is known in the study, and its directory is called
+    source: Line  # where it came from
+    format: Line  # whose files it was read from
+    architecture: Line  # in their words
+    d_sae: int
+    declared_l0: float | None = None
+    declared_tokens: int | None = None  # of its training
+    library: Line = ""  # name and version of what it was verified against; empty: against nothing
+    warnings: tuple[Line, ...] = ()  # of the import

@@ -107,7 +107,9 @@ def score(header: dict, evals: tuple[str, ...]) -> FinalInfo:  # type: ignore[ty
     return FinalInfo(
         errors=errors,
         verdict=Verdict(name="ok", evidence="above the floor", warnings=["only 40% of the latents are alive"]),
-        training=Training(
+        training=None
+        if "imported" in header
+        else Training(
             model=header["model"],
             hook_name=header["hook_name"],
             layer=1,
