@@ -70,7 +70,7 @@ References = Annotated[
     typer.Option(
         "--reference",
         metavar="SAE",
-        help="An SAE trained elsewhere, shown beside the baseline: a directory or SAELens' release/id; may be repeated.",
+        help="An SAE trained elsewhere, shown beside the baseline: a directory, or a SAELens release/id; repeatable.",
     ),
 ]
 

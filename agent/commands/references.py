@@ -22,9 +22,7 @@ LONGEST_NAME = 40  # characters
 
 
 @contextmanager
-def imported(
-    sources: Sequence[str], place: Place, fixed: Fixed, device: str | None
-) -> Iterator[Mapping[str, Path]]:
+def imported(sources: Sequence[str], place: Place, fixed: Fixed, device: str | None) -> Iterator[Mapping[str, Path]]:
     """Import SAEs from elsewhere into a folder that is removed in the end, and yield their directories by their names.
 
     Raise UserError for one that is given twice, typer.Exit if the lab refuses one, which it says in a line.
@@ -73,7 +71,7 @@ def _named(sources: Sequence[str]) -> dict[str, str]:
 def _say(reference: Reference, fixed: Fixed) -> None:
     """Say what was imported, and what the study's SAEs have otherwise."""
     width = "" if reference.d_sae == fixed.d_sae else f", where the study's SAEs have {fixed.d_sae:,}"
-    said = f"{reference.architecture}, read as {reference.format}, d_sae {reference.d_sae:,}{width}"
+    said = f"{reference.imported.architecture}, read as {reference.imported.format}, d_sae {reference.d_sae:,}{width}"
     print(one_line(f"reference {reference.name}: {said}"), flush=True)
     for warning in reference.warnings:
         print(one_line(f"reference {reference.name}: {warning}"), flush=True)

@@ -2,16 +2,17 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+from agent.comparison.matching import all_metrics, bracketing_levels, reference_at
 from agent.display.formatting import run_line
 from agent.display.live import Display
-from agent.comparison.matching import all_metrics
 from agent.lab import cache, results
 from agent.lab.evaluation.requests import Score
 from agent.lab.files import write_atomically
 from agent.lab.locks import waiting_lock
-from agent.lab.metrics import family_of
+from agent.lab.metrics import HEADLINE, family_of
 from agent.lab.results import FinalInfo
 from agent.lab.verdicts import Verdict
 from agent.running.job_queue import MOST_LOSSES, Ended, JobQueue
@@ -21,10 +22,25 @@ from agent.study import digests, imported, job_names
 from agent.study.custody import Custody
 from agent.study.ledger import Ledger
 from agent.study.reference_events import ReferenceImported, ReferenceScored
+from agent.study.state import State
 from agent.study.workspace import Study
 
 RESULTS = "final_info.json"
 CHECKPOINT = tuple(name for name in digests.RUN_FILES if name.startswith("checkpoint/"))
+
+
+def differences(figures: Mapping[str, float | None], state: State) -> dict[str, float]:
+    """Return how much the headline metrics of an SAE from elsewhere differ from the baseline's at its L0; none where
+    that has no figures. They have no interval, as nothing says how another training of that SAE would come out."""
+    l0, found = figures.get("l0"), {}
+    pair = bracketing_levels(l0, state.baselines) if l0 and l0 > 0 else None
+    if l0 is None or pair is None:
+        return found
+    for name in HEADLINE[1:]:
+        value, reference = figures.get(name), reference_at(name, l0, *pair)
+        if value is not None and reference is not None:
+            found[name] = value - reference[0]
+    return found
 
 
 class References:

@@ -21,6 +21,7 @@ from agent.report import (
     model_words,
     own_measures,
     plots,
+    references,
     sentences,
 )
 from agent.report.idea_analysis import Analysis
@@ -130,6 +131,7 @@ def render(
         model_words_heading=model_words.HEADING,
         runs=[(run.number, _title(run, state, runs, judged), section(run, state, runs, judged, check)) for run in runs],
         rate=rate_line(state.rate) if state.rate else "",
+        references=references.lines(state),
         front=front_over_k.lines(state, runs, judged),
         tested=[describe_test(run, state) for run in runs if run.number in state.tested],
         held_out=held_out(state),
@@ -147,14 +149,16 @@ def opening(story: Story, runs: Sequence[Run], judged: Mapping[int, Judgement]) 
     above = [paragraph(story.question, "Question"), paragraph(story.answer.sentence)]
     cost = story.cost if story.status.startswith("ended") else f"{story.cost}; {story.status}"
     below = [paragraph(story.failed or "no run", "Failed"), paragraph(cost, "Cost")]
-    room = max(LEAST_ROWS, MOST_LINES - sum(text.count("\n") + 1 for text in (*above, *below)) - 1)  # below the head
+    room = MOST_LINES - sum(text.count("\n") + 1 for text in (*above, *below)) - 1  # below the head
+    room = max(LEAST_ROWS, room - len(story.references))
     shown = [run.number for run in most_telling(runs, judged, room if len(runs) <= room else room - 1)]
-    rows = [row for row in story.rows if row.run in shown]
+    of_runs = [row for row in story.rows if row.run in shown]
+    rows = [*of_runs[:1], *story.references, *of_runs[1:]]
     lines = aligned(story.columns, [row.cells for row in rows])
     if (too_long := max(map(len, lines)) - LONGEST) > 0:
         widest = max(len(row.change) for row in rows) - too_long
         lines = aligned(story.columns, [replace(row, change=clip(row.change, widest)).cells for row in rows])
-    more = len(story.rows) - len(rows)
+    more = len(story.rows) - len(of_runs)
     table = [*lines, *([sentences.MORE_RUNS.render(count=more)] if more else [])]
     return [line for text in (*above, *table, *below) for line in text.split("\n")]
 

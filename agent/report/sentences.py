@@ -68,6 +68,8 @@ _FIELDS = {
     "with_prediction": rf"(?:{re.escape(WITH_PREDICTION)})?",
     "prediction": r"(?:; predicted (?P<predicted>up|down|same): (?P<prediction_outcome>[a-z ]+))?",
     "outcome_on_primary": r"(?: \([a-z ]+ on [^)]*\))?",
+    "sae": r"[A-Za-z0-9.-]+",
+    "declared": rf"declared (?P<declared>{NUMBER})|none declared",
     "from_baseline": r"(?: from the baseline (?:at the same L0|as (?:it was )?trained))?",
     "baseline": r"the baseline[\w ]*",
     "in_words": r"(?: \((?P<in_words>[\w ,]+)\))?",
@@ -249,6 +251,23 @@ FRONT = Sentence(
     "Run {run} and the baseline, each trained once at every K, scored on the development {held_out}. Nothing is "
     "decided by it, and without further seeds small differences say nothing."
 )
+
+# SAEs that were trained elsewhere.
+REFERENCE = Sentence(
+    "Reference {sae} was trained elsewhere, on {tokens}: {architecture} with d_sae {d_sae}{width}, read from {source} "
+    "({format}); {checked}."
+)
+REFERENCE_SCORES = Sentence(
+    "Reference {sae} has L0 {l0} ({declared}), and without an interval, as it is one: {figures}."
+)
+REFERENCE_BESIDE = Sentence(
+    "Reference {sae} differs from the baseline at L0 {l0} by {differences}; tokens, width and training differ too, so "
+    "none of these is an outcome."
+)
+REFERENCE_OFF = Sentence("Reference {sae} has no baseline beside it, as the baseline has no figures at L0 {l0}.")
+REFERENCE_NONE = Sentence("Reference {sae} has no result: {verdict} ({evidence}).")
+REFERENCE_UNSCORED = Sentence("Reference {sae} is not scored yet.")
+REFERENCE_WARNING = Sentence("Warning: reference {sae}: {warning}.")
 
 # The descriptions of plots.
 ENLARGED = "; below, the rectangle enlarged"

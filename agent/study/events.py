@@ -10,8 +10,7 @@ from agent.ideas import MOST_VARIANCE_LOST, Fixed
 from agent.lab.results import Comparison, Expectation, Measure, Work
 from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
-from agent.study.event_base import Digests
-from agent.study.event_base import EventBase as _Event
+from agent.study.event_base import Digests, EventBase
 from agent.study.records import Baseline, Confinement, PlannedRun, Proposal, RateTry
 from agent.study.reference_events import ReferenceImported, ReferenceScored
 
@@ -30,6 +29,10 @@ class LanguageModel(BaseModel):
     stream: bool = False  # ask for answers piece by piece
     command: Line | None = None  # a program that is asked in place of a server
     replay: Path | None = None  # a transcript whose answers are replayed
+
+
+class _Event(EventBase, BaseModel):  # BaseModel once more, for ruff to know a model by
+    pass
 
 
 class StudyStarted(_Event):

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from agent.lab.files import BadFile, read_plain_text
+from agent.lab.results import Imported
 from agent.lab.visible import Line
 from agent.study.records import Reference
 
@@ -13,18 +14,9 @@ IMPORTED = "imported.json"  # in a reference's directory: what the import printe
 HEADER = "checkpoint/header.json"
 
 
-class _Imported(BaseModel):
-    source: Line
-    format: Line
-    architecture: Line
-    declared_l0: float | None = None
-    declared_tokens: int | None = None
-    library: Line = ""
-
-
 class _Header(BaseModel):
     d_sae: int
-    imported: _Imported
+    imported: Imported
 
 
 class _Printed(BaseModel):
@@ -39,4 +31,4 @@ def read(folder: Path, name: str) -> Reference:
         printed = _Printed.model_validate(json.loads(read_plain_text(folder / IMPORTED).splitlines()[-1]))
     except (FileNotFoundError, IndexError, ValidationError, ValueError) as error:
         raise BadFile(f"{folder} does not hold an SAE as an import leaves it: {error}") from None
-    return Reference(name=name, d_sae=header.d_sae, warnings=printed.warnings, **header.imported.model_dump())
+    return Reference(name=name, d_sae=header.d_sae, imported=header.imported, warnings=printed.warnings)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from agent.ideas import Direction
+from agent.lab.results import Imported
 from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
 
@@ -85,16 +86,11 @@ class Baseline(BaseModel):
 
 
 class Reference(BaseModel):
-    """An SAE that was trained elsewhere, with what it says of itself."""
+    """An SAE that was trained elsewhere, as it was imported."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Line  # by which it is known in the study, and its directory is called
-    source: Line  # where it came from
-    format: Line  # whose files it was read from
-    architecture: Line  # in their words
     d_sae: int
-    declared_l0: float | None = None
-    declared_tokens: int | None = None  # of its training
-    library: Line = ""  # name and version of what it was verified against; empty: against nothing
+    imported: Imported
     warnings: tuple[Line, ...] = ()  # of the import

@@ -13,7 +13,7 @@ class ReferenceImported(EventBase):
 
     event: Literal["reference_imported"] = "reference_imported"
     reference: Reference
-    digests: Digests = {}  # of the checkpoint
+    digests: Digests  # of the checkpoint
 
 
 class ReferenceScored(EventBase):
@@ -22,7 +22,7 @@ class ReferenceScored(EventBase):
     event: Literal["reference_scored"] = "reference_scored"
     name: Line
     verdict: Verdict
-    figures: dict[str, float | None] = {}  # by metric; empty unless the verdict is ok
-    errors: dict[Line, Line] = {}  # evaluation family -> why it gave no result
-    seconds: float = 0.0  # 0: from the cache
-    digests: Digests = {}
+    figures: dict[str, float | None]  # by metric; empty unless the verdict is ok
+    errors: dict[Line, Line]  # evaluation family -> why it gave no result
+    seconds: float  # 0: from the cache
+    digests: Digests

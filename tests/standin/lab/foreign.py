@@ -22,7 +22,7 @@ if sae["d_in"] != D_IN:
     print(f"error: {args.source} has d_in {sae['d_in']}, and {args.hook} of {args.model} {D_IN}", file=sys.stderr)
     sys.exit(2)
 imported = {"source": args.source, "format": "saelens", "architecture": sae["architecture"], "library": "sae-lens 6"}
-imported |= {"declared_l0": sae.get("declared_l0"), "declared_tokens": sae.get("tokens"), "verified": {}}
+imported |= {"declared_l0": sae.get("declared_l0"), "declared_tokens": sae.get("tokens")}
 header = {"model": args.model, "hook_name": args.hook, "d_in": D_IN, "d_sae": sae["d_sae"], "imported": imported}
 scores = {"tokens": 0, "seed": 0, "l0": sae["l0"], "score": sae["score"], "only_on_dev": 0.0}
 scores |= {"slow": bool(sae.get("slow")), "deadly": bool(sae.get("deadly"))}
