@@ -60,8 +60,13 @@ def shown(state: State) -> list[Shown]:
 
 
 def lines(state: State) -> list[str]:
-    """Return the lines of the notes on the references: a paragraph on each, and its warnings."""
-    return [line for each in shown(state) for text in _texts(each, state) for line in paragraph(text).split("\n")]
+    """Return the lines of the notes on the references."""
+    return [line for text in texts(state) for line in paragraph(text).split("\n")]
+
+
+def texts(state: State) -> list[str]:
+    """Return a paragraph on each reference, and one on each warning about it."""
+    return [text for each in shown(state) for text in _texts(each, state)]
 
 
 def _texts(each: Shown, state: State) -> list[str]:

@@ -257,9 +257,7 @@ REFERENCE = Sentence(
     "Reference {sae} was trained elsewhere, on {tokens}: {architecture} with d_sae {d_sae}{width}, read from {source} "
     "({format}); {checked}."
 )
-REFERENCE_SCORES = Sentence(
-    "Reference {sae} has L0 {l0} ({declared}), and without an interval, as it is one: {figures}."
-)
+REFERENCE_SCORES = Sentence("Reference {sae} has L0 {l0} ({declared}); it is one SAE, so without intervals: {figures}.")
 REFERENCE_BESIDE = Sentence(
     "Reference {sae} differs from the baseline at L0 {l0} by {differences}; tokens, width and training differ too, so "
     "none of these is an outcome."
@@ -268,6 +266,7 @@ REFERENCE_OFF = Sentence("Reference {sae} has no baseline beside it, as the base
 REFERENCE_NONE = Sentence("Reference {sae} has no result: {verdict} ({evidence}).")
 REFERENCE_UNSCORED = Sentence("Reference {sae} is not scored yet.")
 REFERENCE_WARNING = Sentence("Warning: reference {sae}: {warning}.")
+REFERENCES_DRAWN = Sentence("Hollow stars and crosses are SAEs that were trained elsewhere{aside}: {saes}.")
 
 # The descriptions of plots.
 ENLARGED = "; below, the rectangle enlarged"

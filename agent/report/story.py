@@ -62,6 +62,11 @@ class Story:
     cost: str
     status: str  # how far the study has come
 
+    @property
+    def all_rows(self) -> tuple[Row, ...]:
+        """The rows of the table: the baseline, the references beside it, the other runs."""
+        return *self.rows[:1], *self.references, *self.rows[1:]
+
 
 def tell(
     state: State,
