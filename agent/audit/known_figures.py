@@ -18,7 +18,7 @@ from agent.audit.notes_reader import Notes, flatten
 from agent.audit.quantities import L0, STEPS, Quantity, unknown_keys
 from agent.comparison.judgement import Judgement, judgements
 from agent.comparison.matching import MATCH
-from agent.comparison.references import differences
+from agent.comparison.references import beside_baseline
 from agent.hypothesis import Outcome
 from agent.lab.errors import UserError
 from agent.lab.files import read_plain_text
@@ -207,7 +207,7 @@ def from_directory(directory: Path) -> KnownRuns:
 def _references(state: State) -> dict[str, KnownReference]:
     """Take the figures of references from the ledger."""
     return {
-        name: KnownReference(_by_title(scored.figures), _by_title(differences(scored.figures, state)))
+        name: KnownReference(_by_title(scored.figures), _by_title(beside_baseline(scored.figures, state).differences))
         for name, scored in state.references_scored.items()
     }
 

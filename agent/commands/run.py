@@ -14,7 +14,7 @@ import typer
 
 from agent import ROOT, ideas
 from agent.commands import references, settings
-from agent.comparison.baselines import required_baselines
+from agent.comparison.curves import required_baselines
 from agent.display.approve import require_terminal
 from agent.display.formatting import hours_line
 from agent.display.live import make_display

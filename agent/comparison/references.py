@@ -3,9 +3,11 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from agent.comparison.matching import all_metrics, bracketing_levels, reference_at
+from agent.comparison.curves import own_curve
+from agent.comparison.matching import all_metrics
 from agent.display.formatting import run_line
 from agent.display.live import Display
 from agent.lab import cache, results
@@ -29,18 +31,32 @@ RESULTS = "final_info.json"
 CHECKPOINT = tuple(name for name in digests.RUN_FILES if name.startswith("checkpoint/"))
 
 
-def differences(figures: Mapping[str, float | None], state: State) -> dict[str, float]:
-    """Return how much the headline metrics of an SAE from elsewhere differ from the baseline's at its L0; none where
-    that has no figures. They have no interval, as nothing says how another training of that SAE would come out."""
-    l0, found = figures.get("l0"), {}
-    pair = bracketing_levels(l0, state.baselines) if l0 and l0 > 0 else None
-    if l0 is None or pair is None:
-        return found
-    for name in HEADLINE[1:]:
-        value, reference = figures.get(name), reference_at(name, l0, *pair)
-        if value is not None and reference is not None:
-            found[name] = value - reference[0]
-    return found
+@dataclass(frozen=True)
+class Beside:
+    """How an SAE from elsewhere differs from the baseline at its L0: by metric, or why it cannot be said.
+
+    Without intervals: nothing says how another training of that SAE would come out.
+    """
+
+    differences: Mapping[str, float]
+    why_not: str = ""
+
+
+def beside_baseline(figures: Mapping[str, float | None], state: State) -> Beside:
+    """Read the baseline's curve at the L0 of an SAE from elsewhere with these figures."""
+    l0, curve = figures.get("l0"), own_curve(state)
+    if curve is None or not l0 or l0 < 0:
+        return Beside({}, "the baseline is not measured" if l0 else "its L0 was not measured")
+    if why_not := curve.why_not(l0):
+        return Beside({}, why_not)
+    readings = {name: curve.read(name, l0) for name in HEADLINE[1:]}
+    return Beside(
+        {
+            name: value - reading.value
+            for name, reading in readings.items()
+            if reading is not None and (value := figures.get(name)) is not None
+        }
+    )
 
 
 class References:

@@ -36,6 +36,8 @@ class Training(BaseModel):
     settings: dict[str, Any]  # the experiment's own constants: k, coefficients, switches
     text: str = ""  # pinned, see corpus.py; "" for the installation's own
     passes: float | None = None  # over the rows of the harvest
+    context: int | None = None  # tokens in the windows of its text; None: a world's, or not recorded
+    final_l0: Number = None  # of the last steps
 
 
 class Agreement(BaseModel):
@@ -162,7 +164,7 @@ class MetricComparison(BaseModel):
     """A metric of a run compared with the baseline's at the run's own L0."""
 
     value: float
-    reference: float  # interpolated between two baselines, one at or below this L0 and one at or above it
+    reference: float  # of the baseline at this L0, read from its curve
     noise: float  # standard deviation of one training, from the spread of the reseeded baselines
     standard_error: float  # of the difference
     df: Count  # degrees of freedom behind the noise
@@ -177,7 +179,7 @@ class MetricComparison(BaseModel):
 class Comparison(BaseModel):
     """A run compared with the baseline at the run's own L0; written by the driver."""
 
-    levels: list[float]  # K of the baselines that were interpolated
+    levels: list[float]  # knobs of the baselines that it was read from: of two K, or of a whole front
     seeds: Count  # baselines behind the noise
     metrics: dict[str, MetricComparison]  # those that run and baselines have
     not_comparable: Line | None = None  # why there is no comparison

@@ -6,7 +6,7 @@ study asks again what it would have asked.
 
 from collections.abc import Callable
 
-from agent.comparison.baselines import required_baselines
+from agent.comparison.curves import required_baselines
 from agent.comparison.judgement import for_proposers, judgements
 from agent.ideas import Idea
 from agent.llm.client import ChatModel, LLMError

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from agent import TEMPLATES
+from agent.comparison.curves import own_curve
 from agent.comparison.judgement import Judgement, judgements
 from agent.display.formatting import rate_line, remarks
 from agent.ideas import strict_templates
@@ -64,7 +65,7 @@ def write(
     figures = drawn
     if figures is None:
         front = front_over_k.of(state, runs, judged)
-        figures = plots.write(study.notes, runs, state.baselines, judged, *goal, analysis.draw, front)
+        figures = plots.write(study.notes, runs, own_curve(state), judged, *goal, analysis.draw, front)
     path = study.notes / "notes.txt"
     remove_unless_plain(path)
     if path.exists() and edited((before := read_plain(path, MOST_BYTES)).decode(errors="replace")):
@@ -191,8 +192,9 @@ def describe_test_uses(state: State) -> str:
         f"run {run} with fresh seed{'s' * (len(scored) > 1)} {figure_style.listed(list(map(str, sorted(scored))))}"
         for run, scored in sorted(state.tested_seeds.items())
     ]
+    knob = state.started.fixed.architecture.knob_in_words
     baselines = [
-        f"the baseline with K {k:g}, seed{'s' * (len(own) > 1)} {figure_style.listed(list(map(str, own)))}"
+        f"the baseline with {knob} {k:g}, seed{'s' * (len(own) > 1)} {figure_style.listed(list(map(str, own)))}"
         for k in sorted({k for k, _ in state.tested_baselines})
         if (own := sorted(seed for other, seed in state.tested_baselines if other == k))
     ]

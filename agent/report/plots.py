@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.comparison.judgement import Judgement
-from agent.comparison.matching import levels, reseeded_level, seed_noise
-from agent.comparison.significance import half_width_per_noise
+from agent.comparison.matching import Curve, Drawn
 from agent.display.formatting import format_difference
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Comparison
@@ -16,7 +15,6 @@ from agent.report import figure_style, front_over_k, sentences
 from agent.report.figure_style import Figure
 from agent.report.front_over_k import Front
 from agent.report.story import most_telling
-from agent.study.records import Baseline
 from agent.study.runs import Run
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ Draw = Callable[[Path, Sequence[Run]], list[Figure]]
 def write(
     directory: Path,
     runs: Sequence[Run],
-    baselines: Sequence[Baseline],
+    baseline: Curve | None,
     judgements: Mapping[int, Judgement],
     primary: str,
     smallest_effect: float,
@@ -55,7 +53,7 @@ def write(
     import matplotlib
 
     with matplotlib.rc_context(figure_style.STYLE):
-        figures = draw_study(runs, baselines, judgements, primary, smallest_effect, front)
+        figures = draw_study(runs, baseline, judgements, primary, smallest_effect, front)
         for figure in figures:
             assert figure.drawing
             figure_style.save(figure.drawing, directory / figure.name, figure.description)
@@ -65,7 +63,7 @@ def write(
 
 def draw_study(
     runs: Sequence[Run],
-    baselines: Sequence[Baseline],
+    baseline: Curve | None,
     judgements: Mapping[int, Judgement],
     primary: str,
     smallest_effect: float,
@@ -81,7 +79,7 @@ def draw_study(
     if trained:
         figures.append(_training_curves(curves, trained, shown))
     if scored:
-        figures.append(_l0_front(l0_front, scored, shown, baselines))
+        figures.append(_l0_front(l0_front, scored, shown, baseline))
     if any(comparison.metrics for _, comparison in compared):
         figures.append(_comparison(differences, compared, judgements, primary, smallest_effect))
     figures = _count_left_out(figures, runs)
@@ -127,39 +125,12 @@ def _training_curves(file: str, shown: Sequence[Run], runs: Sequence[Run]) -> Fi
     return Figure(file, f"{sentences.TRAINING.render()} {sentences.OWN_LOSS.render()}{missing}", figure)
 
 
-@dataclass(frozen=True)
-class _Curve:
-    """A metric of the baseline at its levels, in the order of L0, with its noise."""
-
-    l0: list[float]
-    values: list[float]
-    half_width: float | None  # of the interval that 95% of new trainings fall into; None if the noise is not measured
-
-    def interpolate(self) -> tuple[Any, Any]:
-        """Return L0 and values at 300 points: between two levels the baseline is linear in log L0."""
-        import numpy as np
-
-        l0 = np.geomspace(self.l0[0], self.l0[-1], 300)
-        return l0, np.interp(np.log(l0), np.log(self.l0), self.values)
-
-
-def _curve(name: str, baselines: Sequence[Baseline]) -> _Curve | None:
-    measured = [(level.l0, values) for level in levels(baselines) if (values := level.values(name))]
-    if not measured:
-        return None
-    noise, seeds = seed_noise(name, baselines), len(reseeded_level(baselines).baselines)
-    half_width = None
-    if noise is not None:
-        half_width = half_width_per_noise(seeds) * noise
-    return _Curve([l0 for l0, _ in measured], [sum(values) / len(values) for _, values in measured], half_width)
-
-
-def _l0_front(file: str, shown: Sequence[Run], runs: Sequence[Run], baselines: Sequence[Baseline]) -> Figure:
+def _l0_front(file: str, shown: Sequence[Run], runs: Sequence[Run], baseline: Curve | None) -> Figure:
     scores = [name for name in SCORES if any(math.isfinite(_value(run, name)) for run in shown)]
-    curves = {name: _curve(name, baselines) for name in scores}
+    curves = {name: baseline.drawn(name) for name in scores} if baseline else {}
     l0s, labels = [_value(run, "l0") for run in shown], [figure_style.label(run) for run in shown]
     near = ((1 - NEAR) * min(l0s), (1 + NEAR) * max(l0s))
-    curve_l0s = [l0 for curve in curves.values() if curve for l0 in curve.l0]
+    curve_l0s = [l0 for curve in curves.values() if curve for l0, _ in curve.points]
     enlarged = bool(curve_l0s) and (min(curve_l0s) < near[0] or max(curve_l0s) > near[1])
     figure, rows = figure_style.panels(
         2 if enlarged else 1, len(scores), height=2.2, named=len(shown) + (3 if curve_l0s else 0)
@@ -167,14 +138,14 @@ def _l0_front(file: str, shown: Sequence[Run], runs: Sequence[Run], baselines: S
     for axes in rows:
         for panel, name in zip(axes, scores, strict=True):
             panel.set(xlabel="L0 (latents per token)", ylabel=f"{METRICS[name].title} (better →)")
-            if curve := curves[name]:
-                _draw_curve(panel, curve)
+            if baseline and (curve := curves[name]):
+                _draw_curve(panel, curve, baseline.points_in_words)
             for run, label in zip(shown, labels, strict=True):
                 point = {**figure_style.style(run, 6), "linestyle": "none"}
                 panel.plot([_value(run, "l0")], [_value(run, name)], label=label, alpha=0.85, **point)
             panel.margins(0.08)
     for i, name in enumerate(scores):
-        _enlarge(rows[-1][i], name, near, [_value(run, name) for run in shown], curves[name])
+        _enlarge(rows[-1][i], name, near, [_value(run, name) for run in shown], curves.get(name))
         if enlarged:
             rows[-1][i].set_title("the rectangle, enlarged", fontsize=8, color=figure_style.GREY, loc="left")
             _outline(rows[0][i], rows[-1][i])
@@ -182,33 +153,34 @@ def _l0_front(file: str, shown: Sequence[Run], runs: Sequence[Run], baselines: S
     titles = figure_style.listed([METRICS[name].title for name in scores])
     front = sentences.L0_FRONT.render(titles=titles, enlarged=sentences.ENLARGED if enlarged else "")
     missing = figure_style.missing(shown, runs, "has no result")
-    return Figure(file, f"{front} {_describe_curves(curves, baselines)}{missing}", figure)
+    return Figure(file, f"{front} {_describe_curves(curves, baseline)}{missing}", figure)
 
 
-def _draw_curve(panel: "Axes", curve: _Curve) -> None:
-    l0, values = curve.interpolate()
-    if len(curve.l0) > 1:
+def _draw_curve(panel: "Axes", curve: Drawn, points_in_words: str) -> None:
+    if curve.line:
+        l0, values, half_widths = zip(*curve.line, strict=True)
         panel.plot(l0, values, color=figure_style.GREY, linewidth=1.2, label="the baseline")
-        if curve.half_width:
+        if curve.has_band:
             band = {
                 "color": figure_style.GREY,
                 "alpha": 0.3,
                 "linewidth": 0,
                 "label": "where 95% of its trainings fall",
             }
-            panel.fill_between(l0, values - curve.half_width, values + curve.half_width, **band)
-    points = {"color": figure_style.GREY, "markersize": 4, "markerfacecolor": "white", "label": "the baseline's levels"}
-    panel.plot(curve.l0, curve.values, "o", **points)
+            low, high = (
+                [value + sign * width for value, width in zip(values, half_widths, strict=True)] for sign in (-1, 1)
+            )
+            panel.fill_between(l0, low, high, **band)
+    points = {"color": figure_style.GREY, "markersize": 4, "markerfacecolor": "white", "label": points_in_words}
+    panel.plot(*zip(*curve.points, strict=True), "o", **points)
 
 
-def _enlarge(panel: "Axes", name: str, near: tuple[float, float], values: list[float], curve: _Curve | None) -> None:
+def _enlarge(panel: "Axes", name: str, near: tuple[float, float], values: list[float], curve: Drawn | None) -> None:
     """Zoom a panel in on the runs and the curve near them, but not below the smallest difference that matters."""
     shown = [value for value in values if math.isfinite(value)]
-    if curve:
-        l0, heights = curve.interpolate()
-        inside = heights[(l0 >= near[0]) & (l0 <= near[1])]
-        half_width = curve.half_width or 0.0
-        shown += [*(inside - half_width), *(inside + half_width)]
+    for l0, value, half_width in curve.line if curve else ():
+        if near[0] <= l0 <= near[1]:
+            shown += [value - (half_width or 0.0), value + (half_width or 0.0)]
     panel.set_xlim(near)
     if shown:
         middle, half = (min(shown) + max(shown)) / 2, max(0.6 * (max(shown) - min(shown)), METRICS[name].worth)
@@ -225,14 +197,14 @@ def _outline(whole: "Axes", part: "Axes") -> None:
     )
 
 
-def _describe_curves(curves: Mapping[str, _Curve | None], baselines: Sequence[Baseline]) -> str:
+def _describe_curves(curves: Mapping[str, Drawn | None], baseline: Curve | None) -> str:
     drawn = [curve for curve in curves.values() if curve]
-    if not drawn:
+    if not drawn or baseline is None:
         return sentences.NO_CURVE.render()
-    if len(levels(baselines)) == 1:
-        return sentences.ONE_LEVEL.render()
-    band = sentences.BAND if any(curve.half_width for curve in drawn) else sentences.NO_BAND
-    return sentences.BASELINE_LINE.render(band=band)
+    if not any(curve.line for curve in drawn):
+        return sentences.NO_LINE.render()
+    band = sentences.BAND if any(curve.has_band for curve in drawn) else sentences.NO_BAND
+    return sentences.BASELINE_LINE.render(shape=baseline.line_in_words, band=band)
 
 
 def _comparison(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agent.comparison.references import differences
+from agent.comparison.references import Beside, beside_baseline
 from agent.display.formatting import format_value
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.report import sentences
@@ -22,7 +22,7 @@ class Shown:
 
     reference: Reference
     scored: ReferenceScored | None
-    differences: Mapping[str, float]  # from the baseline at its L0; empty where that has no figures
+    beside: Beside
 
     @property
     def label(self) -> str:
@@ -55,7 +55,7 @@ def shown(state: State) -> list[Shown]:
     found = []
     for name, reference in state.references.items():
         scored = state.references_scored.get(name)
-        found.append(Shown(reference, scored, differences(scored.figures, state) if scored else {}))
+        found.append(Shown(reference, scored, beside_baseline(scored.figures if scored else {}, state)))
     return found
 
 
@@ -118,9 +118,9 @@ def _scores(each: Shown) -> str:
 def _beside(each: Shown) -> str:
     """State the differences from the baseline at the same L0, or that it has no figures there."""
     name, l0 = each.reference.name, format_value("l0", each.figure("l0"))
-    if not each.differences:
-        return sentences.REFERENCE_OFF.render(sae=name, l0=l0)
-    signed = {name: format_value(name, value, sign="+") for name, value in each.differences.items()}
+    if each.beside.why_not:
+        return sentences.REFERENCE_OFF.render(sae=name, why=each.beside.why_not)
+    signed = {name: format_value(name, value, sign="+") for name, value in each.beside.differences.items()}
     return sentences.REFERENCE_BESIDE.render(sae=name, l0=l0, differences=_listed(signed))
 
 

@@ -157,7 +157,7 @@ def _row(run: Run, outcome: str, primary: str, secondary: Sequence[str], facts: 
 
 
 def _reference_row(each: references.Shown, primary: str, secondary: Sequence[str]) -> Row:
-    difference = each.differences.get(primary)
+    difference = each.beside.differences.get(primary)
     return Row(
         run=None,
         change=each.in_words,

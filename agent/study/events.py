@@ -7,6 +7,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from agent.hypothesis import Rules
 from agent.ideas import MOST_VARIANCE_LOST, Fixed
+from agent.lab.architectures import Architecture
 from agent.lab.results import Comparison, Expectation, Measure, Work
 from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
@@ -118,7 +119,7 @@ class SentinelsScored(_Event):
 
 
 class BaselineMeasured(_Event):
-    """A baseline with another K or seed, trained now or copied from the cache."""
+    """A baseline with another knob or seed, trained now or copied from the cache."""
 
     event: Literal["baseline_measured"] = "baseline_measured"
     baseline: Baseline  # without figures unless the verdict is ok
@@ -277,7 +278,7 @@ class ReplicateEnded(_Event):
 
 
 class ScoredOnTest(_Event):
-    """The figures on the test split of a run, of one of its fresh seeds, or of a baseline (run 0 with K and seed)."""
+    """The figures on the test split of a run, of one of its fresh seeds, or a baseline (run 0 with knob and seed)."""
 
     event: Literal["test_scored"] = "test_scored"
     run: int
@@ -286,11 +287,10 @@ class ScoredOnTest(_Event):
     figures: dict[str, float | None]
     why_not: Line = ""  # the reason if there are no figures
 
-    @property
-    def name(self) -> str:
-        """What was scored, in words."""
-        if self.k is not None:
-            return f"the baseline with K {self.k:g}, seed {self.seed}"
+    def named(self, baseline: Architecture) -> str:
+        """Say what was scored, given the kind of the study's baseline."""
+        if self.k is not None and self.seed is not None:
+            return f"the {baseline.baseline_with(self.k, self.seed)}"
         return f"run {self.run}" + (f" with fresh seed {self.seed}" if self.seed is not None else "")
 
 

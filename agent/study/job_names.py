@@ -53,7 +53,7 @@ def reference(name: str) -> str:
 
 
 def baseline_of(name: str) -> tuple[float, int] | None:
-    """Return K and seed of a baseline's job, or None if it is another's."""
+    """Return knob and seed of a baseline's job, or None if it is another's."""
     match = re.fullmatch(r"baseline_k([\d.e+-]+)_seed(-?\d+)", name)
     return (float(match[1]), int(match[2])) if match else None
 

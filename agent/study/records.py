@@ -70,7 +70,7 @@ class RateTry(BaseModel):
 
 
 class Baseline(BaseModel):
-    """A baseline's K, seed and figures (metric name -> value)."""
+    """A baseline's knob (its K or L1 coefficient), seed and figures (metric name -> value)."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -104,7 +104,7 @@ class State:
     sentinels: list[Expectation] | None = None
     sentinel_errors: dict[str, str] = field(default_factory=dict)  # evaluation family -> why it gave no result
     baselines: list[Baseline] = field(default_factory=list)
-    baselines_tried: dict[tuple[float, int], Verdict] = field(default_factory=dict)  # by K and seed
+    baselines_tried: dict[tuple[float, int], Verdict] = field(default_factory=dict)  # by knob and seed
     baseline_errors: dict[tuple[float, int], dict[str, str]] = field(default_factory=dict)  # likewise: family -> reason
     plan: PlanMade | None = None  # the language model's newest
     plans: list[PlanMade] = field(default_factory=list)  # all of them
@@ -125,7 +125,7 @@ class State:
     artefacts: dict[str, str] | None = None  # path in the cache -> SHA-256; None until they are recorded
     judging: set[str] = field(default_factory=set)  # hashes of the code that compared and reported, each driver's
     tested_seeds: dict[int, dict[int, ScoredOnTest]] = field(default_factory=dict)  # run -> fresh seed
-    tested_baselines: dict[tuple[float, int], ScoredOnTest] = field(default_factory=dict)  # by K and seed
+    tested_baselines: dict[tuple[float, int], ScoredOnTest] = field(default_factory=dict)  # by knob and seed
     interrupted: datetime | None = None  # None once it was resumed
     interrupted_by: str = ""  # the reason; empty: a person
     ended: str | None = None  # the reason

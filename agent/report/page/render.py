@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from agent import TEMPLATES
+from agent.comparison.curves import own_curve
 from agent.comparison.matching import ONE_SEED
 from agent.display.formatting import rate_line
 from agent.lab.files import BadFile, read_plain
@@ -151,7 +152,7 @@ def setting(opened: Opened) -> list[tuple[str, str]]:
     started, state = opened.state.started, opened.state
     fixed = started.fixed
     seeds = {baseline.seed for baseline in state.baselines}
-    levels = {baseline.k for baseline in state.baselines}
+    levels, knob = {baseline.k for baseline in state.baselines}, fixed.architecture.knob_in_words
     scored = state.sentinels or []
     held = (
         f"{sum(each.held for each in scored)} of {len(scored)} scored as known beforehand" if scored else "not scored"
@@ -168,7 +169,7 @@ def setting(opened: Opened) -> list[tuple[str, str]]:
         *((f"{family} not run", why) for family, why in started.left_out.items()),
         ("Primary metric", METRICS[started.primary_metric].title),
         ("Smallest effect worth having", f"{started.smallest_effect:g}"),
-        ("Baselines", f"{len(state.baselines)}: {len(levels)} values of K, {len(seeds)} seeds"),
+        ("Baselines", f"{len(state.baselines)}: {len(levels)} values of {knob}, {len(seeds)} seeds"),
         *([("Comparison", ONE_SEED)] if fixed.baseline_seeds == 1 else []),
         *([("Learning rate", rate_line(state.rate))] if state.rate else []),
         *([("Front over K", front)] if (front := front_over_k.summary(state, opened.runs, opened.judged)) else []),
@@ -196,7 +197,7 @@ def _figures(prefix: str, opened: Opened) -> list[Drawn]:
     with matplotlib.rc_context({**figure_style.STYLE, **vector.STYLE}):
         drawn = plots.draw_study(
             opened.runs,
-            opened.state.baselines,
+            own_curve(opened.state),
             opened.judged,
             started.primary_metric,
             started.smallest_effect,
