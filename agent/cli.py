@@ -110,10 +110,9 @@ def run(
     spend = {"max_tokens": max_llm_tokens, "max_cost": max_cost, "prices": prices}
     language_model = select.requested_model(proposer, llm, llm_command, replay=replay, **asked, **spend)
     given = {"model": model, "hook_name": hook, "layer": layer, "d_sae": d_sae, "tokens": tokens}
-    given |= {"baseline": baseline, "k": k, "l1_coefficient": l1_coefficient}
+    given |= {"baseline": baseline, "k": k, "l1_coefficient": l1_coefficient, "baseline_seeds": baseline_seeds}
     given |= {"batch": batch, "learning_rate": lr, "seed": seed, "context": context, "smallest_effect": smallest_effect}
-    given |= {"baseline_seeds": baseline_seeds, "text": text, "stream": stream or None}
-    given |= {"dtype": dtype, "threads": threads, "evals": evals or None}
+    given |= {"text": text, "stream": stream or None, "dtype": dtype, "threads": threads, "evals": evals or None}
     given |= {"evaluation_data": evaluation_data if evaluation_data != "local" else None}
     settled = study_settings.settle(plan, given, sets or (), on_cluster=place.slurm is not None)
     request = command.StudyRequest(

@@ -158,8 +158,7 @@ class Loop:
         """Record how a job ended; return False if none has, or none whose turn it is."""
         owners = (self.stages, self.tuning, self.referee, self.confirmation, self.front, self.features)
         for name in self.queue.names:
-            ended = self.queue.ended(name)
-            if ended and any(owner.take_in(name, ended) for owner in owners):
+            if (ended := self.queue.ended(name)) and any(owner.take_in(name, ended) for owner in owners):
                 return True
         return False
 
@@ -235,8 +234,6 @@ class Loop:
 
         Raise StudyDone if nothing more is tried, StudyOver if the code that judges runs was changed.
         """
-        if self.started.language_model and not self.referee.references.are_scored:
-            return None  # what it is told must not depend on which job was faster
         self.require_same_code()
         self.require_reachable()
         while True:

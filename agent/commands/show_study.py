@@ -49,8 +49,9 @@ def print_study(study: Study, state: State) -> bool:
     for run in runs:
         if run.info:
             _print_verdict(console, f"run {run.number}", run.info)
-    for text in references.texts(state):
-        _print_paragraph(console, text)
+    for each in references.shown(state):
+        for text in references.texts(each, state):
+            _print_paragraph(console, text)
     console.print(f"failed: {story.failed or 'no run'}")
     console.print(f"cost: {story.cost}")
     console.print(

@@ -67,12 +67,8 @@ class References:
         self.started = ledger.state.started
 
     @property
-    def are_scored(self) -> bool:
-        """True if each has its scores, or the reason why it has none."""
-        return not self._missing
-
-    @property
     def _missing(self) -> list[str]:
+        """The references without scores, and without a reason why they have none."""
         return [name for name in self.started.references if name not in self.ledger.state.references_scored]
 
     def begin(self) -> None:

@@ -65,7 +65,9 @@ def write(
     figures = drawn
     if figures is None:
         front = front_over_k.of(state, runs, judged)
-        figures = plots.write(study.notes, runs, own_curve(state), judged, *goal, analysis.draw, front)
+        figures = plots.write(
+            study.notes, runs, own_curve(state), judged, *goal, analysis.draw, front, references.shown(state)
+        )
     path = study.notes / "notes.txt"
     remove_unless_plain(path)
     if path.exists() and edited((before := read_plain(path, MOST_BYTES)).decode(errors="replace")):

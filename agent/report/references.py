@@ -20,6 +20,7 @@ OUTCOME = "reference"  # in the place of one
 class Shown:
     """A reference with its figures, if it has any."""
 
+    number: int  # from 1, in the order in which they were given
     reference: Reference
     scored: ReferenceScored | None
     beside: Beside
@@ -45,6 +46,11 @@ class Shown:
         tokens = self.reference.imported.declared_tokens
         return "an unknown number of tokens" if tokens is None else f"{tokens:,} tokens"
 
+    @property
+    def counts(self) -> bool:
+        """True if it has figures that mean something."""
+        return self.scored is not None and self.scored.verdict.ok
+
     def figure(self, name: str) -> float | None:
         """Return a metric; None if it was not measured."""
         return self.scored.figures.get(name) if self.scored else None
@@ -53,23 +59,19 @@ class Shown:
 def shown(state: State) -> list[Shown]:
     """Return the references of a study, in the order in which they were given."""
     found = []
-    for name, reference in state.references.items():
+    for number, (name, reference) in enumerate(state.references.items(), 1):
         scored = state.references_scored.get(name)
-        found.append(Shown(reference, scored, beside_baseline(scored.figures if scored else {}, state)))
+        found.append(Shown(number, reference, scored, beside_baseline(scored.figures if scored else {}, state)))
     return found
 
 
 def lines(state: State) -> list[str]:
     """Return the lines of the notes on the references."""
-    return [line for text in texts(state) for line in paragraph(text).split("\n")]
+    return [line for each in shown(state) for text in texts(each, state) for line in paragraph(text).split("\n")]
 
 
-def texts(state: State) -> list[str]:
-    """Return a paragraph on each reference, and one on each warning about it."""
-    return [text for each in shown(state) for text in _texts(each, state)]
-
-
-def _texts(each: Shown, state: State) -> list[str]:
+def texts(each: Shown, state: State) -> list[str]:
+    """Return a paragraph on a reference, and one on each warning about it."""
     name, reference, scored = each.reference.name, each.reference, each.scored
     origin = reference.imported
     width = "" if reference.d_sae == state.started.fixed.d_sae else f" (the study's {state.started.fixed.d_sae:,})"

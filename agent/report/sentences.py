@@ -269,7 +269,7 @@ REFERENCE_OFF = Sentence("Reference {sae} is not compared with the baseline: {wh
 REFERENCE_NONE = Sentence("Reference {sae} has no result: {verdict} ({evidence}).")
 REFERENCE_UNSCORED = Sentence("Reference {sae} is not scored yet.")
 REFERENCE_WARNING = Sentence("Warning: reference {sae}: {warning}.")
-REFERENCES_DRAWN = Sentence("Hollow stars and crosses are SAEs that were trained elsewhere{aside}: {saes}.")
+REFERENCES_DRAWN = Sentence("Yellow marks are SAEs that were trained elsewhere{aside}: {saes}.")
 
 # The descriptions of plots.
 ENLARGED = "; below, the rectangle enlarged"

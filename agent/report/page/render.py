@@ -17,7 +17,7 @@ from agent.lab.files import BadFile, read_plain
 from agent.lab.metrics import METRICS
 from agent.lab.results import Measure
 from agent.lab.visible import one_line, visible
-from agent.report import changed_settings, figure_style, front_over_k, model_words, plots, story
+from agent.report import changed_settings, figure_style, front_over_k, model_words, plots, references, story
 from agent.report.answer import Answer
 from agent.report.page import conversation, diff, latents, vector
 from agent.report.page.conversation import Conversation
@@ -59,7 +59,8 @@ class StudySection:
     primary: str  # title of its primary metric
     story: Story
     reasons: str  # of its answer
-    rows: Sequence[tuple[Row, str]]  # with the anchor of the run
+    rows: Sequence[tuple[Row, str]]  # with the anchor of the run, or of the reference
+    references: Sequence[tuple[str, Sequence[str]]]  # anchor, and paragraphs
     setting: Sequence[tuple[str, str]]
     measures: Mapping[str, Measure]
     titles: Mapping[str, str]  # of metrics and measures
@@ -121,6 +122,9 @@ def _study_section(prefix: str, opened: Opened) -> StudySection:
         (replace(row, outcome=outcome_word(run, opened.judged.get(run.number))), f"{prefix}run-{run.number}")
         for row, run in zip(told.rows, opened.runs, strict=True)
     ]
+    beside = references.shown(opened.state)
+    anchors = [f"{prefix}run-reference-{each.number}" for each in beside]
+    rows[1:1] = zip(told.references, anchors, strict=True)
     return StudySection(
         prefix=prefix,
         name=opened.name,
@@ -128,6 +132,9 @@ def _study_section(prefix: str, opened: Opened) -> StudySection:
         story=told,
         reasons=_reasons(told.answer),
         rows=rows,
+        references=[
+            (anchor, references.texts(each, opened.state)) for anchor, each in zip(anchors, beside, strict=True)
+        ],
         setting=setting(opened),
         measures=opened.measures,
         titles={name: metric.title for name, metric in {**METRICS, **opened.measures}.items()},
@@ -202,6 +209,7 @@ def _figures(prefix: str, opened: Opened) -> list[Drawn]:
             started.primary_metric,
             started.smallest_effect,
             front_over_k.of(opened.state, opened.runs, opened.judged),
+            references.shown(opened.state),
         )
         named = {Path(figure.name).stem: figure for figure in drawn}
         return [

@@ -1,0 +1,47 @@
+"""SAEs that were trained elsewhere in the figures of a study: marks of their own, without line, interval or outcome."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from agent.display.formatting import format_value
+from agent.lab.metrics import METRICS
+from agent.report import figure_style, sentences
+from agent.report.references import Shown
+from agent.report.story import clip
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LONGEST_LABEL = 38  # characters, for which a legend has room
+SIZE = 9.0  # points
+
+
+def label(reference: Shown) -> str:
+    return clip(reference.label, LONGEST_LABEL)
+
+
+def draw_points(panel: "Axes", references: Sequence[Shown], x: str, y: str) -> None:
+    """Draw the figures of references against each other: a mark for each that has both."""
+    for each in references:
+        point = [_number(each.figure(x))], [_number(each.figure(y))]
+        panel.plot(*point, label=label(each), **figure_style.reference_style(each.number, SIZE))
+
+
+def draw_differences(panel: "Axes", references: Sequence[Shown], name: str, first_row: int) -> None:
+    """Draw the difference of a metric from the baseline at the same L0, in a row for each reference."""
+    for row, each in enumerate(references, first_row):
+        if (difference := each.beside.differences.get(name)) is not None:
+            signed = format_value(name, difference, sign="+")
+            summary = f"{label(each)}: {METRICS[name].title} {signed}, without an interval"
+            panel.plot([difference], [row], label=summary, **figure_style.reference_style(each.number, SIZE - 2))
+
+
+def described(references: Sequence[Shown], aside: str = "") -> str:
+    """Return a sentence, after a space, on the references that a figure shows; empty if it shows none."""
+    names = figure_style.listed([each.reference.name for each in references]) if references else ""
+    return f" {sentences.REFERENCES_DRAWN.render(aside=aside, saes=names)}" if references else ""
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
