@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 LONGEST_LABEL = 38  # characters, for which a legend has room
 SIZE = 9.0  # points
+FARTHEST = 1.0  # of the width that the runs' differences take, beyond which a reference's is not drawn to scale
 
 
 def label(reference: Shown) -> str:
@@ -29,12 +30,24 @@ def draw_points(panel: "Axes", references: Sequence[Shown], x: str, y: str) -> N
 
 
 def draw_differences(panel: "Axes", references: Sequence[Shown], name: str, first_row: int) -> None:
-    """Draw the difference of a metric from the baseline at the same L0, in a row for each reference."""
+    """Draw the difference of a metric from the baseline at the same L0, in a row for each reference.
+
+    One that is so large that the differences of the runs could not be seen beside it stands at the edge in digits.
+    """
+    low, high = panel.get_xlim()
+    reach = FARTHEST * (high - low)
     for row, each in enumerate(references, first_row):
-        if (difference := each.beside.differences.get(name)) is not None:
-            signed = format_value(name, difference, sign="+")
+        if (difference := each.beside.differences.get(name)) is None:
+            continue
+        signed = format_value(name, difference, sign="+")
+        if low - reach <= difference <= high + reach:
             summary = f"{label(each)}: {METRICS[name].title} {signed}, without an interval"
             panel.plot([difference], [row], label=summary, **figure_style.reference_style(each.number, SIZE - 2))
+        else:
+            place, side = (0.99, "right") if difference > high else (0.01, "left")
+            shown = f"{signed} →" if difference > high else f"← {signed}"
+            across = panel.get_yaxis_transform()
+            panel.text(place, row, shown, transform=across, ha=side, va="center_baseline", fontsize=7)
 
 
 def described(references: Sequence[Shown], aside: str = "") -> str:
