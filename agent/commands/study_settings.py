@@ -32,11 +32,19 @@ OF_CONSTANTS = {  # constants of experiment.py that are settings with options of
     "D_SAE": "d_sae",
     "SEED": "seed",
     "K": "k",
+    "L1_COEFFICIENT": "l1_coefficient",
     "BATCH": "batch",
     "LEARNING_RATE": "learning_rate",
 }
 HELD_IF_GIVEN = ("BATCH", "LEARNING_RATE")  # for every run; otherwise runs may have others
-KINDS: dict[str, Any] = {"model": "", "hook_name": "", "text": "", "k": 1.0, "learning_rate": 1.0}  # others: integers
+KINDS: dict[str, Any] = {
+    "model": "",
+    "hook_name": "",
+    "text": "",
+    "k": 1.0,
+    "l1_coefficient": 1.0,
+    "learning_rate": 1.0,
+}  # others: integers
 LANGUAGE_MODELS_OWN = (
     "dtype",
     "text",

@@ -36,6 +36,8 @@ class Training(BaseModel):
     settings: dict[str, Any]  # the experiment's own constants: k, coefficients, switches
     text: str = ""  # pinned, see corpus.py; "" for the installation's own
     passes: float | None = None  # over the rows of the harvest
+    context: int | None = None  # tokens in the windows of its text; None: a world's, or not recorded
+    final_l0: Number = None  # of the last steps
 
 
 class Agreement(BaseModel):
