@@ -1,4 +1,4 @@
-"""The SAELens format, for SAEs of its kinds: `sae_lens.SAE.load_from_disk` opens these files, and its tools use them."""
+"""The SAELens format, for SAEs of its kinds: `sae_lens.SAE.load_from_disk` opens these files, its tools use them."""
 
 import json
 import re
@@ -13,6 +13,7 @@ from torch import Tensor
 from agent.lab.checkpoint.graph import GraphError
 from agent.lab.checkpoint.header import Header
 from agent.lab.defaults import is_world
+from agent.lab.results import Imported, Training
 
 HUB_DATASET = re.compile(r"(.+)@[0-9a-f]{40}", re.DOTALL)  # pinned by its commit, as corpus.py does
 
@@ -120,46 +121,75 @@ def files(header: Header, found: Parts) -> dict[str, str | dict[str, Tensor]]:
         "apply_b_dec_to_input": found.subtracts_b_dec,
         "normalize_activations": "none",
         "reshape_activations": "hook_z" if header.hook_name.endswith("hook_z") else "none",
-        "metadata": metadata(header),
+        "metadata": metadata(header, trained_as(header, found.tensors.get("threshold"))),
     }
     if found.k:
         config |= {"k": found.k, "rescale_acts_by_decoder_norm": False}
     return {"cfg.json": json.dumps(config, indent=2) + "\n", "sae_weights.safetensors": weights}
 
 
-def metadata(header: Header) -> dict[str, Any]:
+def metadata(header: Header, architecture: str | None) -> dict[str, Any]:
     """Return what SAELens' tools read of an SAE beside its weights: whence its activations are, and its training."""
-    training = header.training
     known: dict[str, Any] = {
         "model_name": header.model,
         "hook_name": header.hook_name,
         "hook_layer": header.layer,
         "hook_head_index": None,
-        "training_tokens": training.tokens,
-        "training_architecture": header.architecture,
-        "l0": training.final_l0,
+        "training_architecture": architecture,
         "sae_lens_version": version("sae_lens"),
         "sae_lens_training_version": None,  # it was not trained by SAELens
     }
-    if is_world(header.model):
+    if not is_world(header.model):
+        known |= {
+            "model_class_name": "HookedTransformer",
+            "model_from_pretrained_kwargs": {"center_writing_weights": False},  # the stream is as the model has it
+            "exclude_special_tokens": True,
+            "sequence_separator_token": "eos",
+            "disable_concat_sequences": False,
+        }
+    if header.training:
+        return known | _of_training(header.training)
+    assert header.imported  # a header has the one or the other
+    return known | _of_import(header.imported)
+
+
+def _of_training(training: Training) -> dict[str, Any]:
+    known: dict[str, Any] = {"training_tokens": training.tokens, "l0": training.final_l0}
+    if is_world(training.model):
         return known
+    dataset = HUB_DATASET.fullmatch(training.text)
     return known | {
-        "model_class_name": "HookedTransformer",
-        "model_from_pretrained_kwargs": {"center_writing_weights": False},  # as it is trained on the model's own stream
         "context_size": training.context,
         "prepend_bos": True,
-        "exclude_special_tokens": True,
-        "sequence_separator_token": "eos",
-        "disable_concat_sequences": False,
-        "dataset_path": match[1] if (match := HUB_DATASET.fullmatch(training.text)) else None,
+        "dataset_path": dataset[1] if dataset else None,
     }
+
+
+def _of_import(imported: Imported) -> dict[str, Any]:
+    return {
+        "training_tokens": imported.declared_tokens,
+        "l0": imported.declared_l0,
+        "context_size": imported.context,
+        "prepend_bos": imported.prepend_bos,
+    }
+
+
+def trained_as(header: Header, threshold: Tensor | None) -> str | None:
+    """Return the kind of SAE that a checkpoint was trained as, in the words of ARCHITECTURES, or None for another.
+
+    A JumpReLU with the same threshold for all latents is what a BatchTopK leaves (Bussmann et al. 2024, arXiv
+    2412.06410).
+    """
+    if header.architecture == "jumprelu" and threshold is not None and bool((threshold == threshold[0]).all()):
+        return "batchtopk"
+    return header.architecture
 
 
 def _k(header: Header) -> int:
     """Return K of a kind that keeps so many latents of each row. Raises GraphError if the header does not say it."""
-    k = header.training.settings.get("K", 0)
+    k = header.training.settings.get("K") if header.training else header.imported and header.imported.declared_l0
     if not isinstance(k, int | float) or k != int(k) or not 0 < k <= header.d_sae:
-        raise GraphError(f"K of its settings is {k!r}; a {header.architecture} SAE keeps a whole number of latents")
+        raise GraphError(f"its K is {k!r}; a {header.architecture} SAE keeps a whole number of latents of each token")
     return int(k)
 
 

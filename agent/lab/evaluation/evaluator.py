@@ -23,7 +23,15 @@ from agent.lab.evaluation.bench.core_text import CoreText
 from agent.lab.evaluation.bench.hub_prompts import Fetched
 from agent.lab.evaluation.random_floor import RandomSAE
 from agent.lab.evaluation.requests import Split
-from agent.lab.evaluation.sae_adapter import BenchSAE, CheckpointSAE, Usage, bench_config
+from agent.lab.evaluation.sae_adapter import (
+    UNTRAINED,
+    BenchSAE,
+    CheckpointSAE,
+    Trained,
+    Usage,
+    bench_config,
+    training_of,
+)
 from agent.lab.locks import waiting_lock
 from agent.lab.results import Core, Floor, Number
 from agent.lab.rows import Manifest
@@ -116,11 +124,12 @@ class Evaluator:
 
     def checkpoint_sae(self, loaded: Checkpoint, held_out: HeldOut) -> CheckpointSAE:
         """Return a checkpoint in the form of SAE-Bench's custom SAEs."""
-        return CheckpointSAE(self.config(*loaded.W_dec.shape), loaded, held_out.activations[:JACOBIAN_ROWS])
+        config = self.config(*loaded.W_dec.shape, trained=training_of(loaded.header, loaded.threshold))
+        return CheckpointSAE(config, loaded, held_out.activations[:JACOBIAN_ROWS])
 
-    def config(self, d_sae: int, d_in: int) -> Any:
+    def config(self, d_sae: int, d_in: int, trained: Trained = UNTRAINED) -> Any:
         """Return SAE-Bench's configuration of an SAE of this width on this hook."""
-        return bench_config(cache.slug(Path(self.model_name).name), self.hook_name, d_in, d_sae, self.context)
+        return bench_config(cache.slug(Path(self.model_name).name), self.hook_name, d_in, d_sae, self.context, trained)
 
     def score_core(self, sae: BenchSAE, held_out: HeldOut, out: Path, name: str) -> tuple[Core, Usage]:
         """Return SAE-Bench core, and how the latents are used. Raises EvaluationError."""
@@ -146,7 +155,7 @@ class Evaluator:
 
     def probe(self, sae: BenchSAE, out: Path, name: str) -> tuple[probing.Scores, probing.OwnScores]:
         """Return the scores of sparse probing on the SAE and on the model's own activations. Raises EvaluationError."""
-        return probing.run_probing(sae, self.probes, out / "probing", name)
+        return probing.run_probing(sae, self.probes, out / "sparse_probing_sae_probes", name)
 
     def fetched_prompts(self, family: str) -> Fetched | None:
         """Return SAE-Bench's own prompts of a family, or None if it has the local ones."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from agent.lab import models
-from agent.lab.checkpoint import Checkpoint
+from agent.lab.checkpoint import Checkpoint, Header, sae_lens
 
 if TYPE_CHECKING:
     from sae_bench.custom_saes.custom_sae_config import CustomSAEConfig
@@ -90,19 +90,58 @@ class PartSAE(BenchSAE):
         return self.whole.encode(x)[..., self.rows]
 
 
-def bench_config(model: str, hook_name: str, d_in: int, d_sae: int, context: int) -> "CustomSAEConfig":
-    """Return SAE-Bench's configuration of an SAE, with the fields that its evaluations read."""
+# SAE-Bench's words for kinds of SAE, by which its graphs mark them.
+ARCHITECTURES = {
+    "relu": "standard",
+    "batchtopk": "batch_topk",
+    "matryoshka": "matryoshka_batch_topk",
+    **{name: name for name in ("jumprelu", "gated", "topk")},
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What an SAE was trained as, as SAE-Bench's results say it of an SAE."""
+
+    architecture: str = "custom"
+    tokens: int = 0
+    k: float | None = None
+
+
+UNTRAINED = Trained()
+
+
+def training_of(header: Header, threshold: Tensor | None) -> Trained:
+    """Return what a checkpoint was trained as, from its header and the thresholds of its latents."""
+    architecture = ARCHITECTURES.get(sae_lens.trained_as(header, threshold) or "", "custom")
+    if header.training:
+        k = header.training.settings.get("K")
+        return Trained(architecture, header.training.tokens, k if isinstance(k, int | float) else None)
+    assert header.imported  # a header has the one or the other
+    return Trained(architecture, header.imported.declared_tokens or 0, header.imported.declared_l0)
+
+
+def bench_config(
+    model: str, hook_name: str, d_in: int, d_sae: int, context: int, trained: Trained = UNTRAINED
+) -> "CustomSAEConfig":
+    """Return SAE-Bench's configuration of an SAE, with the fields that its evaluations and its graphs read."""
     import sae_bench.sae_bench_utils.general_utils as general_utils
     from sae_bench.custom_saes.custom_sae_config import CustomSAEConfig
 
-    cfg = CustomSAEConfig(
+    @dataclass
+    class Config(CustomSAEConfig):
+        k: float | None = None  # as the configurations of SAELens have it, which SAE-Bench keeps too
+
+    cfg = Config(
         model_name=model,
         d_in=d_in,
         d_sae=d_sae,
         hook_layer=models.layer_of(hook_name),
         hook_name=hook_name,
         context_size=context,
-        architecture="custom",
+        architecture=trained.architecture,
+        training_tokens=trained.tokens,
+        k=trained.k,
         dtype="float32",
         device=models.device_config().device,
         prepend_bos=True,

@@ -103,7 +103,9 @@ class Scoring:
         return f"sae-{self.info.environment['checkpoint']}"
 
     def score_core(self) -> None:
-        scored = self.attempt("core", lambda: self.evaluator.score_core(self.sae, self.held_out, self.out, self.name))
+        scored = self.attempt(
+            "core", lambda: self.evaluator.score_core(self.sae, self.held_out, self.out / "core", self.name)
+        )
         if scored is None:
             return
         self.progress("core")
@@ -117,7 +119,7 @@ class Scoring:
 
     def score_core_unmasked(self, whole: HeldOut) -> None:
         """Score core on all ordinary tokens too, the outliers among them, for comparison with published figures."""
-        out = self.out / "all_tokens"
+        out = self.out / "core_all_tokens"
         scored = self.attempt("core_on_all_tokens", lambda: self.evaluator.score_core(self.sae, whole, out, self.name))
         if scored and self.info.outliers:
             figures, replaced = results.null_non_finite(scored[0].model_dump(), "outliers.core")
@@ -218,6 +220,9 @@ class Scoring:
         )
         if warning := constants.warning(self.sae.checkpoint, info.core.tokens):
             verdict.warnings.append(warning)
+        if imported := header.imported:
+            doubt = verdicts.l0_warning(info.core.l0, imported.declared_l0)
+            verdict.warnings += [*imported.warnings, *([doubt] if doubt else [])]
         if info.outliers and (warning := outlier_warning(info.outliers)):
             verdict.warnings.append(warning)
         return verdict

@@ -245,8 +245,8 @@ def test_two_saes_never_share_a_result(scored: dict[str, FinalInfo]):
 @pytest.mark.usefixtures("scored")
 def test_sae_benchs_own_files_are_kept(run_dirs: dict[str, Path]):
     out = run_dirs["sound"] / "eval"
-    (core_file,) = out.glob("sae-*_custom_sae_eval_results.json")
-    (probing_file,) = out.glob("probing/sae-*_custom_sae_eval_results.json")
+    (core_file,) = out.glob("core/sae-*_custom_sae_eval_results.json")
+    (probing_file,) = out.glob("sparse_probing_sae_probes/sae-*_custom_sae_eval_results.json")
     assert json.loads(core_file.read_text())["eval_type_id"] == "core"
     details = json.loads(probing_file.read_text())["eval_result_details"]
     assert {detail["dataset_name"] for detail in details} == set(probing.DATASETS)
