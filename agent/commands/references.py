@@ -42,7 +42,7 @@ def imported(sources: Sequence[str], place: Place, fixed: Fixed, device: str | N
                 place.import_sae(ROOT, source, found[name], fixed, device)
             except Unprepared as failed:
                 raise typer.Exit(2 if failed.exit_code == 2 else 1) from None
-            _say(imports.read(found[name], name), fixed)
+            _say(imports.read(found[name], name), imports.warnings(found[name]), fixed)
         yield found
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -68,10 +68,10 @@ def _named(sources: Sequence[str]) -> dict[str, str]:
     return named
 
 
-def _say(reference: Reference, fixed: Fixed) -> None:
+def _say(reference: Reference, warnings: Sequence[str], fixed: Fixed) -> None:
     """Say what was imported, and what the study's SAEs have otherwise."""
     width = "" if reference.d_sae == fixed.d_sae else f", where the study's SAEs have {fixed.d_sae:,}"
     said = f"{reference.imported.architecture}, read as {reference.imported.format}, d_sae {reference.d_sae:,}{width}"
     print(one_line(f"reference {reference.name}: {said}"), flush=True)
-    for warning in reference.warnings:
+    for warning in warnings:
         print(one_line(f"reference {reference.name}: {warning}"), flush=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 LONGEST_LABEL = 38  # characters, for which a legend has room
 SIZE = 9.0  # points
+BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # a text, so that no line goes through it
 FARTHEST = 1.0  # of the width that the runs' differences take, beyond which a reference's is not drawn to scale
 
 
@@ -42,12 +43,12 @@ def draw_differences(panel: "Axes", references: Sequence[Shown], name: str, firs
         signed = format_value(name, difference, sign="+")
         if low - reach <= difference <= high + reach:
             summary = f"{label(each)}: {METRICS[name].title} {signed}, without an interval"
-            panel.plot([difference], [row], label=summary, **figure_style.reference_style(each.number, SIZE - 2))
+            panel.errorbar([difference], [row], label=summary, **figure_style.reference_style(each.number, SIZE - 2))
         else:
             place, side = (0.99, "right") if difference > high else (0.01, "left")
             shown = f"{signed} →" if difference > high else f"← {signed}"
-            across = panel.get_yaxis_transform()
-            panel.text(place, row, shown, transform=across, ha=side, va="center_baseline", fontsize=7)
+            where = {"transform": panel.get_yaxis_transform(), "ha": side, "va": "center_baseline"}
+            panel.text(place, row, shown, fontsize=7, bbox=BEHIND, **where)
 
 
 def described(references: Sequence[Shown], aside: str = "") -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.comparison.references import Beside, beside_baseline
-from agent.display.formatting import format_value
+from agent.display.formatting import error_lines, format_value
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.report import sentences
 from agent.report.layout import paragraph
@@ -12,7 +12,6 @@ from agent.study.records import Reference
 from agent.study.reference_events import ReferenceScored
 from agent.study.state import State
 
-FAR = 1.5  # times the declared L0, either way, from where something is wrong
 OUTCOME = "reference"  # in the place of one
 
 
@@ -85,7 +84,7 @@ def texts(each: Shown, state: State) -> list[str]:
         width=width,
         checked=_checked(reference),
     )
-    warnings = [*reference.warnings]
+    warnings = [*origin.warnings]
     if scored is None:
         said += f" {sentences.REFERENCE_UNSCORED.render(sae=name)}"
     elif not scored.verdict.ok:
@@ -93,8 +92,7 @@ def texts(each: Shown, state: State) -> list[str]:
         said += f" {sentences.REFERENCE_NONE.render(sae=name, verdict=verdict.name, evidence=verdict.evidence)}"
     else:
         said = " ".join([said, _scores(each), _beside(each)])
-        warnings += [*_far(each), *scored.verdict.warnings]
-        warnings += [f"{family} gave no result: {why}" for family, why in scored.errors.items()]
+        warnings = [*scored.verdict.warnings, *error_lines(scored.errors)]
     return [said, *(sentences.REFERENCE_WARNING.render(sae=name, warning=warning) for warning in warnings)]
 
 
@@ -124,14 +122,6 @@ def _beside(each: Shown) -> str:
         return sentences.REFERENCE_OFF.render(sae=name, why=each.beside.why_not)
     signed = {name: format_value(name, value, sign="+") for name, value in each.beside.differences.items()}
     return sentences.REFERENCE_BESIDE.render(sae=name, l0=l0, differences=_listed(signed))
-
-
-def _far(each: Shown) -> list[str]:
-    """Warn of an L0 that is far from the declared one."""
-    l0, declared = each.figure("l0"), each.reference.imported.declared_l0
-    if not l0 or not declared or 1 / FAR <= l0 / declared <= FAR:
-        return []
-    return [f"its L0 is {l0 / declared:.2g} times the declared one: its scale, BOS or layer may be wrong"]
 
 
 def _listed(figures: Mapping[str, str]) -> str:

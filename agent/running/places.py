@@ -22,7 +22,7 @@ from agent.running.local import SLOT, LocalSlots, default_slots, visible_gpus
 from agent.running.sandbox import Sandbox
 from agent.running.slurm import Slurm
 from agent.running.slurm_states import LOG
-from agent.study.imported import IMPORTED
+from agent.study.imported import PRINTED
 
 CLUSTER_JOBS = 8  # in the queue at once, unless more are asked for
 POLL_SECONDS = 0.5
@@ -91,13 +91,13 @@ class Place:
     def import_sae(self, root: Path, source: str, run_dir: Path, fixed: Fixed, device: str | None) -> None:
         """Convert an SAE from elsewhere into the checkpoint of `run_dir`, which is made, where jobs run.
 
-        What the lab found is left in IMPORTED there, a line of JSON. The folder around `run_dir` is for the job alone.
+        What the lab found is left in PRINTED there, a line of JSON. The folder around `run_dir` is for the job alone.
         Raise Unprepared.
         """
         out = run_dir.with_name(OUTCOME)
         command = lab_processes.import_command(fixed, source, run_dir)
         self._carry_out([*KEEP_WHAT_IS_PRINTED, str(out), *command], root, fixed, device, out)
-        out.rename(run_dir / IMPORTED)
+        out.rename(run_dir / PRINTED)
 
     def _carry_out(self, command: list[str], root: Path, fixed: Fixed, device: str | None, out: Path) -> None:
         """Run a command of the lab that writes `out`, where jobs run. Raise Unprepared if it fails."""

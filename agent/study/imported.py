@@ -1,4 +1,4 @@
-"""An SAE from elsewhere as its import left it in a study's directory: read without torch."""
+"""An SAE from elsewhere as its import left it in a directory: read without torch."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,9 @@ from pydantic import BaseModel, ValidationError
 
 from agent.lab.files import BadFile, read_plain_text
 from agent.lab.results import Imported
-from agent.lab.visible import Line
 from agent.study.records import Reference
 
-IMPORTED = "imported.json"  # in a reference's directory: what the import printed
+PRINTED = "imported.json"  # in a reference's directory: what the import printed, the last line as JSON
 HEADER = "checkpoint/header.json"
 
 
@@ -19,16 +18,15 @@ class _Header(BaseModel):
     imported: Imported
 
 
-class _Printed(BaseModel):
-    warnings: tuple[Line, ...] = ()
-
-
 def read(folder: Path, name: str) -> Reference:
-    """Return what is known of the imported SAE in a folder. Raise BadFile if its files are not as an import leaves
-    them."""
+    """Return the imported SAE in a folder. Raise BadFile if it does not hold one."""
     try:
         header = _Header.model_validate_json(read_plain_text(folder / HEADER))
-        printed = _Printed.model_validate(json.loads(read_plain_text(folder / IMPORTED).splitlines()[-1]))
-    except (FileNotFoundError, IndexError, ValidationError, ValueError) as error:
+    except (FileNotFoundError, ValidationError) as error:
         raise BadFile(f"{folder} does not hold an SAE as an import leaves it: {error}") from None
-    return Reference(name=name, d_sae=header.d_sae, imported=header.imported, warnings=printed.warnings)
+    return Reference(name=name, d_sae=header.d_sae, imported=header.imported)
+
+
+def warnings(folder: Path) -> list[str]:
+    """Return what the import warned of."""
+    return json.loads(read_plain_text(folder / PRINTED).splitlines()[-1])["warnings"]

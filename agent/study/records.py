@@ -93,4 +93,3 @@ class Reference(BaseModel):
     name: Line  # by which it is known in the study, and its directory is called
     d_sae: int
     imported: Imported
-    warnings: tuple[Line, ...] = ()  # of the import
