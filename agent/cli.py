@@ -134,9 +134,8 @@ def run(
         cancel_jobs=cancel_jobs,
     )
     if dry_run:
-        study_settings.show(plan, settled, request.goal[1])
-    else:
-        command.start(request)
+        return study_settings.show(plan, settled, request.goal[1])
+    return command.start(request)
 
 
 @app.command()

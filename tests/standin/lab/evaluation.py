@@ -105,15 +105,13 @@ def score(header: dict, evals: tuple[str, ...]) -> FinalInfo:  # type: ignore[ty
         "tokens": 1000,
     }
     imported = header.get("imported")
-    doubt = verdicts.l0_warning(header["l0"], imported["declared_l0"]) if imported else ""
+    warnings = ["only 40% of the latents are alive"]
+    if imported and (doubt := verdicts.l0_warning(header["l0"], imported["declared_l0"])):
+        warnings.append(doubt)
     errors = {family: reason for family, reason in failing().items() if family in evals}
     return FinalInfo(
         errors=errors,
-        verdict=Verdict(
-            name="ok",
-            evidence="above the floor",
-            warnings=["only 40% of the latents are alive", *filter(None, [doubt])],
-        ),
+        verdict=Verdict(name="ok", evidence="above the floor", warnings=warnings),
         imported=Imported.model_validate(imported) if imported else None,
         training=None
         if imported
