@@ -340,7 +340,7 @@ def cache(
         list[str] | None,
         typer.Option(
             metavar="KIND",
-            help="Delete activations, baselines, evaluation, texts, worlds or all; may be given again.",
+            help="Delete activations, baselines, evaluation, references, texts, worlds or all; may be given again.",
         ),
     ] = None,
     prune: Annotated[

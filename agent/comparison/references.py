@@ -95,6 +95,10 @@ class References:
             write_atomically(run_dir / RESULTS, results.as_text(found))
             self._record(name, found, 0.0)
             return True
+        if not self.custody.has_recorded_files(run_dir):
+            evidence = f"{run_dir.name} was changed after it was recorded"
+            self._record(name, FinalInfo(verdict=Verdict(name="not_evaluated", evidence=evidence)), 0.0)
+            return True
         self.ledger.budget.require_evaluation()
         request = Score(run_dir=run_dir, evals=self.started.evals)
         timeout = self.ledger.budget.evaluation_timeout
