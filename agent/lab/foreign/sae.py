@@ -18,6 +18,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Original(Protocol):
     """The SAE in the class of its own library."""
 
+    def to(self, device: torch.device, /) -> Any: ...
+
     def encode(self, x: Tensor) -> Tensor: ...
 
     def decode(self, feature_acts: Tensor, /) -> Tensor: ...
@@ -31,6 +33,7 @@ class Foreign:
     encoder: Encoder
     W_dec: Tensor  # [d_sae, d_in]
     b_dec: Tensor  # [d_in]
+    kind: str | None  # one of checkpoint/sae_lens.py's ARCHITECTURES, or None
     model: str | None = None  # as its files name it
     hook_name: str | None = None  # likewise
     original: Original | None = None
