@@ -61,6 +61,7 @@ class Imported(BaseModel):
     prepend_bos: bool = True  # such a window began with the beginning token
     library: Line = ""  # name and version of what it was compared with; "": of nothing
     verified: Agreement | None = None
+    warnings: list[Line] = []
 
 
 class Work(BaseModel):

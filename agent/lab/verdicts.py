@@ -11,6 +11,7 @@ from agent.lab.visible import Line
 Count = Annotated[int, Field(ge=0, le=2**53)]  # larger ones, of which a file may hold any, have no exact float
 
 LOSS_CEILING = 1e6  # on activations scaled to mean norm sqrt(d_in), on which a useless SAE has a loss near d_in
+L0_RATIO = 1.5  # of a measured to a declared L0, above which something is wrong
 
 IMPLAUSIBLE_GAIN = 0.005  # nats a token; an honest reconstruction may lower the loss by chance, hardly by more
 IMPLAUSIBLE_STANDARD_ERRORS = 3.0
@@ -153,6 +154,16 @@ def judge_smoke_test(*, l0: float | None, explained_variance: float | None) -> V
     if explained_variance is None:
         return Verdict(name="degenerate", evidence="the reconstruction of the smoke-test batch is not finite")
     return Verdict(name="ok", evidence="smoke test: loaded, encoded, decoded")
+
+
+def l0_warning(l0: float | None, declared: float | None) -> str:
+    """Return a sentence if an SAE's measured L0 is far from the one that its files declare, or ""."""
+    if not l0 or not declared or 1 / L0_RATIO <= l0 / declared <= L0_RATIO:
+        return ""
+    return (
+        f"its L0 is {l0:.1f} here and {declared:.1f} by its files: it was trained on activations of another scale or "
+        "layer, on text with or without a beginning token, or on another model"
+    )
 
 
 def _format(value: float | None) -> str:

@@ -220,6 +220,9 @@ class Scoring:
         )
         if warning := constants.warning(self.sae.checkpoint, info.core.tokens):
             verdict.warnings.append(warning)
+        if imported := header.imported:
+            doubt = verdicts.l0_warning(info.core.l0, imported.declared_l0)
+            verdict.warnings += [*imported.warnings, *([doubt] if doubt else [])]
         if info.outliers and (warning := outlier_warning(info.outliers)):
             verdict.warnings.append(warning)
         return verdict

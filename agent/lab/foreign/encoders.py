@@ -1,0 +1,101 @@
+"""The encoders of SAEs that were trained elsewhere, as modules that a checkpoint can hold, on unscaled activations.
+
+Sources: standard, Bricken et al. 2023; gated, Rajamanoharan et al. 2024 (arXiv 2404.16014); TopK, Gao et al. 2024
+(2406.04093); JumpReLU, Rajamanoharan et al. 2024 (2407.14435).
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+def fixed(tensor: Tensor) -> nn.Parameter:
+    """Return a weight that is not trained."""
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+class Encoder(nn.Module, ABC):
+    """A map from activations `[batch, d_in]` to latents `[batch, d_sae]`, by affine pre-activations."""
+
+    standard: str | None = None  # the header's word for it, if it is one of sae_lens.ARCHITECTURES
+
+    def __init__(self, W_enc: Tensor, b_enc: Tensor, subtracted: Tensor | None = None) -> None:
+        """W_enc `[d_in, d_sae]`, b_enc `[d_sae]`; `subtracted [d_in]` from activations first, as b_dec often is."""
+        super().__init__()
+        self.W_enc, self.b_enc = fixed(W_enc), fixed(b_enc)
+        self.subtracted = None if subtracted is None else fixed(subtracted)
+
+    def projected(self, x: Tensor) -> Tensor:
+        """Return the pre-activations `[batch, d_sae]` without their bias."""
+        return (x if self.subtracted is None else x - self.subtracted) @ self.W_enc
+
+    def pre(self, x: Tensor) -> Tensor:
+        """Return the pre-activations `[batch, d_sae]`."""
+        return self.projected(x) + self.b_enc
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor: ...
+
+
+class ReLU(Encoder):
+    """The standard SAE."""
+
+    standard = "relu"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pre(x).relu()
+
+
+class JumpReLU(Encoder):
+    """A latent fires if its pre-activation exceeds its threshold; BatchTopK and Matryoshka SAEs are used so, too."""
+
+    standard = "jumprelu"
+
+    def __init__(self, W_enc: Tensor, b_enc: Tensor, threshold: Tensor, subtracted: Tensor | None = None) -> None:
+        """threshold `[d_sae]`."""
+        super().__init__(W_enc, b_enc, subtracted)
+        self.threshold = fixed(threshold)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pre = self.pre(x)
+        return pre.relu() * (pre > self.threshold)
+
+
+class TopK(Encoder):
+    """Each token keeps its k largest pre-activations, those that are positive."""
+
+    def __init__(self, W_enc: Tensor, b_enc: Tensor, k: int, subtracted: Tensor | None = None) -> None:
+        super().__init__(W_enc, b_enc, subtracted)
+        self.k = k
+
+    def forward(self, x: Tensor) -> Tensor:
+        pre = self.pre(x)
+        values, indices = pre.topk(self.k, dim=-1)
+        return torch.zeros_like(pre).scatter(-1, indices, values.relu())
+
+
+class GroupMax(TopK):
+    """Each token keeps the largest of each of k groups of neighbours, if it is positive, as sparsify has it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pre = self.pre(x)
+        values, indices = pre.unflatten(-1, (self.k, -1)).max(dim=-1)
+        first = torch.arange(self.k, device=pre.device) * (pre.shape[-1] // self.k)
+        return torch.zeros_like(pre).scatter(-1, indices + first, values.relu())
+
+
+class Gated(Encoder):
+    """One bias decides which latents fire, another with a scale how strongly."""
+
+    def __init__(
+        self, W_enc: Tensor, b_gate: Tensor, r_mag: Tensor, b_mag: Tensor, subtracted: Tensor | None = None
+    ) -> None:
+        """b_gate, r_mag, b_mag `[d_sae]`; magnitudes are exp(r_mag) times the projections, and b_mag."""
+        super().__init__(W_enc, b_gate, subtracted)
+        self.r_mag = fixed(r_mag)
+        self.b_mag = fixed(b_mag)
+
+    def forward(self, x: Tensor) -> Tensor:
+        projected = self.projected(x)
+        return (projected * self.r_mag.exp() + self.b_mag).relu() * (projected + self.b_enc > 0)
