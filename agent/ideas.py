@@ -70,6 +70,7 @@ class Idea(Strict):
     smallest_effect: Annotated[float, Field(gt=0)]  # in units of the primary metric
     most_variance_lost: Annotated[float, Field(gt=0)] = MOST_VARIANCE_LOST  # beside a better CE-loss score
     baselines: Annotated[tuple[BaselineName, ...], Field(min_length=1)] = ("batchtopk",)  # the first by default
+    why_not_others: Line = ""  # why it does not work on the other kinds of baseline
     fixed: Fixed = Fixed()
     defaults: dict[str, Any] = Field(default_factory=dict)  # the template's parameters, where a step gives none
     plan: Annotated[list[Step], Field(min_length=1)]
@@ -84,6 +85,11 @@ class Idea(Strict):
         """The template that renders the plan's steps; None if the plan is in words, for a language model."""
         path = self.folder / "experiment.py.j2"
         return path if path.exists() else None
+
+    def works_on(self, baseline: BaselineName) -> bool:
+        """Return True if the idea can be tried on a kind of baseline; a plan in words on any, unless it says."""
+        in_words = self.template is None and "baselines" not in self.model_fields_set
+        return in_words or baseline in self.baselines
 
     @property
     def analysis(self) -> Path | None:

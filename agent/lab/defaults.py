@@ -102,8 +102,9 @@ WORLDS = {
     ),
 }
 
-# What another kind of baseline than BatchTopK has of its own, by model.
-OF_KIND: dict[str, dict[BaselineName, dict[str, float]]] = {"tiny-lm": {}, "synth2k": {}}
+# Of other kinds of baseline than BatchTopK, where they have their own.
+RATES: dict[tuple[str, BaselineName], float] = {}
+L1_COEFFICIENTS: dict[tuple[str, BaselineName], float] = {}
 
 # What follows from the width of another language model. Published widths of gemma-2-2b, with d_in 2,304, are 4,096,
 # 16,384 and 65,536 (SAE-Bench, arXiv 2503.09532) and 16,384 up to a million (Gemma Scope, arXiv 2408.05147).
@@ -127,8 +128,20 @@ def has_tuned_rate(model: str) -> bool:
 def for_model(model: str, baseline: BaselineName = "batchtopk") -> Defaults:
     """Return the defaults of a model, without regard to its width; a world of the user's own has those of synth2k."""
     own = WORLDS.get(model, WORLDS["synth2k"]) if is_world(model) else OWN.get(model, LANGUAGE_MODEL)
-    measured = OF_KIND["synth2k" if is_world(model) else "tiny-lm"] if model in OF_KIND or is_world(model) else {}
-    return replace(own, **measured.get(baseline, {}))
+    return of_kind(own, model, baseline)
+
+
+def of_kind(own: Defaults, model: str, baseline: BaselineName) -> Defaults:
+    """Return a model's defaults with those that a kind of baseline has of its own.
+
+    As activations are scaled, another language model has the L1 coefficient of tiny-lm, and a world that of synth2k.
+    """
+    alike = "synth2k" if is_world(model) else "tiny-lm"
+    return replace(
+        own,
+        learning_rate=RATES.get((model, baseline), own.learning_rate),
+        l1_coefficient=L1_COEFFICIENTS.get((alike, baseline), own.l1_coefficient),
+    )
 
 
 def width_for(d_in: int) -> int:
