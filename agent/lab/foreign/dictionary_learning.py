@@ -10,8 +10,7 @@ from torch import Tensor
 
 from agent.lab.errors import UserError
 from agent.lab.foreign import reading, sae_bench
-from agent.lab.foreign.sae import Foreign, size
-from agent.lab.results import Imported
+from agent.lab.foreign.sae import Foreign, record, size
 
 CONFIG, WEIGHTS, RESULTS = "config.json", "ae.pt", "eval_results.json"
 KINDS = {  # its classes -> what they are here
@@ -53,7 +52,7 @@ def read(folder: Path, source: str) -> Foreign:
     evaluated = reading.object_beside(folder / RESULTS).get("l0")
     declared_l0 = trainer.get("k") or trainer.get("target_l0") or evaluated
     steps, batch = trainer.get("steps"), buffer.get("out_batch_size")
-    imported = Imported(
+    imported = record(
         source=source,
         format="dictionary_learning",
         architecture=architecture,

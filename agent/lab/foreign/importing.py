@@ -1,6 +1,7 @@
 """An SAE that was trained elsewhere as a run: files read, subject settled, checkpoint saved and verified."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,20 @@ def make_run(
     if own_windows and not is_world(model):
         cut_text_as(sae.imported, model)
     evaluator = (WorldEvaluator if is_world(model) else Evaluator)(model, hook_name)
+    return write_run(sae, run_dir, evaluator, of_another)
+
+
+def write_run(sae: Foreign, run_dir: Path, evaluator: Evaluator, warnings: Sequence[str] = ()) -> dict[str, Any]:
+    """Convert and verify an SAE on the activations of an evaluator's model and hook; as `make_run`."""
     held_out = evaluator.held_out("dev", BATCH_WINDOWS)
     if (width := held_out.activations.shape[1]) != sae.d_in:
-        raise UserError(f"{source} reads activations of width {sae.d_in:,}, and {hook_name} of {model} has {width:,}")
-    warnings = [*of_another, *sae.warnings]
-    if doubt := verdicts.l0_warning(l0 := measured_l0(sae, held_out), sae.imported.declared_l0):
-        warnings.append(doubt)
+        subject = f"{evaluator.hook_name} of {evaluator.model_name} has {width:,}"
+        raise UserError(f"{sae.imported.source} reads activations of width {sae.d_in:,}, and {subject}")
+    imported = sae.imported.model_copy(update={"warnings": [*warnings, *sae.warnings]})
+    doubt = verdicts.l0_warning(l0 := measured_l0(sae, held_out), imported.declared_l0)
     with files.atomic_path(run_dir) as partial:
         partial.mkdir(parents=True)
-        imported = sae.imported.model_copy(update={"warnings": [*of_another, *sae.warnings]})
-        header = save(partial / "checkpoint", sae, imported, model, hook_name)
+        header = save(partial / "checkpoint", sae, imported, evaluator)
         loaded = evaluator.load_checkpoint(partial, held_out)
         if sae.original:
             found = verify.compare(loaded, sae.original, held_out.activations[:MOST_ROWS])
@@ -63,15 +68,15 @@ def make_run(
         verdict = Verdict(name="ok", evidence="converted, and not scored")
         results.write(partial, FinalInfo(verdict=verdict, imported=imported))
     return {
-        "model": model,
-        "hook_name": hook_name,
+        "model": evaluator.model_name,
+        "hook_name": evaluator.hook_name,
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
         "l0": l0,
         "declared_l0": imported.declared_l0,
         "context": imported.context,
         "prepend_bos": imported.prepend_bos,
-        "warnings": warnings,
+        "warnings": [*imported.warnings, *([doubt] if doubt else [])],
     }
 
 
@@ -144,15 +149,15 @@ def settle_hook(sae: Foreign, asked: str | None) -> str:
     return hook_name
 
 
-def save(folder: Path, sae: Foreign, imported: Imported, model: str, hook_name: str) -> Header:
+def save(folder: Path, sae: Foreign, imported: Imported, evaluator: Evaluator) -> Header:
     """Save an SAE as a checkpoint, and return its header, of no architecture: SAELens' files would be a second copy.
 
     Raises CheckpointError.
     """
     header = Header(
-        model=model,
-        hook_name=hook_name,
-        layer=models.layer_of(hook_name),
+        model=evaluator.model_name,
+        hook_name=evaluator.hook_name,
+        layer=models.layer_of(evaluator.hook_name),
         d_in=sae.d_in,
         d_sae=sae.d_sae,
         scale=1.0,

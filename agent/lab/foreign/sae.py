@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from agent.lab.checkpoint.header import MAX_D_SAE
@@ -46,6 +47,16 @@ class Foreign:
     @property
     def d_in(self) -> int:
         return self.W_dec.shape[1]
+
+
+def record(**fields: Any) -> Imported:
+    """Return the record of an SAE, of what its files say. Raises UserError if they say what cannot be."""
+    try:
+        return Imported(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise UserError(f"{fields['source']}: {name} is {str(first['input'])[:40]!r}: {first['msg']}") from None
 
 
 def size(config: Mapping[str, Any], name: str, where: object) -> int:

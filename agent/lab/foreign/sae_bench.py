@@ -12,7 +12,7 @@ from torch import Tensor
 from agent.lab.errors import UserError
 from agent.lab.foreign import reading
 from agent.lab.foreign.encoders import Encoder, JumpReLU, ReLU, TopK, gated
-from agent.lab.foreign.sae import Foreign, Original, checked, require_top, size
+from agent.lab.foreign.sae import Foreign, Original, checked, record, require_top, size
 from agent.lab.results import Imported
 
 CONFIG, WEIGHTS = "cfg.json", "sae.pt"
@@ -45,7 +45,7 @@ def read(folder: Path, source: str) -> Foreign:
         )
     tensors = reading.pickled(folder / WEIGHTS)
     k = tensors["k"].item() if "k" in tensors else None
-    imported = Imported(
+    imported = record(
         source=source,
         format="sae_bench",
         architecture=architecture,

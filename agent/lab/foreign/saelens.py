@@ -16,8 +16,7 @@ from torch import Tensor
 from agent.lab.errors import UserError, describe
 from agent.lab.foreign import reading
 from agent.lab.foreign.encoders import Encoder, JumpReLU, ReLU, TopK, gated
-from agent.lab.foreign.sae import Foreign, checked, require_top, size
-from agent.lab.results import Imported
+from agent.lab.foreign.sae import Foreign, checked, record, require_top, size
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 SCALER, RUNNER, SPARSITY = "activation_scaler.json", "runner_cfg.json", "sparsity.safetensors"
@@ -114,7 +113,7 @@ def convert(
         if config.get("rescale_acts_by_decoder_norm"):
             norms = W_dec.norm(dim=1)
             W_enc, W_dec, own["b_enc"] = W_enc * norms, W_dec / norms[:, None], own["b_enc"] * norms
-    imported = Imported(
+    imported = record(
         source=source,
         format="saelens",
         architecture=architecture,

@@ -13,8 +13,7 @@ from torch import Tensor
 from agent.lab.errors import UserError, describe
 from agent.lab.foreign import reading
 from agent.lab.foreign.encoders import GroupMax, TopK
-from agent.lab.foreign.sae import Foreign, Original, checked, require_top, size
-from agent.lab.results import Imported
+from agent.lab.foreign.sae import Foreign, Original, checked, record, require_top, size
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 PACKAGE = "eai-sparsify"
@@ -42,7 +41,7 @@ def read(folder: Path, source: str) -> Foreign:
     own = checked(reading.safetensors(folder / WEIGHTS), shapes, source)
     training = reading.object_beside(folder.parent / TRAINING)
     library = _installed()
-    imported = Imported(
+    imported = record(
         source=source,
         format="sparsify",
         architecture=activation,
