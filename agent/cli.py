@@ -10,12 +10,13 @@ from typing import Annotated
 
 import typer
 
-from agent import ROOT, options
+from agent import ROOT, options, sae_verbs
 from agent.lab.errors import UserError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 ideas_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(ideas_app, name="ideas")
+app.add_typer(sae_verbs.app)
 
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study under runs/.")]
 IdeaName = Annotated[str, typer.Argument(help="An idea: a directory of templates/ideas.")]
@@ -275,8 +276,7 @@ def audit(
     """
     from agent.audit import audit
 
-    if not audit.audit(path, results):
-        sys.exit(1)
+    raise typer.Exit(0 if audit.audit(path, results) else 1)
 
 
 @ideas_app.callback()

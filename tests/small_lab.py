@@ -138,9 +138,16 @@ def train(module: ModuleType, data: Stream, steps: int | None = None, start: Any
 
 
 def save(
-    run_dir: Path, sae: Any, manifest: Manifest, *, changed: bool = True, encode: Any = None, **tensors: Any
+    run_dir: Path,
+    sae: Any,
+    manifest: Manifest,
+    *,
+    changed: bool = True,
+    encode: Any = None,
+    architecture: str | None = None,
+    **tensors: Any,
 ) -> Path:
-    """Make a run with the checkpoint of `sae` in it; `tensors` replace its own."""
+    """Make a run with the checkpoint of `sae` in it; `tensors` replace its own, or are more of them."""
     d_sae, d_in = sae.W_dec.shape
     training = Training(
         model=manifest.model,
@@ -165,6 +172,7 @@ def save(
         scale=manifest.scale,
         training=training,
         any_parameter_changed=changed,
+        architecture=architecture,
     )
     run_dir.mkdir(parents=True)
     decoder = {"W_dec": sae.W_dec, "b_dec": sae.b_dec} | tensors

@@ -27,8 +27,8 @@ class CheckpointError(UserError):
     """The error of a checkpoint that cannot be saved, or fails a check, which the message names."""
 
 
-def write(folder: Path, files: Mapping[str, str | dict[str, Tensor]]) -> None:
-    """Write texts, and tensors as safetensors, into a new folder that appears when all of it is on the disk.
+def write(folder: Path, files: Mapping[str, str | bytes | dict[str, Tensor]]) -> None:
+    """Write texts, bytes, and tensors as safetensors into a new folder that appears when all of it is on the disk.
 
     Raises CheckpointError, or OSError (ENOSPC) if the disk is full; either way no part of the folder is left.
     """
@@ -36,10 +36,10 @@ def write(folder: Path, files: Mapping[str, str | dict[str, Tensor]]) -> None:
         with atomic_path(folder) as partial:
             partial.mkdir(parents=True)
             for name, content in files.items():
-                if isinstance(content, str):
-                    (partial / name).write_bytes(content.encode())
-                else:
+                if isinstance(content, dict):
                     safe_tensors.write(partial / name, content)
+                else:
+                    (partial / name).write_bytes(content.encode() if isinstance(content, str) else content)
         flush(folder.parent)
     except OSError as error:
         if error.errno == errno.ENOSPC:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agent.lab.checkpoint.graph import GraphError
 from agent.lab.checkpoint.header import Header
-from agent.lab.defaults import is_world
+from agent.lab.defaults import WORLD_HOOK
 from agent.lab.results import Imported, Training
 
 HUB_DATASET = re.compile(r"(.+)@[0-9a-f]{40}", re.DOTALL)  # pinned by its commit, as corpus.py does
@@ -138,29 +138,28 @@ def metadata(header: Header, architecture: str | None) -> dict[str, Any]:
         "training_architecture": architecture,
         "sae_lens_version": version("sae_lens"),
         "sae_lens_training_version": None,  # it was not trained by SAELens
+        **(_of_training(header.training) if header.training else {}),
+        **(_of_import(header.imported) if header.imported else {}),
     }
-    if not is_world(header.model):
-        known |= {
-            "model_class_name": "HookedTransformer",
-            "model_from_pretrained_kwargs": {"center_writing_weights": False},  # the stream is as the model has it
-            "exclude_special_tokens": True,
-            "sequence_separator_token": "eos",
-            "disable_concat_sequences": False,
-        }
-    if header.training:
-        return known | _of_training(header.training)
-    assert header.imported  # a header has the one or the other
-    return known | _of_import(header.imported)
+    if header.hook_name == WORLD_HOOK:
+        return known
+    return {
+        "model_class_name": "HookedTransformer",
+        "model_from_pretrained_kwargs": {"center_writing_weights": False},  # the stream is as the model has it
+        "prepend_bos": True,
+        "exclude_special_tokens": True,
+        "sequence_separator_token": "eos",
+        "disable_concat_sequences": False,
+        **known,
+    }
 
 
 def _of_training(training: Training) -> dict[str, Any]:
-    known: dict[str, Any] = {"training_tokens": training.tokens, "l0": training.final_l0}
-    if is_world(training.model):
-        return known
     dataset = HUB_DATASET.fullmatch(training.text)
-    return known | {
+    return {
+        "training_tokens": training.tokens,
+        "l0": training.final_l0,
         "context_size": training.context,
-        "prepend_bos": True,
         "dataset_path": dataset[1] if dataset else None,
     }
 

@@ -80,7 +80,9 @@ def run_dirs(trained: Trained) -> dict[str, Path]:
     poison = torch.full((D_SAE,), math.nan)
     mixed = torch.randperm(D_SAE, generator=torch.Generator().manual_seed(1))
     return {
-        "sound": trained.save("sound"),
+        "sound": trained.save(
+            "sound", architecture="jumprelu", W_enc=sae.W_enc, b_enc=sae.b_enc, threshold=sae.threshold
+        ),
         "permuted": trained.save("permuted", W_dec=sae.W_dec[mixed]),
         "sparser": trained.save("sparser", encode=lambda x: sae.encode(x) * (sae.encode(x) > 1.5 * sae.threshold)),
         "dead": trained.save("dead", encode=trained.silent),
@@ -250,6 +252,28 @@ def test_sae_benchs_own_files_are_kept(run_dirs: dict[str, Path]):
     assert json.loads(core_file.read_text())["eval_type_id"] == "core"
     details = json.loads(probing_file.read_text())["eval_result_details"]
     assert {detail["dataset_name"] for detail in details} == set(probing.DATASETS)
+
+
+def test_sae_benchs_own_graphs_read_them(
+    run_dirs: dict[str, Path], scored: dict[str, FinalInfo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """From the directory of the run: of a longer path each word counts, such as the absorption in a study's name."""
+    from sae_bench.sae_bench_utils import graphing_utils
+
+    shutil.copytree(run_dirs["sound"], tmp_path / "absorption_study/run_1")
+    monkeypatch.chdir(tmp_path / "absorption_study/run_1")
+    core_files, probing_files = (
+        graphing_utils.find_eval_results_files([f"eval/{family}"]) for family in ("core", "sparse_probing_sae_probes")
+    )
+    (of_core,) = graphing_utils.get_eval_results(core_files).values()
+    (of_probing,) = graphing_utils.get_eval_results(probing_files).values()
+    assert of_core["l0"] == pytest.approx(figures(scored["sound"]).l0)
+    for found in (of_core, of_probing):
+        assert (found["sae_class"], found["train_tokens"]) == ("batch_topk", 100)
+    config = json.loads(Path(core_files[0]).read_text())["sae_cfg_dict"]
+    assert (config["architecture"], config["k"], config["d_sae"]) == ("batch_topk", K, D_SAE)
+    graphing_utils.plot_results(probing_files, core_files, "sparse_probing", "graph", k=5)
+    assert {path.name for path in Path().glob("graph_*")} == {"graph_2var_sae_type.png", "graph_2var_dict_size.png"}
 
 
 @pytest.mark.usefixtures("scored")
