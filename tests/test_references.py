@@ -35,7 +35,7 @@ def test_a_reference_stands_beside_the_baseline_in_notes_figures_terminal_and_pa
     assert "reference near: topk, read as saelens, d_sae 512, where the study's SAEs have 1,024" in ended.stdout
     text = checkout.notes
     assert "reference near, d_sae 512, 4,000,000 tokens" in text
-    assert "reference far-away, d_sae 512, an unknown number of tokens" in text
+    assert "reference far-away, d_sae 512, tokens unknown" in text
     assert "Reference near has L0 16.30 (declared 16); it is one SAE, so without intervals: explained" in text
     assert "Reference near differs from the baseline at L0 16.30 by explained variance -0.00" in text
     assert "Reference far-away is not compared with the baseline: no baselines on both sides of L0 40.00" in text

@@ -38,12 +38,13 @@ class Shown:
     @property
     def in_words(self) -> str:
         """The reference with its width and training, as a table has room for."""
-        return f"{self.label}, d_sae {self.reference.d_sae:,}, {self.tokens}"
+        tokens = "tokens unknown" if self.tokens is None else f"{self.tokens:,} tokens"
+        return f"{self.label}, d_sae {self.reference.d_sae:,}, {tokens}"
 
     @property
-    def tokens(self) -> str:
-        tokens = self.reference.imported.declared_tokens
-        return "an unknown number of tokens" if tokens is None else f"{tokens:,} tokens"
+    def tokens(self) -> int | None:
+        """The tokens of its training, if its files declare them."""
+        return self.reference.imported.declared_tokens
 
     @property
     def counts(self) -> bool:
@@ -79,7 +80,7 @@ def texts(each: Shown, state: State) -> list[str]:
         architecture=origin.architecture,
         source=origin.source,
         format=origin.format,
-        tokens=each.tokens,
+        tokens="an unknown number of tokens" if each.tokens is None else f"{each.tokens:,} tokens",
         d_sae=f"{reference.d_sae:,}",
         width=width,
         checked=_checked(reference),
@@ -101,7 +102,7 @@ def _checked(reference: Reference) -> str:
     origin = reference.imported
     if not origin.library or origin.verified is None:
         return "no library was there to check the conversion by"
-    return f"its reconstructions are those of {origin.library} to {origin.verified.reconstruction:.1g} of their norm"
+    return f"its reconstructions differ from those of {origin.library} by {origin.verified.reconstruction:.1g} of their norm"
 
 
 def _scores(each: Shown) -> str:
