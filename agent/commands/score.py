@@ -5,7 +5,7 @@ from pathlib import Path
 
 from agent import ROOT
 from agent.commands import show
-from agent.commands.study_settings import model_path
+from agent.commands.study_settings import model_path, text_path
 from agent.lab import cache, files, results
 from agent.lab.errors import UserError
 from agent.lab.evaluation import catalogue
@@ -26,7 +26,8 @@ def score(source: str, out: Path | None, device: str | None, dtype: str | None, 
     run_dir = (out or SCORED / cache.slug(source.strip("/"))[-80:].strip("-.")).absolute()
     if os.path.lexists(run_dir):
         raise UserError(f"{run_dir} is there already: look at it with agent show, or give another with --out")
-    options["model"] = model_path(options["model"]) if options["model"] else None
+    for name, settle in (("model", model_path), ("text", text_path)):
+        options[name] = settle(given) if (given := options[name]) is not None else None
     command = [*IMPORT, source, "--out", str(run_dir)]
     command += [word for name, value in options.items() if value for word in (f"--{name}", value)]
     settings = {name: value for name, value in (("SAE_AGENT_DEVICE", device), ("SAE_AGENT_DTYPE", dtype)) if value}

@@ -61,7 +61,7 @@ def _print_run(path: Path, info: FinalInfo) -> None:
     console.print(_metrics_table(str(path), info))
     if info.imported:
         for line in _origin(info.imported):
-            console.print(line)
+            console.print(line, soft_wrap=True)
     if info.probing:
         console.print(_probing_table(info.probing))
     for family, scored in info.evaluations.items():
@@ -101,11 +101,12 @@ def _metrics_table(title: str, info: FinalInfo) -> Table:
     table.add_column("value", justify="right")
     table.add_column("unit")
     table.add_column("healthy")
+    always = ALWAYS_SHOWN - ({"training"} if info.imported else set())
     for group in GROUPS:
         metrics = {
             name: metric
             for name, metric in METRICS.items()
-            if metric.group == group and (group in ALWAYS_SHOWN or info.metric(name) is not None)
+            if metric.group == group and (group in always or info.metric(name) is not None)
         }
         for index, (name, metric) in enumerate(metrics.items()):
             value = info.metric(name)

@@ -1,6 +1,6 @@
 """SAEs that were trained elsewhere become runs whose checkpoints compute what their own libraries compute."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,11 @@ from agent.lab.foreign import importing
 
 WEIGHTS = "sae_weights.safetensors"
 Written = dict[str, Any]
+
+
+def but_slow(kinds: Iterable[str], *quick: str) -> list[Any]:
+    """Return the parameters of a test that is slow but for some of them."""
+    return [pytest.param(kind, marks=() if kind in quick else pytest.mark.slow) for kind in kinds]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +60,7 @@ def require_verified(run_dir: Path) -> results.Imported:
     return imported
 
 
-@pytest.mark.parametrize("kind", SAE_LENS)
+@pytest.mark.parametrize("kind", but_slow(SAE_LENS, "jumprelu", "topk"))
 def test_sae_lens_kinds(kind: str, weights: Weights, written: Callable[[Path], Written], tmp_path: Path) -> None:
     made = written(foreign_saes.sae_lens(tmp_path / "sae", weights, kind))
     imported = require_verified(tmp_path / "run")
@@ -66,7 +71,7 @@ def test_sae_lens_kinds(kind: str, weights: Weights, written: Callable[[Path], W
     assert made["declared_l0"] == (K if "topk" in kind else None)
 
 
-@pytest.mark.parametrize("kind", DICTIONARIES)
+@pytest.mark.parametrize("kind", but_slow(DICTIONARIES, "AutoEncoder"))
 def test_dictionary_learning_kinds(
     kind: str, weights: Weights, written: Callable[[Path], Written], tmp_path: Path
 ) -> None:
@@ -77,13 +82,13 @@ def test_dictionary_learning_kinds(
     assert 1 < made["l0"] < 3 * K
 
 
-@pytest.mark.parametrize("kind", BENCH)
+@pytest.mark.parametrize("kind", but_slow(BENCH, "gated"))
 def test_classes_of_sae_bench(kind: str, weights: Weights, written: Callable[[Path], Written], tmp_path: Path) -> None:
     written(foreign_saes.bench(tmp_path / "sae", weights, kind))
     assert require_verified(tmp_path / "run").architecture == kind
 
 
-@pytest.mark.parametrize("activation", ["topk", "groupmax"])
+@pytest.mark.parametrize("activation", but_slow(["topk", "groupmax"], "topk"))
 def test_sparsify(activation: str, weights: Weights, written: Callable[[Path], Written], tmp_path: Path) -> None:
     """Without its library it is said that nothing was compared; with it, it is compared."""
     made = written(foreign_saes.sparse_coder(tmp_path / "sae" / "layers.1", weights, activation))
@@ -98,6 +103,7 @@ def test_sparsify(activation: str, weights: Weights, written: Callable[[Path], W
         assert "not compared with eai-sparsify" in imported.warnings[0]
 
 
+@pytest.mark.slow
 def test_sparsify_keeps_the_largest(weights: Weights, written: Callable[[Path], Written], tmp_path: Path) -> None:
     written(foreign_saes.sparse_coder(tmp_path / "sae" / "layers.1", weights, "topk"))
     loaded = checkpoint.load(tmp_path / "run" / "checkpoint")
@@ -107,11 +113,13 @@ def test_sparsify_keeps_the_largest(weights: Weights, written: Callable[[Path], 
     torch.testing.assert_close(loaded.encode(x), pre * kept)
 
 
+@pytest.mark.slow
 def test_weights_in_half_precision(weights: Weights, written: Callable[[Path], Written], tmp_path: Path) -> None:
     written(foreign_saes.sae_lens(tmp_path / "sae", weights, "jumprelu", dtype="bfloat16"))
     require_verified(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_b_dec_that_is_not_subtracted(weights: Weights, written: Callable[[Path], Written], tmp_path: Path) -> None:
     written(foreign_saes.sae_lens(tmp_path / "sae", weights, "standard", apply_b_dec_to_input=False))
     require_verified(tmp_path / "run")
@@ -131,6 +139,7 @@ def test_scale_of_a_training_is_folded(weights: Weights, written: Callable[[Path
     torch.testing.assert_close(loaded.decode(loaded.encode(x)), sae(0.5 * x) / 0.5)
 
 
+@pytest.mark.slow
 def test_files_of_an_earlier_version(weights: Weights, written: Callable[[Path], Written], tmp_path: Path) -> None:
     """A flat cfg.json, and a factor of each latent that was trained after the SAE."""
     folder = foreign_saes.sae_lens(tmp_path / "sae", weights, "standard")
@@ -164,5 +173,13 @@ def test_a_wrong_conversion_is_refused(weights: Weights, evaluator: Evaluator, t
     sae = importing.read(str(foreign_saes.sae_lens(tmp_path / "sae", weights, "standard")))
     sae.encoder.b_enc += 1e-3
     with pytest.raises(UserError, match=r"the converted SAE is not that of sae_lens .* of them flip"):
+        importing.write_run(sae, tmp_path / "run", evaluator)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_width_than_the_hook_has(evaluator: Evaluator, tmp_path: Path) -> None:
+    wide = Weights.of(torch.randn(400, 48, generator=torch.Generator().manual_seed(0)), evaluator.model_name)
+    sae = importing.read(str(foreign_saes.sae_lens(tmp_path / "sae", wide, "standard")))
+    with pytest.raises(UserError, match=f"reads activations of width 48, and {HOOK} of .* has 32"):
         importing.write_run(sae, tmp_path / "run", evaluator)
     assert not (tmp_path / "run").exists()

@@ -101,8 +101,8 @@ def _with_files(source: str, load: Callable[[], Found]) -> Found:
 def _fetch(source: str) -> None:
     if error := hub.hub_error():
         raise UserError(
-            f"there is no directory {source}, and it is not stored of the hub, which cannot be reached ({error}): give "
-            "a directory, or fetch it where there is a network"
+            f"there is no directory {source}, no SAE of the hub of this name is stored on this machine, and the hub "
+            f"cannot be reached ({error}): give a directory, or fetch it where there is a network"
         )
     command, env = start.command("agent.lab.foreign.releases", source), {**os.environ, "HF_HUB_VERBOSITY": "critical"}
     result = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True)
