@@ -102,7 +102,8 @@ def _checked(reference: Reference) -> str:
     origin = reference.imported
     if not origin.library or origin.verified is None:
         return "no library was there to check the conversion by"
-    return f"its reconstructions differ from those of {origin.library} by {origin.verified.reconstruction:.1g} of their norm"
+    share = f"{origin.verified.reconstruction:.1g}"
+    return f"its reconstructions differ from those of {origin.library} by {share} of their norm"
 
 
 def _scores(each: Shown) -> str:
