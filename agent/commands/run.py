@@ -125,18 +125,19 @@ def start(request: StudyRequest) -> None:
     make_proposer = select.proposer_for(request.idea, request.fixed, request.language_model)
     _announce(request.idea.title, request.fixed)
     where = (request.place, request.fixed, request.device)
-    with cache.in_use(), references.imported(request.references, *where) as found:
-        sandbox = settle(request.sandbox)
-        print(f"runs are {sandbox.description}", flush=True)
-        print(one_line(select.where_from(request.language_model)), flush=True)
-        analysis = idea_analysis.load(request.idea, sandbox)
-        _import_what_is_used_late(request.language_model)
-        trainings = len(required_baselines(request.fixed)) + request.max_runs + 2 * len(request.ks)
-        lab = _prepare_lab(request.place, request.fixed, request.goal[0], request.device, trainings, request.jobs)
-        jobs = request.place.count(request.jobs, lab, sandbox)
-        started = request.first_event(lab, sandbox.record(request.sandbox), jobs, analysis, list(found))
-        study = workspace.create_study(ROOT, request.idea.name)
-        references.move_in(found, study)
+    with cache.in_use():
+        with references.imported(request.references, *where) as found:
+            sandbox = settle(request.sandbox)
+            print(f"runs are {sandbox.description}", flush=True)
+            print(one_line(select.where_from(request.language_model)), flush=True)
+            analysis = idea_analysis.load(request.idea, sandbox)
+            _import_what_is_used_late(request.language_model)
+            trainings = len(required_baselines(request.fixed)) + request.max_runs + 2 * len(request.ks)
+            lab = _prepare_lab(request.place, request.fixed, request.goal[0], request.device, trainings, request.jobs)
+            jobs = request.place.count(request.jobs, lab, sandbox)
+            started = request.first_event(lab, sandbox.record(request.sandbox), jobs, analysis, list(found))
+            study = workspace.create_study(ROOT, request.idea.name)
+            references.move_in(found, study)
         proposer, how = make_proposer(study, started.fixed), {"jobs": jobs, "cancel_jobs": request.cancel_jobs}
         with study.lock(), _loop(study, [started], lab, analysis, proposer, sandbox, **how) as loop:
             _finish(study, loop, loop.run())
