@@ -70,9 +70,8 @@ def test_a_reference_outlives_its_source_and_a_killed_driver_and_is_scored_once(
     checkout.plan("held")
     hold = tmp_path / "hold"
     hold.touch()
-    source = make_sae(tmp_path / "near")
-    driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "1", "--reference", source,
-                            SAE_AGENT_STANDIN_HOLD=str(hold))  # fmt: skip
+    source, settings = make_sae(tmp_path / "near"), {"SAE_AGENT_STANDIN_HOLD": str(hold)}
+    driver = checkout.start("run", "--idea", "stand_in", "--max-runs", "1", "--reference", source, **settings)
     wait_for(lambda: any((checkout.root / "runs").glob("*/jobs/run_1_attempt_1/try_*/run_1/metrics.jsonl")))
     driver.kill()
     driver.communicate()
@@ -81,8 +80,8 @@ def test_a_reference_outlives_its_source_and_a_killed_driver_and_is_scored_once(
     events = checkout.study.ledger.read_text()
     checkout.study.ledger.write_text("".join(line + "\n" for line in events.splitlines()[:1]))  # killed at once
     assert not checkout.state.references
-    resumed = checkout.agent("resume")
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = checkout.agent("resume", **settings)
+    assert resumed.returncode == 0, resumed.stdout
     kinds = [event.event for event in checkout.events if isinstance(event, ReferenceImported | ReferenceScored)]
     assert kinds == ["reference_imported", "reference_scored"]
     assert "Reference near has L0 16.30" in checkout.notes
