@@ -69,7 +69,7 @@ _FIELDS = {
     "prediction": r"(?:; predicted (?P<predicted>up|down|same): (?P<prediction_outcome>[a-z ]+))?",
     "outcome_on_primary": r"(?: \([a-z ]+ on [^)]*\))?",
     "sae": r"[A-Za-z0-9.-]+",
-    "declared": rf"declared (?P<declared>{NUMBER})|none declared",
+    "declared": rf"declared {NUMBER}|none declared",
     "from_baseline": r"(?: from the baseline (?:at the same L0|as (?:it was )?trained))?",
     "baseline": r"the baseline[\w ]*",
     "in_words": r"(?: \((?P<in_words>[\w ,]+)\))?",

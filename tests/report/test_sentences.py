@@ -52,6 +52,8 @@ VALUES = {
     "from_": "that of run 4",
     "asked": "above 0.05",
     "change": "+0.080",
+    "sae": "gpt2-small.res-jb",
+    "declared": "declared 16",
 }
 OPTIONAL = (
     "unit",
