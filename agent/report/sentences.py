@@ -70,6 +70,8 @@ _FIELDS = {
     "outcome_on_primary": r"(?: \([a-z ]+ on [^)]*\))?",
     "sae": r"[A-Za-z0-9.-]+",
     "declared": rf"declared {NUMBER}|none declared",
+    "d_sae": NUMBER,
+    "width": rf"(?: \(the study's {NUMBER}\))?",
     "from_baseline": r"(?: from the baseline (?:at the same L0|as (?:it was )?trained))?",
     "baseline": r"the baseline[\w ]*",
     "in_words": r"(?: \((?P<in_words>[\w ,]+)\))?",

@@ -54,6 +54,8 @@ VALUES = {
     "change": "+0.080",
     "sae": "gpt2-small.res-jb",
     "declared": "declared 16",
+    "d_sae": "16,384",
+    "width": " (the study's 1,024)",
 }
 OPTIONAL = (
     "unit",
@@ -68,6 +70,7 @@ OPTIONAL = (
     "within_noise",
     "with_prediction",
     "prediction",
+    "width",
 )
 SHORTENED = (
     "quoted",
