@@ -12,6 +12,7 @@ from agent.lab import features, results
 from agent.lab.errors import UserError
 from agent.lab.files import atomic_path
 from agent.lab.results import FinalInfo
+from agent.lab.visible import one_line
 from agent.report import model_card, neuronpedia
 from agent.report.model_card import Origin, Subject
 from agent.running import process
@@ -72,7 +73,7 @@ def _results(run_dir: Path) -> tuple[FinalInfo, Origin | None]:
     if number is None or int(number[1]) >= len(state.runs):
         return results.read(run_dir), origin
     (run,) = study.load_runs(state, only=int(number[1]))
-    origin = Origin(study.name, study.head(), run_dir.name, run.state.proposal.title)
+    origin = Origin(study.name, study.head(), run_dir.name, one_line(run.state.proposal.title))
     return run.info or results.read(run_dir), origin
 
 
