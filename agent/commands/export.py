@@ -42,7 +42,7 @@ def export(run_dir: Path, form: str, out: Path) -> int:
         if ended.exit_code:
             raise SystemExit(2 if ended.exit_code == 2 else 1)  # it has said why
         subject = Subject(**json.loads(described.read_text().splitlines()[-1]))
-        if form == "neuronpedia" and (batch := _batch(run_dir, info)):
+        if form == "neuronpedia" and (batch := _batch(run_dir, info, subject)):
             (partial / BATCH).write_text(batch)
             subject.files.append(BATCH)
         model_card.write(partial, form, subject, info, origin, out.name)
@@ -77,10 +77,11 @@ def _results(run_dir: Path) -> tuple[FinalInfo, Origin | None]:
     return run.info or results.read(run_dir), origin
 
 
-def _batch(run_dir: Path, info: FinalInfo) -> str:
+def _batch(run_dir: Path, info: FinalInfo, subject: Subject) -> str:
     """Return the latents that are kept of a run as a batch of SAEDashboard's, or "" if none are."""
     kept = features.read(run_dir)
     if kept is None or info.training is None:
         return ""
-    training = info.training.model_copy(update={"model": Path(info.training.model).name})
-    return json.dumps(neuronpedia.batch(kept, training, f"{run_dir.parent.name}-{run_dir.name}")) + "\n"
+    training = info.training.model_copy(update={"model": subject.model})
+    name = f"{run_dir.parent.name}-{run_dir.name}"
+    return json.dumps(neuronpedia.batch(kept, training, name, subject.row_lengths)) + "\n"

@@ -38,6 +38,7 @@ class Subject:
     d_sae: int
     kind: str
     files: list[str]
+    row_lengths: list[float]  # of the decoder, for the model's own activations: by which its latents are larger
 
 
 @dataclass(frozen=True)

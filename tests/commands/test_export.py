@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import small_sae
+import torch
 from builders import OK
 from page_study import HOSTILE, make_study, some_features
 from sae_lens import SAE
 from small_lab import one_line, run
-from small_sae import D_IN, D_SAE, Sae
+from small_sae import D_IN, D_SAE, SCALE, Sae
 
 from agent.commands.export import export
 from agent.lab import features, results
@@ -74,13 +75,21 @@ def test_latents_that_are_kept_are_dashboards_for_neuronpedia(tmp_path: Path):
     run_dir = add_checkpoint(tmp_path / "run_7")
     training = small_sae.header().training
     results.write(run_dir, FinalInfo(verdict=OK, training=training))
-    features.write(run_dir, some_features(1))
+    kept = some_features(1)
+    kept.features = kept.features[: D_SAE // 2]  # it has every other latent
+    features.write(run_dir, kept)
     assert export(run_dir, "neuronpedia", tmp_path / "out") == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         *("README.md", "batch-0.json", "cfg.json", "sae_weights.safetensors")
     ]
     batch = json.loads((tmp_path / "out/batch-0.json").read_text())
-    assert (batch["model_id"], batch["layer"], len(batch["features"])) == ("tiny-lm", 1, 40)
+    assert (batch["model_id"], batch["layer"], len(batch["features"])) == ("tiny-lm", 1, D_SAE // 2)
+    folded = SAE.load_from_disk(tmp_path / "out")
+    torch.testing.assert_close(folded.W_dec.norm(dim=1), torch.ones(D_SAE))  # as SAEDashboard has it
+    for feature, shown in zip(kept.features, batch["features"], strict=True):
+        larger = Sae().W_dec[feature.latent].norm().item() / SCALE
+        strongest = max(value for each in shown["activations"] for value in each["values"])
+        assert strongest == pytest.approx(larger * feature.max_activation, abs=1e-3)
     card = (tmp_path / "out/README.md").read_text()
     for option in ("--saedashboard-output-dir=out", "--layer-num=1", "--hook-point=hook_resid_post"):
         assert option in card
@@ -118,7 +127,7 @@ def test_a_run_that_was_changed_is_not_exported(study: Study, tmp_path: Path, ca
 
 
 def test_a_card_shows_hostile_text_as_text(tmp_path: Path):
-    told = Subject("me/my-model", "blocks.1.hook_resid_post", D_IN, D_SAE, "topk", ["ae.pt"])
+    told = Subject("me/my-model", "blocks.1.hook_resid_post", D_IN, D_SAE, "topk", ["ae.pt"], [])
     training = small_sae.header().training
     assert training
     training = training.model_copy(update={"text": f"/home/{HOSTILE[0]}/{HOSTILE[4]}.txt@{'a' * 16}"})

@@ -15,6 +15,7 @@ from agent.lab.checkpoint.header import Header
 from agent.lab.defaults import WORLD_HOOK
 from agent.lab.results import Imported, Training
 
+CLOSE = 1e-4  # relative, of numbers that are one number but for rounding
 HUB_DATASET = re.compile(r"(.+)@[0-9a-f]{40}", re.DOTALL)  # pinned by its commit, as corpus.py does
 
 
@@ -80,6 +81,20 @@ class Parts:
         }
         return weights | ({"threshold": self.tensors["threshold"].clone()} if self.kind.has_threshold else {})
 
+    def of_unit_rows(self, scale: float) -> dict[str, Tensor]:
+        """Return the weights likewise, with decoder rows of length 1, and their lengths in the latents.
+
+        Raises GraphError if other latents would be kept then.
+        """
+        weights = self.unscaled(scale)
+        lengths = row_lengths(weights["W_dec"])
+        if self.kind.has_k and not is_one_number(lengths):
+            raise GraphError(
+                "its decoder rows have length 1, and these differ: which latents are the largest would change"
+            )
+        scaled = {name: weights[name] * lengths for name in ("W_enc", "b_enc", "threshold") if name in weights}
+        return weights | scaled | {"W_dec": weights["W_dec"] / lengths[:, None]}
+
 
 def parts(header: Header, tensors: Mapping[str, Tensor], x: Tensor, latents: Tensor) -> Parts:
     """Return the parts of an SAE of one of SAELens' kinds.
@@ -106,9 +121,23 @@ def parts(header: Header, tensors: Mapping[str, Tensor], x: Tensor, latents: Ten
     return found[errors.index(min(errors))]
 
 
-def files(header: Header, found: Parts) -> dict[str, str | dict[str, Tensor]]:
-    """Return cfg.json and sae_weights.safetensors for an SAE that takes the model's own, unscaled activations."""
-    weights = found.unscaled(header.scale)
+def row_lengths(W_dec: Tensor) -> Tensor:
+    """Return the lengths `[d_sae]` of a decoder's rows, 1 for one that is zero."""
+    lengths = W_dec.norm(dim=1)
+    return torch.where(lengths > 0, lengths, 1.0)
+
+
+def is_one_number(values: Tensor) -> bool:
+    """Return True if values are the same but for rounding."""
+    return bool(((values - values.mean()).abs() <= CLOSE * values.mean().abs()).all())
+
+
+def files(header: Header, found: Parts, unit_rows: bool = False) -> dict[str, str | dict[str, Tensor]]:
+    """Return cfg.json and sae_weights.safetensors for an SAE that takes the model's own, unscaled activations.
+
+    With `unit_rows` its decoder rows have length 1: `fold_W_dec_norm`, which SAEDashboard calls, leaves it as it is.
+    """
+    weights = found.of_unit_rows(header.scale) if unit_rows else found.unscaled(header.scale)
     if found.kind.name == "gated":
         b_enc, threshold = weights.pop("b_enc"), weights.pop("threshold")
         weights |= {"b_mag": b_enc, "b_gate": b_enc - threshold, "r_mag": torch.zeros_like(b_enc)}
@@ -124,7 +153,7 @@ def files(header: Header, found: Parts) -> dict[str, str | dict[str, Tensor]]:
         "metadata": metadata(header, trained_as(header, found.tensors.get("threshold"))),
     }
     if found.k:
-        config |= {"k": found.k, "rescale_acts_by_decoder_norm": False}
+        config |= {"k": found.k, "rescale_acts_by_decoder_norm": unit_rows}
     return {"cfg.json": json.dumps(config, indent=2) + "\n", "sae_weights.safetensors": weights}
 
 
