@@ -46,11 +46,11 @@ import sae_lens_trainer
 SIDES = ("sae_lens_as_ours", "ours", "sae_lens")  # SAELens from our start, ours, SAELens from its own
 NEIGHBOURS = (0.85, 1.18)  # times the knob: ours with the first seed, for the slope over log L0
 SCORED = 16_384  # held-out activations
-BATCH = 256  # tokens a step: 800 steps of the usual 204,800 tokens
+BATCH = 128  # tokens a step: 800 steps of the usual 102,400 tokens
 D_SAE = 512
-KNOBS: dict[str, dict[BaselineName, float]] = {  # chosen so that L0 is near 16 on tiny-lm and 8 on synth2k
-    "tiny-lm": {"batchtopk": 16, "topk": 16, "jumprelu": 16, "matryoshka": 16, "relu": 0.02, "gated": 0.02},
-    "synth2k": {"batchtopk": 8, "topk": 8, "jumprelu": 8, "matryoshka": 8, "relu": 0.02, "gated": 0.02},
+KNOBS: dict[str, dict[BaselineName, float]] = {  # near L0 16 on tiny-lm and 8 on synth2k
+    "tiny-lm": {"batchtopk": 16, "topk": 16, "jumprelu": 16, "gated": 0.0083, "relu": 0.0071, "matryoshka": 16},
+    "synth2k": {"batchtopk": 8, "topk": 8, "jumprelu": 8, "gated": 0.011, "relu": 0.0089, "matryoshka": 8},
 }
 RATES = {"tiny-lm": 4e-3, "synth2k": 4e-3}
 
@@ -215,7 +215,7 @@ def list_trainings(args: argparse.Namespace) -> list[dict[str, Any]]:
         for knob in args.knobs or [KNOBS[model][kind]]:
             rows.append(carry_out(Trial(model, kind, side, knob, rate or RATES[model], args.tokens, 0), args.folder))
             values = (rows[-1][name] for name in names)
-            print(f"| {' | '.join(f'{v:.4g}' if isinstance(v, float) else v for v in values)} |", flush=True)
+            print(f"| {' | '.join(v if isinstance(v, str) else f'{v:.4g}' for v in values)} |", flush=True)
     return rows
 
 
@@ -232,7 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", metavar="WORK_DIR", type=Path)
     parser.add_argument("--kinds", type=words, default=list(BASELINES))
     parser.add_argument("--models", type=words, default=list(KNOBS))
-    parser.add_argument("--tokens", type=int, default=204_800)
+    parser.add_argument("--tokens", type=int, default=102_400)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rates", type=numbers)
     parser.add_argument("--knobs", type=numbers)
