@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agent.lab import checkpoint, models, precision, state, verdicts
 from agent.lab.activations import Stream
-from agent.lab.defaults import SOCKET_VARIABLE
+from agent.lab.defaults import SOCKET_VARIABLE, is_world
 from agent.lab.errors import UserError
 from agent.lab.progress import notify, progress_bar
 from agent.lab.results import Training
@@ -130,6 +130,8 @@ class TrainingGuard:
             settings=self.settings,
             text=self.stream.manifest.text,
             passes=round(self.stream.manifest.passes(self.stream.budget.served), 3),
+            context=self.stream.manifest.context or (None if is_world(self.model) else models.most_context()),
+            final_l0=self.rows[-1].l0,
         )
 
     @property
