@@ -49,15 +49,16 @@ SCORED = 16_384  # held-out activations
 BATCH = 128  # tokens a step: 800 steps of the usual 102,400 tokens
 D_SAE = 512
 KNOBS: dict[str, dict[BaselineName, float]] = {  # near L0 16 on tiny-lm and 8 on synth2k
-    "tiny-lm": {"batchtopk": 16, "topk": 16, "jumprelu": 16, "gated": 0.0083, "relu": 0.0071, "matryoshka": 16},
-    "synth2k": {"batchtopk": 8, "topk": 8, "jumprelu": 8, "gated": 0.011, "relu": 0.0089, "matryoshka": 8},
+    "tiny-lm": {"batchtopk": 16, "topk": 16, "jumprelu": 16, "gated": 1.64, "relu": 1.36, "matryoshka": 16},
+    "synth2k": {"batchtopk": 8, "topk": 8, "jumprelu": 8, "gated": 2.7, "relu": 2.3, "matryoshka": 8},
 }
+L0_COEFFICIENTS = {"tiny-lm": 0.4, "synth2k": 1.4}  # the knob of SAELens' jumprelu, for the same L0
 RATES = {"tiny-lm": 4e-3, "synth2k": 4e-3}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training; `knob` is K or the coefficient beside a squared error that is a mean over dimensions."""
+    """One training; `knob` is K or a coefficient."""
 
     model: str
     kind: BaselineName
@@ -175,9 +176,14 @@ def carry_out(trial: Trial, folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
+def knob_of(model: str, kind: BaselineName, side: str) -> float:
+    return L0_COEFFICIENTS[model] if kind == "jumprelu" and side != "ours" else KNOBS[model][kind]
+
+
 def trials_of(model: str, kind: BaselineName, side: str, tokens: int, seeds: int) -> list[Trial]:
     """Return the trainings of one side that a line of the table is made of."""
-    return [Trial(model, kind, side, KNOBS[model][kind], RATES[model], tokens, seed) for seed in range(seeds)]
+    knob = knob_of(model, kind, side)
+    return [Trial(model, kind, side, knob, RATES[model], tokens, seed) for seed in range(seeds)]
 
 
 def near(trial: Trial) -> list[Trial]:
@@ -212,7 +218,7 @@ def list_trainings(args: argparse.Namespace) -> list[dict[str, Any]]:
     print(f"| {' | '.join(names)} |\n|{' --- |' * len(names)}")
     rows = []
     for model, side, kind, rate in itertools.product(args.models, args.sides, args.kinds, args.rates or [None]):
-        for knob in args.knobs or [KNOBS[model][kind]]:
+        for knob in args.knobs or [knob_of(model, kind, side)]:
             rows.append(carry_out(Trial(model, kind, side, knob, rate or RATES[model], args.tokens, 0), args.folder))
             values = (rows[-1][name] for name in names)
             print(f"| {' | '.join(v if isinstance(v, str) else f'{v:.4g}' for v in values)} |", flush=True)

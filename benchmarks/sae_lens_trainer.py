@@ -32,30 +32,29 @@ CLASSES: dict[str, tuple[type, type]] = {
 }
 
 
-def options(kind: str, knob: float, constants: Constants, d_in: int, steps: int) -> dict[str, Any]:
+def options(kind: str, knob: float, constants: Constants, steps: int) -> dict[str, Any]:
     """Return what SAELens' configuration of a kind has beyond the widths.
 
-    SAELens sums the squared error over dimensions where the baselines take the mean, so a coefficient beside it is d_in
-    times as large.
+    Its losses are those of the baselines times d_in, so an L1 coefficient is the same number. The knob of jumprelu is
+    the coefficient of L0, as SAELens' loss with a target has it for each token and ours for the batch.
     """
-    d_sae, warm_up = constants["D_SAE"], round(constants.get("COEFFICIENT_WARMUP", 0.05) * steps)
     match kind:
+        case "topk":
+            return {"k": round(knob)}
         case "batchtopk":
             return {"k": knob, "topk_threshold_lr": constants["THRESHOLD_RATE"]}
         case "matryoshka":
-            widths = [round(share * d_sae) for share in constants.get("PREFIXES", (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1))]
+            widths = [width for _, width in constants["PREFIXES"]]
             return {"k": knob, "topk_threshold_lr": constants["THRESHOLD_RATE"], "matryoshka_widths": widths}
-        case "topk":
-            return {"k": round(knob)}
+        case "relu" | "gated":
+            return {"l1_coefficient": knob, "l1_warm_up_steps": round(constants["L1_WARMUP"] * steps)}
         case "jumprelu":
             return {
-                "jumprelu_sparsity_loss_mode": "quadratic",
-                "target_l0": knob,
-                "l0_coefficient": 1.0,
-                "l0_warm_up_steps": warm_up,
+                "jumprelu_init_threshold": constants["THRESHOLD_START"],
+                "jumprelu_bandwidth": constants["BANDWIDTH"],
+                "l0_coefficient": knob,
+                "l0_warm_up_steps": round(constants["L0_WARMUP"] * steps),
             }
-        case "relu" | "gated":
-            return {"l1_coefficient": knob * d_in, "l1_warm_up_steps": warm_up}
     raise ValueError(f"no SAELens trainer for {kind}")
 
 
@@ -85,7 +84,7 @@ def train(
     torch.manual_seed(seed)
     steps = constants["TOKENS"] // constants["BATCH"]
     training_class, config_class = CLASSES[kind]
-    chosen = options(kind, knob, constants, len(mean), steps)
+    chosen = options(kind, knob, constants, steps)
     if as_ours:
         chosen["decoder_init_norm"] = 1.0
     if as_ours and hasattr(config_class, "aux_loss_coefficient"):
