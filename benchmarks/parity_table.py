@@ -1,7 +1,7 @@
 """Read two sides' trainings at the same L0, and tell their difference from the noise of seeds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,24 +50,35 @@ def compare(metric: str, ours: Sequence[Figures], near: Sequence[Figures], their
     return Difference(metric, float(np.mean(read[0])), float(np.mean(read[1])), noise, len(ours))
 
 
-HEAD = """\
-| model | baseline | knob | L0: ours, SAELens, its own start | explained variance, ours | SAELens | difference \
-| in seed noise | to its own start | in seed noise | alive: ours, SAELens, its own start |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
+STARTS = {"sae_lens_as_ours": "SAELens", "sae_lens": "SAELens from its own start"}
 
 
-def line(ours: Sequence[Figures], near: Sequence[Figures], others: Sequence[Sequence[Figures]]) -> tuple[str, Figures]:
-    """Return a line of the table, and its figures; `others` are SAELens' trainings from our start and from its own."""
-    first, sides = ours[0], (ours, *others)
-    l0, alive = ([float(np.mean([run[name] for run in side])) for side in sides] for name in ("l0", "alive_fraction"))
-    variance = [compare("explained_variance_centered", ours, near, other) for other in others]
-    cells = [first["model"], first["kind"], f"{first['knob']:g}", ", ".join(f"{value:.2f}" for value in l0)]
-    cells += [f"{variance[0].ours:.4f}", f"{variance[0].theirs:.4f}"]
-    for difference in variance:
-        cells += [f"{difference.ours - difference.theirs:+.4f}"]
-        cells += [f"{difference.of_noise:+.1f}{'' if difference.within else ' (beyond)'}"]
-    cells += [", ".join(f"{value:.3f}" for value in alive)]
-    figures = {name: first[name] for name in ("model", "kind", "knob", "rate", "tokens")}
-    figures |= {"l0": l0, "alive_fraction": alive, "trainings": [*near, *(run for side in sides for run in side)]}
-    differences = [vars(each) | {"of_noise": each.of_noise, "within": each.within} for each in variance]
-    return f"| {' | '.join(cells)} |", figures | {"explained_variance_centered": differences}
+def head(others: Sequence[str]) -> str:
+    """Return the head of the table."""
+    names = ["model", "baseline", "knob", "L0", "explained variance", "alive"]
+    for other in others:
+        names += [f"{STARTS[other]}: L0", "explained variance", "alive", "difference of ours", "in seed noise"]
+    return f"| {' | '.join(names)} |\n|{' --- |' * len(names)}"
+
+
+def line(
+    ours: Sequence[Figures], near: Sequence[Figures], others: Mapping[str, Sequence[Figures]]
+) -> tuple[str, Figures]:
+    """Return a line of the table, and its figures; `others` are SAELens' trainings by their side."""
+    first = ours[0]
+    figures = {name: first[name] for name in ("model", "kind", "rate", "tokens")} | {"ours": [*ours, *near]}
+    cells = [first["model"], first["kind"], f"{first['knob']:g}", *usual(ours)]
+    for side, theirs in others.items():
+        read = compare("explained_variance_centered", ours, near, theirs)
+        in_noise = f"{read.of_noise:+.1f}{'' if read.within else ' (beyond)'}"
+        cells += [*usual(theirs), f"{read.ours - read.theirs:+.4f}", in_noise]
+        figures[side] = {"trainings": theirs, **vars(read), "of_noise": read.of_noise, "within": read.within}
+    return f"| {' | '.join(cells)} |", figures
+
+
+def usual(runs: Sequence[Figures]) -> list[str]:
+    """Return the means of L0, explained variance and the share of live latents."""
+    l0, variance, alive = (
+        np.mean([run[name] for run in runs]) for name in ("l0", "explained_variance_centered", "alive_fraction")
+    )
+    return [f"{l0:.2f}", f"{variance:.4f}", f"{alive:.3f}"]

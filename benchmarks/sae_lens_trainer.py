@@ -35,8 +35,8 @@ CLASSES: dict[str, tuple[type, type]] = {
 def options(kind: str, knob: float, constants: Constants, steps: int) -> dict[str, Any]:
     """Return what SAELens' configuration of a kind has beyond the widths.
 
-    Its losses are those of the baselines times d_in, so an L1 coefficient is the same number. The knob of jumprelu is
-    the coefficient of L0, as SAELens' loss with a target has it for each token and ours for the batch.
+    Its losses are those of the baselines times d_in (and times the number of prefixes), so an L1 coefficient is the
+    same number. The knob of jumprelu is the coefficient of L0: SAELens' loss with a target is one of each token's L0.
     """
     match kind:
         case "topk":
@@ -44,7 +44,7 @@ def options(kind: str, knob: float, constants: Constants, steps: int) -> dict[st
         case "batchtopk":
             return {"k": knob, "topk_threshold_lr": constants["THRESHOLD_RATE"]}
         case "matryoshka":
-            widths = [width for _, width in constants["PREFIXES"]]
+            widths = [round(share * constants["D_SAE"]) for share in constants["PREFIXES"]]
             return {"k": knob, "topk_threshold_lr": constants["THRESHOLD_RATE"], "matryoshka_widths": widths}
         case "relu" | "gated":
             return {"l1_coefficient": knob, "l1_warm_up_steps": round(constants["L1_WARMUP"] * steps)}
@@ -88,7 +88,8 @@ def train(
     if as_ours:
         chosen["decoder_init_norm"] = 1.0
     if as_ours and hasattr(config_class, "aux_loss_coefficient"):
-        chosen["aux_loss_coefficient"] = constants["AUX_COEFFICIENT"] / RESIDUAL.get(constants["MODEL"], 1.0)
+        terms = len(chosen.get("matryoshka_widths", [1]))  # of the squared error, where ours is their mean
+        chosen["aux_loss_coefficient"] = terms * constants["AUX_COEFFICIENT"] / RESIDUAL.get(constants["MODEL"], 1.0)
     sae = training_class(config_class(d_in=len(mean), d_sae=constants["D_SAE"], **chosen))
     if as_ours:
         sae.b_dec.data.copy_(mean)
