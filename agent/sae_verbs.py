@@ -5,9 +5,41 @@ from typing import Annotated, Literal
 
 import typer
 
+from agent import options
+
 app = typer.Typer(rich_markup_mode=None)
 
 Format = Literal["saelens", "neuronpedia", "dictionary_learning"]
+
+
+@app.command()
+def score(
+    sae: Annotated[
+        str,
+        typer.Argument(metavar="SAE", help="A directory, RELEASE/ID of SAELens, or OWNER/NAME/FOLDER of the hub."),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="The model whose activations it reads; by default as its files name it.")
+    ] = None,
+    hook: Annotated[str | None, typer.Option(help="TransformerLens hook of these activations, likewise.")] = None,
+    evals: Annotated[str, typer.Option(help="quick, standard, full, or names with commas between.")] = "quick",
+    text: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Text to score it on, as agent run takes it.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A new directory for the run; by default under runs/scored.")
+    ] = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+) -> None:
+    """Score an SAE that was trained elsewhere.
+
+    It is converted, compared with the library that it is of on the model's activations, and scored as a run is, on
+    windows of text as it was trained on. Exit code 1 if it could not be scored.
+    """
+    from agent.commands import score as command
+
+    raise typer.Exit(command.score(sae, out, device, dtype, model=model, hook=hook, evals=evals, text=text))
 
 
 @app.command()

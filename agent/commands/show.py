@@ -11,7 +11,7 @@ from agent.display.formatting import format_value, remarks
 from agent.lab import results
 from agent.lab.errors import UserError
 from agent.lab.metrics import METRICS, Metric
-from agent.lab.results import FinalInfo, Probing
+from agent.lab.results import FinalInfo, Imported, Probing
 from agent.report import sentences
 from agent.study.custody import changed_records
 from agent.study.workspace import find_study
@@ -59,6 +59,9 @@ def changed_in(run_dir: Path) -> list[str]:
 def _print_run(path: Path, info: FinalInfo) -> None:
     console = make_console()
     console.print(_metrics_table(str(path), info))
+    if info.imported:
+        for line in _origin(info.imported):
+            console.print(line, soft_wrap=True)
     if info.probing:
         console.print(_probing_table(info.probing))
     for family, scored in info.evaluations.items():
@@ -77,6 +80,20 @@ def _print_run(path: Path, info: FinalInfo) -> None:
         console.print(f"warning: {warning}", style="yellow")
 
 
+def _origin(imported: Imported) -> list[str]:
+    """Return in words where an SAE that was trained elsewhere comes from, and what its conversion was compared with."""
+    declared = [f"L0 {imported.declared_l0:g}"] if imported.declared_l0 else []
+    declared += [f"{imported.declared_tokens:,} training tokens"] if imported.declared_tokens else []
+    of_files = f"; by its files {' and '.join(declared)}" if declared else ""
+    lines = [f"trained elsewhere: {imported.source}, {imported.architecture} of {imported.format}{of_files}"]
+    if found := imported.verified:
+        lines.append(
+            f"compared with {imported.library} on {found.rows:,} activations: the reconstruction differs by "
+            f"{found.reconstruction:.1e}, the latents by {found.latents:.1e}, and {found.flips:.2%} of them flip"
+        )
+    return lines
+
+
 def _metrics_table(title: str, info: FinalInfo) -> Table:
     table = Table(title=Text(title), title_justify="left")
     for column in ("group", "metric"):
@@ -84,11 +101,12 @@ def _metrics_table(title: str, info: FinalInfo) -> Table:
     table.add_column("value", justify="right")
     table.add_column("unit")
     table.add_column("healthy")
+    always = ALWAYS_SHOWN - ({"training"} if info.imported else set())
     for group in GROUPS:
         metrics = {
             name: metric
             for name, metric in METRICS.items()
-            if metric.group == group and (group in ALWAYS_SHOWN or info.metric(name) is not None)
+            if metric.group == group and (group in always or info.metric(name) is not None)
         }
         for index, (name, metric) in enumerate(metrics.items()):
             value = info.metric(name)

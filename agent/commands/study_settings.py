@@ -137,7 +137,7 @@ def _make_plain(asked: dict[str, Any]) -> None:
             )
         asked["hook_name"] = model_shape.resid_post(layer)
     if "text" in asked:
-        asked["text"] = _text_path(asked["text"])
+        asked["text"] = text_path(asked["text"])
 
 
 def _take_options(asked: dict[str, Any], sets: Sequence[str]) -> dict[str, str]:
@@ -343,7 +343,7 @@ def model_path(model: str) -> str:
     return model
 
 
-def _text_path(text: str) -> str:
+def text_path(text: str) -> str:
     """Make the path of a file or folder absolute; any other name is a hub dataset's."""
     if not text.strip():
         raise UserError("--text is empty: give a file, a folder or a hub dataset, or leave it out")

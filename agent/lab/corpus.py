@@ -176,6 +176,7 @@ def _cache_folder() -> Path:
 
 def _folder(name: str, model_name: str) -> Path:
     parts = [FORMAT, version(name), models.identity(model_name), models.most_context(), sorted(SHARES.items())]
+    parts += [] if tokens.begins() else ["no beginning token"]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
     slug = f"{cache.slug(Path(source(name)).name)}-{cache.slug(Path(models.canonical_name(model_name)).name)}"
     return _cache_folder() / f"{slug}-{digest}"

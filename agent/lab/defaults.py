@@ -18,6 +18,7 @@ SMOKE_TOKENS = 20_000  # that a smoke test trains on
 CONTEXT = 128  # tokens in a window of text, SAE-Bench core's default; longer ones cost attention time
 LEAST_CONTEXT = 16  # tokens; fewer leave hardly one after the special ones
 CONTEXT_VARIABLE = "SAE_AGENT_CONTEXT"  # the variable with another number of them
+BEGIN_VARIABLE = "SAE_AGENT_BEGIN"  # "0": a window of text does not begin with the beginning token
 STATE_FILE = "state_{}.safetensors"  # in the directory of a run: a training's saved state, after so many rows
 SAVE_EVERY = "SAE_AGENT_SAVE_EVERY"  # the variable with the tokens between two saved states, in place of minutes
 LEAST_WIDTH = 8  # times K: the latents of an SAE at least, so that a baseline at twice K is not degenerate

@@ -11,6 +11,8 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import getproxies
@@ -105,10 +107,9 @@ def _fetch(repository: str, *what: str) -> None:
 def fetch(repository: str, commit: str | None) -> None:
     """Fetch the needed files of a repository, at a commit or the newest; or its config.json. Raise UserError."""
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-    from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.constants import HF_HUB_CACHE
 
-    try:
+    with answers_in_words(repository):
         if commit == model_files.CONFIG:
             hf_hub_download(repository, model_files.CONFIG)
             return
@@ -121,6 +122,16 @@ def fetch(repository: str, commit: str | None) -> None:
         _require_space(Path(HF_HUB_CACHE), size)
         notify(f"fetching {repository} from the hub: {len(files)} files, {size / 1e9:,.1f} GB")
         snapshot_download(repository, revision=commit, allow_patterns=files)
+
+
+@contextmanager
+def answers_in_words(repository: str) -> Iterator[None]:
+    """Raise UserError for whatever a call of the hub's library about a repository raises."""
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        yield
     except GatedRepoError:
         raise UserError(
             f"it is gated: accept its terms at {ENDPOINT}/{repository}, and give a token of the account that did, in "

@@ -1,5 +1,6 @@
 """Windows of token ids from text, the same way for harvesting and for evaluation."""
 
+import os
 import random
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from agent.lab import models, text
+from agent.lab.defaults import BEGIN_VARIABLE
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -39,7 +41,7 @@ def windows(model: "HookedTransformer", splits: list[text.Split], context: int, 
 
 
 def pack(model: "HookedTransformer", documents: list[str], context: int, tokens: int) -> Tensor:
-    """Pack documents one after another, an end token after each, a beginning token before each window.
+    """Pack documents one after another, an end token after each, a beginning token before each window if `begins()`.
 
     Returns token ids `[windows, context]` with at least `tokens` ordinary tokens, or all there are.
     """
@@ -64,18 +66,25 @@ def encode(model: "HookedTransformer", documents: list[str]) -> list[list[int]]:
 
 
 def as_windows(model: "HookedTransformer", stream: Tensor, context: int) -> Tensor:
-    """Cut a stream of token ids into windows `[windows, context]` that begin with the beginning token."""
+    """Cut a stream of token ids into windows `[windows, context]`, each with the beginning token if `begins()`."""
     tokenizer = model.tokenizer
     assert tokenizer is not None
     end, begin = tokenizer.eos_token_id, tokenizer.bos_token_id
     assert isinstance(end, int)
     begin = begin if isinstance(begin, int) else end
-    body = context - 1
+    body = context - begins()
     count = len(stream) // body
     packed = stream[: count * body].view(count, body)
     if count:
         models.require_embedded(packed, model.cfg.d_vocab)
+    if not begins():
+        return packed
     return torch.cat([torch.full((count, 1), begin, dtype=stream.dtype), packed], dim=1)
+
+
+def begins() -> bool:
+    """Return whether a window of text begins with the beginning token: not if SAE_AGENT_BEGIN is 0."""
+    return os.environ.get(BEGIN_VARIABLE) != "0"
 
 
 def with_some_to_spare(rows: int) -> int:

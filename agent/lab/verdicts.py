@@ -166,5 +166,19 @@ def l0_warning(l0: float | None, declared: float | None) -> str:
     )
 
 
+def windows_warning(context: int | None, prepend_bos: bool, own: tuple[int, bool]) -> str:
+    """Return a sentence if an SAE was trained on other windows of text than it is scored on, or "".
+
+    `own` are the tokens of a window here, and whether it begins with the beginning token.
+    """
+    if (context or own[0], prepend_bos) == own:
+        return ""
+    tokens, begins = f"{context:,} tokens" if context else "text", {True: "with", False: "without"}
+    return (
+        f"it was trained on windows of {tokens} {begins[prepend_bos]} a beginning token, and is scored on windows of "
+        f"{own[0]:,} {begins[own[1]]} one"
+    )
+
+
 def _format(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.3f}"

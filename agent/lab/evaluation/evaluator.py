@@ -286,6 +286,7 @@ def artefact_folder(model_name: str, identity: str, hook_name: str, text: str = 
     key += f"-{corpus.version(text)[:12]}" if text else ""
     if (context := models.most_context()) != CONTEXT and not is_world(model_name):
         key += f"-context{context}"
+    key += "" if tokens.begins() or is_world(model_name) else "-nobegin"
     if data := published.in_use():
         key += f"-{data.folder.name}"
     return cache.root() / "evaluation" / f"{cache.slug(Path(models.canonical_name(model_name)).name)}-{key}"

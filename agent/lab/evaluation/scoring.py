@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agent.lab import checkpoint, files, results, verdicts
+from agent.lab import checkpoint, files, results, tokens, verdicts
 from agent.lab.checkpoint import constants
 from agent.lab.defaults import is_world
 from agent.lab.errors import describe
@@ -24,7 +24,7 @@ from agent.lab.evaluation.requests import Score, Split
 from agent.lab.evaluation.sae_adapter import CheckpointSAE, Usage
 from agent.lab.fingerprint import environment
 from agent.lab.metrics import METRICS
-from agent.lab.results import Core, FamilyScores, FinalInfo, Latents, Number, Outliers, Probe, Probing
+from agent.lab.results import Core, FamilyScores, FinalInfo, Imported, Latents, Number, Outliers, Probe, Probing
 from agent.lab.verdicts import Verdict
 
 SAME_ROWS = 0.5  # mean cosine of the decoder rows of two seeds, beyond which one comes from the other
@@ -221,11 +221,18 @@ class Scoring:
         if warning := constants.warning(self.sae.checkpoint, info.core.tokens):
             verdict.warnings.append(warning)
         if imported := header.imported:
-            doubt = verdicts.l0_warning(info.core.l0, imported.declared_l0)
-            verdict.warnings += [*imported.warnings, *([doubt] if doubt else [])]
+            verdict.warnings += [*imported.warnings, *self.doubts(imported, info.core.l0)]
         if info.outliers and (warning := outlier_warning(info.outliers)):
             verdict.warnings.append(warning)
         return verdict
+
+    def doubts(self, imported: Imported, l0: Number) -> list[str]:
+        """Return what speaks against the scores of an SAE that was trained elsewhere."""
+        found = [verdicts.l0_warning(l0, imported.declared_l0)]
+        if not self.world:
+            windows = (self.evaluator.context, tokens.begins())
+            found.append(verdicts.windows_warning(imported.context, imported.prepend_bos, windows))
+        return [sentence for sentence in found if sentence]
 
 
 def mean_cosine(rows: Tensor, others: Tensor) -> float:

@@ -1,7 +1,7 @@
 """The encoders of SAEs that were trained elsewhere, as modules that a checkpoint can hold, on unscaled activations.
 
-Sources: standard, Bricken et al. 2023; gated, Rajamanoharan et al. 2024 (arXiv 2404.16014); TopK, Gao et al. 2024
-(2406.04093); JumpReLU, Rajamanoharan et al. 2024 (2407.14435).
+Sources: TopK, Gao et al. 2024 (arXiv 2406.04093); JumpReLU and gated, Rajamanoharan et al. 2024 (2407.14435,
+2404.16014).
 """
 
 from abc import ABC, abstractmethod
@@ -18,39 +18,29 @@ def fixed(tensor: Tensor) -> nn.Parameter:
 class Encoder(nn.Module, ABC):
     """A map from activations `[batch, d_in]` to latents `[batch, d_sae]`, by affine pre-activations."""
 
-    standard: str | None = None  # the header's word for it, if it is one of sae_lens.ARCHITECTURES
-
     def __init__(self, W_enc: Tensor, b_enc: Tensor, subtracted: Tensor | None = None) -> None:
         """W_enc `[d_in, d_sae]`, b_enc `[d_sae]`; `subtracted [d_in]` from activations first, as b_dec often is."""
         super().__init__()
         self.W_enc, self.b_enc = fixed(W_enc), fixed(b_enc)
         self.subtracted = None if subtracted is None else fixed(subtracted)
 
-    def projected(self, x: Tensor) -> Tensor:
-        """Return the pre-activations `[batch, d_sae]` without their bias."""
-        return (x if self.subtracted is None else x - self.subtracted) @ self.W_enc
-
     def pre(self, x: Tensor) -> Tensor:
         """Return the pre-activations `[batch, d_sae]`."""
-        return self.projected(x) + self.b_enc
+        return (x if self.subtracted is None else x - self.subtracted) @ self.W_enc + self.b_enc
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor: ...
 
 
 class ReLU(Encoder):
-    """The standard SAE."""
-
-    standard = "relu"
+    """A latent fires if its pre-activation is above zero."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.pre(x).relu()
 
 
 class JumpReLU(Encoder):
-    """A latent fires if its pre-activation exceeds its threshold; BatchTopK and Matryoshka SAEs are used so, too."""
-
-    standard = "jumprelu"
+    """A latent fires if its pre-activation exceeds its threshold, and zero."""
 
     def __init__(self, W_enc: Tensor, b_enc: Tensor, threshold: Tensor, subtracted: Tensor | None = None) -> None:
         """threshold `[d_sae]`."""
@@ -63,7 +53,7 @@ class JumpReLU(Encoder):
 
 
 class TopK(Encoder):
-    """Each token keeps its k largest pre-activations, those that are positive."""
+    """Each token keeps its k largest pre-activations, those that are above zero."""
 
     def __init__(self, W_enc: Tensor, b_enc: Tensor, k: int, subtracted: Tensor | None = None) -> None:
         super().__init__(W_enc, b_enc, subtracted)
@@ -76,7 +66,7 @@ class TopK(Encoder):
 
 
 class GroupMax(TopK):
-    """Each token keeps the largest of each of k groups of neighbours, if it is positive, as sparsify has it."""
+    """Each token keeps the largest of each of k groups of neighbours, if it is above zero; of sparsify."""
 
     def forward(self, x: Tensor) -> Tensor:
         pre = self.pre(x)
@@ -85,17 +75,11 @@ class GroupMax(TopK):
         return torch.zeros_like(pre).scatter(-1, indices + first, values.relu())
 
 
-class Gated(Encoder):
-    """One bias decides which latents fire, another with a scale how strongly."""
+def gated(W_enc: Tensor, b_gate: Tensor, r_mag: Tensor, b_mag: Tensor, subtracted: Tensor | None = None) -> JumpReLU:
+    """Return a gated encoder, whose two paths share W_enc, as the JumpReLU that it equals (appendix E of its paper).
 
-    def __init__(
-        self, W_enc: Tensor, b_gate: Tensor, r_mag: Tensor, b_mag: Tensor, subtracted: Tensor | None = None
-    ) -> None:
-        """b_gate, r_mag, b_mag `[d_sae]`; magnitudes are exp(r_mag) times the projections, and b_mag."""
-        super().__init__(W_enc, b_gate, subtracted)
-        self.r_mag = fixed(r_mag)
-        self.b_mag = fixed(b_mag)
-
-    def forward(self, x: Tensor) -> Tensor:
-        projected = self.projected(x)
-        return (projected * self.r_mag.exp() + self.b_mag).relu() * (projected + self.b_enc > 0)
+    b_gate, r_mag, b_mag `[d_sae]`. The gate is open where x @ W_enc + b_gate > 0, so where the magnitude's
+    pre-activation, x @ (W_enc * exp(r_mag)) + b_mag, is above b_mag - b_gate * exp(r_mag).
+    """
+    scale = r_mag.exp()
+    return JumpReLU(W_enc * scale, b_mag, b_mag - b_gate * scale, subtracted)

@@ -1,73 +1,117 @@
 """An SAE that was trained elsewhere as a run: files read, subject settled, checkpoint saved and verified."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from agent.lab import checkpoint, files, models, results, verdicts
+from agent.lab import checkpoint, corpus, files, hub, model_files, models, results, verdicts
 from agent.lab.checkpoint import Header
 from agent.lab.checkpoint.files import HEADER
-from agent.lab.defaults import is_world
+from agent.lab.defaults import BEGIN_VARIABLE, CONTEXT_VARIABLE, LEAST_CONTEXT, is_world
 from agent.lab.errors import UserError
+from agent.lab.evaluation import doctor
+from agent.lab.evaluation.__main__ import handle_requests
 from agent.lab.evaluation.bench.core_text import BATCH_WINDOWS
 from agent.lab.evaluation.evaluator import Evaluator, HeldOut
+from agent.lab.evaluation.requests import Score
 from agent.lab.evaluation.sae_adapter import rows_at_once
 from agent.lab.evaluation.world_evaluator import WorldEvaluator
-from agent.lab.foreign import reading, saelens, verify
+from agent.lab.foreign import dictionary_learning, reading, releases, sae_bench, saelens, sparsify, verify
 from agent.lab.foreign.sae import Foreign
+from agent.lab.model_shape import shape_of
+from agent.lab.progress import notify
 from agent.lab.results import FinalInfo, Imported
 from agent.lab.verdicts import Verdict
 
-FORMATS = (saelens,)
+FORMATS = (saelens, dictionary_learning, sparsify, sae_bench)
 MOST_ROWS = 2048  # activations that latents and reconstructions are compared on
 
 
-def make_run(source: str, run_dir: Path, model: str | None = None, hook_name: str | None = None) -> dict[str, Any]:
+def make_run(
+    source: str, run_dir: Path, model: str | None = None, hook_name: str | None = None, own_windows: bool = False
+) -> dict[str, Any]:
     """Write run_dir/checkpoint and a final_info.json without scores; return what the SAE is of, and warnings.
 
-    Raises UserError; then nothing is left of `run_dir`.
+    With `own_windows`, this process cuts text from now on as that of the SAE's training was. Raises UserError; then
+    nothing is left of `run_dir`.
     """
     sae = read(source)
     model, of_another = settle_model(sae, model)
     hook_name = settle_hook(sae, hook_name)
+    if own_windows and not is_world(model):
+        cut_text_as(sae.imported, model)
     evaluator = (WorldEvaluator if is_world(model) else Evaluator)(model, hook_name)
+    return write_run(sae, run_dir, evaluator, of_another)
+
+
+def write_run(sae: Foreign, run_dir: Path, evaluator: Evaluator, warnings: Sequence[str] = ()) -> dict[str, Any]:
+    """Convert and verify an SAE on the activations of an evaluator's model and hook; as `make_run`."""
     held_out = evaluator.held_out("dev", BATCH_WINDOWS)
     if (width := held_out.activations.shape[1]) != sae.d_in:
-        raise UserError(f"{source} reads activations of width {sae.d_in:,}, and {hook_name} of {model} has {width:,}")
-    warnings = [*of_another, *sae.warnings]
-    if doubt := verdicts.l0_warning(l0 := measured_l0(sae, held_out), sae.imported.declared_l0):
-        warnings.append(doubt)
+        subject = f"{evaluator.hook_name} of {evaluator.model_name} has {width:,}"
+        raise UserError(f"{sae.imported.source} reads activations of width {sae.d_in:,}, and {subject}")
+    imported = sae.imported.model_copy(update={"warnings": [*warnings, *sae.warnings]})
+    doubt = verdicts.l0_warning(l0 := measured_l0(sae, held_out), imported.declared_l0)
     with files.atomic_path(run_dir) as partial:
         partial.mkdir(parents=True)
-        imported = sae.imported.model_copy(update={"warnings": [*of_another, *sae.warnings]})
-        header = save(partial / "checkpoint", sae, imported, model, hook_name)
+        header = save(partial / "checkpoint", sae, imported, evaluator)
+        loaded = evaluator.load_checkpoint(partial, held_out)
         if sae.original:
-            loaded = evaluator.load_checkpoint(partial, held_out)
             found = verify.compare(loaded, sae.original, held_out.activations[:MOST_ROWS])
             verify.require(found, imported.library)
-            header.imported = imported.model_copy(update={"verified": found})
-            files.write_atomically(partial / "checkpoint" / HEADER, header.model_dump_json(indent=2) + "\n")
+            imported = imported.model_copy(update={"verified": found})
+        header = header.model_copy(update={"imported": imported, "architecture": sae.kind})
+        files.write_atomically(partial / "checkpoint" / HEADER, header.model_dump_json(indent=2) + "\n")
         verdict = Verdict(name="ok", evidence="converted, and not scored")
-        results.write(partial, FinalInfo(verdict=verdict, imported=header.imported))
+        results.write(partial, FinalInfo(verdict=verdict, imported=imported))
     return {
-        "model": model,
-        "hook_name": hook_name,
+        "model": evaluator.model_name,
+        "hook_name": evaluator.hook_name,
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
         "l0": l0,
         "declared_l0": imported.declared_l0,
         "context": imported.context,
         "prepend_bos": imported.prepend_bos,
-        "warnings": warnings,
+        "warnings": [*imported.warnings, *([doubt] if doubt else [])],
     }
+
+
+def score(run_dir: Path, model: str, hook_name: str, evals: str, text: str) -> None:
+    """Score a run that `make_run` left, and write its final_info.json. Raises UserError."""
+    text = corpus.pin(text)
+    names, left_out = doctor.resolve_families(doctor.eval_target(model, hook_name, text), evals)
+    for name, reason in left_out.items():
+        notify(f"left out of {evals}: {name}: {reason}")
+    if text:
+        corpus.train_windows(text, model, lambda: models.load(model), rows=1)  # held-out text is kept beside it
+    handle_requests([Score(run_dir=run_dir, evals=names, text=text)])
+
+
+def cut_text_as(imported: Imported, model: str) -> None:
+    """Have windows of text be as long as those that an SAE was trained on, as far as the model has positions, and
+    begin as they did. A length that the user gave stays."""
+    directory = models.local_directory(model) or hub.config_folder(models.hub_repository(model))
+    positions = shape_of(model_files.read_config(directory), model).positions
+    if imported.context:
+        context = max(LEAST_CONTEXT, min(imported.context, positions or imported.context))
+        os.environ.setdefault(CONTEXT_VARIABLE, str(context))
+    if not imported.prepend_bos:
+        os.environ[BEGIN_VARIABLE] = "0"
 
 
 def read(source: str) -> Foreign:
     """Read an SAE in whichever format it is. Raises UserError."""
     folder = files.locate(source)
     if not files.exists(folder):
-        raise UserError(f"there is no {source}")
+        if not releases.is_named(source):
+            raise UserError(f"there is no directory {source}")
+        if sae := releases.read_release(source):
+            return sae
+        folder = releases.repository_folder(source)
     folder = reading.resolved(folder)
     for form in FORMATS:
         if form.is_one(folder):
@@ -105,18 +149,20 @@ def settle_hook(sae: Foreign, asked: str | None) -> str:
     return hook_name
 
 
-def save(folder: Path, sae: Foreign, imported: Imported, model: str, hook_name: str) -> Header:
-    """Save an SAE as a checkpoint, and return its header. Raises CheckpointError."""
+def save(folder: Path, sae: Foreign, imported: Imported, evaluator: Evaluator) -> Header:
+    """Save an SAE as a checkpoint, and return its header, of no architecture: SAELens' files would be a second copy.
+
+    Raises CheckpointError.
+    """
     header = Header(
-        model=model,
-        hook_name=hook_name,
-        layer=models.layer_of(hook_name),
+        model=evaluator.model_name,
+        hook_name=evaluator.hook_name,
+        layer=models.layer_of(evaluator.hook_name),
         d_in=sae.d_in,
         d_sae=sae.d_sae,
         scale=1.0,
         imported=imported,
         any_parameter_changed=True,
-        architecture=sae.encoder.standard,
     )
     encoder = sae.encoder
     named = {"W_enc": encoder.W_enc, "b_enc": encoder.b_enc, "threshold": getattr(encoder, "threshold", None)}

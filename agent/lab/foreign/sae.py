@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from agent.lab.checkpoint.header import MAX_D_SAE
@@ -17,6 +18,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 class Original(Protocol):
     """The SAE in the class of its own library."""
+
+    def to(self, device: torch.device, /) -> Any: ...
 
     def encode(self, x: Tensor) -> Tensor: ...
 
@@ -31,6 +34,7 @@ class Foreign:
     encoder: Encoder
     W_dec: Tensor  # [d_sae, d_in]
     b_dec: Tensor  # [d_in]
+    kind: str | None  # one of checkpoint/sae_lens.py's ARCHITECTURES, or None
     model: str | None = None  # as its files name it
     hook_name: str | None = None  # likewise
     original: Original | None = None
@@ -43,6 +47,16 @@ class Foreign:
     @property
     def d_in(self) -> int:
         return self.W_dec.shape[1]
+
+
+def record(**fields: Any) -> Imported:
+    """Return the record of an SAE, of what its files say. Raises UserError if they say what cannot be."""
+    try:
+        return Imported(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise UserError(f"{fields['source']}: {name} is {str(first['input'])[:40]!r}: {first['msg']}") from None
 
 
 def size(config: Mapping[str, Any], name: str, where: object) -> int:

@@ -15,13 +15,19 @@ from torch import Tensor
 
 from agent.lab.errors import UserError, describe
 from agent.lab.foreign import reading
-from agent.lab.foreign.encoders import Encoder, Gated, JumpReLU, ReLU, TopK
-from agent.lab.foreign.sae import Foreign, checked, require_top, size
-from agent.lab.results import Imported
+from agent.lab.foreign.encoders import Encoder, JumpReLU, ReLU, TopK, gated
+from agent.lab.foreign.sae import Foreign, checked, record, require_top, size
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 SCALER, RUNNER, SPARSITY = "activation_scaler.json", "runner_cfg.json", "sparsity.safetensors"
-READ = ("standard", "gated", "topk", "jumprelu", "batchtopk", "matryoshka_batchtopk")
+KINDS = {  # SAELens' words for what is read -> those of a checkpoint's header
+    "standard": "relu",
+    "gated": "gated",
+    "topk": "topk",
+    "jumprelu": "jumprelu",
+    "batchtopk": "batchtopk",
+    "matryoshka_batchtopk": "matryoshka",
+}
 OVER_A_BATCH = ("batchtopk", "matryoshka_batchtopk")  # in a training; used with a threshold
 BY_TOKEN = "its reconstruction is scaled by each token's own {}, which a decoder of one matrix and bias cannot do"
 # What is done to activations in front of the SAE, and why it is refused.
@@ -49,8 +55,8 @@ def is_one(folder: Path) -> bool:
 def read(folder: Path, source: str) -> Foreign:
     """Read a directory that SAELens saved. Raises UserError."""
     config, tensors = reading.json_object(folder / CONFIG), reading.safetensors(folder / WEIGHTS)
-    architecture = config.get("architecture", "standard")
     refuse(config, source)
+    architecture = config.get("architecture") or "standard"
     declared = Declared(source, _declared_l0(config, folder), _declared_tokens(config, folder))
     if architecture in OVER_A_BATCH:
         _check_training(config, tensors, source)
@@ -63,11 +69,11 @@ def read(folder: Path, source: str) -> Foreign:
 
 def refuse(config: Mapping[str, Any], source: str) -> None:
     """Raise UserError for an SAE that no checkpoint can stand for, with the reason."""
-    architecture = config.get("architecture", "standard")
-    if architecture not in READ:
+    architecture = config.get("architecture") or "standard"
+    if architecture not in KINDS:
         reason = "it does not reconstruct the activations that it reads"
         if not any(word in str(architecture) for word in ("transcoder", "crosscoder", "clt")):
-            reason = f"an SAE here is one of {', '.join(READ)}"
+            reason = f"an SAE here is one of {', '.join(KINDS)}"
         raise UserError(f"{source} is of the architecture {str(architecture)[:60]}, which is not read: {reason}")
     metadata = config.get("metadata") or {}
     hook_name = metadata.get("hook_name") or config.get("hook_name") or config.get("hook_point") or ""
@@ -101,23 +107,17 @@ def convert(
     tensors, folded = _with_old_factor_folded(config, tensors, d_sae, source)
     own = checked(tensors, _shapes(kind, d_in, d_sae), source)
     subtracted = own["b_dec"] if config.get("apply_b_dec_to_input", True) else None
-    W_enc, W_dec, k = own["W_enc"], own["W_dec"], None
+    W_enc, W_dec, k = own["W_enc"], own["W_dec"], 0
     if kind == "topk":
         require_top(k := size(config, "k", source), d_sae, source)
         if config.get("rescale_acts_by_decoder_norm"):
             norms = W_dec.norm(dim=1)
             W_enc, W_dec, own["b_enc"] = W_enc * norms, W_dec / norms[:, None], own["b_enc"] * norms
-    make: Mapping[str, Callable[[], Encoder]] = {
-        "standard": lambda: ReLU(W_enc, own["b_enc"], subtracted),
-        "jumprelu": lambda: JumpReLU(W_enc, own["b_enc"], own["threshold"], subtracted),
-        "topk": lambda: TopK(W_enc, own["b_enc"], k or 1, subtracted),
-        "gated": lambda: Gated(W_enc, own["b_gate"], own["r_mag"], own["b_mag"], subtracted),
-    }
-    imported = Imported(
+    imported = record(
         source=source,
         format="saelens",
         architecture=architecture,
-        declared_l0=k if declared.l0 is None else declared.l0,
+        declared_l0=k or declared.l0,
         declared_tokens=declared.tokens,
         context=metadata.get("context_size"),
         prepend_bos=metadata.get("prepend_bos") is not False,
@@ -125,14 +125,25 @@ def convert(
     )
     return Foreign(
         imported,
-        make[kind](),
+        _encoder(kind, W_enc, own, k, subtracted),
         W_dec,
         own["b_dec"],
+        kind=KINDS[architecture],
         model=metadata.get("model_name"),
         hook_name=metadata.get("hook_name"),
         original=original or _in_sae_lens(config, tensors, source),
         warnings=(*folded, *_warnings(metadata)),
     )
+
+
+def _encoder(kind: str, W_enc: Tensor, own: Mapping[str, Tensor], k: int, subtracted: Tensor | None) -> Encoder:
+    if kind == "gated":
+        return gated(W_enc, own["b_gate"], own["r_mag"], own["b_mag"], subtracted)
+    if kind == "topk":
+        return TopK(W_enc, own["b_enc"], k, subtracted)
+    if kind == "jumprelu":
+        return JumpReLU(W_enc, own["b_enc"], own["threshold"], subtracted)
+    return ReLU(W_enc, own["b_enc"], subtracted)
 
 
 def quietly(load: Callable[[], Any], source: str) -> Any:

@@ -15,11 +15,12 @@ MOST_FLIPS = 1e-3  # share of active latents that rounding may carry over a thre
 
 @torch.no_grad()
 def compare(checkpoint: Checkpoint, original: Original, x: Tensor) -> Agreement:
-    """Return how a checkpoint agrees with the original on unscaled activations `[rows, d_in]`, on one device.
+    """Return how a checkpoint agrees with the original on unscaled activations `[rows, d_in]`.
 
     A latent that flips changes its row's reconstruction by its threshold, so reconstructions are compared on the rows
     without one, and values where both fire.
     """
+    original = original.to(x.device)
     error, norm, value_error, value_norm, flips, active = (0.0,) * 6
     for rows in x.split(rows_at_once(checkpoint.header.d_sae)):
         own, theirs = checkpoint.encode(rows), original.encode(rows).float()

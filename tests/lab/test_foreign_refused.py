@@ -1,0 +1,192 @@
+"""What is refused of SAEs that were trained elsewhere, each in one line that says what is wrong."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import foreign_saes
+import pytest
+import torch
+from foreign_saes import D_SAE, Weights, edit
+from safetensors.torch import load_file, save_file
+from small_lab import HOOK
+
+from agent.lab.errors import UserError
+from agent.lab.foreign import importing, reading
+from agent.lab.foreign.sae import Foreign
+
+D_IN = 32
+
+
+class Planted:
+    """An object that runs a command when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch was_run",)
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    torch.manual_seed(0)
+    return Weights.of(torch.randn(400, D_IN), "tiny-lm")
+
+
+@pytest.fixture
+def sae_lens(weights: Weights, tmp_path: Path) -> Callable[..., Path]:
+    """Save an SAE in SAELens' format, with changes to its configuration and its tensors."""
+
+    def save(kind: str = "standard", config: dict[str, Any] | None = None, **tensors: Any) -> Path:
+        folder = foreign_saes.sae_lens(tmp_path / "sae", weights, kind)
+        edit(folder / "cfg.json", **(config or {}))
+        path = folder / "sae_weights.safetensors"
+        state = load_file(path)
+        changed = {name: change(state[name]).contiguous() for name, change in tensors.items()}
+        save_file(state | changed, path)
+        return folder
+
+    return save
+
+
+def refusal(folder: Path | str) -> str:
+    with pytest.raises(UserError) as refused:
+        importing.read(str(folder))
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensors", "words"),
+    [
+        ("standard", {"W_enc": lambda t: t.T}, rf"W_enc is transposed: it is [{D_SAE}, {D_IN}]"),
+        ("standard", {"W_dec": lambda t: t.T}, "W_dec is transposed"),
+        ("standard", {"b_enc": lambda t: t / 0}, "b_enc holds numbers that are not finite"),
+        ("standard", {"W_dec": lambda t: t[:-1]}, f"W_dec is [{D_SAE - 1}, {D_IN}], and by its configuration"),
+        ("standard", {"b_dec": lambda t: t.int()}, "b_dec holds torch.int32, not floats"),
+        ("jumprelu", {"threshold": lambda t: t - 9}, "threshold has values below zero"),
+        ("batchtopk", {"topk_threshold": lambda t: t - 9}, "topk_threshold has values below zero"),
+    ],
+)
+def test_tensors(kind: str, tensors: dict[str, Any], words: str, sae_lens: Callable[..., Path]) -> None:
+    assert words in refusal(sae_lens(kind, **tensors))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"d_in": 64}, "W_enc is [32, 96], and by its configuration [64, 96]"),
+        ({"d_sae": "many"}, "d_sae is 'many', and must be a whole number"),
+        ({"architecture": "jumprelu"}, "holds no threshold: it is another architecture than its configuration says"),
+        ({"architecture": "transcoder"}, "the architecture transcoder, which is not read: it does not reconstruct"),
+        ({"architecture": "crosscoder"}, "the architecture crosscoder, which is not read: it does not reconstruct"),
+        ({"architecture": "temporal"}, "the architecture temporal, which is not read: an SAE here is one of standard"),
+        ({"architecture": "matching_pursuit"}, "the architecture matching_pursuit, which is not read"),
+        ({"normalize_activations": "layer_norm"}, "scaled by each token's own mean and deviation"),
+        ({"normalize_activations": "constant_norm_rescale"}, "scaled by each token's own norm"),
+        ({"normalize_activations": "covariance_whitening"}, "fold it with SAELens"),
+        ({"reshape_activations": "hook_z"}, "reshaped (hook_z: all heads as one vector), which is not read"),
+        ({"metadata": {"hook_name": HOOK, "hook_head_index": 3}}, f"reads head 3 of {HOOK} alone"),
+        ({"metadata": {"sae_lens_version": "6.0.0", "context_size": "long"}}, "context is 'long'"),
+    ],
+)
+def test_configurations(config: dict[str, Any], words: str, sae_lens: Callable[..., Path]) -> None:
+    assert words in refusal(sae_lens(config=config))
+
+
+def test_a_topk_of_more_latents_than_there_are(sae_lens: Callable[..., Path]) -> None:
+    assert "k is 97, and there are 96 latents" in refusal(sae_lens("topk", {"k": 97}))
+
+
+def test_a_pickle_with_code_in_it_is_not_run(weights: Weights, tmp_path: Path) -> None:
+    folder = foreign_saes.dictionary(tmp_path / "sae", weights, "AutoEncoder")
+    torch.save({"bias": Planted()}, folder / "ae.pt")
+    assert "holds more than tensors" in refusal(folder)
+    torch.save(torch.nn.Linear(2, 2), folder / "ae.pt")
+    assert "save its state_dict()" in refusal(folder)
+    assert not Path("was_run").exists()
+
+
+def test_dictionaries_that_are_none_of_ours(weights: Weights, tmp_path: Path) -> None:
+    folder = foreign_saes.dictionary(tmp_path / "sae", weights, "BatchTopKSAE")
+    state = torch.load(folder / "ae.pt")
+    torch.save(state | {"threshold": torch.tensor(-1.0)}, folder / "ae.pt")
+    assert "threshold has values below zero: its training did not set it" in refusal(folder)
+    trainer = json.loads((folder / "config.json").read_text())["trainer"]
+    edit(folder / "config.json", trainer=trainer | {"dict_class": "CrossCoder"})
+    assert "is a CrossCoder of dictionary_learning" in refusal(folder)
+    (folder / "ae.pt").write_bytes(b"PK\x03\x04 not a zip")
+    edit(folder / "config.json", trainer=trainer)
+    assert "is damaged, or was not written by torch.save" in refusal(folder)
+
+
+def test_transcoders_of_sparsify(weights: Weights, tmp_path: Path) -> None:
+    folder = foreign_saes.sparse_coder(tmp_path / "sae" / "layers.1.mlp", weights)
+    edit(folder / "cfg.json", transcode=True)
+    assert "is a transcoder, which is not read" in refusal(folder)
+    edit(folder / "cfg.json", transcode=False, activation="signed")
+    assert "has the activation signed; topk and groupmax are read" in refusal(folder)
+
+
+def test_a_class_that_sae_bench_does_not_have(weights: Weights, tmp_path: Path) -> None:
+    folder = foreign_saes.bench(tmp_path / "sae", weights, "standard")
+    edit(folder / "cfg.json", architecture="my_own")
+    assert "its cfg.json has the architecture 'my_own'" in refusal(folder)
+
+
+def test_files_that_are_no_sae(sae_lens: Callable[..., Path], tmp_path: Path) -> None:
+    assert "is not an SAE in a format that is read" in refusal(tmp_path)
+    assert "there is no directory" in refusal(tmp_path / "nowhere")
+    folder = sae_lens()
+    (folder / "sae_weights.safetensors").write_bytes(b"\x08\x00")
+    assert "is no safetensors file, or was cut short" in refusal(folder)
+    (folder / "cfg.json").write_text("[1, 2")
+    assert "is no JSON, or was cut short" in refusal(folder)
+    (folder / "cfg.json").write_text("[1, 2]")
+    assert "is no JSON object" in refusal(folder)
+
+
+def test_links_are_followed_to_files_and_no_circle_is(sae_lens: Callable[..., Path], tmp_path: Path) -> None:
+    """The hub's cache is made of links; a circle of them, a pipe and a file without end are each a line."""
+    folder = sae_lens()
+    config, linked = folder / "cfg.json", tmp_path / "linked"
+    linked.mkdir()
+    for file in folder.iterdir():
+        (linked / file.name).symlink_to(file)
+    assert isinstance(importing.read(str(linked)), Foreign)
+    (linked / "cfg.json").unlink()
+    shutil.copy(config, linked / "cfg.json")
+    (linked / "sae_weights.safetensors").unlink()
+    (linked / "sae_weights.safetensors").symlink_to(linked / "sae_weights.safetensors")
+    assert "is not an SAE in a format that is read" in refusal(linked)
+    (linked / "sae_weights.safetensors").unlink()
+    os.mkfifo(linked / "sae_weights.safetensors")
+    assert "is not a regular file" in refusal(linked)
+    (linked / "sae_weights.safetensors").unlink()
+    with (linked / "sae_weights.safetensors").open("wb") as file:
+        file.truncate(reading.MOST_TENSORS + 1)
+    assert "bytes; at most" in refusal(linked)
+
+
+def test_another_model_or_hook_than_asked_for(sae_lens: Callable[..., Path], small_model: Path) -> None:
+    sae = importing.read(str(sae_lens()))
+    assert importing.settle_model(sae, None) == ("tiny-lm", [])
+    with pytest.raises(UserError, match="is of the model tiny-lm, not of EleutherAI/pythia-70m"):
+        importing.settle_model(sae, "EleutherAI/pythia-70m")
+    with pytest.raises(UserError, match="is of the model tiny-lm, not of"):
+        importing.settle_model(sae, str(small_model))
+    with pytest.raises(UserError, match=r"is of the hook blocks\.1\.hook_resid_post, not of blocks\.0"):
+        importing.settle_hook(sae, "blocks.0.hook_resid_post")
+
+
+def test_a_copy_of_a_model_of_the_hub(sae_lens: Callable[..., Path], small_model: Path) -> None:
+    """A directory has no name to compare, so what has to hold is said."""
+    folder = sae_lens(config={"metadata": {"sae_lens_version": "6.0.0", "model_name": "gpt2-small"}})
+    sae = importing.read(str(folder))
+    model, warnings = importing.settle_model(sae, str(small_model))
+    assert model == str(small_model.resolve())
+    assert "has to be a copy of it" in warnings[0]
+    with pytest.raises(UserError, match="name no hook: give --hook"):
+        importing.settle_hook(sae, None)
