@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from small_lab import D_SAE, HOOK, TOKENS, K, stream
+from small_lab import BATCH, D_SAE, HOOK, K, stream
 from torch import Tensor
 
 from agent.lab import checkpoint
 from agent.lab.checkpoint import Header
 from agent.lab.results import Training
 
+STEPS = 10
 KINDS = ("relu", "jumprelu", "batchtopk", "matryoshka", "gated", "topk", "abstopk")
 
 
@@ -60,13 +61,13 @@ class Kinds:
         training = Training(
             **subject,
             **widths,
-            steps=10,
-            tokens=TOKENS,
+            steps=STEPS,
+            tokens=STEPS * BATCH,
             final_loss=1.0,
             seconds=1.0,
             learning_rate=1e-3,
             seed=0,
-            settings={"K": K},
+            settings={"K": K, "BATCH": BATCH},
             context=self.manifest.context,
             final_l0=7.5,
         ).model_copy(update=changes)

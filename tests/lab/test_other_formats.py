@@ -13,15 +13,17 @@ from datasets import Dataset
 from sae_lens import SAE, ActivationsStore
 from sae_lens.evals import EvalConfig, run_evals
 from sae_lens.training.activation_scaler import ActivationScaler
-from small_kinds import KINDS, Kinds, make_kinds
-from small_lab import CONTEXT, D_SAE, HOOK, TOKENS, K, stream
+from small_kinds import KINDS, STEPS, Kinds, make_kinds
+from small_lab import BATCH, CONTEXT, D_SAE, HOOK, K, stream
 from torch import Tensor
 
 from agent.lab import checkpoint, models, results, text
 from agent.lab.checkpoint import dictionary_learning, sae_lens
 from agent.lab.checkpoint.graph import GraphError
 from agent.lab.errors import UserError
+from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.export import export
+from agent.lab.foreign import importing
 from agent.lab.results import FinalInfo
 from agent.lab.verdicts import Verdict
 
@@ -35,6 +37,7 @@ LOADERS = {
     "topk": ("topk_sae", "topk_sae"),
 }
 IN_SAE_LENS = {"relu": "standard", "batchtopk": "jumprelu", "matryoshka": "jumprelu"}
+TRAINED_IN_SAE_LENS = {"relu": "standard", "matryoshka": "matryoshka_batchtopk"}
 IN_SAE_BENCH = {"relu": "standard", "batchtopk": "batch_topk", "matryoshka": "matryoshka_batch_topk"}
 
 
@@ -85,14 +88,15 @@ def test_sae_lens_computes_the_same_latents_and_reconstruction(
     rows = same(theirs.encode(activations), latents)
     torch.testing.assert_close(theirs(activations)[rows], ours.decode(latents)[rows], rtol=1e-4, atol=1e-4)
     assert theirs.cfg.architecture() == IN_SAE_LENS.get(kind, kind)
-    assert theirs.cfg.metadata.training_architecture == kind
+    assert theirs.cfg.metadata.training_architecture == TRAINED_IN_SAE_LENS.get(kind, kind)
+    assert theirs.cfg.metadata.training_architecture_details == {"k": K}
 
 
 def test_its_metadata_says_where_an_sae_comes_from(kinds: Kinds, small_model: Path):
     known = sae_lens.metadata(kinds.header("topk", text=f"owner/name@{'a' * 40}"), "topk")
     assert (known["model_name"], known["hook_name"], known["hook_layer"]) == (str(small_model), HOOK, 1)
     assert (known["context_size"], known["prepend_bos"], known["exclude_special_tokens"]) == (CONTEXT, True, True)
-    assert (known["dataset_path"], known["training_tokens"], known["l0"]) == ("owner/name", TOKENS, 7.5)
+    assert (known["dataset_path"], known["training_tokens"], known["l0"]) == ("owner/name", STEPS * BATCH, 7.5)
     assert sae_lens.metadata(kinds.header("topk", text=f"/home/me/x.txt@{'a' * 16}"), "topk")["dataset_path"] is None
     assert "prepend_bos" not in sae_lens.metadata(kinds.header("topk", "activations"), "topk")  # a world has no text
 
@@ -100,7 +104,11 @@ def test_its_metadata_says_where_an_sae_comes_from(kinds: Kinds, small_model: Pa
 def test_one_threshold_for_all_latents_is_told_as_batchtopk(kinds: Kinds):
     header = kinds.header("jumprelu")
     assert sae_lens.trained_as(header, kinds.threshold) == "jumprelu"
-    assert sae_lens.trained_as(header, kinds.with_one_threshold().threshold) == "batchtopk"
+    one = kinds.with_one_threshold().threshold
+    assert sae_lens.trained_as(header, one) == "batchtopk"
+    prefixes = {"prefix_0": (0, D_SAE // 2), "prefix_1": (D_SAE // 2, D_SAE)}
+    assert sae_lens.trained_as(header.model_copy(update={"groups": prefixes}), one) == "matryoshka"
+    assert sae_lens.trained_as(header.model_copy(update={"groups": {"tier_0": (0, D_SAE)}}), one) == "batchtopk"
 
 
 def test_sae_lens_evaluates_it_on_the_model(run_dirs: dict[str, Path], small_model: Path):
@@ -155,8 +163,26 @@ def test_what_goes_to_the_hub_says_nothing_of_this_machine(
     assert described["kind"] == "topk"
     assert described["files"] == ["cfg.json", "sae_weights.safetensors"]
     known = SAE.load_from_disk(tmp_path / "out").cfg.metadata
-    assert (known.model_name, known.hook_name, known.training_tokens) == (small_model.name, HOOK, TOKENS)
+    assert (known.model_name, known.hook_name, known.training_tokens) == (small_model.name, HOOK, STEPS * BATCH)
     assert str(small_model.parent) not in (tmp_path / "out/cfg.json").read_text()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "form"), [("topk", "saelens"), ("matryoshka", "dictionary_learning")])
+def test_what_was_exported_comes_back(
+    name: str, form: str, run_dirs: dict[str, Path], activations: Tensor, evaluator: Evaluator, tmp_path: Path
+):
+    """As a run that agent score makes of it, compared with the library's own class on the model's activations."""
+    export(run_dirs[name], form, tmp_path / "out")
+    importing.write_run(importing.read(str(tmp_path / "out")), tmp_path / "back", evaluator)
+    before, back = (checkpoint.load(folder / "checkpoint") for folder in (run_dirs[name], tmp_path / "back"))
+    imported = back.header.imported
+    assert imported
+    assert imported.verified
+    assert (imported.declared_tokens, imported.declared_l0) == (STEPS * BATCH, K)
+    larger = 1 if form == "saelens" else before.header.scale  # by how much latents of decoder rows of length 1 are
+    same(back.encode(activations) * larger, before.encode(activations))
+    assert sae_lens.trained_as(back.header, back.threshold) == name
 
 
 # dictionary_learning

@@ -136,5 +136,11 @@ def _config(header: Header, its: Class, k: int) -> dict[str, Any]:
     }
     if "topk" in its.name.lower():
         trainer["k"] = k
-    buffer = {"d_submodule": header.d_in, "io": "out", "ctx_len": known.get("context_size"), "device": "cpu"}
+    buffer = {
+        "d_submodule": header.d_in,
+        "io": "out",
+        "ctx_len": known.get("context_size"),
+        "out_batch_size": training.settings.get("BATCH") if training else None,
+        "device": "cpu",
+    }
     return {"trainer": trainer, "buffer": buffer}

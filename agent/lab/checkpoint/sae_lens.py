@@ -61,6 +61,11 @@ ARCHITECTURES = {
 }
 
 
+TRAINED = {"relu": "standard", "matryoshka": "matryoshka_batchtopk"}  # what SAELens calls kinds when they are trained
+SETTINGS = {"k": "K", "l1_coefficient": "L1_COEFFICIENT"}  # its names of an experiment's constants
+PREFIX = "prefix_"  # with which templates/baselines/matryoshka.py.j2 names its groups
+
+
 @dataclass(frozen=True)
 class Parts:
     """An SAE of a kind of SAELens, on scaled activations: `W_enc`, `b_enc`, `W_dec`, `b_dec`, `threshold`, and k."""
@@ -164,7 +169,7 @@ def metadata(header: Header, architecture: str | None) -> dict[str, Any]:
         "hook_name": header.hook_name,
         "hook_layer": header.layer,
         "hook_head_index": None,
-        "training_architecture": architecture,
+        "training_architecture": TRAINED.get(architecture or "", architecture),
         "sae_lens_version": version("sae_lens"),
         "sae_lens_training_version": None,  # it was not trained by SAELens
         **(_of_training(header.training) if header.training else {}),
@@ -185,7 +190,9 @@ def metadata(header: Header, architecture: str | None) -> dict[str, Any]:
 
 def _of_training(training: Training) -> dict[str, Any]:
     dataset = HUB_DATASET.fullmatch(training.text)
+    settings = {name: training.settings.get(constant) for name, constant in SETTINGS.items()}
     return {
+        "training_architecture_details": {name: value for name, value in settings.items() if value is not None},
         "training_tokens": training.tokens,
         "l0": training.final_l0,
         "context_size": training.context,
@@ -206,11 +213,12 @@ def trained_as(header: Header, threshold: Tensor | None) -> str | None:
     """Return the kind of SAE that a checkpoint was trained as, in the words of ARCHITECTURES, or None for another.
 
     A JumpReLU with the same threshold for all latents is what a BatchTopK leaves (Bussmann et al. 2024, arXiv
-    2412.06410).
+    2412.06410), and with groups that are prefixes what a Matryoshka leaves.
     """
-    if header.architecture == "jumprelu" and threshold is not None and bool((threshold == threshold[0]).all()):
-        return "batchtopk"
-    return header.architecture
+    if header.architecture != "jumprelu" or threshold is None or not bool((threshold == threshold[0]).all()):
+        return header.architecture
+    nested = bool(header.groups) and all(name.startswith(PREFIX) for name in header.groups)
+    return "matryoshka" if nested else "batchtopk"
 
 
 def _k(header: Header) -> int:
