@@ -12,6 +12,7 @@ from agent.lab import features, results
 from agent.lab.errors import UserError
 from agent.lab.files import atomic_path
 from agent.lab.results import FinalInfo
+from agent.lab.visible import one_line
 from agent.report import model_card, neuronpedia
 from agent.report.model_card import Origin, Subject
 from agent.running import process
@@ -41,7 +42,7 @@ def export(run_dir: Path, form: str, out: Path) -> int:
         if ended.exit_code:
             raise SystemExit(2 if ended.exit_code == 2 else 1)  # it has said why
         subject = Subject(**json.loads(described.read_text().splitlines()[-1]))
-        if form == "neuronpedia" and (batch := _batch(run_dir, info)):
+        if form == "neuronpedia" and (batch := _batch(run_dir, info, subject)):
             (partial / BATCH).write_text(batch)
             subject.files.append(BATCH)
         model_card.write(partial, form, subject, info, origin, out.name)
@@ -72,14 +73,15 @@ def _results(run_dir: Path) -> tuple[FinalInfo, Origin | None]:
     if number is None or int(number[1]) >= len(state.runs):
         return results.read(run_dir), origin
     (run,) = study.load_runs(state, only=int(number[1]))
-    origin = Origin(study.name, study.head(), run_dir.name, run.state.proposal.title)
+    origin = Origin(study.name, study.head(), run_dir.name, one_line(run.state.proposal.title))
     return run.info or results.read(run_dir), origin
 
 
-def _batch(run_dir: Path, info: FinalInfo) -> str:
+def _batch(run_dir: Path, info: FinalInfo, subject: Subject) -> str:
     """Return the latents that are kept of a run as a batch of SAEDashboard's, or "" if none are."""
     kept = features.read(run_dir)
     if kept is None or info.training is None:
         return ""
-    training = info.training.model_copy(update={"model": Path(info.training.model).name})
-    return json.dumps(neuronpedia.batch(kept, training, f"{run_dir.parent.name}-{run_dir.name}")) + "\n"
+    training = info.training.model_copy(update={"model": subject.model})
+    name = f"{run_dir.parent.name}-{run_dir.name}"
+    return json.dumps(neuronpedia.batch(kept, training, name, subject.row_lengths)) + "\n"

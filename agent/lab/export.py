@@ -5,6 +5,7 @@ DIR is a new directory, to which `agent export` adds a card. The line on stdout 
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from agent.lab.exits import one_line_errors
 
 WRITERS = {
     "saelens": sae_lens.files,
-    "neuronpedia": sae_lens.files,
+    "neuronpedia": partial(sae_lens.files, unit_rows=True),
     "dictionary_learning": dictionary_learning.files,
 }
 
@@ -51,6 +52,7 @@ def export(run_dir: Path, form: str, out: Path) -> dict[str, Any]:
     except GraphError as error:
         raise UserError(f"{run_dir} cannot be exported to {form}: {error}") from None
     files.write(out, content)
+    lengths = sae_lens.row_lengths(loaded.W_dec) / header.scale
     return {
         "model": header.model,
         "hook_name": header.hook_name,
@@ -58,6 +60,7 @@ def export(run_dir: Path, form: str, out: Path) -> dict[str, Any]:
         "d_sae": header.d_sae,
         "kind": sae_lens.trained_as(header, loaded.threshold),
         "files": sorted(content),
+        "row_lengths": lengths.tolist() if form == "neuronpedia" else [],  # by which its latents are larger
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ PINNED = re.compile(r"(.+)@([0-9a-f]{16}|[0-9a-f]{40})", re.DOTALL)  # as corpus
 COMMIT = 40  # hex digits, of a hub dataset; a file is pinned by fewer
 HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+")
 SHOWN = 12  # hex digits of a commit
+POINTS = (  # that the converter knows
+    *("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_in", "hook_mlp_out", "hook_attn_out", "hook_z"),
+)
 
 Rows = list[tuple[str, str]]
 
@@ -34,6 +38,7 @@ class Subject:
     d_sae: int
     kind: str
     files: list[str]
+    row_lengths: list[float]  # of the decoder, for the model's own activations: by which its latents are larger
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ def write(folder: Path, form: str, subject: Subject, info: FinalInfo, origin: Or
             split=info.split,
             verdict=info.verdict,
             name=name,
+            path=shlex.quote(name),
             neuronpedia=form == "neuronpedia" and _layer(subject.hook_name),
         )
     )
@@ -79,7 +85,9 @@ def _of_training(training: Training | None) -> Rows:
     if training is None:
         return []
     passes = f", {training.passes:g} passes over it" if training.passes and training.passes > 1 else ""
-    windows = f" in windows of {training.context} tokens, special and outlier ones left out" if training.context else ""
+    windows = (
+        f", in windows of {training.context} tokens, special and outlier ones left out" if training.context else ""
+    )
     world = training.hook_name == WORLD_HOOK
     return [
         ("data", "samples of the world" if world else f"{_text(training.text)}{windows}"),
@@ -132,6 +140,6 @@ def _scores(info: FinalInfo) -> list[tuple[str, str, str, str]]:
 
 
 def _layer(hook_name: str) -> dict[str, str] | None:
-    """Return the hook as Neuronpedia's converter asks for it: the layer, and the point in it."""
-    match = re.fullmatch(r"blocks\.(\d+)\.(?:.+\.)?(\w+)", hook_name)
-    return {"layer": match[1], "point": match[2]} if match else None
+    """Return the hook as Neuronpedia's converter asks for it: the layer and the point in it, if it is one of its."""
+    match = re.fullmatch(r"blocks\.(\d+)\.(?:attn\.)?(\w+)", hook_name)
+    return {"layer": match[1], "point": match[2]} if match and match[2] in POINTS else None

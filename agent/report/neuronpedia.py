@@ -4,6 +4,7 @@ What the features do not hold is left empty: correlations with neurons, the hist
 prompts.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from agent.lab.features import Context, Feature, Features
@@ -19,15 +20,36 @@ EMPTY = (
 TOP_BIN = -1  # lower bound and share of the bin of the strongest contexts
 
 
-def batch(features: Features, training: Training, name: str) -> dict[str, Any]:
-    """Return the batch of all latents that are kept; `name` is that of the set of SAEs."""
+def batch(
+    features: Features, training: Training, name: str, row_lengths: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """Return the batch of all latents that are kept; `name` is that of the set of SAEs.
+
+    With `row_lengths` of the decoder the activations are those of the same SAE with rows of length 1, as SAEDashboard
+    has it.
+    """
     return {
         "model_id": training.model,
         "layer": training.layer,
         "sae_set": name,
         "sae_id_suffix": None,
-        "features": [_feature(feature, features.text) for feature in features.features],
+        "features": [
+            _feature(_enlarged(feature, row_lengths[feature.latent]) if row_lengths else feature, features.text)
+            for feature in features.features
+        ],
     }
+
+
+def _enlarged(feature: Feature, factor: float) -> Feature:
+    """Return a latent whose activations are `factor` times as large."""
+
+    def enlarged(contexts: Sequence[Context]) -> list[Context]:
+        return [
+            each.model_copy(update={"activations": [factor * value for value in each.activations]}) for each in contexts
+        ]
+
+    changes = {"top": enlarged(feature.top), "spread": enlarged(feature.spread)}
+    return feature.model_copy(update={"max_activation": factor * feature.max_activation, **changes})
 
 
 def _feature(feature: Feature, dataset: str) -> dict[str, Any]:

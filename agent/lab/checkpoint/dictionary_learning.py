@@ -17,7 +17,6 @@ from agent.lab.checkpoint import sae_lens
 from agent.lab.checkpoint.graph import GraphError
 from agent.lab.checkpoint.header import Header
 
-CLOSE = 1e-4  # relative, of numbers that are one number but for rounding
 NOT_SET = -1.0  # the threshold of a TopK that has none
 
 Weights = dict[str, Tensor]
@@ -92,13 +91,11 @@ def files(header: Header, found: sae_lens.Parts) -> dict[str, str | bytes]:
     if header.hook_name != (only := f"blocks.{header.layer}.hook_resid_post"):
         raise GraphError(f"its files name a layer alone, which is read as {only}, and its hook is {header.hook_name}")
     kind = sae_lens.trained_as(header, found.tensors.get("threshold"))
-    weights = _of_unit_rows(found.unscaled(header.scale))
-    if kind in ("batchtopk", "matryoshka") and not _is_one_number(weights["threshold"]):
+    weights = found.of_unit_rows(header.scale)
+    if kind in ("batchtopk", "matryoshka") and not sae_lens.is_one_number(weights["threshold"]):
         kind = "jumprelu"  # the same encoder, with room for a threshold of each latent
     if kind not in CLASSES:
         raise GraphError(f"it has no class for {kind}: it has those for {', '.join(CLASSES)}")
-    if found.k and not _is_one_number(found.tensors["W_dec"].norm(dim=1)):
-        raise GraphError("its decoder rows have length 1, and these differ: which latents are kept would change")
     its = CLASSES[kind]
     if its.subtracts_b_dec != found.subtracts_b_dec:
         shift = weights["b_dec"] @ weights["W_enc"]
@@ -108,18 +105,6 @@ def files(header: Header, found: sae_lens.Parts) -> dict[str, str | bytes]:
     pickled = io.BytesIO()
     torch.save(its.state(weights), pickled)
     return {"ae.pt": pickled.getvalue(), "config.json": json.dumps(_config(header, its, k), indent=4) + "\n"}
-
-
-def _of_unit_rows(weights: Weights) -> Weights:
-    """Return the same SAE with decoder rows of length 1, and their lengths in the latents."""
-    norms = weights["W_dec"].norm(dim=1)
-    norms = torch.where(norms > 0, norms, 1.0)
-    scaled = {name: weights[name] * norms for name in ("W_enc", "b_enc", "threshold") if name in weights}
-    return weights | scaled | {"W_dec": weights["W_dec"] / norms[:, None]}
-
-
-def _is_one_number(values: Tensor) -> bool:
-    return bool(((values - values.mean()).abs() <= CLOSE * values.mean().abs()).all())
 
 
 def _k(header: Header) -> int:
@@ -151,5 +136,11 @@ def _config(header: Header, its: Class, k: int) -> dict[str, Any]:
     }
     if "topk" in its.name.lower():
         trainer["k"] = k
-    buffer = {"d_submodule": header.d_in, "io": "out", "ctx_len": known.get("context_size"), "device": "cpu"}
+    buffer = {
+        "d_submodule": header.d_in,
+        "io": "out",
+        "ctx_len": known.get("context_size"),
+        "out_batch_size": training.settings.get("BATCH") if training else None,
+        "device": "cpu",
+    }
     return {"trainer": trainer, "buffer": buffer}

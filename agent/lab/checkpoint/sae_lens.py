@@ -15,6 +15,7 @@ from agent.lab.checkpoint.header import Header
 from agent.lab.defaults import WORLD_HOOK
 from agent.lab.results import Imported, Training
 
+CLOSE = 1e-4  # relative, of numbers that are one number but for rounding
 HUB_DATASET = re.compile(r"(.+)@[0-9a-f]{40}", re.DOTALL)  # pinned by its commit, as corpus.py does
 
 
@@ -60,6 +61,11 @@ ARCHITECTURES = {
 }
 
 
+TRAINED = {"relu": "standard", "matryoshka": "matryoshka_batchtopk"}  # what SAELens calls kinds when they are trained
+SETTINGS = {"k": "K", "l1_coefficient": "L1_COEFFICIENT"}  # its names of an experiment's constants
+PREFIX = "prefix_"  # with which templates/baselines/matryoshka.py.j2 names its groups
+
+
 @dataclass(frozen=True)
 class Parts:
     """An SAE of a kind of SAELens, on scaled activations: `W_enc`, `b_enc`, `W_dec`, `b_dec`, `threshold`, and k."""
@@ -79,6 +85,20 @@ class Parts:
             "b_dec": self.tensors["b_dec"] / scale,
         }
         return weights | ({"threshold": self.tensors["threshold"].clone()} if self.kind.has_threshold else {})
+
+    def of_unit_rows(self, scale: float) -> dict[str, Tensor]:
+        """Return the weights likewise, with decoder rows of length 1, and their lengths in the latents.
+
+        Raises GraphError if other latents would be kept then.
+        """
+        weights = self.unscaled(scale)
+        lengths = row_lengths(weights["W_dec"])
+        if self.kind.has_k and not is_one_number(lengths):
+            raise GraphError(
+                "its decoder rows have length 1, and these differ: which latents are the largest would change"
+            )
+        scaled = {name: weights[name] * lengths for name in ("W_enc", "b_enc", "threshold") if name in weights}
+        return weights | scaled | {"W_dec": weights["W_dec"] / lengths[:, None]}
 
 
 def parts(header: Header, tensors: Mapping[str, Tensor], x: Tensor, latents: Tensor) -> Parts:
@@ -106,9 +126,23 @@ def parts(header: Header, tensors: Mapping[str, Tensor], x: Tensor, latents: Ten
     return found[errors.index(min(errors))]
 
 
-def files(header: Header, found: Parts) -> dict[str, str | dict[str, Tensor]]:
-    """Return cfg.json and sae_weights.safetensors for an SAE that takes the model's own, unscaled activations."""
-    weights = found.unscaled(header.scale)
+def row_lengths(W_dec: Tensor) -> Tensor:
+    """Return the lengths `[d_sae]` of a decoder's rows, 1 for one that is zero."""
+    lengths = W_dec.norm(dim=1)
+    return torch.where(lengths > 0, lengths, 1.0)
+
+
+def is_one_number(values: Tensor) -> bool:
+    """Return True if values are the same but for rounding."""
+    return bool(((values - values.mean()).abs() <= CLOSE * values.mean().abs()).all())
+
+
+def files(header: Header, found: Parts, unit_rows: bool = False) -> dict[str, str | dict[str, Tensor]]:
+    """Return cfg.json and sae_weights.safetensors for an SAE that takes the model's own, unscaled activations.
+
+    With `unit_rows` its decoder rows have length 1: `fold_W_dec_norm`, which SAEDashboard calls, leaves it as it is.
+    """
+    weights = found.of_unit_rows(header.scale) if unit_rows else found.unscaled(header.scale)
     if found.kind.name == "gated":
         b_enc, threshold = weights.pop("b_enc"), weights.pop("threshold")
         weights |= {"b_mag": b_enc, "b_gate": b_enc - threshold, "r_mag": torch.zeros_like(b_enc)}
@@ -124,7 +158,7 @@ def files(header: Header, found: Parts) -> dict[str, str | dict[str, Tensor]]:
         "metadata": metadata(header, trained_as(header, found.tensors.get("threshold"))),
     }
     if found.k:
-        config |= {"k": found.k, "rescale_acts_by_decoder_norm": False}
+        config |= {"k": found.k, "rescale_acts_by_decoder_norm": unit_rows}
     return {"cfg.json": json.dumps(config, indent=2) + "\n", "sae_weights.safetensors": weights}
 
 
@@ -135,7 +169,7 @@ def metadata(header: Header, architecture: str | None) -> dict[str, Any]:
         "hook_name": header.hook_name,
         "hook_layer": header.layer,
         "hook_head_index": None,
-        "training_architecture": architecture,
+        "training_architecture": TRAINED.get(architecture or "", architecture),
         "sae_lens_version": version("sae_lens"),
         "sae_lens_training_version": None,  # it was not trained by SAELens
         **(_of_training(header.training) if header.training else {}),
@@ -156,7 +190,9 @@ def metadata(header: Header, architecture: str | None) -> dict[str, Any]:
 
 def _of_training(training: Training) -> dict[str, Any]:
     dataset = HUB_DATASET.fullmatch(training.text)
+    settings = {name: training.settings.get(constant) for name, constant in SETTINGS.items()}
     return {
+        "training_architecture_details": {name: value for name, value in settings.items() if value is not None},
         "training_tokens": training.tokens,
         "l0": training.final_l0,
         "context_size": training.context,
@@ -177,11 +213,12 @@ def trained_as(header: Header, threshold: Tensor | None) -> str | None:
     """Return the kind of SAE that a checkpoint was trained as, in the words of ARCHITECTURES, or None for another.
 
     A JumpReLU with the same threshold for all latents is what a BatchTopK leaves (Bussmann et al. 2024, arXiv
-    2412.06410).
+    2412.06410), and with groups that are prefixes what a Matryoshka leaves.
     """
-    if header.architecture == "jumprelu" and threshold is not None and bool((threshold == threshold[0]).all()):
-        return "batchtopk"
-    return header.architecture
+    if header.architecture != "jumprelu" or threshold is None or not bool((threshold == threshold[0]).all()):
+        return header.architecture
+    nested = bool(header.groups) and all(name.startswith(PREFIX) for name in header.groups)
+    return "matryoshka" if nested else "batchtopk"
 
 
 def _k(header: Header) -> int:

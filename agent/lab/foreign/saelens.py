@@ -234,7 +234,8 @@ def _declared_l0(config: Mapping[str, Any], folder: Path) -> float | None:
 
 
 def _declared_tokens(config: Mapping[str, Any], folder: Path) -> int | None:
-    tokens = config.get("training_tokens") or reading.object_beside(folder / RUNNER).get("training_tokens")
+    named = (config.get("metadata") or {}).get("training_tokens")  # as agent export writes it
+    tokens = config.get("training_tokens") or named or reading.object_beside(folder / RUNNER).get("training_tokens")
     return tokens if isinstance(tokens, int) and tokens > 0 else None
 
 
