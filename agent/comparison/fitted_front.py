@@ -87,7 +87,7 @@ class FittedFront:
     baselines: Sequence[Baseline]
 
     read_in_words: ClassVar[str] = "read from a quadratic in log L0 that is fitted to its trainings"
-    line_in_words: ClassVar[str] = "a quadratic in log L0, fitted to its trainings"
+    line_in_words: ClassVar[str] = "a quadratic in log L0 fitted to its trainings"
     points_in_words: ClassVar[str] = "the baseline's trainings"
 
     @property

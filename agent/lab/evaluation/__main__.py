@@ -146,9 +146,7 @@ def _resolve_evals(run_dir: Path, evals: str) -> tuple[str, ...]:
         header = checkpoint.read_header(run_dir / "checkpoint")
     except checkpoint.CheckpointError:
         return requests.QUICK  # nothing is scored: the verdict is bad_checkpoint
-    names, left_out = doctor.resolve_families(
-        doctor.eval_target(header.model, header.hook_name, header.text), evals
-    )
+    names, left_out = doctor.resolve_families(doctor.eval_target(header.model, header.hook_name, header.text), evals)
     for name, reason in left_out.items():
         notify(f"left out of {evals}: {name}: {reason}")
     return names
