@@ -1,0 +1,201 @@
+"""Measure how often the front of a baseline with an L1 coefficient errs: the last tables of docs/calibration.md.
+
+    python benchmarks/coefficient_front.py [--train OUT_DIR]
+
+With --train it first trains ReLU + L1 on synth2k (256,000 samples) at eleven coefficients, four of them with further
+seeds, and scores each: benchmarks/coefficient_front.json, in about half an hour on one core. The front of a study's
+five coefficients and five seeds is then held against the trainings that it was not fitted to, and simulated: true
+curves through these trainings, normal noise of the measured size in L0 and in the metric.
+"""
+
+import argparse
+import json
+import math
+import random
+import statistics
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from calibration import NEARLY_ZERO, share, table
+from training import train
+
+from agent import ideas
+from agent.comparison.arbiter import OnTest
+from agent.comparison.curves import required_baselines
+from agent.comparison.fitted_front import LADDER, STEP, FittedFront
+from agent.comparison.judgement import FRESH_SEEDS, Goal, judge
+from agent.comparison.matching import all_metrics
+from agent.comparison.significance import compare_to_reference
+from agent.ideas import Fixed
+from agent.lab import results
+from agent.lab.metrics import METRICS
+from agent.lab.results import Comparison, MetricComparison
+from agent.study.records import Baseline
+
+TABLE = Path(__file__).with_suffix(".json")
+OWN = 2.0
+FIXED = Fixed(model="synth2k", baseline="relu", l1_coefficient=OWN, tokens=256_000)
+BETWEEN = (1.09, 1.63, 2.45, 3.67)  # coefficients half way between those of the ladder
+AGAIN = ((1.33, 1), (3.0, 1))
+METRICS_HERE = ("explained_variance_centered", "f1")
+RATIOS = (1.25, 1.5, 2.0)  # of neighbouring coefficients
+DRAWS, STUDIES, RUNS = 4000, 1000, 5
+
+
+def trainings(out: Path) -> list[Baseline]:
+    """Train and score what a study needs and what it is held against; each is done once."""
+    pairs, found = [*required_baselines(FIXED), *((k, 0) for k in BETWEEN), *AGAIN], []
+    for k, seed in pairs:
+        script = out / f"c{k:g}_seed{seed}.py"
+        script.write_text(ideas.render_baseline(FIXED.with_changes(seed=seed), k))
+        run_dir = train(script, out / script.stem)
+        if not (run_dir / "final_info.json").exists():
+            subprocess.run([sys.executable, "-P", "-m", "agent.lab.evaluation", str(run_dir)], check=True)
+        found.append(Baseline(k=k, seed=seed, figures=all_metrics(results.read(run_dir))))
+    return found
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Trainings as they are drawn: a metric over log L0, and what seeds differ by."""
+
+    curve: Callable[[float], float]
+    log_l0: Callable[[float], float]  # by log coefficient
+    noise: float  # of the metric about the curve
+    l0_noise: float  # of log L0 at one coefficient
+
+    def train(self, draw: random.Random, metric: str, k: float, seed: int = 0) -> Baseline:
+        x = self.log_l0(math.log(k)) + draw.gauss(0, self.l0_noise)
+        return Baseline(k=k, seed=seed, figures={"l0": math.exp(x), metric: self.curve(x) + draw.gauss(0, self.noise)})
+
+    def front(self, draw: random.Random, metric: str, ratio: float) -> FittedFront:
+        """Return the front of a study whose neighbouring coefficients differ by this ratio."""
+        powers = [round(math.log(factor, STEP)) for factor in LADDER]
+        ladder = [self.train(draw, metric, OWN * ratio**power) for power in powers]
+        return FittedFront([*ladder, *(self.train(draw, metric, OWN, seed) for seed in range(1, 5))])
+
+    def within(self, draw: random.Random, metric: str, front: FittedFront, part: tuple[float, float]) -> Baseline:
+        """Return a training whose L0 lies in a part of the front's range, by log L0."""
+        low, high = map(math.log, front.range)
+        x = low + (high - low) * draw.uniform(*part)
+        return Baseline(k=OWN, seed=9, figures={"l0": math.exp(x), metric: self.curve(x) + draw.gauss(0, self.noise)})
+
+
+def polynomial(trained: Sequence[Baseline], metric: str, degree: int) -> Callable[[float], float]:
+    """Return a metric as a polynomial in log L0 through trainings, by least squares."""
+    x = [math.log(each.l0) for each in trained]
+    weights = np.polyfit(x, [each.figures[metric] or math.nan for each in trained], degree)
+    return lambda at: float(np.polyval(weights, at))
+
+
+def truth_of(trained: Sequence[Baseline], metric: str, degree: int) -> Truth:
+    """Return the truth that trainings suggest, with a curve of this degree."""
+    curve = polynomial(trained, metric, degree)
+    rests = [(each.figures[metric] or math.nan) - curve(math.log(each.l0)) for each in trained]
+    noise = math.sqrt(sum(rest**2 for rest in rests) / (len(rests) - degree - 1))
+    ks, x = [math.log(each.k) for each in trained], [math.log(each.l0) for each in trained]
+    weights = np.polyfit(ks, x, 2)
+    own = [math.log(each.l0) for each in trained if each.k == OWN]
+    return Truth(curve, lambda k: float(np.polyval(weights, k)), noise, statistics.stdev(own))
+
+
+def compared(front: FittedFront, metric: str, run: Baseline) -> MetricComparison:
+    there, value = front.read(metric, run.l0), run.figures[metric]
+    assert there
+    assert value is not None
+    return compare_to_reference(value, there.value, there.noise, there.error, there.df)
+
+
+def false_positives(truth: Truth, metric: str, ratio: float, part: tuple[float, float]) -> int:
+    """Return in how many of DRAWS studies a run without any effect lies outside its 95% interval."""
+    draw, outside = random.Random(0), 0
+    for _ in range(DRAWS):
+        front = truth.front(draw, metric, ratio)
+        run = compared(front, metric, truth.within(draw, metric, front, part))
+        outside += abs(run.difference) > run.half_width
+    return outside
+
+
+def misfit(truth: Truth, metric: str, ratio: float) -> float:
+    """Return the largest distance of the front from the true curve if there were no noise."""
+    silent = Truth(truth.curve, truth.log_l0, 0.0, 0.0)
+    front = silent.front(random.Random(0), metric, ratio)
+    low, high = map(math.log, front.range)
+    at = [low + (high - low) * i / 200 for i in range(201)]
+    return max(abs((front.read_near(metric, math.exp(x)) or math.nan) - truth.curve(x)) for x in at)
+
+
+def placebo(truth: Truth, metric: str) -> Counter[str]:
+    """Return how many placebo studies of RUNS runs claim something, without a smallest effect or a test text."""
+    draw, counts, goal = random.Random(0), Counter[str](), Goal(metric, NEARLY_ZERO)
+
+    def comparison(front: FittedFront) -> Comparison:
+        run = truth.within(draw, metric, front, (0, 1))
+        return Comparison(levels=[OWN], seeds=front.seeds, metrics={metric: compared(front, metric, run)})
+
+    for _ in range(STUDIES):
+        front = truth.front(draw, metric, STEP)
+        runs = {run: comparison(front) for run in range(RUNS)}
+        first = judge(runs, goal, {}, {})
+        winners = [run for run in first if first[run].outcome == "unconfirmed"]
+        fresh = {run: [comparison(front) for _ in range(FRESH_SEEDS)] for run in winners}
+        upheld = {run: OnTest(sum(each.metrics[metric].difference for each in fresh[run])) for run in winners}
+        outcomes = {each.outcome for each in judge(runs, goal, fresh, upheld).values()}
+        counts["better"] += "better" in outcomes
+        counts["worse"] += "worse" in outcomes
+        counts["first stage"] += bool(winners)
+    return counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", type=Path, metavar="OUT_DIR")
+    out = parser.parse_args().train
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        TABLE.write_text(json.dumps([each.model_dump() for each in trainings(out)], indent=1) + "\n")
+    trained = [Baseline.model_validate(each) for each in json.loads(TABLE.read_text())]
+    required = set(required_baselines(FIXED))
+    front = FittedFront([each for each in trained if (each.k, each.seed) in required])
+    others = [each for each in trained if (each.k, each.seed) not in required]
+    by_l0 = sorted(trained, key=lambda each: each.k)
+    spread = truth_of(trained, METRICS_HERE[0], 3).l0_noise
+    print(f"{len(trained)} trainings; L0 by coefficient: {', '.join(f'{e.k:g}: {e.l0:.2f}' for e in by_l0)}")
+    print(f"seeds at coefficient {OWN:g} differ in L0 by {math.expm1(spread):.1%} (standard deviation)")
+    rows = []
+    for metric in METRICS_HERE:
+        for each in others:
+            run, digits = compared(front, metric, each), METRICS[metric].digits
+            held = "yes" if abs(run.difference) <= run.half_width else "NO"
+            shown = [f"{run.value:.{digits}f}", f"{run.difference:+.5f} ± {run.half_width:.5f}", held]
+            rows.append([METRICS[metric].title, f"{each.k:g}", f"{each.l0:.2f}", *shown])
+    head = ["metric", "coefficient", "L0", "measured", "difference from the front", "within its interval"]
+    table("Trainings that the front was not fitted to", head, rows)
+    rows = []
+    for metric in METRICS_HERE:
+        for degree, ratio in ((2, STEP), *((3, ratio) for ratio in RATIOS)):
+            truth = truth_of(trained, metric, degree)
+            parts = ((0.4, 0.6), (0.0, 1.0), (0.0, 0.1), (0.9, 1.0))
+            rates = [share(false_positives(truth, metric, ratio, part), DRAWS) for part in parts]
+            lost = misfit(truth, metric, ratio)
+            far = f"{lost:.5f} = {lost / truth.noise:.1f} s"
+            rows.append([METRICS[metric].title, "quadratic" if degree == 2 else "cubic", f"{ratio:g}", far, *rates])
+    head = ["metric", "true curve", "ratio", "misfit", "middle fifth", "anywhere", "lowest tenth", "highest tenth"]
+    table(f"{DRAWS} runs without effect: outside of their 95% interval, by the place of their L0", head, rows)
+    rows = []
+    for metric in METRICS_HERE:
+        for degree, name in ((2, "quadratic"), (3, "cubic")):
+            counts = placebo(truth_of(trained, metric, degree), metric)
+            shares = [share(counts[each], STUDIES) for each in ("better", "worse", "first stage")]
+            rows.append([METRICS[metric].title, name, *shares])
+    head = ["primary metric", "true curve", "claims better", "claims worse", "better, without fresh seeds"]
+    table(f"{STUDIES} placebo studies of {RUNS} runs, smallest effect nearly 0, without the test text", head, rows)
+
+
+if __name__ == "__main__":
+    main()
