@@ -47,6 +47,14 @@ def test_a_try_is_judged_by_the_last_tenth_of_its_training():
     assert final_error([]) is None
 
 
+def test_where_l0_follows_from_the_rate_the_loss_decides():
+    """A rate that ends denser reconstructs more, and pays for it in the L1 term."""
+    rows = [row(step, 1 / step).model_copy(update={"loss": 3.0 * step}) for step in range(1, 21)]
+    assert final_error(rows, "training loss") == pytest.approx(58.5)
+    said = rate_line(tuned(0.003, 0.5, 0.4, 0.6).model_copy(update={"judged_by": "training loss"}))
+    assert "their training loss at the end was 0.5 at 0.001" in said
+
+
 def test_a_line_states_what_each_rate_left():
     assert rate_line(tuned(0.003, 0.41, 0.39, 0.4)) == (
         "The baseline's learning rate is 0.003, the best of 3 that were each tried on 204,800 training tokens: "
