@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedTokenize
 from agent import ideas
 from agent.ideas import Fixed, Step
 from agent.lab import activations, checkpoint, text
-from agent.lab.architectures import BaselineName
 from agent.lab.activations import Manifest, Stream
+from agent.lab.architectures import BaselineName
 from agent.lab.checkpoint import Header
 from agent.lab.evaluation import idea_files
 from agent.lab.evaluation.evaluator import Evaluator, HeldOut

@@ -12,7 +12,7 @@ from agent.lab.architectures import Architecture
 from agent.lab.results import Comparison, Expectation, Measure, Work
 from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
-from agent.study.records import Baseline, Confinement, PlannedRun, Proposal, RateMeasure, RateTry
+from agent.study.records import Baseline, Confinement, PlannedRun, Proposal, RateTry
 
 Digests = dict[str, str]  # path in the study's directory -> SHA-256; empty in ledgers from before they were kept
 
@@ -113,7 +113,7 @@ class RateTuned(_Event):
     rate: float
     tokens: int  # of each training that tried one
     tries: list[RateTry]
-    judged_by: RateMeasure = "mean squared error"
+    judged_by: Literal["mean squared error", "loss"] = "mean squared error"
     seconds: float
 
 

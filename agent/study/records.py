@@ -11,7 +11,6 @@ from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
 
 SandboxWish = Literal["required", "auto", "off"]
-RateMeasure = Literal["mean squared error", "training loss"]  # by which learning rates are judged
 SandboxKind = Literal["none", "landlock", "bubblewrap"]  # the weaker first
 
 
@@ -65,7 +64,9 @@ class RateTry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rate: float
-    error: float | None  # what it is judged by, at its end, on scaled activations; None: it did not come there
+    error: (
+        float | None
+    )  # mean squared error at its end, or the loss, on scaled activations; None: it did not come there
     why_not: Line = ""  # its verdict, if there is no error
 
 

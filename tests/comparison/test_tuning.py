@@ -45,14 +45,7 @@ def test_a_try_is_judged_by_the_last_tenth_of_its_training():
     assert final_error([row(1, 0.5), row(2, 0.25)]) == 0.25
     assert final_error([*falling[:-1], row(20, None)]) is None
     assert final_error([]) is None
-
-
-def test_where_l0_follows_from_the_rate_the_loss_decides():
-    """A rate that ends denser reconstructs more, and pays for it in the L1 term."""
-    rows = [row(step, 1 / step).model_copy(update={"loss": 3.0 * step}) for step in range(1, 21)]
-    assert final_error(rows, "training loss") == pytest.approx(58.5)
-    said = rate_line(tuned(0.003, 0.5, 0.4, 0.6).model_copy(update={"judged_by": "training loss"}))
-    assert "their training loss at the end was 0.5 at 0.001" in said
+    assert final_error(falling, whole_loss=True) == 1.0
 
 
 def test_a_line_states_what_each_rate_left():
