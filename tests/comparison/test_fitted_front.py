@@ -154,6 +154,24 @@ def test_a_coefficient_whose_training_failed_is_not_asked_for_again():
     assert (len(used), missing) == (9, None)
 
 
+def test_without_the_last_coefficient_of_the_ladder_there_is_a_front_and_nothing_beyond_it():
+    known = [each for each in LADDERED if each.k < 11]
+    assert compare(scored(20.0, 0.9), FittedFront(known)).seeds == 8
+    assert beside(6.0, RELU, known, {each.k for each in LADDERED}, {})[1] is None
+    assert compare(scored(6.0, 0.9), FittedFront(known)).not_comparable
+
+
+def test_one_run_in_twenty_lies_outside_of_its_interval_by_chance():
+    draw, studies, outside = random.Random(0), 400, 0
+    for study in range(studies):
+        front = FittedFront([trained(k, 10 * study + seed) for k, seed in required_baselines(RELU)])
+        low, high = front.range
+        l0 = low * (high / low) ** draw.random()
+        compared = compare(scored(l0, on_front(l0) + draw.gauss(0, NOISE)), front).metrics[SCORE]
+        outside += abs(compared.difference) > compared.half_width
+    assert 0.03 < outside / studies < 0.08
+
+
 def test_notes_say_how_much_wider_the_intervals_of_fewer_seeds_are():
     two, five = (half_width_per_noise(RELU.model_copy(update={"baseline_seeds": seeds})) for seeds in (2, 5))
     x = np.log([*LADDER, 1.0])
