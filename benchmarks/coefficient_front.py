@@ -2,10 +2,10 @@
 
     python benchmarks/coefficient_front.py [--train OUT_DIR]
 
-With --train it first trains ReLU + L1 on synth2k (128,000 samples) at eleven coefficients, four of them with further
-seeds, and scores each: benchmarks/coefficient_front.json, in about ten minutes on one core. The front of a study's
-five coefficients and five seeds is then held against the trainings that it was not fitted to, and simulated: true
-curves through these trainings, normal noise of the measured size in L0 and in the metric.
+With --train it first trains ReLU + L1 on synth2k (128,000 samples) at nine coefficients, three of them with further
+seeds, and scores each: benchmarks/coefficient_front.json, in about ten minutes on one core. Fronts of five of these
+coefficients and five seeds, narrow and wide, are then held against the trainings that they were not fitted to, and
+studies are simulated: true curves through all trainings, normal noise of the measured size in L0 and in the metric.
 """
 
 import argparse
@@ -26,8 +26,7 @@ from training import train
 
 from agent import ideas
 from agent.comparison.arbiter import OnTest
-from agent.comparison.curves import required_baselines
-from agent.comparison.fitted_front import LADDER, STEP, FittedFront
+from agent.comparison.fitted_front import STEP, FittedFront
 from agent.comparison.judgement import FRESH_SEEDS, Goal, judge
 from agent.comparison.matching import all_metrics
 from agent.comparison.significance import compare_to_reference
@@ -40,16 +39,19 @@ from agent.study.records import Baseline
 TABLE = Path(__file__).with_suffix(".json")
 OWN = 2.0
 FIXED = Fixed(model="synth2k", baseline="relu", l1_coefficient=OWN, tokens=128_000)
-BETWEEN = (1.09, 1.63, 2.45, 3.67)  # coefficients half way between those of the ladder
-AGAIN = ((1.33, 1), (3.0, 1))
+COEFFICIENTS = (0.889, 1.09, 1.33, 1.63, OWN, 2.45, 3.0, 3.67, 4.5)  # a factor of sqrt(1.5) apart
+SEEDS = {OWN: 5, 1.33: 2, 3.0: 2}
+LADDERS = {"1.22": COEFFICIENTS[2:7], "1.5": COEFFICIENTS[::2]}  # by their ratio
 METRICS_HERE = ("explained_variance_centered", "f1")
-RATIOS = (1.25, 1.5, 2.0)  # of neighbouring coefficients
-DRAWS, STUDIES, RUNS = 4000, 1000, 5
+MEASURED = 4  # degree of the curve through all trainings
+RATIOS = (1.15, 1.25, 1.5)  # of neighbouring coefficients
+NAMES = {2: "quadratic", MEASURED: "as measured"}
+DRAWS, STUDIES, RUNS = 2000, 1000, 5
 
 
 def trainings(out: Path) -> list[Baseline]:
     """Train and score what a study needs and what it is held against; each is done once."""
-    pairs = [*required_baselines(FIXED), *((k, 0) for k in BETWEEN), *AGAIN]
+    pairs = [(k, seed) for k in COEFFICIENTS for seed in range(SEEDS.get(k, 1))]
     run_dirs = []
     for k, seed in pairs:
         script = out / f"c{k:g}_seed{seed}.py"
@@ -77,8 +79,7 @@ class Truth:
 
     def front(self, draw: random.Random, metric: str, ratio: float) -> FittedFront:
         """Return the front of a study whose neighbouring coefficients differ by this ratio."""
-        powers = [round(math.log(factor, STEP)) for factor in LADDER]
-        ladder = [self.train(draw, metric, OWN * ratio**power) for power in powers]
+        ladder = [self.train(draw, metric, OWN * ratio**power) for power in range(-2, 3)]
         return FittedFront([*ladder, *(self.train(draw, metric, OWN, seed) for seed in range(1, 5))])
 
     def within(self, draw: random.Random, metric: str, front: FittedFront, part: tuple[float, float]) -> Baseline:
@@ -113,14 +114,27 @@ def compared(front: FittedFront, metric: str, run: Baseline) -> MetricComparison
     return compare_to_reference(value, there.value, there.noise, there.error, there.df)
 
 
-def false_positives(truth: Truth, metric: str, ratio: float, part: tuple[float, float]) -> int:
-    """Return in how many of DRAWS studies a run without any effect lies outside its 95% interval."""
-    draw, outside = random.Random(0), 0
+def false_positives(truth: Truth, metric: str, ratio: float, part: tuple[float, float]) -> tuple[int, float]:
+    """Return in how many of DRAWS studies a run without any effect lies outside its 95% interval, and the median half
+    width of that."""
+    draw, runs = random.Random(0), []
     for _ in range(DRAWS):
         front = truth.front(draw, metric, ratio)
-        run = compared(front, metric, truth.within(draw, metric, front, part))
-        outside += abs(run.difference) > run.half_width
-    return outside
+        runs.append(compared(front, metric, truth.within(draw, metric, front, part)))
+    return sum(abs(run.difference) > run.half_width for run in runs), statistics.median(run.half_width for run in runs)
+
+
+def held(trained: Sequence[Baseline], metric: str, ladder: Sequence[float]) -> list[str]:
+    """Hold the front of a ladder against the trainings between its coefficients, and those with further seeds."""
+    fitted = [each for each in trained if each.k in ladder and (each.seed == 0 or each.k == OWN)]
+    front = FittedFront(fitted)
+    low, high = front.range
+    others = [each for each in trained if each not in fitted and low <= each.l0 <= high]
+    runs = [compared(front, metric, each) for each in others]
+    within = sum(abs(run.difference) <= run.half_width for run in runs)
+    seeds = statistics.stdev(each.figures[metric] or math.nan for each in trained if each.k == OWN)
+    noise = f"{compared(front, metric, fitted[0]).noise:.5f}"
+    return [f"{low:.1f} to {high:.1f}", f"{seeds:.5f}", noise, f"{within} of {len(runs)}"]
 
 
 def misfit(truth: Truth, metric: str, ratio: float) -> float:
@@ -162,36 +176,44 @@ def main() -> None:
         out.mkdir(parents=True, exist_ok=True)
         TABLE.write_text(json.dumps([each.model_dump() for each in trainings(out)], indent=1) + "\n")
     trained = [Baseline.model_validate(each) for each in json.loads(TABLE.read_text())]
-    required = set(required_baselines(FIXED))
-    front = FittedFront([each for each in trained if (each.k, each.seed) in required])
-    others = [each for each in trained if (each.k, each.seed) not in required]
-    by_l0 = sorted(trained, key=lambda each: each.k)
-    spread = truth_of(trained, METRICS_HERE[0], 3).l0_noise
+    by_l0 = sorted(trained, key=lambda each: each.l0)
+    spread = truth_of(trained, METRICS_HERE[0], MEASURED).l0_noise
     print(f"{len(trained)} trainings; L0 by coefficient: {', '.join(f'{e.k:g}: {e.l0:.2f}' for e in by_l0)}")
     print(f"seeds at coefficient {OWN:g} differ in L0 by {math.expm1(spread):.1%} (standard deviation)")
+    rows = [
+        [METRICS[metric].title, ratio, *held(trained, metric, ladder)]
+        for metric in METRICS_HERE
+        for ratio, ladder in LADDERS.items()
+    ]
+    head = ["metric", "ratio", "L0", "five seeds at one coefficient", "about the front", "others within their interval"]
+    table("Fronts of five coefficients and five seeds, standard deviations", head, rows)
     rows = []
     for metric in METRICS_HERE:
-        for each in others:
-            run, digits = compared(front, metric, each), METRICS[metric].digits
-            held = "yes" if abs(run.difference) <= run.half_width else "NO"
-            shown = [f"{run.value:.{digits}f}", f"{run.difference:+.5f} ± {run.half_width:.5f}", held]
-            rows.append([METRICS[metric].title, f"{each.k:g}", f"{each.l0:.2f}", *shown])
-    head = ["metric", "coefficient", "L0", "measured", "difference from the front", "within its interval"]
-    table("Trainings that the front was not fitted to", head, rows)
-    rows = []
-    for metric in METRICS_HERE:
-        for degree, ratio in ((2, STEP), *((3, ratio) for ratio in RATIOS)):
+        for degree, ratio in ((2, STEP), *((MEASURED, ratio) for ratio in RATIOS)):
             truth = truth_of(trained, metric, degree)
             parts = ((0.4, 0.6), (0.0, 1.0), (0.0, 0.1), (0.9, 1.0))
-            rates = [share(false_positives(truth, metric, ratio, part), DRAWS) for part in parts]
+            found = [false_positives(truth, metric, ratio, part) for part in parts]
+            rates = [share(count, DRAWS) for count, _ in found]
             lost = misfit(truth, metric, ratio)
             far = f"{lost:.5f} = {lost / truth.noise:.1f} s"
-            rows.append([METRICS[metric].title, "quadratic" if degree == 2 else "cubic", f"{ratio:g}", far, *rates])
-    head = ["metric", "true curve", "ratio", "misfit", "middle fifth", "anywhere", "lowest tenth", "highest tenth"]
+            rows.append(
+                [METRICS[metric].title, NAMES[degree], f"{ratio:g}", far, f"{found[0][1] / truth.noise:.1f} s", *rates]
+            )
+    head = [
+        "metric",
+        "true curve",
+        "ratio",
+        "misfit",
+        "half width",
+        "middle fifth",
+        "anywhere",
+        "lowest tenth",
+        "highest tenth",
+    ]
     table(f"{DRAWS} runs without effect: outside of their 95% interval, by the place of their L0", head, rows)
     rows = []
     for metric in METRICS_HERE:
-        for degree, name in ((2, "quadratic"), (3, "cubic")):
+        for degree, name in NAMES.items():
             counts = placebo(truth_of(trained, metric, degree), metric)
             shares = [share(counts[each], STUDIES) for each in ("better", "worse", "first stage")]
             rows.append([METRICS[metric].title, name, *shares])

@@ -52,10 +52,10 @@ LADDERED = [trained(k, seed) for k, seed in required_baselines(RELU)]
 def test_the_ladder_of_a_coefficient():
     own, fresh, *others = required_baselines(RELU)
     assert (own, fresh) == ((5.0, 0), (5.0, 1))
-    assert {k for k, _ in others} == {2.22, 3.33, 5.0, 7.5, 11.2}
+    assert {k for k, _ in others} == {3.2, 4.0, 5.0, 6.25, 7.81}
     assert [seed for k, seed in [own, fresh, *others] if k == 5] == [0, 1, 2, 3, 4]
     one = required_baselines(RELU.model_copy(update={"baseline_seeds": 1}))
-    assert sorted(one) == [(2.22, 0), (3.33, 0), (5.0, 0), (7.5, 0), (11.2, 0)]
+    assert sorted(one) == [(3.2, 0), (4.0, 0), (5.0, 0), (6.25, 0), (7.81, 0)]
 
 
 @given(a=st.floats(-1, 1), b=st.floats(-1, 1), c=st.floats(-1, 1), place=st.floats(0, 1))
@@ -75,11 +75,11 @@ def test_the_interval_is_that_of_least_squares():
     """Student's t with n - 3 degrees of freedom, times s sqrt(1 + x'(X'X)^-1 x)."""
     x = np.array([math.log(each.l0) for each in LADDERED])
     y = np.array([each.figures[SCORE] for each in LADDERED], dtype=float)
-    design, at = np.vander(x, 3), np.vander([math.log(10.0)], 3)[0]
+    design, at = np.vander(x, 3), np.vander([math.log(11.0)], 3)[0]
     weights = np.linalg.lstsq(design, y, rcond=None)[0]
     s = math.sqrt(((y - design @ weights) ** 2).sum() / (len(y) - 3))
     error = s * math.sqrt(1 + at @ np.linalg.inv(design.T @ design) @ at)
-    compared = compare(scored(10.0, 0.95), FittedFront(LADDERED)).metrics[SCORE]
+    compared = compare(scored(11.0, 0.95), FittedFront(LADDERED)).metrics[SCORE]
     assert (compared.df, len(y)) == (6, 9)
     assert compared.reference == pytest.approx(at @ weights)
     assert compared.noise == pytest.approx(s)
@@ -87,13 +87,13 @@ def test_the_interval_is_that_of_least_squares():
     assert compared.half_width == pytest.approx(2.446912 * error)
 
 
-@pytest.mark.parametrize("l0", [7.0, 15.8, 22.0, 38.0])
+@pytest.mark.parametrize("l0", [10.0, 15.8, 20.0, 26.0])
 def test_a_difference_off_the_front_is_seen_wherever_it_lies_and_another_l0_is_none(l0: float):
     for difference, seen in ((0.0, False), (8 * NOISE, True), (-8 * NOISE, True)):
         comparison = compare(scored(l0, on_front(l0) + difference), FittedFront(LADDERED))
         compared = comparison.metrics[SCORE]
         assert (abs(compared.difference) > compared.half_width) is seen
-        assert comparison.levels == [2.22, 3.33, 5.0, 7.5, 11.2]
+        assert comparison.levels == [3.2, 4.0, 5.0, 6.25, 7.81]
         assert comparison.seeds == 9
 
 
@@ -107,11 +107,11 @@ def test_l0_itself_stands_beside_the_coefficients_own():
 @pytest.mark.parametrize(
     ("l0", "known", "why"),
     [
-        (60.0, LADDERED, r"L0 60\.00 is not between 6\.\d\d and 4\d\.\d\d, the L0 of the baselines"),
-        (5.0, LADDERED, r"L0 5\.00 is not between 6\.\d\d and 4\d\.\d\d, the L0 of the baselines"),
+        (60.0, LADDERED, r"L0 60\.00 is not between \d\.\d\d and 2\d\.\d\d, the L0 of the baselines"),
+        (5.0, LADDERED, r"L0 5\.00 is not between \d\.\d\d and 2\d\.\d\d, the L0 of the baselines"),
         (
             16.0,
-            [each for each in LADDERED if each.k > 3.5],
+            [each for each in LADDERED if each.k > 4.5],
             r"the front takes trainings with 4 L1 coefficients, and there are 3; the noise .* was not measured",
         ),
         (None, LADDERED, "its L0 was not measured"),
@@ -134,31 +134,31 @@ def asked(l0: float) -> tuple[list[float], set[float]]:
 
 
 def test_a_run_beyond_the_ladder_has_at_most_two_more_coefficients_on_its_side():
-    ladder = {2.22, 3.33, 5.0, 7.5, 11.2}
+    ladder = {3.2, 4.0, 5.0, 6.25, 7.81}
     assert asked(20.0) == ([], ladder)
-    assert asked(55.0) == ([1.48], ladder | {1.48})
-    assert asked(80.0) == ([1.48, 0.987], ladder | {1.48, 0.987})
-    assert asked(500.0) == ([1.48, 0.987], ladder | {1.48, 0.987})
-    assert asked(4.0) == ([16.8], ladder | {16.8})
-    assert asked(0.5) == ([16.8, 25.2], ladder | {16.8, 25.2})
+    assert asked(33.0) == ([2.56], ladder | {2.56})
+    assert asked(42.0) == ([2.56, 2.05], ladder | {2.56, 2.05})
+    assert asked(500.0) == ([2.56, 2.05], ladder | {2.56, 2.05})
+    assert asked(8.0) == ([9.76], ladder | {9.76})
+    assert asked(0.5) == ([9.76, 12.2], ladder | {9.76, 12.2})
 
 
 def test_what_was_trained_for_a_run_beyond_is_not_part_of_anothers_front():
-    more = {k: trained(k, 0) for k in (1.48, 0.987)}
-    used, missing = beside(20.0, RELU, LADDERED, {1.48, 0.987}, more)
+    more = {k: trained(k, 0) for k in (2.56, 2.05)}
+    used, missing = beside(20.0, RELU, LADDERED, {2.56, 2.05}, more)
     assert (missing, {each.k for each in used} & set(more)) == (None, set())
 
 
 def test_a_coefficient_whose_training_failed_is_not_asked_for_again():
-    used, missing = beside(80.0, RELU, LADDERED, {1.48}, {})
+    used, missing = beside(42.0, RELU, LADDERED, {2.56}, {})
     assert (len(used), missing) == (9, None)
 
 
 def test_without_the_last_coefficient_of_the_ladder_there_is_a_front_and_nothing_beyond_it():
-    known = [each for each in LADDERED if each.k < 11]
+    known = [each for each in LADDERED if each.k < 7]
     assert compare(scored(20.0, 0.9), FittedFront(known)).seeds == 8
-    assert beside(6.0, RELU, known, {each.k for each in LADDERED}, {})[1] is None
-    assert compare(scored(6.0, 0.9), FittedFront(known)).not_comparable
+    assert beside(9.5, RELU, known, {each.k for each in LADDERED}, {})[1] is None
+    assert compare(scored(9.5, 0.9), FittedFront(known)).not_comparable
 
 
 def test_one_run_in_twenty_lies_outside_of_its_interval_by_chance():
@@ -200,9 +200,9 @@ def study_on_test(difference: float) -> State:
 def test_the_test_text_is_read_from_the_front_of_the_same_baselines_there():
     assert on_test_split(1, study_on_test(0.01)).difference == pytest.approx(0.01, abs=3 * NOISE)
     state = study_on_test(0.01)
-    failed = ScoredOnTest(run=0, k=11.2, seed=0, figures={}, why_not="killed")
-    state.tested_baselines[11.2, 0] = failed
-    said = "the baseline with L1 coefficient 11.2, seed 0 has no score there (killed)"
+    failed = ScoredOnTest(run=0, k=7.81, seed=0, figures={}, why_not="killed")
+    state.tested_baselines[7.81, 0] = failed
+    said = "the baseline with L1 coefficient 7.81, seed 0 has no score there (killed)"
     assert on_test_split(1, state).why_not == said
 
 
