@@ -125,7 +125,7 @@ def run(
         run_timeout=run_timeout,
         device=device,
         tune=not no_tune and settled.rate_is_a_guess,
-        ks=front.parse_ks(ks, settled.fixed.d_sae) if ks is not None else (),
+        ks=front.parse_ks(ks, settled.fixed) if ks is not None else (),
         references=tuple(references or ()),
         language_model=language_model,
         approve=approve,

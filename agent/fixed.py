@@ -93,15 +93,14 @@ class Fixed(Strict):
         return float(f"{self.k if self.architecture.knob == 'K' else self.l1_coefficient:g}")
 
     @property
+    def baseline_in_words(self) -> str:
+        """The baseline's kind and knob: "BatchTopK with K 16"."""
+        return f"{self.architecture.title} with {self.architecture.knob_in_words} {self.knob:g}"
+
+    @property
     def model_in_words(self) -> str:
         """The model, and its dtype if that is not the common one: "tiny-lm", "tiny-lm in bfloat16"."""
         return f"{self.model} in bfloat16" if self.dtype == "bfloat16" else self.model
-
-    @property
-    def baseline_in_words(self) -> str:
-        """The baseline's knob, and its kind if it is not batchtopk: "K 16", "baseline relu, L1_COEFFICIENT 2"."""
-        knob = f"{self.architecture.knob} {self.knob:g}"
-        return knob if self.baseline == "batchtopk" else f"baseline {self.baseline}, {knob}"
 
     @property
     def held_in_words(self) -> str:

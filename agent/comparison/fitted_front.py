@@ -22,7 +22,9 @@ from agent.comparison.matching import (
 from agent.comparison.significance import half_width_per_error, mean, standard_deviation
 from agent.study.records import Baseline
 
-STEP = 1.5  # between the coefficients of the ladder
+# Between the coefficients of the ladder. With 1.5 a quadratic cannot follow the baseline over the range of L0, and its
+# misfit widens the intervals several times (docs/calibration.md); what lies beyond is trained where a run is.
+STEP = 1.25
 LADDER = (1 / STEP**2, 1 / STEP, 1.0, STEP, STEP**2)  # of the baseline's own coefficient
 OUTWARD = 2  # further coefficients to either side, for runs whose L0 is beyond the ladder's
 TERMS = 3  # of a quadratic
@@ -34,7 +36,7 @@ def coefficient(own: float, factor: float) -> float:
     """Return another coefficient, in three digits, so that its name is the coefficient itself.
 
     >>> [coefficient(5.0, factor) for factor in LADDER]
-    [2.22, 3.33, 5.0, 7.5, 11.2]
+    [3.2, 4.0, 5.0, 6.25, 7.81]
     """
     return own if factor == 1 else float(f"{own * factor:.3g}")
 
@@ -87,7 +89,7 @@ class FittedFront:
     baselines: Sequence[Baseline]
 
     read_in_words: ClassVar[str] = "read from a quadratic in log L0 that is fitted to its trainings"
-    line_in_words: ClassVar[str] = "a quadratic in log L0, fitted to its trainings"
+    line_in_words: ClassVar[str] = "a quadratic in log L0 fitted to its trainings"
     points_in_words: ClassVar[str] = "the baseline's trainings"
 
     @property

@@ -10,8 +10,10 @@ from itertools import pairwise
 from agent import constants
 from agent.comparison import judgement, matching
 from agent.comparison.confirmation import SAYS_NOTHING, Confirmation
+from agent.comparison.curves import has_k
 from agent.comparison.judgement import Judgement, judgements
 from agent.comparison.referee import Referee
+from agent.ideas import Fixed
 from agent.lab import results
 from agent.lab.defaults import LEAST_WIDTH
 from agent.lab.errors import UserError
@@ -24,8 +26,13 @@ from agent.study.agreement import departure
 from agent.study.runs import Run
 
 
-def parse_ks(text: str, d_sae: int) -> tuple[float, ...]:
-    """Return the K of `--ks`. Raise UserError unless they are numbers that rise, from 1 to an eighth of d_sae."""
+def parse_ks(text: str, fixed: Fixed) -> tuple[float, ...]:
+    """Return the K of `--ks`. Raise UserError unless they are numbers that rise, from 1 to an eighth of d_sae, and the
+    baseline's kind has such K."""
+    kind, d_sae = fixed.architecture, fixed.d_sae
+    if not has_k(fixed):
+        every = "the baseline is trained with five coefficients in every study"
+        raise UserError(f"--ks {text}: {kind.title} has no K, but an {kind.knob_in_words}; {every}")
     try:
         ks = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -34,6 +41,8 @@ def parse_ks(text: str, d_sae: int) -> tuple[float, ...]:
         if not math.isfinite(k) or not 1 <= k <= d_sae / LEAST_WIDTH:
             most = f"{d_sae // LEAST_WIDTH}, an eighth of d_sae {d_sae}"
             raise UserError(f"--ks {text}: {k:g} is not between 1 and {most}")
+        if kind.whole and k != int(k):
+            raise UserError(f"--ks {text}: {kind.title} keeps a whole number of latents per token, not {k:g}")
     for low, high in pairwise(ks):
         if low >= high:
             raise UserError(f"--ks {text}: {high:g} follows {low:g}: give each K once, in rising order")

@@ -32,3 +32,4 @@ BASELINES: dict[BaselineName, Architecture] = {
     "relu": Architecture("ReLU + L1", "L1_COEFFICIENT"),
     "matryoshka": Architecture("Matryoshka BatchTopK", "K"),
 }
+KNOBS = ("K", "L1_COEFFICIENT")

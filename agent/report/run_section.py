@@ -6,6 +6,7 @@ from agent.comparison import judgement
 from agent.comparison.judgement import Judgement
 from agent.display.formatting import format_difference, format_value, unit_of
 from agent.ideas import Direction
+from agent.lab.architectures import KNOBS
 from agent.lab.defaults import is_world
 from agent.lab.evaluation.catalogue import measurable
 from agent.lab.metrics import HEADLINE, METRICS
@@ -20,8 +21,8 @@ from agent.study.runs import Run
 from agent.study.state import State
 
 UNSETTLED = ("within noise", "unconfirmed", "untested", "not upheld", "not confirmed")  # no prediction holds by these
-SETTINGS = ("K", "learning_rate", "steps", "final_loss", "kl_div_score")  # that stand with the headline metrics
-SAME = ("K", "learning_rate", "steps")  # shown where they differ from run 0's
+SETTINGS = (*KNOBS, "learning_rate", "steps", "final_loss", "kl_div_score")  # that stand with the headline metrics
+SAME = (*KNOBS, "learning_rate", "steps")  # shown where they differ from run 0's
 MOST_LINES = 25  # of a section
 MOST_METRICS = 6  # rows
 DESCRIBED, PLANNED = 800, 240  # characters: of what a language model wrote after a run, and of what was planned
@@ -109,9 +110,9 @@ def results(info: FinalInfo) -> dict[str, float | None]:
     """Return the headline metrics of a run and the settings of its training, rounded as they are shown."""
     shown = {name: _rounded(name, info.metric(name)) for name in headline([info])}
     training = info.training
-    k = training.settings.get("K") if training else None
+    settings = training.settings if training else {}
     others = {
-        "K": k if isinstance(k, int | float) else None,
+        **{name: value if isinstance(value := settings.get(name), int | float) else None for name in KNOBS},
         "learning_rate": training.learning_rate if training else None,
         **{name: _rounded(name, info.metric(name)) for name in ("steps", "final_loss", "kl_div_score")},
     }

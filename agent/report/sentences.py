@@ -62,6 +62,7 @@ _FIELDS = {
     "change": rf"[+-]{NUMBER}",
     "figure": r"[^()]+?",
     "which": r"run \d+|the baseline",
+    "shape": r"[\w ]+",
     "never_decides": rf"(?:{re.escape(NEVER_DECIDES)})?",
     "as_trained": r"(?: as (?:it was )?trained)?",
     "within_noise": rf"(?:{re.escape(WITHIN_NOISE)})?",

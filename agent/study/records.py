@@ -65,7 +65,9 @@ class RateTry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rate: float
-    error: float | None  # mean squared error at its end, on scaled activations; None: it did not come there
+    error: (
+        float | None
+    )  # mean squared error at its end, or the loss, on scaled activations; None: it did not come there
     why_not: Line = ""  # its verdict, if there is no error
 
 

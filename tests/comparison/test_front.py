@@ -27,8 +27,8 @@ KS = (8.0, 16.0, 32.0)
 
 
 def test_ks_are_read():
-    assert front.parse_ks("40,80,160", 2048) == (40.0, 80.0, 160.0)
-    assert front.parse_ks("7.5, 8", 64) == (7.5, 8.0)
+    assert front.parse_ks("40,80,160", Fixed(d_sae=2048)) == (40.0, 80.0, 160.0)
+    assert front.parse_ks("7.5, 8", Fixed(d_sae=64, k=8)) == (7.5, 8.0)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,15 @@ def test_ks_are_read():
 )
 def test_ks_that_do_not_fit_are_refused(ks: str, said: str):
     with pytest.raises(UserError) as refused:
-        front.parse_ks(ks, 1024)
+        front.parse_ks(ks, Fixed())
     assert said in str(refused.value)
+
+
+def test_ks_are_refused_where_the_baseline_has_none_like_them():
+    with pytest.raises(UserError, match=r"--ks 8,16: ReLU \+ L1 has no K, but an L1 coefficient"):
+        front.parse_ks("8,16", Fixed(baseline="relu"))
+    with pytest.raises(UserError, match=r"--ks 7\.5,8: TopK keeps a whole number of latents per token, not 7\.5"):
+        front.parse_ks("7.5,8", Fixed(baseline="topk"))
 
 
 def test_ks_that_do_not_fit_end_with_exit_code_2(tmp_path: Path):

@@ -9,6 +9,7 @@ from agent.report.sentences import Sentence
 
 VALUES = {
     "title": "AUC, top 5 latents",
+    "band": ", the band where 95% of its trainings fall",
     "titles": "explained variance, CE-loss score and F1",
     "value": "1,234.5",
     "reference": "0.9500",

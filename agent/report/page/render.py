@@ -170,6 +170,7 @@ def setting(opened: Opened) -> list[tuple[str, str]]:
         ("Tokens", f"{fixed.tokens:,}"),
         ("d_sae", f"{fixed.d_sae:,}"),
         ("Seed", str(fixed.seed)),
+        ("Baseline", fixed.baseline_in_words),
         *([("Also the same in every run", fixed.held_in_words.removeprefix(", "))] if fixed.held_in_words else []),
         ("Trained on", started.trained_on or "not recorded"),
         ("Evaluated by", ", ".join(started.evals)),
