@@ -82,9 +82,9 @@ class Trial:
     @property
     def source(self) -> str:
         """The experiment.py of the baseline."""
-        fixed = Fixed(
-            model=self.model, baseline=self.kind, tokens=self.tokens, d_sae=D_SAE, batch=BATCH, seed=self.seed
-        )
+        sizes = {"tokens": self.tokens, "d_sae": D_SAE, "batch": BATCH, "seed": self.seed}
+        every_step = {"DEAD_EVERY": 1}  # as SAELens; by default a little more than the window on synth2k
+        fixed = Fixed.model_validate(sizes | {"model": self.model, "baseline": self.kind, "constants": every_step})
         return ideas.render_baseline(fixed, self.knob, rate=self.rate)
 
 
