@@ -54,7 +54,7 @@ KNOBS: dict[str, dict[BaselineName, float]] = {  # near L0 16 on tiny-lm and 8 o
 }
 KNOBS_OF_SAE_LENS: dict[tuple[str, BaselineName], float] = {  # where the same L0 needs another
     ("tiny-lm", "jumprelu"): 0.4,
-    ("synth2k", "jumprelu"): 1.4,
+    ("synth2k", "jumprelu"): 0.95,
     ("tiny-lm", "gated"): 1.64,
     ("synth2k", "gated"): 2.7,
 }
