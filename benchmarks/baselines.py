@@ -4,8 +4,9 @@
 
 Both train at the same width, batch, tokens, learning rate and schedule, with five seeds, and are scored on the same
 held-out activations, in the form in which they are used (thresholds for what was a choice within a batch). SAELens
-trains from our start (b_dec is the mean of the data, the decoder's rows have norm 1) and from its own (zero, and 0.1).
-Our figures are read at SAELens' L0, linearly in log L0, with trainings at a knob a little lower and a little higher.
+trains from our start (b_dec is the mean of the data, the decoder's rows have norm 1) and from its own (zero, and 0.1);
+`--sides ours,sae_lens_unit_norm` has it rescale the rows after each step, as we do but for relu. Our figures are read
+at SAELens' L0, linearly in log L0, with trainings at a knob a little lower and a little higher.
 
 Each training leaves a file in WORK_DIR, and one that is there is not repeated: a benchmark that was stopped goes on.
 With `--rates` or `--knobs` there is no comparison but a line for each training of `--sides`, which is how the settings
@@ -154,8 +155,7 @@ def train(trial: Trial) -> tuple[Any, float]:
     if trial.side != "ours":
         hook, batch = known["HOOK_NAME"], known["BATCH"]
         data = stream(trial.model, hook, tokens=trial.tokens, batch=batch, seed=trial.seed)
-        as_ours = trial.side == "sae_lens_as_ours"
-        sae = sae_lens_trainer.train(trial.kind, trial.knob, known, data, data.mean, trial.seed, as_ours=as_ours)
+        sae = sae_lens_trainer.train(trial.kind, trial.knob, known, data, data.mean, trial.seed, side=trial.side)
         return sae, data.manifest.scale
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "experiment.py")
