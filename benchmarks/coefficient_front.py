@@ -38,7 +38,7 @@ from agent.study.records import Baseline
 
 TABLE = Path(__file__).with_suffix(".json")
 OWN = 2.0
-FIXED = Fixed(model="synth2k", baseline="relu", l1_coefficient=OWN, tokens=128_000)
+FIXED = Fixed(model="synth2k", baseline="relu", l1_coefficient=OWN, tokens=128_000, learning_rate=2e-3)
 COEFFICIENTS = (0.889, 1.09, 1.33, 1.63, OWN, 2.45, 3.0, 3.67, 4.5)  # a factor of sqrt(1.5) apart
 SEEDS = {OWN: 5, 1.33: 2, 3.0: 2}
 LADDERS = {"1.22": COEFFICIENTS[2:7], "1.5": COEFFICIENTS[::2]}  # by their ratio
