@@ -219,7 +219,11 @@ def test_sae_bench_opens_what_is_written_for_dictionary_learning(
     assert config["buffer"]["ctx_len"] == CONTEXT
 
 
-def test_what_dictionary_learning_has_no_place_for_is_refused(kinds: Kinds, run_dirs: dict[str, Path], tmp_path: Path):
+def test_what_other_formats_have_no_place_for_is_refused(kinds: Kinds, run_dirs: dict[str, Path], tmp_path: Path):
+    with pytest.raises(
+        UserError, match="exported to neuronpedia: SAEDashboard, which makes its dashboards, has no place"
+    ):
+        export(run_dirs["abstopk"], "neuronpedia", tmp_path / "out")
     with pytest.raises(UserError, match="exported to dictionary_learning: it has no class for abstopk: it has those"):
         export(run_dirs["abstopk"], "dictionary_learning", tmp_path / "out")
     assert not (tmp_path / "out").exists()
