@@ -60,6 +60,7 @@ def run(
     no_tune: options.NoTune = False,
     baseline_seeds: options.BaselineSeeds = None,
     ks: options.Ks = None,
+    references: options.References = None,
     max_hours: options.MaxHours = None,
     run_timeout: options.RunTimeout = None,
     proposer: options.Proposer = None,
@@ -110,10 +111,9 @@ def run(
     spend = {"max_tokens": max_llm_tokens, "max_cost": max_cost, "prices": prices}
     language_model = select.requested_model(proposer, llm, llm_command, replay=replay, **asked, **spend)
     given = {"model": model, "hook_name": hook, "layer": layer, "d_sae": d_sae, "tokens": tokens}
-    given |= {"baseline": baseline, "k": k, "l1_coefficient": l1_coefficient}
+    given |= {"baseline": baseline, "k": k, "l1_coefficient": l1_coefficient, "baseline_seeds": baseline_seeds}
     given |= {"batch": batch, "learning_rate": lr, "seed": seed, "context": context, "smallest_effect": smallest_effect}
-    given |= {"baseline_seeds": baseline_seeds, "text": text, "stream": stream or None}
-    given |= {"dtype": dtype, "threads": threads, "evals": evals or None}
+    given |= {"text": text, "stream": stream or None, "dtype": dtype, "threads": threads, "evals": evals or None}
     given |= {"evaluation_data": evaluation_data if evaluation_data != "local" else None}
     settled = study_settings.settle(plan, given, sets or (), on_cluster=place.slurm is not None)
     request = command.StudyRequest(
@@ -126,6 +126,7 @@ def run(
         device=device,
         tune=not no_tune and settled.rate_is_a_guess,
         ks=front.parse_ks(ks, settled.fixed.d_sae) if ks is not None else (),
+        references=tuple(references or ()),
         language_model=language_model,
         approve=approve,
         sandbox=sandbox,
@@ -134,9 +135,8 @@ def run(
         cancel_jobs=cancel_jobs,
     )
     if dry_run:
-        study_settings.show(plan, settled, request.goal[1])
-    else:
-        command.start(request)
+        return study_settings.show(plan, settled, request.goal[1])
+    return command.start(request)
 
 
 @app.command()
@@ -340,7 +340,7 @@ def cache(
         list[str] | None,
         typer.Option(
             metavar="KIND",
-            help="Delete activations, baselines, evaluation, texts, worlds or all; may be given again.",
+            help="Delete activations, baselines, evaluation, references, texts, worlds or all; may be given again.",
         ),
     ] = None,
     prune: Annotated[

@@ -89,8 +89,8 @@ class Fixed(Strict):
 
     @property
     def knob(self) -> float:
-        """The study's value of the constant that moves the baseline's L0."""
-        return self.k if self.architecture.knob == "K" else self.l1_coefficient
+        """The study's value of the constant that moves the baseline's L0, in the digits that a template renders."""
+        return float(f"{self.k if self.architecture.knob == 'K' else self.l1_coefficient:g}")
 
     @property
     def model_in_words(self) -> str:

@@ -158,8 +158,7 @@ class Loop:
         """Record how a job ended; return False if none has, or none whose turn it is."""
         owners = (self.stages, self.tuning, self.referee, self.confirmation, self.front, self.features)
         for name in self.queue.names:
-            ended = self.queue.ended(name)
-            if ended and any(owner.take_in(name, ended) for owner in owners):
+            if (ended := self.queue.ended(name)) and any(owner.take_in(name, ended) for owner in owners):
                 return True
         return False
 

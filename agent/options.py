@@ -74,6 +74,14 @@ Ks = Annotated[
     str | None,
     typer.Option(metavar="K,K,...", help="Train a confirmed winner and the baseline at these K too, for a front."),
 ]
+References = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reference",
+        metavar="SAE",
+        help="An SAE trained elsewhere, shown beside the baseline: a directory, or a SAELens release/id; repeatable.",
+    ),
+]
 
 # Its limits
 MaxRuns = Annotated[int, typer.Option(min=1, help="Number of runs; the baseline is not counted.")]

@@ -22,6 +22,7 @@ from typing import Any
 from scipy.special import betaincinv
 
 from agent.comparison.arbiter import OnTest, mean_difference
+from agent.comparison.brackets import Brackets
 from agent.comparison.judgement import FRESH_SEEDS, Goal, Judgement, judge
 from agent.comparison.matching import compare
 from agent.comparison.significance import ALPHA, smallest_detectable
@@ -119,7 +120,7 @@ def study(
     baselines = [next(seeds) for _ in range(SEEDS)] + [draw.choice(pool[k]) for k in NEIGHBOURS]
     size = effect.size
     if effect.of_detectable:
-        size *= smallest_detectable(compare(as_run(pool[K][0].figures), baselines).metrics[primary], RUNS)
+        size *= smallest_detectable(compare(as_run(pool[K][0].figures), Brackets(baselines)).metrics[primary], RUNS)
 
     def trained(run: int) -> Baseline:
         return shifted(next(seeds), primary, size if run == 0 else 0.0)
@@ -128,16 +129,16 @@ def study(
         lost = size * (1 - effect.on_test) if run == 0 else 0.0
         return shifted(training, primary, draw.gauss(0, TEST_NOISE[primary]) - lost)
 
-    comparisons = {run: compare(as_run(trained(run).figures), baselines) for run in range(RUNS)}
+    comparisons = {run: compare(as_run(trained(run).figures), Brackets(baselines)) for run in range(RUNS)}
     first = judge(comparisons, goal, {}, {})
     winners = [run for run in first if first[run].outcome == "unconfirmed"]
     fresh = {run: [trained(run) for _ in range(FRESH_SEEDS)] for run in winners}
-    compared = {run: [compare(as_run(seed.figures), baselines) for seed in own] for run, own in fresh.items()}
+    compared = {run: [compare(as_run(seed.figures), Brackets(baselines)) for seed in own] for run, own in fresh.items()}
     there = [on_test(baseline) for baseline in baselines] if winners else []
     tested: dict[int, OnTest] = {}
     for run, own in fresh.items():
         figures = [on_test(seed, run).figures for seed in own]
-        tested[run] = mean_difference(primary, list(zip(figures, compared[run], strict=True)), there)
+        tested[run] = mean_difference(primary, list(zip(figures, compared[run], strict=True)), there, Brackets)
     return first, judge(comparisons, goal, compared, tested)
 
 
@@ -182,9 +183,9 @@ def higher_k(pool: Pool, primary: str, *, matched: bool, studies: int = STUDIES)
     for _ in range(studies):
         seeds, (run, other) = draw.sample(pool[K], SEEDS), draw.sample(pool[above], 2)
         if matched:
-            comparison = compare(as_run(run.figures), [*seeds, draw.choice(pool[below]), other])
+            comparison = compare(as_run(run.figures), Brackets([*seeds, draw.choice(pool[below]), other]))
         else:
-            comparison = compare(as_run(ignoring_l0(run).figures), [ignoring_l0(seed) for seed in seeds])
+            comparison = compare(as_run(ignoring_l0(run).figures), Brackets([ignoring_l0(seed) for seed in seeds]))
         outcomes[judge({0: comparison}, Goal(primary, NEARLY_ZERO), {}, {})[0].outcome] += 1
     return outcomes["unconfirmed"], studies - outcomes["not comparable"]
 
@@ -192,7 +193,7 @@ def higher_k(pool: Pool, primary: str, *, matched: bool, studies: int = STUDIES)
 def noise(pool: Pool, metric: str) -> float:
     """Return the standard deviation of one training about the curve, from the whole pool."""
     everything = [baseline for baselines in pool.values() for baseline in baselines]
-    return compare(as_run(pool[K][0].figures), everything).metrics[metric].noise
+    return compare(as_run(pool[K][0].figures), Brackets(everything)).metrics[metric].noise
 
 
 def share(count: int, of: int) -> str:

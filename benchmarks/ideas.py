@@ -25,7 +25,7 @@ from scipy.special import stdtrit
 from training import train
 
 from agent import TEMPLATES, ideas
-from agent.comparison import judgement, matching, significance
+from agent.comparison import curves, judgement, matching, significance
 from agent.comparison.baselines import Baselines
 from agent.comparison.matching import all_metrics
 from agent.lab import results
@@ -147,7 +147,7 @@ def compared_with_baselines(
     analysis = ideas.load(own.started.idea).analysis
     paths = seeds_of(scorer.out, study, own, number, seeds)
     infos = [scorer.score(path, name, analysis) for name, path in paths]
-    compared = [matching.compare(info, baselines) for info in infos]
+    compared = [matching.compare(info, curves.curve_of(own.started.fixed, baselines)) for info in infos]
     names = [name for name in headline(infos) if all(name in comparison.metrics for comparison in compared)]
     differences = {
         name: judgement.pool_fresh_seeds([comparison.metrics[name] for comparison in compared]) for name in names

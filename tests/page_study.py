@@ -10,6 +10,7 @@ import numpy as np
 from builders import OK, PROPOSAL, STARTED, history, measured
 
 from agent.comparison import matching
+from agent.comparison.brackets import Brackets
 from agent.comparison.matching import all_metrics
 from agent.lab import features, results
 from agent.lab.features import Context, Feature, Features, Neighbour, TrueFeature, Turnover
@@ -119,7 +120,8 @@ def finished_run(study: Study, number: int, info: FinalInfo, baselines: Sequence
         AttemptEnded(run=number, attempt=1, verdict=None, seconds=60),
         RunCommitted(run=number, verdict=OK, digests=recorded(study, number)),
     ]
-    return events if number == 0 else [*events, RunCompared(run=number, comparison=matching.compare(info, baselines))]
+    comparison = matching.compare(info, Brackets(baselines))
+    return events if number == 0 else [*events, RunCompared(run=number, comparison=comparison)]
 
 
 def crashed_run(study: Study, number: int) -> list[Event]:

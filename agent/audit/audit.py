@@ -8,7 +8,16 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.audit import known_figures, model_words, notes_reader, rendered_sentences, stated, structure, tables
+from agent.audit import (
+    known_figures,
+    model_words,
+    notes_reader,
+    references,
+    rendered_sentences,
+    stated,
+    structure,
+    tables,
+)
 from agent.audit.finding import Finding
 from agent.audit.judge import ProseSentence
 from agent.audit.known_figures import KnownRuns
@@ -55,6 +64,7 @@ def read(path: Path) -> Notes:
 def findings(notes: Notes, measured: KnownRuns | None = None) -> list[Finding]:
     """Check every claim of notes, in order. If given, the figures measured decide instead of the notes' own."""
     known = measured or known_figures.from_notes(notes)
+    references.learn(notes, known)
     rendered_sentences.learn(notes, known)
     tables.learn(notes, known)
     rendered_sentences.learn_outcomes(notes, known)
@@ -71,7 +81,9 @@ def findings(notes: Notes, measured: KnownRuns | None = None) -> list[Finding]:
 
 def _check(statement: Statement, before: Statement | None, known: KnownRuns) -> Iterator[Finding]:
     """Give a sentence the worst status of its claims."""
-    if (results := rendered_sentences.check(statement, known)) is None:
+    if (results := references.check(statement.text, known)) is None:
+        results = rendered_sentences.check(statement, known)
+    if results is None:
         results = tables.check_answer(statement.text, known)
     if results is None:
         results = list(ProseSentence(statement, before, known).check())

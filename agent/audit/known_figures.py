@@ -18,6 +18,7 @@ from agent.audit.notes_reader import Notes, flatten
 from agent.audit.quantities import L0, STEPS, Quantity, unknown_keys
 from agent.comparison.judgement import Judgement, judgements
 from agent.comparison.matching import MATCH
+from agent.comparison.references import beside_baseline
 from agent.hypothesis import Outcome
 from agent.lab.errors import UserError
 from agent.lab.files import read_plain_text
@@ -26,6 +27,7 @@ from agent.lab.results import Comparison, FinalInfo
 from agent.report.sentences import DOES_NOT_COUNT, TITLES
 from agent.report.splitting import split_sentences
 from agent.study.runs import Run
+from agent.study.state import State
 from agent.study.workspace import find_study
 
 APART = "they do not compare"
@@ -121,6 +123,14 @@ class KnownRun:
         return f"{path} is 0" if path else ""
 
 
+@dataclass(frozen=True)
+class KnownReference:
+    """The figures of an SAE that was trained elsewhere, and their differences from the baseline's, by title."""
+
+    figures: Mapping[str, float]
+    differences: Mapping[str, float] = field(default_factory=dict)
+
+
 @dataclass
 class KnownRuns:
     """The runs that something is known of, by number, and what their study decides by."""
@@ -128,13 +138,15 @@ class KnownRuns:
     runs: dict[int, KnownRun]
     primary: str = ""  # the title of the metric
     smallest_effect: float = 0.0  # of the primary metric; 0: not known
+    references: dict[str, KnownReference] = field(default_factory=dict)  # by name
+    recorded: bool = False  # the references are the ledger's, and not what notes say of them
 
     def is_primary(self, quantity: Quantity) -> bool:
         return bool(self.primary) and quantity.is_titled(self.primary)
 
     def of(self, runs: dict[int, KnownRun]) -> "KnownRuns":
         """Return the same study with these runs."""
-        return KnownRuns(runs, self.primary, self.smallest_effect)
+        return replace(self, runs=runs)
 
     @cached_property
     def keys(self) -> list[str]:
@@ -187,8 +199,21 @@ def from_directory(directory: Path) -> KnownRuns:
             runs[run.number].title = run.state.proposal.title
         for number, judgement in judgements(done, state).items():
             runs[number].judge(judgement, state.started.primary_metric)
-        return KnownRuns(runs, _title(state.started.primary_metric), state.started.smallest_effect)
+        goal = _title(state.started.primary_metric), state.started.smallest_effect
+        return KnownRuns(runs, *goal, _references(state), recorded=True)
     return KnownRuns(runs)
+
+
+def _references(state: State) -> dict[str, KnownReference]:
+    """Take the figures of references from the ledger."""
+    return {
+        name: KnownReference(_by_title(scored.figures), _by_title(beside_baseline(scored.figures, state).differences))
+        for name, scored in state.references_scored.items()
+    }
+
+
+def _by_title(figures: Mapping[str, float | None]) -> dict[str, float]:
+    return {METRICS[name].title: value for name, value in figures.items() if value is not None and name in METRICS}
 
 
 def from_runs(

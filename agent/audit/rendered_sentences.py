@@ -43,7 +43,7 @@ _RECORDS = (
     sentences.OWN_LOSS,
     sentences.L0_FRONT,
     sentences.NO_CURVE,
-    sentences.ONE_LEVEL,
+    sentences.NO_LINE,
     sentences.BASELINE_LINE,
     sentences.LOWER_ROW,
     sentences.DIFFERENCES,

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from agent.audit import references
 from agent.audit.finding import CheckResult, Finding, result
 from agent.audit.known_figures import Difference, KnownRun, KnownRuns
 from agent.audit.notes_reader import Notes, Table
@@ -45,7 +46,10 @@ def check(notes: Notes, known: KnownRuns) -> Iterator[Finding]:
     for table in notes.tables:
         for line, cells in table.rows:
             number = int(cells[0]) if table.kind == "run" and cells[0].isdigit() else table.run
-            results = list(_check_row(table, cells, number, known))
+            if table.kind == "run" and references.is_row(cells):
+                results = list(references.check_row(dict(zip(table.columns, cells, strict=True)), known))
+            else:
+                results = list(_check_row(table, cells, number, known))
             if results:
                 worst, _ = max(results, key=lambda each: ("supported", "unsupported", "contradicted").index(each[0]))
                 evidence = dict.fromkeys(why for status, why in results if status == worst and why)

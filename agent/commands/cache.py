@@ -17,7 +17,7 @@ from agent.lab.errors import UserError, did_you_mean
 from agent.lab.files import MIB, BadFile, read_plain
 from agent.lab.locks import Busy, lock_now
 
-KINDS = ("activations", "baselines", "evaluation", "texts", "worlds")
+KINDS = ("activations", "baselines", "evaluation", "references", "texts", "worlds")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Entry:
         if self.kind == "texts":
             is_commit = self.path.suffix == ".commit"
             return "the commit of a hub dataset" if is_commit else "what was read of a text, as tokens"
+        if self.kind == "references":
+            return "scores of an SAE that was trained elsewhere"
         if self.kind == "evaluation":
             return "shared by evaluations on one model and hook: text, probes, random floors"
         about = _read_json(self.path / ("manifest.json" if self.kind == "activations" else "about.json"))

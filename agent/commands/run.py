@@ -13,8 +13,8 @@ from typing import Any
 import typer
 
 from agent import ROOT, ideas
-from agent.commands import settings
-from agent.comparison.baselines import required_baselines
+from agent.commands import references, settings
+from agent.comparison.curves import required_baselines
 from agent.display.approve import require_terminal
 from agent.display.formatting import hours_line
 from agent.display.live import make_display
@@ -59,6 +59,7 @@ class StudyRequest:
     device: str | None  # None: the GPU if there is one
     tune: bool  # the baseline's learning rate, where the model has none that was tuned
     ks: tuple[float, ...]  # at which a confirmed winner is trained at the end
+    references: tuple[str, ...]  # SAEs from elsewhere, as the user names them
     language_model: LanguageModel | None  # None: the idea's own plan
     approve: bool
     sandbox: SandboxWish
@@ -72,8 +73,11 @@ class StudyRequest:
         primary_metric, smallest_effect = ideas.primary_metric_and_effect(self.idea, self.fixed.model)
         return primary_metric, self.smallest_effect or smallest_effect
 
-    def first_event(self, lab: dict[str, Any], confinement: Confinement, jobs: int, analysis: Analysis) -> StudyStarted:
-        """Return the study's first event; `lab` is what the lab wrote of its fingerprint and the evaluations."""
+    def first_event(
+        self, lab: dict[str, Any], confinement: Confinement, jobs: int, analysis: Analysis, references: Sequence[str]
+    ) -> StudyStarted:
+        """Return the study's first event; `lab` is what the lab wrote of its fingerprint and the evaluations, and
+        `references` are the names of those that were imported."""
         primary_metric, smallest_effect = self.goal
         return StudyStarted(
             idea=self.idea.name,
@@ -110,6 +114,7 @@ class StudyRequest:
             confinement=confinement,
             tune=self.tune,
             ks=self.ks,
+            references=tuple(references),
         )
 
 
@@ -119,17 +124,20 @@ def start(request: StudyRequest) -> None:
         require_terminal()
     make_proposer = select.proposer_for(request.idea, request.fixed, request.language_model)
     _announce(request.idea.title, request.fixed)
+    where = (request.place, request.fixed, request.device)
     with cache.in_use():
-        sandbox = settle(request.sandbox)
-        print(f"runs are {sandbox.description}", flush=True)
-        print(one_line(select.where_from(request.language_model)), flush=True)
-        analysis = idea_analysis.load(request.idea, sandbox)
-        _import_what_is_used_late(request.language_model)
-        trainings = len(required_baselines(request.fixed)) + request.max_runs + 2 * len(request.ks)
-        lab = _prepare_lab(request.place, request.fixed, request.goal[0], request.device, trainings, request.jobs)
-        jobs = request.place.count(request.jobs, lab, sandbox)
-        started = request.first_event(lab, sandbox.record(request.sandbox), jobs, analysis)
-        study = workspace.create_study(ROOT, request.idea.name)
+        with references.imported(request.references, *where) as found:
+            sandbox = settle(request.sandbox)
+            print(f"runs are {sandbox.description}", flush=True)
+            print(one_line(select.where_from(request.language_model)), flush=True)
+            analysis = idea_analysis.load(request.idea, sandbox)
+            _import_what_is_used_late(request.language_model)
+            trainings = len(required_baselines(request.fixed)) + request.max_runs + 2 * len(request.ks)
+            lab = _prepare_lab(request.place, request.fixed, request.goal[0], request.device, trainings, request.jobs)
+            jobs = request.place.count(request.jobs, lab, sandbox)
+            started = request.first_event(lab, sandbox.record(request.sandbox), jobs, analysis, list(found))
+            study = workspace.create_study(ROOT, request.idea.name)
+            references.move_in(found, study)
         proposer, how = make_proposer(study, started.fixed), {"jobs": jobs, "cancel_jobs": request.cancel_jobs}
         with study.lock(), _loop(study, [started], lab, analysis, proposer, sandbox, **how) as loop:
             _finish(study, loop, loop.run())

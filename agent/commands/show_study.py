@@ -17,7 +17,7 @@ from agent.lab.errors import UserError
 from agent.lab.metrics import METRICS
 from agent.lab.results import FinalInfo
 from agent.lab.visible import visible
-from agent.report import glossary, model_words, own_measures, sentences
+from agent.report import glossary, model_words, own_measures, references, sentences
 from agent.report.outcome import outcome_sentence
 from agent.report.prose import Facts
 from agent.report.run_section import compared_lines, results, run_texts
@@ -49,6 +49,9 @@ def print_study(study: Study, state: State) -> bool:
     for run in runs:
         if run.info:
             _print_verdict(console, f"run {run.number}", run.info)
+    for each in references.shown(state):
+        for text in references.texts(each, state):
+            _print_paragraph(console, text)
     console.print(f"failed: {story.failed or 'no run'}")
     console.print(f"cost: {story.cost}")
     console.print(
@@ -74,10 +77,10 @@ def _table(story: Story) -> Table:
         if column == "change":
             table.add_column(column, no_wrap=True, ratio=1, min_width=20)
             continue
-        words, cells = column.split(), [row.cells[place] for row in story.rows]
+        words, cells = column.split(), [row.cells[place] for row in story.all_rows]
         justify = "left" if column in ("outcome", "from the baseline") else "right"
         table.add_column(column, justify=justify, width=max(map(len, [*words, *cells])))
-    for row in story.rows:
+    for row in story.all_rows:
         table.add_row(*(Text(cell) for cell in row.cells))  # as Text, since brackets in a string would be markup
     return table
 

@@ -1,14 +1,16 @@
 """The test split as arbiter: what a run that fresh seeds confirmed shows on text that no choice was based on.
 
-The difference on the test split is read as on the development split: each fresh seed against the baselines between
-which it was compared there, at its own L0. The trainings on both sides are the same on the two splits, so their noise
-is shared, and what is left is the text.
+The difference on the test split is read as on the development split: each fresh seed against the baselines that it was
+compared with there, at its own L0. For a front these are all of its trainings. The trainings on both sides are the same
+on the two splits, so their noise is shared, and what is left is the text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from agent.comparison.matching import MATCH, Level, levels, reference_at
+from agent.comparison.curves import curve_of
+from agent.comparison.matching import Curve
 from agent.comparison.significance import mean
 from agent.lab.metrics import family_of
 from agent.lab.results import Comparison
@@ -40,7 +42,7 @@ def upholds(on_test: float, on_dev: float) -> bool:
 
 
 def baselines_to_score(seeds: Sequence[Comparison], baselines: Sequence[Baseline]) -> list[Baseline]:
-    """Return the baselines between which fresh seeds were compared; no others are scored on the test split."""
+    """Return the baselines that fresh seeds were compared with; no others are scored on the test split."""
     ks = {k for seed in seeds for k in seed.levels}
     return [baseline for baseline in baselines if baseline.k in ks]
 
@@ -55,7 +57,7 @@ def score_of_baseline(baseline: Baseline, state: State) -> ScoredOnTest | None:
 def is_run_0(baseline: Baseline, state: State) -> bool:
     """Return True if a baseline is the study's own, run 0."""
     fixed = state.started.fixed
-    return (baseline.k, baseline.seed) == (fixed.k, fixed.seed)
+    return (baseline.k, baseline.seed) == (fixed.knob, fixed.seed)
 
 
 def on_test_split(run: int, state: State) -> OnTest:
@@ -67,33 +69,36 @@ def on_test_split(run: int, state: State) -> OnTest:
         if event is None:
             return OnTest(None, "the study ended before it was scored there" if state.ended else "")
         if not event.figures:
-            return OnTest(None, f"{event.name} has no score there ({event.why_not})")
+            name = event.named(state.started.fixed.architecture)
+            return OnTest(None, f"{name} has no score there ({event.why_not})")
     known = [
         Baseline(k=k, seed=seed, figures=event.figures) for (k, seed), event in scored.items() if event is not None
     ]
     primary = state.started.primary_metric
     figures = {seed: scores[seed].figures for seed in seeds}
-    return mean_difference(primary, [(figures[seed], comparison) for seed, comparison in seeds.items()], known)
+    compared = [(figures[seed], comparison) for seed, comparison in seeds.items()]
+    return mean_difference(primary, compared, known, partial(curve_of, state.started.fixed))
 
 
-def mean_difference(metric: str, seeds: Sequence[tuple[Figures, Comparison]], baselines: Sequence[Baseline]) -> OnTest:
+def mean_difference(
+    metric: str,
+    seeds: Sequence[tuple[Figures, Comparison]],
+    baselines: Sequence[Baseline],
+    curve_of: Callable[[Sequence[Baseline]], Curve],
+) -> OnTest:
     """Return the mean difference of seeds on the test split.
 
     Each seed has its figures there and its comparison on the development split; the baselines have theirs there.
     """
-    differences = [_difference(metric, figures, on_dev, baselines) for figures, on_dev in seeds]
-    measured = [difference for difference in differences if difference is not None]
-    if len(measured) < len(differences):
+
+    def difference(figures: Figures, on_dev: Comparison) -> float | None:
+        """None without figures, or if the L0 is far away."""
+        value, l0 = figures.get(metric), figures.get("l0")
+        same = [baseline for baseline in baselines if baseline.k in on_dev.levels]
+        expected = curve_of(same).read_near(metric, l0) if l0 and same else None
+        return None if value is None or expected is None else value - expected
+
+    measured = [each for seed in seeds if (each := difference(*seed)) is not None]
+    if len(measured) < len(seeds):
         return OnTest(None, "no baseline matches its L0 there")
     return OnTest(mean(measured))
-
-
-def _difference(metric: str, figures: Figures, on_dev: Comparison, baselines: Sequence[Baseline]) -> float | None:
-    """Return a seed's difference from the baseline at its own L0; None without figures, or if its L0 is far away."""
-    value, l0 = figures.get(metric), figures.get("l0")
-    by_k: dict[float, Level] = {level.k: level for level in levels(baselines)}
-    pair = [by_k[k] for k in on_dev.levels]
-    if value is None or not l0 or not pair or min(abs(level.l0 / l0 - 1) for level in pair) > MATCH:
-        return None
-    read = reference_at(metric, l0, pair[0], pair[-1])
-    return None if read is None else value - read[0]

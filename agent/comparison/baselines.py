@@ -1,4 +1,4 @@
-"""The baselines that runs are compared with: other seeds, other K, cached for every study of the same fingerprint."""
+"""The baselines that runs are compared with: other seeds and knobs, cached for every study of the same fingerprint."""
 
 import hashlib
 import json
@@ -9,11 +9,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.comparison.matching import all_metrics, k_step
+from agent.comparison.matching import all_metrics
 from agent.display.live import Display
-from agent.ideas import Fixed, render_baseline
+from agent.ideas import render_baseline
 from agent.lab import cache, results
-from agent.lab.defaults import LEAST_WIDTH
 from agent.lab.evaluation.catalogue import NAMES
 from agent.lab.evaluation.requests import Score
 from agent.lab.files import MIB, atomic_path, read_plain, remove, write_atomically
@@ -32,22 +31,9 @@ from agent.study.workspace import Study
 SENTINELS, RATES = "sentinels.json", "learning_rate.json"  # cached beside the baselines
 
 
-def required_baselines(fixed: Fixed) -> list[tuple[float, int]]:
-    """Return K and seed of the baselines every study needs: first those for judgements, then those for the L0 curve.
-
-    With one seed no run is judged, so there are none but those of the curve.
-    """
-    k = fixed.k
-    step = k_step(k)
-    neighbours = [(k - step, fixed.seed), (k + step, fixed.seed)]  # runs at the baseline's L0 are read between these
-    seeds = [(k, fixed.seed + number) for number in range(fixed.baseline_seeds)]
-    curve = [(other, fixed.seed) for other in (k / 2, 2 * k) if other <= fixed.d_sae // LEAST_WIDTH]
-    return [*seeds[:2], *(neighbours if seeds[1:] else ()), *seeds[2:], *curve]
-
-
 @dataclass
 class Baselines:
-    """Baselines of one study: what trains and scores them, and their place in the cache."""
+    """Baselines of one study: what trains and scores them, and their place in the cache. `k` is a baseline's knob."""
 
     study: Study
     started: StudyStarted
@@ -56,8 +42,8 @@ class Baselines:
 
     @property
     def k(self) -> float:
-        """The baseline's own K."""
-        return self.started.fixed.k
+        """The baseline's own knob."""
+        return self.started.fixed.knob
 
     @property
     def learning_rate(self) -> float | None:
@@ -66,7 +52,7 @@ class Baselines:
 
     @property
     def folder(self) -> Path:
-        """The cache's folder for everything that figures depend on, apart from K and seed."""
+        """The cache's folder for everything that figures depend on, apart from knob and seed."""
         fixed = self.started.fixed
         source = render_baseline(fixed.model_copy(update={"seed": 0}), rate=self.learning_rate)
         digest = hashlib.sha256(f"{self.started.fingerprint}\n{source}".encode()).hexdigest()[:12]
@@ -134,7 +120,7 @@ class Baselines:
 
     def job(self, k: float, seed: int, budget: Budget) -> Job:
         """Return the job that trains and scores a baseline, or scores a cached one by the families it has not."""
-        label, run_dir = f"baseline with K {k:g}, seed {seed}", self._run_dir(k, seed)
+        label, run_dir = self.started.fixed.architecture.baseline_with(k, seed), self._run_dir(k, seed)
         if not self.cached_run(k, seed):
             source = render_baseline(self.started.fixed, k, rate=self.learning_rate)
             return self.training(source, seed, run_dir, label, budget)

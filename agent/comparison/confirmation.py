@@ -140,7 +140,7 @@ class Confirmation:
         """Yield the events, without figures, of what is to be scored on the test split and was not.
 
         It is the baseline, every run whose fresh seeds confirmed it, and what decides on that: the fresh seeds, and the
-        baselines between which these were compared.
+        baselines that these were compared with.
         """
         state, runs = self.ledger.state, self.referee.runs
         if not runs or not runs[0].counts or state.broken:
@@ -179,7 +179,8 @@ class Confirmation:
             return True
         evals = tuple(family for family in self.started.evals if family in arbiter.TEST_FAMILIES)
         request = Score(run_dir=run_dir, out="test_info.json", split="test", evals=evals)
-        label, timeout = f"{event.name} on the test split", budget.evaluation_timeout
+        label = f"{event.named(self.started.fixed.architecture)} on the test split"
+        timeout = budget.evaluation_timeout
         name = job_names.on_test_split(event.run, event.k, event.seed)
         return self.queue.submit(name, Job(label=label, training=None, request=request, timeout=timeout))
 

@@ -76,7 +76,7 @@ class FeatureKeeper:
             return True
 
     def _reseeded(self) -> Path | None:
-        """Return the directory of a baseline with the K of run 0 and another seed, or None if there is none."""
+        """Return the directory of a baseline with the knob of run 0 and another seed, or None if there is none."""
         baselines, seed = self.referee.baselines, self.referee.started.fixed.seed
         others = [each for each in self.ledger.state.baselines if each.k == baselines.k and each.seed != seed]
         return baselines.checkout(others[0].k, others[0].seed) if others else None

@@ -1,15 +1,17 @@
 """Compare a run with the baseline at the run's own L0, against measured noise.
 
-Reconstruction and CE-loss figures depend on L0 more than on most changes one tries. So the baseline is read at the
-run's own L0, linearly in log L0 between two baselines, one at or below it and one at or above it, each within MATCH.
-The noise of a metric is the standard deviation of the reseeded baselines, corrected for their own differences in L0; it
-is taken to be the same at every L0 and for every variant. Every run and baseline here has the verdict ok, and so an L0.
+Reconstruction and CE-loss figures depend on L0 more than on most changes one tries. So the baseline is a curve over L0,
+made of its trainings, and is read at the run's own L0. There are two kinds of curve (curves.py): where a K sets the L0,
+what lies between two levels (brackets.py); where a coefficient does, a front fitted to all trainings (fitted_front.py).
+The noise of a metric is the standard deviation of the trainings about the curve; it is taken to be the same at every L0
+and for every variant. Every run and baseline here has the verdict ok, and so an L0.
 """
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar, Protocol
 
 from agent.comparison.significance import compare_to_reference, mean, standard_deviation
 from agent.lab.metrics import HEADLINE, METRICS
@@ -24,7 +26,7 @@ LEAST_NOISE = {"alive_fraction": 0.001}  # one dead latent in a thousand; for ot
 
 @dataclass(frozen=True)
 class Level:
-    """The baselines of one K."""
+    """The baselines of one knob: of one K, or of one coefficient."""
 
     k: float
     baselines: tuple[Baseline, ...]
@@ -41,8 +43,78 @@ class Level:
 
     def values(self, metric: str) -> list[float] | None:
         """Return a metric of each baseline, or None if one of them lacks it."""
-        values = [value for baseline in self.baselines if (value := baseline.figures.get(metric)) is not None]
-        return values if len(values) == len(self.baselines) else None
+        return values_of(metric, self.baselines)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A metric of the baseline at an L0, and how far a training there may lie from it by chance."""
+
+    value: float
+    noise: float  # the standard deviation of one training
+    error: float  # the standard error of a training's difference from `value`
+    df: int  # degrees of freedom of the noise
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A curve for a figure: its trainings or their means, and a line with the half width of its band, by L0."""
+
+    points: list[tuple[float, float]]
+    line: list[tuple[float, float, float | None]]  # no band where the noise is not measured
+
+    @property
+    def has_band(self) -> bool:
+        """True if the noise is measured."""
+        return any(half_width for _, _, half_width in self.line)
+
+
+class Curve(Protocol):
+    """The baseline as a function of L0, made of its trainings."""
+
+    read_in_words: ClassVar[str]  # how a metric is read from it: "the baseline at its L0, ..."
+    line_in_words: ClassVar[str]  # what Drawn.line is: "the line is the baseline, ..."
+    points_in_words: ClassVar[str]  # and Drawn.points
+
+    @property
+    def baselines(self) -> Sequence[Baseline]:
+        """The trainings that it is made of."""
+        ...
+
+    @property
+    def seeds(self) -> int:
+        """The number of trainings behind the noise."""
+        ...
+
+    def why_not(self, l0: float) -> str:
+        """Return why nothing can be compared at an L0, or an empty string."""
+        ...
+
+    def knobs(self, l0: float) -> list[float]:
+        """Return the knobs of the trainings that are read at an L0 where something can be compared."""
+        ...
+
+    def read(self, name: str, l0: float) -> Reading | None:
+        """Read a metric at an L0 where something can be compared, or L0 itself as the baseline's own knob has it.
+
+        None if a training lacks the metric.
+        """
+        ...
+
+    def read_near(self, name: str, l0: float) -> float | None:
+        """Return a metric at an L0 that may lie a little beyond that of the trainings, as on another text.
+
+        None if it lies further, or if a training lacks the metric.
+        """
+        ...
+
+    def missing(self, l0: float) -> float | None:
+        """Return the knob of the baseline to train next so that an L0 can be compared; None if it can be, or cannot."""
+        ...
+
+    def drawn(self, name: str) -> Drawn | None:
+        """Return what a figure of a metric shows, or None if no training has it."""
+        ...
 
 
 def all_metrics(info: FinalInfo) -> dict[str, float | None]:
@@ -51,99 +123,38 @@ def all_metrics(info: FinalInfo) -> dict[str, float | None]:
 
 
 def levels(baselines: Sequence[Baseline]) -> list[Level]:
-    """Group baselines by K, in the order of L0."""
+    """Group baselines by their knob, in the order of L0."""
     ks = sorted({baseline.k for baseline in baselines})
     groups = [Level(k, tuple(baseline for baseline in baselines if baseline.k == k)) for k in ks]
     return sorted(groups, key=lambda level: level.log_l0)
 
 
 def reseeded_level(baselines: Sequence[Baseline]) -> Level:
-    """Return the level with the most seeds, at the baseline's own K."""
+    """Return the level with the most seeds, at the baseline's own knob."""
     return max(levels(baselines), key=lambda level: len(level.baselines))
 
 
-def bracketing_levels(l0: float, baselines: Sequence[Baseline]) -> tuple[Level, Level] | None:
-    """Return the nearest levels at or below and at or above an L0, each within MATCH, or None."""
-    near = [level for level in levels(baselines) if abs(level.l0 / l0 - 1) <= MATCH]
-    below = [level for level in near if level.log_l0 <= math.log(l0)]
-    above = [level for level in near if level.log_l0 >= math.log(l0)]
-    return (below[-1], above[0]) if below and above else None
+def values_of(metric: str, baselines: Sequence[Baseline]) -> list[float] | None:
+    """Return a metric of each baseline, or None if one of them lacks it."""
+    values = [value for baseline in baselines if (value := baseline.figures.get(metric)) is not None]
+    return values if len(values) == len(baselines) else None
 
 
-def k_step(k: float) -> float:
-    """Return the step between neighbouring K of baselines: 1, and below 16 a power of 1/2, at most a sixteenth of K.
-
-    BatchTopK keeps the K * batch largest of a batch, so K need not be whole. At small L0 whole ones would lie further
-    apart than MATCH, and the runs between them could not be compared.
-
-    >>> [k_step(k) for k in (32, 16, 8, 5)]
-    [1.0, 1.0, 0.5, 0.25]
-    """
-    return min(1.0, 2.0 ** math.floor(math.log2(k / 16)))
-
-
-def missing_k(l0: float, baselines: Sequence[Baseline]) -> float | None:
-    """Return the K of the baseline to train next so that an L0 is bracketed; None if it is, or cannot be.
-
-    Never a K that was trained, and none beyond twice the L0 either way, so asking and training comes to an end.
-    """
-    if bracketing_levels(l0, baselines):
-        return None
-    trained = levels(baselines)
-    taken = {level.k for level in trained}
-    nearest = min(trained, key=lambda level: abs(level.log_l0 - math.log(l0)))
-    per_k = nearest.l0 / nearest.k
-    unit = k_step(l0 / per_k)
-    k = round(l0 / per_k / unit) * unit
-    stride = unit * max(1, round(k * MATCH / 3 / unit))  # well beyond the noise of an L0
-    while k in taken:  # that side is bracketed: look on the other
-        k += stride if nearest.l0 < l0 else -stride
-    likely = abs(k * per_k / l0 - 1) <= 1.5 * MATCH  # the L0 it has is only known once it is trained
-    return k if likely and max(1, l0 / 2) <= k <= 2 * l0 else None
-
-
-def bracket(
-    l0: float, baselines: Sequence[Baseline], tried: Container[float], more: Mapping[float, Baseline]
-) -> tuple[list[Baseline], float | None]:
-    """Return the baselines that a run with this L0 is compared with, and the K of one that is missing, or None.
-
-    They are the `baselines` that every study has, and those of `more` (by K) that bracket the L0: what was trained for
-    another run is left out, so that a comparison does not depend on which run came first. `tried` are all K so far.
-    """
-    used = list(baselines)
-    while len(used) > 1 and (k := missing_k(l0, used)) is not None:
-        if k not in tried:
-            return used, k
-        if k not in more:  # its training failed
-            break
-        used.append(more[k])
-    return sorted(used, key=lambda each: (each.k, each.seed)), None
-
-
-def compare(info: FinalInfo, baselines: Sequence[Baseline]) -> Comparison:
+def compare(info: FinalInfo, curve: Curve) -> Comparison:
     """Compare every headline metric of a run with the baseline at the run's L0, and L0 itself with the baseline's."""
-    if not baselines:
+    if not curve.baselines:
         return not_comparable(NO_NOISE)
     l0 = info.metric("l0")
-    trained, reseeded = levels(baselines), reseeded_level(baselines)
-    seeds = len(reseeded.baselines)
-
     if l0 is None:
-        return not_comparable("its L0 was not measured", seeds)
-    if seeds < 2:
-        return not_comparable(NO_NOISE, seeds)
-    pair = bracketing_levels(l0, baselines)
-    if pair is None:
-        return not_comparable(f"no baselines on both sides of L0 {l0:.2f} within {MATCH:.0%} of it", seeds)
+        return not_comparable("its L0 was not measured", curve.seeds)
+    if reason := curve.why_not(l0):
+        return not_comparable(reason, curve.seeds)
     metrics = {}
     for name in HEADLINE:
-        value, noise = info.metric(name), _noise(name, reseeded, trained)
-        reference = reference_at(name, l0, *((reseeded, reseeded) if name == "l0" else pair))
-        if value is not None and noise is not None and reference is not None:
-            expected, variance = reference
-            error = noise * math.sqrt(1 + variance)
-            metrics[name] = compare_to_reference(value, expected, noise, error, seeds - 1)
-    return Comparison(levels=[level.k for level in pair], seeds=seeds, metrics=metrics)
+        value, there = info.metric(name), curve.read(name, l0)
+        if value is not None and there is not None:
+            metrics[name] = compare_to_reference(value, there.value, there.noise, there.error, there.df)
+    return Comparison(levels=curve.knobs(l0), seeds=curve.seeds, metrics=metrics)
 
 
 def not_comparable(reason: str, seeds: int = 0) -> Comparison:
@@ -151,51 +162,11 @@ def not_comparable(reason: str, seeds: int = 0) -> Comparison:
     return Comparison(levels=[], seeds=seeds, metrics={}, not_comparable=reason)
 
 
-def seed_noise(name: str, baselines: Sequence[Baseline]) -> float | None:
-    """Return the standard deviation of one training, or None if there is no second seed or a seed lacks the metric."""
-    reseeded = reseeded_level(baselines)
-    return _noise(name, reseeded, levels(baselines)) if len(reseeded.baselines) > 1 else None
-
-
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     """Return mean and standard deviation of at least two values."""
     return mean(values), standard_deviation(values)
 
 
-def reference_at(name: str, l0: float, low: Level, high: Level) -> tuple[float, float] | None:
-    """Return a metric read at an L0 between two levels, and its variance in units of one training's.
-
-    With weights w1 and w2 of levels of n1 and n2 baselines, the variance is w1^2/n1 + w2^2/n2; a run's difference from
-    it adds the run's own 1. None if a baseline lacks the metric.
-    """
-    below, above = low.values(name), high.values(name)
-    if below is None or above is None:
-        return None
-    width = high.log_l0 - low.log_l0
-    weight = (math.log(l0) - low.log_l0) / width if width else 0.0
-    variance = (1 - weight) ** 2 / len(below) + weight**2 / len(above)
-    return (1 - weight) * mean(below) + weight * mean(above), variance
-
-
-def _noise(name: str, reseeded: Level, trained: Sequence[Level]) -> float | None:
-    """Return the standard deviation of the reseeded baselines about the curve; None if one of them lacks the metric.
-
-    At least LEAST_NOISE: that no seed differed does not mean that none ever will.
-    """
-    values = reseeded.values(name)
-    if values is None:
-        return None
-    slope = 0.0 if name == "l0" else _slope(name, reseeded, trained)
-    rests = [value - slope * math.log(baseline.l0) for value, baseline in zip(values, reseeded.baselines, strict=True)]
-    rounding = 10.0 ** -METRICS[name].digits / math.sqrt(12)
-    return max(standard_deviation(rests), LEAST_NOISE.get(name, rounding))
-
-
-def _slope(name: str, reseeded: Level, trained: Sequence[Level]) -> float:
-    """Return the change of a metric with log L0 around the reseeded level; 0 if unknown, which widens the noise."""
-    place = trained.index(reseeded)
-    low, high = trained[max(place - 1, 0)], trained[min(place + 1, len(trained) - 1)]
-    below, above = low.values(name), high.values(name)
-    if low.log_l0 == high.log_l0 or below is None or above is None:
-        return 0.0
-    return (mean(above) - mean(below)) / (high.log_l0 - low.log_l0)
+def at_least_rounding(name: str, deviation: float) -> float:
+    """Return the noise of a metric, LEAST_NOISE at least: that no seed differed does not mean that none ever will."""
+    return max(deviation, LEAST_NOISE.get(name, 10.0 ** -METRICS[name].digits / math.sqrt(12)))

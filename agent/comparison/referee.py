@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping
 
 from agent.comparison import judgement, matching
-from agent.comparison.baselines import SENTINELS, Baselines, required_baselines
+from agent.comparison.baselines import SENTINELS, Baselines
+from agent.comparison.curves import beside, curve_of, required_baselines
+from agent.comparison.references import References
 from agent.display.formatting import error_lines
 from agent.display.live import Display
 from agent.ideas import Direction
@@ -32,6 +34,7 @@ class Referee:
     ) -> None:
         self.study, self.ledger, self.queue, self.custody, self.display = study, ledger, queue, custody, display
         self.baselines, self.started = baselines, ledger.state.started
+        self.references = References(study, ledger, queue, custody, display)
 
     @property
     def runs(self) -> list[Run]:
@@ -55,12 +58,13 @@ class Referee:
 
     @property
     def missing(self) -> list[tuple[float, int]]:
-        """K and seed of the baselines that every study needs and this one has not tried."""
+        """Knob and seed of the baselines that every study needs and this one has not tried."""
         return [each for each in required_baselines(self.started.fixed) if each not in self.state.baselines_tried]
 
     def begin(self) -> None:
         """Record what is in the cache that runs will be judged by, before one of them can change it."""
-        self.custody.artefacts.begin(self.baselines.sealed_files())
+        self.references.begin()
+        self.custody.artefacts.begin([*self.baselines.sealed_files(), *self.references.sealed_files()])
 
     def start_next(self) -> bool:
         """Start what comparisons need next, or find it in the cache; return False if nothing is missing that can start.
@@ -69,6 +73,8 @@ class Referee:
         """
         if self.baseline_counts and self.state.sentinels is None and job_names.SENTINELS not in self.state.jobs:
             return self._start_sentinels()
+        if self.baseline_counts and self.references.start_next():
+            return True
         for k, seed in self._wanted():
             if (k, seed) not in self.state.baselines_tried and job_names.baseline(k, seed) not in self.state.jobs:
                 return self.start_baseline(k, seed)
@@ -78,14 +84,14 @@ class Referee:
         """Record how a job of the referee's ended; return False if it is another's."""
         baseline = job_names.baseline_of(name)
         if name != job_names.SENTINELS and baseline is None:
-            return False
+            return self.references.take_in(name, ended)
         if isinstance(ended, Verdict):
             self.queue.lose(name, ended)
             return True
         if baseline:
             measured = self.baselines.take_in(*baseline, ended)
             k, seed = baseline
-            self.custody.commit(f"baseline with K {k:g}, seed {seed}: {measured.verdict.name}")
+            self.custody.commit(f"{self._named(k, seed)}: {measured.verdict.name}")
             self._record_baseline(measured)
         else:
             if ended.evaluation:
@@ -132,7 +138,7 @@ class Referee:
         if self.started.fixed.baseline_seeds == 1:
             comparison = matching.not_comparable(matching.ONE_SEED, seeds=1)
         else:
-            comparison = matching.compare(info, self._beside(info)[0])
+            comparison = matching.compare(info, curve_of(self.started.fixed, self._beside(info)[0]))
         return comparison.model_copy(update={"work_ratio": work_ratio(info.work, self.baseline_work)})
 
     def start_missing(self, info: FinalInfo) -> bool | None:
@@ -160,20 +166,21 @@ class Referee:
         return None
 
     def _beside(self, info: FinalInfo) -> tuple[list[matching.Baseline], float | None]:
-        """Return the baselines that a run is compared with, and the K of one that is missing, or None."""
-        l0, seed = info.metric("l0"), self.started.fixed.seed
-        required = set(required_baselines(self.started.fixed))
+        """Return the baselines that a run is compared with, and the knob of one that is missing, or None."""
+        l0, fixed, seed = info.metric("l0"), self.started.fixed, self.started.fixed.seed
+        required = set(required_baselines(fixed))
         common = [each for each in self.state.baselines if (each.k, each.seed) in required]
-        if l0 is None or not self.is_ready or self.started.fixed.baseline_seeds == 1:
+        if l0 is None or not self.is_ready or fixed.baseline_seeds == 1:
             return common, None
         more = {each.k: each for each in self.state.baselines if each.seed == seed and (each.k, seed) not in required}
         tried = {k for k, each in self.state.baselines_tried if each == seed}
-        return matching.bracket(l0, common, tried, more)
+        return beside(l0, fixed, common, tried, more)
 
     def _wanted(self) -> Iterator[tuple[float, int]]:
-        """Yield K and seed of the baselines that comparisons need, the most urgent first.
+        """Yield knob and seed of the baselines that comparisons need, the most urgent first.
 
-        Run 0 is one of them. The first comparison needs two seeds, and a neighbour in K on one side at least.
+        Run 0 is one of them. The first comparison needs two seeds, and a neighbour in K on one side at
+        least, or a front.
         """
         required = required_baselines(self.started.fixed)
         yield from required if self.baseline_counts else required[1:]
@@ -223,10 +230,13 @@ class Referee:
         budget.require_hours()
         return self.queue.submit(job_names.baseline(k, seed), self.baselines.job(k, seed, budget))
 
+    def _named(self, k: float, seed: int) -> str:
+        return self.started.fixed.architecture.baseline_with(k, seed)
+
     def _record_baseline(self, event: events.BaselineMeasured) -> None:
         self.ledger.append(event)
         baseline, figures = event.baseline, event.baseline.figures
         l0, ev = figures.get("l0"), figures.get("explained_variance_centered")
         result = f"L0 {l0:.2f}, explained variance {ev:.4f}" if event.verdict.ok else event.verdict.name
         result = "; ".join([result, *error_lines(event.errors)])
-        self.display.say(f"baseline with K {baseline.k:g}, seed {baseline.seed}: {result} ({event.seconds:.0f} s)")
+        self.display.say(f"{self._named(baseline.k, baseline.seed)}: {result} ({event.seconds:.0f} s)")

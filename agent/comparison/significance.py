@@ -36,11 +36,11 @@ def compare_to_reference(value: float, reference: float, noise: float, error: fl
     )
 
 
-def half_width_per_noise(seeds: int) -> float:
-    """Return the half width of the interval of a new training beside so many reseeded ones, in their deviation."""
+def half_width_per_error(df: int) -> float:
+    """Return the half width of an interval, in standard errors with so many degrees of freedom."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(seeds - 1, 1 - ALPHA / 2)) * math.sqrt(1 + 1 / seeds)
+    return float(stdtrit(df, 1 - ALPHA / 2))
 
 
 def smallest_detectable(comparison: MetricComparison, runs: int) -> float:

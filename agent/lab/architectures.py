@@ -14,6 +14,15 @@ class Architecture:
     knob: str  # K, near which L0 lies, or L1_COEFFICIENT, with which it falls
     whole: bool = False  # the knob can only be a whole number
 
+    @property
+    def knob_in_words(self) -> str:
+        """The knob as it stands in a sentence."""
+        return self.knob.replace("COEFFICIENT", "coefficient").replace("_", " ")
+
+    def baseline_with(self, knob: float, seed: int) -> str:
+        """Name a baseline of this kind: "baseline with K 16, seed 0"."""
+        return f"baseline with {self.knob_in_words} {knob:g}, seed {seed}"
+
 
 BASELINES: dict[BaselineName, Architecture] = {
     "batchtopk": Architecture("BatchTopK", "K"),

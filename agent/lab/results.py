@@ -165,7 +165,7 @@ class MetricComparison(BaseModel):
     """A metric of a run compared with the baseline's at the run's own L0."""
 
     value: float
-    reference: float  # interpolated between two baselines, one at or below this L0 and one at or above it
+    reference: float  # of the baseline at this L0, read from its curve
     noise: float  # standard deviation of one training, from the spread of the reseeded baselines
     standard_error: float  # of the difference
     df: Count  # degrees of freedom behind the noise
@@ -180,7 +180,7 @@ class MetricComparison(BaseModel):
 class Comparison(BaseModel):
     """A run compared with the baseline at the run's own L0; written by the driver."""
 
-    levels: list[float]  # K of the baselines that were interpolated
+    levels: list[float]  # knobs of the baselines that it was read from: of two K, or of a whole front
     seeds: Count  # baselines behind the noise
     metrics: dict[str, MetricComparison]  # those that run and baselines have
     not_comparable: Line | None = None  # why there is no comparison

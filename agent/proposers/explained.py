@@ -1,10 +1,9 @@
 """What a language model has to know before it can do research here: metrics in a line each, the setting, the noise."""
 
-import math
 import os
-from typing import Any
 
 from agent.comparison import matching
+from agent.comparison.curves import own_curve, read_own
 from agent.comparison.significance import compare_to_reference, smallest_detectable
 from agent.display.formatting import format_value
 from agent.lab.defaults import SMOKE_TOKENS, is_world
@@ -86,14 +85,15 @@ def _noise(state: State) -> list[str]:
     name, lines = state.started.primary_metric, []
     if state.started.fixed.baseline_seeds == 1:
         return [f"Noise: {matching.ONE_SEED}; figures of runs are shown, and none is compared with the baseline's."]
-    noise = matching.seed_noise(name, state.baselines) if state.baselines else None
-    if noise is None:
+    curve = own_curve(state)
+    there = read_own(curve, name) if curve else None
+    if curve is None or there is None:
         return lines
-    seeds = len(matching.reseeded_level(state.baselines).baselines)
-    single: Any = compare_to_reference(0.0, 0.0, noise, noise * math.sqrt(1 + 1 / seeds), seeds - 1)
+    single = compare_to_reference(0.0, 0.0, there.noise, there.error, there.df)
     seen = smallest_detectable(single, max(state.started.max_runs, 1))
     lines.append(
-        f"Noise: {METRICS[name].title} of {seeds} seeds of the baseline has a standard deviation of {noise:.2g}, so "
+        f"Noise: {METRICS[name].title} of {curve.seeds} trainings of the baseline has a standard deviation of "
+        f"{there.noise:.2g} at equal L0, so "
         f"one run must differ by about {format_value(name, seen)} to be told from it (after correction for "
         f"{state.started.max_runs} runs); less than {state.started.smallest_effect:g} would not matter."
     )

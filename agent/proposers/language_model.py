@@ -6,7 +6,7 @@ study asks again what it would have asked.
 
 from collections.abc import Callable
 
-from agent.comparison.baselines import required_baselines
+from agent.comparison.curves import required_baselines
 from agent.comparison.judgement import for_proposers, judgements
 from agent.ideas import Idea
 from agent.llm.client import ChatModel, LLMError
@@ -276,9 +276,10 @@ def _settled(text: str, facts: Facts, pending: int | None = None, run: int | Non
 
 def _is_through(state: State, run: int) -> bool:
     """Return True if all is known of a run and of those before it: each is done, and compared with every baseline that
-    it needs. Of run 0: the noise is measured too."""
+    it needs. Of run 0: the noise is measured and the references are scored too."""
     before = state.runs[: run + 1]
     ready = all(each in state.baselines_tried for each in required_baselines(state.started.fixed))
+    ready &= all(name in state.references_scored for name in state.started.references)
     return (
         ready and len(before) == run + 1 and all(each.stage == "done" and not each.awaits_comparison for each in before)
     )

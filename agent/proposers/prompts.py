@@ -25,7 +25,7 @@ from agent.llm.transcript import Message
 from agent.proposers import lab_reference
 from agent.proposers.answers import ALL_COMPLETED
 from agent.proposers.explained import EXPLAINED, setting
-from agent.report import prose, sentences
+from agent.report import prose, references, sentences
 from agent.report.answer import answer
 from agent.report.layout import flow
 from agent.report.outcome import outcome_sentence
@@ -161,6 +161,7 @@ class Prompts:
             "forbidden_calls": sorted(preflight.FORBIDDEN_CALLS),
             "columns": ["run", "title", "verdict", *(METRICS[name].title for name in facts.headline)],
             "rows": [_row(run, facts) for run in listed],
+            "references": [_reference_row(each, facts) for each in references.shown(state)],
             "unlisted": len(done) - len(listed),
             "detailed": [
                 self._detailed(run, state, facts) for run in done[1:][max(len(done) - 1 - detail.paragraphs, 0) :]
@@ -302,3 +303,9 @@ def _row(run: Run, facts: Facts) -> list[str]:
         cells.append(cell)
     title = run.state.proposal.title.replace("|", "/")
     return [str(run.number), title, verdict, *cells]
+
+
+def _reference_row(each: references.Shown, facts: Facts) -> list[str]:
+    """Return the row of an SAE that was trained elsewhere."""
+    cells = [format_value(name, each.figure(name)) for name in facts.headline]
+    return ["-", each.in_words, each.outcome, *cells]

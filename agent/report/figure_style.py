@@ -24,6 +24,14 @@ LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8,
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 FILLS: tuple[Any, ...] = ("full", "none", "left")  # one for every seven runs: 21 differ without their colour
 GREY = "0.45"
+REFERENCE_MARKERS = (
+    "*",
+    "h",
+    "p",
+    "d",
+    "8",
+)  # of SAEs that were trained elsewhere, filled where the baseline's are not
+REFERENCE_COLOUR = "#F0E442"  # that yellow, with a black edge
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -119,6 +127,19 @@ def style(run: Run, size: float = 4.5) -> dict[str, Any]:
     }
 
 
+def reference_style(number: int, size: float) -> dict[str, Any]:
+    """Return the matplotlib style of the reference with this number, from 1, which has a marker and no line."""
+    return {
+        "gid": f"run-reference-{number}",
+        "linestyle": "none",
+        "marker": REFERENCE_MARKERS[(number - 1) % len(REFERENCE_MARKERS)],
+        "color": REFERENCE_COLOUR,
+        "markeredgecolor": "black",
+        "markeredgewidth": 0.8,
+        "markersize": size,
+    }
+
+
 def label(run: Run, width: float = 2.7) -> str:
     """Return the number and title of a run, cut to fit `width` inches, and its verdict if it does not count."""
     from matplotlib.font_manager import FontProperties
@@ -141,9 +162,9 @@ def label(run: Run, width: float = 2.7) -> str:
     return shortened(max(0, too_long - 1))
 
 
-def missing(shown: Sequence[Run], runs: Sequence[Run], why: str) -> str:
-    """Return a sentence on the runs that a figure does not show; empty if it shows all."""
-    reasons = [f"run {run.number} {why}{remark(run)}" for run in runs if run not in shown]
+def missing(shown: Sequence[Run], runs: Sequence[Run], why: str, others: Sequence[str] = ()) -> str:
+    """Return a sentence on the runs, and the `others`, that a figure does not show; empty if it shows all."""
+    reasons = [*(f"run {run.number} {why}{remark(run)}" for run in runs if run not in shown), *others]
     return f" {sentences.NOT_SHOWN.render(runs='; '.join(reasons))}" if reasons else ""
 
 

@@ -8,10 +8,11 @@ from agent.comparison.front import winner, with_k
 from agent.comparison.judgement import Judgement
 from agent.display.formatting import format_value
 from agent.lab.metrics import METRICS
-from agent.report import figure_style, sentences
+from agent.report import figure_style, reference_marks, sentences
 from agent.report.figure_style import Figure
 from agent.report.layout import aligned, paragraph
 from agent.report.outcome import held_out
+from agent.report.references import Shown
 from agent.study.runs import Run
 from agent.study.state import State
 
@@ -93,13 +94,14 @@ def lines(state: State, runs: Sequence[Run], judged: Mapping[int, Judgement]) ->
     return [paragraph(said), *aligned(columns, rows)]
 
 
-def draw(file: str, front: Front) -> Figure:
-    """Draw the primary metric of the run and of the baseline against L0, in the current style."""
+def draw(file: str, front: Front, references: Sequence[Shown] = ()) -> Figure:
+    """Draw the primary metric of the run and of the baseline against L0, beside SAEs that were trained elsewhere."""
     from matplotlib.ticker import NullLocator
 
     metric = METRICS[front.primary]
     ticks = [l0 for point in front.points if (l0 := point.baseline.get("l0") or point.run.get("l0"))]
-    figure, ((panel,),) = figure_style.panels(1, 1, height=2.6, named=2)
+    others = [each for each in references if each.counts]
+    figure, ((panel,),) = figure_style.panels(1, 1, height=2.6, named=2 + len(others))
     grey = {"color": figure_style.GREY, "marker": "o", "markersize": 5, "markerfacecolor": "white"}
     drawn = (
         ([point.baseline for point in front.points], {**grey, "label": "the baseline"}),
@@ -111,13 +113,15 @@ def draw(file: str, front: Front) -> Figure:
     for figures, style in drawn:
         x, y = ([_number(each.get(name)) for each in figures] for name in ("l0", front.primary))
         panel.plot(x, y, linewidth=1.4, **style)
+    reference_marks.draw_points(panel, others, "l0", front.primary)
     better = "← better" if metric.better == "lower" else "better →"
     panel.set(xscale="log", xlabel="L0 (latents per token, logarithmic)", ylabel=f"{metric.title} ({better})")
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_xticks(ticks, [f"{l0:.3g}" for l0 in ticks])
     panel.margins(0.08)
     figure_style.legend(figure, panel)
-    return Figure(file, sentences.FRONT_PLOT.render(title=metric.title, run=front.run.number), figure)
+    said = sentences.FRONT_PLOT.render(title=metric.title, run=front.run.number)
+    return Figure(file, f"{said}{reference_marks.described(others)}", figure)
 
 
 def _number(value: float | None) -> float:

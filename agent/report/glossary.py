@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.comparison import arbiter, judgement, matching
-from agent.comparison.significance import half_width_per_noise
+from agent.comparison.curves import half_width_per_noise, own_curve, read_own
+from agent.comparison.matching import Curve
 from agent.display.formatting import format_value
-from agent.ideas import BASELINE_SEEDS
+from agent.ideas import BASELINE_SEEDS, Fixed
 from agent.lab.metrics import METRICS
 from agent.lab.results import Expectation, headline
 from agent.report import figure_style, sentences
@@ -31,7 +32,7 @@ class Evidence:
 
 def describe_evidence(state: State) -> Evidence:
     """Describe what differences are judged by, as far as it is measured: sentinels, baselines, noise between seeds."""
-    alarms = []
+    alarms, architecture = [], state.started.fixed.architecture
     if len(state.judging) > 1:
         alarms.append("The code that compares runs and writes these notes changed between two drivers of the study.")
     alarms += [
@@ -41,17 +42,17 @@ def describe_evidence(state: State) -> Evidence:
     ]
     alarms += _families_without_results(state)
     alarms += [
-        f"The baseline at K {k:g}, seed {seed} has no results: {verdict.name} ({verdict.evidence})."
+        f"The {architecture.baseline_with(k, seed)} has no results: {verdict.name} ({verdict.evidence})."
         for (k, seed), verdict in state.baselines_tried.items()
         if not verdict.ok
     ]
     if state.started.fixed.baseline_seeds == 1:
         return Evidence([*alarms, f"The study has {matching.ONE_SEED}."], _checked(state))
-    reseeded = matching.reseeded_level(state.baselines) if state.baselines else None
-    if reseeded is None or len(reseeded.baselines) < 2:
+    curve = own_curve(state)
+    if curve is None or curve.why_not(matching.reseeded_level(curve.baselines).l0):
         alarms.append("The noise between seeds was not measured, so no difference below is a finding.")
         return Evidence(alarms, _checked(state))
-    return Evidence(alarms, [*_checked(state), *_statistics(state, reseeded)])
+    return Evidence(alarms, [*_checked(state), *_statistics(state, curve)])
 
 
 def _checked(state: State) -> list[str]:
@@ -63,32 +64,32 @@ def _checked(state: State) -> list[str]:
     return [f"{count} expectations of SAEs whose scores are known (permuted decoder, identity, random) were met."]
 
 
-def _statistics(state: State, reseeded: matching.Level) -> list[str]:
+def _statistics(state: State, curve: Curve) -> list[str]:
     """State the noise between seeds, how differences are judged by it, and what the tables show."""
-    name = state.started.primary_metric
-    values = reseeded.values(name) or []
+    name, knob = state.started.primary_metric, state.started.fixed.architecture.knob_in_words
+    own, there = matching.reseeded_level(curve.baselines), read_own(curve, name)
     noise = f"{METRICS[name].title} was not measured"
-    if len(values) > 1:
-        mean, deviation = matching.mean_and_deviation(values)
-        noise = f"{METRICS[name].title} {format_value(name, mean)}, standard deviation {deviation:.2g}"
-    ks = ", ".join(f"{level.k:g}" for level in matching.levels(state.baselines))
+    if there:
+        noise = f"{METRICS[name].title} {format_value(name, there.value)}, standard deviation {there.noise:.2g}"
+    knobs = ", ".join(f"{k:g}" for k in sorted({each.k for each in curve.baselines}))
     return [
-        f"Baselines were trained at K {ks}; at K {reseeded.k:g} with {len(reseeded.baselines)} seeds: {noise}.",
-        *_few_seeds(state.started.fixed.baseline_seeds),
-        "Runs are compared with the baseline at their own L0, interpolated within "
-        f"{matching.MATCH:.0%} of it. Intervals are 95% intervals for one training, uncorrected; metrics "
-        "that are not listed are within theirs. Outcomes on the primary metric are corrected "
-        f"(Holm) and need the smallest effect worth having; better also needs that {judgement.FRESH_SEEDS} fresh seeds "
-        f"confirm it{_last_condition(state)}.",
+        f"Baselines were trained at {knob} {knobs}; at {knob} {own.k:g} with {len(own.baselines)} seeds: {noise} at "
+        "equal L0.",
+        *_few_seeds(state.started.fixed),
+        f"Runs are compared with the baseline at their own L0, {curve.read_in_words}. Intervals are 95% intervals "
+        "for one training, uncorrected; metrics that are not listed are within theirs. Outcomes on the primary metric "
+        "are corrected (Holm) and need the smallest effect worth having; better also needs that "
+        f"{judgement.FRESH_SEEDS} fresh seeds confirm it{_last_condition(state)}.",
     ]
 
 
-def _few_seeds(seeds: int) -> list[str]:
+def _few_seeds(fixed: Fixed) -> list[str]:
     """State by how much a study's intervals are wider than those of the usual number of seeds, if they are."""
-    if seeds >= BASELINE_SEEDS:
+    if fixed.baseline_seeds >= BASELINE_SEEDS:
         return []
-    wider = half_width_per_noise(seeds) / half_width_per_noise(BASELINE_SEEDS)
-    few = f"{seeds} baseline seeds in place of {BASELINE_SEEDS}"
+    usual = fixed.model_copy(update={"baseline_seeds": BASELINE_SEEDS})
+    wider = half_width_per_noise(fixed) / half_width_per_noise(usual)
+    few = f"{fixed.baseline_seeds} baseline seeds in place of {BASELINE_SEEDS}"
     return [f"The study has {few}: at the same noise its intervals are {wider:.1f} times as wide."]
 
 
@@ -103,9 +104,10 @@ def _families_without_results(state: State) -> list[str]:
     """State which evaluations gave no result on the sentinels or on further baselines, each reason once."""
     where: dict[tuple[str, str], list[str]] = {pair: ["the sentinels"] for pair in state.sentinel_errors.items()}
     baselines: dict[tuple[str, str], list[str]] = {}
+    architecture = state.started.fixed.architecture
     for (k, seed), errors in state.baseline_errors.items():
         for pair in errors.items():
-            baselines.setdefault(pair, []).append(f"the baseline with K {k:g}, seed {seed}")
+            baselines.setdefault(pair, []).append(f"the {architecture.baseline_with(k, seed)}")
     for pair, names in baselines.items():
         where.setdefault(pair, []).append(names[0] if len(names) == 1 else f"{len(names)} baselines")
     return [

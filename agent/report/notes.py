@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from agent import TEMPLATES
+from agent.comparison.curves import own_curve
 from agent.comparison.judgement import Judgement, judgements
 from agent.display.formatting import rate_line, remarks
 from agent.ideas import strict_templates
@@ -21,6 +22,7 @@ from agent.report import (
     model_words,
     own_measures,
     plots,
+    references,
     sentences,
 )
 from agent.report.idea_analysis import Analysis
@@ -63,7 +65,9 @@ def write(
     figures = drawn
     if figures is None:
         front = front_over_k.of(state, runs, judged)
-        figures = plots.write(study.notes, runs, state.baselines, judged, *goal, analysis.draw, front)
+        figures = plots.write(
+            study.notes, runs, own_curve(state), judged, *goal, analysis.draw, front, references.shown(state)
+        )
     path = study.notes / "notes.txt"
     remove_unless_plain(path)
     if path.exists() and edited((before := read_plain(path, MOST_BYTES)).decode(errors="replace")):
@@ -130,6 +134,7 @@ def render(
         model_words_heading=model_words.HEADING,
         runs=[(run.number, _title(run, state, runs, judged), section(run, state, runs, judged, check)) for run in runs],
         rate=rate_line(state.rate) if state.rate else "",
+        references=references.lines(state),
         front=front_over_k.lines(state, runs, judged),
         tested=[describe_test(run, state) for run in runs if run.number in state.tested],
         held_out=held_out(state),
@@ -147,14 +152,16 @@ def opening(story: Story, runs: Sequence[Run], judged: Mapping[int, Judgement]) 
     above = [paragraph(story.question, "Question"), paragraph(story.answer.sentence)]
     cost = story.cost if story.status.startswith("ended") else f"{story.cost}; {story.status}"
     below = [paragraph(story.failed or "no run", "Failed"), paragraph(cost, "Cost")]
-    room = max(LEAST_ROWS, MOST_LINES - sum(text.count("\n") + 1 for text in (*above, *below)) - 1)  # below the head
+    room = MOST_LINES - sum(text.count("\n") + 1 for text in (*above, *below)) - 1  # below the head
+    room = max(LEAST_ROWS, room - len(story.references))
     shown = [run.number for run in most_telling(runs, judged, room if len(runs) <= room else room - 1)]
-    rows = [row for row in story.rows if row.run in shown]
+    of_runs = [row for row in story.rows if row.run in shown]
+    rows = [*of_runs[:1], *story.references, *of_runs[1:]]
     lines = aligned(story.columns, [row.cells for row in rows])
     if (too_long := max(map(len, lines)) - LONGEST) > 0:
         widest = max(len(row.change) for row in rows) - too_long
         lines = aligned(story.columns, [replace(row, change=clip(row.change, widest)).cells for row in rows])
-    more = len(story.rows) - len(rows)
+    more = len(story.rows) - len(of_runs)
     table = [*lines, *([sentences.MORE_RUNS.render(count=more)] if more else [])]
     return [line for text in (*above, *table, *below) for line in text.split("\n")]
 
@@ -187,8 +194,9 @@ def describe_test_uses(state: State) -> str:
         f"run {run} with fresh seed{'s' * (len(scored) > 1)} {figure_style.listed(list(map(str, sorted(scored))))}"
         for run, scored in sorted(state.tested_seeds.items())
     ]
+    knob = state.started.fixed.architecture.knob_in_words
     baselines = [
-        f"the baseline with K {k:g}, seed{'s' * (len(own) > 1)} {figure_style.listed(list(map(str, own)))}"
+        f"the baseline with {knob} {k:g}, seed{'s' * (len(own) > 1)} {figure_style.listed(list(map(str, own)))}"
         for k in sorted({k for k, _ in state.tested_baselines})
         if (own := sorted(seed for other, seed in state.tested_baselines if other == k))
     ]

@@ -2,21 +2,20 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.comparison.judgement import Judgement
-from agent.comparison.matching import levels, reseeded_level, seed_noise
-from agent.comparison.significance import half_width_per_noise
+from agent.comparison.matching import Curve, Drawn
 from agent.display.formatting import format_difference
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Comparison
-from agent.report import figure_style, front_over_k, sentences
+from agent.report import figure_style, front_over_k, reference_marks, sentences
 from agent.report.figure_style import Figure
 from agent.report.front_over_k import Front
+from agent.report.references import Shown
 from agent.report.story import most_telling
-from agent.study.records import Baseline
 from agent.study.runs import Run
 
 if TYPE_CHECKING:
@@ -41,12 +40,13 @@ Draw = Callable[[Path, Sequence[Run]], list[Figure]]
 def write(
     directory: Path,
     runs: Sequence[Run],
-    baselines: Sequence[Baseline],
+    baseline: Curve | None,
     judgements: Mapping[int, Judgement],
     primary: str,
     smallest_effect: float,
     draw: Draw | None,
     front: Front | None = None,
+    references: Sequence[Shown] = (),
 ) -> list[Figure]:
     """Write the figures that there is data for as PNG, and return them; those of the idea come last.
 
@@ -55,7 +55,7 @@ def write(
     import matplotlib
 
     with matplotlib.rc_context(figure_style.STYLE):
-        figures = draw_study(runs, baselines, judgements, primary, smallest_effect, front)
+        figures = draw_study(runs, baseline, judgements, primary, smallest_effect, front, references)
         for figure in figures:
             assert figure.drawing
             figure_style.save(figure.drawing, directory / figure.name, figure.description)
@@ -65,11 +65,12 @@ def write(
 
 def draw_study(
     runs: Sequence[Run],
-    baselines: Sequence[Baseline],
+    baseline: Curve | None,
     judgements: Mapping[int, Judgement],
     primary: str,
     smallest_effect: float,
     front: Front | None = None,
+    references: Sequence[Shown] = (),
 ) -> list[Figure]:
     """Return the figures of every study that there is data for, drawn in the current style and not saved."""
     shown = most_telling(runs, judgements, MOST_DRAWN)
@@ -79,13 +80,13 @@ def draw_study(
     curves, l0_front, differences, over_k = STUDY_FIGURES
     figures = []
     if trained:
-        figures.append(_training_curves(curves, trained, shown))
+        figures.append(_training_curves(curves, trained, shown, references))
     if scored:
-        figures.append(_l0_front(l0_front, scored, shown, baselines))
+        figures.append(_l0_front(l0_front, scored, shown, baseline, references))
     if any(comparison.metrics for _, comparison in compared):
-        figures.append(_comparison(differences, compared, judgements, primary, smallest_effect))
+        figures.append(_comparison(differences, compared, judgements, primary, smallest_effect, references))
     figures = _count_left_out(figures, runs)
-    return [*figures, front_over_k.draw(over_k, front)] if front and front.drawable else figures
+    return [*figures, front_over_k.draw(over_k, front, references)] if front and front.drawable else figures
 
 
 def _count_left_out(figures: Sequence[Figure], runs: Sequence[Run]) -> list[Figure]:
@@ -97,7 +98,7 @@ def _count_left_out(figures: Sequence[Figure], runs: Sequence[Run]) -> list[Figu
     return [replace(figure, description=f"{figure.description} {more}") for figure in figures]
 
 
-def _training_curves(file: str, shown: Sequence[Run], runs: Sequence[Run]) -> Figure:
+def _training_curves(file: str, shown: Sequence[Run], runs: Sequence[Run], references: Sequence[Shown]) -> Figure:
     from matplotlib.ticker import LogLocator
 
     figure, (axes,) = figure_style.panels(1, len(CURVES), height=2.0, named=len(shown))
@@ -123,92 +124,72 @@ def _training_curves(file: str, shown: Sequence[Run], runs: Sequence[Run]) -> Fi
         min(low, 0.9 * middle), max(high, 1.1 * middle)
     )  # a constant L0 would fill the panel with rounding
     figure_style.legend(figure, axes[0])
-    missing = figure_style.missing(shown, runs, "left no training history")
+    elsewhere = [f"{each.label} was trained elsewhere" for each in references]
+    missing = figure_style.missing(shown, runs, "left no training history", elsewhere)
     return Figure(file, f"{sentences.TRAINING.render()} {sentences.OWN_LOSS.render()}{missing}", figure)
 
 
-@dataclass(frozen=True)
-class _Curve:
-    """A metric of the baseline at its levels, in the order of L0, with its noise."""
-
-    l0: list[float]
-    values: list[float]
-    half_width: float | None  # of the interval that 95% of new trainings fall into; None if the noise is not measured
-
-    def interpolate(self) -> tuple[Any, Any]:
-        """Return L0 and values at 300 points: between two levels the baseline is linear in log L0."""
-        import numpy as np
-
-        l0 = np.geomspace(self.l0[0], self.l0[-1], 300)
-        return l0, np.interp(np.log(l0), np.log(self.l0), self.values)
-
-
-def _curve(name: str, baselines: Sequence[Baseline]) -> _Curve | None:
-    measured = [(level.l0, values) for level in levels(baselines) if (values := level.values(name))]
-    if not measured:
-        return None
-    noise, seeds = seed_noise(name, baselines), len(reseeded_level(baselines).baselines)
-    half_width = None
-    if noise is not None:
-        half_width = half_width_per_noise(seeds) * noise
-    return _Curve([l0 for l0, _ in measured], [sum(values) / len(values) for _, values in measured], half_width)
-
-
-def _l0_front(file: str, shown: Sequence[Run], runs: Sequence[Run], baselines: Sequence[Baseline]) -> Figure:
+def _l0_front(
+    file: str, shown: Sequence[Run], runs: Sequence[Run], baseline: Curve | None, references: Sequence[Shown]
+) -> Figure:
     scores = [name for name in SCORES if any(math.isfinite(_value(run, name)) for run in shown)]
-    curves = {name: _curve(name, baselines) for name in scores}
+    curves = {name: baseline.drawn(name) for name in scores} if baseline else {}
     l0s, labels = [_value(run, "l0") for run in shown], [figure_style.label(run) for run in shown]
     near = ((1 - NEAR) * min(l0s), (1 + NEAR) * max(l0s))
-    curve_l0s = [l0 for curve in curves.values() if curve for l0 in curve.l0]
-    enlarged = bool(curve_l0s) and (min(curve_l0s) < near[0] or max(curve_l0s) > near[1])
-    figure, rows = figure_style.panels(
-        2 if enlarged else 1, len(scores), height=2.2, named=len(shown) + (3 if curve_l0s else 0)
-    )
+    curve_l0s = [l0 for curve in curves.values() if curve for l0, _ in curve.points]
+    drawn = [each for each in references if each.counts]
+    enlarged = bool(drawn or curve_l0s) and (bool(drawn) or min(curve_l0s) < near[0] or max(curve_l0s) > near[1])
+    named = len(shown) + len(drawn) + (3 if curve_l0s else 0)
+    figure, rows = figure_style.panels(2 if enlarged else 1, len(scores), height=2.2, named=named)
     for axes in rows:
         for panel, name in zip(axes, scores, strict=True):
             panel.set(xlabel="L0 (latents per token)", ylabel=f"{METRICS[name].title} (better →)")
-            if curve := curves[name]:
-                _draw_curve(panel, curve)
+            if baseline and (curve := curves[name]):
+                _draw_curve(panel, curve, baseline.points_in_words)
             for run, label in zip(shown, labels, strict=True):
                 point = {**figure_style.style(run, 6), "linestyle": "none"}
                 panel.plot([_value(run, "l0")], [_value(run, name)], label=label, alpha=0.85, **point)
+            reference_marks.draw_points(panel, drawn, "l0", name)
             panel.margins(0.08)
     for i, name in enumerate(scores):
-        _enlarge(rows[-1][i], name, near, [_value(run, name) for run in shown], curves[name])
+        _enlarge(rows[-1][i], name, near, [_value(run, name) for run in shown], curves.get(name))
         if enlarged:
             rows[-1][i].set_title("the rectangle, enlarged", fontsize=8, color=figure_style.GREY, loc="left")
             _outline(rows[0][i], rows[-1][i])
     figure_style.legend(figure, rows[0][0])
     titles = figure_style.listed([METRICS[name].title for name in scores])
     front = sentences.L0_FRONT.render(titles=titles, enlarged=sentences.ENLARGED if enlarged else "")
-    missing = figure_style.missing(shown, runs, "has no result")
-    return Figure(file, f"{front} {_describe_curves(curves, baselines)}{missing}", figure)
+    absent = [f"{each.label} has no result" for each in references if not each.counts]
+    missing = figure_style.missing(shown, runs, "has no result", absent)
+    said = f"{_describe_curves(curves, baseline)}{reference_marks.described(drawn)}{missing}"
+    return Figure(file, f"{front} {said}", figure)
 
 
-def _draw_curve(panel: "Axes", curve: _Curve) -> None:
-    l0, values = curve.interpolate()
-    if len(curve.l0) > 1:
+def _draw_curve(panel: "Axes", curve: Drawn, points_in_words: str) -> None:
+    if curve.line:
+        l0, values, half_widths = zip(*curve.line, strict=True)
         panel.plot(l0, values, color=figure_style.GREY, linewidth=1.2, label="the baseline")
-        if curve.half_width:
+        if curve.has_band:
             band = {
                 "color": figure_style.GREY,
                 "alpha": 0.3,
                 "linewidth": 0,
                 "label": "where 95% of its trainings fall",
             }
-            panel.fill_between(l0, values - curve.half_width, values + curve.half_width, **band)
-    points = {"color": figure_style.GREY, "markersize": 4, "markerfacecolor": "white", "label": "the baseline's levels"}
-    panel.plot(curve.l0, curve.values, "o", **points)
+            low, high = (
+                [value + sign * width for value, width in zip(values, half_widths, strict=True)] for sign in (-1, 1)
+            )
+            panel.fill_between(l0, low, high, **band)
+    points = {"color": figure_style.GREY, "markersize": 4, "markerfacecolor": "white", "label": points_in_words}
+    panel.plot(*zip(*curve.points, strict=True), "o", **points)
 
 
-def _enlarge(panel: "Axes", name: str, near: tuple[float, float], values: list[float], curve: _Curve | None) -> None:
+def _enlarge(panel: "Axes", name: str, near: tuple[float, float], values: list[float], curve: Drawn | None) -> None:
     """Zoom a panel in on the runs and the curve near them, but not below the smallest difference that matters."""
     shown = [value for value in values if math.isfinite(value)]
-    if curve:
-        l0, heights = curve.interpolate()
-        inside = heights[(l0 >= near[0]) & (l0 <= near[1])]
-        half_width = curve.half_width or 0.0
-        shown += [*(inside - half_width), *(inside + half_width)]
+    for l0, value, half_width in curve.line if curve else ():
+        if near[0] <= l0 <= near[1]:
+            shown += [value - (half_width or 0.0), value + (half_width or 0.0)]
     panel.set_xlim(near)
     if shown:
         middle, half = (min(shown) + max(shown)) / 2, max(0.6 * (max(shown) - min(shown)), METRICS[name].worth)
@@ -225,14 +206,14 @@ def _outline(whole: "Axes", part: "Axes") -> None:
     )
 
 
-def _describe_curves(curves: Mapping[str, _Curve | None], baselines: Sequence[Baseline]) -> str:
+def _describe_curves(curves: Mapping[str, Drawn | None], baseline: Curve | None) -> str:
     drawn = [curve for curve in curves.values() if curve]
-    if not drawn:
+    if not drawn or baseline is None:
         return sentences.NO_CURVE.render()
-    if len(levels(baselines)) == 1:
-        return sentences.ONE_LEVEL.render()
-    band = sentences.BAND if any(curve.half_width for curve in drawn) else sentences.NO_BAND
-    return sentences.BASELINE_LINE.render(band=band)
+    if not any(curve.line for curve in drawn):
+        return sentences.NO_LINE.render()
+    band = sentences.BAND if any(curve.has_band for curve in drawn) else sentences.NO_BAND
+    return sentences.BASELINE_LINE.render(shape=baseline.line_in_words, band=band)
 
 
 def _comparison(
@@ -241,17 +222,21 @@ def _comparison(
     judgements: Mapping[int, Judgement],
     primary: str,
     smallest_effect: float,
+    references: Sequence[Shown],
 ) -> Figure:
     shown = [(run, comparison) for run, comparison in compared if comparison.metrics]
     names = [name for name in HEADLINE[1:] if any(name in comparison.metrics for _, comparison in shown)]
     first, *others = sorted(names, key=lambda name: name != primary)
     titles, outcomes, above, below = 2.75, 1.0, 0.28, 0.56  # inches
-    high, low = 0.2 * len(shown) + 0.1, 0.15 * len(shown) + 0.1  # of the first panel, and of the others
+    beside = [each for each in references if first in each.beside.differences]
+    count = len(shown) + len(beside)
+    high, low = 0.2 * count + 0.1, 0.15 * count + 0.1  # of the first panel, and of the others
     rows = math.ceil(len(others) / PER_ROW)
     figure = figure_style.page(above + high + below + rows * (above + low + below) + 0.05)
     main = figure_style.add_panel(figure, titles, above, figure_style.WIDTH - titles - outcomes, high)
-    _differences(main, first, shown, "difference from the baseline at the run's own L0")
-    figure_style.name_rows(main, [figure_style.label(run, titles - 0.15) for run, _ in shown])
+    _differences(main, first, shown, beside, "difference from the baseline at the run's own L0")
+    named = [figure_style.label(run, titles - 0.15) for run, _ in shown]
+    figure_style.name_rows(main, named + list(map(reference_marks.label, beside)))
     main.locator_params(axis="x", nbins=4)
     main.set_title(METRICS[first].title + (" (primary metric)" if first == primary else ""), loc="left", weight="bold")
     if first == primary:
@@ -269,12 +254,15 @@ def _comparison(
         (row, column), cell = divmod(i, columns), (figure_style.WIDTH - 0.6) / columns
         top = above + high + below + row * (above + low + below) + above
         panel = figure_style.add_panel(figure, 0.6 + column * cell, top, cell - 0.4, low)
-        _differences(panel, name, shown, "difference")
-        figure_style.name_rows(panel, [f"run {run.number}" if column == 0 else "" for run, _ in shown])
+        _differences(panel, name, shown, beside, "difference")
+        short = [*(f"run {run.number}" for run, _ in shown), *(f"ref. {each.number}" for each in beside)]
+        figure_style.name_rows(panel, short if column == 0 else [""] * count)
         panel.set_title(METRICS[name].title, loc="left")
         panel.locator_params(axis="x", nbins=3)
         panel.tick_params(axis="x", labelsize=7)
-    return Figure(file, _describe_comparison(compared, [first, *others], primary, smallest_effect), figure)
+    absent = [f"{each.label} ({each.beside.why_not})" for each in references if each not in beside]
+    described = _describe_comparison(compared, [first, *others], primary, smallest_effect, absent)
+    return Figure(file, f"{described}{reference_marks.described(beside, ', without an interval')}", figure)
 
 
 def _annotate(panel: "Axes", text: str, position: tuple[float, float], coordinates: Any, **style: Any) -> None:
@@ -283,8 +271,10 @@ def _annotate(panel: "Axes", text: str, position: tuple[float, float], coordinat
     panel.annotate(text, (1.04, height), (0, points), coordinates, "offset points", annotation_clip=False, **style)
 
 
-def _differences(panel: "Axes", name: str, shown: Sequence[tuple[Run, Comparison]], axis: str) -> None:
-    """Draw the difference of a metric, with its interval, in one row per run."""
+def _differences(
+    panel: "Axes", name: str, shown: Sequence[tuple[Run, Comparison]], references: Sequence[Shown], axis: str
+) -> None:
+    """Draw the difference of a metric in one row per run, with its interval, and below in one per reference."""
     metric = METRICS[name]
     panel.axvline(0, color=figure_style.GREY, linewidth=1)
     for row, (run, comparison) in enumerate(shown):
@@ -292,6 +282,7 @@ def _differences(panel: "Axes", name: str, shown: Sequence[tuple[Run, Comparison
             style = {**figure_style.style(run, 4), "elinewidth": 1.2, "capsize": 2.5}
             summary = f"{figure_style.label(run)}: {metric.title} {format_difference(name, compared)}"
             panel.errorbar([compared.difference], [row], xerr=[compared.half_width], label=summary, **style)
+    reference_marks.draw_differences(panel, references, name, len(shown))
     panel.margins(x=0.08)
     better = {"higher": "better →", "lower": "← better", "none": ""}[metric.better]
     note = better if metric.decides else "never decides"
@@ -299,7 +290,11 @@ def _differences(panel: "Axes", name: str, shown: Sequence[tuple[Run, Comparison
 
 
 def _describe_comparison(
-    compared: Sequence[tuple[Run, Comparison]], names: Sequence[str], primary: str, smallest_effect: float
+    compared: Sequence[tuple[Run, Comparison]],
+    names: Sequence[str],
+    primary: str,
+    smallest_effect: float,
+    without: Sequence[str],
 ) -> str:
     absent = [
         f"run {run.number} is not comparable, {comparison.not_comparable}"
@@ -308,7 +303,7 @@ def _describe_comparison(
         for run, comparison in compared
         for name in (names[:1] if comparison.not_comparable else names)
         if comparison.not_comparable or name not in comparison.metrics
-    ]
+    ] + list(without)
     unit = f" {METRICS[primary].unit}" if METRICS[primary].unit else ""
     about_primary = (
         sentences.ON_PRIMARY.render(title=METRICS[primary].title, smallest=f"{smallest_effect:g}", unit=unit)

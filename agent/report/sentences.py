@@ -68,6 +68,8 @@ _FIELDS = {
     "with_prediction": rf"(?:{re.escape(WITH_PREDICTION)})?",
     "prediction": r"(?:; predicted (?P<predicted>up|down|same): (?P<prediction_outcome>[a-z ]+))?",
     "outcome_on_primary": r"(?: \([a-z ]+ on [^)]*\))?",
+    "sae": r"[A-Za-z0-9.-]+",
+    "declared": rf"declared (?P<declared>{NUMBER})|none declared",
     "from_baseline": r"(?: from the baseline (?:at the same L0|as (?:it was )?trained))?",
     "baseline": r"the baseline[\w ]*",
     "in_words": r"(?: \((?P<in_words>[\w ,]+)\))?",
@@ -159,7 +161,10 @@ UNRELIABLE = Sentence("Known to be unreliable, so that they never decide: {title
 MORE_METRICS = Sentence("{count} more metrics differ: agent show STUDY --run {run}.")
 MORE_RUNS = Sentence("{count} more runs are below.")
 
-PROVISIONAL = Sentence("Provisional: the noise rests on {seeds} seeds so far, and the comparison is made again.")
+PROVISIONAL = Sentence(
+    "Provisional: the noise rests on {seeds} trainings so far, and the comparison is made again.",
+    "Provisional: the noise rests on {seeds} seeds so far, and the comparison is made again.",
+)
 
 # A run: what may be said of its primary metric.
 _DIFFERS = "{title} differs by {difference}{unit}{companion} from the baseline at L0 {l0} (corrected p {p})"
@@ -250,6 +255,22 @@ FRONT = Sentence(
     "decided by it, and without further seeds small differences say nothing."
 )
 
+# SAEs that were trained elsewhere.
+REFERENCE = Sentence(
+    "Reference {sae} was trained elsewhere, on {tokens}: {architecture} with d_sae {d_sae}{width}, read from {source} "
+    "({format}); {checked}."
+)
+REFERENCE_SCORES = Sentence("Reference {sae} has L0 {l0} ({declared}); it is one SAE, so without intervals: {figures}.")
+REFERENCE_BESIDE = Sentence(
+    "Reference {sae} differs from the baseline at L0 {l0} by {differences}; tokens, width and training differ too, so "
+    "none of these is an outcome."
+)
+REFERENCE_OFF = Sentence("Reference {sae} is not compared with the baseline: {why}.")
+REFERENCE_NONE = Sentence("Reference {sae} has no result: {verdict} ({evidence}).")
+REFERENCE_UNSCORED = Sentence("Reference {sae} is not scored yet.")
+REFERENCE_WARNING = Sentence("Warning: reference {sae}: {warning}.")
+REFERENCES_DRAWN = Sentence("Yellow marks are SAEs that were trained elsewhere{aside}: {saes}.")
+
 # The descriptions of plots.
 ENLARGED = "; below, the rectangle enlarged"
 BAND = ", the band where 95% of its trainings fall"
@@ -264,12 +285,13 @@ L0_FRONT = Sentence(
     "{titles} against L0, one point for each run that counts, one seed each.",
 )
 NO_CURVE = Sentence("The baseline's curve was not measured, nor the noise.")
-ONE_LEVEL = Sentence(
+NO_LINE = Sentence(
+    "The baseline was measured at too few L0 to have a line.",
     "The baseline was measured at one L0 alone and so has no line.",
     "The baseline was measured at L0 {levels} alone and so has no line; {noise}.",
 )
 BASELINE_LINE = Sentence(
-    "The line is the baseline, linear in log L0 between its levels{band}.",
+    "The line is the baseline, {shape}{band}.",
     "The line is the baseline, read linearly in log L0 between its levels at L0 {levels}; {noise}.",
 )
 FRONT_PLOT = Sentence("{title} against L0 at several K: a line for run {run}, and one for the baseline.")

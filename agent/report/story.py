@@ -14,6 +14,7 @@ from agent.lab.files import BadFile
 from agent.lab.metrics import METRICS
 from agent.lab.results import Measure, headline
 from agent.llm import transcript
+from agent.report import references
 from agent.report.answer import Answer, answer
 from agent.report.prose import Facts, render
 from agent.study.runs import Run
@@ -33,7 +34,7 @@ HOW_MANY = 2
 class Row:
     """A run in the table of a study, as text."""
 
-    run: int
+    run: int | None  # None: a reference
     change: str
     l0: str
     primary: str
@@ -43,7 +44,8 @@ class Row:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        return str(self.run), self.change, self.l0, self.primary, self.difference, self.outcome, *self.secondary
+        run = "" if self.run is None else str(self.run)
+        return run, self.change, self.l0, self.primary, self.difference, self.outcome, *self.secondary
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,15 @@ class Story:
     answer: Answer
     columns: tuple[str, ...]  # of the rows
     rows: tuple[Row, ...]
+    references: tuple[Row, ...]  # SAEs that were trained elsewhere
     failed: str  # empty if nothing did
     cost: str
     status: str  # how far the study has come
+
+    @property
+    def all_rows(self) -> tuple[Row, ...]:
+        """The rows of the table: the baseline, the references beside it, the other runs."""
+        return *self.rows[:1], *self.references, *self.rows[1:]
 
 
 def tell(
@@ -78,6 +86,7 @@ def tell(
         answer=answer(state, runs, judged, measures),
         columns=(*columns, *(METRICS[name].title for name in secondary)),
         rows=tuple(_row(run, _outcome(run, state, judged.get(run.number)), primary, secondary, facts) for run in runs),
+        references=tuple(_reference_row(each, primary, secondary) for each in references.shown(state)),
         failed=_failed(state, runs),
         cost=_cost(state, spent),
         status=status(state),
@@ -144,6 +153,19 @@ def _row(run: Run, outcome: str, primary: str, secondary: Sequence[str], facts: 
         difference=format_difference(primary, compared) if compared else "",
         outcome=outcome,
         secondary=tuple(format_value(name, info.metric(name)) for name in secondary),
+    )
+
+
+def _reference_row(each: references.Shown, primary: str, secondary: Sequence[str]) -> Row:
+    difference = each.beside.differences.get(primary)
+    return Row(
+        run=None,
+        change=each.in_words,
+        l0=format_value("l0", each.figure("l0")),
+        primary=format_value(primary, each.figure(primary)),
+        difference="" if difference is None else format_value(primary, difference, sign="+"),
+        outcome=each.outcome,
+        secondary=tuple(format_value(name, each.figure(name)) for name in secondary),
     )
 
 

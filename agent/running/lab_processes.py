@@ -10,6 +10,7 @@ from agent.running import process
 PREPARE = (*process.START, "agent.lab.prepare")
 DESCRIBE = (*process.START, "agent.lab.describe_model")
 EXAMINE = (*process.START, "agent.lab.evaluation.doctor")
+IMPORT = (*process.START, "agent.lab.foreign")
 
 
 def examine(root: Path, fixed: Fixed, evals: str, out: Path) -> int:
@@ -37,6 +38,12 @@ def prepare_command(fixed: Fixed, required: str, out: Path, trainings: int, jobs
         "--fingerprint": str(out),
     }
     return [*PREPARE, *["--stream"] * fixed.stream, *(word for pair in options.items() if pair[1] for word in pair)]
+
+
+def import_command(fixed: Fixed, source: str, run_dir: Path) -> list[str]:
+    """Return the command that converts an SAE from elsewhere into the checkpoint of a run directory, and prints in a
+    line of JSON what it found."""
+    return [*IMPORT, source, "--out", str(run_dir), "--model", fixed.model, "--hook", fixed.hook_name]
 
 
 def lab_settings(fixed: Fixed, device: str | None) -> dict[str, str]:

@@ -22,11 +22,13 @@ from agent.running.local import SLOT, LocalSlots, default_slots, visible_gpus
 from agent.running.sandbox import Sandbox
 from agent.running.slurm import Slurm
 from agent.running.slurm_states import LOG
+from agent.study.imported import PRINTED
 
 CLUSTER_JOBS = 8  # in the queue at once, unless more are asked for
 POLL_SECONDS = 0.5
 REMOVAL_SECONDS = 10.0
 MOST_LINES = 30  # of what the job that prepares a study printed
+KEEP_WHAT_IS_PRINTED = ("/bin/sh", "-c", '"$@" > "$0.partial" && mv "$0.partial" "$0"')  # in the file that follows
 
 
 class Unprepared(Exception):
@@ -83,13 +85,28 @@ class Place:
             out = folder / OUTCOME
             at_once = jobs if jobs and self.slurm is None else 1  # a job of a cluster has a node's share to itself
             command = lab_processes.prepare_command(fixed, required, out, trainings, at_once)
-            if self.slurm is None:
-                code = lab_processes.run_lab(command, root, fixed, device)
-            else:
-                code = self._prepare_by_job(self.slurm, command, fixed, device, out)
-            if code:
-                raise Unprepared(code)
+            self._carry_out(command, root, fixed, device, out)
             return json.loads(out.read_text())
+
+    def import_sae(self, root: Path, source: str, run_dir: Path, fixed: Fixed, device: str | None) -> None:
+        """Convert an SAE from elsewhere into the checkpoint of `run_dir`, which is made, where jobs run.
+
+        What the lab found is left in PRINTED there, a line of JSON. The folder around `run_dir` is for the job alone.
+        Raise Unprepared.
+        """
+        out = run_dir.with_name(OUTCOME)
+        command = lab_processes.import_command(fixed, source, run_dir)
+        self._carry_out([*KEEP_WHAT_IS_PRINTED, str(out), *command], root, fixed, device, out)
+        out.rename(run_dir / PRINTED)
+
+    def _carry_out(self, command: list[str], root: Path, fixed: Fixed, device: str | None, out: Path) -> None:
+        """Run a command of the lab that writes `out`, where jobs run. Raise Unprepared if it fails."""
+        if self.slurm is None:
+            code = lab_processes.run_lab(command, root, fixed, device)
+        else:
+            code = self._prepare_by_job(self.slurm, command, fixed, device, out)
+        if code:
+            raise Unprepared(code)
 
     def count(self, wish: int | None, lab: Mapping[str, Any], sandbox: Sandbox) -> int:
         """Return how many jobs run at once: on this machine one a GPU, or as many as its cores have room for.
@@ -125,7 +142,7 @@ class Place:
         try:
             executor.submit(folder)
         except NotSubmitted as refused:
-            raise UserError(f"the job that harvests activations was not submitted: {refused.reason}") from None
+            raise UserError(f"the job that prepares the study was not submitted: {refused.reason}") from None
         try:
             status, shown = executor.poll()[folder], ""
             while status.state != "ended":

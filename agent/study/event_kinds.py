@@ -19,6 +19,7 @@ from agent.study.events import (
     RunReserved,
     ScoredOnTest,
 )
+from agent.study.reference_events import ReferenceImported, ReferenceScored
 
 RunEvent = (
     ProposalMade
@@ -41,6 +42,8 @@ DigestEvent = (
     | RunCommitted
     | FeaturesKept
     | FrontScored
+    | ReferenceImported
+    | ReferenceScored
 )
 
 TimedEvent = (
@@ -52,6 +55,7 @@ TimedEvent = (
     | FeaturesKept
     | RateTuned
     | FrontScored
+    | ReferenceScored
 )
 AboutRun = (
     RunEvent | HandRunAdded | RunDescribed | ReplicateEnded | ScoredOnTest | RunCompared | FeaturesKept | FrontScored

@@ -1,6 +1,5 @@
 """The events of a study's ledger. Names of events and fields are a file format: they do not change."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,22 +7,13 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from agent.hypothesis import Rules
 from agent.ideas import MOST_VARIANCE_LOST, Fixed
+from agent.lab.architectures import Architecture
 from agent.lab.results import Comparison, Expectation, Measure, Work
 from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
+from agent.study.event_base import Digests, EventBase
 from agent.study.records import Baseline, Confinement, PlannedRun, Proposal, RateTry
-
-Digests = dict[str, str]  # path in the study's directory -> SHA-256; empty in ledgers from before they were kept
-
-
-class _Event(BaseModel):
-    """Base of all events. The ledger fills in number and time (UTC) when it records one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
-
-    seq: int = 0
-    time: datetime = datetime.min.replace(tzinfo=UTC)
-    elapsed: float = 0.0  # seconds since this driver opened the ledger, without the machine's sleep
+from agent.study.reference_events import ReferenceImported, ReferenceScored
 
 
 class LanguageModel(BaseModel):
@@ -40,6 +30,10 @@ class LanguageModel(BaseModel):
     stream: bool = False  # ask for answers piece by piece
     command: Line | None = None  # a program that is asked in place of a server
     replay: Path | None = None  # a transcript whose answers are replayed
+
+
+class _Event(EventBase, BaseModel):  # BaseModel once more, for ruff to know a model by
+    pass
 
 
 class StudyStarted(_Event):
@@ -73,6 +67,7 @@ class StudyStarted(_Event):
     confinement: Confinement | None = None  # None: begun by a version that confined nothing
     tune: bool = False  # the baseline's learning rate, before the first run
     ks: tuple[float, ...] = ()  # at which a confirmed winner and the baseline are trained at the end
+    references: tuple[Line, ...] = ()  # names of the SAEs from elsewhere that stand beside the baseline
 
 
 class StudyResumed(_Event):
@@ -125,7 +120,7 @@ class SentinelsScored(_Event):
 
 
 class BaselineMeasured(_Event):
-    """A baseline with another K or seed, trained now or copied from the cache."""
+    """A baseline with another knob or seed, trained now or copied from the cache."""
 
     event: Literal["baseline_measured"] = "baseline_measured"
     baseline: Baseline  # without figures unless the verdict is ok
@@ -284,7 +279,7 @@ class ReplicateEnded(_Event):
 
 
 class ScoredOnTest(_Event):
-    """The figures on the test split of a run, of one of its fresh seeds, or of a baseline (run 0 with K and seed)."""
+    """The figures on the test split of a run, of one of its fresh seeds, or a baseline (run 0 with knob and seed)."""
 
     event: Literal["test_scored"] = "test_scored"
     run: int
@@ -293,11 +288,10 @@ class ScoredOnTest(_Event):
     figures: dict[str, float | None]
     why_not: Line = ""  # the reason if there are no figures
 
-    @property
-    def name(self) -> str:
-        """What was scored, in words."""
-        if self.k is not None:
-            return f"the baseline with K {self.k:g}, seed {self.seed}"
+    def named(self, baseline: Architecture) -> str:
+        """Say what was scored, given the kind of the study's baseline."""
+        if self.k is not None and self.seed is not None:
+            return f"the {baseline.baseline_with(self.k, self.seed)}"
         return f"run {self.run}" + (f" with fresh seed {self.seed}" if self.seed is not None else "")
 
 
@@ -393,6 +387,8 @@ Event = Annotated[
     | ScoredOnTest
     | FeaturesKept
     | FrontScored
+    | ReferenceImported
+    | ReferenceScored
     | NotesWritten
     | StudyInterrupted
     | StudyEnded,

@@ -47,8 +47,13 @@ def features(run: int) -> str:
     return f"run_{run}_features"
 
 
+def reference(name: str) -> str:
+    """Name the evaluation of an SAE from elsewhere; its directory in the study has this name too."""
+    return f"reference_{name}"
+
+
 def baseline_of(name: str) -> tuple[float, int] | None:
-    """Return K and seed of a baseline's job, or None if it is another's."""
+    """Return knob and seed of a baseline's job, or None if it is another's."""
     match = re.fullmatch(r"baseline_k([\d.e+-]+)_seed(-?\d+)", name)
     return (float(match[1]), int(match[2])) if match else None
 
@@ -69,3 +74,9 @@ def at_k_of(name: str) -> tuple[int, float] | None:
     """Return run and K of the job of a run with another K, or None if it is another's."""
     match = re.fullmatch(r"run_(\d+)_k([\d.e+-]+)", name)
     return (int(match[1]), float(match[2])) if match else None
+
+
+def reference_of(name: str) -> str | None:
+    """Return the name of the reference whose evaluation a job is, or None if it is another's."""
+    match = re.fullmatch(r"reference_(.+)", name)
+    return match[1] if match else None

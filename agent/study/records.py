@@ -1,4 +1,4 @@
-"""The records that events carry: proposals, planned runs, baselines, confinement."""
+"""The records that events carry: proposals, planned runs, baselines, references, confinement."""
 
 import math
 import re
@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from agent.ideas import Direction
+from agent.lab.results import Imported
 from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
 
@@ -69,7 +70,7 @@ class RateTry(BaseModel):
 
 
 class Baseline(BaseModel):
-    """A baseline's K, seed and figures (metric name -> value)."""
+    """A baseline's knob (its K or L1 coefficient), seed and figures (metric name -> value)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -82,3 +83,13 @@ class Baseline(BaseModel):
         """L0, or NaN if it was not measured or is none."""
         l0 = self.figures.get("l0")
         return l0 if l0 and l0 > 0 else math.nan
+
+
+class Reference(BaseModel):
+    """An SAE that was trained elsewhere, as it was imported."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Line  # by which it is known in the study, and its directory is called
+    d_sae: int
+    imported: Imported

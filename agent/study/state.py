@@ -45,7 +45,8 @@ from agent.study.events import (
     StudyResumed,
     StudyStarted,
 )
-from agent.study.records import Baseline, Confinement, Proposal
+from agent.study.records import Baseline, Confinement, Proposal, Reference
+from agent.study.reference_events import ReferenceImported, ReferenceScored
 
 Stage = Literal["proposed", "reserved", "training", "evaluating", "judged", "done"]
 
@@ -103,7 +104,7 @@ class State:
     sentinels: list[Expectation] | None = None
     sentinel_errors: dict[str, str] = field(default_factory=dict)  # evaluation family -> why it gave no result
     baselines: list[Baseline] = field(default_factory=list)
-    baselines_tried: dict[tuple[float, int], Verdict] = field(default_factory=dict)  # by K and seed
+    baselines_tried: dict[tuple[float, int], Verdict] = field(default_factory=dict)  # by knob and seed
     baseline_errors: dict[tuple[float, int], dict[str, str]] = field(default_factory=dict)  # likewise: family -> reason
     plan: PlanMade | None = None  # the language model's newest
     plans: list[PlanMade] = field(default_factory=list)  # all of them
@@ -116,13 +117,15 @@ class State:
     replicates: dict[int, dict[int, Comparison]] = field(default_factory=dict)  # run -> seed -> its comparison
     tested: dict[int, ScoredOnTest] = field(default_factory=dict)  # by run
     front: dict[tuple[int, float], FrontScored] = field(default_factory=dict)  # by run and K
+    references: dict[str, Reference] = field(default_factory=dict)  # by name, in the order in which they were given
+    references_scored: dict[str, ReferenceScored] = field(default_factory=dict)  # by name
     features: dict[int, FeaturesKept] = field(default_factory=dict)  # by run
     digests: dict[str, str] = field(default_factory=dict)  # path in the study's directory -> SHA-256
     lost: set[str] = field(default_factory=set)  # recorded files that were changed and could not be put back
     artefacts: dict[str, str] | None = None  # path in the cache -> SHA-256; None until they are recorded
     judging: set[str] = field(default_factory=set)  # hashes of the code that compared and reported, each driver's
     tested_seeds: dict[int, dict[int, ScoredOnTest]] = field(default_factory=dict)  # run -> fresh seed
-    tested_baselines: dict[tuple[float, int], ScoredOnTest] = field(default_factory=dict)  # by K and seed
+    tested_baselines: dict[tuple[float, int], ScoredOnTest] = field(default_factory=dict)  # by knob and seed
     interrupted: datetime | None = None  # None once it was resumed
     interrupted_by: str = ""  # the reason; empty: a person
     ended: str | None = None  # the reason
@@ -222,7 +225,8 @@ def _account(state: State, event: Event) -> None:
         state.runs[event.run].seconds += event.seconds
     if isinstance(event, TimedEvent):
         state.job_seconds += event.seconds
-        state.jobs_timed += bool(event.seconds) and not isinstance(event, EvaluationEnded | FeaturesKept | RateTuned)
+        alone = EvaluationEnded | FeaturesKept | RateTuned | ReferenceScored  # without a training and its evaluation
+        state.jobs_timed += bool(event.seconds) and not isinstance(event, alone)
     state.last_time = event.time
     state.noted = isinstance(event, NotesWritten)
     if isinstance(event, PlanMade | ProposalMade | RunDescribed | ConclusionDrawn):
@@ -304,6 +308,10 @@ def _apply(state: State, event: Event) -> None:
             state.features[number] = event
         case FrontScored(run=number, k=k):
             state.front[number, k] = event
+        case ReferenceImported(reference=reference):
+            state.references[reference.name] = reference
+        case ReferenceScored(name=name):
+            state.references_scored[name] = event
         case JobSubmitted(job=name):
             state.jobs[name] = ""
         case JobQueued(job=name, id=number):
@@ -356,6 +364,8 @@ def _job_of(event: Event) -> str:
             return job_names.features(event.run)
         case FrontScored():
             return job_names.at_k(event.run, event.k)
+        case ReferenceScored():
+            return job_names.reference(event.name)
         case SentinelsScored():
             return job_names.SENTINELS
         case JobLost():

@@ -20,7 +20,7 @@ from agent.lab.errors import UserError
 from agent.lab.files import BadFile, read_plain_text, remove
 from agent.lab.locks import Busy, lock_now
 from agent.lab.progress import notify
-from agent.study import digests, ledger, repository
+from agent.study import digests, job_names, ledger, repository
 from agent.study.runs import Run
 from agent.study.state import State, derive
 
@@ -45,9 +45,14 @@ IGNORED = """\
 !/run_*/final_info.json
 /baseline_*/*
 !/baseline_*/final_info.json
+/reference_*/*
+!/reference_*/final_info.json
 """
 TOP_COMMITTED = (".gitignore", "experiment.py")
-COMMITTED = {"run": ("experiment.py", "metrics.jsonl", "final_info.json"), "baseline": ("final_info.json",)}
+COMMITTED = {
+    "run": ("experiment.py", "metrics.jsonl", "final_info.json"),
+    **dict.fromkeys(("baseline", "reference"), ("final_info.json",)),
+}
 _committed: dict[tuple[Path, str], dict[str, digests.Status]] = {}  # by study and its newest commit: as they went in
 LONGEST_MESSAGE = 50_000  # characters of a commit's
 MOST_AGO = 20  # commits, since one that an earlier driver made: other jobs' may have come between
@@ -83,6 +88,10 @@ class Study:
 
     def run_dir(self, number: int) -> Path:
         return self.directory / f"run_{number}"
+
+    def reference_dir(self, name: str) -> Path:
+        """Where an SAE from elsewhere lies, as it was imported."""
+        return self.directory / job_names.reference(name)
 
     def attempt_dir(self, number: int, attempt: int) -> Path:
         """Where an attempt is kept that another one followed."""

@@ -81,7 +81,7 @@ root, study, driver = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(
 sys.path.insert(0, str(root))
 os.kill(driver, signal.SIGKILL)
 time.sleep(1)
-from agent.comparison import matching
+from agent.comparison import curves, matching
 from agent.lab import results
 from agent.study import events, ledger
 log = ledger.Ledger(study / "events.jsonl")
@@ -89,7 +89,7 @@ shutil.rmtree(study / "run_1")
 shutil.copytree(study / "run_0", study / "run_1")
 info = results.read(study / "run_0")
 info.core = info.core.model_copy(update={"ce_loss_score": info.core.ce_loss_score + 0.03})
-info.comparison = comparison = matching.compare(info, log.state.baselines)
+info.comparison = comparison = matching.compare(info, curves.own_curve(log.state))
 results.write(study / "run_1", info)
 log.append(events.AttemptEnded(run=1, attempt=1, verdict=None, seconds=1.0))
 log.append(events.EvaluationEnded(run=1, attempt=1, verdict=info.verdict, seconds=1.0))

@@ -7,7 +7,8 @@ from builders import OK, SECOND, STARTED, scored
 from pydantic import ValidationError
 
 from agent.comparison import matching
-from agent.comparison.baselines import required_baselines
+from agent.comparison.brackets import Brackets
+from agent.comparison.curves import required_baselines
 from agent.comparison.judgement import judgements
 from agent.comparison.matching import all_metrics
 from agent.hypothesis import Condition, Rules
@@ -39,7 +40,7 @@ def study(seeds: int, rules: Rules | None = None) -> tuple[State, list[Run]]:
     runs = [Run(run, Path("nowhere"), info) for run, info in zip(state.runs, infos, strict=True)]
     assert runs[1].info
     one = matching.not_comparable(matching.ONE_SEED, 1)
-    runs[1].info.comparison = one if seeds == 1 else matching.compare(runs[1].info, state.baselines)
+    runs[1].info.comparison = one if seeds == 1 else matching.compare(runs[1].info, Brackets(state.baselines))
     return state, runs
 
 

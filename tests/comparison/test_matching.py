@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.comparison.arbiter import OnTest
-from agent.comparison.baselines import required_baselines
+from agent.comparison.brackets import Brackets, bracketing_levels, missing_k
+from agent.comparison.curves import required_baselines
 from agent.comparison.judgement import Goal, judge, prediction_outcome
-from agent.comparison.matching import all_metrics, bracketing_levels, compare, levels, missing_k, reseeded_level
+from agent.comparison.matching import all_metrics, compare, levels, reseeded_level
 from agent.comparison.significance import holm, smallest_detectable
 from agent.ideas import Fixed, render_baseline
 from agent.lab.results import Comparison, Core, FamilyScores, FinalInfo, Latents, MetricComparison, Probing
@@ -70,7 +71,7 @@ BASELINES = [*seeds(), baseline(15), baseline(17)]
 
 
 def run_at(l0: float, difference: float = 0.0) -> Comparison:
-    return compare(measured(l0, **{SCORE: on_curve(l0) + difference}), BASELINES)
+    return compare(measured(l0, **{SCORE: on_curve(l0) + difference}), Brackets(BASELINES))
 
 
 def outcome(comparison: Comparison, *fresh: Comparison, others: int = 0, smallest: float = WORTH) -> str:
@@ -95,7 +96,7 @@ def test_the_reference_is_exact_on_a_curve_that_is_linear_in_log_l0(a: float, b:
 
     known = [there(16, seed) for seed in range(5)] + [there(k, 1) for k in (15, 17)]
     l0 = 15 * (17 / 15) ** place
-    compared = compare(measured(l0, **{SCORE: 0.0}), known).metrics[SCORE]
+    compared = compare(measured(l0, **{SCORE: 0.0}), Brackets(known)).metrics[SCORE]
     assert compared.reference == pytest.approx(a + b * math.log(l0), abs=1e-9)
     assert compared.noise < 1e-4, "differences in L0 are not noise"
 
@@ -117,7 +118,7 @@ def test_the_interval_by_hand():
     """Half way between five seeds and one, in log L0: t(4) s sqrt(1 + (1/2)^2/5 + (1/2)^2/1)."""
     flat = [baseline(16, seed, l0=16.0, error=NOISE * error) for seed, error in enumerate(STEADY)]
     l0 = math.sqrt(16 * 17)
-    compared = compare(measured(l0, **{SCORE: 0.9}), [*flat, baseline(17, l0=17.0)]).metrics[SCORE]
+    compared = compare(measured(l0, **{SCORE: 0.9}), Brackets([*flat, baseline(17, l0=17.0)])).metrics[SCORE]
     s = NOISE * math.sqrt(sum(error**2 for error in STEADY) / 4)
     assert compared.noise == pytest.approx(s)
     assert compared.standard_error == pytest.approx(s * math.sqrt(1 + 0.05 + 0.25))
@@ -142,24 +143,24 @@ def test_an_l0_equal_to_a_levels_reads_that_level_alone():
 
 def test_two_levels_of_one_l0():
     twins = [*BASELINES, baseline(18, l0=17.34)]
-    comparison = compare(measured(17.34, **{SCORE: on_curve(17.34)}), twins)
+    comparison = compare(measured(17.34, **{SCORE: on_curve(17.34)}), Brackets(twins))
     assert comparison.metrics[SCORE].difference == pytest.approx(0)
 
 
 def test_what_a_baseline_lacks_is_not_compared():
     lacking = [*BASELINES[:-1], Baseline(k=17, seed=0, figures=BASELINES[-1].figures | {SCORE: None})]
-    assert SCORE not in compare(measured(17.0, **{SCORE: 0.9}), lacking).metrics
-    assert SCORE in compare(measured(16.0, **{SCORE: 0.9}), lacking).metrics
-    assert "l0" in compare(measured(17.0), lacking).metrics
+    assert SCORE not in compare(measured(17.0, **{SCORE: 0.9}), Brackets(lacking)).metrics
+    assert SCORE in compare(measured(16.0, **{SCORE: 0.9}), Brackets(lacking)).metrics
+    assert "l0" in compare(measured(17.0), Brackets(lacking)).metrics
     one_of_five = [Baseline(k=16, seed=9, figures=BASELINES[0].figures | {SCORE: None}), *BASELINES]
-    assert set(compare(measured(16.0, **{SCORE: 0.9}), one_of_five).metrics) == {"l0"}
+    assert set(compare(measured(16.0, **{SCORE: 0.9}), Brackets(one_of_five)).metrics) == {"l0"}
 
 
 def test_one_dead_latent_is_no_difference_where_no_seed_had_any():
     whole = {"alive_fraction": 1.0}
     known = [*seeds(**whole), baseline(15, **whole), baseline(17, **whole)]
     for dead, seen in ((0, False), (1, False), (10, True)):
-        compared = compare(measured(16.3, alive_fraction=1 - dead / 1024), known).metrics["alive_fraction"]
+        compared = compare(measured(16.3, alive_fraction=1 - dead / 1024), Brackets(known)).metrics["alive_fraction"]
         assert (abs(compared.difference) > compared.half_width) is seen
 
 
@@ -172,7 +173,7 @@ def test_one_dead_latent_is_no_difference_where_no_seed_had_any():
     ],
 )
 def test_why_a_run_cannot_be_compared(info: FinalInfo, known: list[Baseline], why: str):
-    comparison = compare(info, known)
+    comparison = compare(info, Brackets(known))
     assert comparison.not_comparable == why
     assert comparison.metrics == {}
     assert outcome(comparison) == "not comparable"
@@ -197,10 +198,10 @@ def test_a_baseline_further_than_a_tenth_says_nothing():
 def test_asking_for_baselines_ends_and_never_repeats(l0: float, per_k: float, power: float, noise: float, seed: int):
     draw = random.Random(seed)
 
-    def trained(k: float) -> Baseline:
-        return Baseline(k=k, seed=0, figures={"l0": per_k * k**power * math.exp(draw.gauss(0, noise))})
+    def trained(k: float, seed: int = 0) -> Baseline:
+        return Baseline(k=k, seed=seed, figures={"l0": per_k * k**power * math.exp(draw.gauss(0, noise))})
 
-    known = [trained(16)]
+    known = [trained(16), trained(16, seed=1)]
     while (k := missing_k(l0, known)) is not None:
         assert k >= 1
         assert k not in {level.k for level in levels(known)}
@@ -227,7 +228,7 @@ def test_a_small_l0_lies_between_baselines_whose_k_is_not_whole(l0: float):
     fixed = Fixed(model="synth2k")
     known = [baseline(k, seed, l0=k) for k, seed in required_baselines(fixed)]
     assert {level.k for level in levels(known)} == {4, 7.5, 8, 8.5, 16}
-    assert compare(measured(l0, **{SCORE: 0.7}), known).not_comparable is None
+    assert compare(measured(l0, **{SCORE: 0.7}), Brackets(known)).not_comparable is None
 
 
 def test_a_k_that_is_not_whole_is_trained_as_it_is():
@@ -311,7 +312,7 @@ def test_less_is_better_where_the_metric_says_so():
         baseline(17, loss_added=0.3),
     ]
     for value, said in ((0.2, "unconfirmed"), (0.4, "worse")):
-        comparison = compare(measured(16.3, loss_added=value), known)
+        comparison = compare(measured(16.3, loss_added=value), Brackets(known))
         assert judge({0: comparison}, Goal("loss_added", 0.03), {}, {})[0].outcome == said
 
 
@@ -324,7 +325,7 @@ def test_copies_of_one_feature_are_no_better_f1(uniqueness: float, said: str):
     ]
     info = measured(16)
     info.evaluations["synthetic"] = FamilyScores(metrics={"f1": 0.8, "uniqueness": uniqueness})
-    winner = compare(info, known)
+    winner = compare(info, Brackets(known))
     assert judge({0: winner}, Goal("f1", 0.01), {0: [winner] * 3}, UPHELD)[0].outcome == said
 
 
@@ -336,7 +337,7 @@ def beside_variance(score: float, variance: float) -> Comparison:
         for k, seed in ks
     ]
     figures = {SCORE: on_curve(16.32) + score, "explained_variance_centered": 0.78 + variance}
-    return compare(measured(16.32, **figures), known)
+    return compare(measured(16.32, **figures), Brackets(known))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """SAEs that were trained elsewhere become runs whose checkpoints compute what their own libraries compute."""
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ import torch
 from foreign_saes import BENCH, D_SAE, DICTIONARIES, SAE_LENS, K, Weights, edit
 from sae_lens import SAE
 from safetensors.torch import load_file, save_file
-from small_lab import HOOK
+from small_lab import CONTEXT, HOOK
 
-from agent.lab import checkpoint, results
+from agent.lab import checkpoint, models, results, tokens, verdicts
+from agent.lab.defaults import BEGIN_VARIABLE, CONTEXT_VARIABLE
 from agent.lab.errors import UserError
+from agent.lab.evaluation import scoring
 from agent.lab.evaluation.bench.core_text import BATCH_WINDOWS
-from agent.lab.evaluation.evaluator import Evaluator
+from agent.lab.evaluation.evaluator import Evaluator, artefact_folder
+from agent.lab.evaluation.requests import Score
 from agent.lab.foreign import importing
 
 WEIGHTS = "sae_weights.safetensors"
@@ -183,3 +187,57 @@ def test_another_width_than_the_hook_has(evaluator: Evaluator, tmp_path: Path) -
     with pytest.raises(UserError, match=f"reads activations of width 48, and {HOOK} of .* has 32"):
         importing.write_run(sae, tmp_path / "run", evaluator)
     assert not (tmp_path / "run").exists()
+
+
+def test_text_is_cut_as_its_training_had_it(
+    weights: Weights, evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows of its context, as far as the model has positions, and without a beginning token if it had none."""
+    for name in (CONTEXT_VARIABLE, BEGIN_VARIABLE):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    folder = foreign_saes.sae_lens(tmp_path / "sae", weights, "standard")
+    metadata = json.loads((folder / "cfg.json").read_text())["metadata"]
+    usual = artefact_folder(evaluator.model_name, "", HOOK)
+    for trained_on, context in ((CONTEXT // 2, CONTEXT // 2), (10 * CONTEXT, CONTEXT)):
+        monkeypatch.delenv(CONTEXT_VARIABLE, raising=False)
+        edit(folder / "cfg.json", metadata=metadata | {"context_size": trained_on, "prepend_bos": False})
+        importing.cut_text_as(importing.read(str(folder)).imported, evaluator.model_name)
+        assert models.context_size(evaluator.model) == context
+        ids = tokens.windows(evaluator.model, ["dev"], context, 1000, seed=0)
+        assert ids.shape[1] == context
+        assert set(ids[:, 0].tolist()) != tokens.special_ids(evaluator.model)
+        assert artefact_folder(evaluator.model_name, "", HOOK) != usual
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["saelens", "dictionary_learning", "sparsify", "sae_bench"])
+def test_each_format_is_scored(form: str, weights: Weights, evaluator: Evaluator, tmp_path: Path) -> None:
+    save: dict[str, Callable[[Path], Path]] = {
+        "saelens": lambda folder: foreign_saes.sae_lens(folder, weights, "topk"),
+        "dictionary_learning": lambda folder: foreign_saes.dictionary(folder, weights, "AutoEncoderTopK"),
+        "sparsify": lambda folder: foreign_saes.sparse_coder(folder / "layers.1", weights),
+        "sae_bench": lambda folder: foreign_saes.bench(folder, weights, "topk"),
+    }
+    run_dir = tmp_path / "run"
+    importing.write_run(importing.read(str(save[form](tmp_path / "sae"))), run_dir, evaluator)
+    info = scoring.score(evaluator, Score(run_dir=run_dir, evals=("core",)))
+    assert info.imported
+    assert (info.imported.format, info.training) == (form, None)
+    assert info.core
+    assert info.core.l0 == pytest.approx(K, rel=0.1)
+    assert info.floor
+    assert info.verdict.name in ("ok", "degenerate")  # its directions are random
+
+
+def test_an_sae_of_another_context_is_warned_of(weights: Weights, evaluator: Evaluator, tmp_path: Path) -> None:
+    """In a study all are scored on the same windows."""
+    folder = foreign_saes.sae_lens(tmp_path / "sae", weights, "jumprelu")
+    metadata = json.loads((folder / "cfg.json").read_text())["metadata"]
+    edit(folder / "cfg.json", metadata=metadata | {"context_size": 1024, "prepend_bos": False})
+    imported = importing.read(str(folder)).imported
+    own = (evaluator.context, True)
+    assert verdicts.windows_warning(imported.context, imported.prepend_bos, own) == (
+        "it was trained on windows of 1,024 tokens without a beginning token, and is scored on windows of 64 with one"
+    )
+    assert verdicts.windows_warning(CONTEXT, True, own) == verdicts.windows_warning(None, True, own) == ""

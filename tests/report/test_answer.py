@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from agent.audit import audit, notes_reader
 from agent.comparison import matching
+from agent.comparison.brackets import Brackets
 from agent.comparison.judgement import judgements
 from agent.comparison.matching import all_metrics
 from agent.hypothesis import Condition, Rules
@@ -53,7 +54,7 @@ def study(rules: Rules | None, *scores: float, share: float | None = None, more:
     runs = [Run(run, Path("nowhere"), info) for run, info in zip(state.runs, infos, strict=True)]
     for run in runs[1:]:
         assert run.info
-        run.info.comparison = matching.compare(run.info, state.baselines)
+        run.info.comparison = matching.compare(run.info, Brackets(state.baselines))
     return state, runs
 
 
@@ -142,7 +143,7 @@ def test_a_winner_supports_nothing_before_fresh_seeds_and_the_test_text_have_con
     better = rules([{"step": "any", "metric": "ce_loss_score", "outcome": ["better"]}], COST_REFUTES)
     state, runs = study(better, 0.95, 0.97)
     assert answered(state, runs).sentence == "Not decided: run 2 is unconfirmed on CE-loss score (asked: better)."
-    comparison = matching.compare(scored(16, 0.95), state.baselines)
+    comparison = matching.compare(scored(16, 0.95), Brackets(state.baselines))
     seeds: list[Event] = [ReplicateEnded(run=2, seed=s, comparison=comparison, seconds=1) for s in (1, 2, 3)]
     state, runs = study(better, 0.95, 0.97, more=seeds)
     assert answered(state, runs).decision == "not decided"

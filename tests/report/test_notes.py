@@ -8,6 +8,7 @@ from builders import CHANGE, FIRST, OK, SECOND, STARTED, scored
 
 from agent.audit import audit, notes_reader
 from agent.comparison import matching
+from agent.comparison.brackets import Brackets
 from agent.comparison.judgement import judgements
 from agent.comparison.matching import all_metrics
 from agent.lab.results import Expectation, FinalInfo, Training
@@ -55,7 +56,7 @@ def rendered(events: list[Event], *infos: FinalInfo | None) -> str:
     runs = [Run(run, Path("nowhere"), info) for run, info in zip(state.runs, infos, strict=True)]
     for run in runs[1:]:
         if run.info and len(state.baselines) > 1:
-            run.info.comparison = matching.compare(run.info, state.baselines)
+            run.info.comparison = matching.compare(run.info, Brackets(state.baselines))
     return notes.render(state, runs, judgements(runs, state), [])
 
 
@@ -172,7 +173,7 @@ def test_a_run_far_from_every_baseline_is_not_compared():
 
 def fresh_seeds(score: float) -> list[Event]:
     """Return three fresh seeds of run 1 with this CE-loss score."""
-    comparison = matching.compare(scored(16, score), derive([STARTED, *NOISE]).baselines)
+    comparison = matching.compare(scored(16, score), Brackets(derive([STARTED, *NOISE]).baselines))
     return [ReplicateEnded(run=1, seed=seed, comparison=comparison, seconds=1) for seed in (1000, 1001, 1002)]
 
 
@@ -281,7 +282,7 @@ def sentinel(score: float) -> SentinelsScored:
 def test_notes_state_the_sentinels_and_the_noise_between_seeds():
     text = unwrapped(rendered([*FIRST, sentinel(-1.0), *NOISE], None))
     assert "1 of 1 expectations of SAEs whose scores are known (permuted decoder, identity, random) were met." in text
-    assert "at K 16 with 5 seeds: CE-loss score 0.9500, standard deviation 0.001." in text
+    assert "at K 16 with 5 seeds: CE-loss score 0.9500, standard deviation 0.001 at equal L0." in text
 
 
 def test_a_broken_evaluation_is_announced():

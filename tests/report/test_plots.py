@@ -12,6 +12,7 @@ from figure_checks import overlapping
 from matplotlib.container import BarContainer
 
 from agent import TEMPLATES, ideas
+from agent.comparison.brackets import Brackets
 from agent.comparison.judgement import Goal, judge
 from agent.comparison.matching import all_metrics, compare
 from agent.ideas import Idea
@@ -65,7 +66,7 @@ def study(directory: Path, count: int = 6, baselines: Sequence[Baseline] = BASEL
         info = measured(l0 + 0.01 * (number // 6), *rest)
         history(directory / f"run_{number}", info, 40 + 2 * number, tiered=number > 0)
         if number:
-            comparison = compare(info, baselines) if baselines else None
+            comparison = compare(info, Brackets(baselines)) if baselines else None
             info = info.model_copy(update={"comparison": comparison, "analysis": tiers(number)})
         runs.append(run(directory, number, TITLES[number % len(TITLES)], info))
     return runs
@@ -91,7 +92,9 @@ def write(
 ) -> dict[str, plots.Figure]:
     comparisons = {run.number: run.info.comparison for run in runs if run.info and run.info.comparison}
     judgements = judge(comparisons, Goal(PRIMARY, SMALLEST_EFFECT), {}, {})
-    written = plots.write(directory, runs, baselines, judgements, PRIMARY, SMALLEST_EFFECT, draw or idea_draw())
+    written = plots.write(
+        directory, runs, Brackets(baselines), judgements, PRIMARY, SMALLEST_EFFECT, draw or idea_draw()
+    )
     return {figure.name: figure for figure in written}
 
 
@@ -163,7 +166,7 @@ def test_the_tiers_of_each_run_are_drawn(six: tuple[Path, dict[str, plots.Figure
 def test_the_band_is_as_wide_as_the_interval_that_judges_a_new_seed(tmp_path: Path):
     """A run at the reseeded level is judged by the same interval: t(n-1) s sqrt(1 + 1/n)."""
     info = measured(16 * 1.018, 0.8445, 0.9623, 0.98, 0.671)
-    half_widths = {name: compared.half_width for name, compared in compare(info, BASELINES).metrics.items()}
+    half_widths = {name: compared.half_width for name, compared in compare(info, Brackets(BASELINES)).metrics.items()}
     figure = write(tmp_path, [run(tmp_path, 0, "Baseline", info)])["l0_front.png"]
     for axis, name in (("explained variance", "explained_variance_centered"), ("CE-loss score", "ce_loss_score")):
         panel = panel_of(figure, axis)
@@ -206,7 +209,7 @@ def test_twelve_metrics_are_laid_out_in_rows_without_overlap(tmp_path: Path):
         assert info
         evaluations = {family: FamilyScores(metrics={name: 0.1 + 0.02 * number}) for family, name in scores.items()}
         info = info.model_copy(update={"evaluations": evaluations})
-        runs[number] = replace(runs[number], info=info.model_copy(update={"comparison": compare(info, wide)}))
+        runs[number] = replace(runs[number], info=info.model_copy(update={"comparison": compare(info, Brackets(wide))}))
     figure = write(tmp_path, runs, wide)["comparison.png"]
     assert figure.drawing
     panels = {panel.get_title("left"): panel for panel in figure.drawing.axes}
@@ -260,16 +263,18 @@ def test_baselines_of_one_seed_or_one_k_have_no_band(tmp_path: Path):
     one_seed = write(tmp_path, runs, [baseline(8), baseline(16), baseline(32)])["l0_front.png"].description
     assert "the noise between seeds was not measured, so it has no band" in one_seed
     one_k = write(tmp_path, runs, [baseline(16, seed) for seed in range(5)])["l0_front.png"].description
-    assert "The baseline was measured at one L0 alone and so has no line." in one_k
+    assert "The baseline was measured at too few L0 to have a line." in one_k
 
 
 def test_runs_that_are_not_shown_are_listed(tmp_path: Path):
     runs = study(tmp_path, 5)
     assert runs[2].info
     far = measured(60.0, 0.93, 0.99, 0.9, 0.7)
-    runs[1] = run(tmp_path, 1, "Far", far.model_copy(update={"comparison": compare(far, BASELINES)}))
+    runs[1] = run(tmp_path, 1, "Far", far.model_copy(update={"comparison": compare(far, Brackets(BASELINES))}))
     unprobed = measured(*MEASURED[2]).model_copy(update={"probing": None})
-    runs[2] = run(tmp_path, 2, "Unprobed", unprobed.model_copy(update={"comparison": compare(unprobed, BASELINES)}))
+    runs[2] = run(
+        tmp_path, 2, "Unprobed", unprobed.model_copy(update={"comparison": compare(unprobed, Brackets(BASELINES))})
+    )
     runs[3] = run(tmp_path, 3, "Died", failed("timed_out", "60 s"))
     runs[4] = run(tmp_path, 4, "Goes on", None)
     (tmp_path / "run_4" / "metrics.jsonl").unlink()
@@ -328,7 +333,7 @@ def test_the_notes_say_why_the_figures_of_an_idea_could_not_be_drawn(tmp_path: P
 
 
 def test_a_missing_primary_metric_is_reported(tmp_path: Path):
-    *_, figure = plots.write(tmp_path, study(tmp_path, 2), BASELINES, {}, "kl_div_score", 0.01, None)
+    *_, figure = plots.write(tmp_path, study(tmp_path, 2), Brackets(BASELINES), {}, "kl_div_score", 0.01, None)
     assert "KL score, the primary metric, is not shown" in figure.description
     assert "dotted" not in figure.description
 

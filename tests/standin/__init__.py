@@ -128,7 +128,7 @@ def make_checkout(directory: Path) -> Checkout:
     (root / "agent/lab/evaluation").mkdir(parents=True)
     for name in WITHOUT_TORCH:
         shutil.copy(REPOSITORY / f"agent/lab/{name}.py", root / f"agent/lab/{name}.py")
-    for name in ("activations", "describe_model", "prepare", "run", "serve", "training"):
+    for name in ("activations", "describe_model", "foreign", "prepare", "run", "serve", "training"):
         shutil.copy(HERE / f"lab/{name}.py", root / "agent/lab")
     for name in ("sparse.py", "checkpoint/graph.py"):  # of which a language model is told, and nothing is imported
         (root / "agent/lab" / name).parent.mkdir(exist_ok=True)

@@ -104,7 +104,8 @@ def _fetch(source: str) -> None:
             f"there is no directory {source}, no SAE of the hub of this name is stored on this machine, and the hub "
             f"cannot be reached ({error}): give a directory, or fetch it where there is a network"
         )
-    command, env = start.command("agent.lab.foreign.releases", source), {**os.environ, "HF_HUB_VERBOSITY": "critical"}
+    env = {**os.environ, **hub.ONLINE, "HF_HUB_VERBOSITY": "critical"}
+    command = start.command("agent.lab.foreign.releases", source)
     result = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True)
     if result.returncode != 0:
         lines = result.stdout.strip().splitlines() or [f"its process ended with exit code {result.returncode}"]
@@ -123,7 +124,6 @@ def fetch(source: str) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.update(hub.ONLINE)  # before the hub's library is imported
     try:
         fetch(sys.argv[1])
     except UserError as failure:

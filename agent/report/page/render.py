@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from agent import TEMPLATES
+from agent.comparison.curves import own_curve
 from agent.comparison.matching import ONE_SEED
 from agent.display.formatting import rate_line
 from agent.lab.files import BadFile, read_plain
 from agent.lab.metrics import METRICS
 from agent.lab.results import Measure
 from agent.lab.visible import one_line, visible
-from agent.report import changed_settings, figure_style, front_over_k, model_words, plots, story
+from agent.report import changed_settings, figure_style, front_over_k, model_words, plots, references, story
 from agent.report.answer import Answer
 from agent.report.page import conversation, diff, latents, vector
 from agent.report.page.conversation import Conversation
@@ -58,7 +59,8 @@ class StudySection:
     primary: str  # title of its primary metric
     story: Story
     reasons: str  # of its answer
-    rows: Sequence[tuple[Row, str]]  # with the anchor of the run
+    rows: Sequence[tuple[Row, str]]  # with the anchor of the run, or of the reference
+    references: Sequence[tuple[str, Sequence[str]]]  # anchor, and paragraphs
     setting: Sequence[tuple[str, str]]
     measures: Mapping[str, Measure]
     titles: Mapping[str, str]  # of metrics and measures
@@ -120,6 +122,9 @@ def _study_section(prefix: str, opened: Opened) -> StudySection:
         (replace(row, outcome=outcome_word(run, opened.judged.get(run.number))), f"{prefix}run-{run.number}")
         for row, run in zip(told.rows, opened.runs, strict=True)
     ]
+    beside = references.shown(opened.state)
+    anchors = [f"{prefix}run-reference-{each.number}" for each in beside]
+    rows[1:1] = zip(told.references, anchors, strict=True)
     return StudySection(
         prefix=prefix,
         name=opened.name,
@@ -127,6 +132,9 @@ def _study_section(prefix: str, opened: Opened) -> StudySection:
         story=told,
         reasons=_reasons(told.answer),
         rows=rows,
+        references=[
+            (anchor, references.texts(each, opened.state)) for anchor, each in zip(anchors, beside, strict=True)
+        ],
         setting=setting(opened),
         measures=opened.measures,
         titles={name: metric.title for name, metric in {**METRICS, **opened.measures}.items()},
@@ -151,7 +159,7 @@ def setting(opened: Opened) -> list[tuple[str, str]]:
     started, state = opened.state.started, opened.state
     fixed = started.fixed
     seeds = {baseline.seed for baseline in state.baselines}
-    levels = {baseline.k for baseline in state.baselines}
+    levels, knob = {baseline.k for baseline in state.baselines}, fixed.architecture.knob_in_words
     scored = state.sentinels or []
     held = (
         f"{sum(each.held for each in scored)} of {len(scored)} scored as known beforehand" if scored else "not scored"
@@ -168,7 +176,7 @@ def setting(opened: Opened) -> list[tuple[str, str]]:
         *((f"{family} not run", why) for family, why in started.left_out.items()),
         ("Primary metric", METRICS[started.primary_metric].title),
         ("Smallest effect worth having", f"{started.smallest_effect:g}"),
-        ("Baselines", f"{len(state.baselines)}: {len(levels)} values of K, {len(seeds)} seeds"),
+        ("Baselines", f"{len(state.baselines)}: {len(levels)} values of {knob}, {len(seeds)} seeds"),
         *([("Comparison", ONE_SEED)] if fixed.baseline_seeds == 1 else []),
         *([("Learning rate", rate_line(state.rate))] if state.rate else []),
         *([("Front over K", front)] if (front := front_over_k.summary(state, opened.runs, opened.judged)) else []),
@@ -196,11 +204,12 @@ def _figures(prefix: str, opened: Opened) -> list[Drawn]:
     with matplotlib.rc_context({**figure_style.STYLE, **vector.STYLE}):
         drawn = plots.draw_study(
             opened.runs,
-            opened.state.baselines,
+            own_curve(opened.state),
             opened.judged,
             started.primary_metric,
             started.smallest_effect,
             front_over_k.of(opened.state, opened.runs, opened.judged),
+            references.shown(opened.state),
         )
         named = {Path(figure.name).stem: figure for figure in drawn}
         return [

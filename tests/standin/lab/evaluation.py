@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from agent.lab import cache, features, results
+from agent.lab import cache, features, results, verdicts
 from agent.lab.evaluation import requests
 from agent.lab.features import Features
 from agent.lab.files import write_atomically
@@ -18,6 +18,7 @@ from agent.lab.results import (
     FamilyScores,
     FinalInfo,
     Floor,
+    Imported,
     Latents,
     Probe,
     Probing,
@@ -103,11 +104,18 @@ def score(header: dict, evals: tuple[str, ...]) -> FinalInfo:  # type: ignore[ty
         "explained_variance_centered": header["score"] - 0.1,
         "tokens": 1000,
     }
+    imported = header.get("imported")
+    warnings = ["only 40% of the latents are alive"]
+    if imported and (doubt := verdicts.l0_warning(header["l0"], imported["declared_l0"])):
+        warnings.append(doubt)
     errors = {family: reason for family, reason in failing().items() if family in evals}
     return FinalInfo(
         errors=errors,
-        verdict=Verdict(name="ok", evidence="above the floor", warnings=["only 40% of the latents are alive"]),
-        training=Training(
+        verdict=Verdict(name="ok", evidence="above the floor", warnings=warnings),
+        imported=Imported.model_validate(imported) if imported else None,
+        training=None
+        if imported
+        else Training(
             model=header["model"],
             hook_name=header["hook_name"],
             layer=1,
