@@ -274,6 +274,7 @@ def test_settings_that_were_recorded_before_there_were_more_are_read_as_they_wer
     fixed = Fixed.model_validate(recorded)
     own = defaults.LANGUAGE_MODEL
     assert (fixed.k, fixed.batch, fixed.learning_rate) == (own.k, own.batch, own.learning_rate) == (16, 1024, 2e-3)
+    assert (fixed.baseline, fixed.architecture.knob, fixed.knob) == ("batchtopk", "K", 16)
 
 
 def test_a_baseline_of_another_kind_has_its_own_knob_and_the_idea_must_work_on_it(gemma: str):
