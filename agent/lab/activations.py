@@ -60,6 +60,8 @@ class HarvestKey:
         parts = [FORMAT, corpus.version(self.text), HARVEST_SEED, context, str(dtype)]
         if self.streamed:
             parts += ["streamed", streamed.FORMAT]
+        if not tokens.begins():
+            parts.append("no beginning token")
         digest = hashlib.sha256(json.dumps([self.identity, self.hook_name, self.rows, *parts]).encode())
         model = cache.slug(Path(models.canonical_name(self.model)).name)
         return cache.root() / "activations" / f"{model}-{cache.slug(self.hook_name)}-{digest.hexdigest()[:12]}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from agent.lab import corpus, models
+from agent.lab import corpus, models, tokens
 from agent.lab.code_hash import lab_hash
 from agent.lab.defaults import CONTEXT_VARIABLE, EVALUATION_DATA, THREADS
 
@@ -31,6 +31,7 @@ def environment(text: str = "") -> dict[str, str]:
         "evaluation_data": os.environ.get(EVALUATION_DATA, ""),
         "context": os.environ.get(CONTEXT_VARIABLE, ""),
         "threads": os.environ.get(THREADS, ""),
+        **({} if tokens.begins() else {"windows": "without a beginning token"}),
     }
 
 

@@ -190,3 +190,40 @@ def test_a_copy_of_a_model_of_the_hub(sae_lens: Callable[..., Path], small_model
     assert "has to be a copy of it" in warnings[0]
     with pytest.raises(UserError, match="name no hook: give --hook"):
         importing.settle_hook(sae, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["saelens", "an earlier saelens", "dictionary_learning", "sparsify", "sae_bench"])
+def test_no_configuration_is_more_than_a_line(form: str, weights: Weights, tmp_path: Path) -> None:
+    """Whatever stands in the place of a field, the SAE is read or refused."""
+    save: dict[str, Callable[[Path], Path]] = {
+        "saelens": lambda folder: foreign_saes.sae_lens(folder, weights, "topk"),
+        "an earlier saelens": lambda folder: foreign_saes.sae_lens(folder, weights, "standard"),
+        "dictionary_learning": lambda folder: foreign_saes.dictionary(folder, weights, "BatchTopKSAE"),
+        "sparsify": lambda folder: foreign_saes.sparse_coder(folder / "layers.1", weights),
+        "sae_bench": lambda folder: foreign_saes.bench(folder, weights, "topk"),
+    }
+    folder = save[form](tmp_path / "sae")
+    if form == "an earlier saelens":
+        old = {"hook_point": HOOK, "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 6}, "sparsity": 1}
+        edit(folder / "cfg.json", metadata=None, architecture=None, normalize_activations=False, **old)
+    above = [folder.parent / "config.json"] if form == "sparsify" else []
+    for path in [*folder.glob("*.json"), *above]:
+        whole = json.loads(path.read_text())
+        places = [(name,) for name in whole]
+        places += [(name, part) for name, value in whole.items() if isinstance(value, dict) for part in value]
+        for place in places:
+            for junk in (None, [], {}, {"a": 1}, "x", -1, 0, 2.5, True, 10**12):
+                content = json.loads(json.dumps(whole))
+                inner = content[place[0]] if len(place) == 2 else content
+                inner[place[-1]] = junk
+                path.write_text(json.dumps(content))
+                try:
+                    sae = importing.read(str(folder))
+                    assert sae.model is None or isinstance(sae.model, str)
+                    assert sae.hook_name is None or isinstance(sae.hook_name, str)
+                except UserError:
+                    continue
+                except Exception as error:
+                    raise AssertionError(f"{place} = {junk!r} raises {error!r}") from error
+        path.write_text(json.dumps(whole))

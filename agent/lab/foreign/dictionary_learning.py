@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agent.lab.errors import UserError
 from agent.lab.foreign import reading, sae_bench
-from agent.lab.foreign.sae import Foreign, record, size
+from agent.lab.foreign.sae import Foreign, part, record, size, word
 
 CONFIG, WEIGHTS, RESULTS = "config.json", "ae.pt", "eval_results.json"
 KINDS = {  # its classes -> what they are here
@@ -41,8 +41,8 @@ def is_one(folder: Path) -> bool:
 def read(folder: Path, source: str) -> Foreign:
     """Read a directory of a dictionary_learning training. Raises UserError."""
     config = reading.json_object(folder / CONFIG)
-    trainer, buffer = (_part(config, name, source) for name in ("trainer", "buffer"))
-    if (architecture := trainer.get("dict_class")) not in KINDS:
+    trainer, buffer = (part(config, name, source) for name in ("trainer", "buffer"))
+    if (architecture := word(trainer, "dict_class", source)) not in KINDS:
         raise UserError(
             f"{source} is a {str(architecture)[:40]} of dictionary_learning; one of {', '.join(KINDS)} is read"
         )
@@ -67,14 +67,9 @@ def read(folder: Path, source: str) -> Foreign:
         "k": trainer.get("k"),
     }
     hook_name = _hook_name(trainer)
-    return sae_bench.convert(imported, kind, tensors, sizes, model=trainer.get("lm_name"), hook_name=hook_name)
-
-
-def _part(config: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
-    part = config.get(name, {})
-    if not isinstance(part, dict):
-        raise UserError(f"{source}: {name} in its {CONFIG} is no object: it is not a configuration of this library")
-    return part
+    return sae_bench.convert(
+        imported, kind, tensors, sizes, model=word(trainer, "lm_name", source), hook_name=hook_name
+    )
 
 
 def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -59,6 +59,22 @@ def record(**fields: Any) -> Imported:
         raise UserError(f"{fields['source']}: {name} is {str(first['input'])[:40]!r}: {first['msg']}") from None
 
 
+def part(config: Mapping[str, Any], name: str, where: object) -> dict[str, Any]:
+    """Return an object in a configuration, {} if it is not there. Raises UserError if it is another thing."""
+    value = config.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise UserError(f"{where}: {name} in its configuration is {str(value)[:40]!r}, and must be an object")
+    return value or {}
+
+
+def word(config: Mapping[str, Any], name: str, where: object) -> str | None:
+    """Return a text in a configuration, or None if it is not there or empty. Raises UserError if it is no text."""
+    value = config.get(name)
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{where}: {name} in its configuration is {str(value)[:40]!r}, and must be a text")
+    return value or None
+
+
 def size(config: Mapping[str, Any], name: str, where: object) -> int:
     """Return a width or a k that a configuration declares. Raises UserError if it is none."""
     value = config.get(name)

@@ -12,7 +12,7 @@ from torch import Tensor
 from agent.lab.errors import UserError
 from agent.lab.foreign import reading
 from agent.lab.foreign.encoders import Encoder, JumpReLU, ReLU, TopK, gated
-from agent.lab.foreign.sae import Foreign, Original, checked, record, require_top, size
+from agent.lab.foreign.sae import Foreign, Original, checked, record, require_top, size, word
 from agent.lab.results import Imported
 
 CONFIG, WEIGHTS = "cfg.json", "sae.pt"
@@ -38,24 +38,25 @@ def is_one(folder: Path) -> bool:
 def read(folder: Path, source: str) -> Foreign:
     """Read a directory with an SAE of one of SAE-Bench's classes. Raises UserError."""
     config = reading.json_object(folder / CONFIG)
-    if (architecture := config.get("architecture")) not in KINDS:
+    if (architecture := word(config, "architecture", source)) not in KINDS:
         raise UserError(
-            f"{source}: its {CONFIG} has the architecture {str(architecture)[:40]!r}, and an SAE here is of one of "
-            f"SAE-Bench's classes: set it to one of {', '.join(KINDS)} if it is that"
+            f"{source}: its {CONFIG} has the architecture {(architecture or '')[:40]!r}, and an SAE here is of one "
+            f"of SAE-Bench's classes: set it to one of {', '.join(KINDS)} if it is that"
         )
     tensors = reading.pickled(folder / WEIGHTS)
-    k = tensors["k"].item() if "k" in tensors else None
+    k = int(tensors["k"]) if "k" in tensors and tensors["k"].numel() == 1 else None
+    tokens = config.get("training_tokens")  # below 0: not known
     imported = record(
         source=source,
         format="sae_bench",
         architecture=architecture,
         declared_l0=k,
-        declared_tokens=tokens if (tokens := config.get("training_tokens") or 0) > 0 else None,
+        declared_tokens=tokens if isinstance(tokens, int) and tokens > 0 else None,
         context=config.get("context_size"),
         prepend_bos=config.get("prepend_bos") is not False,
     )
     sizes = {"d_in": size(config, "d_in", source), "d_sae": size(config, "d_sae", source), "k": k}
-    subject = {"model": config.get("model_name") or None, "hook_name": config.get("hook_name") or None}
+    subject = {"model": word(config, "model_name", source), "hook_name": word(config, "hook_name", source)}
     return convert(imported, KINDS[architecture], tensors, sizes, **subject)
 
 
@@ -119,7 +120,7 @@ def _in_sae_bench(kind: str, tensors: Mapping[str, Tensor], sizes: Mapping[str, 
         "gated": gated_sae.GatedSAE,
     } | dict.fromkeys(THRESHOLDED, batch_topk_sae.BatchTopKSAE)
     shape = {"d_in": sizes["d_in"], "d_sae": sizes["d_sae"], "dtype": torch.float32, "device": torch.device("cpu")}
-    k = {"k": sizes["k"] or 1} if kind in ("topk", *THRESHOLDED) else {}
+    k = {"k": sizes["k"]} if kind == "topk" else dict.fromkeys(["k"], 1) if kind in THRESHOLDED else {}
     sae = classes[kind](**shape, **k, model_name="", hook_layer=0)
-    sae.load_state_dict(dict(tensors), strict=False)  # k is set
+    sae.load_state_dict(dict(tensors), strict=False)  # k is set, and not used beside a threshold
     return sae.requires_grad_(False)

@@ -16,7 +16,7 @@ from torch import Tensor
 from agent.lab.errors import UserError, describe
 from agent.lab.foreign import reading
 from agent.lab.foreign.encoders import Encoder, JumpReLU, ReLU, TopK, gated
-from agent.lab.foreign.sae import Foreign, checked, record, require_top, size
+from agent.lab.foreign.sae import Foreign, checked, part, record, require_top, size, word
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 SCALER, RUNNER, SPARSITY = "activation_scaler.json", "runner_cfg.json", "sparsity.safetensors"
@@ -69,14 +69,15 @@ def read(folder: Path, source: str) -> Foreign:
 
 def refuse(config: Mapping[str, Any], source: str) -> None:
     """Raise UserError for an SAE that no checkpoint can stand for, with the reason."""
-    architecture = config.get("architecture") or "standard"
+    architecture = word(config, "architecture", source) or "standard"
     if architecture not in KINDS:
         reason = "it does not reconstruct the activations that it reads"
         if not any(word in str(architecture) for word in ("transcoder", "crosscoder", "clt")):
             reason = f"an SAE here is one of {', '.join(KINDS)}"
         raise UserError(f"{source} is of the architecture {str(architecture)[:60]}, which is not read: {reason}")
-    metadata = config.get("metadata") or {}
-    hook_name = metadata.get("hook_name") or config.get("hook_name") or config.get("hook_point") or ""
+    metadata = part(config, "metadata", source)
+    names = ((metadata, "hook_name"), (config, "hook_name"), (config, "hook_point"))
+    hook_name = next((found for where, name in names if (found := word(where, name, source))), "")
     reshaped = config.get("reshape_activations") or ("hook_z" if "hook_z" in hook_name else "none")
     if reshaped != "none":
         raise UserError(
@@ -102,7 +103,8 @@ def convert(
 
     Raises UserError.
     """
-    source, kind, metadata = declared.source, config["architecture"], config.get("metadata") or {}
+    source, kind = declared.source, config["architecture"]
+    metadata = part(config, "metadata", source)
     d_in, d_sae = size(config, "d_in", source), size(config, "d_sae", source)
     tensors, folded = _with_old_factor_folded(config, tensors, d_sae, source)
     own = checked(tensors, _shapes(kind, d_in, d_sae), source)
@@ -129,10 +131,10 @@ def convert(
         W_dec,
         own["b_dec"],
         kind=KINDS[architecture],
-        model=metadata.get("model_name"),
-        hook_name=metadata.get("hook_name"),
+        model=word(metadata, "model_name", source),
+        hook_name=word(metadata, "hook_name", source),
         original=original or _in_sae_lens(config, tensors, source),
-        warnings=(*folded, *_warnings(metadata)),
+        warnings=(*folded, *_warnings(metadata, source)),
     )
 
 
@@ -225,8 +227,8 @@ def _in_sae_lens(config: Mapping[str, Any], tensors: Mapping[str, Tensor], sourc
 
 
 def _declared_l0(config: Mapping[str, Any], folder: Path) -> float | None:
-    details = (config.get("metadata") or {}).get("training_architecture_details") or {}
-    if k := details.get("k") or config.get("k"):
+    details = part(part(config, "metadata", folder), "training_architecture_details", folder)
+    if isinstance(k := details.get("k") or config.get("k"), int | float) and k:
         return float(k)
     if (folder / SPARSITY).exists() and "sparsity" in (saved := reading.safetensors(folder / SPARSITY)):
         return float((10 ** saved["sparsity"].double()).sum())  # log10 of the share of tokens on which each fired
@@ -239,13 +241,13 @@ def _declared_tokens(config: Mapping[str, Any], folder: Path) -> int | None:
     return tokens if isinstance(tokens, int) and tokens > 0 else None
 
 
-def _warnings(metadata: Mapping[str, Any]) -> list[str]:
+def _warnings(metadata: Mapping[str, Any], source: str) -> list[str]:
     found = []
-    if arguments := metadata.get("model_from_pretrained_kwargs"):
+    if arguments := part(metadata, "model_from_pretrained_kwargs", source):
         found.append(
             f"its model was loaded with {', '.join(f'{name}={value}' for name, value in sorted(arguments.items()))} in "
             "TransformerLens, and here no weight is processed: its activations may be others"
         )
-    if (positions := metadata.get("seqpos_slice")) and any(part is not None for part in positions):
+    if isinstance(positions := metadata.get("seqpos_slice"), list | tuple) and any(p is not None for p in positions):
         found.append(f"it was trained on the positions {positions} alone, and is scored on all")
     return found

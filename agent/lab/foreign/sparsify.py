@@ -13,7 +13,7 @@ from torch import Tensor
 from agent.lab.errors import UserError, describe
 from agent.lab.foreign import reading
 from agent.lab.foreign.encoders import GroupMax, TopK
-from agent.lab.foreign.sae import Foreign, Original, checked, record, require_top, size
+from agent.lab.foreign.sae import Foreign, Original, checked, record, require_top, size, word
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 PACKAGE = "eai-sparsify"
@@ -32,7 +32,7 @@ def read(folder: Path, source: str) -> Foreign:
     """Read a directory that sparsify saved. Raises UserError."""
     config = reading.json_object(folder / CONFIG)
     _refuse(config, source)
-    d_in, k, activation = size(config, "d_in", source), size(config, "k", source), config.get("activation", "topk")
+    d_in, k, activation = size(config, "d_in", source), size(config, "k", source), config.get("activation") or "topk"
     d_sae = config.get("num_latents") or d_in * size(config, "expansion_factor", source)
     require_top(k, d_sae := size({"num_latents": d_sae}, "num_latents", source), source)
     if activation == "groupmax" and d_sae % k:
@@ -56,7 +56,7 @@ def read(folder: Path, source: str) -> Foreign:
         own["W_dec"],
         own["b_dec"],
         "topk" if activation == "topk" else None,
-        model=training.get("model"),
+        model=word(training, "model", source),
         hook_name=hook_name(folder.name),
         original=_in_sparsify(folder, source) if library else None,
         warnings=() if library else (f"it was not compared with {PACKAGE}, which is not installed",),
@@ -76,9 +76,9 @@ def hook_name(hookpoint: str) -> str | None:
 def _refuse(config: Mapping[str, Any], source: str) -> None:
     if config.get("transcode") or config.get("skip_connection"):
         raise UserError(f"{source} is a transcoder, which is not read: it does not reconstruct what it reads")
-    if config.get("activation", "topk") not in ENCODERS or config.get("signed"):
-        activation = "signed" if config.get("signed") else config["activation"]
-        raise UserError(f"{source} has the activation {str(activation)[:40]}; {' and '.join(ENCODERS)} are read")
+    activation = "signed" if config.get("signed") else word(config, "activation", source) or "topk"
+    if activation not in ENCODERS:
+        raise UserError(f"{source} has the activation {activation[:40]}; {' and '.join(ENCODERS)} are read")
 
 
 class _Dense:
