@@ -5,7 +5,6 @@ DIR is a new directory, to which `agent export` adds a card. The line on stdout 
 
 import argparse
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,22 @@ from agent.lab.defaults import WORLD_HOOK
 from agent.lab.errors import UserError
 from agent.lab.exits import one_line_errors
 
+IN_DASHBOARDS = ("standard", "jumprelu", "gated", "topk")  # the kinds of SAELens that SAEDashboard 0.8 knows
+
+
+def for_dashboards(header: Header, parts: sae_lens.Parts) -> files.Contents:
+    """Return the files of SAELens as SAEDashboard needs them. Raises GraphError for a kind that it does not know."""
+    if parts.kind.name not in IN_DASHBOARDS:
+        known = ", ".join(IN_DASHBOARDS)
+        raise GraphError(
+            f"SAEDashboard, which makes its dashboards, has no place for {parts.kind.name}: it has {known}"
+        )
+    return sae_lens.files(header, parts, unit_rows=True)
+
+
 WRITERS = {
     "saelens": sae_lens.files,
-    "neuronpedia": partial(sae_lens.files, unit_rows=True),
+    "neuronpedia": for_dashboards,
     "dictionary_learning": dictionary_learning.files,
 }
 

@@ -168,8 +168,10 @@ def test_what_goes_to_the_hub_says_nothing_of_this_machine(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("name", "form"), [("topk", "saelens"), ("matryoshka", "dictionary_learning")])
-def test_what_was_exported_comes_back(
+@pytest.mark.parametrize(
+    ("name", "form"), [("topk", "saelens"), ("gated", "saelens"), ("matryoshka", "dictionary_learning")]
+)
+def test_what_was_exported_comes_back_and_goes_out_again(
     name: str, form: str, run_dirs: dict[str, Path], activations: Tensor, evaluator: Evaluator, tmp_path: Path
 ):
     """As a run that agent score makes of it, compared with the library's own class on the model's activations."""
@@ -179,10 +181,12 @@ def test_what_was_exported_comes_back(
     imported = back.header.imported
     assert imported
     assert imported.verified
-    assert (imported.declared_tokens, imported.declared_l0) == (STEPS * BATCH, K)
+    assert imported.declared_tokens == STEPS * BATCH
     larger = 1 if form == "saelens" else before.header.scale  # by how much latents of decoder rows of length 1 are
     same(back.encode(activations) * larger, before.encode(activations))
     assert sae_lens.trained_as(back.header, back.threshold) == name
+    export(tmp_path / "back", "saelens", tmp_path / "again")
+    same(SAE.load_from_disk(tmp_path / "again").encode(activations), back.encode(activations))
 
 
 # dictionary_learning
@@ -219,7 +223,11 @@ def test_sae_bench_opens_what_is_written_for_dictionary_learning(
     assert config["buffer"]["ctx_len"] == CONTEXT
 
 
-def test_what_dictionary_learning_has_no_place_for_is_refused(kinds: Kinds, run_dirs: dict[str, Path], tmp_path: Path):
+def test_what_other_formats_have_no_place_for_is_refused(kinds: Kinds, run_dirs: dict[str, Path], tmp_path: Path):
+    with pytest.raises(
+        UserError, match="exported to neuronpedia: SAEDashboard, which makes its dashboards, has no place"
+    ):
+        export(run_dirs["abstopk"], "neuronpedia", tmp_path / "out")
     with pytest.raises(UserError, match="exported to dictionary_learning: it has no class for abstopk: it has those"):
         export(run_dirs["abstopk"], "dictionary_learning", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -22,12 +22,14 @@ HEADER, ENCODE, TENSORS = "header.json", "encode.json", "tensors.safetensors"
 MAX_BYTES = {HEADER: 2**20, ENCODE: 2**24, TENSORS: 2**35}
 DTYPES = frozenset(safe_tensors.DTYPES.values())
 
+Contents = Mapping[str, str | bytes | Mapping[str, Tensor]]  # by a file's name; tensors are written as safetensors
+
 
 class CheckpointError(UserError):
     """The error of a checkpoint that cannot be saved, or fails a check, which the message names."""
 
 
-def write(folder: Path, files: Mapping[str, str | bytes | dict[str, Tensor]]) -> None:
+def write(folder: Path, files: Contents) -> None:
     """Write texts, bytes, and tensors as safetensors into a new folder that appears when all of it is on the disk.
 
     Raises CheckpointError, or OSError (ENOSPC) if the disk is full; either way no part of the folder is left.
@@ -36,7 +38,7 @@ def write(folder: Path, files: Mapping[str, str | bytes | dict[str, Tensor]]) ->
         with atomic_path(folder) as partial:
             partial.mkdir(parents=True)
             for name, content in files.items():
-                if isinstance(content, dict):
+                if isinstance(content, Mapping):
                     safe_tensors.write(partial / name, content)
                 else:
                     (partial / name).write_bytes(content.encode() if isinstance(content, str) else content)
