@@ -18,7 +18,7 @@ ideas_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(ideas_app, name="ideas")
 
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study under runs/.")]
-IdeaName = Annotated[str, typer.Argument(help="An idea: a directory of templates/ideas.")]
+IdeaName = Annotated[str, typer.Argument(help="An idea: a name of `agent ideas`, or a folder of yours (./my_idea).")]
 
 # What a machine refuses, with a message that says it all.
 MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)

@@ -3,7 +3,6 @@
 import reprlib
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -19,17 +18,18 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from agent import TEMPLATES, constants
+from agent import TEMPLATES, constants, idea_folder
 from agent.hypothesis import ANY, Condition, Rules
+from agent.idea_folder import BadIdea
 from agent.lab import defaults
 from agent.lab.errors import UserError, did_you_mean
 from agent.lab.evaluation import catalogue, idea_files
 from agent.lab.files import BadFile, read_plain_text
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.visible import Line, Prose
+from agent.rendering import render
 
 if TYPE_CHECKING:
-    import jinja2
     from pydantic_core import ErrorDetails
 
 
@@ -44,10 +44,6 @@ PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Context = Annotated[int, Field(ge=defaults.LEAST_CONTEXT)]
 ConstantName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
 EvaluationData = Annotated[str, Field(pattern=rf"^({defaults.SAE_BENCH}(@[0-9a-f]{{16}})?)?$")]
-
-
-class BadIdea(UserError):
-    """An idea that does not exist, breaks the schema, or cannot be rendered."""
 
 
 class Strict(BaseModel):
@@ -158,6 +154,10 @@ class Idea(Strict):
     def name(self) -> str:
         return self.folder.name
 
+    def is_outside(self, templates: Path = TEMPLATES) -> bool:
+        """Return True if the idea is none of `templates`: a study keeps a copy of it."""
+        return self.folder != templates / "ideas" / self.name
+
     @property
     def template(self) -> Path | None:
         """The template that renders the plan's steps; None if the plan is in words, for a language model."""
@@ -237,13 +237,21 @@ def idea_names(templates: Path = TEMPLATES) -> list[str]:
 
 
 def load(name: str, templates: Path = TEMPLATES) -> Idea:
-    """Load an idea by name. Raise BadIdea, with the file and the field, if it is unknown or invalid."""
+    """Load an idea by its name, or by the path of its folder. Raise BadIdea, with the file and the field, if there is
+    none or it is invalid."""
+    if idea_folder.is_path(name):
+        return load_folder(idea_folder.find(name))
     if name not in idea_names(templates):
         raise BadIdea(f"unknown idea {name!r}: {did_you_mean(name, idea_names(templates))}")
-    path = templates / "ideas" / name / "idea.yaml"
+    return load_folder(templates / "ideas" / name)
+
+
+def load_folder(folder: Path) -> Idea:
+    """Load the idea of a folder. Raise BadIdea, with the file and the field, if it is invalid."""
+    path = folder / "idea.yaml"
     try:
         return parse(read_plain_text(path), path)
-    except BadFile as error:
+    except (BadFile, FileNotFoundError) as error:
         raise BadIdea(str(error)) from None
 
 
@@ -328,7 +336,7 @@ def render_baseline(
     Raise BadIdea if that fails.
     """
     variables = _constants(fixed, rate) | ({"k": f"{k:g}"} if k else {})
-    return constants.replaced(_render("experiment.py.j2", variables, "the baseline", templates), fixed.constants)
+    return constants.replaced(render("experiment.py.j2", variables, "the baseline", templates), fixed.constants)
 
 
 def render_step(idea: Idea, step: Step, fixed: Fixed, templates: Path = TEMPLATES, *, rate: float | None = None) -> str:
@@ -339,7 +347,8 @@ def render_step(idea: Idea, step: Step, fixed: Fixed, templates: Path = TEMPLATE
     known = _constants(fixed, rate)
     settled = {name: known[name] for name in OF_THE_MODEL if name in fixed.model_fields_set}
     variables = known | idea.defaults | settled | step.parameters
-    source = _render(f"ideas/{idea.name}/experiment.py.j2", variables, f"{idea.name}, step {step.name}", templates)
+    own, what = idea.folder if idea.is_outside(templates) else None, f"{idea.name}, step {step.name}"
+    source = render(f"ideas/{idea.name}/experiment.py.j2", variables, what, templates, own)
     return constants.replaced(source, fixed.constants)
 
 
@@ -350,51 +359,3 @@ def _constants(fixed: Fixed, rate: float | None = None) -> dict[str, Any]:
     names = ("decay", "aux_divisor", "dead_windows")
     found = {"k": f"{fixed.k:g}"} | ({"learning_rate": rate} if rate else {})
     return fixed.model_dump() | {name: getattr(own, name) for name in names} | found
-
-
-def strict_templates(folder: Path) -> "jinja2.Environment":
-    """Return a jinja2 environment for a folder of templates.
-
-    Undefined variables are errors, and so is whatever reaches beyond the values that a template is given: an idea may
-    come from somebody else.
-    """
-    import jinja2
-    from jinja2.sandbox import SandboxedEnvironment
-
-    return SandboxedEnvironment(
-        loader=jinja2.FileSystemLoader(folder),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-
-
-@cache
-def _compiled_templates(folder: Path) -> "jinja2.Environment":
-    """Return an environment that compiles each template once, and again when its file has changed."""
-    return strict_templates(folder)
-
-
-def _render(template: str, variables: dict[str, Any], what: str, templates: Path) -> str:
-    import jinja2  # here because `agent --help` answers sooner without it
-
-    try:
-        return _compiled_templates(templates).get_template(template).render(variables)
-    except jinja2.TemplateNotFound as error:
-        raise BadIdea(f"{what}: template {templates / (error.name or template)} does not exist") from None
-    except jinja2.TemplateSyntaxError as error:
-        raise BadIdea(f"{what}: {templates / (error.name or template)} line {error.lineno}: {error.message}") from None
-    except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise BadIdea(f"{what}: {_template_line(error, templates)}: {error}") from None
-
-
-def _template_line(error: Exception, templates: Path) -> str:
-    """Return the template and line that raised an error; jinja2 puts them in the traceback."""
-    place, trace = str(templates), error.__traceback__
-    while trace:
-        file = trace.tb_frame.f_code.co_filename
-        if file.startswith(str(templates)):
-            place = f"{file} line {trace.tb_lineno}"
-        trace = trace.tb_next
-    return place

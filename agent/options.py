@@ -9,7 +9,9 @@ Wish = Literal["required", "auto", "off"]
 SANDBOX = """Confine experiments: required, auto (as well as this machine can) or off."""
 
 # The study's settings
-IdeaOption = Annotated[str, typer.Option("--idea", help="An idea: a directory of templates/ideas.")]
+IdeaOption = Annotated[
+    str, typer.Option("--idea", help="An idea: a name of `agent ideas`, or a folder of yours (./my_idea).")
+]
 Model = Annotated[
     str | None, typer.Option(help="tiny-lm, a synthetic world (synth2k), a directory (./...), or a hub model.")
 ]

@@ -26,6 +26,7 @@ from agent.llm.limits import Limits
 from agent.llm.server import server
 from agent.llm.transcript import Message
 from agent.proposers.sections import without_thinking
+from agent.rendering import strict_templates
 from agent.running import preflight
 from agent.study import workspace
 
@@ -115,7 +116,7 @@ def _errors_without_template(idea: Idea) -> Iterator[str]:
 
 
 def _prompt(sentence: str, existing: Iterable[Idea], templates: Path) -> str:
-    environment = ideas.strict_templates(templates)
+    environment = strict_templates(templates)
     environment.filters["one_line"] = _one_line
     return environment.get_template("prompts/new_idea.j2").render(
         sentence=_one_line(sentence),

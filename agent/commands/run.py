@@ -5,14 +5,14 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import typer
 
-from agent import ROOT, ideas
+from agent import ROOT, idea_folder, ideas
 from agent.commands import settings
 from agent.comparison.baselines import required_baselines
 from agent.display.approve import require_terminal
@@ -34,7 +34,7 @@ from agent.running.job_queue import JobQueue
 from agent.running.jobs import Setup
 from agent.running.places import Place, Unprepared
 from agent.running.sandbox import Sandbox, settle
-from agent.study import hand_run, workspace
+from agent.study import digests, hand_run, workspace
 from agent.study.custody import driver_custody, require_records
 from agent.study.events import Event, LanguageModel, SettingsChanged, StudyResumed, StudyStarted
 from agent.study.judging_code import judging_hash
@@ -44,6 +44,13 @@ from agent.study.state import State
 from agent.study.workspace import Study
 
 AS_BEFORE = SettingsChanged()
+
+
+class Outside(TypedDict, total=False):
+    """What a study's first event has of an idea from outside templates/ideas."""
+
+    idea_folder: str
+    digests: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,9 @@ class StudyRequest:
         primary_metric, smallest_effect = ideas.primary_metric_and_effect(self.idea, self.fixed.model)
         return primary_metric, self.smallest_effect or smallest_effect
 
-    def first_event(self, lab: dict[str, Any], confinement: Confinement, jobs: int, analysis: Analysis) -> StudyStarted:
+    def first_event(
+        self, lab: dict[str, Any], confinement: Confinement, jobs: int, analysis: Analysis, outside: Outside
+    ) -> StudyStarted:
         """Return the study's first event; `lab` is what the lab wrote of its fingerprint and the evaluations."""
         primary_metric, smallest_effect = self.goal
         return StudyStarted(
@@ -106,10 +115,11 @@ class StudyRequest:
             approve=self.approve,
             jobs=jobs,
             slurm=None if self.place.slurm is None else dict(self.place.slurm),
-            judging=judging_hash(self.idea.name),
+            judging=judging_hash(self.idea.folder),
             confinement=confinement,
             tune=self.tune,
             ks=self.ks,
+            **outside,
         )
 
 
@@ -128,11 +138,23 @@ def start(request: StudyRequest) -> None:
         trainings = len(required_baselines(request.fixed)) + request.max_runs + 2 * len(request.ks)
         lab = _prepare_lab(request.place, request.fixed, request.goal[0], request.device, trainings, request.jobs)
         jobs = request.place.count(request.jobs, lab, sandbox)
-        started = request.first_event(lab, sandbox.record(request.sandbox), jobs, analysis)
-        study = workspace.create_study(ROOT, request.idea.name)
-        proposer, how = make_proposer(study, started.fixed), {"jobs": jobs, "cancel_jobs": request.cancel_jobs}
+        study, outside = workspace.create_study(ROOT, request.idea.name), Outside()
+        if request.idea.is_outside():
+            outside = _keep_idea(study, request.idea)
+            request = replace(request, idea=ideas.load_folder(study.directory / idea_folder.KEPT / request.idea.name))
+            analysis = analysis.of_copy(request.idea, sandbox)
+        started = request.first_event(lab, sandbox.record(request.sandbox), jobs, analysis, outside)
+        proposer = make_proposer(study, started.fixed, request.idea)
+        how = {"jobs": jobs, "cancel_jobs": request.cancel_jobs}
         with study.lock(), _loop(study, [started], lab, analysis, proposer, sandbox, **how) as loop:
             _finish(study, loop, loop.run())
+
+
+def _keep_idea(study: Study, idea: Idea) -> Outside:
+    """Copy an idea from outside into the study, which commits it; return what the ledger has of it."""
+    names = idea_folder.keep(idea.folder, study.directory)
+    study.commit(f"the idea {idea.name}, from {idea.folder}", names)
+    return Outside(idea_folder=str(idea.folder), digests=digests.of_files(study.directory, names))
 
 
 def resume(
@@ -163,7 +185,7 @@ def resume(
         resumed = StudyResumed(
             pid=os.getpid(),
             host=socket.gethostname(),
-            judging=_judging(state),
+            judging=_judging(study, state),
             confinement=sandbox.record(wish or _wish(state)),
         )
         first, analysis = [resumed, *([change] if change else [])], idea_analysis.load(idea, sandbox)
@@ -181,7 +203,7 @@ def note(path: Path, run_name: str, message: str) -> None:
         idea, lab = _reopen(study, state, sandbox)
         proposer = select.silent_proposer_of(state.started, idea)
         with _loop(study, [], lab, idea_analysis.load(idea, sandbox), proposer, sandbox) as loop:
-            _finish(study, loop, loop.add_hand_run(event.model_copy(update={"judging": _judging(state)})))
+            _finish(study, loop, loop.add_hand_run(event.model_copy(update={"judging": _judging(study, state)})))
 
 
 def _import_what_is_used_late(language_model: LanguageModel | None) -> None:
@@ -245,12 +267,17 @@ def _reopen(study: Study, state: State, sandbox: Sandbox) -> tuple[Idea, dict[st
             f"{study.name} began with another agent/lab, package, model, text or device, so further runs would not "
             "compare with those it has: go back to what it began with, or start a new study"
         )
-    return ideas.load(started.idea), lab
+    idea = ideas.load_folder(study.idea_folder(started))
+    if started.idea_folder and idea_folder.has_changed(Path(started.idea_folder), idea.folder):
+        print(
+            f"the idea in {started.idea_folder} has changed: the study goes on with its copy, {idea.folder}", flush=True
+        )
+    return idea, lab
 
 
-def _judging(state: State) -> str:
+def _judging(study: Study, state: State) -> str:
     """Return the hash of the code that compares and reports, and say so if it has changed."""
-    judging = judging_hash(state.started.idea)
+    judging = judging_hash(study.idea_folder(state.started))
     if state.judging and judging not in state.judging:
         print("the code that compares and reports has changed since this study began: its notes say so", flush=True)
     return judging

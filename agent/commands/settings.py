@@ -1,6 +1,7 @@
 """What `agent resume` may change of a study: the language model, and how much is run and spent."""
 
 import math
+import shlex
 
 from agent.lab.errors import UserError
 from agent.llm.client import Limits
@@ -44,9 +45,10 @@ def changes(study: str, state: State, wished: SettingsChanged) -> SettingsChange
 def _require_askable(study: str, started: StudyStarted, option: str) -> None:
     """Raise UserError unless a study asks a language model."""
     if started.language_model is None:
+        idea = shlex.quote(started.idea_folder or started.idea)
         raise UserError(
-            f"{option}: {study} follows the idea's own plan: start a study with agent run --idea {started.idea} --llm "
-            "MODEL, or leave it out"
+            f"{option}: {study} follows the idea's own plan: start a study with agent run --idea {idea} --llm MODEL, "
+            "or leave it out"
         )
     if started.language_model.replay:
         raise UserError(

@@ -18,6 +18,7 @@ from agent.study.events import (
     RunDescribed,
     RunReserved,
     ScoredOnTest,
+    StudyStarted,
 )
 
 RunEvent = (
@@ -32,7 +33,8 @@ RunEvent = (
 )
 
 DigestEvent = (
-    BaselineMeasured
+    StudyStarted
+    | BaselineMeasured
     | PreflightFailed
     | AttemptEnded
     | AttemptCutShort

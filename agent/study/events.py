@@ -1,7 +1,6 @@
 """The events of a study's ledger. Names of events and fields are a file format: they do not change."""
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
@@ -11,7 +10,7 @@ from agent.ideas import MOST_VARIANCE_LOST, Fixed
 from agent.lab.results import Comparison, Expectation, Measure, Work
 from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
-from agent.study.records import Baseline, Confinement, PlannedRun, Proposal, RateTry
+from agent.study.records import Baseline, Confinement, LanguageModel, PlannedRun, Proposal, RateTry
 
 Digests = dict[str, str]  # path in the study's directory -> SHA-256; empty in ledgers from before they were kept
 
@@ -24,22 +23,6 @@ class _Event(BaseModel):
     seq: int = 0
     time: datetime = datetime.min.replace(tzinfo=UTC)
     elapsed: float = 0.0  # seconds since this driver opened the ledger, without the machine's sleep
-
-
-class LanguageModel(BaseModel):
-    """The language model that proposes runs, and its limits."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: Line
-    max_tokens: int | None = None
-    max_cost: float | None = None  # dollars
-    prices: tuple[float, float] | None = None  # dollars per million tokens of input and of output
-    window: int | None = None  # context window, tokens; None: looked up by the model's name
-    answer: int | None = None  # tokens of the longest answer; None: the client's own
-    stream: bool = False  # ask for answers piece by piece
-    command: Line | None = None  # a program that is asked in place of a server
-    replay: Path | None = None  # a transcript whose answers are replayed
 
 
 class StudyStarted(_Event):
@@ -73,6 +56,8 @@ class StudyStarted(_Event):
     confinement: Confinement | None = None  # None: begun by a version that confined nothing
     tune: bool = False  # the baseline's learning rate, before the first run
     ks: tuple[float, ...] = ()  # at which a confirmed winner and the baseline are trained at the end
+    idea_folder: Line = ""  # where the user's own idea lay, of which the study keeps a copy; "": in templates/ideas
+    digests: Digests = {}  # of that copy
 
 
 class StudyResumed(_Event):

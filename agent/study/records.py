@@ -1,7 +1,8 @@
-"""The records that events carry: proposals, planned runs, baselines, confinement."""
+"""The records that events carry: proposals, planned runs, baselines, confinement, the language model."""
 
 import math
 import re
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -82,3 +83,19 @@ class Baseline(BaseModel):
         """L0, or NaN if it was not measured or is none."""
         l0 = self.figures.get("l0")
         return l0 if l0 and l0 > 0 else math.nan
+
+
+class LanguageModel(BaseModel):
+    """The language model that proposes runs, and its limits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Line
+    max_tokens: int | None = None
+    max_cost: float | None = None  # dollars
+    prices: tuple[float, float] | None = None  # dollars per million tokens of input and of output
+    window: int | None = None  # context window, tokens; None: looked up by the model's name
+    answer: int | None = None  # tokens of the longest answer; None: the client's own
+    stream: bool = False  # ask for answers piece by piece
+    command: Line | None = None  # a program that is asked in place of a server
+    replay: Path | None = None  # a transcript whose answers are replayed
