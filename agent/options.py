@@ -130,3 +130,7 @@ CancelJobs = Annotated[
     bool, typer.Option("--cancel-jobs", help="Ctrl-C ends the jobs on the cluster too; else they go on, and it asks.")
 ]
 Sandbox = Annotated[Wish, typer.Option(help=SANDBOX)]
+Track = Annotated[
+    Literal["wandb"] | None,
+    typer.Option("--track", help="Log runs that have ended with wandb, offline without a key."),
+]

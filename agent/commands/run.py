@@ -24,9 +24,9 @@ from agent.lab.defaults import SETUP_FILE
 from agent.lab.errors import UserError
 from agent.lab.metrics import family_of
 from agent.lab.visible import one_line
-from agent.loop import Loop, StudyResult
+from agent.loop import Loop
 from agent.proposers import Proposer, select
-from agent.report import idea_analysis
+from agent.report import idea_analysis, track
 from agent.report.idea_analysis import Analysis
 from agent.report.story import spent
 from agent.running import process_tree
@@ -39,7 +39,8 @@ from agent.study.custody import driver_custody, require_records
 from agent.study.events import Event, LanguageModel, SettingsChanged, StudyResumed, StudyStarted
 from agent.study.judging_code import judging_hash
 from agent.study.ledger import Ledger
-from agent.study.records import Confinement, SandboxWish
+from agent.study.outcomes import StudyResult
+from agent.study.records import Confinement, SandboxWish, TrackerName
 from agent.study.state import State
 from agent.study.workspace import Study
 
@@ -72,6 +73,7 @@ class StudyRequest:
     jobs: int | None  # at once; None: as many as suit the machine
     place: Place
     cancel_jobs: bool  # those of a cluster, when a person interrupts
+    track: TrackerName | None  # what runs are logged with
 
     @property
     def goal(self) -> tuple[str, float]:
@@ -119,6 +121,7 @@ class StudyRequest:
             confinement=confinement,
             tune=self.tune,
             ks=self.ks,
+            track=self.track,
             **outside,
         )
 
@@ -127,6 +130,7 @@ def start(request: StudyRequest) -> None:
     """Start a study and carry it to its end. Raise UserError for whatever is known to be wrong beforehand."""
     if request.approve:
         require_terminal()
+    track.require(request.track)
     make_proposer = select.proposer_for(request.idea, request.fixed, request.language_model)
     _announce(request.idea.title, request.fixed)
     with cache.in_use():
@@ -169,6 +173,7 @@ def resume(
     With other settings than it had, a study that had ended is continued too: it goes on if they allow it.
     """
     study, state = workspace.find_study_to_resume(ROOT, path)
+    track.require(wished.track or state.started.track)
     require_records(study, state)
     change = settings.changes(study.name, state, wished)
     if state.finished and not change:

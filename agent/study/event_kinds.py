@@ -17,6 +17,7 @@ from agent.study.events import (
     RunCompared,
     RunDescribed,
     RunReserved,
+    RunTracked,
     ScoredOnTest,
     StudyStarted,
 )
@@ -56,5 +57,13 @@ TimedEvent = (
     | FrontScored
 )
 AboutRun = (
-    RunEvent | HandRunAdded | RunDescribed | ReplicateEnded | ScoredOnTest | RunCompared | FeaturesKept | FrontScored
+    RunEvent
+    | HandRunAdded
+    | RunDescribed
+    | ReplicateEnded
+    | ScoredOnTest
+    | RunCompared
+    | RunTracked
+    | FeaturesKept
+    | FrontScored
 )

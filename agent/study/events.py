@@ -10,7 +10,7 @@ from agent.ideas import MOST_VARIANCE_LOST, Fixed
 from agent.lab.results import Comparison, Expectation, Measure, Work
 from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
-from agent.study.records import Baseline, Confinement, LanguageModel, PlannedRun, Proposal, RateTry
+from agent.study.records import Baseline, Confinement, LanguageModel, PlannedRun, Proposal, RateTry, TrackerName
 
 Digests = dict[str, str]  # path in the study's directory -> SHA-256; empty in ledgers from before they were kept
 
@@ -58,6 +58,7 @@ class StudyStarted(_Event):
     ks: tuple[float, ...] = ()  # at which a confirmed winner and the baseline are trained at the end
     idea_folder: Line = ""  # where the user's own idea lay, of which the study keeps a copy; "": in templates/ideas
     digests: Digests = {}  # of that copy
+    track: TrackerName | None = None  # what runs are logged with once they have ended
 
 
 class StudyResumed(_Event):
@@ -78,10 +79,11 @@ class SettingsChanged(_Event):
     max_tokens: int | None = None
     max_cost: float | None = None  # dollars
     prices: tuple[float, float] | None = None  # dollars per million tokens of input and of output
+    track: TrackerName | None = None
 
     def applied(self, started: StudyStarted) -> StudyStarted:
         """Return the settings with which a study goes on that had those of `started`."""
-        limits = self.model_dump(include={"max_runs", "max_hours"}, exclude_none=True)
+        limits = self.model_dump(include={"max_runs", "max_hours", "track"}, exclude_none=True)
         own = self.model_dump(include={"model", "max_tokens", "max_cost", "prices"}, exclude_none=True)
         if self.model:
             own = {"window": None, "prices": None} | own
@@ -330,6 +332,14 @@ class RecordsLost(_Event):
     paths: list[str]  # in the study's directory
 
 
+class RunTracked(_Event):
+    """A run was logged with the study's tracker."""
+
+    event: Literal["run_tracked"] = "run_tracked"
+    run: int
+    outcome: Line  # as it stood then
+
+
 class NotesWritten(_Event):
     event: Literal["notes_written"] = "notes_written"
     after_run: int
@@ -377,6 +387,7 @@ Event = Annotated[
     | ScoredOnTest
     | FeaturesKept
     | FrontScored
+    | RunTracked
     | NotesWritten
     | StudyInterrupted
     | StudyEnded,

@@ -12,6 +12,7 @@ from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
 
 SandboxWish = Literal["required", "auto", "off"]
+TrackerName = Literal["wandb"]
 SandboxKind = Literal["none", "landlock", "bubblewrap"]  # the weaker first
 
 

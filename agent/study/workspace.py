@@ -41,6 +41,7 @@ IGNORED = """\
 /jobs/
 /slot_*/
 /setup.json
+/wandb/
 /run_*/*
 !/run_*/experiment.py
 !/run_*/metrics.jsonl
