@@ -38,7 +38,9 @@ def run(
     hook: options.Hook = None,
     layer: options.Layer = None,
     d_sae: options.DSae = None,
+    baseline: options.Baseline = None,
     k: options.K = None,
+    l1_coefficient: options.L1Coefficient = None,
     tokens: options.Tokens = None,
     batch: options.Batch = None,
     lr: options.LearningRate = None,
@@ -105,7 +107,8 @@ def run(
     asked = {"window": llm_window, "answer": llm_answer, "stream": llm_stream or None}
     spend = {"max_tokens": max_llm_tokens, "max_cost": max_cost, "prices": prices}
     language_model = select.requested_model(proposer, llm, llm_command, replay=replay, **asked, **spend)
-    given = {"model": model, "hook_name": hook, "layer": layer, "d_sae": d_sae, "k": k, "tokens": tokens}
+    given = {"model": model, "hook_name": hook, "layer": layer, "d_sae": d_sae, "tokens": tokens}
+    given |= {"baseline": baseline, "k": k, "l1_coefficient": l1_coefficient}
     given |= {"batch": batch, "learning_rate": lr, "seed": seed, "context": context, "smallest_effect": smallest_effect}
     given |= {"baseline_seeds": baseline_seeds, "text": text, "stream": stream or None}
     given |= {"dtype": dtype, "threads": threads, "evals": evals or None}

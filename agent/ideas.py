@@ -7,22 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from agent import TEMPLATES, constants, idea_folder
+from agent.fixed import BASELINE_SEEDS, OF_THE_MODEL, Fixed, Strict, Text
 from agent.hypothesis import ANY, Condition, Rules
 from agent.idea_folder import BadIdea
 from agent.lab import defaults
-from agent.lab.errors import UserError, did_you_mean
+from agent.lab.architectures import BaselineName
+from agent.lab.errors import did_you_mean
 from agent.lab.evaluation import catalogue, idea_files
 from agent.lab.files import BadFile, read_plain_text
 from agent.lab.metrics import HEADLINE, METRICS
@@ -32,87 +26,13 @@ from agent.rendering import render
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+__all__ = ["BASELINE_SEEDS", "OF_THE_MODEL", "BadIdea", "Fixed", "Idea", "Step", "Strict", "When"]
 
-BASELINE_SEEDS = 5  # behind the noise, the study's own seed among them
 MOST_VARIANCE_LOST = 0.05  # an SAE that reconstructs so much less is not better, whatever else it does
 
 Direction = Literal["up", "down", "same"]
-Text = Annotated[str, Field(min_length=1)]
 Title = Annotated[Line, Field(min_length=1)]
 Described = Annotated[Prose, Field(min_length=1)]
-PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Context = Annotated[int, Field(ge=defaults.LEAST_CONTEXT)]
-ConstantName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
-EvaluationData = Annotated[str, Field(pattern=rf"^({defaults.SAE_BENCH}(@[0-9a-f]{{16}})?)?$")]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-OF_THE_MODEL = ("hook_name", "tokens", "d_sae", "k", "batch", "learning_rate")  # settings with a default of its own
-
-
-class Fixed(Strict):
-    """The settings of a study, those OF_THE_MODEL by default the model's own.
-
-    All runs share them but for k, batch and learning_rate, which are the baseline's; a run may have others unless they
-    are among `constants`, which hold for every run that has a constant of the name.
-    """
-
-    model: Text = "tiny-lm"
-    dtype: Literal["float32", "bfloat16"] | None = None  # of the language model; None: bfloat16 on a GPU, else float32
-    hook_name: Text = ""
-    text: str = ""  # a file, a folder or a hub dataset, pinned once a study has begun; "" for the installation's own
-    tokens: PositiveInt = 1
-    d_sae: PositiveInt = 1
-    seed: int = 0
-    evals: Text = "quick"  # evaluation families: a tier, or names separated by commas
-    threads: PositiveInt | None = None  # of each process that trains or evaluates; None: all, as before this was kept
-    evaluation_data: EvaluationData = ""  # sae-bench, pinned once a study has begun; "" for the local
-    k: PositiveNumber = 1
-    batch: PositiveInt = 1  # tokens a step
-    learning_rate: PositiveNumber = 1
-    context: Context | None = None  # tokens in a window of text; None: defaults.CONTEXT, or as many as the model has
-    constants: dict[ConstantName, Any] = {}  # of experiment.py, with BATCH and LEARNING_RATE if they were asked for
-    stream: bool = False  # rows come from the model as they are read; so do more of them than are stored
-    baseline_seeds: PositiveInt = BASELINE_SEEDS  # of the baseline, behind the noise; one gives no interval
-
-    @field_validator("evals")
-    @classmethod
-    def _require_known_evals(cls, evals: str) -> str:
-        try:
-            catalogue.parse_evals(evals)
-        except UserError as error:
-            raise ValueError(str(error)) from None
-        return evals
-
-    @model_validator(mode="after")
-    def _fill_in_model_defaults(self) -> Self:
-        own = defaults.for_model(self.model)
-        if defaults.is_world(self.model):
-            object.__setattr__(self, "dtype", "float32")
-        for name in set(OF_THE_MODEL) - self.model_fields_set:
-            # It stays out of model_fields_set, so that with_changes(model=...) takes the other model's own.
-            object.__setattr__(self, name, getattr(own, name))
-        streamed = not defaults.is_world(self.model) and (self.stream or self.tokens > defaults.MAX_HARVEST)
-        object.__setattr__(self, "stream", streamed)
-        return self
-
-    @property
-    def model_in_words(self) -> str:
-        """The model, and its dtype if that is not the common one: "tiny-lm", "tiny-lm in bfloat16"."""
-        return f"{self.model} in bfloat16" if self.dtype == "bfloat16" else self.model
-
-    @property
-    def held_in_words(self) -> str:
-        """What else is the same in every run, as it was asked for: ", context 256, BATCH 2048"; "" if nothing is."""
-        context = {"context": self.context} if self.context else {}
-        return "".join(f", {name} {value}" for name, value in (context | self.constants).items())
-
-    def with_changes(self, **changes: Any) -> Self:
-        """Return a copy with these settings changed; settings never given are the defaults of the new model."""
-        return type(self)(**self.model_dump(exclude_unset=True) | changes)
 
 
 class When(Strict):
@@ -131,7 +51,7 @@ class Step(Strict):
     description: Described
     why: Described
     predictions: dict[str, Direction]
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     when: When | None = None  # None: always
 
 
@@ -145,8 +65,10 @@ class Idea(Strict):
     primary_metric: str = "ce_loss_score"
     smallest_effect: Annotated[float, Field(gt=0)]  # in units of the primary metric
     most_variance_lost: Annotated[float, Field(gt=0)] = MOST_VARIANCE_LOST  # beside a better CE-loss score
+    baselines: Annotated[tuple[BaselineName, ...], Field(min_length=1)] = ("batchtopk",)  # the first by default
+    why_not_others: Line = ""  # why it does not work on the other kinds of baseline
     fixed: Fixed = Fixed()
-    defaults: dict[str, Any] = {}  # the template's parameters and their values where a step gives none
+    defaults: dict[str, Any] = Field(default_factory=dict)  # the template's parameters, where a step gives none
     plan: Annotated[list[Step], Field(min_length=1)]
     answer: Rules | None = None  # when the hypothesis is supported or refuted
 
@@ -163,6 +85,11 @@ class Idea(Strict):
         """The template that renders the plan's steps; None if the plan is in words, for a language model."""
         path = self.folder / "experiment.py.j2"
         return path if path.exists() else None
+
+    def works_on(self, baseline: BaselineName) -> bool:
+        """Return True if the idea can be tried on a kind of baseline; a plan in words on any, unless it says."""
+        in_words = self.template is None and "baselines" not in self.model_fields_set
+        return in_words or baseline in self.baselines
 
     @property
     def analysis(self) -> Path | None:
@@ -329,14 +256,20 @@ def primary_metric_and_effect(idea: Idea, model: str) -> tuple[str, float]:
 
 
 def render_baseline(
-    fixed: Fixed, k: float | None = None, templates: Path = TEMPLATES, *, rate: float | None = None
+    fixed: Fixed, knob: float | None = None, templates: Path = TEMPLATES, *, rate: float | None = None
 ) -> str:
-    """Render the baseline experiment.py, with the model's own K and learning rate unless `k` and `rate` are given.
+    """Render the baseline experiment.py, with the study's own K or L1_COEFFICIENT and learning rate unless `knob` and
+    `rate` are given.
 
     Raise BadIdea if that fails.
     """
-    variables = _constants(fixed, rate) | ({"k": f"{k:g}"} if k else {})
-    return constants.replaced(render("experiment.py.j2", variables, "the baseline", templates), fixed.constants)
+    variables = _constants(fixed, rate) | ({fixed.architecture.knob.lower(): f"{knob:g}"} if knob else {})
+    source = render(_template_of(fixed), variables, f"the baseline {fixed.baseline}", templates)
+    return constants.replaced(source, fixed.constants)
+
+
+def _template_of(fixed: Fixed) -> str:
+    return f"baselines/{fixed.baseline}.py.j2"
 
 
 def render_step(idea: Idea, step: Step, fixed: Fixed, templates: Path = TEMPLATES, *, rate: float | None = None) -> str:
@@ -355,7 +288,8 @@ def render_step(idea: Idea, step: Step, fixed: Fixed, templates: Path = TEMPLATE
 def _constants(fixed: Fixed, rate: float | None = None) -> dict[str, Any]:
     """Return what a template may use: the study's settings, the learning rate that it has found, and the other
     constants of the model's baseline."""
-    own = defaults.for_model(fixed.model)
+    own = defaults.for_model(fixed.model, fixed.baseline)
     names = ("decay", "aux_divisor", "dead_windows")
-    found = {"k": f"{fixed.k:g}"} | ({"learning_rate": rate} if rate else {})
+    found = {"k": f"{fixed.k:g}", "l1_coefficient": f"{fixed.l1_coefficient:g}", "baseline": _template_of(fixed)}
+    found |= {"learning_rate": rate} if rate else {}
     return fixed.model_dump() | {name: getattr(own, name) for name in names} | found

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from agent.lab.architectures import BaselineName
+
 Wish = Literal["required", "auto", "off"]
 SANDBOX = """Confine experiments: required, auto (as well as this machine can) or off."""
 
@@ -18,7 +20,14 @@ Model = Annotated[
 Hook = Annotated[str | None, typer.Option(help="TransformerLens hook to train on, e.g. blocks.1.hook_resid_post.")]
 Layer = Annotated[int | None, typer.Option(min=0, help="Train on the residual stream after this layer, from 0.")]
 DSae = Annotated[int | None, typer.Option("--d-sae", metavar="INTEGER", help="Width of the SAEs: their latents.")]
+Baseline = Annotated[
+    BaselineName | None,
+    typer.Option(help="The SAE that runs are compared with, by default the idea's own, mostly batchtopk."),
+]
 K = Annotated[float | None, typer.Option("--k", help="Latents of the baseline that are active per token.")]
+L1Coefficient = Annotated[
+    float | None, typer.Option("--l1-coefficient", help="In place of --k, for the baselines relu and gated.")
+]
 Tokens = Annotated[int | None, typer.Option(help="Training tokens of each run.")]
 Batch = Annotated[int | None, typer.Option(help="Tokens of a training step.")]
 LearningRate = Annotated[float | None, typer.Option("--lr", help="Learning rate of every run.")]

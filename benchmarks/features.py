@@ -48,7 +48,7 @@ def main() -> None:
         else:
             save_random(run_dir / "checkpoint", args.d_sae)
         header = checkpoint.read_header(run_dir / "checkpoint")
-        evaluator = Evaluator(header.model, header.hook_name, header.training.text)
+        evaluator = Evaluator(header.model, header.hook_name, header.text)
         request = KeepFeatures(run_dir=run_dir, baseline=args.baseline, tokens=args.tokens, seconds=1e6)
         for time_of_day in ("first", "second"):
             start, cpu = time.perf_counter(), time.process_time()

@@ -44,7 +44,7 @@ def main() -> None:
     seconds = parser.parse_args().seconds
     scratch, base = Path(tempfile.mkdtemp(prefix="slurm-study-")), Path(tempfile.mkdtemp(prefix="slurm-"))
     checkout = make_checkout(scratch)
-    template = checkout.root / "templates/experiment.py.j2"
+    template = checkout.root / "templates/baselines/batchtopk.py.j2"
     template.write_text(template.read_text().replace("%}sound{%", "%}sleeping.0{%"))  # the baselines sleep too
     checkout.plan(*(f"sleeping.{number}" for number in range(1, RUNS + 1)))
     times: dict[str, list[float]] = {}

@@ -246,7 +246,7 @@ def test_the_ideas_their_fields_and_the_blocks_of_the_template_are_named():
     first_table = IDEAS.read_text().split("\n## ", 1)[0]
     assert sorted(re.findall(r"(?m)^\| `(\w+)`", first_table)) == ideas.idea_names()
     assert set(table_names(IDEAS, "idea.yaml")) == set(ideas.Idea.model_fields) - {"folder"}
-    blocks = re.findall(r"{% block (\w+) %}", (ROOT / "templates/experiment.py.j2").read_text())
+    blocks = re.findall(r"{% block (\w+) %}", (ROOT / "templates/baselines/batchtopk.py.j2").read_text())
     listed = IDEAS.read_text().split("\n## The blocks of the template\n", 1)[1].partition(":")[0]
     assert re.findall(r"`(\w+)`", listed) == blocks
 
@@ -268,7 +268,7 @@ def example(language: str, number: int = 0) -> str:
 def test_the_idea_of_the_guide_renders_and_passes_preflight(tmp_path: Path):
     folder = tmp_path / "ideas/denoising_sae"
     folder.mkdir(parents=True)
-    shutil.copy(ROOT / "templates/experiment.py.j2", tmp_path)
+    shutil.copytree(ROOT / "templates/baselines", tmp_path / "baselines")
     (folder / "idea.yaml").write_text(example("yaml"))
     (folder / "experiment.py.j2").write_text(example("jinja"))
     idea = ideas.load("denoising_sae", tmp_path)

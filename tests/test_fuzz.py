@@ -297,7 +297,7 @@ def test_notes(times: int, study: Study, tmp_path: Path):
 def test_idea(times: int, tmp_path: Path):
     source = ROOT / "templates"
     shutil.copytree(source / "ideas/matryoshka_sae", tmp_path / "ideas/matryoshka_sae")
-    shutil.copy(source / "experiment.py.j2", tmp_path)
+    shutil.copytree(source / "baselines", tmp_path / "baselines")
     path = tmp_path / "ideas/matryoshka_sae/idea.yaml"
 
     def read() -> None:

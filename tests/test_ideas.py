@@ -20,7 +20,8 @@ def write_idea(directory: Path, idea: object, template: str = "", base: str = ""
     (directory / "ideas/mine").mkdir(parents=True, exist_ok=True)
     (directory / "ideas/mine/idea.yaml").write_text(idea if isinstance(idea, str) else yaml.safe_dump(idea))
     (directory / "ideas/mine/experiment.py.j2").write_text(template)
-    (directory / "experiment.py.j2").write_text(base)
+    (directory / "baselines").mkdir(exist_ok=True)
+    (directory / "baselines/batchtopk.py.j2").write_text(base)
     return directory
 
 
@@ -49,7 +50,7 @@ def test_the_shipped_plan_has_five_steps_with_predictions():
 
 def test_the_baseline_and_a_step_have_the_requested_k(tmp_path: Path):
     assert "\nK = 16  #" in ideas.render_baseline(Fixed())
-    assert "\nK = 32  #" in ideas.render_baseline(Fixed(), k=32)
+    assert "\nK = 32  #" in ideas.render_baseline(Fixed(), 32)
     step = STEP | {"parameters": {"k": 24}}
     templates = write_idea(tmp_path, IDEA | {"defaults": {"k": 16}, "plan": [step]}, "K = {{ k }}")
     idea = ideas.load("mine", templates)
@@ -58,7 +59,7 @@ def test_the_baseline_and_a_step_have_the_requested_k(tmp_path: Path):
 
 def test_fixed_settings_and_parameters_reach_the_template(tmp_path: Path):
     base = "MODEL = '{{ model }}'\n{% block k %}\nK = 16\n{% endblock %}\n"
-    child = "{% extends 'experiment.py.j2' %}\n{% block k %}\nK = {{ k }} + {{ extra }}\n{% endblock %}\n"
+    child = "{% extends baseline %}\n{% block k %}\nK = {{ k }} + {{ extra }}\n{% endblock %}\n"
     step = STEP | {"parameters": {"k": 32}}
     templates = write_idea(tmp_path, IDEA | {"defaults": {"k": 16, "extra": 1}, "plan": [step]}, child, base)
     idea = ideas.load("mine", templates)

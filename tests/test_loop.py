@@ -368,7 +368,7 @@ def test_a_run_by_hand_is_taken_into_notes_and_plots(checkout: Checkout):
 
 @pytest.mark.slow
 def test_a_run_by_hand_in_a_study_whose_baseline_failed_is_not_compared(checkout: Checkout):
-    template = checkout.root / "templates/experiment.py.j2"
+    template = checkout.root / "templates/baselines/batchtopk.py.j2"
     template.write_text(template.read_text().replace("%}sound{%", "%}crashing{%"))
     checkout.plan("fine")
     assert checkout.run(1).returncode == 1
@@ -471,7 +471,7 @@ def test_a_loud_run_keeps_both_ends_of_what_it_said(checkout: Checkout):
 
 
 def test_a_failed_baseline_ends_the_study(checkout: Checkout):
-    template = checkout.root / "templates/experiment.py.j2"
+    template = checkout.root / "templates/baselines/batchtopk.py.j2"
     template.write_text(template.read_text().replace("%}sound{%", "%}crashing{%"))
     checkout.plan("fine")
     ended = checkout.run(1)

@@ -123,7 +123,7 @@ def test_at_most_so_many_jobs_run_at_once_and_ctrl_c_ends_them(checkout: Checkou
 
 
 def test_a_failed_baseline_ends_the_runs_beside_it(checkout: Checkout, tmp_path: Path):
-    template = checkout.root / "templates/experiment.py.j2"
+    template = checkout.root / "templates/baselines/batchtopk.py.j2"
     template.write_text(template.read_text().replace("%}sound{%", "%}crashing{%"))
     checkout.plan("held")
     hold = tmp_path / "hold"

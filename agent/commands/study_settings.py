@@ -16,6 +16,7 @@ from agent import ROOT, constants, ideas
 from agent.display.console import LONGEST_LINE, make_console, print_table
 from agent.ideas import OF_THE_MODEL, Fixed, Idea
 from agent.lab import defaults, files, model_files, model_shape
+from agent.lab.architectures import BASELINES, BaselineName
 from agent.lab.defaults import Defaults, has_tuned_rate
 from agent.lab.errors import UserError, did_you_mean
 from agent.lab.model_shape import ModelShape
@@ -32,11 +33,16 @@ OF_CONSTANTS = {  # constants of experiment.py that are settings with options of
     "D_SAE": "d_sae",
     "SEED": "seed",
     "K": "k",
+    "L1_COEFFICIENT": "l1_coefficient",
     "BATCH": "batch",
     "LEARNING_RATE": "learning_rate",
 }
 HELD_IF_GIVEN = ("BATCH", "LEARNING_RATE")  # for every run; otherwise runs may have others
-KINDS: dict[str, Any] = {"model": "", "hook_name": "", "text": "", "k": 1.0, "learning_rate": 1.0}  # others: integers
+# Of settings with constants; others are integers.
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(("model", "hook_name", "text"), ""),
+    **dict.fromkeys(("k", "l1_coefficient", "learning_rate"), 1.0),
+}
 LANGUAGE_MODELS_OWN = (
     "dtype",
     "text",
@@ -45,7 +51,8 @@ LANGUAGE_MODELS_OWN = (
     "context",
     "stream",
 )  # that mean nothing for a world
-OF_PLAN_IN_BASELINE = ("k", "batch", "learning_rate")  # parameters in an idea's `defaults` that its baseline has too
+# Parameters in an idea's `defaults` that its baseline has too.
+OF_PLAN_IN_BASELINE = ("k", "l1_coefficient", "batch", "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ def settle(idea: Idea, given: Mapping[str, Any], sets: Sequence[str], on_cluster
     asked = {name: value for name, value in given.items() if value is not None}
     raw = _take_options(asked, sets)
     by_idea = _of_idea(idea)
+    _check_baseline(idea, (by_idea | asked)["baseline"], asked)
     wanted = model_path(asked.get("model") or idea.fixed.model)
     if defaults.is_world(wanted):
         by_idea.pop("context", None)  # an idea may be studied on either kind of model
@@ -114,7 +122,7 @@ def _of_idea(idea: Idea) -> dict[str, Any]:
     constants_of_options = {
         OF_CONSTANTS[name]: value for name, value in idea.fixed.constants.items() if name in OF_CONSTANTS
     }
-    return in_plan | idea.fixed.model_dump(exclude_unset=True) | constants_of_options
+    return {"baseline": idea.baselines[0]} | in_plan | idea.fixed.model_dump(exclude_unset=True) | constants_of_options
 
 
 def _make_plain(asked: dict[str, Any]) -> None:
@@ -163,6 +171,17 @@ def _check_fits_model(model: str, asked: Mapping[str, Any]) -> None:
         raise UserError(f"{option(wrong[0])} is a language model's, and {model} is a world without one: leave it out")
 
 
+def _check_baseline(idea: Idea, baseline: BaselineName, asked: Mapping[str, Any]) -> None:
+    """Raise UserError for a baseline that the idea does not work on, and for the knob of another one."""
+    if not idea.works_on(baseline):
+        why = idea.why_not_others or f"its idea.yaml says baselines: {', '.join(idea.baselines)}"
+        raise UserError(f"{idea.name} is not made for the baseline {baseline}: {why}")
+    knob = BASELINES[baseline].knob
+    for name in ("k", "l1_coefficient"):
+        if name in asked and OF_CONSTANTS[knob] != name:
+            raise UserError(f"{option(name)} means nothing for the baseline {baseline}: give {option(knob.lower())}")
+
+
 def _described(model: str) -> tuple[str, ModelShape | None, str]:
     """Return the name that the model has wherever it is spelled, its shape, and why it is not known, if it should be.
 
@@ -197,6 +216,7 @@ def _followed(model: str, shape: ModelShape | None, values: Mapping[str, Any]) -
         own, why = defaults.for_model(model), dict.fromkeys(OF_THE_MODEL, f"{Path(model).name}'s own")
     else:
         own, why = _suited(shape, values)
+    own = defaults.of_kind(own, model, values["baseline"])
     return {name: (getattr(own, name), why[name]) for name in OF_THE_MODEL if name not in values}
 
 
@@ -211,6 +231,7 @@ def _suited(shape: ModelShape | None, values: Mapping[str, Any]) -> tuple[Defaul
         "k": "follows from d_sae: half its root",
         "tokens": f"follows from d_sae: {defaults.TOKENS_PER_LATENT:,} a latent, at most {defaults.MOST_TOKENS:,}",
         "batch": "follows from d_sae",
+        "l1_coefficient": "tiny-lm's own, as activations are scaled alike",
         "learning_rate": "follows from d_sae: 2e-4 at 16,384, falling with its root; tuned first, unless --no-tune",
     }
 
@@ -243,7 +264,7 @@ def check_consistent(
             f"{said('d_sae')} is less than d_in {d_in:,} of {fixed.model} at {fixed.hook_name}: give --d-sae, if that "
             "is what you want"
         )
-    if fixed.k > fixed.d_sae / defaults.LEAST_WIDTH:
+    if fixed.architecture.knob == "K" and fixed.k > fixed.d_sae / defaults.LEAST_WIDTH:
         raise UserError(
             f"{said('k')} is more than an eighth of {said('d_sae')}: give a smaller --k or a larger --d-sae"
         )
@@ -344,7 +365,8 @@ def _rows(idea: Idea, settled: Settled, smallest_effect: float) -> Iterable[Sett
         yield Setting(option(name), _shown(getattr(fixed, name), "bfloat16 on a GPU, else float32"), reasons[name])
     if shape:
         yield Setting("d_in", f"{shape.width_at(fixed.hook_name):,}", f"of {fixed.model} at this hook")
-    for name in ("d_sae", "k", "tokens", "batch", "learning_rate", "seed", "baseline_seeds"):
+    knob = OF_CONSTANTS[fixed.architecture.knob]
+    for name in ("d_sae", "baseline", knob, "tokens", "batch", "learning_rate", "seed", "baseline_seeds"):
         yield Setting(option(name), _shown(getattr(fixed, name)), reasons[name])
     if not defaults.is_world(fixed.model):
         yield Setting("--context", _shown(fixed.context, str(defaults.CONTEXT)), reasons["context"])

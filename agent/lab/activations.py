@@ -277,6 +277,7 @@ class _Source:
     batches: Iterator[Tensor]  # [rows, width]
     median_norm: float | None = None
     documents: int = 0  # so far
+    context: int | None = None
 
 
 def _from_text(key: HarvestKey) -> _Source:
@@ -287,7 +288,7 @@ def _from_text(key: HarvestKey) -> _Source:
     _require_room(key, width, ", or give --stream")
     ids = training_windows(model, key.model, key.text, key.rows)
     median = median_norm(model, ids[: tokens.TYPICAL_WINDOWS], key.hook_name)
-    source = _Source(width, iter(()), median)
+    source = _Source(width, iter(()), median, context=ids.shape[1])
 
     def batches() -> Iterator[Tensor]:
         title = f"harvesting {key.hook_name} of {key.model}"
@@ -358,6 +359,7 @@ class _Writer:
             text=key.text,
             documents=source.documents,
             median_norm=source.median_norm,
+            context=source.context,
         )
 
     def _close(self, index: int) -> Shard:

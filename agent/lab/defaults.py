@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from agent.lab.architectures import BaselineName
+
 DTYPES = ("float32", "bfloat16")  # of a language model
 SAE_BENCH = "sae-bench"  # the wish to be evaluated on SAE-Bench's own data; see evaluation/published.py
 THREADS = "SAE_AGENT_THREADS"  # the variable with the number of threads of each process of a study
@@ -33,6 +35,7 @@ class Defaults:
     d_sae: int
     k: float  # latents active per token
     batch: int
+    l1_coefficient: float  # of a baseline with an L1 loss, on activations scaled to mean norm sqrt(d_in)
     learning_rate: float
     decay: float  # share of the steps over which the learning rate falls to zero
     aux_divisor: int  # 1 over the weight of the dead latents' loss
@@ -48,6 +51,7 @@ LANGUAGE_MODEL = Defaults(
     d_sae=1024,
     k=16,
     batch=1024,
+    l1_coefficient=1,
     learning_rate=2e-3,
     decay=0.3,
     aux_divisor=32,
@@ -73,6 +77,7 @@ WORLDS = {
         d_sae=512,
         k=8,
         batch=256,
+        l1_coefficient=1,
         learning_rate=4e-3,
         decay=0.001,
         aux_divisor=1,
@@ -86,6 +91,7 @@ WORLDS = {
         d_sae=4096,
         k=25,
         batch=1024,
+        l1_coefficient=1,
         learning_rate=1e-3,
         decay=0.001,
         aux_divisor=1,
@@ -94,6 +100,10 @@ WORLDS = {
         smallest_effect=0.01,
     ),
 }
+
+# Of other kinds of baseline than BatchTopK, where they have their own.
+RATES: dict[tuple[str, BaselineName], float] = {}
+L1_COEFFICIENTS: dict[tuple[str, BaselineName], float] = {}
 
 # What follows from the width of another language model. Published widths of gemma-2-2b, with d_in 2,304, are 4,096,
 # 16,384 and 65,536 (SAE-Bench, arXiv 2503.09532) and 16,384 up to a million (Gemma Scope, arXiv 2408.05147).
@@ -114,9 +124,23 @@ def has_tuned_rate(model: str) -> bool:
     return model == "tiny-lm" or is_world(model)
 
 
-def for_model(model: str) -> Defaults:
+def for_model(model: str, baseline: BaselineName = "batchtopk") -> Defaults:
     """Return the defaults of a model, without regard to its width; a world of the user's own has those of synth2k."""
-    return WORLDS.get(model, WORLDS["synth2k"]) if is_world(model) else OWN.get(model, LANGUAGE_MODEL)
+    own = WORLDS.get(model, WORLDS["synth2k"]) if is_world(model) else OWN.get(model, LANGUAGE_MODEL)
+    return of_kind(own, model, baseline)
+
+
+def of_kind(own: Defaults, model: str, baseline: BaselineName) -> Defaults:
+    """Return a model's defaults with those that a kind of baseline has of its own.
+
+    As activations are scaled, another language model has the L1 coefficient of tiny-lm, and a world that of synth2k.
+    """
+    alike = "synth2k" if is_world(model) else "tiny-lm"
+    return replace(
+        own,
+        learning_rate=RATES.get((model, baseline), own.learning_rate),
+        l1_coefficient=L1_COEFFICIENTS.get((alike, baseline), own.l1_coefficient),
+    )
 
 
 def width_for(d_in: int) -> int:

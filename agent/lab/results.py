@@ -36,6 +36,31 @@ class Training(BaseModel):
     settings: dict[str, Any]  # the experiment's own constants: k, coefficients, switches
     text: str = ""  # pinned, see corpus.py; "" for the installation's own
     passes: float | None = None  # over the rows of the harvest
+    context: int | None = None  # tokens in the windows of its text; None: a world's, or not recorded
+    final_l0: Number = None  # of the last steps
+
+
+class Agreement(BaseModel):
+    """How a converted SAE agrees with the library that it is of, on the model's own activations."""
+
+    rows: Count
+    reconstruction: float  # norm of the difference over the norm of the library's reconstruction
+    latents: float  # likewise of the latents that fire in both
+    flips: float  # share of the library's active latents that fire in one of the two alone
+
+
+class Imported(BaseModel):
+    """Where an SAE that was trained elsewhere comes from, and what its files say of it."""
+
+    source: Line  # as the user named it
+    format: Literal["saelens", "dictionary_learning", "sparsify", "sae_bench"]
+    architecture: Line  # the original's word
+    declared_l0: float | None = None
+    declared_tokens: int | None = None  # that it was trained on
+    context: int | None = None  # tokens of a window that it was trained on
+    prepend_bos: bool = True  # such a window began with the beginning token
+    library: Line = ""  # name and version of what it was compared with; "": of nothing
+    verified: Agreement | None = None
 
 
 class Work(BaseModel):
@@ -197,6 +222,7 @@ class FinalInfo(BaseModel):
     verdict: Verdict
     split: Literal["dev", "test"] = "dev"  # the held-out text of core
     training: Training | None = None
+    imported: Imported | None = None  # in place of a training, of an SAE that was trained elsewhere
     work: Work | None = None  # None for a run made by hand; written by the driver
     core: Core | None = None
     latents: Latents | None = None

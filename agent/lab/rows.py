@@ -45,6 +45,7 @@ class Manifest(BaseModel):
     text: str = ""  # pinned, see corpus.py; "" for the installation's own
     documents: int = 0  # that end in the text of these rows; 0 for a world
     median_norm: float | None = None  # of an activation, unscaled; rows far above it were left out. None: a world
+    context: int | None = None  # tokens in a window of text. None: a world's, or a harvest of before it was recorded
     windows: Shard | None = None  # token ids, in place of shards, where the model makes the rows as they are read
 
     @property

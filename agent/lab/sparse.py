@@ -25,11 +25,14 @@ def kth_largest(values: Tensor, k: int) -> Tensor:
 
 
 def keep(pre: Tensor, smallest: Tensor) -> "Tensor | SparseLatents":
-    """Return `torch.where((pre >= smallest) & (pre > 0), pre, 0.0)`, a batch's active latents `[batch, d_sae]`."""
+    """Return `torch.where((pre >= smallest) & (pre > 0), pre, 0.0)`, a batch's active latents `[batch, d_sae]`.
+
+    `smallest` is a scalar, or `[batch, 1]`: each token's own.
+    """
     if _quick(pre):
         values = pre.detach().float().numpy()  # which compares six times as fast
-        active = values >= smallest.item()
-        if not smallest > 0:
+        active = values >= smallest.detach().float().numpy()
+        if not bool((smallest > 0).all()):
             active &= values > 0
         if np.count_nonzero(active) <= MOST_DENSE * active.size:
             return SparseLatents.gather(pre, active)

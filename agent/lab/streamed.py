@@ -81,6 +81,7 @@ def prepare(folder: Path, model_name: str, hook_name: str, text: str, rows: int)
         text=text,
         documents=sum(tokens.documents_in(model, part) for part in ids.split(COUNTED_WINDOWS)),
         median_norm=median,
+        context=ids.shape[1],
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agent.lab import checkpoint, models, precision, state, verdicts
 from agent.lab.activations import Stream
-from agent.lab.defaults import SOCKET_VARIABLE
+from agent.lab.defaults import SOCKET_VARIABLE, is_world
 from agent.lab.errors import UserError
 from agent.lab.progress import notify, progress_bar
 from agent.lab.results import Training
@@ -130,6 +130,8 @@ class TrainingGuard:
             settings=self.settings,
             text=self.stream.manifest.text,
             passes=round(self.stream.manifest.passes(self.stream.budget.served), 3),
+            context=self.stream.manifest.context or (None if is_world(self.model) else models.most_context()),
+            final_l0=self.rows[-1].l0,
         )
 
     @property
@@ -199,6 +201,7 @@ def finish(
     W_enc: Tensor | None = None,
     b_enc: Tensor | None = None,
     threshold: Tensor | None = None,
+    architecture: str | None = None,
     groups: dict[str, tuple[int, int]] | None = None,
     extra: dict[str, Tensor] | None = None,
 ) -> None:
@@ -206,8 +209,9 @@ def finish(
 
     `encode` maps scaled activations `[batch, d_in]` to latents `[batch, d_sae]`, each row alone. The decoder is data:
     `W_dec [d_sae, d_in]`, `b_dec [d_in]`. Give `W_enc [d_in, d_sae]`, `b_enc [d_sae]` and `threshold [d_sae]` if the
-    encoder is `where(pre > threshold, pre, 0)` of an affine `pre`; then ../sae_lens is written too. `groups` names
-    ranges of latents, `extra` holds tensors that an analysis needs.
+    encoder is `where(pre > threshold, pre, 0)` of an affine `pre`; then ../sae_lens is written too. Give `architecture`
+    in place of the threshold if it is relu or topk (the K largest of each row), or with it if it is gated. `groups`
+    names ranges of latents, `extra` holds tensors that an analysis needs.
 
     Raises TrainingStopped, or CheckpointError for a checkpoint that would not load.
     """
@@ -225,7 +229,7 @@ def finish(
         extra=sorted(extra or {}),
         training=training,
         any_parameter_changed=guard.any_parameter_changed,
-        architecture="jumprelu" if threshold is not None else None,
+        architecture=architecture or ("jumprelu" if threshold is not None else None),
     )
     checkpoint.save(
         guard.out_dir / "checkpoint",

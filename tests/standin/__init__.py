@@ -18,8 +18,8 @@ from agent.study.workspace import Study
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
 WITHOUT_TORCH = (  # the files of the lab that the driver shares
-    *("__init__", "cache", "chat", "chat_answers", "chat_connection", "chat_errors", "chat_reply", "code_hash"),
-    *("defaults", "errors", "features", "files", "lock_files", "locks"),
+    *("__init__", "architectures", "cache", "chat", "chat_answers", "chat_connection", "chat_errors", "chat_reply"),
+    *("code_hash", "defaults", "errors", "features", "files", "lock_files", "locks"),
     *(
         "estimates",
         "machine",

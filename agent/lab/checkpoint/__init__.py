@@ -177,7 +177,7 @@ def save(
             raise GraphError("the exported graph and encode differ on the same input: encode is random or keeps state")
         standard = {}
         if header.architecture:
-            standard = sae_lens.files(header, named, sample.cpu(), graph(sample.cpu(), tensors))
+            standard = sae_lens.files(header, sae_lens.parts(header, named, sample.cpu(), graph(sample.cpu(), tensors)))
     except GraphError as error:
         raise CheckpointError(f"cannot save {folder}: {error}") from error
     tensors |= {f"extra.{name}": _to_saved(name, tensor) for name, tensor in (extra or {}).items()}

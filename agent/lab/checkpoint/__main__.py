@@ -32,10 +32,10 @@ def export(run_dir: Path) -> Path:
     loaded = checkpoint.load(run_dir / "checkpoint")
     rows = checkpoint.sample_rows(loaded.tensors)
     try:
-        content = sae_lens.files(loaded.header, loaded.tensors, rows, loaded.graph(rows, loaded.tensors))
+        parts = sae_lens.parts(loaded.header, loaded.tensors, rows, loaded.graph(rows, loaded.tensors))
     except GraphError as error:
         raise checkpoint.CheckpointError(f"{run_dir} cannot be written for sae_lens: {error}") from None
-    files.write(folder, content)
+    files.write(folder, sae_lens.files(loaded.header, parts))
     return folder
 
 

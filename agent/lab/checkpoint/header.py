@@ -1,4 +1,4 @@
-"""What the tensors of a checkpoint mean, and the record of their training: header.json."""
+"""What the tensors of a checkpoint mean, and the record of where they come from: header.json."""
 
 import re
 
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from agent.lab.checkpoint import files
 from agent.lab.checkpoint.files import HEADER, CheckpointError, flat_message
 from agent.lab.checkpoint.graph import GraphError
-from agent.lab.results import Training
+from agent.lab.results import Imported, Training
 
 FORMAT_VERSION = 1
 MAX_D_SAE = 2**20
@@ -15,7 +15,7 @@ _EXTRA_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
 class Header(BaseModel):
-    """The meaning of a checkpoint's tensors, and the record of their training."""
+    """The meaning of a checkpoint's tensors, and the record of their training, or of the files they come from."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True)
 
@@ -28,7 +28,8 @@ class Header(BaseModel):
     scale: float = Field(gt=0)  # encode takes the model's activations times this
     groups: dict[str, tuple[int, int]] = {}  # latents [start, end) of a tier or other group
     extra: list[str] = []  # names of the tensors an analysis needs
-    training: Training
+    training: Training | None = None
+    imported: Imported | None = None  # in place of a training
     any_parameter_changed: bool = Field(validation_alias="moved", serialization_alias="moved")  # during training
     architecture: str | None = None  # one of sae_lens.ARCHITECTURES, or None
 
@@ -40,9 +41,16 @@ class Header(BaseModel):
         for name in self.extra:
             if not _EXTRA_NAME.fullmatch(name):
                 raise ValueError(f"extra tensor {name[:60]!r}: a name is of letters, digits, and _ . -")
-        if (self.training.d_in, self.training.d_sae) != (self.d_in, self.d_sae):
+        if (self.training is None) == (self.imported is None):
+            raise ValueError("it needs the record of a training, or of an import, and not both")
+        if self.training and (self.training.d_in, self.training.d_sae) != (self.d_in, self.d_sae):
             raise ValueError("d_in and d_sae differ from those of training")
         return self
+
+    @property
+    def text(self) -> str:
+        """The training's text, pinned; "" for the installation's own, and for an SAE that was trained elsewhere."""
+        return self.training.text if self.training else ""
 
 
 def checked(header: Header) -> Header:

@@ -103,7 +103,8 @@ def handle_request(
             return FinalInfo(verdict=Verdict(name="not_comparable", evidence=difference), split=request.split)
         if isinstance(request, Score) and not request.slice:
             progress.count -= sum(not catalogue.suits(family, is_world(header.model)) for family in request.evals)
-        key = (header.model, header.hook_name, header.training.text)
+        # An SAE that was trained elsewhere is scored on whatever text is asked for.
+        key = (header.model, header.hook_name, header.text if header.training else request.text or "")
         if key not in evaluators:
             evaluators[key] = (WorldEvaluator if is_world(header.model) else Evaluator)(*key)
         progress("model")
@@ -122,8 +123,8 @@ def _another_subject(header: "Header", request: AnyRequest) -> str:
         return f"its header names the model {header.model[:100]}, the study's is {request.model}"
     if request.hook_name is not None and header.hook_name != request.hook_name:
         return f"its header names the hook {header.hook_name[:100]}, the study's is {request.hook_name}"
-    if request.text is not None and header.training.text != request.text:
-        return f"its header names the text {header.training.text[:100]!r}, the study's is {request.text!r}"
+    if request.text is not None and header.training and header.text != request.text:
+        return f"its header names the text {header.text[:100]!r}, the study's is {request.text!r}"
     return ""
 
 
@@ -145,9 +146,7 @@ def _resolve_evals(run_dir: Path, evals: str) -> tuple[str, ...]:
         header = checkpoint.read_header(run_dir / "checkpoint")
     except checkpoint.CheckpointError:
         return requests.QUICK  # nothing is scored: the verdict is bad_checkpoint
-    names, left_out = doctor.resolve_families(
-        doctor.eval_target(header.model, header.hook_name, header.training.text), evals
-    )
+    names, left_out = doctor.resolve_families(doctor.eval_target(header.model, header.hook_name, header.text), evals)
     for name, reason in left_out.items():
         notify(f"left out of {evals}: {name}: {reason}")
     return names

@@ -53,6 +53,7 @@ def score(evaluator: Evaluator, request: Score, progress: Callable[[str], None] 
         verdict=Verdict(name="not_evaluated", evidence="evaluation did not finish"),
         split=request.split,
         training=loaded.header.training,
+        imported=loaded.header.imported,
         environment=environment(evaluator.text) | {"checkpoint": content[:16], "model_identity": evaluator.identity},
     )
     sae = evaluator.checkpoint_sae(loaded, held_out)
@@ -193,8 +194,8 @@ class Scoring:
 
     def judge(self) -> Verdict:
         info, header = self.info, self.sae.checkpoint.header
-        if header.training.steps == 0 or not header.any_parameter_changed:
-            return Verdict(name="zero_steps", evidence=f"{header.training.steps} steps, and no parameter moved")
+        if (training := header.training) and (training.steps == 0 or not header.any_parameter_changed):
+            return Verdict(name="zero_steps", evidence=f"{training.steps} steps, and no parameter moved")
         if self.sae.checkpoint.non_finite:
             return Verdict(name="nan", evidence="the checkpoint holds parameters that are not finite")
         if info.core is None or info.latents is None:
