@@ -30,6 +30,20 @@ def show_idea(name: IdeaName) -> None:
     print_idea(load(name))
 
 
+@app.command("check")
+def check_idea(
+    name: IdeaName, model: options.Model = None, device: options.Device = None, sandbox: options.Sandbox = "auto"
+) -> None:
+    """Check an idea: each step on each of its baselines is rendered, checked and trained for a few steps.
+
+    Its own measures are computed on what that leaves. Exit code 1 if something fails.
+    """
+    from agent.commands import check_idea
+
+    if not check_idea.check(name, model, device, sandbox):
+        raise typer.Exit(1)
+
+
 @app.command("new")
 def new_idea(
     sentence: Annotated[str, typer.Argument(help="What to find out, in one sentence.")],

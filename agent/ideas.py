@@ -163,21 +163,21 @@ def idea_names(templates: Path = TEMPLATES) -> list[str]:
     return sorted(path.parent.name for path in templates.glob("ideas/*/idea.yaml"))
 
 
-def load(name: str, templates: Path = TEMPLATES) -> Idea:
-    """Load an idea by its name, or by the path of its folder. Raise BadIdea, with the file and the field, if there is
-    none or it is invalid."""
+def load(name: str, templates: Path = TEMPLATES, max_errors: int = 1) -> Idea:
+    """Load an idea by its name, or by the path of its folder. Raise BadIdea, with the file and up to `max_errors`
+    faults, if there is none or it is invalid."""
     if idea_folder.is_path(name):
-        return load_folder(idea_folder.find(name))
+        return load_folder(idea_folder.find(name), max_errors)
     if name not in idea_names(templates):
         raise BadIdea(f"unknown idea {name!r}: {did_you_mean(name, idea_names(templates))}")
-    return load_folder(templates / "ideas" / name)
+    return load_folder(templates / "ideas" / name, max_errors)
 
 
-def load_folder(folder: Path) -> Idea:
-    """Load the idea of a folder. Raise BadIdea, with the file and the field, if it is invalid."""
+def load_folder(folder: Path, max_errors: int = 1) -> Idea:
+    """Load the idea of a folder. Raise BadIdea, with the file and up to `max_errors` faults, if it is invalid."""
     path = folder / "idea.yaml"
     try:
-        return parse(read_plain_text(path), path)
+        return parse(read_plain_text(path), path, max_errors)
     except (BadFile, FileNotFoundError) as error:
         raise BadIdea(str(error)) from None
 

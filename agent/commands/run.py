@@ -3,7 +3,7 @@
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -97,13 +97,7 @@ class StudyRequest:
             primary_metric=primary_metric,
             smallest_effect=smallest_effect,
             most_variance_lost=self.idea.most_variance_lost,
-            fixed=self.fixed.with_changes(
-                dtype=lab["parts"]["dtype"],
-                threads=int(lab["parts"]["threads"]),
-                text=lab["text"],
-                context=int(lab["parts"]["context"]) if lab["parts"]["context"] else None,
-                evaluation_data=lab["parts"]["evaluation_data"],
-            ),
+            fixed=pinned(self.fixed, lab),
             trained_on=lab["trained_on"],
             evaluated_on=lab["evaluated_on"],
             evals=lab["evals"],
@@ -126,6 +120,18 @@ class StudyRequest:
         )
 
 
+def pinned(fixed: Fixed, lab: Mapping[str, Any]) -> Fixed:
+    """Return settings with what the lab has settled of them."""
+    parts = lab["parts"]
+    return fixed.with_changes(
+        dtype=parts["dtype"],
+        threads=int(parts["threads"]),
+        text=lab["text"],
+        context=int(parts["context"]) if parts["context"] else None,
+        evaluation_data=parts["evaluation_data"],
+    )
+
+
 def start(request: StudyRequest) -> None:
     """Start a study and carry it to its end. Raise UserError for whatever is known to be wrong beforehand."""
     if request.approve:
@@ -140,7 +146,7 @@ def start(request: StudyRequest) -> None:
         analysis = idea_analysis.load(request.idea, sandbox)
         _import_what_is_used_late(request.language_model)
         trainings = len(required_baselines(request.fixed)) + request.max_runs + 2 * len(request.ks)
-        lab = _prepare_lab(request.place, request.fixed, request.goal[0], request.device, trainings, request.jobs)
+        lab = prepare_lab(request.place, request.fixed, request.goal[0], request.device, trainings, request.jobs)
         jobs = request.place.count(request.jobs, lab, sandbox)
         study, outside = workspace.create_study(ROOT, request.idea.name), Outside()
         if request.idea.is_outside():
@@ -242,7 +248,7 @@ def _settle_again(study: Study, state: State, wish: SandboxWish | None) -> Sandb
     return sandbox
 
 
-def _prepare_lab(
+def prepare_lab(
     place: Place, fixed: Fixed, primary_metric: str, device: str | None, trainings: int = 0, jobs: int | None = None
 ) -> dict[str, Any]:
     """Harvest the activations; return the fingerprint, the evaluations that can run, and the cache's folders.
@@ -266,7 +272,7 @@ def _reopen(study: Study, state: State, sandbox: Sandbox) -> tuple[Idea, dict[st
     _announce(started.title, started.fixed)
     print(f"runs are {sandbox.description}", flush=True)
     settled = started.fixed.model_copy(update={"evals": ",".join(started.evals)})
-    lab = _prepare_lab(Place(started.slurm), settled, started.primary_metric, started.device)
+    lab = prepare_lab(Place(started.slurm), settled, started.primary_metric, started.device)
     if lab["fingerprint"] != started.fingerprint:
         raise UserError(
             f"{study.name} began with another agent/lab, package, model, text or device, so further runs would not "

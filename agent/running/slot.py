@@ -149,14 +149,8 @@ class Slot:
         label, trial = f"{label}, smoke test", script.with_name("smoke")
         content, keeper = "", StateKeeper(empty_folder(script.with_name("smoke_state")), training)
         try:
-            self.train(training, script, trial, label, keeper, remarks, smoke=True)
-            loading = 0.0 if self._evaluator.is_started else START_SECONDS
-            self.evaluate(Score(run_dir=trial, slice=True), label, (training.smoke_timeout or 0.0) + loading)
-            info = results.read(trial)
-            content = info.environment.get("checkpoint", "")
-            verdict = None if info.verdict.ok else info.verdict
-            if verdict is None and (difference := different_settings(self.setup.fixed, info.training)):
-                verdict = Verdict(name="preflight", evidence=difference)
+            info = self.first_steps(training, script, label, keeper, remarks)
+            content, verdict = info.environment.get("checkpoint", ""), None
         except RunFailed as failure:
             verdict = failure.verdict
         if verdict is None:
@@ -169,6 +163,29 @@ class Slot:
         trial.rename(found.run_dir)
         evidence = f"in the first steps: {verdict.evidence}"
         return found.model_copy(update={"preflight": verdict.model_copy(update={"evidence": evidence})})
+
+    def first_steps(
+        self,
+        training: Training,
+        script: Path,
+        label: str,
+        keeper: StateKeeper,
+        remarks: list[str],
+        analysis: Path | None = None,
+    ) -> results.FinalInfo:
+        """Train a few steps into the folder `smoke` beside the script, and return the scores on a slice of text, with
+        the figures of an `analysis`. Raise RunFailed."""
+        trial = script.with_name("smoke")
+        self.train(training, script, trial, label, keeper, remarks, smoke=True)
+        loading = 0.0 if self._evaluator.is_started else START_SECONDS
+        request = Score(run_dir=trial, slice=True, analysis=analysis)
+        self.evaluate(request, label, (training.smoke_timeout or 0.0) + loading)
+        info = results.read(trial)
+        if not info.verdict.ok:
+            raise RunFailed(info.verdict)
+        if difference := different_settings(self.setup.fixed, info.training):
+            raise RunFailed(Verdict(name="preflight", evidence=difference))
+        return info
 
     def _goes_on_otherwise(
         self, training: Training, script: Path, trial: Path, label: str, keeper: StateKeeper, remarks: list[str]
