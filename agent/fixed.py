@@ -2,8 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from agent.lab import defaults
 from agent.lab.architectures import BASELINES, Architecture, BaselineName
@@ -63,6 +62,14 @@ class Fixed(Strict):
             raise ValueError(str(error)) from None
         return evals
 
+    @field_validator("k")
+    @classmethod
+    def _require_whole_k(cls, k: float, others: ValidationInfo) -> float:
+        architecture = BASELINES[others.data.get("baseline", "batchtopk")]
+        if architecture.whole and k != int(k):
+            raise ValueError(f"{architecture.title} keeps a whole number of latents per token")
+        return k
+
     @model_validator(mode="after")
     def _fill_in_model_defaults(self) -> Self:
         own = defaults.for_model(self.model, self.baseline)
@@ -73,14 +80,6 @@ class Fixed(Strict):
             object.__setattr__(self, name, getattr(own, name))
         streamed = not defaults.is_world(self.model) and (self.stream or self.tokens > defaults.MAX_HARVEST)
         object.__setattr__(self, "stream", streamed)
-        return self
-
-    @model_validator(mode="after")
-    def _require_whole_knob(self) -> Self:
-        if self.architecture.whole and self.knob != int(self.knob):
-            raise PydanticCustomError(
-                "whole", "{title} keeps a whole number of latents per token", {"title": self.architecture.title}
-            )
         return self
 
     @property
@@ -97,6 +96,12 @@ class Fixed(Strict):
     def model_in_words(self) -> str:
         """The model, and its dtype if that is not the common one: "tiny-lm", "tiny-lm in bfloat16"."""
         return f"{self.model} in bfloat16" if self.dtype == "bfloat16" else self.model
+
+    @property
+    def baseline_in_words(self) -> str:
+        """The baseline's knob, and its kind if it is not batchtopk: "K 16", "baseline relu, L1_COEFFICIENT 2"."""
+        knob = f"{self.architecture.knob} {self.knob:g}"
+        return knob if self.baseline == "batchtopk" else f"baseline {self.baseline}, {knob}"
 
     @property
     def held_in_words(self) -> str:

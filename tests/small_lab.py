@@ -17,6 +17,7 @@ from agent import ideas
 from agent.ideas import Fixed, Step
 from agent.lab import activations, checkpoint, text
 from agent.lab.activations import Manifest, Stream
+from agent.lab.architectures import BaselineName
 from agent.lab.checkpoint import Header
 from agent.lab.evaluation import idea_files
 from agent.lab.evaluation.evaluator import Evaluator, HeldOut
@@ -74,12 +75,18 @@ def make_model(directory: Path, d_model: int = D_MODEL, config: Any = None) -> P
 
 
 def experiment(
-    directory: Path, model: Path | str, step: Step | None = None, idea: str = "hierarchical_sae", **constants: Any
+    directory: Path,
+    model: Path | str,
+    step: Step | None = None,
+    idea: str = "hierarchical_sae",
+    baseline: BaselineName = "batchtopk",
+    **constants: Any,
 ) -> Path:
-    """Write directory/experiment.py: the shipped baseline, or a step of an idea, at a test's size."""
-    fixed = Fixed(model=str(model), hook_name=HOOK, tokens=TOKENS, d_sae=D_SAE)
+    """Write directory/experiment.py: a shipped baseline, or a step of an idea, at a test's size."""
+    fixed = Fixed(model=str(model), hook_name=HOOK, tokens=TOKENS, d_sae=D_SAE, baseline=baseline)
     source = ideas.render_step(ideas.load(idea), step, fixed) if step else ideas.render_baseline(fixed)
-    for name, value in ({"K": K, "BATCH": BATCH} | constants).items():
+    knob = {"K": K} if fixed.architecture.knob == "K" else {}
+    for name, value in (knob | {"BATCH": BATCH} | constants).items():
         source, found = re.subn(rf"(?m)^{name} = .*$", lambda _, n=name, v=value: f"{n} = {v!r}", source)
         assert found == 1, f"the experiment has no constant {name}"
     directory.mkdir(parents=True, exist_ok=True)
@@ -103,12 +110,12 @@ def load_of_idea(idea: str, file: str) -> SimpleNamespace:
     return SimpleNamespace(**idea_files.run_file(ideas.load(idea).folder / file))
 
 
-def of_idea(directory: Path, model: Path, idea: str) -> dict[str, ModuleType]:
+def of_idea(directory: Path, model: Path, idea: str, baseline: BaselineName = "batchtopk") -> dict[str, ModuleType]:
     """Load the baseline, the idea's template with every mechanism off, and the steps of its plan as modules."""
     plan = ideas.load(idea).plan
     off = plan[0].model_copy(update={"name": "off", "parameters": {}})
     steps = {"baseline": None, **{step.name: step for step in (off, *plan)}}
-    return {name: load(experiment(directory / name, model, step, idea)) for name, step in steps.items()}
+    return {name: load(experiment(directory / name, model, step, idea, baseline)) for name, step in steps.items()}
 
 
 def stream(model: Path, size: int = TOKENS, batch: int = BATCH) -> Stream:

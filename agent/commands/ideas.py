@@ -47,6 +47,8 @@ def print_idea(idea: Idea) -> None:
     ):
         if conditions:
             _print_paragraph(console, f"{words}: {'; '.join(map(str, conditions))}")
+    if idea.template:
+        console.print(f"baselines: {', '.join(idea.baselines)}")
     if idea.defaults:
         console.print(f"parameters of the baseline: {_settings(idea.defaults)}")
     if idea.template is None:

@@ -227,7 +227,7 @@ def _import_what_is_used_late(language_model: LanguageModel | None) -> None:
 
 def _announce(title: str, fixed: Fixed) -> None:
     text = f" of {fixed.text}" if fixed.text else ""
-    sizes = f"{fixed.tokens:,} tokens{text}, d_sae {fixed.d_sae:,}, K {fixed.k:g}{fixed.held_in_words}"
+    sizes = f"{fixed.tokens:,} tokens{text}, d_sae {fixed.d_sae:,}, {fixed.baseline_in_words}{fixed.held_in_words}"
     print(one_line(f"{title}: {fixed.model_in_words}, {fixed.hook_name}, {sizes}"), flush=True)
 
 

@@ -1,8 +1,11 @@
 """The baseline's learning rate, tuned before a study's first run where the model's own is a guess.
 
 A baseline with a poor rate makes any change that happens to train better look like a better SAE. The rates are judged
-by what their trainings reconstruct of their own training text: no score, and no held-out text, is looked at.
+by what their trainings reconstruct of their own training text: no score, and no held-out text, is looked at. With an L1
+coefficient a rate that leaves a higher L0 reconstructs more, so there the whole loss is what counts.
 """
+
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -57,6 +60,10 @@ class Tuning:
         return [float(f"{own * factor:.2g}") for factor in FACTORS]
 
     @property
+    def judged_by(self) -> Literal["mean squared error", "loss"]:
+        return "mean squared error" if self.started.fixed.architecture.knob == "K" else "loss"
+
+    @property
     def tokens(self) -> int:
         """The tokens that each try is trained on."""
         fixed = self.started.fixed
@@ -88,7 +95,7 @@ class Tuning:
         outcomes = [outcome for each in names if isinstance(outcome := self.queue.ended(each), Outcome)]
         if len(outcomes) < len(names):
             return False
-        tries = [_read(rate, outcome) for rate, outcome in zip(self.rates, outcomes, strict=True)]
+        tries = [self._read(rate, outcome) for rate, outcome in zip(self.rates, outcomes, strict=True)]
         if all(each.error is not None or each.why_not in DIVERGED for each in tries):
             content = Found(tokens=self.tokens, tries=tries).model_dump_json()
             self.baselines.save_file(RATES, content.encode())
@@ -124,22 +131,22 @@ class Tuning:
         """Record the rate with the least error, or the model's own if no try has one."""
         measured = [(each.error, each.rate) for each in tries if each.error is not None]
         rate = min(measured)[1] if measured else self.started.fixed.learning_rate
-        tuned = events.RateTuned(rate=rate, tokens=self.tokens, tries=tries, seconds=seconds)
+        figures = {"rate": rate, "tokens": self.tokens, "tries": tries, "seconds": seconds}
+        tuned = events.RateTuned(**figures, judged_by=self.judged_by)
         self.ledger.append(tuned)
         self.baselines.custody.artefacts.record(self.baselines.sealed_files())  # those of this rate
         self.display.say(rate_line(tuned))
 
+    def _read(self, rate: float, outcome: Outcome) -> RateTry:
+        """Return the error that a training left, or why there is none."""
+        if failure := outcome.failure:
+            return RateTry(rate=rate, error=None, why_not=failure.name)
+        error = final_error(results.read_metrics(outcome.run_dir), whole_loss=self.judged_by == "loss")
+        return RateTry(rate=rate, error=error, why_not="" if error is not None else "nan")
 
-def _read(rate: float, outcome: Outcome) -> RateTry:
-    """Return the error that a training left, or why there is none."""
-    if failure := outcome.failure:
-        return RateTry(rate=rate, error=None, why_not=failure.name)
-    error = final_error(results.read_metrics(outcome.run_dir))
-    return RateTry(rate=rate, error=error, why_not="" if error is not None else "nan")
 
-
-def final_error(rows: list[MetricsRow]) -> float | None:
-    """Return the mean squared error over the last rows of a training; None if one of them has none."""
-    last = [row.mse for row in rows[-max(1, len(rows) // LAST) :]]
+def final_error(rows: list[MetricsRow], *, whole_loss: bool = False) -> float | None:
+    """Return the mean squared error, or the loss, over the last rows of a training; None if one of them has none."""
+    last = [row.loss if whole_loss else row.mse for row in rows[-max(1, len(rows) // LAST) :]]
     finite = [error for error in last if error is not None]
     return mean(finite) if finite and len(finite) == len(last) else None

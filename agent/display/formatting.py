@@ -69,7 +69,7 @@ def rate_line(tuned: RateTuned) -> str:
     beyond = f" It is the {edge} one may be better still." if edge else ""
     return (
         f"The baseline's learning rate is {tuned.rate:g}, the best of {len(rates)} that were each tried on "
-        f"{tuned.tokens:,} training tokens: their mean squared error at the end was {tries}.{beyond}"
+        f"{tuned.tokens:,} training tokens: their {tuned.judged_by} at the end was {tries}.{beyond}"
     )
 
 

@@ -99,6 +99,7 @@ class RateTuned(_Event):
     rate: float
     tokens: int  # of each training that tried one
     tries: list[RateTry]
+    judged_by: Literal["mean squared error", "loss"] = "mean squared error"
     seconds: float
 
 

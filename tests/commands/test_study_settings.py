@@ -274,6 +274,43 @@ def test_settings_that_were_recorded_before_there_were_more_are_read_as_they_wer
     fixed = Fixed.model_validate(recorded)
     own = defaults.LANGUAGE_MODEL
     assert (fixed.k, fixed.batch, fixed.learning_rate) == (own.k, own.batch, own.learning_rate) == (16, 1024, 2e-3)
+    assert (fixed.baseline, fixed.architecture.knob, fixed.knob) == ("batchtopk", "K", 16)
+
+
+def test_a_baseline_of_another_kind_has_its_own_knob_and_the_idea_must_work_on_it(gemma: str):
+    orthogonal = ideas.load("adaptive_orthogonal_sae")
+    found = settled(idea=orthogonal, baseline="gated", l1_coefficient=3)
+    assert (found.fixed.baseline, found.fixed.architecture.knob, found.fixed.knob) == ("gated", "L1_COEFFICIENT", 3)
+    assert (found.reasons["baseline"], found.reasons["l1_coefficient"]) == ("given on the command line",) * 2
+    assert "\nL1_COEFFICIENT = 3 " in ideas.render_baseline(found.fixed)
+    assert settled(idea=orthogonal, baseline="gated", model=gemma).reasons["l1_coefficient"].startswith("tiny-lm's own")
+    assert settled("L1_COEFFICIENT=3", idea=orthogonal, baseline="gated").fixed == found.fixed
+    by_idea = changed(baselines=["topk", "batchtopk"], fixed={"k": 12})
+    assert (settled(idea=by_idea).fixed.baseline, settled(idea=by_idea).fixed.knob) == ("topk", 12)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"baseline": "relu"},
+            "hierarchical_sae is not made for the baseline relu: its tiers silence and move latents",
+        ),
+        ({"l1_coefficient": 2.0}, "--l1-coefficient means nothing for the baseline batchtopk: give --k"),
+        ({"baseline": "topk", "k": 12.5}, "TopK keeps a whole number of latents per token"),
+    ],
+    ids=["idea", "knob", "fraction"],
+)
+def test_a_baseline_or_a_knob_that_does_not_belong_is_refused(given: dict[str, Any], said: str):
+    assert said in refusal(**given)
+
+
+def test_any_baseline_suits_a_plan_in_words(tmp_path: Path):
+    content = yaml.safe_load((HIERARCHICAL.folder / "idea.yaml").read_text())
+    in_words = ideas.parse(yaml.safe_dump({**content, "baselines": ["relu"]}), tmp_path / "idea.yaml")
+    assert not in_words.works_on("gated")
+    del content["baselines"], content["why_not_others"]
+    assert ideas.parse(yaml.safe_dump(content), tmp_path / "idea.yaml").works_on("gated")
 
 
 def test_a_dry_run_shows_every_setting_and_starts_nothing(tmp_path: Path):

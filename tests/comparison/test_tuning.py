@@ -45,6 +45,7 @@ def test_a_try_is_judged_by_the_last_tenth_of_its_training():
     assert final_error([row(1, 0.5), row(2, 0.25)]) == 0.25
     assert final_error([*falling[:-1], row(20, None)]) is None
     assert final_error([]) is None
+    assert final_error(falling, whole_loss=True) == 1.0
 
 
 def test_a_line_states_what_each_rate_left():
