@@ -1,5 +1,6 @@
 """The verbs of `agent ideas`. Each imports what it needs, so that --help answers at once."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -49,10 +50,11 @@ def new_idea(
     sentence: Annotated[str, typer.Argument(help="What to find out, in one sentence.")],
     llm: Annotated[str | None, typer.Option(metavar="MODEL", help="Language model at OPENAI_BASE_URL.")] = None,
     llm_command: options.LLMCommand = None,
+    to: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write it there, not to templates/ideas.")] = None,
 ) -> None:
     """Draft an idea and its plan with a language model, and save it if you approve."""
     from agent.commands import new_idea
 
     if bool(llm) == bool(llm_command):
         raise UserError("--llm MODEL asks a server, and --llm-command COMMAND a program: give one of them")
-    new_idea.new(sentence, llm, command=llm_command)
+    new_idea.new(sentence, llm, command=llm_command, to=to)
