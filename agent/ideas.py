@@ -264,8 +264,8 @@ def render_baseline(
     Raise BadIdea if that fails.
     """
     variables = _constants(fixed, rate) | ({fixed.architecture.knob.lower(): f"{knob:g}"} if knob else {})
-    source = render(_template_of(fixed), variables, f"the baseline {fixed.baseline}", templates)
-    return constants.replaced(source, fixed.constants)
+    what = f"the baseline {fixed.baseline}"
+    return _with_constants(render(_template_of(fixed), variables, what, templates), fixed, what)
 
 
 def _template_of(fixed: Fixed) -> str:
@@ -282,7 +282,16 @@ def render_step(idea: Idea, step: Step, fixed: Fixed, templates: Path = TEMPLATE
     variables = known | idea.defaults | settled | step.parameters
     own, what = idea.folder if idea.is_outside(templates) else None, f"{idea.name}, step {step.name}"
     source = render(f"ideas/{idea.name}/experiment.py.j2", variables, what, templates, own)
-    return constants.replaced(source, fixed.constants)
+    return _with_constants(source, fixed, what)
+
+
+def _with_constants(source: str, fixed: Fixed, what: str) -> str:
+    """Return an experiment.py with the constants that a study fixes. Raise BadIdea if it cannot be parsed."""
+    try:
+        return constants.replaced(source, fixed.constants)
+    except (SyntaxError, ValueError) as error:
+        line = f" line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise BadIdea(f"{what}: the experiment.py that it renders cannot be parsed:{line} {error.args[0]}") from None
 
 
 def _constants(fixed: Fixed, rate: float | None = None) -> dict[str, Any]:

@@ -126,6 +126,14 @@ def test_an_error_in_a_template_from_outside_names_its_line(tmp_path: Path):
         rendered(outside(tmp_path / "other", "\n{% if %}"))
 
 
+def test_a_template_that_renders_to_no_python_is_refused_in_one_line(tmp_path: Path):
+    with pytest.raises(
+        BadIdea, match=r"step \w+: the experiment.py that it renders cannot be parsed: line 1 "
+    ) as error:
+        rendered(outside(tmp_path / "mine", "K = {{ k }} +\n"))
+    assert len(str(error.value).splitlines()) == 1
+
+
 def test_a_bad_path_is_refused_in_one_line(tmp_path: Path):
     shutil.copytree(TEMPLATES / "ideas/matryoshka_sae", tmp_path / "two words")
     for name, message in (

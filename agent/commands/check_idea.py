@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,9 +61,7 @@ def check(name: str, model: str | None, device: str | None, wish: SandboxWish) -
     Raise UserError for an idea that cannot be read, or settings that do not fit it.
     """
     idea = ideas.load(name, max_errors=MAX_ERRORS)
-    settings: dict[BaselineName, Fixed] = {
-        kind: study_settings.settle(idea, {"model": model, "baseline": kind}, ()).fixed for kind in idea.baselines
-    }
+    settings: dict[BaselineName, Fixed] = {kind: _settings(idea, kind, model) for kind in idea.baselines}
     with cache.in_use():
         sandbox = settle(wish)
         notify(f"runs are {sandbox.description}")
@@ -72,6 +70,18 @@ def check(name: str, model: str | None, device: str | None, wish: SandboxWish) -
             trials = [trial for kind in settings for trial in bench.try_all(kind)]
     _show(idea, analysis, trials)
     return all(trial.is_sound for trial in trials)
+
+
+def _settings(idea: Idea, kind: BaselineName, model: str | None) -> Fixed:
+    """Return the settings of a study on a kind of baseline, by the steps that can be rendered. Raise UserError."""
+    given = {"model": model, "baseline": kind}
+    bare = idea.model_copy(update={"plan": [], "fixed": idea.fixed.with_changes(constants={})})
+    fixed, steps = study_settings.settle(bare, given, ()).fixed, []
+    for step in idea.plan if idea.template else ():
+        with suppress(BadIdea):
+            ideas.render_step(idea, step, fixed)
+            steps.append(step)
+    return study_settings.settle(idea.model_copy(update={"plan": steps}), given, ()).fixed
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ IDEA = {
     "plan": [
         {"name": "sound", "title": "s", "parameters": {"aux": 0.1}, **STEP},
         {"name": "crashing", "title": "c", "parameters": {"aux": 0.2, "more": "[][1]"}, **STEP},
-        {"name": "broken", "title": "b", "parameters": {"more": "import os"}, **STEP},
+        {"name": "importing", "title": "i", "parameters": {"more": "import os"}, **STEP},
+        {"name": "broken", "title": "b", "parameters": {"more": "("}, **STEP},
     ],
 }
 TEMPLATE = """\
@@ -31,7 +32,7 @@ TEMPLATE = """\
 {{ super() }}
 MINE = {{ aux }}  # changes nothing
 {% endblock %}
-{% block watch %}
+{% block after_step %}
 {{ super() }}
         {{ more }}
 {% endblock %}
@@ -74,7 +75,8 @@ def test_each_step_on_each_baseline_is_ok_or_has_its_reason(mine: Path):
     assert "ok" in rows["sound", "relu"]
     assert "1 of 1; without extra mine" in rows["sound", "relu"]
     assert "crashed: " in rows["crashing", "relu"]
-    assert "preflight: line " in rows["broken", "relu"]
+    assert "preflight: line " in rows["importing", "relu"]
+    assert "my_idea, step broken: the experiment.py" in rows["broken", "relu"]
     assert "its measures need extra mine of finish(): nothing" in ended.stdout
     assert ended.stdout.endswith("failed\n")
 
@@ -89,7 +91,8 @@ def test_a_sound_idea_passes_and_measures_that_fail_are_said(mine: Path):
     (mine / "analysis.py").write_text("def measure(exam):\n    return exam.nothing\n")
     ended = agent("ideas", "check", str(mine), cwd=mine.parent)
     assert ended.returncode == 1
-    assert "analysis.py: AttributeError: 'Examination' object has no attribute 'nothing'" in ended.stdout
+    reason = "analysis.py: AttributeError: 'Examination' object has no attribute 'nothing'"
+    assert "".join(reason.split()) in "".join(ended.stdout.split())  # which is folded
 
 
 def test_what_is_wrong_with_idea_yaml_is_said_with_its_line(mine: Path):
