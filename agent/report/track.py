@@ -65,25 +65,26 @@ class Tracker:
         runs = self.study.load_runs(state)
         judged = judgements(runs, state)
         through = [run for run in runs if run.state.stage == "done" and not run.state.awaits_comparison]
-        tracked = [self._tracked(run, judged) for run in through]
-        return [run for run in tracked if state.tracked.get(run.number) != run.outcome]
+        outcomes = {run.number: outcome_of(run, judged) for run in through}
+        due = [run for run in through if state.tracked.get(run.number) != outcomes[run.number]]
+        return [self._tracked(run, outcomes[run.number]) for run in due]
 
-    def _tracked(self, run: Run, judged: Mapping[int, Judgement]) -> Tracked:
-        started = self.ledger.state.started
-        outcome, verdict = outcome_of(run, judged), run.state.verdict
+    def _tracked(self, run: Run, outcome: str) -> Tracked:
+        started, verdict = self.ledger.state.started, run.state.verdict
         assert verdict
+        config = {
+            **started.fixed.model_dump(mode="json"),
+            "idea": started.idea,
+            "title": run.state.proposal.title,
+            "outcome": outcome,
+            "verdict": f"{verdict.name}: {verdict.evidence}",
+            "settings": run.info.training.settings if run.info and run.info.training else {},
+        }
         return Tracked(
             number=run.number,
             outcome=outcome,
             again=run.number in self.ledger.state.tracked,
-            config={
-                **started.fixed.model_dump(mode="json"),
-                "idea": started.idea,
-                "title": run.state.proposal.title,
-                "outcome": outcome,
-                "verdict": f"{verdict.name}: {verdict.evidence}",
-                "settings": run.info.training.settings if run.info and run.info.training else {},
-            },
+            config=config,
             rows=[figures(row) for row in run.metrics()],
             results=results_of(run),
         )

@@ -72,7 +72,8 @@ class Slot:
             setup.fixed, self.settings, logs / "stream.log", self.sandbox, setup.sealed
         )
         self._evaluator = Evaluator(setup, self.settings, sandbox, logs / "evaluator.log")
-        self._progress, self._shown, self._shown_at = Path(os.devnull), "", 0.0
+        self._progress: Path | None = None  # of the job that is carried out
+        self._shown, self._shown_at = "", 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -329,8 +330,8 @@ class Slot:
         return [self.watch, LogCap(*logs), Memory(memory_limit()), Disk(self.setup.study)]
 
     def _show(self, text: str) -> None:
-        """Leave a line for the driver to show."""
-        if text != self._shown and time.monotonic() - self._shown_at >= PROGRESS_SECONDS:
+        """Leave a line for the driver to show, of a job."""
+        if self._progress and text != self._shown and time.monotonic() - self._shown_at >= PROGRESS_SECONDS:
             self._shown, self._shown_at = text, time.monotonic()
             partial = self._progress.with_name("progress.partial")
             partial.write_text(text)
