@@ -10,16 +10,14 @@ from typing import Annotated
 
 import typer
 
-from agent import ROOT, options, sae_verbs
+from agent import ROOT, idea_verbs, options, sae_verbs
 from agent.lab.errors import UserError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-ideas_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
-app.add_typer(ideas_app, name="ideas")
+app.add_typer(idea_verbs.app, name="ideas")
 app.add_typer(sae_verbs.app)
 
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study under runs/.")]
-IdeaName = Annotated[str, typer.Argument(help="An idea: a directory of templates/ideas.")]
 
 # What a machine refuses, with a message that says it all.
 MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
@@ -81,6 +79,7 @@ def run(
     cancel_jobs: options.CancelJobs = False,
     approve: options.Approve = False,
     sandbox: options.Sandbox = "auto",
+    track: options.Track = None,
     dry_run: options.DryRun = False,
 ) -> None:
     """Study an idea, from the baseline to the notes.
@@ -133,6 +132,7 @@ def run(
         jobs=jobs,
         place=place,
         cancel_jobs=cancel_jobs,
+        track=track,
     )
     if dry_run:
         return study_settings.show(plan, settled, request.goal[1])
@@ -157,6 +157,7 @@ def resume(
     ] = None,
     jobs: options.Jobs = None,
     cancel_jobs: options.CancelJobs = False,
+    track: options.Track = None,
 ) -> None:
     """Continue an interrupted study.
 
@@ -174,6 +175,7 @@ def resume(
         max_tokens=max_llm_tokens,
         max_cost=max_cost,
         prices=price_pair(price_in, price_out),
+        track=track,
     )
     command.resume(path, sandbox, jobs, cancel_jobs, wished)
 
@@ -277,38 +279,6 @@ def audit(
     from agent.audit import audit
 
     raise typer.Exit(0 if audit.audit(path, results) else 1)
-
-
-@ideas_app.callback()
-def ideas(context: typer.Context) -> None:
-    """List the ideas, show one, or draft one."""
-    from agent.commands.ideas import print_ideas
-
-    if context.invoked_subcommand is None:
-        print_ideas()
-
-
-@ideas_app.command("show")
-def show_idea(name: IdeaName) -> None:
-    """Show an idea with its plan."""
-    from agent.commands.ideas import print_idea
-    from agent.ideas import load
-
-    print_idea(load(name))
-
-
-@ideas_app.command("new")
-def new_idea(
-    sentence: Annotated[str, typer.Argument(help="What to find out, in one sentence.")],
-    llm: Annotated[str | None, typer.Option(metavar="MODEL", help="Language model at OPENAI_BASE_URL.")] = None,
-    llm_command: options.LLMCommand = None,
-) -> None:
-    """Draft an idea and its plan with a language model, and save it if you approve."""
-    from agent.commands import new_idea
-
-    if bool(llm) == bool(llm_command):
-        raise UserError("--llm MODEL asks a server, and --llm-command COMMAND a program: give one of them")
-    new_idea.new(sentence, llm, command=llm_command)
 
 
 @app.command()

@@ -3,7 +3,6 @@
 import reprlib
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -11,19 +10,20 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from agent import TEMPLATES, constants
+from agent import TEMPLATES, constants, idea_folder
 from agent.fixed import BASELINE_SEEDS, OF_THE_MODEL, Fixed, Strict, Text
 from agent.hypothesis import ANY, Condition, Rules
+from agent.idea_folder import BadIdea
 from agent.lab import defaults
 from agent.lab.architectures import BaselineName
-from agent.lab.errors import UserError, did_you_mean
+from agent.lab.errors import did_you_mean
 from agent.lab.evaluation import catalogue, idea_files
 from agent.lab.files import BadFile, read_plain_text
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.visible import Line, Prose
+from agent.rendering import render
 
 if TYPE_CHECKING:
-    import jinja2
     from pydantic_core import ErrorDetails
 
 __all__ = ["BASELINE_SEEDS", "OF_THE_MODEL", "BadIdea", "Fixed", "Idea", "Step", "Strict", "When"]
@@ -33,10 +33,6 @@ MOST_VARIANCE_LOST = 0.05  # an SAE that reconstructs so much less is not better
 Direction = Literal["up", "down", "same"]
 Title = Annotated[Line, Field(min_length=1)]
 Described = Annotated[Prose, Field(min_length=1)]
-
-
-class BadIdea(UserError):
-    """An idea that does not exist, breaks the schema, or cannot be rendered."""
 
 
 class When(Strict):
@@ -79,6 +75,10 @@ class Idea(Strict):
     @property
     def name(self) -> str:
         return self.folder.name
+
+    def is_outside(self, templates: Path = TEMPLATES) -> bool:
+        """Return True if the idea is none of `templates`: a study keeps a copy of it."""
+        return self.folder != templates / "ideas" / self.name
 
     @property
     def template(self) -> Path | None:
@@ -163,14 +163,22 @@ def idea_names(templates: Path = TEMPLATES) -> list[str]:
     return sorted(path.parent.name for path in templates.glob("ideas/*/idea.yaml"))
 
 
-def load(name: str, templates: Path = TEMPLATES) -> Idea:
-    """Load an idea by name. Raise BadIdea, with the file and the field, if it is unknown or invalid."""
+def load(name: str, templates: Path = TEMPLATES, max_errors: int = 1) -> Idea:
+    """Load an idea by its name, or by the path of its folder. Raise BadIdea, with the file and up to `max_errors`
+    faults, if there is none or it is invalid."""
+    if idea_folder.is_path(name):
+        return load_folder(idea_folder.find(name), max_errors)
     if name not in idea_names(templates):
         raise BadIdea(f"unknown idea {name!r}: {did_you_mean(name, idea_names(templates))}")
-    path = templates / "ideas" / name / "idea.yaml"
+    return load_folder(templates / "ideas" / name, max_errors)
+
+
+def load_folder(folder: Path, max_errors: int = 1) -> Idea:
+    """Load the idea of a folder. Raise BadIdea, with the file and up to `max_errors` faults, if it is invalid."""
+    path = folder / "idea.yaml"
     try:
-        return parse(read_plain_text(path), path)
-    except BadFile as error:
+        return parse(read_plain_text(path), path, max_errors)
+    except (BadFile, FileNotFoundError) as error:
         raise BadIdea(str(error)) from None
 
 
@@ -256,8 +264,8 @@ def render_baseline(
     Raise BadIdea if that fails.
     """
     variables = _constants(fixed, rate) | ({fixed.architecture.knob.lower(): f"{knob:g}"} if knob else {})
-    source = _render(_template_of(fixed), variables, f"the baseline {fixed.baseline}", templates)
-    return constants.replaced(source, fixed.constants)
+    what = f"the baseline {fixed.baseline}"
+    return _with_constants(render(_template_of(fixed), variables, what, templates), fixed, what)
 
 
 def _template_of(fixed: Fixed) -> str:
@@ -272,8 +280,18 @@ def render_step(idea: Idea, step: Step, fixed: Fixed, templates: Path = TEMPLATE
     known = _constants(fixed, rate)
     settled = {name: known[name] for name in OF_THE_MODEL if name in fixed.model_fields_set}
     variables = known | idea.defaults | settled | step.parameters
-    source = _render(f"ideas/{idea.name}/experiment.py.j2", variables, f"{idea.name}, step {step.name}", templates)
-    return constants.replaced(source, fixed.constants)
+    own, what = idea.folder if idea.is_outside(templates) else None, f"{idea.name}, step {step.name}"
+    source = render(f"ideas/{idea.name}/experiment.py.j2", variables, what, templates, own)
+    return _with_constants(source, fixed, what)
+
+
+def _with_constants(source: str, fixed: Fixed, what: str) -> str:
+    """Return an experiment.py with the constants that a study fixes. Raise BadIdea if it cannot be parsed."""
+    try:
+        return constants.replaced(source, fixed.constants)
+    except (SyntaxError, ValueError) as error:
+        line = f" line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise BadIdea(f"{what}: the experiment.py that it renders cannot be parsed:{line} {error.args[0]}") from None
 
 
 def _constants(fixed: Fixed, rate: float | None = None) -> dict[str, Any]:
@@ -284,51 +302,3 @@ def _constants(fixed: Fixed, rate: float | None = None) -> dict[str, Any]:
     found = {"k": f"{fixed.k:g}", "l1_coefficient": f"{fixed.l1_coefficient:g}", "baseline": _template_of(fixed)}
     found |= {"learning_rate": rate} if rate else {}
     return fixed.model_dump() | {name: getattr(own, name) for name in names} | found
-
-
-def strict_templates(folder: Path) -> "jinja2.Environment":
-    """Return a jinja2 environment for a folder of templates.
-
-    Undefined variables are errors, and so is whatever reaches beyond the values that a template is given: an idea may
-    come from somebody else.
-    """
-    import jinja2
-    from jinja2.sandbox import SandboxedEnvironment
-
-    return SandboxedEnvironment(
-        loader=jinja2.FileSystemLoader(folder),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-
-
-@cache
-def _compiled_templates(folder: Path) -> "jinja2.Environment":
-    """Return an environment that compiles each template once, and again when its file has changed."""
-    return strict_templates(folder)
-
-
-def _render(template: str, variables: dict[str, Any], what: str, templates: Path) -> str:
-    import jinja2  # here because `agent --help` answers sooner without it
-
-    try:
-        return _compiled_templates(templates).get_template(template).render(variables)
-    except jinja2.TemplateNotFound as error:
-        raise BadIdea(f"{what}: template {templates / (error.name or template)} does not exist") from None
-    except jinja2.TemplateSyntaxError as error:
-        raise BadIdea(f"{what}: {templates / (error.name or template)} line {error.lineno}: {error.message}") from None
-    except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise BadIdea(f"{what}: {_template_line(error, templates)}: {error}") from None
-
-
-def _template_line(error: Exception, templates: Path) -> str:
-    """Return the template and line that raised an error; jinja2 puts them in the traceback."""
-    place, trace = str(templates), error.__traceback__
-    while trace:
-        file = trace.tb_frame.f_code.co_filename
-        if file.startswith(str(templates)):
-            place = f"{file} line {trace.tb_lineno}"
-        trace = trace.tb_next
-    return place

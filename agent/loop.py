@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from agent.audit import contradicted
 from agent.comparison.baselines import Baselines
@@ -21,23 +20,16 @@ from agent.proposers import Proposer
 from agent.proposers.template import baseline_proposal
 from agent.report.idea_analysis import Analysis
 from agent.report.notebook import Notebook
+from agent.report.track import Tracker
 from agent.run_stages import RunStages
 from agent.running.job_queue import JobQueue
 from agent.study import events, job_names
 from agent.study.custody import Custody
 from agent.study.ledger import Ledger
-from agent.study.outcomes import HoursSpent, StudyDone, StudyOver, StudyPaused
+from agent.study.outcomes import HoursSpent, StudyDone, StudyOver, StudyPaused, StudyResult
 from agent.study.records import Proposal
 from agent.study.state import State
 from agent.study.workspace import Study
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """How a study ended, and the exit code that says so."""
-
-    reason: str
-    exit_code: int
 
 
 class Loop:
@@ -74,6 +66,7 @@ class Loop:
         self.described: list[int] = []  # runs that the proposer has nothing more to say of
         self.left_over = False  # the proposer had no more to try, and the budget of runs was not spent
         self.notebook = Notebook(study, analysis, contradicted)
+        self.tracker = Tracker(study, ledger, self.display)
 
     @property
     def state(self) -> State:
@@ -391,9 +384,10 @@ class Loop:
             self.write_notes()
 
     def write_notes(self, whole: bool = True) -> None:
-        """Write notes and figures, and record that they are up to date. Unless it is to be the `whole`, figures may
-        be left for later."""
+        """Write notes and figures, log what the tracker lacks, and record that they are up to date. Unless it is to be
+        the `whole`, figures may be left for later."""
         state = self.state
         skipped = self.proposer.skipped(state, self.referee.observed_direction)
         self.notebook.write(state, skipped, whole)
+        self.tracker.log()
         self.ledger.append(events.NotesWritten(after_run=len(state.runs) - 1))

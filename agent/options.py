@@ -11,7 +11,9 @@ Wish = Literal["required", "auto", "off"]
 SANDBOX = """Confine experiments: required, auto (as well as this machine can) or off."""
 
 # The study's settings
-IdeaOption = Annotated[str, typer.Option("--idea", help="An idea: a directory of templates/ideas.")]
+IdeaOption = Annotated[
+    str, typer.Option("--idea", help="An idea: a name of `agent ideas`, or a folder of yours (./my_idea).")
+]
 Model = Annotated[
     str | None, typer.Option(help="tiny-lm, a synthetic world (synth2k), a directory (./...), or a hub model.")
 ]
@@ -145,3 +147,7 @@ CancelJobs = Annotated[
     bool, typer.Option("--cancel-jobs", help="Ctrl-C ends the jobs on the cluster too; else they go on, and it asks.")
 ]
 Sandbox = Annotated[Wish, typer.Option(help=SANDBOX)]
+Track = Annotated[
+    Literal["wandb"] | None,
+    typer.Option("--track", help="Log runs that have ended with wandb, offline without a key."),
+]

@@ -1,9 +1,11 @@
 """`agent ideas`: a table of the ideas, or one idea in full."""
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.padding import Padding
 
-from agent import ideas
+from agent import TEMPLATES, ideas
 from agent.display.console import LONGEST_LINE, make_console, print_table
 from agent.ideas import BadIdea, Idea, Step
 from agent.lab.metrics import METRICS
@@ -12,10 +14,10 @@ OBSERVED = {"up": "above the baseline's", "down": "below the baseline's", "same"
 
 
 def print_ideas() -> None:
-    """Print a table of the ideas, with the errors of broken ones below it."""
+    """Print a table of the ideas, those in folders of the current one too, with the errors of broken ones below it."""
     console = make_console(LONGEST_LINE)
     rows, broken = [], []
-    for name in ideas.idea_names():
+    for name in [*ideas.idea_names(), *_ideas_here()]:
         try:
             idea = ideas.load(name)
         except BadIdea as error:
@@ -26,6 +28,12 @@ def print_ideas() -> None:
     print_table(console, ("name", "title", "steps"), rows)
     for error in broken:
         console.print(f"broken: {error}", style="red", soft_wrap=True)
+
+
+def _ideas_here() -> list[str]:
+    """Return the paths, as --idea takes them, of the user's own ideas that lie in the current folder."""
+    folders = [path.parent for path in sorted(Path().glob("*/idea.yaml"))]
+    return [f"./{folder}" for folder in folders if folder.resolve().parent != TEMPLATES / "ideas"]
 
 
 def print_idea(idea: Idea) -> None:

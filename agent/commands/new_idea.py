@@ -14,11 +14,12 @@ import yaml
 
 from agent import ROOT, ideas
 from agent.commands.ideas import print_idea
+from agent.idea_folder import require_name
 from agent.ideas import BadIdea, Fixed, Idea
 from agent.lab.defaults import is_world
 from agent.lab.errors import UserError
 from agent.lab.evaluation.catalogue import measurable, parse_evals
-from agent.lab.files import MIB, BadFile, read_plain, write_atomically
+from agent.lab.files import MIB, BadFile, exists, locate, read_plain, write_atomically
 from agent.lab.metrics import HEADLINE, METRICS, family_of
 from agent.llm.client import ChatModel, Client, sleep_aloud
 from agent.llm.command import Command
@@ -26,6 +27,7 @@ from agent.llm.limits import Limits
 from agent.llm.server import server
 from agent.llm.transcript import Message
 from agent.proposers.sections import without_thinking
+from agent.rendering import strict_templates
 from agent.running import preflight
 from agent.study import workspace
 
@@ -37,21 +39,25 @@ MAX_COMMON_WORDS = 8  # shown of those that two ideas share
 FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def new(sentence: str, model: str | None, root: Path = ROOT, *, command: str | None = None) -> None:
-    """Request an idea of a server's `model` or of a program, show it with similar ones, and write it to templates/ideas
-    if the user approves.
+def new(
+    sentence: str, model: str | None, root: Path = ROOT, *, command: str | None = None, to: Path | None = None
+) -> None:
+    """Request an idea of a server's `model` or of a program, show it with similar ones, and write it to the folder `to`
+    or to templates/ideas if the user approves.
 
     The transcript and the draft are kept in a directory of runs/ in any case. Raise UserError, or LLMError if the model
     cannot be reached.
     """
     if not sentence.strip():
         raise UserError("the sentence is empty: describe the idea in one sentence")
+    folder = _new_folder(to) if to else None
     draft_dir = root / "runs" / f"{datetime.now():%Y%m%d_%H%M%S}_new_idea"
     asked = Command(command) if command else server(model or "")
     client = Client(asked, draft_dir / "transcript.jsonl", Limits(), sleep=sleep_aloud)
     draft_dir.mkdir(parents=True)
     print(f"asking {asked.model}; transcript in {draft_dir}", flush=True)
     idea = request_idea(sentence, client, root / "templates")
+    idea = idea.model_copy(update={"folder": folder}) if folder else idea
     print(f"{client.spent.in_words} in {client.spent.calls} call{'s' * (client.spent.calls > 1)}\n")
     draft = draft_dir / "idea.yaml"
     write_atomically(draft, as_yaml(idea))
@@ -62,11 +68,22 @@ def new(sentence: str, model: str | None, root: Path = ROOT, *, command: str | N
     if not _approved(idea, draft):
         print(f"not approved; draft saved to {draft}")
         return
-    idea.folder.mkdir(parents=True)
+    idea.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(idea.folder / "idea.yaml", as_yaml(idea))
     runs = len(idea.plan)
     option = f"--llm-command {shlex.quote(command)}" if command else f"--llm {model}"
-    print(f"written; study it with: agent run --idea {idea.name} --max-runs {runs} --proposer llm {option}")
+    name = shlex.quote(str(folder)) if folder else idea.name
+    print(f"written; study it with: agent run --idea {name} --max-runs {runs} --proposer llm {option}")
+
+
+def _new_folder(to: Path) -> Path:
+    """Return the whole path of a user's folder for an idea. Raise UserError if it holds something, or none may be
+    there."""
+    folder = locate(str(to)).resolve()
+    require_name(folder)
+    if exists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--to {to}: there is something already: give an empty folder, or one that does not exist")
+    return folder
 
 
 def request_idea(sentence: str, llm: ChatModel, templates: Path) -> Idea:
@@ -115,7 +132,7 @@ def _errors_without_template(idea: Idea) -> Iterator[str]:
 
 
 def _prompt(sentence: str, existing: Iterable[Idea], templates: Path) -> str:
-    environment = ideas.strict_templates(templates)
+    environment = strict_templates(templates)
     environment.filters["one_line"] = _one_line
     return environment.get_template("prompts/new_idea.j2").render(
         sentence=_one_line(sentence),

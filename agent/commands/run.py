@@ -3,16 +3,16 @@
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import typer
 
-from agent import ROOT, ideas
+from agent import ROOT, idea_folder, ideas
 from agent.commands import references, settings
 from agent.comparison.curves import required_baselines
 from agent.display.approve import require_terminal
@@ -24,9 +24,9 @@ from agent.lab.defaults import SETUP_FILE
 from agent.lab.errors import UserError
 from agent.lab.metrics import family_of
 from agent.lab.visible import one_line
-from agent.loop import Loop, StudyResult
+from agent.loop import Loop
 from agent.proposers import Proposer, select
-from agent.report import idea_analysis
+from agent.report import idea_analysis, track
 from agent.report.idea_analysis import Analysis
 from agent.report.story import spent
 from agent.running import process_tree
@@ -34,16 +34,24 @@ from agent.running.job_queue import JobQueue
 from agent.running.jobs import Setup
 from agent.running.places import Place, Unprepared
 from agent.running.sandbox import Sandbox, settle
-from agent.study import hand_run, workspace
+from agent.study import digests, hand_run, workspace
 from agent.study.custody import driver_custody, require_records
 from agent.study.events import Event, LanguageModel, SettingsChanged, StudyResumed, StudyStarted
 from agent.study.judging_code import judging_hash
 from agent.study.ledger import Ledger
-from agent.study.records import Confinement, SandboxWish
+from agent.study.outcomes import StudyResult
+from agent.study.records import Confinement, SandboxWish, TrackerName
 from agent.study.state import State
 from agent.study.workspace import Study
 
 AS_BEFORE = SettingsChanged()
+
+
+class Outside(TypedDict, total=False):
+    """What a study's first event has of an idea from outside templates/ideas."""
+
+    idea_folder: str
+    digests: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class StudyRequest:
     jobs: int | None  # at once; None: as many as suit the machine
     place: Place
     cancel_jobs: bool  # those of a cluster, when a person interrupts
+    track: TrackerName | None  # what runs are logged with
 
     @property
     def goal(self) -> tuple[str, float]:
@@ -74,7 +83,13 @@ class StudyRequest:
         return primary_metric, self.smallest_effect or smallest_effect
 
     def first_event(
-        self, lab: dict[str, Any], confinement: Confinement, jobs: int, analysis: Analysis, references: Sequence[str]
+        self,
+        lab: dict[str, Any],
+        confinement: Confinement,
+        jobs: int,
+        analysis: Analysis,
+        references: Sequence[str],
+        outside: Outside,
     ) -> StudyStarted:
         """Return the study's first event; `lab` is what the lab wrote of its fingerprint and the evaluations, and
         `references` are the names of those that were imported."""
@@ -90,13 +105,7 @@ class StudyRequest:
             primary_metric=primary_metric,
             smallest_effect=smallest_effect,
             most_variance_lost=self.idea.most_variance_lost,
-            fixed=self.fixed.with_changes(
-                dtype=lab["parts"]["dtype"],
-                threads=int(lab["parts"]["threads"]),
-                text=lab["text"],
-                context=int(lab["parts"]["context"]) if lab["parts"]["context"] else None,
-                evaluation_data=lab["parts"]["evaluation_data"],
-            ),
+            fixed=pinned(self.fixed, lab),
             trained_on=lab["trained_on"],
             evaluated_on=lab["evaluated_on"],
             evals=lab["evals"],
@@ -110,18 +119,33 @@ class StudyRequest:
             approve=self.approve,
             jobs=jobs,
             slurm=None if self.place.slurm is None else dict(self.place.slurm),
-            judging=judging_hash(self.idea.name),
+            judging=judging_hash(self.idea.folder),
             confinement=confinement,
             tune=self.tune,
             ks=self.ks,
             references=tuple(references),
+            track=self.track,
+            **outside,
         )
+
+
+def pinned(fixed: Fixed, lab: Mapping[str, Any]) -> Fixed:
+    """Return settings with what the lab has settled of them."""
+    parts = lab["parts"]
+    return fixed.with_changes(
+        dtype=parts["dtype"],
+        threads=int(parts["threads"]),
+        text=lab["text"],
+        context=int(parts["context"]) if parts["context"] else None,
+        evaluation_data=parts["evaluation_data"],
+    )
 
 
 def start(request: StudyRequest) -> None:
     """Start a study and carry it to its end. Raise UserError for whatever is known to be wrong beforehand."""
     if request.approve:
         require_terminal()
+    track.require(request.track)
     make_proposer = select.proposer_for(request.idea, request.fixed, request.language_model)
     _announce(request.idea.title, request.fixed)
     where = (request.place, request.fixed, request.device)
@@ -133,14 +157,26 @@ def start(request: StudyRequest) -> None:
             analysis = idea_analysis.load(request.idea, sandbox)
             _import_what_is_used_late(request.language_model)
             trainings = len(required_baselines(request.fixed)) + request.max_runs + 2 * len(request.ks)
-            lab = _prepare_lab(request.place, request.fixed, request.goal[0], request.device, trainings, request.jobs)
+            lab = prepare_lab(request.place, request.fixed, request.goal[0], request.device, trainings, request.jobs)
             jobs = request.place.count(request.jobs, lab, sandbox)
-            started = request.first_event(lab, sandbox.record(request.sandbox), jobs, analysis, list(found))
-            study = workspace.create_study(ROOT, request.idea.name)
+            study, outside = workspace.create_study(ROOT, request.idea.name), Outside()
             references.move_in(found, study)
-        proposer, how = make_proposer(study, started.fixed), {"jobs": jobs, "cancel_jobs": request.cancel_jobs}
+        if request.idea.is_outside():
+            outside = _keep_idea(study, request.idea)
+            request = replace(request, idea=ideas.load_folder(study.directory / idea_folder.KEPT / request.idea.name))
+            analysis = analysis.of_copy(request.idea, sandbox)
+        started = request.first_event(lab, sandbox.record(request.sandbox), jobs, analysis, list(found), outside)
+        proposer = make_proposer(study, started.fixed, request.idea)
+        how = {"jobs": jobs, "cancel_jobs": request.cancel_jobs}
         with study.lock(), _loop(study, [started], lab, analysis, proposer, sandbox, **how) as loop:
             _finish(study, loop, loop.run())
+
+
+def _keep_idea(study: Study, idea: Idea) -> Outside:
+    """Copy an idea from outside into the study, which commits it; return what the ledger has of it."""
+    names = idea_folder.keep(idea.folder, study.directory)
+    study.commit(f"the idea {idea.name}, from {idea.folder}", names)
+    return Outside(idea_folder=str(idea.folder), digests=digests.of_files(study.directory, names))
 
 
 def resume(
@@ -155,6 +191,7 @@ def resume(
     With other settings than it had, a study that had ended is continued too: it goes on if they allow it.
     """
     study, state = workspace.find_study_to_resume(ROOT, path)
+    track.require(wished.track or state.started.track)
     require_records(study, state)
     change = settings.changes(study.name, state, wished)
     if state.finished and not change:
@@ -171,7 +208,7 @@ def resume(
         resumed = StudyResumed(
             pid=os.getpid(),
             host=socket.gethostname(),
-            judging=_judging(state),
+            judging=_judging(study, state),
             confinement=sandbox.record(wish or _wish(state)),
         )
         first, analysis = [resumed, *([change] if change else [])], idea_analysis.load(idea, sandbox)
@@ -189,7 +226,7 @@ def note(path: Path, run_name: str, message: str) -> None:
         idea, lab = _reopen(study, state, sandbox)
         proposer = select.silent_proposer_of(state.started, idea)
         with _loop(study, [], lab, idea_analysis.load(idea, sandbox), proposer, sandbox) as loop:
-            _finish(study, loop, loop.add_hand_run(event.model_copy(update={"judging": _judging(state)})))
+            _finish(study, loop, loop.add_hand_run(event.model_copy(update={"judging": _judging(study, state)})))
 
 
 def _import_what_is_used_late(language_model: LanguageModel | None) -> None:
@@ -223,7 +260,7 @@ def _settle_again(study: Study, state: State, wish: SandboxWish | None) -> Sandb
     return sandbox
 
 
-def _prepare_lab(
+def prepare_lab(
     place: Place, fixed: Fixed, primary_metric: str, device: str | None, trainings: int = 0, jobs: int | None = None
 ) -> dict[str, Any]:
     """Harvest the activations; return the fingerprint, the evaluations that can run, and the cache's folders.
@@ -247,18 +284,23 @@ def _reopen(study: Study, state: State, sandbox: Sandbox) -> tuple[Idea, dict[st
     _announce(started.title, started.fixed)
     print(f"runs are {sandbox.description}", flush=True)
     settled = started.fixed.model_copy(update={"evals": ",".join(started.evals)})
-    lab = _prepare_lab(Place(started.slurm), settled, started.primary_metric, started.device)
+    lab = prepare_lab(Place(started.slurm), settled, started.primary_metric, started.device)
     if lab["fingerprint"] != started.fingerprint:
         raise UserError(
             f"{study.name} began with another agent/lab, package, model, text or device, so further runs would not "
             "compare with those it has: go back to what it began with, or start a new study"
         )
-    return ideas.load(started.idea), lab
+    idea = ideas.load_folder(study.idea_folder(started))
+    if started.idea_folder and idea_folder.has_changed(Path(started.idea_folder), idea.folder):
+        print(
+            f"the idea in {started.idea_folder} has changed: the study goes on with its copy, {idea.folder}", flush=True
+        )
+    return idea, lab
 
 
-def _judging(state: State) -> str:
+def _judging(study: Study, state: State) -> str:
     """Return the hash of the code that compares and reports, and say so if it has changed."""
-    judging = judging_hash(state.started.idea)
+    judging = judging_hash(study.idea_folder(state.started))
     if state.judging and judging not in state.judging:
         print("the code that compares and reports has changed since this study began: its notes say so", flush=True)
     return judging

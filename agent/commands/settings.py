@@ -1,6 +1,7 @@
-"""What `agent resume` may change of a study: the language model, and how much is run and spent."""
+"""What `agent resume` may change of a study: the language model, how much is run and spent, the tracker."""
 
 import math
+import shlex
 
 from agent.lab.errors import UserError
 from agent.llm.client import Limits
@@ -25,10 +26,10 @@ def changes(study: str, state: State, wished: SettingsChanged) -> SettingsChange
         raise UserError(f"--max-runs {wished.max_runs} is fewer than {study} has begun: give {begun} or more")
     if wished.max_hours is not None and not 0 < wished.max_hours < math.inf:
         raise UserError(f"--max-hours {wished.max_hours:g}: give a number of hours above 0")
-    wishes = wished.model_dump(include={"max_runs", "max_hours", *OF_THE_MODEL}, exclude_none=True)
+    wishes = wished.model_dump(include={"max_runs", "max_hours", "track", *OF_THE_MODEL}, exclude_none=True)
     if given := [option for name, option in OF_THE_MODEL.items() if name in wishes]:
         _require_askable(study, started, given[0])
-    settings = {"max_runs": started.max_runs, "max_hours": started.max_hours}
+    settings = started.model_dump(include={"max_runs", "max_hours", "track"})
     settings |= started.language_model.model_dump() if started.language_model else {}
     changed = {name: value for name, value in wishes.items() if value != settings[name]}
     if not changed:
@@ -44,9 +45,10 @@ def changes(study: str, state: State, wished: SettingsChanged) -> SettingsChange
 def _require_askable(study: str, started: StudyStarted, option: str) -> None:
     """Raise UserError unless a study asks a language model."""
     if started.language_model is None:
+        idea = shlex.quote(started.idea_folder or started.idea)
         raise UserError(
-            f"{option}: {study} follows the idea's own plan: start a study with agent run --idea {started.idea} --llm "
-            "MODEL, or leave it out"
+            f"{option}: {study} follows the idea's own plan: start a study with agent run --idea {idea} --llm MODEL, "
+            "or leave it out"
         )
     if started.language_model.replay:
         raise UserError(

@@ -14,7 +14,7 @@ from typing import Any
 from agent import ROOT, TEMPLATES, constants
 from agent.comparison.judgement import for_proposers, judgements, observed_direction
 from agent.display.formatting import format_difference, format_value
-from agent.ideas import Fixed, Idea, render_baseline, strict_templates
+from agent.ideas import Fixed, Idea, render_baseline
 from agent.lab.chat import rough_prompt_tokens
 from agent.lab.defaults import is_world
 from agent.lab.metrics import METRICS
@@ -25,6 +25,7 @@ from agent.llm.transcript import Message
 from agent.proposers import lab_reference
 from agent.proposers.answers import ALL_COMPLETED
 from agent.proposers.explained import EXPLAINED, setting
+from agent.rendering import strict_templates
 from agent.report import prose, references, sentences
 from agent.report.answer import answer
 from agent.report.layout import flow

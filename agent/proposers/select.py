@@ -88,29 +88,30 @@ def where_from(model: LanguageModel | None) -> str:
     return f"proposals: {model.model}" + f", replayed from {model.replay}" * bool(model.replay)
 
 
-def proposer_for(idea: Idea, fixed: Fixed, model: LanguageModel | None) -> Callable[[Study, Fixed], Proposer]:
-    """Return what makes the proposer of a new study, once the study has a directory and its text is pinned.
+def proposer_for(idea: Idea, fixed: Fixed, model: LanguageModel | None) -> Callable[[Study, Fixed, Idea], Proposer]:
+    """Return what makes the proposer of a new study, once the study has a directory, its text is pinned, and an idea
+    from outside is copied.
 
     A language model is asked for a word. Raise what can be known to be wrong before the study: BadIdea for a plan that
     cannot be rendered, LLMError for a missing key or a model that does not answer, UserError for an unknown program.
     """
     if model is None:
         TemplateProposer(idea, fixed)
-        return lambda _, pinned: TemplateProposer(idea, pinned)
+        return lambda _, pinned, kept: TemplateProposer(kept, pinned)
     if recorded := model.replay:
 
-        def replayed(study: Study, _: Fixed) -> Proposer:
+        def replayed(study: Study, _: Fixed, kept: Idea) -> Proposer:
             shutil.copyfile(recorded, study.transcript)
-            return LLMProposer(study, idea, Replay(study.transcript))
+            return LLMProposer(study, kept, Replay(study.transcript))
 
         return replayed
     asked = _asked(model)
     with TemporaryDirectory() as folder:
         checked = _check(asked, model, Path(folder, "transcript.jsonl"))
 
-    def make(study: Study, _: Fixed) -> Proposer:
+    def make(study: Study, _: Fixed, kept: Idea) -> Proposer:
         write_atomically(study.transcript, checked)
-        return LLMProposer(study, idea, _client(asked, model, study.transcript))
+        return LLMProposer(study, kept, _client(asked, model, study.transcript))
 
     return make
 

@@ -30,4 +30,6 @@ def _parts(change: SettingsChanged) -> list[str]:
         parts.append(f"at most {change.max_tokens:,} tokens of the model")
     if change.max_cost is not None:
         parts.append(f"at most ${change.max_cost:g} for the model")
+    if change.track is not None:
+        parts.append(f"runs logged with {change.track}")
     return parts

@@ -3,9 +3,10 @@
 import ast
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from agent import idea_folder
 from agent.ideas import BadIdea, Idea
 from agent.lab.errors import did_you_mean
 from agent.lab.files import MIB, BadFile, read_plain, write_atomically
@@ -34,6 +35,10 @@ class Analysis:
     draw: Draw | None = None
     needs: Mapping[str, str] = field(default_factory=dict)
 
+    def of_copy(self, idea: Idea, sandbox: Sandbox) -> "Analysis":
+        """Return the same with the files of a copy of the idea."""
+        return replace(self, path=idea.analysis, draw=Drawing(idea, sandbox) if self.draw else None)
+
 
 def load(idea: Idea, sandbox: Sandbox = UNCONFINED) -> Analysis:
     """Return MEASURES, NEEDS and `draw` of an idea, as far as it has them. Raise BadIdea if a file is broken.
@@ -47,7 +52,7 @@ def load(idea: Idea, sandbox: Sandbox = UNCONFINED) -> Analysis:
     required = ["MEASURES", "measure"] if idea.measures == idea.analysis else ["MEASURES"]
     request = Request(measures=idea.measures, required=required, figures=idea.figures)
     with tempfile.TemporaryDirectory(prefix="sae-agent-") as folder:
-        answer = _ask(request, Path(folder), [idea.folder], sandbox)
+        answer = _ask(request, Path(folder), idea_folder.files(idea.folder), sandbox)
     if answer.error:
         raise BadIdea(answer.error)
     if idea.measures:
@@ -66,9 +71,9 @@ class Drawing:
 
     def __call__(self, directory: Path, runs: Sequence[Run]) -> list[Figure]:
         """Put the idea's figures into `directory` and return them, or one that says why there are none."""
-        seen = [self.idea.folder, *(run.directory for run in runs)]
         with tempfile.TemporaryDirectory(prefix="sae-agent-") as folder:
             try:
+                seen = [*idea_folder.files(self.idea.folder), *(run.directory for run in runs)]
                 answer = _ask(Request(figures=self.idea.figures, runs=list(runs)), Path(folder), seen, self.sandbox)
                 if answer.error:
                     raise BadIdea(answer.error)

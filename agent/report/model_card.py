@@ -9,12 +9,12 @@ from typing import Any
 
 from agent import TEMPLATES
 from agent.display.formatting import format_difference, format_value, unit_of
-from agent.ideas import strict_templates
 from agent.lab.architectures import BASELINES
 from agent.lab.defaults import WORLD_HOOK
 from agent.lab.metrics import METRICS
 from agent.lab.results import FinalInfo, Imported, Training, headline
 from agent.lab.visible import one_line
+from agent.rendering import strict_templates
 
 TEMPLATE = "model_card.md.j2"
 PINNED = re.compile(r"(.+)@([0-9a-f]{16}|[0-9a-f]{40})", re.DOTALL)  # as corpus.py pins a text

@@ -10,10 +10,10 @@ from agent import TEMPLATES
 from agent.comparison.curves import own_curve
 from agent.comparison.judgement import Judgement, judgements
 from agent.display.formatting import rate_line, remarks
-from agent.ideas import strict_templates
 from agent.lab.files import MIB, read_plain, remove_unless_plain, write_atomically
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Measure
+from agent.rendering import strict_templates
 from agent.report import (
     changed_settings,
     figure_style,

@@ -72,7 +72,8 @@ class Slot:
             setup.fixed, self.settings, logs / "stream.log", self.sandbox, setup.sealed
         )
         self._evaluator = Evaluator(setup, self.settings, sandbox, logs / "evaluator.log")
-        self._progress, self._shown, self._shown_at = Path(os.devnull), "", 0.0
+        self._progress: Path | None = None  # of the job that is carried out
+        self._shown, self._shown_at = "", 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -149,14 +150,8 @@ class Slot:
         label, trial = f"{label}, smoke test", script.with_name("smoke")
         content, keeper = "", StateKeeper(empty_folder(script.with_name("smoke_state")), training)
         try:
-            self.train(training, script, trial, label, keeper, remarks, smoke=True)
-            loading = 0.0 if self._evaluator.is_started else START_SECONDS
-            self.evaluate(Score(run_dir=trial, slice=True), label, (training.smoke_timeout or 0.0) + loading)
-            info = results.read(trial)
-            content = info.environment.get("checkpoint", "")
-            verdict = None if info.verdict.ok else info.verdict
-            if verdict is None and (difference := different_settings(self.setup.fixed, info.training)):
-                verdict = Verdict(name="preflight", evidence=difference)
+            info = self.first_steps(training, script, label, keeper, remarks)
+            content, verdict = info.environment.get("checkpoint", ""), None
         except RunFailed as failure:
             verdict = failure.verdict
         if verdict is None:
@@ -169,6 +164,29 @@ class Slot:
         trial.rename(found.run_dir)
         evidence = f"in the first steps: {verdict.evidence}"
         return found.model_copy(update={"preflight": verdict.model_copy(update={"evidence": evidence})})
+
+    def first_steps(
+        self,
+        training: Training,
+        script: Path,
+        label: str,
+        keeper: StateKeeper,
+        remarks: list[str],
+        analysis: Path | None = None,
+    ) -> results.FinalInfo:
+        """Train a few steps into the folder `smoke` beside the script, and return the scores on a slice of text, with
+        the figures of an `analysis`. Raise RunFailed."""
+        trial = script.with_name("smoke")
+        self.train(training, script, trial, label, keeper, remarks, smoke=True)
+        loading = 0.0 if self._evaluator.is_started else START_SECONDS
+        request = Score(run_dir=trial, slice=True, analysis=analysis)
+        self.evaluate(request, label, (training.smoke_timeout or 0.0) + loading)
+        info = results.read(trial)
+        if not info.verdict.ok:
+            raise RunFailed(info.verdict)
+        if difference := different_settings(self.setup.fixed, info.training):
+            raise RunFailed(Verdict(name="preflight", evidence=difference))
+        return info
 
     def _goes_on_otherwise(
         self, training: Training, script: Path, trial: Path, label: str, keeper: StateKeeper, remarks: list[str]
@@ -312,8 +330,8 @@ class Slot:
         return [self.watch, LogCap(*logs), Memory(memory_limit()), Disk(self.setup.study)]
 
     def _show(self, text: str) -> None:
-        """Leave a line for the driver to show."""
-        if text != self._shown and time.monotonic() - self._shown_at >= PROGRESS_SECONDS:
+        """Leave a line for the driver to show, of a job."""
+        if self._progress and text != self._shown and time.monotonic() - self._shown_at >= PROGRESS_SECONDS:
             self._shown, self._shown_at = text, time.monotonic()
             partial = self._progress.with_name("progress.partial")
             partial.write_text(text)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent import ROOT
+from agent.idea_folder import KEPT
 from agent.ideas import Fixed
 from agent.lab import cache
 from agent.lab.defaults import SAE_BENCH
@@ -39,7 +40,7 @@ def for_evaluator(study: Path, fixed: Fixed, evals: tuple[str, ...], environment
     written = [_cached("evaluation"), _cached("worlds"), study]
     given = [_cached("unlearning")] if "unlearning" in evals else []  # the corpus, which users put there
     given += [_cached(f"texts/{SAE_BENCH}")] if fixed.evaluation_data else []
-    own = (".git", "events.jsonl", "transcript.jsonl", "setup.json", "lock", "lock.held")
+    own = (".git", "events.jsonl", "transcript.jsonl", "setup.json", "lock", "lock.held", KEPT)
     records = [study / name for name in own]
     seen = _each([ROOT / "templates", *given, *records], "read")
     paths: dict[Path, Access] = {**_models(fixed, environment), **_each(written, "write"), **seen}

@@ -51,7 +51,7 @@ def require_records(study: Study, state: State) -> None:
 def driver_custody(study: Study, ledger: Ledger, lab: Mapping[str, Any]) -> "Custody":
     """Return the custody of a driver that starts now; `lab` is what the lab wrote of the folders in the cache."""
     artefacts = Artefacts(ledger, Path(lab["artefacts"]), Path(lab["activations"]))
-    return Custody(study, ledger, artefacts, JudgingCode(ledger.state.started.idea))
+    return Custody(study, ledger, artefacts, JudgingCode(study.idea_folder(ledger.state.started)))
 
 
 class Custody:

@@ -17,7 +17,9 @@ from agent.study.events import (
     RunCompared,
     RunDescribed,
     RunReserved,
+    RunTracked,
     ScoredOnTest,
+    StudyStarted,
 )
 from agent.study.reference_events import ReferenceImported, ReferenceScored
 
@@ -33,7 +35,8 @@ RunEvent = (
 )
 
 DigestEvent = (
-    BaselineMeasured
+    StudyStarted
+    | BaselineMeasured
     | PreflightFailed
     | AttemptEnded
     | AttemptCutShort
@@ -58,5 +61,13 @@ TimedEvent = (
     | ReferenceScored
 )
 AboutRun = (
-    RunEvent | HandRunAdded | RunDescribed | ReplicateEnded | ScoredOnTest | RunCompared | FeaturesKept | FrontScored
+    RunEvent
+    | HandRunAdded
+    | RunDescribed
+    | ReplicateEnded
+    | ScoredOnTest
+    | RunCompared
+    | RunTracked
+    | FeaturesKept
+    | FrontScored
 )

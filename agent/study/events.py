@@ -1,9 +1,8 @@
 """The events of a study's ledger. Names of events and fields are a file format: they do not change."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, Field
 
 from agent.hypothesis import Rules
 from agent.ideas import MOST_VARIANCE_LOST, Fixed
@@ -12,24 +11,8 @@ from agent.lab.results import Comparison, Expectation, Measure, Work
 from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
 from agent.study.event_base import Digests, EventBase
-from agent.study.records import Baseline, Confinement, PlannedRun, Proposal, RateTry
+from agent.study.records import Baseline, Confinement, LanguageModel, PlannedRun, Proposal, RateTry, TrackerName
 from agent.study.reference_events import ReferenceImported, ReferenceScored
-
-
-class LanguageModel(BaseModel):
-    """The language model that proposes runs, and its limits."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: Line
-    max_tokens: int | None = None
-    max_cost: float | None = None  # dollars
-    prices: tuple[float, float] | None = None  # dollars per million tokens of input and of output
-    window: int | None = None  # context window, tokens; None: looked up by the model's name
-    answer: int | None = None  # tokens of the longest answer; None: the client's own
-    stream: bool = False  # ask for answers piece by piece
-    command: Line | None = None  # a program that is asked in place of a server
-    replay: Path | None = None  # a transcript whose answers are replayed
 
 
 class _Event(EventBase, BaseModel):  # BaseModel once more, for ruff to know a model by
@@ -68,6 +51,9 @@ class StudyStarted(_Event):
     tune: bool = False  # the baseline's learning rate, before the first run
     ks: tuple[float, ...] = ()  # at which a confirmed winner and the baseline are trained at the end
     references: tuple[Line, ...] = ()  # names of the SAEs from elsewhere that stand beside the baseline
+    idea_folder: Line = ""  # where the user's own idea lay, of which the study keeps a copy; "": in templates/ideas
+    digests: Digests = {}  # of that copy
+    track: TrackerName | None = None  # what runs are logged with once they have ended
 
 
 class StudyResumed(_Event):
@@ -88,10 +74,11 @@ class SettingsChanged(_Event):
     max_tokens: int | None = None
     max_cost: float | None = None  # dollars
     prices: tuple[float, float] | None = None  # dollars per million tokens of input and of output
+    track: TrackerName | None = None
 
     def applied(self, started: StudyStarted) -> StudyStarted:
         """Return the settings with which a study goes on that had those of `started`."""
-        limits = self.model_dump(include={"max_runs", "max_hours"}, exclude_none=True)
+        limits = self.model_dump(include={"max_runs", "max_hours", "track"}, exclude_none=True)
         own = self.model_dump(include={"model", "max_tokens", "max_cost", "prices"}, exclude_none=True)
         if self.model:
             own = {"window": None, "prices": None} | own
@@ -340,6 +327,14 @@ class RecordsLost(_Event):
     paths: list[str]  # in the study's directory
 
 
+class RunTracked(_Event):
+    """A run was logged with the study's tracker."""
+
+    event: Literal["run_tracked"] = "run_tracked"
+    run: int
+    outcome: Line  # as it stood then
+
+
 class NotesWritten(_Event):
     event: Literal["notes_written"] = "notes_written"
     after_run: int
@@ -389,6 +384,7 @@ Event = Annotated[
     | FrontScored
     | ReferenceImported
     | ReferenceScored
+    | RunTracked
     | NotesWritten
     | StudyInterrupted
     | StudyEnded,

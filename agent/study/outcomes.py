@@ -1,6 +1,16 @@
 """How a run or a study ends early: exceptions that carry the verdict, or the reason."""
 
+from dataclasses import dataclass
+
 from agent.lab.verdicts import Verdict
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """How a study ended, and the exit code that says so."""
+
+    reason: str
+    exit_code: int
 
 
 class RunFailed(Exception):

@@ -1,7 +1,8 @@
-"""The records that events carry: proposals, planned runs, baselines, references, confinement."""
+"""The records that events carry: proposals, planned runs, baselines, references, confinement, the language model."""
 
 import math
 import re
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +13,7 @@ from agent.lab.verdicts import Verdict
 from agent.lab.visible import Line, Prose
 
 SandboxWish = Literal["required", "auto", "off"]
+TrackerName = Literal["wandb"]
 SandboxKind = Literal["none", "landlock", "bubblewrap"]  # the weaker first
 
 
@@ -95,3 +97,19 @@ class Reference(BaseModel):
     name: Line  # by which it is known in the study, and its directory is called
     d_sae: int
     imported: Imported
+
+
+class LanguageModel(BaseModel):
+    """The language model that proposes runs, and its limits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Line
+    max_tokens: int | None = None
+    max_cost: float | None = None  # dollars
+    prices: tuple[float, float] | None = None  # dollars per million tokens of input and of output
+    window: int | None = None  # context window, tokens; None: looked up by the model's name
+    answer: int | None = None  # tokens of the longest answer; None: the client's own
+    stream: bool = False  # ask for answers piece by piece
+    command: Line | None = None  # a program that is asked in place of a server
+    replay: Path | None = None  # a transcript whose answers are replayed

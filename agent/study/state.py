@@ -37,6 +37,7 @@ from agent.study.events import (
     RunCompared,
     RunDescribed,
     RunReserved,
+    RunTracked,
     ScoredOnTest,
     SentinelsScored,
     SettingsChanged,
@@ -120,6 +121,7 @@ class State:
     references: dict[str, Reference] = field(default_factory=dict)  # by name, in the order in which they were given
     references_scored: dict[str, ReferenceScored] = field(default_factory=dict)  # by name
     features: dict[int, FeaturesKept] = field(default_factory=dict)  # by run
+    tracked: dict[int, str] = field(default_factory=dict)  # outcome with which a run was logged, by run
     digests: dict[str, str] = field(default_factory=dict)  # path in the study's directory -> SHA-256
     lost: set[str] = field(default_factory=set)  # recorded files that were changed and could not be put back
     artefacts: dict[str, str] | None = None  # path in the cache -> SHA-256; None until they are recorded
@@ -304,6 +306,8 @@ def _apply(state: State, event: Event) -> None:
             state.tested[number] = event
         case RunCompared(run=number, comparison=comparison, provisional=provisional):
             state.runs[number].comparison, state.runs[number].provisional = comparison, provisional
+        case RunTracked(run=number, outcome=outcome):
+            state.tracked[number] = outcome
         case FeaturesKept(run=number):
             state.features[number] = event
         case FrontScored(run=number, k=k):

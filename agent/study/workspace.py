@@ -15,12 +15,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent import TEMPLATES, idea_folder
 from agent.lab import results
 from agent.lab.errors import UserError
 from agent.lab.files import BadFile, read_plain_text, remove
 from agent.lab.locks import Busy, lock_now
 from agent.lab.progress import notify
 from agent.study import digests, job_names, ledger, repository
+from agent.study.events import StudyStarted
 from agent.study.runs import Run
 from agent.study.state import State, derive
 
@@ -39,6 +41,7 @@ IGNORED = """\
 /jobs/
 /slot_*/
 /setup.json
+/wandb/
 /run_*/*
 !/run_*/experiment.py
 !/run_*/metrics.jsonl
@@ -96,6 +99,11 @@ class Study:
     def attempt_dir(self, number: int, attempt: int) -> Path:
         """Where an attempt is kept that another one followed."""
         return self.directory / f"run_{number}_attempt_{attempt}"
+
+    def idea_folder(self, started: StudyStarted) -> Path:
+        """Return the folder of the study's idea: its own copy of one that came from outside."""
+        ideas = self.directory / idea_folder.KEPT if started.idea_folder else TEMPLATES / "ideas"
+        return ideas / started.idea
 
     def archive_attempt(self, number: int, attempt: int) -> None:
         """Move the directory of a run away, so that another attempt can use its name.
@@ -201,8 +209,10 @@ class Study:
                 raise StudyBusy(f"{self.name} is in use by {driver}: wait until that has ended") from None
             yield
 
-    def commit(self, message: str) -> None:
+    def commit(self, message: str, more: Collection[str] = ()) -> None:
         """Commit what tells the story, also if nothing has changed: each proposal and each result gets one commit.
+
+        `more` are further files that are committed from then on, by their paths in the study.
 
         Do nothing if one of the newest commits has this message: a driver was killed just after making it.
         """
@@ -212,7 +222,7 @@ class Study:
             if any(str(commit.message).strip() == message.strip() for commit in newest):
                 return
             before = {name for name in repo.git.ls_files("-z").split("\0") if name}
-            present = self._statuses(before)
+            present = self._statuses({*before, *more})
             known = _committed.get((self.directory, self.head()), {})
             if gone := before - present.keys():
                 repo.git.update_index("--force-remove", "--", *sorted(gone))

@@ -105,6 +105,24 @@ def test_an_approved_idea_is_written_and_says_what_it_needs(tmp_path: Path):
     assert refused.stderr == message
 
 
+def test_an_idea_may_be_written_to_a_folder_of_the_users(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    folder = root / "my ideas/gate"
+    with ScriptedServer(fenced(GATED)) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        new_idea.new(SENTENCE, "m", root, to=folder)
+        assert ideas.load(str(folder)).title == "Gates: which latents fire, and how strongly?"
+        assert f"study it with: agent run --idea '{folder}' --max-runs 2" in capsys.readouterr().out
+        assert ideas.idea_names(root / "templates") == ideas.idea_names()
+        for to, message in ((folder, "there is something already"), (root / "two words", "name it with letters")):
+            with pytest.raises(UserError, match=message):
+                new_idea.new(SENTENCE, "m", root, to=to)
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize("typed", ["\n", "n\n", ""])
 def test_an_idea_that_is_not_approved_is_only_saved_as_a_draft(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str
