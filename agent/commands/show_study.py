@@ -53,7 +53,8 @@ def print_study(study: Study, state: State) -> bool:
     console.print(f"cost: {story.cost}")
     console.print(
         f"{fixed.model_in_words}, {fixed.hook_name}, {fixed.tokens:,} tokens, d_sae {fixed.d_sae:,}, "
-        f"{fixed.baseline_in_words}, seed {fixed.seed}{fixed.held_in_words}; primary metric: {METRICS[state.started.primary_metric].title}"
+        f"{fixed.baseline_in_words}, seed {fixed.seed}{fixed.held_in_words}; primary metric: "
+        f"{METRICS[state.started.primary_metric].title}"
     )
     if state.started.trained_on:
         console.print(f"trained on {state.started.trained_on}")
