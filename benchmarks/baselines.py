@@ -4,8 +4,9 @@
 
 Both train at the same width, batch, tokens, learning rate and schedule, with five seeds, and are scored on the same
 held-out activations, in the form in which they are used (thresholds for what was a choice within a batch). SAELens
-trains from our start (b_dec is the mean of the data, the decoder's rows have norm 1) and from its own (zero, and 0.1).
-Our figures are read at SAELens' L0, linearly in log L0, with trainings at a knob a little lower and a little higher.
+trains from our start (b_dec is the mean of the data, the decoder's rows have norm 1) and from its own (zero, and 0.1);
+`--sides ours,sae_lens_unit_norm` has it rescale the rows after each step, as we do but for relu. Our figures are read
+at SAELens' L0, linearly in log L0, with trainings at a knob a little lower and a little higher.
 
 Each training leaves a file in WORK_DIR, and one that is there is not repeated: a benchmark that was stopped goes on.
 With `--rates` or `--knobs` there is no comparison but a line for each training of `--sides`, which is how the settings
@@ -33,7 +34,7 @@ from torch import Tensor
 
 from agent import constants, ideas
 from agent.ideas import Fixed
-from agent.lab import checkpoint, defaults
+from agent.lab import checkpoint, defaults, files
 from agent.lab.activations import stream
 from agent.lab.architectures import BASELINES, BaselineName
 from agent.lab.evaluation.evaluator import Evaluator
@@ -43,7 +44,7 @@ from agent.lab.evaluation.world_evaluator import WorldEvaluator
 import parity_table
 import sae_lens_trainer
 
-SIDES = ("sae_lens_as_ours", "ours", "sae_lens")  # SAELens from our start, ours, SAELens from its own
+SIDES = ("ours", "sae_lens_as_ours", "sae_lens")  # ours, SAELens from our start, and from its own
 NEIGHBOURS = (0.85, 1.18)  # times the knob: ours with the first seed, for the slope over log L0
 SCORED = 16_384  # held-out activations
 BATCH = 128  # tokens a step: 800 steps of the usual 102,400 tokens
@@ -54,11 +55,11 @@ KNOBS: dict[str, dict[BaselineName, float]] = {  # near L0 16 on tiny-lm and 8 o
 }
 KNOBS_OF_SAE_LENS: dict[tuple[str, BaselineName], float] = {  # where the same L0 needs another
     ("tiny-lm", "jumprelu"): 0.4,
-    ("synth2k", "jumprelu"): 1.4,
+    ("synth2k", "jumprelu"): 0.95,
     ("tiny-lm", "gated"): 1.64,
     ("synth2k", "gated"): 2.7,
 }
-RATES = {"tiny-lm": 4e-3, "synth2k": 4e-3}
+RATE = 4e-3
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ class Trial:
     @property
     def source(self) -> str:
         """The experiment.py of the baseline."""
-        fixed = Fixed(
-            model=self.model, baseline=self.kind, tokens=self.tokens, d_sae=D_SAE, batch=BATCH, seed=self.seed
-        )
+        sizes = {"tokens": self.tokens, "d_sae": D_SAE, "batch": BATCH, "seed": self.seed}
+        every_step = {"DEAD_EVERY": 1}  # as SAELens; by default a little more than the window on synth2k
+        fixed = Fixed.model_validate(sizes | {"model": self.model, "baseline": self.kind, "constants": every_step})
         return ideas.render_baseline(fixed, self.knob, rate=self.rate)
 
 
@@ -154,8 +155,7 @@ def train(trial: Trial) -> tuple[Any, float]:
     if trial.side != "ours":
         hook, batch = known["HOOK_NAME"], known["BATCH"]
         data = stream(trial.model, hook, tokens=trial.tokens, batch=batch, seed=trial.seed)
-        as_ours = trial.side == "sae_lens_as_ours"
-        sae = sae_lens_trainer.train(trial.kind, trial.knob, known, data, data.mean, trial.seed, as_ours=as_ours)
+        sae = sae_lens_trainer.train(trial.kind, trial.knob, known, data, data.mean, trial.seed, side=trial.side)
         return sae, data.manifest.scale
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "experiment.py")
@@ -176,7 +176,7 @@ def carry_out(trial: Trial, folder: Path) -> dict[str, Any]:
             sae, scale = train(trial)
             seconds = time.monotonic() - started
         figures = asdict(trial) | held.score(sae, scale) | {"seconds": round(seconds, 2)}
-        path.write_text(json.dumps(figures))
+        files.write_atomically(path, json.dumps(figures))
         print(f"{seconds:.1f} s: {path.name}", file=sys.stderr, flush=True)
     return json.loads(path.read_text())
 
@@ -189,7 +189,7 @@ def knob_of(model: str, kind: BaselineName, side: str) -> float:
 def trials_of(model: str, kind: BaselineName, side: str, tokens: int, seeds: int) -> list[Trial]:
     """Return the trainings of one side that a line of the table is made of."""
     knob = knob_of(model, kind, side)
-    return [Trial(model, kind, side, knob, RATES[model], tokens, seed) for seed in range(seeds)]
+    return [Trial(model, kind, side, knob, RATE, tokens, seed) for seed in range(seeds)]
 
 
 def near(trial: Trial) -> list[Trial]:
@@ -203,7 +203,7 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
     pairs = list(itertools.product(args.models, args.kinds))
     trained: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     others = [side for side in args.sides if side != "ours"]
-    for side in args.sides:
+    for side in ("ours", *others):
         for model, kind in pairs:
             trials = trials_of(model, kind, side, args.tokens, args.seeds)
             trained[model, kind, side] = [carry_out(trial, args.folder) for trial in trials]
@@ -224,9 +224,9 @@ def list_trainings(args: argparse.Namespace) -> list[dict[str, Any]]:
     names = ("model", "kind", "side", "rate", "knob", "l0", "explained_variance_centered", "alive_fraction")
     print(f"| {' | '.join(names)} |\n|{' --- |' * len(names)}")
     rows = []
-    for model, side, kind, rate in itertools.product(args.models, args.sides, args.kinds, args.rates or [None]):
+    for model, side, kind, rate in itertools.product(args.models, args.sides, args.kinds, args.rates or [RATE]):
         for knob in args.knobs or [knob_of(model, kind, side)]:
-            rows.append(carry_out(Trial(model, kind, side, knob, rate or RATES[model], args.tokens, 0), args.folder))
+            rows.append(carry_out(Trial(model, kind, side, knob, rate, args.tokens, 0), args.folder))
             values = (rows[-1][name] for name in names)
             print(f"| {' | '.join(v if isinstance(v, str) else f'{v:.4g}' for v in values)} |", flush=True)
     return rows

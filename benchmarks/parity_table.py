@@ -50,14 +50,18 @@ def compare(metric: str, ours: Sequence[Figures], near: Sequence[Figures], their
     return Difference(metric, float(np.mean(read[0])), float(np.mean(read[1])), noise, len(ours))
 
 
-STARTS = {"sae_lens_as_ours": "SAELens", "sae_lens": "SAELens from its own start"}
+TITLES = {
+    "sae_lens_as_ours": "SAELens",
+    "sae_lens": "SAELens from its own start",
+    "sae_lens_unit_norm": "SAELens with decoder rows held at norm 1",
+}
 
 
 def head(others: Sequence[str]) -> str:
     """Return the head of the table."""
     names = ["model", "baseline", "knob", "L0", "explained variance", "alive"]
     for other in others:
-        names += [f"{STARTS[other]}: L0", "explained variance", "alive", "difference of ours", "in seed noise"]
+        names += [f"{TITLES[other]}: L0", "explained variance", "alive", "difference of ours", "in seed noise"]
     return f"| {' | '.join(names)} |\n|{' --- |' * len(names)}"
 
 

@@ -1,8 +1,8 @@
 """Train an SAE of a kind of baseline by SAELens' own trainer, on given activations: what benchmarks/baselines.py asks.
 
 What has a counterpart in the baseline is set to it: width, knob, learning rate and its schedule, the window of dead
-latents, the rate of the threshold, prefixes. Of its own it has the start (b_dec zero, decoder rows of norm 0.1) and the
-weight of the dead latents' loss, unless it is to have ours. The decoder's rows are free either way.
+latents, the rate of the threshold, prefixes. Of its own SAELens has the start (b_dec zero, decoder rows of norm 0.1),
+the weight of the dead latents' loss, and decoder rows of any norm, unless it is to have ours.
 """
 
 import tempfile
@@ -11,6 +11,7 @@ from itertools import chain, repeat
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from sae_lens import saes
 from sae_lens.config import LoggingConfig, SAETrainerConfig
 from sae_lens.training.sae_trainer import SAETrainer
@@ -74,13 +75,14 @@ def trainer_config(constants: Constants, steps: int) -> SAETrainerConfig:
 
 
 def train(
-    kind: str, knob: float, constants: Constants, data: Iterable[Tensor], mean: Tensor, seed: int, *, as_ours: bool
+    kind: str, knob: float, constants: Constants, data: Iterable[Tensor], mean: Tensor, seed: int, *, side: str
 ) -> Any:
     """Return SAELens' inference SAE of a kind, trained on batches `[batch, d_in]` that it does not scale.
 
-    `mean [d_in]` is that of the data; `as_ours` starts from it, with decoder rows of norm 1, and weighs the dead
-    latents' loss as the baselines do.
+    `mean [d_in]` is that of the data. The side sae_lens_as_ours starts from it, with decoder rows of norm 1, and weighs
+    the dead latents' loss as the baselines do; sae_lens_unit_norm rescales the rows to norm 1 after each step besides.
     """
+    as_ours = side != "sae_lens"
     torch.manual_seed(seed)
     steps = constants["TOKENS"] // constants["BATCH"]
     training_class, config_class = CLASSES[kind]
@@ -93,7 +95,10 @@ def train(
     sae = training_class(config_class(d_in=len(mean), d_sae=constants["D_SAE"], **chosen))
     if as_ours:
         sae.b_dec.data.copy_(mean)
-    SAETrainer(trainer_config(constants, steps), sae, batches(data)).fit()
+    trainer = SAETrainer(trainer_config(constants, steps), sae, batches(data))
+    if side == "sae_lens_unit_norm":
+        trainer.optimizer.register_step_post_hook(lambda *_: sae.W_dec.data.copy_(F.normalize(sae.W_dec.data, dim=1)))
+    trainer.fit()
     with tempfile.TemporaryDirectory() as folder:
         sae.save_inference_model(folder)
         return saes.SAE.load_from_disk(folder)

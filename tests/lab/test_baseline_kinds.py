@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from ruff import find_ruff_bin
-from small_lab import D_SAE, TOKENS, experiment, load, of_idea, stream
+from small_lab import D_SAE, experiment, load, of_idea, stream
 
 from agent import ideas
 from agent.ideas import Fixed
@@ -19,11 +19,6 @@ KNOBS = {"K": (4, 16), "L1_COEFFICIENT": (5.0, 0.5)}  # the first gives the lowe
 SAE_LENS = {"topk": "topk", "gated": "gated", "relu": "standard"}  # others are JumpReLUs there
 SHIPPED = [ideas.load(name) for name in ideas.idea_names()]
 PAIRS = [(idea.name, baseline) for idea in SHIPPED for baseline in idea.baselines if baseline != "batchtopk"]
-
-
-@pytest.fixture
-def smoke(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
@@ -130,22 +125,32 @@ def test_gated_latents_are_those_of_the_source(small_model: Path, harvest: Any, 
 # Ideas on them
 
 
+@pytest.mark.parametrize(("idea", "baseline"), PAIRS)
+def test_each_step_of_an_idea_passes_preflight_on_each_baseline_that_it_names(idea: str, baseline: BaselineName):
+    fixed = Fixed(baseline=baseline)
+    found = ideas.load(idea)
+    for step in found.plan[:1]:
+        preflight.check(ideas.render_step(found, step, fixed), fixed, {"run 0": ideas.render_baseline(fixed)})
+    for step in found.plan[1:]:
+        compile(ideas.render_step(found, step, fixed), step.name, "exec")  # of the same template
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("idea", "baseline"), PAIRS)
-def test_each_step_of_an_idea_trains_on_each_baseline_that_it_names(
+def test_an_idea_trains_on_each_baseline_that_it_names(
     small_model: Path,
     harvest: Any,  # noqa: ARG001
     tmp_path: Path,
-    smoke: None,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
     idea: str,
     baseline: BaselineName,
 ):
-    fixed = Fixed(model=str(small_model), hook_name="blocks.1.hook_resid_post", tokens=TOKENS, d_sae=D_SAE)
-    fixed = fixed.with_changes(baseline=baseline)
-    for name, module in of_idea(tmp_path, small_model, idea, baseline).items():
-        source = Path(module.__file__ or "").read_text()
-        preflight.check(source, fixed, {})
-        module.main(tmp_path / name)
+    """Its template with every mechanism off, and the first and the last step of its plan."""
+    monkeypatch.setenv("SAE_AGENT_SMOKE", "1")
+    modules = of_idea(tmp_path, small_model, idea, baseline)
+    plan = ideas.load(idea).plan
+    for name in ("off", plan[0].name, plan[-1].name):
+        modules[name].main(tmp_path / name)
         checkpoint.load(tmp_path / name / "checkpoint")
 
 

@@ -11,17 +11,17 @@ from torch import Tensor
 from agent import ideas
 from agent.ideas import Fixed
 
-D_IN, D_SAE, BATCH, STEPS, RATE = 16, 48, 128, 250, 3e-3
+D_IN, D_SAE, BATCH, STEPS, RATE = 16, 48, 64, 120, 1e-2
 SCALE = 1 / 40  # from the rows below to rows of mean norm sqrt(D_IN)
 OTHERS = 0.04  # the coefficient of a system that trains on rows as they are, with the mean over dimensions as its error
 
 
 @pytest.fixture(scope="module")
 def rows() -> Tensor:
-    """Rows `[4096, D_IN]` of three of 32 directions each, about a mean that is not zero."""
+    """Rows `[2048, D_IN]` of three of 32 directions each, about a mean that is not zero."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(32, D_IN, generator=generator)
-    strength = torch.rand(4096, 32, generator=generator) * (torch.rand(4096, 32, generator=generator) < 3 / 32)
+    strength = torch.rand(2048, 32, generator=generator) * (torch.rand(2048, 32, generator=generator) < 3 / 32)
     x = strength @ features + torch.randn(D_IN, generator=generator) / 4
     return x * (D_IN**0.5 / x.norm(dim=1).mean()) / SCALE
 
