@@ -22,7 +22,7 @@ IDEA = {
     "defaults": {"aux": 0.03, "more": ""},
     "plan": [
         {"name": "sound", "title": "s", "parameters": {"aux": 0.1}, **STEP},
-        {"name": "crashing", "title": "c", "parameters": {"aux": 0.2, "more": "missing = 1 / (TOKENS - TOKENS)"}, **STEP},
+        {"name": "crashing", "title": "c", "parameters": {"aux": 0.2, "more": "_ = 1 / (SEED - SEED)"}, **STEP},
         {"name": "importing", "title": "i", "parameters": {"more": "import os"}, **STEP},
         {"name": "broken", "title": "b", "parameters": {"more": "("}, **STEP},
     ],
