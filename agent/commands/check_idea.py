@@ -45,14 +45,14 @@ class Trial:
     def is_sound(self) -> bool:
         return not self.failed and not (self.info and "analysis" in self.info.errors)
 
-    def cells(self, measures: int) -> tuple[str, str, str, str]:
-        """Return the row of a table; `measures` is how many the idea has."""
+    def found(self, measures: int) -> str:
+        """Return what came of it; `measures` is how many the idea has."""
         if self.info is None:
-            return self.step, self.baseline, self.failed, ""
+            return self.failed
         if why := self.info.errors.get("analysis"):
-            return self.step, self.baseline, "ok", f"analysis.py: {why}"
-        lacking = "".join(f"; without {need}" for need in self.info.not_measured)
-        return self.step, self.baseline, "ok", f"{len(self.info.analysis)} of {measures}{lacking}" * bool(measures)
+            return f"analysis.py: {why}"
+        lacking = "".join(f", without {need}" for need in self.info.not_measured)
+        return f"ok, {len(self.info.analysis)} of {measures} measures{lacking}" if measures else "ok"
 
 
 def check(name: str, model: str | None, device: str | None, wish: SandboxWish) -> bool:
@@ -154,8 +154,8 @@ def _first_steps(
 def _show(idea: Idea, analysis: Analysis, trials: Sequence[Trial]) -> None:
     console = make_console(LONGEST_LINE)
     measures = len(analysis.measures or {})
-    rows = [trial.cells(measures) for trial in trials]
-    print_table(console, ("step", "baseline", "first steps", "own measures"), rows)
+    rows = [(trial.step, trial.baseline, trial.found(measures)) for trial in trials]
+    print_table(console, ("step", "baseline", "first steps and own measures"), rows)
     if idea.template is None:
         console.print("no template: the plan is in words, run it with --proposer llm", soft_wrap=True)
     for need, what in analysis.needs.items():
