@@ -29,8 +29,9 @@ from agent.study.custody import Custody
 from agent.study.ledger import Ledger
 from agent.study.outcomes import RunFailed, StudyDone
 from agent.study.records import Proposal
+from agent.study.run_state import RunState
 from agent.study.runs import Run
-from agent.study.state import RunState, State
+from agent.study.state import State
 from agent.study.workspace import Study
 
 DRIVER_ENDED = Verdict(name="killed", evidence="the driver ended while training")

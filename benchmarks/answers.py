@@ -30,8 +30,8 @@ from agent.proposers.edits import EditError
 from agent.proposers.template import baseline_proposal
 from agent.report import bare_figures, prose
 from agent.report.prose import Facts
+from agent.study.run_state import RunState
 from agent.study.runs import Run
-from agent.study.state import RunState
 
 HERE = Path(__file__).with_suffix("")
 HEADLINE = ("l0", "explained_variance_centered", "ce_loss_score", "loss_added", "alive_fraction", "probing_auc_5")

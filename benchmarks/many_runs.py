@@ -29,7 +29,7 @@ from standins import last_line, make_checkout, start
 from agent.lab import results
 from agent.study import digests, events
 from agent.study.ledger import Ledger
-from agent.study.state import RunState
+from agent.study.run_state import RunState
 from agent.study.workspace import Study
 
 MORE = 4  # runs after those that are made up

@@ -9,8 +9,8 @@ from agent.lab.results import Core, FinalInfo, Latents, Probing
 from agent.lab.verdicts import MetricsRow, Verdict, VerdictName
 from agent.study.events import Event, ProposalMade, RunCommitted, RunReserved, StudyStarted
 from agent.study.records import Proposal
+from agent.study.run_state import RunState
 from agent.study.runs import Run
-from agent.study.state import RunState
 
 BASELINE = Proposal(name="baseline", title="Baseline", description="d", why="w", predictions={}, source="")
 CHANGE = BASELINE.model_copy(

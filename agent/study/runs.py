@@ -8,7 +8,7 @@ from agent.lab import results
 from agent.lab.files import BadFile
 from agent.lab.results import FinalInfo
 from agent.lab.verdicts import MetricsRow
-from agent.study.state import RunState
+from agent.study.run_state import RunState
 
 
 @dataclass(frozen=True)

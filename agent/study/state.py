@@ -3,19 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
 
-from agent.lab.results import Comparison, Expectation, Work
+from agent.lab.results import Comparison, Expectation
 from agent.lab.verdicts import Verdict
 from agent.study import job_names
 from agent.study.attempts import repeats_after_kill
-from agent.study.event_kinds import AboutRun, DigestEvent, RunEvent, TimedEvent
+from agent.study.event_kinds import AboutRun, DigestEvent, TimedEvent
 from agent.study.events import (
     AnswerSentBack,
     ArtefactsRecorded,
     AttemptCutShort,
     AttemptEnded,
-    AttemptStarted,
     BaselineMeasured,
     ConclusionDrawn,
     EvaluationEnded,
@@ -33,10 +31,8 @@ from agent.study.events import (
     RateTuned,
     RecordsLost,
     ReplicateEnded,
-    RunCommitted,
     RunCompared,
     RunDescribed,
-    RunReserved,
     RunTracked,
     ScoredOnTest,
     SentinelsScored,
@@ -46,51 +42,9 @@ from agent.study.events import (
     StudyResumed,
     StudyStarted,
 )
-from agent.study.records import Baseline, Confinement, Proposal, Reference
+from agent.study.records import Baseline, Confinement, Reference
 from agent.study.reference_events import ReferenceImported, ReferenceScored
-
-Stage = Literal["proposed", "reserved", "training", "evaluating", "judged", "done"]
-
-
-@dataclass(frozen=True)
-class FailedAttempt:
-    """An attempt at a run that another one followed."""
-
-    proposal: Proposal
-    verdict: Verdict
-
-
-@dataclass
-class RunState:
-    """One run and the stage it has reached. Run 0 is the baseline."""
-
-    number: int
-    proposal: Proposal  # that of the newest attempt
-    by_hand: bool = False  # made by a researcher, outside the budget
-    stage: Stage = "proposed"
-    reserved: bool = False
-    attempt: int = 0  # number of the newest
-    failed_attempts: dict[int, FailedAttempt] = field(default_factory=dict)  # by number, before the newest
-    verdict: Verdict | None = None
-    described: str | None = None  # by a language model, with placeholders for figures
-    comparison: Comparison | None = None  # None too in ledgers whose runs' results hold it
-    provisional: bool = False  # another comparison follows
-    seconds: float = 0.0  # of its jobs, all attempts together
-    training_seconds: float = 0.0  # of the newest attempt
-    evaluation_seconds: float = 0.0
-    work: Work | None = None  # of the newest attempt's training
-    smoke: str = ""  # hash of the checkpoint that its first steps left; empty if it is not known
-    resumes: bool = False  # it goes on from a saved state as if nothing had happened
-
-    @property
-    def counts(self) -> bool:
-        """True if the run is done and its verdict is ok."""
-        return self.stage == "done" and self.verdict is not None and self.verdict.ok
-
-    @property
-    def awaits_comparison(self) -> bool:
-        """True if the run counts and has no final comparison."""
-        return self.number > 0 and self.counts and (not self.comparison or self.provisional)
+from agent.study.run_state import RunState, advance
 
 
 @dataclass
@@ -330,7 +284,7 @@ def _apply(state: State, event: Event) -> None:
         case StudyStarted() | NotesWritten() | RecordsLost() | ArtefactsRecorded():
             pass
         case _:
-            _advance(state.runs[event.run], event)
+            advance(state.runs[event.run], event)
 
 
 def _change_settings(state: State, event: SettingsChanged) -> None:
@@ -375,30 +329,3 @@ def _job_of(event: Event) -> str:
         case JobLost():
             return event.job
     return ""
-
-
-def _advance(run: RunState, event: RunEvent) -> None:
-    match event:
-        case ProposalMade(proposal=proposal):
-            assert run.verdict
-            run.failed_attempts[run.attempt] = FailedAttempt(run.proposal, run.verdict)
-            run.proposal, run.stage, run.verdict = proposal, "proposed", None
-        case PreflightFailed(attempt=attempt, verdict=verdict):
-            run.stage, run.attempt, run.verdict = "judged", attempt, verdict
-        case RunReserved():
-            run.stage, run.reserved = "reserved", True
-        case AttemptStarted(attempt=attempt):
-            run.stage, run.attempt = "training", attempt
-        case AttemptEnded(verdict=verdict):
-            run.stage, run.verdict = "judged" if verdict else "evaluating", verdict
-            run.training_seconds, run.work = event.seconds, event.work
-            run.smoke, run.resumes = event.smoke, event.resumes
-        case AttemptCutShort(attempt=attempt, verdict=verdict) if repeats_after_kill(attempt):
-            run.stage, run.failed_attempts[attempt] = "reserved", FailedAttempt(run.proposal, verdict)
-        case AttemptCutShort(verdict=verdict):
-            run.stage, run.verdict = "judged", verdict
-        case EvaluationEnded(verdict=verdict, seconds=seconds):
-            run.stage, run.verdict, run.evaluation_seconds = "judged", verdict, seconds
-        case RunCommitted(verdict=verdict):
-            run.stage, run.verdict = "done", verdict
-            run.reserved |= not run.by_hand  # also where no attempt came past preflight

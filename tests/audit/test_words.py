@@ -9,8 +9,8 @@ from agent.audit.known_figures import from_runs
 from agent.audit.words import contradictions
 from agent.comparison.judgement import Judgement
 from agent.lab.results import Comparison, FamilyScores, FinalInfo, Latents, MetricComparison
+from agent.study.run_state import RunState
 from agent.study.runs import Run
-from agent.study.state import RunState
 
 TITLES = [
     "Baseline",

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from agent.display.console import study_table
 from agent.display.live import LiveDisplay
+from agent.study.run_state import RunState
 from agent.study.runs import Run
-from agent.study.state import RunState
 
 
 def test_brackets_in_a_title_are_shown():

@@ -22,8 +22,8 @@ from agent.lab.results import FinalInfo
 from agent.lab.verdicts import MetricsRow, Verdict
 from agent.report import figure_style
 from agent.study.records import Proposal
+from agent.study.run_state import RunState
 from agent.study.runs import Run
-from agent.study.state import RunState
 
 PATH = TEMPLATES / "ideas/hierarchical_sae/analysis.py"
 TOKENS = 20_000

@@ -9,7 +9,8 @@ from builders import STARTED
 from agent.ideas import Fixed, Idea
 from agent.proposers.template import TemplateProposer
 from agent.study.outcomes import StudyDone
-from agent.study.state import RunState, State
+from agent.study.run_state import RunState
+from agent.study.state import State
 
 FREE = {"title": "t", "description": "d", "why": "w", "predictions": {"l0": "same"}}
 

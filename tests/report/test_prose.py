@@ -11,8 +11,8 @@ from agent.lab.results import Comparison, Measure, MetricComparison, Training
 from agent.proposers.template import baseline_proposal
 from agent.report import bare_figures, prose
 from agent.report.prose import Facts
+from agent.study.run_state import RunState
 from agent.study.runs import Run
-from agent.study.state import RunState
 
 SETTINGS = {"K": 32, "AUX_K": 64, "CE_LOSS_SCORE": 0.993, "NOTE": "the best of all", "KIND": "relu", "ENDS": [8, 16]}
 

@@ -21,8 +21,8 @@ from agent.report.page.diff import Diff, diff
 from agent.report.page.opened import Opened, log_tail
 from agent.report.run_section import prediction_result, run_texts
 from agent.study.records import Proposal
+from agent.study.run_state import FailedAttempt
 from agent.study.runs import Run
-from agent.study.state import FailedAttempt
 
 MOST_HIGHLIGHTED = 40  # runs of a study whose changes are highlighted
 LOG_BYTES = 12_000  # of each log, from its end
