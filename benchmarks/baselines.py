@@ -73,18 +73,20 @@ class Trial:
     rate: float
     tokens: int
     seed: int
+    changed: tuple[tuple[str, float], ...] = ()  # constants of ours
 
     @property
     def name(self) -> str:
         """The name of its file."""
         of = Path(self.model).name
-        return f"{of}_{self.kind}_{self.side}_{self.knob:g}_lr{self.rate:g}_{self.tokens}_seed{self.seed}.json"
+        changed = "".join(f"{name}{value:g}_" for name, value in self.changed)
+        return f"{of}_{self.kind}_{self.side}_{self.knob:g}_lr{self.rate:g}_{self.tokens}_{changed}seed{self.seed}.json"
 
     @property
     def source(self) -> str:
         """The experiment.py of the baseline."""
         sizes = {"tokens": self.tokens, "d_sae": D_SAE, "batch": BATCH, "seed": self.seed}
-        every_step = {"DEAD_EVERY": 1}  # as SAELens; by default a little more than the window on synth2k
+        every_step = {"DEAD_EVERY": 1, **dict(self.changed)}  # as SAELens; by default more than synth2k's window
         fixed = Fixed.model_validate(sizes | {"model": self.model, "baseline": self.kind, "constants": every_step})
         return ideas.render_baseline(fixed, self.knob, rate=self.rate)
 
@@ -186,10 +188,10 @@ def knob_of(model: str, kind: BaselineName, side: str) -> float:
     return own if side == "ours" else KNOBS_OF_SAE_LENS.get((model, kind), own)
 
 
-def trials_of(model: str, kind: BaselineName, side: str, tokens: int, seeds: int) -> list[Trial]:
+def trials_of(model: str, kind: BaselineName, side: str, args: argparse.Namespace) -> list[Trial]:
     """Return the trainings of one side that a line of the table is made of."""
-    knob = knob_of(model, kind, side)
-    return [Trial(model, kind, side, knob, RATE, tokens, seed) for seed in range(seeds)]
+    knob, changed = knob_of(model, kind, side), tuple(args.set) if side == "ours" else ()
+    return [Trial(model, kind, side, knob, RATE, args.tokens, seed, changed) for seed in range(args.seeds)]
 
 
 def near(trial: Trial) -> list[Trial]:
@@ -205,7 +207,7 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
     others = [side for side in args.sides if side != "ours"]
     for side in ("ours", *others):
         for model, kind in pairs:
-            trials = trials_of(model, kind, side, args.tokens, args.seeds)
+            trials = trials_of(model, kind, side, args)
             trained[model, kind, side] = [carry_out(trial, args.folder) for trial in trials]
             if side == "ours":
                 trained[model, kind, "near"] = [carry_out(trial, args.folder) for trial in near(trials[0])]
@@ -240,6 +242,11 @@ def numbers(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
 
 
+def constant(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    return name, float(value)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="WORK_DIR", type=Path)
@@ -250,6 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rates", type=numbers)
     parser.add_argument("--knobs", type=numbers)
     parser.add_argument("--sides", type=words, default=list(SIDES))
+    parser.add_argument("--set", type=constant, action="append", default=[], metavar="NAME=VALUE", help="of ours")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures, all trainings among them")
     args = parser.parse_args(arguments)
     args.folder.mkdir(parents=True, exist_ok=True)

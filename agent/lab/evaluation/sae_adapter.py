@@ -147,6 +147,8 @@ def bench_config(
         prepend_bos=True,
     )
     general_utils._standardize_sae_cfg(cfg)
+    if trained.architecture == "gated":
+        cfg.architecture_str = "jumprelu"  # pyright: ignore  # which it equals here; core looks for a b_mag otherwise
     return cfg
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from sae_lens.evals import ExplainedVarianceCalculator
+from small_kinds import KINDS, make_kinds
 from small_lab import D_MODEL, D_SAE, HOOK, TOKENS, K, experiment, load, one_line, run, save, train
 from torch import Tensor
 
@@ -149,6 +150,13 @@ def test_a_trained_sae_is_ok_and_above_the_random_floor(scored: dict[str, FinalI
     assert figures(info).explained_variance_centered > measured.explained_variance_centered + 0.2
     assert figures(info).l0 == pytest.approx(K, rel=0.1)
     assert measured.k == round(figures(info).l0)
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "gated")) for kind in KINDS])
+def test_an_sae_of_each_kind_is_scored(kind: str, evaluator: Evaluator, small_model: Path, tmp_path: Path):
+    info = score(evaluator, make_kinds(small_model).save(tmp_path / kind, kind))
+    assert not info.errors
+    assert info.core
 
 
 def test_core_equals_sae_bench_on_the_module_itself(eager: Eager, evaluator: Evaluator, scored: dict[str, FinalInfo]):
