@@ -154,7 +154,7 @@ def test_a_trained_sae_is_ok_and_above_the_random_floor(scored: dict[str, FinalI
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "gated")) for kind in KINDS])
 def test_an_sae_of_each_kind_is_scored(kind: str, evaluator: Evaluator, small_model: Path, tmp_path: Path):
-    info = score(evaluator, make_kinds(small_model).save(tmp_path / kind, kind))
+    info = score(evaluator, make_kinds(small_model).save(tmp_path / kind, kind), evals=("core",))
     assert not info.errors
     assert info.core
 
