@@ -88,7 +88,7 @@ def test_the_figures_are_of_all_those_windows_and_of_every_ordinary_token(
     assert info.core
     assert info.core.tokens == len(ids) * (ids.shape[1] - 1) - (ids[:, 1:] == ids[0, 0]).sum()
     assert info.outliers is None
-    (answer,) = (run_dir / "eval").glob("*_eval_results.json")
+    (answer,) = (run_dir / "eval").rglob("*_eval_results.json")
     settings = json.loads(answer.read_text())["eval_config"]
     assert settings["dataset"] == f"{published.CORE_DATASET}@{hub.commit(CORE)}"
     assert settings["n_eval_sparsity_variance_batches"] == len(ids) // BATCH_WINDOWS
