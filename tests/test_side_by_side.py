@@ -95,7 +95,8 @@ def test_notes_say_that_a_comparison_is_provisional(checkout: Checkout):
     assert checkout.agent("resume", **cut).returncode == -signal.SIGKILL
     assert checkout.state.runs[1].provisional
     section = checkout.notes.split("## Run 1: ")[1]
-    assert re.search(r"Provisional: the noise rests on [2-4] trainings so far, and the comparison is made again\.", section)
+    rests = r"Provisional: the noise rests on [2-4] trainings so far, and the comparison is made again\."
+    assert re.search(rests, section)
     assert checkout.agent("resume").returncode == 0
     assert "rovisional" not in checkout.notes
 
