@@ -10,7 +10,7 @@ import typer
 
 from agent import ROOT
 from agent.ideas import Fixed
-from agent.lab import cache
+from agent.lab import cache, files
 from agent.lab.errors import UserError
 from agent.lab.visible import one_line
 from agent.running.places import Place, Unprepared
@@ -58,11 +58,12 @@ def _named(sources: Sequence[str]) -> dict[str, str]:
     """Return the sources by short names, directories as absolute paths. Raise UserError for one that is given twice."""
     named: dict[str, str] = {}
     for given in sources:
-        directory = Path(given).expanduser()
-        source = str(directory.resolve()) if directory.exists() else given
+        source = files.absolute_if_there(given)
         if source in named.values():
             raise UserError(f"--reference {given} is given twice: leave one of them out")
-        short = cache.slug(Path(source).name if directory.exists() else source)[-LONGEST_NAME:].strip("-.") or "sae"
+        short = (
+            cache.slug(Path(source).name if Path(source).is_absolute() else source)[-LONGEST_NAME:].strip("-.") or "sae"
+        )
         taken = sum(name.startswith(short) for name in named)
         named[f"{short}-{taken + 1}" if taken else short] = source
     return named

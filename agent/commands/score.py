@@ -21,8 +21,7 @@ def score(source: str, out: Path | None, device: str | None, dtype: str | None, 
     `options` are of agent.lab.foreign: model, hook, evals, text. Raise UserError.
     """
     catalogue.parse_evals(options["evals"] or "")  # an unknown name is refused at once
-    folder = files.locate(source)
-    source = str(folder.resolve()) if files.exists(folder) else source
+    source = files.absolute_if_there(source)
     run_dir = (out or SCORED / cache.slug(source.strip("/"))[-80:].strip("-.")).absolute()
     if os.path.lexists(run_dir):
         raise UserError(f"{run_dir} is there already: look at it with agent show, or give another with --out")

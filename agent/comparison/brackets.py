@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from agent.comparison.matching import (
+    DRAWN,
     MATCH,
     NO_NOISE,
     Drawn,
@@ -22,8 +23,6 @@ from agent.comparison.matching import (
 )
 from agent.comparison.significance import half_width_per_error, mean, standard_deviation
 from agent.study.records import Baseline
-
-DRAWN = 300  # points of a line
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,7 @@ class Brackets:
         if not measured:
             return None
         noise = self._noise(name) if self.seeds > 1 else None
-        half_width = (
-            None if noise is None else half_width_per_error(self.seeds - 1) * math.sqrt(1 + 1 / self.seeds) * noise
-        )
+        half_width = None if noise is None else half_width_per_noise(self.seeds) * noise
         line = [(l0, value, half_width) for l0, value in _interpolated(measured)] if len(measured) > 1 else []
         return Drawn(measured, line)
 
@@ -120,6 +117,11 @@ class Brackets:
         if low.log_l0 == high.log_l0 or below is None or above is None:
             return 0.0
         return (mean(above) - mean(below)) / (high.log_l0 - low.log_l0)
+
+
+def half_width_per_noise(seeds: int) -> float:
+    """Return the half width of the interval of a training at the own K, in standard deviations of one."""
+    return half_width_per_error(seeds - 1) * math.sqrt(1 + 1 / seeds)
 
 
 def reach(l0: float, whole: bool) -> float:

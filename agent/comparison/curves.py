@@ -7,6 +7,7 @@ to all its trainings (fitted_front.py).
 import math
 from collections.abc import Container, Mapping, Sequence
 
+from agent.comparison import brackets
 from agent.comparison.brackets import Brackets, required_ks
 from agent.comparison.fitted_front import LADDER, TERMS, FittedFront, Quadratic, coefficient
 from agent.comparison.matching import Curve, Reading, reseeded_level
@@ -85,6 +86,6 @@ def half_width_per_noise(fixed: Fixed) -> float:
     """
     seeds = fixed.baseline_seeds
     if has_k(fixed):
-        return half_width_per_error(seeds - 1) * math.sqrt(1 + 1 / seeds)
+        return brackets.half_width_per_noise(seeds)
     front = Quadratic([*map(math.log, LADDER), *[0.0] * (seeds - 1)])
     return half_width_per_error(len(front.points) - TERMS) * math.sqrt(1 + front.leverage(0.0))

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from agent.comparison.matching import (
+    DRAWN,
     MATCH,
     NO_NOISE,
     Drawn,
@@ -29,7 +30,6 @@ LADDER = (1 / STEP**2, 1 / STEP, 1.0, STEP, STEP**2)  # of the baseline's own co
 OUTWARD = 2  # further coefficients to either side, for runs whose L0 is beyond the ladder's
 TERMS = 3  # of a quadratic
 LEAST_LEVELS = TERMS + 1  # so that at least one is not on the curve because it must be
-DRAWN = 300  # points of a line
 
 
 def coefficient(own: float, factor: float) -> float:

@@ -18,6 +18,7 @@ from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Comparison, FinalInfo
 from agent.study.records import Baseline
 
+DRAWN = 300  # points of a curve's line
 MATCH = 0.10  # a baseline whose L0 differs by more than this share says nothing about a run
 NO_NOISE = "the noise between seeds was not measured"
 ONE_SEED = "one baseline seed: no interval, so nothing is said to be better or worse"

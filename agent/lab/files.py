@@ -133,6 +133,12 @@ def locate(name: str) -> Path:
         raise UserError(f"{name} is in the home of no user of this machine: give the whole path") from None
 
 
+def absolute_if_there(name: str) -> str:
+    """Return the absolute path, without links, of what a user names if it is there, else the name. Raises UserError."""
+    path = locate(name)
+    return str(path.resolve()) if exists(path) else name
+
+
 def exists(path: Path) -> bool:
     """Return True if there is a file or a folder. Raises UserError if the system does not say."""
     try:

@@ -12,6 +12,7 @@ from agent.lab.files import MIB, BadFile, read_plain, read_plain_text, write_ato
 from agent.lab.results import Work
 from agent.lab.verdicts import Verdict
 from agent.lab.visible import one_line
+from agent.study.budget import START_SECONDS
 from agent.study.records import SandboxKind
 
 JOB, TRAINED, OUTCOME = "job.json", "trained.json", "outcome.json"  # in the directory of a job
@@ -55,7 +56,7 @@ class Training(_File):
     seed: int
     timeout: float  # seconds
     smoke_timeout: float | None = None  # seconds for a few steps before it, from the first; None: no test
-    start_timeout: float = 900.0  # seconds before that first one
+    start_timeout: float = START_SECONDS  # seconds before that first one
     tokens: int | None = None  # None: the study's
     baseline_smoke: str = ""  # hash of the checkpoint that the baseline's few steps left, if it is known
     resumes: bool = False  # it is known to go on from a saved state as if nothing had happened
