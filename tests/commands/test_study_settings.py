@@ -346,5 +346,5 @@ def test_a_study_has_the_settings_it_was_given(tmp_path: Path):
     environment = json.loads((directory / "run_1/environment.json").read_text())
     assert environment["SAE_AGENT_CONTEXT"] == "64"
     assert json.loads(environment["SAE_AGENT_FIXED"])["k"] == 20
-    assert "seed 3, context 64; evaluated by" in checkout.notes
+    assert "seed 3, context 64; baseline BatchTopK with K 20; evaluated by" in checkout.notes
     assert {(baseline.k, baseline.seed) for baseline in checkout.state.baselines} >= {(20, 3), (20, 7), (40, 3)}
