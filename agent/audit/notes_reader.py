@@ -167,9 +167,9 @@ class _Reader:
     """What was read of notes so far, and the section, run and paragraph that the next line is in."""
 
     def __init__(self, text: str) -> None:
-        plain = re.sub(r"(?m)^\s*```.*$", "", text).replace("+-", "±").replace("**", "").replace("`", "")
-        self.lines = [line.strip() for line in plain.splitlines()]
-        self.indented = [line[:1].isspace() for line in text.splitlines()]
+        lines = text.splitlines()
+        self.lines = [_plain(line) for line in lines]
+        self.indented = [line[:1].isspace() for line in lines]
         self.notes, self.section, self.has_heading = Notes(), "", False
         self.run: NotesRun | None = None
         self.block: list[str] = []  # lines of the paragraph
@@ -256,6 +256,13 @@ class _Reader:
         elif self.section == "experiment description":
             self.notes.description += text + "\n"
         self.block = []
+
+
+def _plain(line: str) -> str:
+    """Return a line without markup; one that opens or closes a block of code is empty."""
+    if line.lstrip().startswith("```"):
+        return ""
+    return line.replace("+-", "±").replace("**", "").replace("`", "").strip()
 
 
 def _table(kind: str, run: int | None, lines: list[str], at: int) -> tuple[Table, int]:
