@@ -370,7 +370,8 @@ def _rows(idea: Idea, settled: Settled, smallest_effect: float) -> Iterable[Sett
         yield Setting(option(name), _shown(getattr(fixed, name)), reasons[name])
     if not defaults.is_world(fixed.model):
         yield Setting("--context", _shown(fixed.context, str(defaults.CONTEXT)), reasons["context"])
-        why = f"more than {defaults.MAX_HARVEST:,} tokens" if fixed.tokens > defaults.MAX_HARVEST else reasons["stream"]
+        is_long = defaults.is_streamed(fixed.model, fixed.tokens)
+        why = f"more than {defaults.MAX_HARVEST:,} tokens" if is_long else reasons["stream"]
         yield Setting("--stream", "yes" if fixed.stream else "no", why)
         yield Setting("--text", fixed.text or "the text that is installed", reasons["text"])
     yield Setting("--evals", fixed.evals, reasons["evals"])
