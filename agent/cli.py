@@ -90,6 +90,7 @@ def run(
     from agent import ideas
     from agent.commands import run as command
     from agent.commands import study_settings
+    from agent.commands.dry_run import show
     from agent.comparison import front
     from agent.lab.evaluation import catalogue
     from agent.proposers import select
@@ -135,7 +136,7 @@ def run(
         track=track,
     )
     if dry_run:
-        return study_settings.show(plan, settled, request.goal[1])
+        return show(plan, settled, request.goal[1])
     return command.start(request)
 
 
