@@ -21,24 +21,24 @@ def _settings(idea: Idea, settled: Settled, smallest_effect: float) -> Iterable[
     """Yield every setting of a study: its name, its value, and why it has that."""
     fixed, reasons, shape = settled.fixed, settled.reasons, settled.shape
     for name in ("model", "dtype", "hook_name"):
-        yield (option(name), shown(getattr(fixed, name), "bfloat16 on a GPU, else float32"), reasons[name])
+        yield option(name), shown(getattr(fixed, name), "bfloat16 on a GPU, else float32"), reasons[name]
     if shape:
-        yield ("d_in", f"{shape.width_at(fixed.hook_name):,}", f"of {fixed.model} at this hook")
+        yield "d_in", f"{shape.width_at(fixed.hook_name):,}", f"of {fixed.model} at this hook"
     knob = OF_CONSTANTS[fixed.architecture.knob]
     for name in ("d_sae", "baseline", knob, "tokens", "batch", "learning_rate", "seed", "baseline_seeds"):
-        yield (option(name), shown(getattr(fixed, name)), reasons[name])
+        yield option(name), shown(getattr(fixed, name)), reasons[name]
     if not defaults.is_world(fixed.model):
-        yield ("--context", shown(fixed.context, str(defaults.CONTEXT)), reasons["context"])
+        yield "--context", shown(fixed.context, str(defaults.CONTEXT)), reasons["context"]
         is_long = defaults.is_streamed(fixed.model, fixed.tokens)
         why = f"more than {defaults.MAX_HARVEST:,} tokens" if is_long else reasons["stream"]
-        yield ("--stream", "yes" if fixed.stream else "no", why)
-        yield ("--text", fixed.text or "the text that is installed", reasons["text"])
-    yield ("--evals", fixed.evals, reasons["evals"])
+        yield "--stream", "yes" if fixed.stream else "no", why
+        yield "--text", fixed.text or "the text that is installed", reasons["text"]
+    yield "--evals", fixed.evals, reasons["evals"]
     own = "the idea's" if settled.smallest_effect is None else GIVEN
-    yield ("--smallest-effect", f"{smallest_effect:g}", own)
+    yield "--smallest-effect", f"{smallest_effect:g}", own
     baseline = constants.values(ideas.render_baseline(fixed))
     for name, value in known_constants(idea, fixed).items():
         if name not in OF_CONSTANTS:
             own = "the baseline's" if name in baseline else f"the first step's of {idea.name}"
             text = "an expression" if value is constants.UNKNOWN else repr(value)
-            yield (f"--set {name}", text, reasons.get(name, own))
+            yield f"--set {name}", text, reasons.get(name, own)

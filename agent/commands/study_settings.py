@@ -88,21 +88,36 @@ def settle(idea: Idea, given: Mapping[str, Any], sets: Sequence[str], on_cluster
         by_idea.pop("context", None)  # an idea may be studied on either kind of model
     _check_fits_model(wanted, asked)
     _make_plain(asked)
-    model, shape, why_no_shape = _described(wanted)
-    if why_no_shape and not {"d_sae", "hook_name"} <= {*asked, *by_idea}:
-        hint = "; or give --d-sae and --layer, which follow from its config.json" if on_cluster else ""
-        raise UserError(why_no_shape + hint)
     effect = asked.pop("smallest_effect", None)
-    values = by_idea | asked | {"model": model}
-    followed = _followed(model, shape, values)
-    reasons = dict.fromkeys(Fixed.model_fields, DEFAULT) | {name: why for name, (_, why) in followed.items()}
+    fixed, shape, reasons = _filled_in(by_idea | asked | {"model": wanted, "constants": {}}, on_cluster)
     reasons |= dict.fromkeys(by_idea, BY_IDEA) | dict.fromkeys(asked, GIVEN)
-    fixed = _fixed({name: value for name, (value, _) in followed.items()} | values | {"constants": {}})
     for_this_model = "d_sae" in asked or ("d_sae" in by_idea and asked.get("model") in (None, idea.fixed.model))
     check_consistent(fixed, shape, reasons, for_this_model)
     fixed = fixed.with_changes(constants=_held(idea, fixed, raw, reasons))
     _require_kept(idea, fixed)
     return Settled(fixed, reasons, shape, effect)
+
+
+def settle_alone(given: Mapping[str, Any]) -> Fixed:
+    """Return the settings of a study where these are given, and no idea gives others. Raise UserError."""
+    values = {"model": Fixed().model, "baseline": Fixed().baseline, **given}
+    return _filled_in(values | {"model": model_path(values["model"])})[0]
+
+
+def _filled_in(values: Mapping[str, Any], on_cluster: bool = False) -> tuple[Fixed, ModelShape | None, dict[str, str]]:
+    """Return settings with what follows from their model, its shape, and the reasons for all that was not given.
+
+    Raise UserError if it does not exist, or if nothing is known that a setting follows from.
+    """
+    model, shape, why_no_shape = _described(values["model"])
+    if why_no_shape and not {"d_sae", "hook_name"} <= values.keys():
+        hint = "; or give --d-sae and --layer, which follow from its config.json" if on_cluster else ""
+        raise UserError(why_no_shape + hint)
+    values = {**values, "model": model}
+    followed = _followed(model, shape, values)
+    fixed = _fixed({name: value for name, (value, _) in followed.items()} | values)
+    reasons = dict.fromkeys(Fixed.model_fields, DEFAULT) | {name: why for name, (_, why) in followed.items()}
+    return fixed, shape, reasons
 
 
 def _of_idea(idea: Idea) -> dict[str, Any]:
