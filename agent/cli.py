@@ -90,6 +90,7 @@ def run(
     from agent import ideas
     from agent.commands import run as command
     from agent.commands import study_settings
+    from agent.commands.dry_run import show
     from agent.comparison import front
     from agent.lab.evaluation import catalogue
     from agent.proposers import select
@@ -135,7 +136,7 @@ def run(
         track=track,
     )
     if dry_run:
-        return study_settings.show(plan, settled, request.goal[1])
+        return show(plan, settled, request.goal[1])
     return command.start(request)
 
 
@@ -294,13 +295,12 @@ def doctor(
     For the others it says what is missing. Exit code 1 if one cannot run, 2 if a study does not fit.
     """
     from agent.commands import doctor
-    from agent.commands.study_settings import model_path
-    from agent.ideas import Fixed
+    from agent.commands.study_settings import settle_alone
     from agent.lab.evaluation import catalogue
 
     catalogue.parse_evals(evals)  # an unknown name is refused at once
-    changes = {"model": model_path(model) if model else None, "hook_name": hook, "d_sae": d_sae, "tokens": tokens}
-    fixed = Fixed.model_validate({name: value for name, value in changes.items() if value})
+    given = {"model": model, "hook_name": hook, "d_sae": d_sae, "tokens": tokens}
+    fixed = settle_alone({name: value for name, value in given.items() if value is not None})
     raise typer.Exit(doctor.show(fixed, evals))
 
 

@@ -78,8 +78,7 @@ class Fixed(Strict):
         for name in set(OF_THE_MODEL) - self.model_fields_set:
             # It stays out of model_fields_set, so that with_changes(model=...) takes the other model's own.
             object.__setattr__(self, name, getattr(own, name))
-        streamed = not defaults.is_world(self.model) and (self.stream or self.tokens > defaults.MAX_HARVEST)
-        object.__setattr__(self, "stream", streamed)
+        object.__setattr__(self, "stream", defaults.is_streamed(self.model, self.tokens, self.stream))
         return self
 
     @property

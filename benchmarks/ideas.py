@@ -180,7 +180,8 @@ def print_tables(
     metrics = [name for name in headline([info for run in trained for info in run.infos]) if own.values(name)]
     cells: dict[str, list[str]] = {}
     for name in metrics:
-        mean, deviation = matching.mean_and_deviation(own.values(name) or [])
+        values = own.values(name) or []
+        mean, deviation = significance.mean(values), significance.standard_deviation(values)
         digits = METRICS[name].digits
         compared = [run.differences.get(name) for run in trained]
         texts = [with_interval(name, metric.difference, metric.half_width) if metric else "" for metric in compared]

@@ -13,6 +13,7 @@ from agent.running.kept_state import StateKeeper
 from agent.running.places import Place, Unprepared
 from agent.running.sandbox import Sandbox
 from agent.running.slot import Slot
+from agent.running.training_process import TrainingProcess
 from agent.study.workspace import Study
 
 
@@ -53,4 +54,4 @@ def train_in(slot: Slot, source: str, run_dir: Path, timeout: float) -> Work:
     """Train an experiment as a study does, and return what it read and used. Raise RunFailed."""
     training = Training(source=source, directory=run_dir.name, seed=0, timeout=timeout)
     keeper = StateKeeper(run_dir.parent, training)
-    return slot.train(training, run_dir.with_name("experiment.py"), run_dir, run_dir.name, keeper, [])
+    return slot.train(TrainingProcess(training, run_dir, run_dir.name, keeper, []))

@@ -144,6 +144,10 @@ class KnownRuns:
     def is_primary(self, quantity: Quantity) -> bool:
         return bool(self.primary) and quantity.is_titled(self.primary)
 
+    def run(self, number: int | None) -> KnownRun | None:
+        """Return what is known of a run; None if that is nothing, or if there is no number."""
+        return None if number is None else self.runs.get(number)
+
     def of(self, runs: dict[int, KnownRun]) -> "KnownRuns":
         """Return the same study with these runs."""
         return replace(self, runs=runs)

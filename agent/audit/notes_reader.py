@@ -33,6 +33,7 @@ _HEADING = re.compile(r"#{1,6}\s*(.*)")
 _RUN = re.compile(r"run\s*#?\s*(\d{1,30})\b\s*[:.)\-–—]*\s*(.*)", re.IGNORECASE)
 _BASELINE = re.compile(r"baseline(?: results?)?\s*:?$", re.IGNORECASE)
 _RESULTS = re.compile(r"results?\b[^:{]{0,30}:\s*", re.IGNORECASE)
+_NO_RESULTS = re.compile(r"results?:?\s*(?:none\b.*|n/?a|null)?", re.IGNORECASE)
 _LABEL = re.compile(
     r"((?:(?:results?|experiment|run|plot|key|next) ?)?(?:"
     + "|".join(INTENT_LABELS)
@@ -153,75 +154,115 @@ def parse(text: str) -> Notes:
     """Parse the text of notes. Raise NotNotes if it has none of their headings, or more than notes have."""
     if re.search(r"\d{400}", text):
         raise NotNotes("it has a number of 400 digits")
-    notes, section, run = Notes(), "", None
-    indented = [line[:1].isspace() for line in text.splitlines()]
-    plain = re.sub(r"(?m)^\s*```.*$", "", text).replace("+-", "±").replace("**", "").replace("`", "")
-    lines = [line.strip() for line in plain.splitlines()]
-    block: list[str] = []
-    start, at, has_heading = 0, 0, False
-
-    def close_block() -> None:
-        if block and (section == IN_THE_MODELS_WORDS.lower() or block[0].startswith(_UNCHECKED)):
-            notes.add_model_words(" ".join(block), start, run.number if run else None)
-        elif block and section not in _NOT_CLAIMS and not (section == "answer" and _NO_ANSWER.match(block[0])):
-            notes.statements.extend(_statements(" ".join(block), start, run.number if run else None))
-        elif block and section == "title":
-            notes.title = notes.title or block[0]
-        elif block and section == "experiment description":
-            notes.description += " ".join(block) + "\n"
-        block.clear()
-
-    while at < len(lines):
-        line = lines[at]
-        of_model = section == IN_THE_MODELS_WORDS.lower() or bool(block and block[0].startswith(_UNCHECKED))
-        if line and indented[at] and block and of_model:
-            block.append(line)
-        elif heading := _HEADING.fullmatch(line):
-            close_block()
-            name, _, rest = heading[1].partition(":")
-            section, block[:], start = name.strip().lower(), [rest.strip()] if rest.strip() else [], at + 1
-            numbered = _RUN.fullmatch(heading[1])
-            has_heading = has_heading or bool(numbered) or section in ("title", "experiment description")
-            if numbered or _BASELINE.fullmatch(heading[1]):
-                run = NotesRun(int(numbered[1]) if numbered else 0, numbered[2] if numbered else "Baseline", at + 1)
-                notes.runs.append(run)
-                if len(notes.runs) > MOST_RUNS:
-                    raise NotNotes(f"it has more than {MOST_RUNS:,} headings of runs")
-                block.clear()
-            elif line.startswith("# ") or section.startswith("plot"):
-                run = None
-        elif run and (opened := _RESULTS.match(line)) and (read := _dictionary(lines, at, opened.end())):
-            close_block()
-            value, end = read
-            run.results, run.results_line = " ".join(" ".join(lines[at:end]).split()), at + 1
-            run.results_read = value is not None
-            _flatten(value, "", run.figures, run.settings)
-            at = end
-            continue
-        elif opened := _TABLE.match(line):
-            close_block()
-            table, at = _table(opened[1], run.number if run else None, lines, at)
-            notes.tables.append(table)
-            continue
-        elif run and re.fullmatch(r"results?:?\s*(?:none\b.*|n/?a|null)?", line, re.IGNORECASE):
-            close_block()
-            run.results, run.results_line = run.results or line, run.results_line or at + 1
-        else:
-            unchecked = line.startswith(_UNCHECKED) or (block and block[0].startswith(_UNCHECKED))
-            continues = indented[at] and bool(block) and not (_ITEM.match(line) or _LABEL.match(line))
-            ended = (
-                block and not continues and (block[-1][-1] in ".!?:" or (_ITEM.match(block[0]) and not indented[at]))
-            )
-            if not line or ended or unchecked or _ITEM.match(line) or _LABEL.match(line):
-                close_block()
-            if line:
-                start = start if block else at + 1
-                block.append(line)
-        at += 1
-    close_block()
-    if not has_heading:
+    reader, at = _Reader(text), 0
+    while at < len(reader.lines):
+        at = reader.read(at)
+    reader.close_block()
+    if not reader.has_heading:
         raise NotNotes("it has no line '# Title' and no line '## Run 0: ...'")
-    return notes
+    return reader.notes
+
+
+class _Reader:
+    """What was read of notes so far, and the section, run and paragraph that the next line is in."""
+
+    def __init__(self, text: str) -> None:
+        lines = text.splitlines()
+        self.lines = [_plain(line) for line in lines]
+        self.indented = [line[:1].isspace() for line in lines]
+        self.notes, self.section, self.has_heading = Notes(), "", False
+        self.run: NotesRun | None = None
+        self.block: list[str] = []  # lines of the paragraph
+        self.start = 0  # its first line
+
+    @property
+    def number(self) -> int | None:
+        return self.run.number if self.run else None
+
+    @property
+    def is_unchecked(self) -> bool:
+        return bool(self.block) and self.block[0].startswith(_UNCHECKED)
+
+    @property
+    def is_of_model(self) -> bool:
+        return self.is_unchecked or self.section == IN_THE_MODELS_WORDS.lower()
+
+    def read(self, at: int) -> int:
+        """Read what begins at a line; return the line after its end."""
+        line = self.lines[at]
+        if line and self.indented[at] and self.block and self.is_of_model:
+            self.block.append(line)
+        elif heading := _HEADING.fullmatch(line):
+            self.open_section(heading[1], line.startswith("# "), at)
+        elif self.run and (opened := _RESULTS.match(line)) and (read := _dictionary(self.lines, at, opened.end())):
+            self.close_block()
+            value, end = read
+            self.run.results, self.run.results_line = " ".join(" ".join(self.lines[at:end]).split()), at + 1
+            self.run.results_read = value is not None
+            _flatten(value, "", self.run.figures, self.run.settings)
+            return end
+        elif opened := _TABLE.match(line):
+            self.close_block()
+            table, end = _table(opened[1], self.number, self.lines, at)
+            self.notes.tables.append(table)
+            return end
+        elif self.run and _NO_RESULTS.fullmatch(line):
+            self.close_block()
+            self.run.results, self.run.results_line = self.run.results or line, self.run.results_line or at + 1
+        else:
+            self.read_prose(line, at)
+        return at + 1
+
+    def open_section(self, heading: str, is_first_level: bool, at: int) -> None:
+        """Begin the section of a heading; what follows its colon opens a paragraph, unless it is a run's title."""
+        self.close_block()
+        name, _, rest = heading.partition(":")
+        self.section = name.strip().lower()
+        numbered = _RUN.fullmatch(heading)
+        self.has_heading = self.has_heading or bool(numbered) or self.section in ("title", "experiment description")
+        if numbered or _BASELINE.fullmatch(heading):
+            number, title = (int(numbered[1]), numbered[2]) if numbered else (0, "Baseline")
+            self.run = NotesRun(number, title, at + 1)
+            self.notes.runs.append(self.run)
+            if len(self.notes.runs) > MOST_RUNS:
+                raise NotNotes(f"it has more than {MOST_RUNS:,} headings of runs")
+            return
+        if is_first_level or self.section.startswith("plot"):
+            self.run = None
+        if rest.strip():
+            self.block, self.start = [rest.strip()], at + 1
+
+    def read_prose(self, line: str, at: int) -> None:
+        """Add a line to the paragraph, or begin another with it."""
+        ended = self.block and not self.indented[at] and (self.block[-1][-1] in ".!?:" or _ITEM.match(self.block[0]))
+        begins = _ITEM.match(line) or _LABEL.match(line) or line.startswith(_UNCHECKED)
+        if not line or ended or begins or self.is_unchecked:
+            self.close_block()
+        if line:
+            self.start = self.start if self.block else at + 1
+            self.block.append(line)
+
+    def close_block(self) -> None:
+        """Take the paragraph into the notes, as what its section holds."""
+        if not self.block:
+            return
+        text = " ".join(self.block)
+        if self.is_of_model:
+            self.notes.add_model_words(text, self.start, self.number)
+        elif self.section not in _NOT_CLAIMS and not (self.section == "answer" and _NO_ANSWER.match(self.block[0])):
+            self.notes.statements.extend(_statements(text, self.start, self.number))
+        elif self.section == "title":
+            self.notes.title = self.notes.title or self.block[0]
+        elif self.section == "experiment description":
+            self.notes.description += text + "\n"
+        self.block = []
+
+
+def _plain(line: str) -> str:
+    """Return a line without markup; one that opens or closes a block of code is empty."""
+    if line.lstrip().startswith("```"):
+        return ""
+    return line.replace("+-", "±").replace("**", "").replace("`", "").strip()
 
 
 def _table(kind: str, run: int | None, lines: list[str], at: int) -> tuple[Table, int]:

@@ -57,7 +57,7 @@ _RECORDS = (
 def learn(notes: Notes, known: KnownRuns) -> None:
     """Add the differences and own measures that notes record to what is known of the runs."""
     for statement in notes.statements:
-        run = known.runs.get(statement.run) if statement.run is not None else None
+        run = known.run(statement.run)
         if run is None or run.info:
             continue
         if line := sentences.COMPARED.read(statement.text):
@@ -70,7 +70,7 @@ def learn(notes: Notes, known: KnownRuns) -> None:
 def learn_outcomes(notes: Notes, known: KnownRuns) -> None:
     """Add outcomes to what is known of their runs, and the differences they state if nothing else records them."""
     for statement in notes.statements:
-        run = known.runs.get(statement.run) if statement.run is not None else None
+        run = known.run(statement.run)
         if run is None or run.info:
             continue
         for outcome, sentence in sentences.OUTCOMES.items():
@@ -84,7 +84,7 @@ def learn_outcomes(notes: Notes, known: KnownRuns) -> None:
 
 def check(statement: Statement, known: KnownRuns) -> list[CheckResult] | None:
     """Check a rendered sentence. Return an empty list for a record, None if our notes do not render such a sentence."""
-    text, run = statement.text, known.runs.get(statement.run) if statement.run is not None else None
+    text, run = statement.text, known.run(statement.run)
     if run and (line := sentences.COMPARED.read(text)):
         return list(_check_metric_line(line, run))
     for outcome, sentence in sentences.OUTCOMES.items():
@@ -142,22 +142,16 @@ def _stated_difference(match: re.Match[str], own_run: int | None, known: KnownRu
     title = next(title for title in TITLES if title.lower() == match["title"].lower())
     number = int(match["run"]) if match["run"] else own_run
     numbers = [number] if match["run"] else [number, *sorted(known.runs)]
-    differences = [
-        run.differences[title] for each in numbers if (run := _run(each, known)) and title in run.differences
-    ]
+    differences = [run.differences[title] for each in numbers if (run := known.run(each)) and title in run.differences]
     agreeing = (each for each in differences if _check_difference(match, each)[0] == "supported")
-    own = _run(number, known)
+    own = known.run(number)
     return title, next(agreeing, own.differences.get(title) if own else None)
-
-
-def _run(number: int | None, known: KnownRuns) -> KnownRun | None:
-    return None if number is None else known.runs.get(number)
 
 
 def _check_between_runs(stated: re.Match[str], own_run: int | None, known: KnownRuns) -> CheckResult:
     """Check the difference between two runs, each taken relative to the baseline at its own L0."""
     title = next(title for title in TITLES if title.lower() == stated["title"].lower())
-    runs = [_run(int(stated["run"]) if stated["run"] else own_run, known), _run(int(stated["other"]), known)]
+    runs = [known.run(int(stated["run"]) if stated["run"] else own_run), known.run(int(stated["other"]))]
     differences = [run.differences[title].difference for run in runs if run and title in run.differences]
     if len(differences) < 2:
         return "unsupported", f"no difference of {title} is known"

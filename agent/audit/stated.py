@@ -24,7 +24,7 @@ _LOOSELY = re.compile(
 def learn(notes: Notes, known: KnownRuns) -> None:
     """Add a run's first statement of a figure to what is known of it, if neither dictionary nor directory has one."""
     for before, statement in zip([None, *notes.statements], notes.statements, strict=False):
-        run = known.runs.get(statement.run) if statement.run is not None else None
+        run = known.run(statement.run)
         if run is None or not run.counts or statement.is_intent or _NO_RESULT.search(statement.text):
             continue
         if rendered_sentences.check(statement, known) is not None or tables.check_answer(statement.text, known):

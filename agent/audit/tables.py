@@ -25,11 +25,11 @@ def learn(notes: Notes, known: KnownRuns) -> None:
     """Add what the tables record to what is known of the runs, unless that is known from their results."""
     for table in notes.tables:
         for _, cells in table.rows:
-            if table.kind == "metric" and (run := _known(table.run, known)) and not run.info:
+            if table.kind == "metric" and (run := known.run(table.run)) and not run.info:
                 _learn_difference(run, cells)
             elif table.kind == "own measure":
                 for column, cell in zip(table.columns[1:], cells[1:], strict=True):
-                    if (run := _known(_number_of(column), known)) and not run.info and cell != EMPTY:
+                    if (run := known.run(_number_of(column))) and not run.info and cell != EMPTY:
                         run.own_measures[cells[0]] = number(cell)
 
 
@@ -59,11 +59,11 @@ def check(notes: Notes, known: KnownRuns) -> Iterator[Finding]:
 def _check_row(table: Table, cells: list[str], number: int | None, known: KnownRuns) -> Iterator[CheckResult]:
     if table.kind == "own measure":
         for column, cell in zip(table.columns[1:], cells[1:], strict=True):
-            run = _known(_number_of(column), known)
+            run = known.run(_number_of(column))
             if run and run.info and cell != EMPTY:
                 yield _check_measure(cells[0], cell, run)
         return
-    if (run := _known(number, known)) is None:
+    if (run := known.run(number)) is None:
         yield "unsupported", f"there is no run {number}"
     elif table.kind == "metric":
         yield from _check_metric(cells, run)
@@ -143,7 +143,7 @@ def check_answer(text: str, known: KnownRuns) -> list[CheckResult] | None:
 
 
 def _check_reason(reason: str, decisive: bool, known: KnownRuns) -> Iterator[CheckResult]:
-    if (match := sentences.REASON_METRIC.read(reason)) and (run := _known(int(match["run"]), known)):
+    if (match := sentences.REASON_METRIC.read(reason)) and (run := known.run(int(match["run"]))):
         low, high = (number(match["difference"]) + sign * number(match["half_width"]) for sign in (-1, 1))
         if match["from_"] == "the baseline's":
             difference = run.differences.get(match["title"])
@@ -153,15 +153,15 @@ def _check_reason(reason: str, decisive: bool, known: KnownRuns) -> Iterator[Che
             else:
                 yield from check_difference(stated, difference)
         yield from _check_limit(match["asked"], low, high, decisive)
-    elif (match := sentences.REASON_CONTROL.read(reason)) and (run := _known(int(match["run"]), known)):
-        other = _known(_number_of(match["control"]), known) or run
+    elif (match := sentences.REASON_CONTROL.read(reason)) and (run := known.run(int(match["run"]))):
+        other = known.run(_number_of(match["control"])) or run
         for figure, whose in ((match["value"], run), (match["reference"], other)):
             if whose.own_measures:
                 yield _check_measure(match["measure"], figure, whose)
         difference = number(match["value"]) - number(match["reference"])
         yield result(agrees(match["change"], difference, 1.5), f"the difference is {difference:+.4g}")
         yield from _check_limit(match["asked"], difference, difference, decisive)
-    elif (match := sentences.REASON_VALUE.read(reason)) and (run := _known(int(match["run"]), known)):
+    elif (match := sentences.REASON_VALUE.read(reason)) and (run := known.run(int(match["run"]))):
         if run.own_measures:
             yield _check_measure(match["measure"], match["value"], run)
         yield from _check_limit(match["asked"], number(match["value"]), number(match["value"]), decisive)
@@ -188,10 +188,6 @@ def _check_limit(asked: str, low: float, high: float, decisive: bool) -> Iterato
             far = number(match["far"])
             refuted = low > far if match["other"] == "above" else high < far
             yield result(not refuted, f"{low:.4g} to {high:.4g} is {match['other']} {far:g}")
-
-
-def _known(number: int | None, known: KnownRuns) -> KnownRun | None:
-    return None if number is None else known.runs.get(number)
 
 
 def _number_of(column: str) -> int | None:

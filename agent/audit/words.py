@@ -141,7 +141,7 @@ def _compared(match: re.Match[str], run: int, known: KnownRuns) -> list[int]:
 
 def _contradicted(sentence: ProseSentence, like_for_like: bool) -> Iterator[tuple[Claim, str]]:
     """Yield each claim that is contradicted, and the evidence. `like_for_like`: it is said to hold at the same L0."""
-    run = sentence.known.runs.get(sentence.run) if sentence.run is not None else None
+    run = sentence.known.run(sentence.run)
     if run and not run.counts and _speaks_of(sentence.text, run) and _claims_a_result(sentence):
         yield "a result", f"run {run.number} has no results"
     for reader in (verdicts, latents, effects, ranks, quantified):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from agent.display.console import LONGEST_LINE, make_console, print_table
 from agent.lab.cache import root
 from agent.lab.defaults import SAE_BENCH
 from agent.lab.errors import UserError, did_you_mean
-from agent.lab.files import MIB, BadFile, read_plain
+from agent.lab.files import MIB, BadFile, read_plain, remove
 from agent.lab.locks import Busy, lock_now
 
 KINDS = ("activations", "baselines", "evaluation", "references", "texts", "worlds")
@@ -96,7 +95,7 @@ def clear(kinds: Sequence[str]) -> None:
     with _alone("clear"):
         for kind in KINDS if "all" in kinds else sorted(set(kinds)):
             freed = sum(entry.size for entry in entries(kind))
-            _delete(root() / kind)
+            remove(root() / kind)
             print(f"{kind}: {format_size(freed)} freed")
 
 
@@ -115,7 +114,7 @@ def prune(gigabytes: float) -> None:
             if left <= gigabytes * 1e9:
                 break
             if not entry.path.is_symlink() and entry.path.suffix != ".commit":  # which takes no room, and pins a text
-                _delete(entry.path)
+                remove(entry.path)
                 left -= entry.size
                 age = f"{format_age(now - entry.used)} ago".replace("now ago", "now")
                 print(f"{entry.kind}/{entry.path.name}: {format_size(entry.size)} freed, last used {age}")
@@ -163,13 +162,6 @@ def _size_and_change(path: Path) -> tuple[int, float]:
         size += 0 if file.is_dir() and not file.is_symlink() else status.st_size
         changed = max(changed, status.st_mtime)
     return size, changed
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)  # removes links in it, not what they point to
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from agent.running.kept_state import StateKeeper
 from agent.running.places import Place
 from agent.running.sandbox import Sandbox, settle
 from agent.running.slot import Slot
+from agent.running.training_process import TrainingProcess
 from agent.study.outcomes import RunFailed
 from agent.study.records import SandboxWish
 
@@ -120,8 +121,9 @@ class Bench:
             tokens=fixed.tokens,
         )
         with tempfile.TemporaryDirectory(dir=self.slot.setup.study, prefix="run_") as folder:
-            script, keeper = Path(folder, "experiment.py"), StateKeeper(Path(folder), training)
-            return self.slot.first_steps(training, script, label, keeper, [], self.idea.analysis)
+            keeper = StateKeeper(Path(folder), training)
+            steps = TrainingProcess(training, Path(folder, "smoke"), label, keeper, [], smoke=True)
+            return self.slot.first_steps(steps, self.idea.analysis)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import math
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from agent import ROOT, constants, ideas
-from agent.display.console import LONGEST_LINE, make_console, print_table
 from agent.ideas import OF_THE_MODEL, Fixed, Idea
 from agent.lab import defaults, files, model_files, model_shape
 from agent.lab.architectures import BASELINES, BaselineName
 from agent.lab.defaults import Defaults, has_tuned_rate
 from agent.lab.errors import UserError, did_you_mean
 from agent.lab.model_shape import ModelShape
-from agent.lab.visible import one_line
 from agent.running import lab_processes, preflight, process
 
 GIVEN, BY_IDEA, DEFAULT = "given on the command line", "given by idea.yaml", "the default"
@@ -53,15 +51,6 @@ LANGUAGE_MODELS_OWN = (
 )  # that mean nothing for a world
 # Parameters in an idea's `defaults` that its baseline has too.
 OF_PLAN_IN_BASELINE = ("k", "l1_coefficient", "batch", "learning_rate")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A setting as it is shown: its value, and why it has that."""
-
-    name: str
-    value: str
-    why: str
 
 
 @dataclass(frozen=True)
@@ -99,21 +88,36 @@ def settle(idea: Idea, given: Mapping[str, Any], sets: Sequence[str], on_cluster
         by_idea.pop("context", None)  # an idea may be studied on either kind of model
     _check_fits_model(wanted, asked)
     _make_plain(asked)
-    model, shape, why_no_shape = _described(wanted)
-    if why_no_shape and not {"d_sae", "hook_name"} <= {*asked, *by_idea}:
-        hint = "; or give --d-sae and --layer, which follow from its config.json" if on_cluster else ""
-        raise UserError(why_no_shape + hint)
     effect = asked.pop("smallest_effect", None)
-    values = by_idea | asked | {"model": model}
-    followed = _followed(model, shape, values)
-    reasons = dict.fromkeys(Fixed.model_fields, DEFAULT) | {name: why for name, (_, why) in followed.items()}
+    fixed, shape, reasons = _filled_in(by_idea | asked | {"model": wanted, "constants": {}}, on_cluster)
     reasons |= dict.fromkeys(by_idea, BY_IDEA) | dict.fromkeys(asked, GIVEN)
-    fixed = _fixed({name: value for name, (value, _) in followed.items()} | values | {"constants": {}})
     for_this_model = "d_sae" in asked or ("d_sae" in by_idea and asked.get("model") in (None, idea.fixed.model))
     check_consistent(fixed, shape, reasons, for_this_model)
     fixed = fixed.with_changes(constants=_held(idea, fixed, raw, reasons))
     _require_kept(idea, fixed)
     return Settled(fixed, reasons, shape, effect)
+
+
+def settle_alone(given: Mapping[str, Any]) -> Fixed:
+    """Return the settings of a study where these are given, and no idea gives others. Raise UserError."""
+    values = {"model": Fixed().model, "baseline": Fixed().baseline, **given}
+    return _filled_in(values | {"model": model_path(values["model"])})[0]
+
+
+def _filled_in(values: Mapping[str, Any], on_cluster: bool = False) -> tuple[Fixed, ModelShape | None, dict[str, str]]:
+    """Return settings with what follows from their model, its shape, and the reasons for all that was not given.
+
+    Raise UserError if it does not exist, or if nothing is known that a setting follows from.
+    """
+    model, shape, why_no_shape = _described(values["model"])
+    if why_no_shape and not {"d_sae", "hook_name"} <= values.keys():
+        hint = "; or give --d-sae and --layer, which follow from its config.json" if on_cluster else ""
+        raise UserError(why_no_shape + hint)
+    values = {**values, "model": model}
+    followed = _followed(model, shape, values)
+    fixed = _fixed({name: value for name, (value, _) in followed.items()} | values)
+    reasons = dict.fromkeys(Fixed.model_fields, DEFAULT) | {name: why for name, (_, why) in followed.items()}
+    return fixed, shape, reasons
 
 
 def _of_idea(idea: Idea) -> dict[str, Any]:
@@ -252,7 +256,7 @@ def check_consistent(
     """Raise UserError, which names both, if two settings contradict each other."""
 
     def said(name: str) -> str:
-        return f"{name} {_shown(getattr(fixed, name))} ({reasons[name]})"
+        return f"{name} {shown(getattr(fixed, name))} ({reasons[name]})"
 
     d_in = shape.width_at(fixed.hook_name) if shape else None
     layer = fixed.hook_name.split(".")[1] if fixed.hook_name.startswith("blocks.") else ""
@@ -279,7 +283,7 @@ def check_consistent(
 
 def _held(idea: Idea, fixed: Fixed, raw: Mapping[str, str], reasons: dict[str, str]) -> dict[str, Any]:
     """Return the constants that hold for every run, and note in `reasons` who gave them. Raise UserError."""
-    known = _known_constants(idea, fixed)
+    known = known_constants(idea, fixed)
     held = {name: getattr(fixed, OF_CONSTANTS[name]) for name in HELD_IF_GIVEN if _is_given(idea, name, reasons)}
     for name, value in idea.fixed.constants.items():
         if name not in OF_CONSTANTS:
@@ -300,7 +304,7 @@ def _is_given(idea: Idea, name: str, reasons: Mapping[str, str]) -> bool:
     return reasons[setting] == GIVEN or (reasons[setting] == BY_IDEA and by_fixed)
 
 
-def _known_constants(idea: Idea, fixed: Fixed) -> dict[str, Any]:
+def known_constants(idea: Idea, fixed: Fixed) -> dict[str, Any]:
     """Return the constants of the baseline and of the plan's steps, with the value in the first that has them."""
     known = constants.values(ideas.render_baseline(fixed))
     for step in idea.plan if idea.template else ():
@@ -352,40 +356,8 @@ def text_path(text: str) -> str:
     return str(path.resolve()) if files.exists(path) else text
 
 
-def show(idea: Idea, settled: Settled, smallest_effect: float) -> None:
-    """Print every setting of a study, with its value and the reason for it."""
-    shown = [(each.name, one_line(each.value), each.why) for each in _rows(idea, settled, smallest_effect)]
-    print_table(make_console(LONGEST_LINE), ("setting", "value", "why"), shown)
-    print("Nothing was started. Without --dry-run the study begins.")
-
-
-def _rows(idea: Idea, settled: Settled, smallest_effect: float) -> Iterable[Setting]:
-    """Yield every setting of a study, with the reason for its value."""
-    fixed, reasons, shape = settled.fixed, settled.reasons, settled.shape
-    for name in ("model", "dtype", "hook_name"):
-        yield Setting(option(name), _shown(getattr(fixed, name), "bfloat16 on a GPU, else float32"), reasons[name])
-    if shape:
-        yield Setting("d_in", f"{shape.width_at(fixed.hook_name):,}", f"of {fixed.model} at this hook")
-    knob = OF_CONSTANTS[fixed.architecture.knob]
-    for name in ("d_sae", "baseline", knob, "tokens", "batch", "learning_rate", "seed", "baseline_seeds"):
-        yield Setting(option(name), _shown(getattr(fixed, name)), reasons[name])
-    if not defaults.is_world(fixed.model):
-        yield Setting("--context", _shown(fixed.context, str(defaults.CONTEXT)), reasons["context"])
-        why = f"more than {defaults.MAX_HARVEST:,} tokens" if fixed.tokens > defaults.MAX_HARVEST else reasons["stream"]
-        yield Setting("--stream", "yes" if fixed.stream else "no", why)
-        yield Setting("--text", fixed.text or "the text that is installed", reasons["text"])
-    yield Setting("--evals", fixed.evals, reasons["evals"])
-    own = "the idea's" if settled.smallest_effect is None else GIVEN
-    yield Setting("--smallest-effect", f"{smallest_effect:g}", own)
-    baseline = constants.values(ideas.render_baseline(fixed))
-    for name, value in _known_constants(idea, fixed).items():
-        if name not in OF_CONSTANTS:
-            own = "the baseline's" if name in baseline else f"the first step's of {idea.name}"
-            shown = "an expression" if value is constants.UNKNOWN else repr(value)
-            yield Setting(f"--set {name}", shown, reasons.get(name, own))
-
-
-def _shown(value: Any, otherwise: str = "") -> str:
+def shown(value: Any, otherwise: str = "") -> str:
+    """Return a setting's value as it is read; `otherwise` if it has none."""
     if value is None:
         return otherwise
     return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -159,8 +159,7 @@ class Baselines:
         remove(run_dir / "sae_lens")  # the same tensors again, which nobody asked a baseline for
         if info.verdict.ok:
             self.save_to_cache(run_dir, k, seed)
-        seconds = outcome.training_seconds + outcome.evaluation_seconds
-        return self._measured(k, seed, info, seconds, digests.of_run(run_dir))
+        return self._measured(k, seed, info, outcome.seconds, digests.of_run(run_dir))
 
     def results_of(self, outcome: Outcome, run_dir: Path, work: Work | None) -> FinalInfo:
         """Take in a run of which a job was the training, and return its results with what that read and used."""

@@ -11,7 +11,7 @@ from agent.lab import results
 from agent.lab.evaluation.requests import Score
 from agent.lab.results import Comparison, FinalInfo
 from agent.lab.verdicts import Verdict
-from agent.running.job_queue import MOST_LOSSES, Ended
+from agent.running.job_queue import Ended, fault_of_machine
 from agent.running.jobs import Job
 from agent.study import digests, events, job_names
 from agent.study.agreement import departure
@@ -19,7 +19,6 @@ from agent.study.outcomes import HoursSpent, RunFailed
 from agent.study.runs import Run
 
 FIRST_FRESH_SEED = 1000  # counted from the study's own seed
-SAYS_NOTHING = {"killed", "disk_full"}  # verdicts on the machine: the seed is tried again
 
 
 class Confirmation:
@@ -100,17 +99,16 @@ class Confirmation:
 
     def _take_in_seed(self, run: int, seed: int, name: str, ended: Ended) -> bool:
         """Record what came of a fresh seed, once the baselines are there that it is compared with."""
-        run_dir, failure = self._seed_dir(run, seed), ended if isinstance(ended, Verdict) else ended.failure
-        if failure and failure.name in SAYS_NOTHING and self.ledger.state.losses.get(name, 0) < MOST_LOSSES - 1:
-            self.queue.lose(name, failure)
+        if self.queue.ask_again(name, fault_of_machine(ended)):
             return True
+        run_dir = self._seed_dir(run, seed)
         if isinstance(ended, Verdict):
             comparison, seconds = matching.not_comparable(f"{ended.name}: {ended.evidence}"), 0.0
         else:
             if name not in self._trained:
                 self._trained[name] = self.referee.baselines.results_of(ended, run_dir, ended.work)
             comparison = self._compare_seed(self.referee.runs[run], self._trained[name], run_dir)
-            seconds = ended.training_seconds + ended.evaluation_seconds
+            seconds = ended.seconds
         if comparison is None:
             return False
         recorded = digests.of_run(run_dir)

@@ -9,7 +9,7 @@ from agent.lab import features
 from agent.lab.evaluation.requests import KeepFeatures
 from agent.lab.files import BadFile, remove
 from agent.lab.verdicts import Verdict
-from agent.running.job_queue import Ended
+from agent.running.job_queue import Ended, stopped_by
 from agent.running.jobs import Job
 from agent.study import digests, events, job_names
 from agent.study.outcomes import StudyPaused
@@ -37,12 +37,9 @@ class FeatureKeeper:
         run = job_names.features_of(name)
         if run is None:
             return False
-        failure = ended if isinstance(ended, Verdict) else ended.evaluation
-        by_itself = not isinstance(ended, Verdict) and not ended.stopped
-        if failure and not by_itself and self.ledger.state.losses.get(name, 0) + 1 < MOST_TRIES:
-            self.queue.lose(name, failure)
+        if self.queue.ask_again(name, stopped_by(ended), MOST_TRIES):
             return True
-        seconds = 0.0 if isinstance(ended, Verdict) else ended.evaluation_seconds
+        failure, seconds = (ended, 0.0) if isinstance(ended, Verdict) else (ended.evaluation, ended.evaluation_seconds)
         self.referee.custody.artefacts.record()
         self._record(run, failure.evidence if failure else self._damage(run), seconds)
         self.queue.forget(name)

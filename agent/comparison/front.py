@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from agent import constants
 from agent.comparison import judgement, matching
-from agent.comparison.confirmation import SAYS_NOTHING, Confirmation
+from agent.comparison.confirmation import Confirmation
 from agent.comparison.curves import has_k
 from agent.comparison.judgement import Judgement, judgements
 from agent.comparison.referee import Referee
@@ -19,7 +19,7 @@ from agent.lab.defaults import LEAST_WIDTH
 from agent.lab.errors import UserError
 from agent.lab.results import FinalInfo
 from agent.lab.verdicts import Verdict
-from agent.running.job_queue import MOST_LOSSES, Ended
+from agent.running.job_queue import Ended, fault_of_machine
 from agent.running.jobs import Outcome
 from agent.study import digests, events, job_names
 from agent.study.agreement import departure
@@ -85,14 +85,12 @@ class Front:
         found = job_names.at_k_of(name)
         if found is None:
             return False
-        failure = ended if isinstance(ended, Verdict) else ended.failure
-        if failure and failure.name in SAYS_NOTHING and self.ledger.state.losses.get(name, 0) < MOST_LOSSES - 1:
-            self.queue.lose(name, failure)
+        if self.queue.ask_again(name, fault_of_machine(ended)):
             return True
         if isinstance(ended, Verdict):
             self._record(*found, FinalInfo(verdict=ended), 0.0)
         else:
-            self._record(*found, self._results(name, ended), ended.training_seconds + ended.evaluation_seconds)
+            self._record(*found, self._results(name, ended), ended.seconds)
         self.queue.forget(name)
         return True
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Protocol
 
-from agent.comparison.significance import compare_to_reference, mean, standard_deviation
+from agent.comparison.significance import compare_to_reference, mean
 from agent.lab.metrics import HEADLINE, METRICS
 from agent.lab.results import Comparison, FinalInfo
 from agent.study.records import Baseline
@@ -161,11 +161,6 @@ def compare(info: FinalInfo, curve: Curve) -> Comparison:
 def not_comparable(reason: str, seeds: int = 0) -> Comparison:
     """Return the comparison of a run that no baseline matches."""
     return Comparison(levels=[], seeds=seeds, metrics={}, not_comparable=reason)
-
-
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Return mean and standard deviation of at least two values."""
-    return mean(values), standard_deviation(values)
 
 
 def at_least_rounding(name: str, deviation: float) -> float:

@@ -17,7 +17,7 @@ from agent.lab.locks import waiting_lock
 from agent.lab.metrics import HEADLINE, family_of
 from agent.lab.results import FinalInfo
 from agent.lab.verdicts import Verdict
-from agent.running.job_queue import MOST_LOSSES, Ended, JobQueue
+from agent.running.job_queue import Ended, JobQueue, stopped_by
 from agent.running.jobs import Job
 from agent.running.taking_in import take_in
 from agent.study import digests, imported, job_names
@@ -110,9 +110,7 @@ class References:
         name = job_names.reference_of(job)
         if name is None:
             return False
-        failure = ended if isinstance(ended, Verdict) else ended.evaluation if ended.stopped else None
-        if failure and self.ledger.state.losses.get(job, 0) < MOST_LOSSES - 1:
-            self.queue.lose(job, failure)
+        if self.queue.ask_again(job, stopped_by(ended)):
             return True
         if isinstance(ended, Verdict):
             self._record(name, FinalInfo(verdict=ended), 0.0)

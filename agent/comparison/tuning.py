@@ -10,14 +10,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent.comparison.baselines import RATES
-from agent.comparison.confirmation import SAYS_NOTHING
 from agent.comparison.referee import Referee
 from agent.comparison.significance import mean
 from agent.display.formatting import rate_line
 from agent.ideas import render_baseline
 from agent.lab import results
 from agent.lab.verdicts import MetricsRow, Verdict
-from agent.running.job_queue import Ended
+from agent.running.job_queue import Ended, fault_of_machine
 from agent.running.jobs import Job, Outcome, Training
 from agent.study import events, job_names
 from agent.study.records import RateTry
@@ -88,8 +87,7 @@ class Tuning:
         names = [job_names.rate(rate) for rate in self.rates]
         if name not in names:
             return False
-        failure = ended if isinstance(ended, Verdict) else ended.failure
-        if failure and (isinstance(ended, Verdict) or failure.name in SAYS_NOTHING):
+        if failure := ended if isinstance(ended, Verdict) else fault_of_machine(ended):
             self.queue.lose(name, failure)
             return True
         outcomes = [outcome for each in names if isinstance(outcome := self.queue.ended(each), Outcome)]

@@ -20,7 +20,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from agent.lab import cache, corpus, files, models, streamed, tokens, worlds
-from agent.lab.defaults import CONTEXT, MAX_HARVEST, SMOKE_TOKENS, SOCKET_VARIABLE, STREAMED_VARIABLE, is_world
+from agent.lab.defaults import (
+    CONTEXT,
+    MAX_HARVEST,
+    SMOKE_TOKENS,
+    SOCKET_VARIABLE,
+    STREAMED_VARIABLE,
+    is_streamed,
+    is_world,
+)
 from agent.lab.errors import UserError
 from agent.lab.forward import (
     BATCH_WINDOWS,
@@ -159,16 +167,11 @@ def stream(model: str, hook_name: str, *, text: str = "", tokens: int, batch: in
     if descriptor := os.environ.get(SOCKET_VARIABLE):
         server = _connection(int(descriptor))
         return Stream(ServedRows(server), server.manifest, total, batch, seed, budget)
-    made = fixed.get("stream", False) if fixed else made_by_hand(model, tokens)
+    made = fixed.get("stream", False) if fixed else is_streamed(model, tokens, STREAMED_VARIABLE in os.environ)
     folder, manifest = ensure_harvest(model, hook_name, tokens, corpus.pin(text), streamed=made)
     if not made:
         return stored_stream(folder, manifest, total, batch, seed, budget)
     return Stream(StreamedRows(Blocks(folder, manifest, model), total), manifest, total, batch, seed, budget)
-
-
-def made_by_hand(model: str, tokens: int) -> bool:
-    """Return True if a run by hand makes its rows as it reads them: more than are stored, or because its study does."""
-    return not is_world(model) and (tokens > MAX_HARVEST or STREAMED_VARIABLE in os.environ)
 
 
 @functools.cache

@@ -128,6 +128,11 @@ def is_world(model: str) -> bool:
     return model in WORLDS or Path(model).expanduser().joinpath(WORLD_FILE).is_file()
 
 
+def is_streamed(model: str, tokens: int, asked: bool = False) -> bool:
+    """Return True if rows come from the model as they are read: if it is asked, or they are more than are stored."""
+    return not is_world(model) and (asked or tokens > MAX_HARVEST)
+
+
 def has_tuned_rate(model: str) -> bool:
     """Return True if the learning rate of a model's baseline was tuned beforehand."""
     return model == "tiny-lm" or is_world(model)

@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
@@ -48,10 +48,7 @@ def snapshot(repository: str) -> Path:
     """
     folder = stored(repository)
     if folder is None or not is_complete(folder):
-        _fetch(repository, *([folder.name] if folder else []))
-        folder = stored(repository)
-    if folder is None:
-        raise UserError(f"model {repository} holds no config.json on the hub: use another model")
+        folder = _fetch(repository, *([folder.name] if folder else []))
     model_files.needed(folder)
     return folder
 
@@ -61,13 +58,7 @@ def config_folder(repository: str) -> Path:
 
     Raises UserError if it cannot be fetched, or the repository has none.
     """
-    folder = stored(repository)
-    if folder is None:
-        _fetch(repository, model_files.CONFIG)
-        folder = stored(repository)
-    if folder is None:
-        raise UserError(f"model {repository} holds no config.json on the hub: use another model")
-    return folder
+    return stored(repository) or _fetch(repository, model_files.CONFIG)
 
 
 @functools.cache
@@ -85,23 +76,28 @@ def hub_error() -> OSError | None:
     return None
 
 
-def _fetch(repository: str, *what: str) -> None:
-    """Fetch a repository, what the cache lacks of one of its commits, or its config.json alone, in a process that may
-    use the network."""
+def _fetch(repository: str, *what: str) -> Path:
+    """Fetch a repository, what the cache lacks of one of its commits, or its config.json alone; return the folder."""
     if error := hub_error():
         state = "not stored" if what in ((), (model_files.CONFIG,)) else "stored only in part"
         raise UserError(
             f"model {repository} is {state} on this machine and the hub cannot be reached ({error}): "
             "use the embedded tiny-lm, a local directory, or fetch it where there is a network"
         )
-    command = start.command("agent.lab.hub", repository, *what)
-    env = {**os.environ, "HF_HUB_VERBOSITY": "critical"}
-    if not sys.stderr.isatty():
-        env["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    bars = {} if sys.stderr.isatty() else {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    in_a_process(f"model {repository}", start.command("agent.lab.hub", repository, *what), bars)
+    if (folder := stored(repository)) is None:
+        raise UserError(f"model {repository} holds no config.json on the hub: use another model")
+    return folder
+
+
+def in_a_process(what: str, command: list[str], variables: Mapping[str, str]) -> None:
+    """Have `what` fetched by a process that may use the network. Raise UserError with the last line that it prints."""
+    env = {**os.environ, **variables, "HF_HUB_VERBOSITY": "critical"}
     result = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True)
     if result.returncode != 0:
         lines = result.stdout.strip().splitlines() or [f"its process ended with exit code {result.returncode}"]
-        raise UserError(f"model {repository} could not be fetched: {lines[-1]}")
+        raise UserError(f"{what} could not be fetched: {lines[-1]}")
 
 
 def fetch(repository: str, commit: str | None) -> None:

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,35 +20,15 @@ from agent.lab.rows import Manifest
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -P -m agent.lab.prepare", description=__doc__)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--hook_name", required=True)
-    parser.add_argument("--text", default="", help="a file, a folder or a hub dataset; it is pinned")
-    parser.add_argument("--tokens", type=int, required=True)
-    parser.add_argument("--stream", action="store_true", help="have the model make rows as they are read")
-    parser.add_argument("--d_sae", type=int, help="latents; by default the model's own")
-    parser.add_argument("--batch", type=int, help="tokens a step, likewise")
-    parser.add_argument("--trainings", type=int, default=0, help="of a study that starts; 0: of one that goes on")
-    parser.add_argument("--jobs", type=int, default=1, help="at once")
-    parser.add_argument("--evals", default="quick", help="families, or quick, standard, full")
-    parser.add_argument("--needed", default="core", metavar="FAMILY", help="family that measures the primary metric")
-    parser.add_argument("--fingerprint", type=Path, metavar="FILE", help="JSON file for these and the folders")
-    args = parser.parse_args()
+    args = _parser().parse_args()
     with one_line_errors("nothing half-harvested is kept"):
         if line := gpus.unusable():
             print(f"{line}: the study runs on the CPU", flush=True)
         if models.device_config().device == "mps":
             print("--device mps is untried: compare a first study with one on the CPU", flush=True)
         models.identity(args.model)  # fetches a hub model, so that its config can be read
-        text, published_data = corpus.pin(args.text), os.environ.pop(EVALUATION_DATA, "")
-        evals, left_out = doctor.resolve_families(
-            doctor.eval_target(args.model, args.hook_name, text), args.evals, args.needed
-        )
-        for name, reason in left_out.items():
-            print(f"left out of {args.evals}: {name}: {reason}", flush=True)
-        evaluated_on = published.use(published_data, evals, corpus.source(text)) if published_data else {}
-        for family, data in evaluated_on.items():
-            print(f"{family} is scored on {data}", flush=True)
+        text = corpus.pin(args.text)
+        evaluations = settle_evaluations(args.model, args.hook_name, text, args.evals, args.needed)
         needs.settle_threads()
         plan = needs.plan(
             **{name: getattr(args, name) for name in ("model", "hook_name", "tokens", "d_sae", "batch")},
@@ -66,19 +47,49 @@ def main() -> None:
         trained_on = describe_training(manifest, args.tokens)
         print(f"trained on {trained_on}", flush=True)
         if args.fingerprint:
-            content = fingerprint.fingerprint(args.model, text, args.stream) | {
+            content = fingerprint.fingerprint(args.model, text, args.stream) | evaluations
+            content |= {
                 "gpus": gpu_count(models.device_config().device),
                 "job_bytes": int(estimates.job_ram(plan)),
-                "evals": evals,
-                "left_out": left_out,
                 "activations": str(folder),
                 "sealed": activations.kept_seal(folder),
                 "artefacts": str(artefacts),
                 "text": text,
                 "trained_on": trained_on,
-                "evaluated_on": evaluated_on,
             }
             files.write_atomically(args.fingerprint, json.dumps(content, indent=2) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -P -m agent.lab.prepare", description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--hook_name", required=True)
+    parser.add_argument("--text", default="", help="a file, a folder or a hub dataset; it is pinned")
+    parser.add_argument("--tokens", type=int, required=True)
+    parser.add_argument("--stream", action="store_true", help="have the model make rows as they are read")
+    parser.add_argument("--d_sae", type=int, help="latents; by default the model's own")
+    parser.add_argument("--batch", type=int, help="tokens a step, likewise")
+    parser.add_argument("--trainings", type=int, default=0, help="of a study that starts; 0: of one that goes on")
+    parser.add_argument("--jobs", type=int, default=1, help="at once")
+    parser.add_argument("--evals", default="quick", help="families, or quick, standard, full")
+    parser.add_argument("--needed", default="core", metavar="FAMILY", help="family that measures the primary metric")
+    parser.add_argument("--fingerprint", type=Path, metavar="FILE", help="JSON file for these and the folders")
+    return parser
+
+
+def settle_evaluations(model: str, hook_name: str, text: str, evals: str, needed: str) -> dict[str, Any]:
+    """Return the families that a study is scored by, why the others are left out, and on what data; print the latter.
+
+    Raise UserError if one that was asked for by name, or the `needed` one, cannot run.
+    """
+    published_data = os.environ.pop(EVALUATION_DATA, "")
+    families, left_out = doctor.resolve_families(doctor.eval_target(model, hook_name, text), evals, needed)
+    for name, reason in left_out.items():
+        print(f"left out of {evals}: {name}: {reason}", flush=True)
+    evaluated_on = published.use(published_data, families, corpus.source(text)) if published_data else {}
+    for family, data in evaluated_on.items():
+        print(f"{family} is scored on {data}", flush=True)
+    return {"evals": families, "left_out": left_out, "evaluated_on": evaluated_on}
 
 
 def gpu_count(device: str) -> int:

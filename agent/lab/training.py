@@ -218,7 +218,6 @@ def finish(
     training = guard.close(d_sae=W_dec.shape[0])
     precision.allow_tf32(False)  # a checkpoint's graph is compared with what it was traced from
     header = checkpoint.Header(
-        format_version=checkpoint.FORMAT_VERSION,
         model=guard.model,
         hook_name=guard.hook_name,
         layer=training.layer,
@@ -226,24 +225,14 @@ def finish(
         d_sae=training.d_sae,
         scale=guard.stream.manifest.scale,
         groups=groups or {},
-        extra=sorted(extra or {}),
         training=training,
         any_parameter_changed=guard.any_parameter_changed,
         architecture=architecture or ("jumprelu" if threshold is not None else None),
     )
-    checkpoint.save(
-        guard.out_dir / "checkpoint",
-        encode,
-        W_dec,
-        b_dec,
-        header,
-        W_enc=W_enc,
-        b_enc=b_enc,
-        threshold=threshold,
-        extra=extra or {},
-    )
+    folder = guard.out_dir / "checkpoint"
+    checkpoint.save(folder, encode, W_dec, b_dec, header, W_enc=W_enc, b_enc=b_enc, threshold=threshold, extra=extra)
     if SOCKET_VARIABLE not in os.environ:  # else the driver has taken them
         state.discard(guard.out_dir)
     for key in ("steps", "tokens", "passes", "final_loss", "seconds"):
         print(f"{key}: {getattr(training, key)}")
-    print(f"checkpoint: {guard.out_dir / 'checkpoint'}", flush=True)
+    print(f"checkpoint: {folder}", flush=True)

@@ -104,7 +104,6 @@ def render(
     environment.filters["paragraph"] = paragraph
     environment.filters["clip"] = clip_sentences
     environment.globals["sentences"] = sentences
-    confined, *later = [confinement.sentence for confinement in state.confinements] or [""]
     measures = measures or state.started.measures
     story = tell(state, runs, judged, measures, cost)
     return environment.get_template("notes.txt.j2").render(
@@ -114,11 +113,7 @@ def render(
         answer=opening(story, runs, judged),
         primary=METRICS[state.started.primary_metric],
         models=changed_settings.models(state),
-        conduct=[
-            *changed_settings.sentences(state),
-            confined,
-            *(f"After it was resumed: {sentence}" for sentence in later),
-        ],
+        conduct=_conduct(state),
         evidence=glossary.describe_evidence(state),
         remarks=[
             *glossary.unreliable(runs),
@@ -126,11 +121,7 @@ def render(
         ],
         own_measures=own_measures.table(measures, most_telling(runs, judged, MOST_COLUMNS)),
         definitions=own_measures.definitions(measures, runs),
-        model_words=[
-            line
-            for label, text, found in _newest(model_words.concluded(state, runs, judged, check))
-            for line in model_words.paragraphs(clip_sentences(text, LONGEST_WORDS), label, found)
-        ],
+        model_words=_model_words(state, runs, judged, check),
         model_words_heading=model_words.HEADING,
         runs=[(run.number, _title(run, state, runs, judged), section(run, state, runs, judged, check)) for run in runs],
         rate=rate_line(state.rate) if state.rate else "",
@@ -166,10 +157,22 @@ def opening(story: Story, runs: Sequence[Run], judged: Mapping[int, Judgement]) 
     return [line for text in (*above, *table, *below) for line in text.split("\n")]
 
 
-def _newest(words: list[tuple[str, str, list[str]]]) -> list[tuple[str, str, list[str]]]:
-    """Leave out all plans but the newest ones, of which the page has the others."""
-    plans = [each for each in words if each[0].startswith("Plan")]
-    return [each for each in words if each not in plans[:-MOST_PLANS]]
+def _conduct(state: State) -> list[str]:
+    """Say what was changed while the study ran, and how its runs were confined."""
+    confined, *later = [confinement.sentence for confinement in state.confinements] or [""]
+    return [*changed_settings.sentences(state), confined, *(f"After it was resumed: {sentence}" for sentence in later)]
+
+
+def _model_words(state: State, runs: list[Run], judged: dict[int, Judgement], check: Check) -> list[str]:
+    """Return the lines of what a language model concluded, and of its newest plans; the page has the others."""
+    words = model_words.concluded(state, runs, judged, check)
+    old = [each for each in words if each[0].startswith("Plan")][:-MOST_PLANS]
+    return [
+        line
+        for label, text, found in words
+        if (label, text, found) not in old
+        for line in model_words.paragraphs(clip_sentences(text, LONGEST_WORDS), label, found)
+    ]
 
 
 def _title(run: Run, state: State, runs: list[Run], judged: dict[int, Judgement]) -> str:

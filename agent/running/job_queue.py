@@ -23,7 +23,22 @@ FULL_SECONDS = 60.0  # until a job that a full queue refused is submitted again
 MOST_LOSSES = 4  # of one job, before the study stops where it is
 ENDED_FROM_OUTSIDE = {"killed", "timed_out"}  # verdicts on a job that left no outcome; timed_out: by its scheduler
 
+OF_THE_MACHINE = {"killed", "disk_full"}  # verdicts that say nothing about what was trained
+
 Ended = Outcome | Verdict  # the verdict of a job that left no outcome
+
+
+def fault_of_machine(ended: Ended) -> Verdict | None:
+    """Return the verdict of a job that says nothing about what it trained, or None."""
+    failure = ended if isinstance(ended, Verdict) else ended.failure
+    return failure if failure and failure.name in OF_THE_MACHINE else None
+
+
+def stopped_by(ended: Ended) -> Verdict | None:
+    """Return the verdict of a job whose evaluation was ended from outside, or None."""
+    if isinstance(ended, Verdict):
+        return ended
+    return ended.evaluation if ended.stopped else None
 
 
 class StudyMoved(UserError):
@@ -97,6 +112,13 @@ class JobQueue:
         self.forget(name)
         if self.ledger.state.losses[name] % MOST_LOSSES == 0:
             raise StudyPaused(f"the job {name} ended {MOST_LOSSES} times without an outcome ({verdict.evidence})")
+
+    def ask_again(self, name: str, failure: Verdict | None, most: int = MOST_LOSSES) -> bool:
+        """Have a job started again that had this failure, at most `most` times in all; return False if it is not."""
+        if failure is None or self.ledger.state.losses.get(name, 0) + 1 >= most:
+            return False
+        self.lose(name, failure)
+        return True
 
     def goes_on(self, name: str, verdict: Verdict) -> bool:
         """Return whether a job that left no outcome, ended from outside, goes on from a state that its training had

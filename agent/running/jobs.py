@@ -92,6 +92,11 @@ class Outcome(_File):
         """The first verdict that says why there are no results."""
         return self.preflight or self.training or self.evaluation
 
+    @property
+    def seconds(self) -> float:
+        """Those of the training and of the evaluation."""
+        return self.training_seconds + self.evaluation_seconds
+
 
 def noted(path: Path) -> str:
     """Return the line that a job left in a file, or "" if there is none."""

@@ -14,29 +14,32 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from agent.display.formatting import training_progress
+from agent.ideas import Fixed
 from agent.lab import results
-from agent.lab.defaults import SAVE_EVERY, SMOKE_TOKENS, SOCKET_VARIABLE
+from agent.lab.defaults import SMOKE_TOKENS, SOCKET_VARIABLE
 from agent.lab.errors import UserError
 from agent.lab.evaluation.requests import AnyRequest, Score
-from agent.lab.files import MIB, BadFile, empty_folder, remove, write_atomically
+from agent.lab.files import MIB, BadFile, empty_folder, remove
 from agent.lab.machine import memory_limit
 from agent.lab.results import Work
 from agent.lab.verdicts import Verdict, judge_metrics
 from agent.lab.visible import one_line
 from agent.running import kept_state, process, views
-from agent.running.activation_server import ActivationServer, machine
+from agent.running.activation_server import ActivationServer, ServedTraining, machine
 from agent.running.evaluator import INTERRUPTED, Evaluator
 from agent.running.jobs import JOB, OUTCOME, PROGRESS, SUBMISSION, TRAINED, Job, Outcome, Setup, Training, noted
 from agent.running.kept_state import StateKeeper
 from agent.running.lab_processes import lab_settings
-from agent.running.run_files import collect_run_files, log_path
+from agent.running.run_files import collect_run_files
 from agent.running.sandbox import Sandbox, settle
+from agent.running.training_process import TrainingProcess
 from agent.running.watchdogs import (
     SHARED_MEMORY,
     START_SECONDS,
@@ -124,162 +127,128 @@ class Slot:
     ) -> Outcome:
         """Train a run, after a few steps of it or from the state that an earlier try has saved; return what came of it
         in what was `found`."""
-        script, start, before = attempt / "experiment.py", time.monotonic(), kept_state.usable(attempt.parent, training)
+        start, before = time.monotonic(), kept_state.usable(attempt.parent, training)
         if before:
             found = found.model_copy(update={"smoke": before[1].smoke, "resumes": True})
         else:
             found = found.model_copy(update={"resumes": training.resumes})
         if training.smoke_timeout and not before:
-            found = self._smoke_test(training, script, found, label, remarks)
+            found = self._smoke_test(training, found, label, remarks)
             if found.preflight:
                 return found.model_copy(update={"training_seconds": time.monotonic() - start})
         if warning := like_the_baselines(found.smoke, training.baseline_smoke, self.setup.fixed.tokens):
             label = f"{label} ({warning})"
         smoke_seconds, keeper = time.monotonic() - start, StateKeeper(attempt, training, before, found.smoke)
         try:
-            work = self.train(training, script, found.run_dir, label, keeper, remarks, saves=found.resumes)
+            work = self.train(TrainingProcess(training, found.run_dir, label, keeper, remarks, saves=found.resumes))
             update: dict[str, Any] = {"work": work.model_copy(update={"smoke_seconds": round(smoke_seconds, 2)})}
         except RunFailed as failure:
             update = {"training": failure.verdict}
         keeper.discard()
         return found.model_copy(update=update | {"training_seconds": keeper.seconds})
 
-    def _smoke_test(self, training: Training, script: Path, found: Outcome, label: str, remarks: list[str]) -> Outcome:
+    def _smoke_test(self, training: Training, found: Outcome, label: str, remarks: list[str]) -> Outcome:
         """Train a few steps, export, load and score a slice; then cut them short and have them go on. Return what was
         `found` with the hash of the checkpoint, or with what went wrong: then the trial is left as the run's."""
-        label, trial = f"{label}, smoke test", script.with_name("smoke")
-        content, keeper = "", StateKeeper(empty_folder(script.with_name("smoke_state")), training)
+        trial, states = found.run_dir.with_name("smoke"), found.run_dir.with_name("smoke_state")
+        keeper = StateKeeper(empty_folder(states), training)
+        steps = TrainingProcess(training, trial, f"{label}, smoke test", keeper, remarks, smoke=True)
         try:
-            info = self.first_steps(training, script, label, keeper, remarks)
-            content, verdict = info.environment.get("checkpoint", ""), None
+            info = self.first_steps(steps)
         except RunFailed as failure:
-            verdict = failure.verdict
-        if verdict is None:
-            why_not = self._goes_on_otherwise(training, script, trial, label, keeper, remarks)
-            if why_not:
-                remarks.append(f"cut short, it would start over: {why_not}")
-            remove(trial)
-            return found.model_copy(update={"smoke": content, "resumes": not why_not})
-        remove(found.run_dir)  # what the experiment may have put under the run's name
-        trial.rename(found.run_dir)
-        evidence = f"in the first steps: {verdict.evidence}"
-        return found.model_copy(update={"preflight": verdict.model_copy(update={"evidence": evidence})})
+            remove(found.run_dir)  # what the experiment may have put under the run's name
+            trial.rename(found.run_dir)
+            evidence = f"in the first steps: {failure.verdict.evidence}"
+            return found.model_copy(update={"preflight": failure.verdict.model_copy(update={"evidence": evidence})})
+        if why_not := self._goes_on_otherwise(steps):
+            remarks.append(f"cut short, it would start over: {why_not}")
+        remove(trial)
+        return found.model_copy(update={"smoke": info.environment.get("checkpoint", ""), "resumes": not why_not})
 
-    def first_steps(
-        self,
-        training: Training,
-        script: Path,
-        label: str,
-        keeper: StateKeeper,
-        remarks: list[str],
-        analysis: Path | None = None,
-    ) -> results.FinalInfo:
-        """Train a few steps into the folder `smoke` beside the script, and return the scores on a slice of text, with
-        the figures of an `analysis`. Raise RunFailed."""
-        trial = script.with_name("smoke")
-        self.train(training, script, trial, label, keeper, remarks, smoke=True)
+    def first_steps(self, steps: TrainingProcess, analysis: Path | None = None) -> results.FinalInfo:
+        """Train a few steps, and return the scores on a slice of text, with the figures of an `analysis`. Raise
+        RunFailed."""
+        self.train(steps)
         loading = 0.0 if self._evaluator.is_started else START_SECONDS
-        request = Score(run_dir=trial, slice=True, analysis=analysis)
-        self.evaluate(request, label, (training.smoke_timeout or 0.0) + loading)
-        info = results.read(trial)
+        request = Score(run_dir=steps.run_dir, slice=True, analysis=analysis)
+        self.evaluate(request, steps.label, (steps.training.smoke_timeout or 0.0) + loading)
+        info = results.read(steps.run_dir)
         if not info.verdict.ok:
             raise RunFailed(info.verdict)
         if difference := different_settings(self.setup.fixed, info.training):
             raise RunFailed(Verdict(name="preflight", evidence=difference))
         return info
 
-    def _goes_on_otherwise(
-        self, training: Training, script: Path, trial: Path, label: str, keeper: StateKeeper, remarks: list[str]
-    ) -> str:
-        """Return why the first steps, gone on with from the state that was saved half-way, differ from those of the
-        trial; "" if they do not."""
-        half, again = keeper.taken(), script.with_name("smoke_again")
+    def _goes_on_otherwise(self, steps: TrainingProcess) -> str:
+        """Return why the first steps, gone on with from the state that was saved half-way, differ from those that were
+        not cut short; "" if they do not."""
+        half, again = steps.keeper.taken(), steps.run_dir.with_name("smoke_again")
         if half is None:
             return "it saved no state (guard.resumes declares what changes)"
+        keeper = StateKeeper(steps.keeper.folder, steps.training, half)
         try:
-            self.train(training, script, again, label, StateKeeper(keeper.folder, training, half), remarks, smoke=True)
-            return goes_on_otherwise(trial, again, self.setup.exact)
+            self.train(replace(steps, run_dir=again, keeper=keeper))
+            return goes_on_otherwise(steps.run_dir, again, self.setup.exact)
         except (RunFailed, BadFile) as failure:
             return failure.verdict.evidence if isinstance(failure, RunFailed) else str(failure)
         finally:
             remove(again)
-            keeper.discard()
+            steps.keeper.discard()
 
-    def train(
-        self,
-        training: Training,
-        script: Path,
-        run_dir: Path,
-        label: str,
-        keeper: StateKeeper,
-        remarks: list[str],
-        *,
-        smoke: bool = False,
-        saves: bool = False,
-    ) -> Work:
-        """Run an experiment into `run_dir` beside its script, which are made, and return what it read and used.
-
-        What the researcher should know is added to `remarks`. The keeper has the state from which it goes on, if any,
-        and takes those that it `saves`. `smoke` cuts the training to a few steps, timed from the first, with one state
-        saved half-way. Raise RunFailed unless it trained to its end.
-        """
-        stdout, stderr = log_path(run_dir, "stdout"), log_path(run_dir, "stderr")
-        remove(script)  # which a smoke test may have put a link in the place of
-        write_atomically(script, training.source)
-        fixed = self.setup.fixed.model_copy(update={"tokens": training.tokens or self.setup.fixed.tokens})
-        settings = {
-            "SAE_AGENT_DRIVEN": "1",
-            "SAE_AGENT_FIXED": fixed.model_dump_json(),
-            "SAE_AGENT_SEED": str(training.seed),
-            **({"SAE_AGENT_SMOKE": "1", SAVE_EVERY: str(SMOKE_TOKENS // 2)} if smoke else {}),
-            **({} if smoke or saves else {SAVE_EVERY: str(fixed.tokens)}),
-        }
-        timeout = (training.smoke_timeout or 0.0) if smoke else training.timeout - keeper.seconds
-        progress, shared_memory = [run_dir / "metrics.jsonl", stdout, stderr], SharedMemory(memory_limit())
-        total = min(fixed.tokens, SMOKE_TOKENS) if smoke else fixed.tokens
-        remove(run_dir)
-        run_dir.mkdir()
-        keeper.hand_over(run_dir)
-        with self._watched_cache(remarks) as changed, self._activations.training(total, keeper.skip) as served:
-            settings[SOCKET_VARIABLE] = str(served.descriptor)
-            env = process.child_environment(self.settings | settings)
-            ended = process.run(
-                [*process.START, script.name, f"--out_dir={run_dir.name}"],
-                cwd=script.parent,
-                env=env,
-                stdout=stdout,
-                stderr=stderr,
-                timeout=None if smoke else timeout,
-                watchdogs=[
-                    *([FirstSteps(run_dir / "metrics.jsonl", timeout, training.start_timeout)] if smoke else []),
-                    lambda: self._judge(run_dir, label, fixed.tokens),
-                    *(Stall(progress), Processes(), Files(self.setup.study), shared_memory),
-                    *self._watchdogs(stdout, stderr),
-                ],
-                observer=lambda cpu_seconds: keeper.take(run_dir, served.saved_rows(), cpu_seconds),
-                pass_fds=[served.descriptor],
-                sandbox=self.sandbox,
-                view=views.for_training(script, run_dir, env),
-            )
+    def train(self, this: TrainingProcess) -> Work:
+        """Carry out a training, and return what it read and used. Raise RunFailed unless it trained to its end."""
+        keeper, run_dir, fixed = this.keeper, this.run_dir, this.fixed(self.setup.fixed)
+        shared_memory = SharedMemory(memory_limit())
+        total = min(fixed.tokens, SMOKE_TOKENS) if this.smoke else fixed.tokens
+        this.begin()
+        with self._watched_cache(this.remarks) as changed, self._activations.training(total, keeper.skip) as served:
+            ended = self._run(this, fixed, served, shared_memory)
             keeper.take(run_dir, served.saved_rows(), ended.cpu_seconds)
             rows, damage = served.report()
         if self.sandbox.kind == "none" and shared_memory.left > REMARKABLE_BYTES:
-            remarks.append(f"{shared_memory.left / MIB:.0f} MiB more lie in {SHARED_MEMORY} than before it")
-        tampered = collect_run_files(run_dir, training.source) or (changed[0] if changed else None)
-        if saves and keeper.before and ended.exit_code == BAD_STATE:
-            remarks.append("its saved state did not fit: it started over")
+            this.remarks.append(f"{shared_memory.left / MIB:.0f} MiB more lie in {SHARED_MEMORY} than before it")
+        tampered = collect_run_files(run_dir, this.training.source) or (changed[0] if changed else None)
+        if this.saves and keeper.before and ended.exit_code == BAD_STATE:
+            this.remarks.append("its saved state did not fit: it started over")
             keeper.discard()
-            anew = StateKeeper(keeper.folder, training, smoke=keeper.smoke)
-            return self.train(training, script, run_dir, label, anew, remarks, saves=True)
+            return self.train(replace(this, keeper=StateKeeper(keeper.folder, this.training, smoke=keeper.smoke)))
         if tampered:
             self._evaluator.end()  # it may have read what was changed
-        verdict = (
-            tampered or self._judge(run_dir, label, fixed.tokens) or process.exit_verdict(ended, run_dir / "stderr.log")
-        )
+        verdict = tampered or self._judge(this, fixed) or process.exit_verdict(ended, run_dir / "stderr.log")
         if verdict := verdict or damage:
-            raise RunFailed(self._shortened(verdict, script.parent))
+            raise RunFailed(self._shortened(verdict, run_dir.parent))
         used = ended.cpu_seconds + (keeper.before.cpu_seconds if keeper.before else 0.0)
         return Work(rows=rows, cpu_seconds=round(used, 2), machine=machine(self.setup.fixed.threads))
+
+    def _run(
+        self, this: TrainingProcess, fixed: Fixed, served: ServedTraining, shared_memory: SharedMemory
+    ) -> process.ProcessResult:
+        """Run the experiment in its view, under the watchdogs, and keep the states that it saves."""
+        metrics, stdout, stderr = this.run_dir / "metrics.jsonl", *this.logs
+        timeout, watchdogs = this.training.timeout - this.keeper.seconds, []
+        if this.smoke:
+            timeout, seconds = None, this.training.smoke_timeout or 0.0
+            watchdogs = [FirstSteps(metrics, seconds, this.training.start_timeout)]
+        settings = this.settings(fixed) | {SOCKET_VARIABLE: str(served.descriptor)}
+        env = process.child_environment(self.settings | settings)
+        return process.run(
+            [*process.START, this.script.name, f"--out_dir={this.run_dir.name}"],
+            cwd=this.script.parent,
+            env=env,
+            stdout=stdout,
+            stderr=stderr,
+            timeout=timeout,
+            watchdogs=[
+                *watchdogs,
+                lambda: self._judge(this, fixed),
+                *(Stall([metrics, stdout, stderr]), Processes(), Files(self.setup.study), shared_memory),
+                *self._watchdogs(stdout, stderr),
+            ],
+            observer=lambda cpu_seconds: this.keeper.take(this.run_dir, served.saved_rows(), cpu_seconds),
+            pass_fds=[served.descriptor],
+            sandbox=self.sandbox,
+            view=views.for_training(this.script, this.run_dir, env),
+        )
 
     @contextmanager
     def _watched_cache(self, remarks: list[str]) -> Iterator[list[Verdict]]:
@@ -317,13 +286,13 @@ class Slot:
         evidence = verdict.evidence.replace(f"{folder}{os.sep}", "").replace(f"{self.setup.study}{os.sep}", "")
         return verdict.model_copy(update={"evidence": evidence})
 
-    def _judge(self, run_dir: Path, label: str, tokens: int) -> Verdict | None:
+    def _judge(self, this: TrainingProcess, fixed: Fixed) -> Verdict | None:
         """Judge the training history so far, and show how far it has come."""
         try:
-            rows = results.read_metrics(run_dir)
+            rows = results.read_metrics(this.run_dir)
         except BadFile as damage:
             return Verdict(name="crashed", evidence=str(damage))
-        self._show(training_progress(label, rows, tokens))
+        self._show(training_progress(this.label, rows, fixed.tokens))
         return judge_metrics(rows)
 
     def _watchdogs(self, *logs: Path) -> list[Watchdog]:

@@ -65,11 +65,6 @@ def of_run(run_dir: Path) -> dict[str, str]:
     return of_files(run_dir.parent, (f"{run_dir.name}/{name}" for name in RUN_FILES))
 
 
-def of_text(text: str) -> str:
-    """Return the digest of a file with this content."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def seal(folder: Path, names: Iterable[str]) -> None:
     """Write the digests of files to SEAL beside them, those of the other files there kept.
 

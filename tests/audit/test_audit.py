@@ -170,6 +170,13 @@ def test_a_very_large_run_number_does_not_flood_the_report():
     assert 0 < len(audit.findings(notes_reader.parse(text))) <= 200
 
 
+def test_lines_are_counted_as_the_file_has_them_after_a_block_of_code():
+    text = "# Title: x\n\n```\nk = 3\n```\n\n## Run 0: b\nDescription: It is better.\n"
+    notes = notes_reader.parse(text)
+    assert [(each.line, each.text) for each in notes.statements] == [(8, "It is better.")]
+    assert notes.runs[0].line == 7
+
+
 def test_a_file_that_is_not_notes_gets_a_one_line_error(tmp_path: Path):
     path = tmp_path / "story.txt"
     path.write_text("Once upon a time.\n")

@@ -9,7 +9,7 @@ import yaml
 from standin import make_checkout
 
 from agent import constants, ideas
-from agent.commands.study_settings import Settled, settle
+from agent.commands.study_settings import Settled, settle, settle_alone
 from agent.ideas import Fixed, Idea
 from agent.lab import defaults
 from agent.lab.errors import UserError
@@ -88,6 +88,13 @@ def test_settings_follow_from_the_model(gemma: str, tmp_path: Path):
     fixed = settled(model=model(tmp_path / "gpt2", GPT2)).fixed
     assert (fixed.hook_name, fixed.d_sae, fixed.k) == ("blocks.5.hook_resid_post", 8192, 45)
     assert (fixed.tokens, fixed.batch, fixed.learning_rate) == (12_000_000, 1024, 2.8e-4)
+
+
+def test_the_doctor_takes_what_a_study_would(gemma: str):
+    assert settle_alone({}) == Fixed()
+    ours, studied = settle_alone({"model": gemma, "tokens": 10_000_000}), settled(model=gemma, tokens=10_000_000).fixed
+    for name in ("model", "hook_name", "tokens", "d_sae", "batch"):
+        assert getattr(ours, name) == getattr(studied, name)
 
 
 def test_what_is_given_is_kept_and_the_rest_follows_from_it(gemma: str):

@@ -21,14 +21,13 @@ from agent.lab.checkpoint import files, sae_lens
 from agent.lab.checkpoint import header as headers
 from agent.lab.checkpoint.files import DTYPES, ENCODE, HEADER, TENSORS, CheckpointError, flat_message
 from agent.lab.checkpoint.graph import Graph, GraphError, parse
-from agent.lab.checkpoint.header import FORMAT_VERSION, Header
+from agent.lab.checkpoint.header import Header
 from agent.lab.checkpoint.trace import trace
 
 GROUPS, LEAST_GROUP = 8, 64  # of rows that are encoded together, and the rows of one at least
 ROWS_AT_ONCE = 16_384  # bounds the memory of the encoder's intermediate values
 
 __all__ = [
-    "FORMAT_VERSION",
     "Checkpoint",
     "CheckpointError",
     "Header",

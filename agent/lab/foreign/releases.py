@@ -3,8 +3,6 @@
 python -P -m agent.lab.foreign.releases SAE: fetch one; what went wrong is printed as one line, with exit code 2.
 """
 
-import os
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -104,12 +102,7 @@ def _fetch(source: str) -> None:
             f"there is no directory {source}, no SAE of the hub of this name is stored on this machine, and the hub "
             f"cannot be reached ({error}): give a directory, or fetch it where there is a network"
         )
-    env = {**os.environ, **hub.ONLINE, "HF_HUB_VERBOSITY": "critical"}
-    command = start.command("agent.lab.foreign.releases", source)
-    result = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True)
-    if result.returncode != 0:
-        lines = result.stdout.strip().splitlines() or [f"its process ended with exit code {result.returncode}"]
-        raise UserError(f"SAE {source} could not be fetched: {lines[-1]}")
+    hub.in_a_process(f"SAE {source}", start.command("agent.lab.foreign.releases", source), hub.ONLINE)
 
 
 def fetch(source: str) -> None:

@@ -23,51 +23,40 @@ def measure(exam: Examination) -> dict[str, float]:
     Only latents that fire on the held-out activations count: the decoder rows of dead ones are still random. Of more
     than LATENTS they are a seeded sample.
     """
-    W_dec = exam.checkpoint.W_dec.to(exam.activations.device)
-    alive = torch.zeros(len(W_dec), dtype=torch.bool, device=W_dec.device)
-    for latents in exam.latents():
-        alive |= (latents != 0).any(0)
-    live = alive.nonzero().flatten()
-    chosen = torch.randperm(len(live), generator=torch.Generator().manual_seed(SEED))[LATENTS:]
-    alive[live[chosen.to(live.device)]] = False
+    device, alive = exam.activations.device, live_latents(exam)
     n = int(alive.sum())
     figures: dict[str, float] = {}
     if exam.has_loss and (score := exam.forgetting(exam.sae)) is not None:
         figures["forgetting_score"] = score
     if n < 2:
         return figures
+    W = F.normalize(exam.checkpoint.W_dec.to(device)[alive], dim=1)
     batches = islice(exam.latents(), -(-TOKENS // exam.rows))
-    W, active = F.normalize(W_dec[alive], dim=1), torch.cat([(latents != 0)[:, alive] for latents in batches])
+    active = torch.cat([(latents != 0)[:, alive] for latents in batches])
     generator = torch.Generator().manual_seed(SEED)
     count = -(-n // (W.shape[1] // 2))
-    draws = [(torch.randperm(n, generator=generator) % count).to(W.device) for _ in range(DRAWS)]
-    phi = coactivation(active)
-    group = torch.empty_like(draws[0])  # at first in the order of co-activation with the most frequent latent
-    group[phi[active.sum(0).argmax()].argsort(stable=True)] = torch.arange(n, device=W.device) * count // n
-    group = coactivation_groups(phi, group, count)
+    draws = [(torch.randperm(n, generator=generator) % count).to(device) for _ in range(DRAWS)]
+    cosines, phi = (W @ W.T).abs().fill_diagonal_(0), coactivation(active)
+    group = coactivation_groups(phi, ordered_groups(phi[active.sum(0).argmax()], count), count)
 
-    cosines = (W @ W.T).abs().fill_diagonal_(0)
     largest, pairs = cosines.amax(1), cosines[*torch.triu_indices(n, n, 1)]
     figures["decoder_cosine_mean"] = pairs.mean().item()
     figures["decoder_cosine_largest"] = largest.mean().item()
     figures["decoder_cosine_max"] = largest.max().item()
-    same = group[:, None] == group
-    figures["across_group_cosine"] = cosines.masked_fill(same, 0).amax(1).mean().item()
-    figures["within_group_cosine"] = within(cosines, group) - fmean(within(cosines, draw) for draw in draws)
+    figures["across_group_cosine"] = across(cosines, group).amax(1).mean().item()
+    figures["within_group_cosine"] = more_within(cosines, group, draws)
     conditions = {"coactivation": condition_numbers(W, group)}
     conditions["random"] = [number for draw in draws for number in condition_numbers(W, draw)]
     figures["condition_number"] = median(conditions["coactivation"])
     figures["condition_number_max"] = max(conditions["coactivation"])
     figures["condition_number_random"] = median(conditions["random"])
-    trained = exam.checkpoint.extra.get("group")
-    name_closest(exam, cosines, group if trained is None else trained.to(W.device)[alive], alive)
-    if trained is not None:
-        own = trained.to(W.device)[alive]
-        conditions["own"] = condition_numbers(W, own)
+    if (trained := exam.checkpoint.extra.get("group")) is not None:
+        group = trained.to(device)[alive]
+        conditions["own"] = condition_numbers(W, group)
         figures["condition_number_own"] = median(conditions["own"])
-        phi.fill_diagonal_(0)
-        shuffled = [own[torch.randperm(n, generator=generator).to(W.device)] for _ in range(DRAWS)]
-        figures["group_coactivation"] = within(phi, own) - fmean(within(phi, draw) for draw in shuffled)
+        shuffled = [group[torch.randperm(n, generator=generator).to(device)] for _ in range(DRAWS)]
+        figures["group_coactivation"] = more_within(phi.fill_diagonal_(0), group, shuffled)
+    name_closest(exam, cosines, group, alive)
     histograms = {
         name: torch.histc(values, BINS, 0, 1).div(len(values)).tolist()
         for name, values in (("pairs", pairs), ("largest", largest))
@@ -76,12 +65,23 @@ def measure(exam: Examination) -> dict[str, float]:
     return figures
 
 
+def live_latents(exam: Examination) -> Tensor:
+    """Return which latents `[d_sae]` fire on the held-out activations: of more than LATENTS, a seeded sample."""
+    device = exam.activations.device
+    alive = torch.zeros(exam.checkpoint.header.d_sae, dtype=torch.bool, device=device)
+    for latents in exam.latents():
+        alive |= (latents != 0).any(0)
+    live = alive.nonzero().flatten()
+    left_out = torch.randperm(len(live), generator=torch.Generator().manual_seed(SEED))[LATENTS:]
+    alive[live[left_out.to(device)]] = False
+    return alive
+
+
 def name_closest(exam: Examination, cosines: Tensor, group: Tensor, alive: Tensor) -> None:
     """Name the latents with the largest |cosine| to one of another group: `cosines [n, n]` and `group [n]` are those of
     the `alive [d_sae]`."""
     latents = alive.nonzero().flatten()
-    strangers = cosines.masked_fill(group[:, None] == group, 0)
-    values, others = strangers.max(1)
+    values, others = across(cosines, group).max(1)
     labels, related = {}, {}
     for i in values.topk(min(NAMED, len(latents))).indices.tolist():
         latent, other = int(latents[i]), int(latents[others[i]])
@@ -95,6 +95,13 @@ def coactivation(active: Tensor) -> Tensor:
     """Return the phi coefficients `[latents, latents]` of `active [tokens, latents]`: the correlations of firing."""
     fires = F.normalize(active.float() - active.float().mean(0), dim=0)
     return fires.T @ fires
+
+
+def ordered_groups(nearness: Tensor, groups: int) -> Tensor:
+    """Return the group of each latent where groups of one size follow the order of `nearness [latents]`."""
+    group = torch.empty(len(nearness), dtype=torch.int64, device=nearness.device)
+    group[nearness.argsort(stable=True)] = torch.arange(len(group), device=group.device) * groups // len(group)
+    return group
 
 
 def coactivation_groups(phi: Tensor, group: Tensor, groups: int) -> Tensor:
@@ -128,6 +135,16 @@ def within(values: Tensor, group: Tensor) -> float:
     """Return the mean of `values [n, n]`, zero on the diagonal, over pairs in the same group."""
     same = group[:, None] == group
     return (values[same].sum() / (same.sum() - len(group)).clamp_min(1)).item()
+
+
+def more_within(values: Tensor, group: Tensor, draws: list[Tensor]) -> float:
+    """Return by how much the mean of `values` within groups is above that within groups drawn at random."""
+    return within(values, group) - fmean(within(values, draw) for draw in draws)
+
+
+def across(values: Tensor, group: Tensor) -> Tensor:
+    """Return `values [n, n]` with zeros for pairs in the same group."""
+    return values.masked_fill(group[:, None] == group, 0)
 
 
 def condition_numbers(W: Tensor, group: Tensor) -> list[float]:

@@ -7,6 +7,7 @@ latents point along the probe (Chanin et al. 2024, arXiv 2409.14507). bench/spel
 
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,30 +125,35 @@ def score(evaluator: "Evaluator", sae: "BenchSAE", out: Path, name: str) -> Fami
         prompt_token_pos=speller.position,
         precalc_k_sparse_probe_sae_acts=fits_in_memory(len(spelling.words(model.tokenizer)), sae.cfg.d_sae),
     )
-    tables: list[pd.DataFrame] = []
     with tempfile.TemporaryDirectory(dir=evaluator.folder) as scratch:
-        k_sparse_dir, run_k_sparse = Path(scratch, "k_sparse"), main.run_k_sparse_probing_experiment
-
-        def k_sparse(**arguments: Any) -> "pd.DataFrame":
-            tables.append(run_k_sparse(**arguments, experiment_dir=k_sparse_dir, probes_dir=model_side.probes))
-            return tables[0]
-
-        absorbed = partial(
-            main.run_feature_absortion_experiment,
-            experiment_dir=Path(scratch, "absorption"),
-            sparse_probing_experiment_dir=k_sparse_dir,
-            probes_dir=model_side.probes,
-        )
-        replacements = {
-            "HookedTransformer": patching.PreloadedModel(speller),
-            "run_k_sparse_probing_experiment": k_sparse,
-            "run_feature_absortion_experiment": absorbed,
-        }
+        experiments, tables = _experiments(Path(scratch), model_side.probes)
+        replacements = experiments | {"HookedTransformer": patching.PreloadedModel(speller)}
         isolated = patching.isolated_sae_bench(main, Path(scratch), spelling.SEED, **replacements)
         with isolated, spelling.probes_in_float32(), spelling.fast_metrics():
             main.run_eval(config, [(name, sae)], str(sae.device), str(out.absolute()))  # type: ignore[list-item]
     speller.save()
     return _family_scores(patching.read_answer(out, name), tables[0], fired)
+
+
+def _experiments(scratch: Path, probes: Path) -> tuple[dict[str, Callable[..., Any]], list["pd.DataFrame"]]:
+    """Return SAE-Bench's two experiments by name, with our folders and the cached probes, and a list that then holds
+    the table of the k-sparse probes."""
+    from sae_bench.evals.absorption import main
+
+    k_sparse_dir, run_k_sparse = scratch / "k_sparse", main.run_k_sparse_probing_experiment
+    tables: list[pd.DataFrame] = []
+
+    def k_sparse(**arguments: Any) -> "pd.DataFrame":
+        tables.append(run_k_sparse(**arguments, experiment_dir=k_sparse_dir, probes_dir=probes))
+        return tables[0]
+
+    absorbed = partial(
+        main.run_feature_absortion_experiment,
+        experiment_dir=scratch / "absorption",
+        sparse_probing_experiment_dir=k_sparse_dir,
+        probes_dir=probes,
+    )
+    return {"run_k_sparse_probing_experiment": k_sparse, "run_feature_absortion_experiment": absorbed}, tables
 
 
 def fits_in_memory(words: int, d_sae: int) -> bool:
