@@ -67,7 +67,15 @@ def main(out_dir: Path) -> None:
             grad_norm=grad_norm,
             learning_rate=LEARNING_RATE,
         )
-    finish(guard, sae.encode, W_dec=sae.W_dec, b_dec=sae.b_dec, architecture="matching_pursuit")
+    finish(
+        guard,
+        sae.encode,
+        W_dec=sae.W_dec,
+        b_dec=sae.b_dec,
+        W_enc=sae.W_dec.T.contiguous(),
+        b_enc=torch.zeros(D_SAE),
+        architecture="matching_pursuit",
+    )
 
 
 if __name__ == "__main__":

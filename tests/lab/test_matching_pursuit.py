@@ -16,6 +16,7 @@ from small_lab import CONTEXT, HOOK, stream
 from torch import Tensor
 
 from agent.lab import checkpoint, results
+from agent.lab.errors import UserError
 from agent.lab.evaluation.bench.core_text import BATCH_WINDOWS
 from agent.lab.evaluation.evaluator import Evaluator
 from agent.lab.export import export
@@ -123,6 +124,8 @@ def test_what_sae_lens_saved_is_read(
     if stops:
         taken = (ours.encode(activations) != 0).sum(1)
         assert taken.min() < taken.max() <= K
+        with pytest.raises(UserError, match="its K is None; a matching_pursuit SAE keeps a whole number"):
+            export(tmp_path / "run", "saelens", tmp_path / "out")
 
 
 @torch.no_grad()

@@ -83,9 +83,10 @@ class MatchingPursuit(nn.Module):
     def __init__(
         self, W_dec: Tensor, iterations: int, residual_threshold: float, stop_on_duplicate_support: bool, b_dec: Tensor
     ) -> None:
-        """W_dec `[d_sae, d_in]`; b_dec `[d_in]` is subtracted first."""
+        """W_dec `[d_sae, d_in]`; b_dec `[d_in]` is subtracted first. W_enc is W_dec.T, as in SAELens."""
         super().__init__()
         self.W_dec, self.b_dec = fixed(W_dec), fixed(b_dec)
+        self.W_enc, self.b_enc = fixed(W_dec.T.contiguous()), fixed(torch.zeros(len(W_dec)))
         self.iterations = iterations
         self.stops = (residual_threshold, stop_on_duplicate_support)
 
