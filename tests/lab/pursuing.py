@@ -15,7 +15,7 @@ HOOK_NAME = "blocks.1.hook_resid_post"
 TOKENS = 150_000
 D_SAE = 128
 SEED = 0
-K = 8  # rows that are taken for each token
+K = 4  # rows that are taken for each token
 BATCH = 512
 LEARNING_RATE = 0.01
 
