@@ -15,7 +15,7 @@ from agent.lab.checkpoint import Header
 from agent.lab.results import Training
 
 STEPS = 10
-KINDS = ("relu", "jumprelu", "batchtopk", "matryoshka", "gated", "topk", "abstopk")
+KINDS = ("relu", "jumprelu", "batchtopk", "matryoshka", "gated", "topk", "abstopk", "matching_pursuit")
 
 
 @dataclass
@@ -50,6 +50,14 @@ class Kinds:
         indices = pre.abs().topk(K, dim=-1).indices
         return torch.zeros_like(pre).scatter(-1, indices, pre.gather(-1, indices))
 
+    def matching_pursuit(self, x: Tensor) -> Tensor:
+        residual, latents = x - self.b_dec, torch.zeros(x.shape[0], D_SAE)
+        for _ in range(K):
+            value, index = (residual @ self.W_dec.T).max(dim=1, keepdim=True)
+            latents = latents.scatter_add(1, index, value)
+            residual = residual - value * self.W_dec[index[:, 0]]
+        return latents
+
     def with_one_threshold(self) -> "Kinds":
         """Return the same SAEs with one threshold for all latents, as BatchTopK leaves them."""
         return replace(self, threshold=torch.ones(D_SAE))
@@ -78,6 +86,8 @@ class Kinds:
 
     def encoder(self, kind: str | None) -> dict[str, Tensor]:
         """Return the tensors of an encoder."""
+        if kind == "matching_pursuit":
+            return {}
         thresholds = {} if kind in ("relu", "topk", "abstopk", None) else {"threshold": self.threshold}
         return {"W_enc": self.W_dec.T.contiguous(), "b_enc": self.b_enc, **thresholds}
 

@@ -210,8 +210,9 @@ def finish(
     `encode` maps scaled activations `[batch, d_in]` to latents `[batch, d_sae]`, each row alone. The decoder is data:
     `W_dec [d_sae, d_in]`, `b_dec [d_in]`. Give `W_enc [d_in, d_sae]`, `b_enc [d_sae]` and `threshold [d_sae]` if the
     encoder is `where(pre > threshold, pre, 0)` of an affine `pre`; then ../sae_lens is written too. Give `architecture`
-    in place of the threshold if it is relu or topk (the K largest of each row), or with it if it is gated. `groups`
-    names ranges of latents, `extra` holds tensors that an analysis needs.
+    in place of the threshold if it is relu, topk (the K largest of each row) or matching_pursuit (K times the row of
+    W_dec that fits best is taken away from x - b_dec), or with it if it is gated. `groups` names ranges of latents,
+    `extra` holds tensors that an analysis needs.
 
     Raises TrainingStopped, or CheckpointError for a checkpoint that would not load.
     """

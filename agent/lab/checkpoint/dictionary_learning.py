@@ -36,14 +36,9 @@ def _auto_encoder(weights: Weights) -> Weights:
 
 
 def _gated(weights: Weights) -> Weights:
-    """Return the state of pre = x @ W_enc + b_enc whose latents fire where it exceeds the threshold."""
-    state = _linear(weights) | {"decoder_bias": weights["b_dec"]}
-    magnitudes = state.pop("encoder.bias")
-    return state | {
-        "mag_bias": magnitudes,
-        "gate_bias": magnitudes - weights["threshold"],
-        "r_mag": torch.zeros_like(magnitudes),
-    }
+    state, gate = _linear(weights) | {"decoder_bias": weights["b_dec"]}, sae_lens.gate(weights)
+    del state["encoder.bias"]
+    return state | {"mag_bias": gate["b_mag"], "gate_bias": gate["b_gate"], "r_mag": gate["r_mag"]}
 
 
 def _topk(weights: Weights) -> Weights:
@@ -91,11 +86,11 @@ def files(header: Header, found: sae_lens.Parts) -> dict[str, str | bytes]:
     if header.hook_name != (only := f"blocks.{header.layer}.hook_resid_post"):
         raise GraphError(f"its files name a layer alone, which is read as {only}, and its hook is {header.hook_name}")
     kind = sae_lens.trained_as(header, found.tensors.get("threshold"))
+    if kind not in CLASSES:
+        raise GraphError(f"it has no class for {kind}: it has those for {', '.join(CLASSES)}")
     weights = found.of_unit_rows(header.scale)
     if kind in ("batchtopk", "matryoshka") and not sae_lens.is_one_number(weights["threshold"]):
         kind = "jumprelu"  # the same encoder, with room for a threshold of each latent
-    if kind not in CLASSES:
-        raise GraphError(f"it has no class for {kind}: it has those for {', '.join(CLASSES)}")
     its = CLASSES[kind]
     if its.subtracts_b_dec != found.subtracts_b_dec:
         shift = weights["b_dec"] @ weights["W_enc"]

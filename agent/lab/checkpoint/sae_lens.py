@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agent.lab.checkpoint.graph import GraphError
 from agent.lab.checkpoint.header import Header
+from agent.lab.checkpoint.pursuit import matching_pursuit
 from agent.lab.defaults import WORLD_HOOK
 from agent.lab.results import Imported, Training
 
@@ -37,14 +38,27 @@ def _abstopk(pre: Tensor, parts: "Parts") -> Tensor:
     return torch.zeros_like(pre).scatter(-1, indices, pre.gather(-1, indices))
 
 
+def _pursued(residual: Tensor, parts: "Parts") -> Tensor:
+    return matching_pursuit(residual, parts.tensors["W_dec"], parts.k)
+
+
 @dataclass(frozen=True)
 class Kind:
-    """A kind of SAE: what SAELens calls it, and its latents as a function of pre = x @ W_enc + b_enc."""
+    """A kind of SAE: what SAELens calls it, and its latents as a function of pre = x @ W_enc + b_enc.
+
+    A tied one has no W_enc and b_enc: its latents are a function of x - b_dec.
+    """
 
     name: str
     select: Callable[[Tensor, "Parts"], Tensor]
     has_threshold: bool = False
     has_k: bool = False
+    is_tied: bool = False
+
+    @property
+    def required(self) -> set[str]:
+        """The names of its encoder's tensors."""
+        return (set() if self.is_tied else {"W_enc", "b_enc"}) | ({"threshold"} if self.has_threshold else set())
 
 
 # By the word for it in a header. What BatchTopK trains has one threshold afterwards, and is a JumpReLU to SAELens. So
@@ -58,6 +72,7 @@ ARCHITECTURES = {
     "gated": Kind("gated", _thresholded, has_threshold=True),
     "topk": Kind("topk", _topk, has_k=True),
     "abstopk": Kind("abstopk", _abstopk, has_k=True),
+    "matching_pursuit": Kind("matching_pursuit", _pursued, has_k=True, is_tied=True),
 }
 
 
@@ -76,7 +91,13 @@ class Parts:
     subtracts_b_dec: bool  # from the activations, before the encoder
 
     def unscaled(self, scale: float) -> dict[str, Tensor]:
-        """Return the weights for the model's own activations, which are to be multiplied by `scale` no more."""
+        """Return the weights for the model's own activations, which are to be multiplied by `scale` no more.
+
+        The latents stay as they are. Only those of a tied kind, whose decoder cannot make up for what is done to its
+        encoder, become 1 / scale of what they were, as what they reconstruct does.
+        """
+        if self.kind.is_tied:
+            return {"W_dec": self.tensors["W_dec"].clone(), "b_dec": self.tensors["b_dec"] / scale}
         # (scale * x - b_dec) @ W_enc == (x - b_dec / scale) @ (scale * W_enc)
         weights = {
             "W_enc": self.tensors["W_enc"] * scale,
@@ -108,17 +129,17 @@ def parts(header: Header, tensors: Mapping[str, Tensor], x: Tensor, latents: Ten
     GraphError if they do not fit the architecture in the header.
     """
     kind = ARCHITECTURES.get(header.architecture or "")
-    required = {"W_enc", "b_enc"} | ({"threshold"} if kind and kind.has_threshold else set())
-    if kind is None or not required <= set(tensors):
+    if kind is None or not kind.required <= set(tensors):
+        lacking = sorted(kind.required - set(tensors)) if kind else ["nothing"]
         raise GraphError(
             f"architecture {header.architecture!r} is not one of {', '.join(ARCHITECTURES)}, or lacks "
-            f"{', '.join(sorted(required - set(tensors))) or 'nothing'}; give None if it is not a standard one"
+            f"{', '.join(lacking)}; give None if it is not a standard one"
         )
     k = _k(header) if kind.has_k else 0
-    found = [Parts(kind, tensors, k, subtracts) for subtracts in (True, False)]
+    found = [Parts(kind, tensors, k, subtracts) for subtracts in ((True,) if kind.is_tied else (True, False))]
     errors = [_error(each, x, latents) for each in found]
     if min(errors) > 1e-3 * (1e-3 + float(latents.nan_to_num(0, 0, 0).abs().mean())):
-        given = "W_enc, b_enc and threshold" if kind.has_threshold else "W_enc and b_enc"
+        given = "W_enc, b_enc and threshold" if kind.has_threshold else "W_dec" if kind.is_tied else "W_enc and b_enc"
         raise GraphError(
             f"encode is not the {header.architecture} encoder of the {given} given with it"
             f"{f' and K {k}' if k else ''}; correct them, or give the architecture as None"
@@ -144,8 +165,7 @@ def files(header: Header, found: Parts, unit_rows: bool = False) -> dict[str, st
     """
     weights = found.of_unit_rows(header.scale) if unit_rows else found.unscaled(header.scale)
     if found.kind.name == "gated":
-        b_enc, threshold = weights.pop("b_enc"), weights.pop("threshold")
-        weights |= {"b_mag": b_enc, "b_gate": b_enc - threshold, "r_mag": torch.zeros_like(b_enc)}
+        weights = {"W_enc": weights["W_enc"], "W_dec": weights["W_dec"], "b_dec": weights["b_dec"], **gate(weights)}
     config: dict[str, Any] = {
         "architecture": found.kind.name,
         "d_in": header.d_in,
@@ -157,9 +177,20 @@ def files(header: Header, found: Parts, unit_rows: bool = False) -> dict[str, st
         "reshape_activations": "hook_z" if header.hook_name.endswith("hook_z") else "none",
         "metadata": metadata(header, trained_as(header, found.tensors.get("threshold"))),
     }
-    if found.k:
+    if found.kind.is_tied:
+        config |= {"max_iterations": found.k, "residual_threshold": 0.0, "stop_on_duplicate_support": False}
+    elif found.k:
         config |= {"k": found.k, "rescale_acts_by_decoder_norm": unit_rows}
     return {"cfg.json": json.dumps(config, indent=2) + "\n", "sae_weights.safetensors": weights}
+
+
+def gate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the biases of a gated encoder that equals the JumpReLU of b_enc and threshold, all `[d_sae]`.
+
+    Its two paths share W_enc; b_mag and b_gate are theirs, and the logarithm r_mag of how they differ in size is 0.
+    """
+    b_enc = weights["b_enc"]
+    return {"b_mag": b_enc, "b_gate": b_enc - weights["threshold"], "r_mag": torch.zeros_like(b_enc)}
 
 
 def metadata(header: Header, architecture: str | None) -> dict[str, Any]:
@@ -231,6 +262,8 @@ def _k(header: Header) -> int:
 
 def _error(found: Parts, x: Tensor, latents: Tensor) -> float:
     """Return the mean error of the latents `[n, d_sae]` that the parts give of scaled activations x `[n, d_in]`."""
-    pre = (x - found.tensors["b_dec"] if found.subtracts_b_dec else x) @ found.tensors["W_enc"]
-    expected = found.kind.select(pre + found.tensors["b_enc"], found)
+    pre = x - found.tensors["b_dec"] if found.subtracts_b_dec else x
+    if not found.kind.is_tied:
+        pre = pre @ found.tensors["W_enc"] + found.tensors["b_enc"]
+    expected = found.kind.select(pre, found)
     return float((expected - latents).nan_to_num(0, 0, 0).abs().mean())

@@ -1,13 +1,15 @@
 """The encoders of SAEs that were trained elsewhere, as modules that a checkpoint can hold, on unscaled activations.
 
 Sources: TopK, Gao et al. 2024 (arXiv 2406.04093); JumpReLU and gated, Rajamanoharan et al. 2024 (2407.14435,
-2404.16014).
+2404.16014); matching pursuit, Costa et al. 2025 (2506.03093).
 """
 
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
+
+from agent.lab.checkpoint.pursuit import matching_pursuit
 
 
 def fixed(tensor: Tensor) -> nn.Parameter:
@@ -73,6 +75,23 @@ class GroupMax(TopK):
         values, indices = pre.unflatten(-1, (self.k, -1)).max(dim=-1)
         first = torch.arange(self.k, device=pre.device) * (pre.shape[-1] // self.k)
         return torch.zeros_like(pre).scatter(-1, indices + first, values.relu())
+
+
+class MatchingPursuit(nn.Module):
+    """Each token takes the decoder row that fits best, again and again of what is left of it."""
+
+    def __init__(
+        self, W_dec: Tensor, iterations: int, residual_threshold: float, stop_on_duplicate_support: bool, b_dec: Tensor
+    ) -> None:
+        """W_dec `[d_sae, d_in]`; b_dec `[d_in]` is subtracted first. W_enc is W_dec.T, as in SAELens."""
+        super().__init__()
+        self.W_dec, self.b_dec = fixed(W_dec), fixed(b_dec)
+        self.W_enc, self.b_enc = fixed(W_dec.T.contiguous()), fixed(torch.zeros(len(W_dec)))
+        self.iterations = iterations
+        self.stops = (residual_threshold, stop_on_duplicate_support)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return matching_pursuit(x - self.b_dec, self.W_dec, self.iterations, *self.stops)
 
 
 def gated(W_enc: Tensor, b_gate: Tensor, r_mag: Tensor, b_mag: Tensor, subtracted: Tensor | None = None) -> JumpReLU:

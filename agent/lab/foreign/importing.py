@@ -20,6 +20,7 @@ from agent.lab.evaluation.requests import Score
 from agent.lab.evaluation.sae_adapter import rows_at_once
 from agent.lab.evaluation.world_evaluator import WorldEvaluator
 from agent.lab.foreign import dictionary_learning, reading, releases, sae_bench, saelens, sparsify, verify
+from agent.lab.foreign.encoders import MatchingPursuit
 from agent.lab.foreign.sae import Foreign
 from agent.lab.model_shape import shape_of
 from agent.lab.progress import notify
@@ -60,7 +61,8 @@ def write_run(sae: Foreign, run_dir: Path, evaluator: Evaluator, warnings: Seque
         header = save(partial / "checkpoint", sae, imported, evaluator)
         loaded = evaluator.load_checkpoint(partial, held_out)
         if sae.original:
-            found = verify.compare(loaded, sae.original, held_out.activations[:MOST_ROWS])
+            in_turn = isinstance(sae.encoder, MatchingPursuit)
+            found = verify.compare(loaded, sae.original, held_out.activations[:MOST_ROWS], in_turn)
             verify.require(found, imported.library)
             imported = imported.model_copy(update={"verified": found})
         header = header.model_copy(update={"imported": imported, "architecture": sae.kind})
@@ -164,9 +166,8 @@ def save(folder: Path, sae: Foreign, imported: Imported, evaluator: Evaluator) -
         imported=imported,
         any_parameter_changed=True,
     )
-    encoder = sae.encoder
-    named = {"W_enc": encoder.W_enc, "b_enc": encoder.b_enc, "threshold": getattr(encoder, "threshold", None)}
-    checkpoint.save(folder, encoder, sae.W_dec, sae.b_dec, header, **named)
+    named = {name: getattr(sae.encoder, name, None) for name in ("W_enc", "b_enc", "threshold")}
+    checkpoint.save(folder, sae.encoder, sae.W_dec, sae.b_dec, header, **named)
     return header
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agent.lab.checkpoint.header import MAX_D_SAE
 from agent.lab.errors import UserError
-from agent.lab.foreign.encoders import Encoder
+from agent.lab.foreign.encoders import Encoder, MatchingPursuit
 from agent.lab.results import Imported
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -31,7 +31,7 @@ class Foreign:
     """An SAE that was trained elsewhere, on the model's own, unscaled activations."""
 
     imported: Imported
-    encoder: Encoder
+    encoder: Encoder | MatchingPursuit
     W_dec: Tensor  # [d_sae, d_in]
     b_dec: Tensor  # [d_in]
     kind: str | None  # one of checkpoint/sae_lens.py's ARCHITECTURES, or None

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sae_lens import SAE, TrainingSAE
+from sae_lens import SAE, MatchingPursuitSAEConfig, TrainingSAE
 from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
 from torch import Tensor
 
 from agent.lab.errors import UserError, describe
 from agent.lab.foreign import reading
-from agent.lab.foreign.encoders import Encoder, JumpReLU, ReLU, TopK, gated
+from agent.lab.foreign.encoders import Encoder, JumpReLU, MatchingPursuit, ReLU, TopK, gated
 from agent.lab.foreign.sae import Foreign, checked, part, record, require_top, size, word
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -27,6 +27,15 @@ KINDS = {  # SAELens' words for what is read -> those of a checkpoint's header
     "jumprelu": "jumprelu",
     "batchtopk": "batchtopk",
     "matryoshka_batchtopk": "matryoshka",
+    "matching_pursuit": "matching_pursuit",
+}
+MOST_ITERATIONS = 320  # of matching pursuit: they are unrolled, and so many take minutes
+NO_RECONSTRUCTION = "it does not reconstruct the activations that it reads"
+REFUSED_KINDS = {  # by a part of their names
+    "transcoder": NO_RECONSTRUCTION,
+    "crosscoder": NO_RECONSTRUCTION,
+    "clt": NO_RECONSTRUCTION,
+    "abstopk": "its latents may be negative, and some evaluations count those that are above zero alone",
 }
 OVER_A_BATCH = ("batchtopk", "matryoshka_batchtopk")  # in a training; used with a threshold
 BY_TOKEN = "its reconstruction is scaled by each token's own {}, which a decoder of one matrix and bias cannot do"
@@ -71,10 +80,9 @@ def refuse(config: Mapping[str, Any], source: str) -> None:
     """Raise UserError for an SAE that no checkpoint can stand for, with the reason."""
     architecture = word(config, "architecture", source) or "standard"
     if architecture not in KINDS:
-        reason = "it does not reconstruct the activations that it reads"
-        if not any(word in str(architecture) for word in ("transcoder", "crosscoder", "clt")):
-            reason = f"an SAE here is one of {', '.join(KINDS)}"
-        raise UserError(f"{source} is of the architecture {str(architecture)[:60]}, which is not read: {reason}")
+        known = (reason for name, reason in REFUSED_KINDS.items() if name in architecture)
+        reason = next(known, f"an SAE here is one of {', '.join(KINDS)}")
+        raise UserError(f"{source} is of the architecture {architecture[:60]}, which is not read: {reason}")
     metadata = part(config, "metadata", source)
     names = ((metadata, "hook_name"), (config, "hook_name"), (config, "hook_point"))
     hook_name = next((found for where, name in names if (found := word(where, name, source))), "")
@@ -107,14 +115,8 @@ def convert(
     metadata = part(config, "metadata", source)
     d_in, d_sae = size(config, "d_in", source), size(config, "d_sae", source)
     tensors, folded = _with_old_factor_folded(config, tensors, d_sae, source)
-    own = checked(tensors, _shapes(kind, d_in, d_sae), source)
-    subtracted = own["b_dec"] if config.get("apply_b_dec_to_input", True) else None
-    W_enc, W_dec, k = own["W_enc"], own["W_dec"], 0
-    if kind == "topk":
-        require_top(k := size(config, "k", source), d_sae, source)
-        if config.get("rescale_acts_by_decoder_norm"):
-            norms = W_dec.norm(dim=1)
-            W_enc, W_dec, own["b_enc"] = W_enc * norms, W_dec / norms[:, None], own["b_enc"] * norms
+    own = _plain(config, checked(tensors, _shapes(kind, d_in, d_sae), source))
+    encoder, k = _encoder(config, own, source)
     imported = record(
         source=source,
         format="saelens",
@@ -127,8 +129,8 @@ def convert(
     )
     return Foreign(
         imported,
-        _encoder(kind, W_enc, own, k, subtracted),
-        W_dec,
+        encoder,
+        own["W_dec"],
         own["b_dec"],
         kind=KINDS[architecture],
         model=word(metadata, "model_name", source),
@@ -138,14 +140,49 @@ def convert(
     )
 
 
-def _encoder(kind: str, W_enc: Tensor, own: Mapping[str, Tensor], k: int, subtracted: Tensor | None) -> Encoder:
+def _plain(config: Mapping[str, Any], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of the same SAE without what SAELens does to a kind's activations or latents besides."""
+    if config["architecture"] == "topk" and config.get("rescale_acts_by_decoder_norm"):
+        norms = own["W_dec"].norm(dim=1)
+        scaled = {"W_enc": own["W_enc"] * norms, "b_enc": own["b_enc"] * norms}
+        return own | scaled | {"W_dec": own["W_dec"] / norms[:, None]}
+    if config["architecture"] == "matching_pursuit" and not config.get("apply_b_dec_to_input", True):
+        return own | {"b_dec": torch.zeros_like(own["b_dec"])}  # it is added only if it was subtracted
+    return own
+
+
+def _encoder(
+    config: Mapping[str, Any], own: Mapping[str, Tensor], source: str
+) -> tuple[Encoder | MatchingPursuit, int]:
+    """Return an encoder, and how many latents of each token it keeps, 0 if that depends on the token."""
+    kind = config["architecture"]
+    if kind == "matching_pursuit":
+        return _pursuit(config, own, source)
+    W_enc, subtracted = own["W_enc"], own["b_dec"] if config.get("apply_b_dec_to_input", True) else None
     if kind == "gated":
-        return gated(W_enc, own["b_gate"], own["r_mag"], own["b_mag"], subtracted)
+        return gated(W_enc, own["b_gate"], own["r_mag"], own["b_mag"], subtracted), 0
     if kind == "topk":
-        return TopK(W_enc, own["b_enc"], k, subtracted)
+        require_top(k := size(config, "k", source), W_enc.shape[1], source)
+        return TopK(W_enc, own["b_enc"], k, subtracted), k
     if kind == "jumprelu":
-        return JumpReLU(W_enc, own["b_enc"], own["threshold"], subtracted)
-    return ReLU(W_enc, own["b_enc"], subtracted)
+        return JumpReLU(W_enc, own["b_enc"], own["threshold"], subtracted), 0
+    return ReLU(W_enc, own["b_enc"], subtracted), 0
+
+
+def _pursuit(config: Mapping[str, Any], own: Mapping[str, Tensor], source: str) -> tuple[MatchingPursuit, int]:
+    settings = quietly(lambda: MatchingPursuitSAEConfig.from_dict(dict(config)), source)
+    iterations, threshold = settings.max_iterations, settings.residual_threshold
+    iterations = settings.d_in if iterations is None else iterations
+    if type(iterations) is not int or iterations < 1 or not isinstance(threshold, int | float):
+        raise UserError(f"{source}: its max_iterations is {iterations!r} and its residual_threshold {threshold!r}")
+    if iterations > MOST_ITERATIONS:
+        raise UserError(
+            f"{source} may take {iterations:,} latents one after another (max_iterations, else its d_in), and they are "
+            f"unrolled up to {MOST_ITERATIONS}: set max_iterations in its {CONFIG} to what its tokens need"
+        )
+    repeats = settings.stop_on_duplicate_support
+    encoder = MatchingPursuit(own["W_dec"], iterations, threshold, bool(repeats), own["b_dec"])
+    return encoder, 0 if repeats or threshold > 0 else iterations
 
 
 def quietly(load: Callable[[], Any], source: str) -> Any:
@@ -160,8 +197,10 @@ def quietly(load: Callable[[], Any], source: str) -> Any:
 
 def _shapes(kind: str, d_in: int, d_sae: int) -> dict[str, tuple[int, ...]]:
     names = {"standard": ("b_enc",), "jumprelu": ("b_enc", "threshold"), "gated": ("b_gate", "r_mag", "b_mag")}
-    shapes: dict[str, tuple[int, ...]] = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
-    return shapes | dict.fromkeys(names.get(kind, ("b_enc",)), (d_sae,))
+    decoder: dict[str, tuple[int, ...]] = {"W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    if kind == "matching_pursuit":
+        return decoder
+    return {"W_enc": (d_in, d_sae)} | decoder | dict.fromkeys(names.get(kind, ("b_enc",)), (d_sae,))
 
 
 def _check_training(config: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> None:
@@ -187,7 +226,7 @@ def _defaulted(config: dict[str, Any], source: str) -> dict[str, Any]:
 def _with_scale_folded(
     config: dict[str, Any], tensors: dict[str, Tensor], folder: Path
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Fold the factor of a training's activations into the weights, as SAELens does when a training ends."""
+    """Fold the factor of a training's activations into the SAE, as SAELens does when a training ends."""
     factor = reading.object_beside(folder / SCALER).get("scaling_factor")
     if not isinstance(factor, float | int) or not factor > 0:
         raise UserError(
@@ -197,7 +236,9 @@ def _with_scale_folded(
         )
     sae = _in_sae_lens(config, tensors, str(folder))
     sae.fold_activation_norm_scaling_factor(float(factor))
-    return config | {"normalize_activations": "none"}, dict(sae.state_dict())
+    scaled = ("normalize_activations", "residual_threshold")
+    folded = {name: value for name, value in sae.cfg.to_dict().items() if name in scaled}
+    return config | folded, dict(sae.state_dict())
 
 
 def _with_old_factor_folded(

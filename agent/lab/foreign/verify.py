@@ -11,24 +11,29 @@ from agent.lab.results import Agreement
 
 TOLERANCE = 1e-5  # relative, in float32
 MOST_FLIPS = 1e-3  # share of active latents that rounding may carry over a threshold
+CLOSE = 1e-3  # of a token's largest latent: what a latent may differ by from one that was chosen in the same turn
 
 
 @torch.no_grad()
-def compare(checkpoint: Checkpoint, original: Original, x: Tensor) -> Agreement:
+def compare(checkpoint: Checkpoint, original: Original, x: Tensor, in_turn: bool = False) -> Agreement:
     """Return how a checkpoint agrees with the original on unscaled activations `[rows, d_in]`.
 
     A latent that flips changes its row's reconstruction by its threshold, so reconstructions are compared on the rows
-    without one, and values where both fire.
+    without one, and values where both fire. Of latents that are chosen `in_turn`, one that flips changes those after
+    it: a value that is not close is a flip too, and values are compared on the same rows as reconstructions.
     """
     original = original.to(x.device)
     error, norm, value_error, value_norm, flips, active = (0.0,) * 6
     for rows in x.split(rows_at_once(checkpoint.header.d_sae)):
         own, theirs = checkpoint.encode(rows), original.encode(rows).float()
         flipped = (own != 0) != (theirs != 0)
-        flips, active = flips + flipped.sum().item(), active + (theirs != 0).sum().item()
-        value_error += (own - theirs).where(~flipped, 0).double().pow(2).sum().item()
-        value_norm += theirs.where(~flipped, 0).double().pow(2).sum().item()
+        if in_turn:
+            flipped |= (own - theirs).abs() > CLOSE * theirs.abs().amax(1, keepdim=True)
         kept = ~flipped.any(1)
+        compared = kept[:, None] if in_turn else ~flipped
+        flips, active = flips + flipped.sum().item(), active + (theirs != 0).sum().item()
+        value_error += (own - theirs).where(compared, 0).double().pow(2).sum().item()
+        value_norm += theirs.where(compared, 0).double().pow(2).sum().item()
         rebuilt = original.decode(theirs).float()
         error += (checkpoint.decode(own) - rebuilt)[kept].double().pow(2).sum().item()
         norm += rebuilt[kept].double().pow(2).sum().item()
