@@ -21,6 +21,8 @@ def score(source: str, out: Path | None, device: str | None, dtype: str | None, 
     `options` are of agent.lab.foreign: model, hook, evals, text. Raise UserError.
     """
     catalogue.parse_evals(options["evals"] or "")  # an unknown name is refused at once
+    if not source.strip():
+        raise UserError("SAE is empty: give a directory, RELEASE/ID of SAELens, or OWNER/NAME/FOLDER of the hub")
     source = files.absolute_if_there(source)
     run_dir = (out or SCORED / cache.slug(source.strip("/"))[-80:].strip("-.")).absolute()
     if os.path.lexists(run_dir):

@@ -257,8 +257,8 @@ def check_consistent(
     d_in = shape.width_at(fixed.hook_name) if shape else None
     if defaults.is_world(fixed.model):
         if fixed.hook_name != defaults.WORLD_HOOK:
-            raise UserError(f"the world {fixed.model} has no {said('hook_name')}: its one hook is {defaults.WORLD_HOOK}")
-    elif (layer := model_shape.layer_of(fixed.hook_name)) >= (layers := shape.layers if shape else math.inf):
+            raise UserError(f"{fixed.model} has no {said('hook_name')}: a world's one hook is {defaults.WORLD_HOOK}")
+    elif model_shape.layer_of(fixed.hook_name) >= (layers := shape.layers if shape else math.inf):
         raise UserError(f"hook {fixed.hook_name} ({reasons['hook_name']}): {fixed.model} has layers 0 to {layers - 1}")
     if d_in and fixed.d_sae < d_in and not width_is_given:
         raise UserError(

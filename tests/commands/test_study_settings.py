@@ -138,7 +138,7 @@ def test_a_model_has_one_name_however_it_is_spelled(gemma: str, monkeypatch: pyt
             "--layer 1 and --hook blocks.1.hook_mlp_out both name the",
         ),
         ({"hook_name": "blocks.01.hook_resid_post"}, "hook 'blocks.01.hook_resid_post' has no per-token activation"),
-        ({"model": "synth2k", "hook_name": "blocks.1.hook_resid_post"}, "its one hook is activations"),
+        ({"model": "synth2k", "hook_name": "blocks.1.hook_resid_post"}, "a world's one hook is activations"),
         ({"text": "./no_such.txt"}, "--text ./no_such.txt does not exist: give a file, a folder or a hub dataset"),
         ({"model": "./no_such"}, "--model ./no_such is no directory: give a model's directory, or its name"),
         ({"learning_rate": float("inf")}, "--lr: expected a finite number, found inf"),

@@ -117,6 +117,8 @@ def test_dictionaries_that_are_none_of_ours(weights: Weights, tmp_path: Path) ->
     trainer = json.loads((folder / "config.json").read_text())["trainer"]
     edit(folder / "config.json", trainer=trainer | {"dict_class": "CrossCoder"})
     assert "is a CrossCoder of dictionary_learning" in refusal(folder)
+    edit(folder / "config.json", trainer=trainer | {"layer": 2})
+    assert "its config.json has the layer 2 and the submodule resid_post_layer_1" in refusal(folder)
     (folder / "ae.pt").write_bytes(b"PK\x03\x04 not a zip")
     edit(folder / "config.json", trainer=trainer)
     assert "is damaged, or was not written by torch.save" in refusal(folder)
@@ -140,6 +142,9 @@ def test_files_that_are_no_sae(sae_lens: Callable[..., Path], tmp_path: Path) ->
     assert "is not an SAE in a format that is read" in refusal(tmp_path)
     assert "there is no directory" in refusal(tmp_path / "nowhere")
     folder = sae_lens()
+    (folder / "sae_weights.safetensors").rename(tmp_path / "weights")
+    missing = "holds cfg.json, and beside it no sae_weights.safetensors or sae.safetensors or sae.pt"
+    assert missing in refusal(folder)
     (folder / "sae_weights.safetensors").write_bytes(b"\x08\x00")
     assert "is no safetensors file, or was cut short" in refusal(folder)
     (folder / "cfg.json").write_text("[1, 2")
@@ -160,7 +165,7 @@ def test_links_are_followed_to_files_and_no_circle_is(sae_lens: Callable[..., Pa
     shutil.copy(config, linked / "cfg.json")
     (linked / "sae_weights.safetensors").unlink()
     (linked / "sae_weights.safetensors").symlink_to(linked / "sae_weights.safetensors")
-    assert "is not an SAE in a format that is read" in refusal(linked)
+    assert "beside it no sae_weights.safetensors" in refusal(linked)
     (linked / "sae_weights.safetensors").unlink()
     os.mkfifo(linked / "sae_weights.safetensors")
     assert "is not a regular file" in refusal(linked)

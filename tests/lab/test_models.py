@@ -99,7 +99,7 @@ def test_a_hook_that_cannot_be_used_is_answered_with_one_that_can(loaded, hook: 
         models.check_hook(loaded, hook)
 
 
-@pytest.mark.parametrize("hook", ["ln_final.hook_normalized", "blocks.01.hook_resid_post", "blocks.1.hook_resid_post\n"])
+@pytest.mark.parametrize("hook", ["ln_final.hook_normalized", "blocks.01.hook_mlp_out", "blocks.1.hook_mlp_out\n"])
 def test_a_hook_without_a_layer_or_in_another_spelling_is_named(hook: str):
     with pytest.raises(UserError, match=f"{re.escape(repr(hook))} has no per-token activation vector"):
         models.layer_of(hook)
