@@ -47,7 +47,8 @@ def files(folder: Path) -> list[Path]:
     try:
         for path in _entries(folder):
             if path.is_symlink() or not path.is_file():
-                raise BadIdea(f"{path} is no regular file: an idea's folder holds its own files alone")
+                what = "a link" if path.is_symlink() else "no regular file"
+                raise BadIdea(f"{path} is {what}: an idea's folder holds its own files alone")
             found.append(path)
             if len(found) > MOST_FILES:
                 raise BadIdea(f"{folder} holds more than {MOST_FILES} files: give an idea a folder of its own")
