@@ -135,6 +135,8 @@ def run(
         track=track,
     )
     if dry_run:
+        if request.language_model is None:
+            select.proposer_for(plan, request.fixed, None)  # a plan in words is refused
         return study_settings.show(plan, settled, request.goal[1])
     return command.start(request)
 

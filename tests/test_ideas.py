@@ -263,6 +263,12 @@ def test_a_broken_analysis_beside_measures_is_named(tmp_path: Path, analysis: st
         idea_analysis.load(ideas.load("mine", tmp_path))
 
 
+@pytest.mark.parametrize("depth", [900, 5000, 100_000])
+def test_yaml_that_is_nested_without_end_is_refused(tmp_path: Path, depth: int):
+    with pytest.raises(BadIdea, match=r"idea\.yaml: line 1: nested more than 50 deep"):
+        ideas.load("mine", write_idea(tmp_path, "title: " + "[" * depth + "]" * depth))
+
+
 def test_yaml_without_fields_is_refused(tmp_path: Path):
     with pytest.raises(BadIdea, match="expected fields such as title and plan, found list"):
         ideas.load("mine", write_idea(tmp_path, "- one\n"))

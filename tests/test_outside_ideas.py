@@ -155,6 +155,10 @@ def test_what_is_no_file_of_an_idea_is_not_copied(tmp_path: Path):
     (idea.folder / "__pycache__/x.pyc").touch()
     names = idea_folder.keep(idea.folder, tmp_path)
     assert names == [f"idea/mine/{name}" for name in ("experiment.py.j2", "idea.yaml", "words.json")]
+    (idea.folder / "data").write_bytes(bytes(idea_folder.MOST_BYTES + 1))
+    with pytest.raises(BadIdea, match=r"data has 4,194,305 bytes; a study keeps a copy of at most 4,194,304"):
+        rendered(idea)  # before anything is started
+    (idea.folder / "data").unlink()
     for number in range(idea_folder.MOST_FILES):
         (idea.folder / f"{number}.txt").touch()
     with pytest.raises(BadIdea, match="holds more than 100 files: give an idea a folder of its own"):

@@ -134,7 +134,12 @@ def locate(name: str) -> Path:
 
 
 def absolute_if_there(name: str) -> str:
-    """Return the absolute path, without links, of what a user names if it is there, else the name. Raises UserError."""
+    """Return the absolute path, without links, of what a user names if it is there, else the name.
+
+    Raises UserError, also for no name at all, which would stand for where the user is.
+    """
+    if not name.strip():
+        raise UserError("its name is empty: give a directory, or a name of the hub")
     path = locate(name)
     return str(path.resolve()) if exists(path) else name
 

@@ -44,7 +44,7 @@ def read(folder: Path, source: str) -> Foreign:
     trainer, buffer = (part(config, name, source) for name in ("trainer", "buffer"))
     if (architecture := word(trainer, "dict_class", source)) not in KINDS:
         raise UserError(
-            f"{source} is a {str(architecture)[:40]} of dictionary_learning; one of {', '.join(KINDS)} is read"
+            f"{source}: its {CONFIG} has the dict_class {str(architecture)[:40]}; one of {', '.join(KINDS)} is read"
         )
     kind, tensors = KINDS[architecture], _renamed(reading.pickled(folder / WEIGHTS))
     if kind == "relu":

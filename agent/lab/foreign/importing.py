@@ -145,7 +145,7 @@ def settle_model(sae: Foreign, asked: str | None) -> tuple[str, list[str]]:
         return model, [f"its files name the model {named}, which is not known here: it is scored on {asked}"]
     if own.lower() == model.lower() or Path(own).name.lower() == Path(model).name.lower():
         return model, []
-    if models.local_directory(model) and not models.local_directory(own):  # a copy has no other name to tell it by
+    if Path(model).is_absolute() and not models.local_directory(own):  # a copy has no other name to tell it by
         return model, [f"its files name the model {named}: {asked} has to be a copy of it"]
     raise UserError(f"{source} is of the model {named}, not of {asked}")
 

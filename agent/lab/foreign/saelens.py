@@ -16,7 +16,7 @@ from torch import Tensor
 from agent.lab.errors import UserError, describe
 from agent.lab.foreign import reading
 from agent.lab.foreign.encoders import Encoder, JumpReLU, ReLU, TopK, gated
-from agent.lab.foreign.sae import Foreign, checked, part, record, require_top, size, word
+from agent.lab.foreign.sae import Foreign, checked, flag, part, record, require_top, size, word
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 SCALER, RUNNER, SPARSITY = "activation_scaler.json", "runner_cfg.json", "sparsity.safetensors"
@@ -56,7 +56,7 @@ def read(folder: Path, source: str) -> Foreign:
     """Read a directory that SAELens saved. Raises UserError."""
     config, tensors = reading.json_object(folder / CONFIG), reading.safetensors(folder / WEIGHTS)
     refuse(config, source)
-    architecture = config.get("architecture") or "standard"
+    architecture = config["architecture"] = config.get("architecture") or "standard"
     declared = Declared(source, _declared_l0(config, folder), _declared_tokens(config, folder))
     if architecture in OVER_A_BATCH:
         _check_training(config, tensors, source)
@@ -108,11 +108,12 @@ def convert(
     d_in, d_sae = size(config, "d_in", source), size(config, "d_sae", source)
     tensors, folded = _with_old_factor_folded(config, tensors, d_sae, source)
     own = checked(tensors, _shapes(kind, d_in, d_sae), source)
-    subtracted = own["b_dec"] if config.get("apply_b_dec_to_input", True) else None
+    subtracted = own["b_dec"] if flag(config, "apply_b_dec_to_input", True, source) else None
     W_enc, W_dec, k = own["W_enc"], own["W_dec"], 0
     if kind == "topk":
         require_top(k := size(config, "k", source), d_sae, source)
-        if config.get("rescale_acts_by_decoder_norm"):
+        config = {**config, "k": k}  # not 32.0, which SAELens cannot use
+        if flag(config, "rescale_acts_by_decoder_norm", False, source):
             norms = W_dec.norm(dim=1)
             W_enc, W_dec, own["b_enc"] = W_enc * norms, W_dec / norms[:, None], own["b_enc"] * norms
     imported = record(
