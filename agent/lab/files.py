@@ -139,7 +139,7 @@ def absolute_if_there(name: str) -> str:
     Raises UserError, also for no name at all, which would stand for where the user is.
     """
     if not name.strip():
-        raise UserError("its name is empty: give a directory, or a name of the hub")
+        raise UserError("the name of an SAE is empty: give a directory, or a name of the hub")
     path = locate(name)
     return str(path.resolve()) if exists(path) else name
 

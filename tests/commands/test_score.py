@@ -66,7 +66,7 @@ def test_a_run_that_cannot_be_where_it_should(tmp_path: Path) -> None:
     assert one_line(ended.stderr) == (
         f"error: {tmp_path}/file/scored cannot be made (File exists): give another with --out"
     )
-    assert "its name is empty" in one_line(run("-m", "agent", "score", "").stderr)
+    assert "the name of an SAE is empty" in one_line(run("-m", "agent", "score", "").stderr)
 
 
 def test_saes_of_the_hub(tmp_path: Path) -> None:
