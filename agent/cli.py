@@ -135,8 +135,7 @@ def run(
         track=track,
     )
     if dry_run:
-        if request.language_model is None:
-            select.proposer_for(plan, request.fixed, None)  # a plan in words is refused
+        command.check(request)
         return study_settings.show(plan, settled, request.goal[1])
     return command.start(request)
 

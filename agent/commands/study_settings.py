@@ -25,7 +25,6 @@ from agent.running import lab_processes, preflight, process
 
 GIVEN, BY_IDEA, DEFAULT = "given on the command line", "given by idea.yaml", "the default"
 OPTIONS = {"hook_name": "--hook", "learning_rate": "--lr"}  # of settings that are named otherwise
-PATHS = (".", "~", os.sep)  # how a path begins that cannot be the name of anything else
 OF_CONSTANTS = {  # constants of experiment.py that are settings with options of their own
     "MODEL": "model",
     "HOOK_NAME": "hook_name",
@@ -342,9 +341,9 @@ def model_path(model: str) -> str:
     Raise UserError for what can only be a path, and is none.
     """
     path = files.locate(model)
-    if (os.sep in model or model.startswith(PATHS)) and files.exists(path) and path.is_dir():
+    if (os.sep in model or model.startswith(files.PATHS)) and files.exists(path) and path.is_dir():
         return str(path.resolve())
-    if not model.strip() or model.startswith(PATHS):
+    if not model.strip() or model.startswith(files.PATHS):
         raise UserError(f"--model {model or '(empty)'} is no directory: give a model's directory, or its name")
     return model
 
@@ -354,7 +353,7 @@ def text_path(text: str) -> str:
     if not text.strip():
         raise UserError("--text is empty: give a file, a folder or a hub dataset, or leave it out")
     path = files.locate(text)
-    if not files.exists(path) and text.startswith(PATHS):
+    if not files.exists(path) and text.startswith(files.PATHS):
         raise UserError(f"--text {text} does not exist: give a file, a folder or a hub dataset, or leave it out")
     return str(path.resolve()) if files.exists(path) else text
 

@@ -333,6 +333,7 @@ def test_a_dry_run_shows_every_setting_and_starts_nothing(tmp_path: Path):
     assert checkout.run(1, *away).stderr == "error: model google/unreachable cannot be reached\n"
     known = checkout.run(1, *away, "--d-sae", "16384", "--layer", "12")
     assert known.returncode == 0, known.stderr
+    assert checkout.run(1, "--dry-run", "--reference", "./no_sae").stderr == "error: there is no directory ./no_sae\n"
     (checkout.root / "templates/ideas/stand_in/experiment.py.j2").unlink()
     in_words = checkout.run(1, "--dry-run")
     assert (in_words.returncode, in_words.stdout) == (2, "")
