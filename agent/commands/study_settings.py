@@ -174,8 +174,9 @@ def _check_fits_model(model: str, asked: Mapping[str, Any]) -> None:
 def _check_baseline(idea: Idea, baseline: BaselineName, asked: Mapping[str, Any]) -> None:
     """Raise UserError for a baseline that the idea does not work on, and for the knob of another one."""
     if not idea.works_on(baseline):
-        why = idea.why_not_others or f"its idea.yaml says baselines: {', '.join(idea.baselines)}"
-        raise UserError(f"{idea.name} is not made for the baseline {baseline}: {why}")
+        why = idea.why_not_others or "its idea.yaml does not name it"
+        others = f"it works on {', '.join(idea.baselines)}; --reference shows an SAE of any kind beside its runs"
+        raise UserError(f"{idea.name} is not made for the baseline {baseline}: {why}; {others}")
     knob = BASELINES[baseline].knob
     for name in ("k", "l1_coefficient"):
         if name in asked and OF_CONSTANTS[knob] != name:
