@@ -100,7 +100,7 @@ def run(
     if max_hours is not None and not 0 < max_hours < math.inf:
         raise UserError(f"--max-hours {max_hours:g}: give a number of hours above 0")
     plan = ideas.load(idea)
-    if evals:
+    if evals is not None:
         catalogue.parse_evals(evals)  # an unknown name is refused at once
     if executor == "local" and slurm:
         raise UserError("--slurm is for --executor slurm: give that too, or leave it out")
@@ -113,7 +113,7 @@ def run(
     given = {"model": model, "hook_name": hook, "layer": layer, "d_sae": d_sae, "tokens": tokens}
     given |= {"baseline": baseline, "k": k, "l1_coefficient": l1_coefficient, "baseline_seeds": baseline_seeds}
     given |= {"batch": batch, "learning_rate": lr, "seed": seed, "context": context, "smallest_effect": smallest_effect}
-    given |= {"text": text, "stream": stream or None, "dtype": dtype, "threads": threads, "evals": evals or None}
+    given |= {"text": text, "stream": stream or None, "dtype": dtype, "threads": threads, "evals": evals}
     given |= {"evaluation_data": evaluation_data if evaluation_data != "local" else None}
     settled = study_settings.settle(plan, given, sets or (), on_cluster=place.slurm is not None)
     request = command.StudyRequest(
@@ -136,6 +136,7 @@ def run(
         track=track,
     )
     if dry_run:
+        command.check(request)
         return show(plan, settled, request.goal[1])
     return command.start(request)
 

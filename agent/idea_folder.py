@@ -41,13 +41,19 @@ def require_name(folder: Path) -> None:
 def files(folder: Path) -> list[Path]:
     """Return the files of an idea, sorted: all but hidden ones and Python's caches.
 
-    Raise BadIdea for a link or anything else that is no file, and for more than MOST_FILES.
+    Raise BadIdea for a link or anything else that is no file, for more than MOST_FILES, and for a larger one than
+    MOST_BYTES.
     """
     found: list[Path] = []
     try:
         for path in _entries(folder):
             if path.is_symlink() or not path.is_file():
-                raise BadIdea(f"{path} is no regular file: an idea's folder holds its own files alone")
+                what = "a link" if path.is_symlink() else "no regular file"
+                raise BadIdea(f"{path} is {what}: an idea's folder holds its own files alone")
+            if (size := path.stat().st_size) > MOST_BYTES:
+                raise BadIdea(
+                    f"{path} has {size:,} bytes; a study keeps a copy of at most {MOST_BYTES:,}: leave it out"
+                )
             found.append(path)
             if len(found) > MOST_FILES:
                 raise BadIdea(f"{folder} holds more than {MOST_FILES} files: give an idea a folder of its own")

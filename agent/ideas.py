@@ -1,7 +1,7 @@
 """Ideas: the schema of idea.yaml, and how each step of its plan is rendered into an experiment.py."""
 
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -196,7 +196,9 @@ def parse(text: str, path: Path, max_errors: int = 1) -> Idea:
     try:
         return Idea.model_validate(content | {"folder": path.parent})
     except ValidationError as error:
-        root = yaml.compose(text, yaml.SafeLoader)
+        root = None
+        with suppress(RecursionError):  # nested too deep for this reader: the line is not known
+            root = yaml.compose(text, yaml.SafeLoader)
         messages = [
             f"line {_line_of(root, part['loc'])}: {'.'.join(map(str, part['loc']))}: {in_words(part)}"
             for part in error.errors()[:max_errors]
@@ -204,11 +206,47 @@ def parse(text: str, path: Path, max_errors: int = 1) -> Idea:
         raise BadIdea(f"{path} {'; '.join(messages)}") from None
 
 
+DEEPEST = 50  # lists and fields in one another
+FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where it is there
+
+
+class _FastLoader(FAST):
+    """YAML in which no field is given twice; in yaml's own the last of them counts."""
+
+
+class _Loader(yaml.SafeLoader):
+    """The same, in Python."""
+
+
+def _fields(loader: Any, node: yaml.MappingNode) -> Iterator[dict[Any, Any]]:
+    """Construct a mapping. Raise ConstructorError for a field that is given twice."""
+    names: set[str] = set()
+    for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+        if key.value in names:
+            raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+        names.add(key.value)
+    yield from loader.construct_yaml_map(node)
+
+
+_FastLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _fields)
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _fields)
+
+
 def _load_yaml(text: str) -> Any:
     """Return the content of YAML text. Raise yaml.YAMLError, which says more than that of the faster loader does."""
     with suppress(yaml.YAMLError):
-        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return yaml.safe_load(text)
+        _require_shallow(text)
+        return yaml.load(text, _FastLoader)
+    return yaml.load(text, _Loader)
+
+
+def _require_shallow(text: str) -> None:
+    """Raise RecursionError for YAML that is nested deeper than an idea can be; libyaml's loader would end Python."""
+    depth = 0
+    for event in yaml.parse(text, FAST):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise RecursionError(f"line {event.start_mark.line + 1}: nested more than {DEEPEST} deep")
 
 
 def _line_of(node: yaml.Node | None, place: tuple[str | int, ...]) -> int:

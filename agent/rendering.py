@@ -1,5 +1,6 @@
 """Templates rendered by jinja2 in its sandbox, with errors that name the template and the line."""
 
+import math
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
     import jinja2
 
+LARGEST = 100_000  # bits of a power, characters or items of a repetition, in a template
+
 
 def strict_templates(folder: Path) -> "jinja2.Environment":
     """Return a jinja2 environment for a folder of templates.
@@ -23,13 +26,31 @@ def strict_templates(folder: Path) -> "jinja2.Environment":
     import jinja2
     from jinja2.sandbox import SandboxedEnvironment
 
-    return SandboxedEnvironment(
+    class Sandbox(SandboxedEnvironment):
+        intercepted_binops = frozenset(("*", "**"))
+
+        def call_binop(self, context: "jinja2.runtime.Context", operator: str, left: Any, right: Any) -> Any:
+            _require_small(operator, left, right)
+            return super().call_binop(context, operator, left, right)
+
+    return Sandbox(
         loader=jinja2.FileSystemLoader(folder),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def _require_small(operator: str, left: Any, right: Any) -> None:
+    """Raise OverflowError for a power or a repetition that would take all of the time or the memory there is."""
+    if operator == "**":
+        size = left.bit_length() * right if isinstance(left, int) and isinstance(right, int) else 0
+    else:
+        sizes = [len(one) if isinstance(one, str | bytes | list | tuple) else one for one in (left, right)]
+        size = math.prod(sizes) if sizes != [left, right] and all(isinstance(one, int) for one in sizes) else 0
+    if size > LARGEST:
+        raise OverflowError(f"the result of {operator} is too big")
 
 
 @cache

@@ -150,6 +150,8 @@ plan:
         ("metric: l0", "metric: scr", "line 23: plan.1.when.metric: expected a metric that decides, found 'scr'"),
         ("came_out: down", "came_out: worse", "line 23: plan.1.when.came_out: expected 'up', 'down' or 'same', found"),
         (", came_out: down", "", "line 23: plan.1.when.came_out: expected this field, found none"),
+        ("title: t\ndescr", "title: t\ntitle: u\ndescr", "line 2: title is given twice"),
+        ("    parameters:\n", "    parameters: {}\n    parameters:\n", "line 22: parameters is given twice"),
         ("came_out: down", "came: down", "line 23: plan.1.when.came_out: expected this field"),
     ],
 )
@@ -261,6 +263,12 @@ def test_a_broken_analysis_beside_measures_is_named(tmp_path: Path, analysis: st
         idea_analysis.load(ideas.load("mine", tmp_path))
 
 
+@pytest.mark.parametrize("depth", [900, 5000, 100_000])
+def test_yaml_that_is_nested_without_end_is_refused(tmp_path: Path, depth: int):
+    with pytest.raises(BadIdea, match=r"idea\.yaml: line 1: nested more than 50 deep"):
+        ideas.load("mine", write_idea(tmp_path, "title: " + "[" * depth + "]" * depth))
+
+
 def test_yaml_without_fields_is_refused(tmp_path: Path):
     with pytest.raises(BadIdea, match="expected fields such as title and plan, found list"):
         ideas.load("mine", write_idea(tmp_path, "- one\n"))
@@ -292,6 +300,9 @@ def test_an_error_in_a_template_names_idea_step_and_line(tmp_path: Path, templat
         "{{ k.__class__.__init__.__globals__ }}",
         "{{ ('{0.__class__}').format(k) }}",
         "{% for i in range(10**9) %}{% endfor %}",
+        "{{ 9 ** (9 ** 9) }}",
+        "{{ 'x' * 10 ** 11 }}",
+        "{{ 10 ** 11 * [0] }}",
     ],
 )
 def test_a_template_reaches_nothing_but_the_values_it_is_given(tmp_path: Path, template: str):

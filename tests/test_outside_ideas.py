@@ -114,7 +114,7 @@ def test_a_template_from_outside_reaches_no_file_but_its_own(tmp_path: Path, nam
         (idea.folder / "link").symlink_to(tmp_path / "secret")
     if name == "linked/secret":
         (idea.folder / "linked").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(BadIdea, match=r"mine, step .*: template .* does not exist|is no regular file") as error:
+    with pytest.raises(BadIdea, match=r"mine, step .*: template .* does not exist|is a link") as error:
         rendered(idea)
     assert len(str(error.value).splitlines()) == 1
 
@@ -155,6 +155,10 @@ def test_what_is_no_file_of_an_idea_is_not_copied(tmp_path: Path):
     (idea.folder / "__pycache__/x.pyc").touch()
     names = idea_folder.keep(idea.folder, tmp_path)
     assert names == [f"idea/mine/{name}" for name in ("experiment.py.j2", "idea.yaml", "words.json")]
+    (idea.folder / "data").write_bytes(bytes(idea_folder.MOST_BYTES + 1))
+    with pytest.raises(BadIdea, match=r"data has 4,194,305 bytes; a study keeps a copy of at most 4,194,304"):
+        rendered(idea)  # before anything is started
+    (idea.folder / "data").unlink()
     for number in range(idea_folder.MOST_FILES):
         (idea.folder / f"{number}.txt").touch()
     with pytest.raises(BadIdea, match="holds more than 100 files: give an idea a folder of its own"):

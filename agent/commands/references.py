@@ -27,7 +27,7 @@ def imported(sources: Sequence[str], place: Place, fixed: Fixed, device: str | N
 
     Raise UserError for one that is given twice, typer.Exit if the lab refuses one, which it says in a line.
     """
-    named = _named(sources)
+    named = names(sources)
     if not named:
         yield {}
         return
@@ -54,8 +54,11 @@ def move_in(found: Mapping[str, Path], study: Study) -> None:
         run_dir.rename(study.reference_dir(name))
 
 
-def _named(sources: Sequence[str]) -> dict[str, str]:
-    """Return the sources by short names, directories as absolute paths. Raise UserError for one that is given twice."""
+def names(sources: Sequence[str]) -> dict[str, str]:
+    """Return the sources by short names, directories as absolute paths.
+
+    Raise UserError for one that is given twice, and for a path that is not there.
+    """
     named: dict[str, str] = {}
     for given in sources:
         source = files.absolute_if_there(given)

@@ -141,6 +141,14 @@ def pinned(fixed: Fixed, lab: Mapping[str, Any]) -> Fixed:
     )
 
 
+def check(request: StudyRequest) -> None:
+    """Raise UserError for what is known to be wrong of a study without a start: its plan, a tracker, a reference."""
+    track.require(request.track)
+    references.names(request.references)
+    if request.language_model is None:
+        select.proposer_for(request.idea, request.fixed, None)
+
+
 def start(request: StudyRequest) -> None:
     """Start a study and carry it to its end. Raise UserError for whatever is known to be wrong beforehand."""
     if request.approve:

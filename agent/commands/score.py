@@ -27,6 +27,10 @@ def score(source: str, out: Path | None, device: str | None, dtype: str | None, 
         raise UserError(f"{run_dir} is there already: look at it with agent show, or give another with --out")
     for name, settle in (("model", model_path), ("text", text_path)):
         options[name] = settle(given) if (given := options[name]) is not None else None
+    try:
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{run_dir} cannot be made ({error.strerror}): give another with --out") from None
     command = [*IMPORT, source, "--out", str(run_dir)]
     command += [word for name, value in options.items() if value for word in (f"--{name}", value)]
     settings = {name: value for name, value in (("SAE_AGENT_DEVICE", device), ("SAE_AGENT_DTYPE", dtype)) if value}

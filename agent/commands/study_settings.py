@@ -83,7 +83,7 @@ def settle(idea: Idea, given: Mapping[str, Any], sets: Sequence[str], on_cluster
     raw = _take_options(asked, sets)
     by_idea = _of_idea(idea)
     _check_baseline(idea, (by_idea | asked)["baseline"], asked)
-    wanted = model_path(asked.get("model") or idea.fixed.model)
+    wanted = model_path(asked.get("model", idea.fixed.model))
     if defaults.is_world(wanted):
         by_idea.pop("context", None)  # an idea may be studied on either kind of model
     _check_fits_model(wanted, asked)
@@ -259,11 +259,11 @@ def check_consistent(
         return f"{name} {shown(getattr(fixed, name))} ({reasons[name]})"
 
     d_in = shape.width_at(fixed.hook_name) if shape else None
-    layer = fixed.hook_name.split(".")[1] if fixed.hook_name.startswith("blocks.") else ""
-    if shape and layer.isdecimal() and int(layer) >= shape.layers:
-        raise UserError(
-            f"hook {fixed.hook_name} ({reasons['hook_name']}): {fixed.model} has layers 0 to {shape.layers - 1}"
-        )
+    if defaults.is_world(fixed.model):
+        if fixed.hook_name != defaults.WORLD_HOOK:
+            raise UserError(f"{fixed.model} has no {said('hook_name')}: a world's one hook is {defaults.WORLD_HOOK}")
+    elif model_shape.layer_of(fixed.hook_name) >= (layers := shape.layers if shape else math.inf):
+        raise UserError(f"hook {fixed.hook_name} ({reasons['hook_name']}): {fixed.model} has layers 0 to {layers - 1}")
     if d_in and fixed.d_sae < d_in and not width_is_given:
         raise UserError(
             f"{said('d_sae')} is less than d_in {d_in:,} of {fixed.model} at {fixed.hook_name}: give --d-sae, if that "
@@ -341,10 +341,15 @@ def _require_kept(idea: Idea, fixed: Fixed) -> None:
 
 
 def model_path(model: str) -> str:
-    """Make a directory's path absolute, for child processes that run elsewhere; a bare name is a model's."""
-    if os.sep in model or model.startswith((".", "~")):
-        path = files.locate(model)
-        return str(path.resolve()) if files.exists(path) and path.is_dir() else model
+    """Make a directory's path absolute, for child processes that run elsewhere; a bare name is a model's.
+
+    Raise UserError for what can only be a path, and is none.
+    """
+    path = files.locate(model)
+    if (os.sep in model or model.startswith(files.PATHS)) and files.exists(path) and path.is_dir():
+        return str(path.resolve())
+    if not model.strip() or model.startswith(files.PATHS):
+        raise UserError(f"--model {model or '(empty)'} is no directory: give a model's directory, or its name")
     return model
 
 
@@ -353,6 +358,8 @@ def text_path(text: str) -> str:
     if not text.strip():
         raise UserError("--text is empty: give a file, a folder or a hub dataset, or leave it out")
     path = files.locate(text)
+    if not files.exists(path) and text.startswith(files.PATHS):
+        raise UserError(f"--text {text} does not exist: give a file, a folder or a hub dataset, or leave it out")
     return str(path.resolve()) if files.exists(path) else text
 
 

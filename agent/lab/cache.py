@@ -12,11 +12,15 @@ from agent.lab.locks import shared_lock
 
 
 def root() -> Path:
-    """Return the cache folder: SAE_AGENT_CACHE, or sae-agent in the user's cache folder."""
-    if folder := os.environ.get("SAE_AGENT_CACHE"):
-        return Path(folder).expanduser().absolute()
+    """Return the cache folder: SAE_AGENT_CACHE, or sae-agent in the user's cache folder.
+
+    Raises UserError where no folder can be, since a file is there.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).absolute() / "sae-agent"
+    folder = Path(os.environ.get("SAE_AGENT_CACHE") or Path(base) / "sae-agent").expanduser().absolute()
+    if not (there := _nearest(folder)).is_dir():
+        raise UserError(f"the cache {folder} cannot be there, as {there} is no folder: set SAE_AGENT_CACHE to a folder")
+    return folder
 
 
 @contextmanager
@@ -44,7 +48,12 @@ def slug(name: str) -> str:
 
 def free_space(folder: Path) -> int:
     """Return the bytes free on the disk of a folder that need not exist yet."""
-    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    return shutil.disk_usage(_nearest(folder)).free
+
+
+def _nearest(folder: Path) -> Path:
+    """Return a folder, or the nearest above it that is there."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def require_space(folder: Path, needed: int, purpose: str, otherwise: str = "") -> None:

@@ -57,6 +57,8 @@ def export(run_dir: Path, form: str, out: Path) -> dict[str, Any]:
     header = published(loaded.header, results.read(run_dir).metric("l0"))
     rows = checkpoint.sample_rows(loaded.tensors)
     try:
+        if loaded.non_finite:
+            raise GraphError("it holds numbers that are not finite: its training broke")
         if form != "saelens" and loaded.header.hook_name == WORLD_HOOK:
             raise GraphError("it is for SAEs of language models, and this one is of a synthetic world")
         parts = sae_lens.parts(loaded.header, loaded.tensors, rows, loaded.graph(rows, loaded.tensors))

@@ -12,6 +12,7 @@ from typing import IO
 from agent.lab.errors import UserError
 
 MIB = 2**20
+PATHS = (".", "~", os.sep)  # how a path begins that cannot be the name of anything else
 
 
 class BadFile(UserError):
@@ -134,8 +135,15 @@ def locate(name: str) -> Path:
 
 
 def absolute_if_there(name: str) -> str:
-    """Return the absolute path, without links, of what a user names if it is there, else the name. Raises UserError."""
+    """Return the absolute path, without links, of what a user names if it is there, else the name.
+
+    Raises UserError for a path that is not there, and for no name at all, which would stand for where the user is.
+    """
+    if not name.strip():
+        raise UserError("the name of an SAE is empty: give a directory, or a name of the hub")
     path = locate(name)
+    if not exists(path) and name.startswith(PATHS):
+        raise UserError(f"there is no directory {name}")
     return str(path.resolve()) if exists(path) else name
 
 

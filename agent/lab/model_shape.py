@@ -1,5 +1,6 @@
 """The shape of a language model, from its config.json alone: what a study's default settings follow from. No torch."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,10 @@ HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 D_HEAD = ("head_dim",)
 D_MLP = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner", "d_ff")
 POSITIONS = ("n_positions", "max_position_embeddings")
+HOOK = re.compile(  # in TransformerLens' one spelling
+    r"blocks\.(0|[1-9][0-9]*)\.(hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_in|mlp_out)|"
+    r"attn\.hook_z|ln2\.hook_normalized|mlp\.hook_post)"
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,13 @@ def shape_of(config: dict[str, Any], name: str) -> ModelShape:
         d_mlp=_first(text, D_MLP) or 4 * d_model,  # as in GPT-2, whose config leaves it out
         positions=_first(text, POSITIONS),
     )
+
+
+def layer_of(hook_name: str) -> int:
+    """Return the layer of a hook. Raises UserError for one without an activation vector for each token."""
+    if not (found := HOOK.fullmatch(hook_name)):
+        raise UserError(f"hook {hook_name!r} has no per-token activation vector: use one like blocks.1.hook_resid_post")
+    return int(found[1])
 
 
 def middle_hook(layers: int) -> str:

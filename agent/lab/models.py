@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from agent.lab import hub, model_files, parity, precision, worlds
+from agent.lab import hub, model_files, model_shape, parity, precision, worlds
 from agent.lab.defaults import (
     CONTEXT,
     CONTEXT_VARIABLE,
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
 EMBEDDED = {"tiny-lm": Path(__file__).parent / "tiny_lm"}
-HOOK = re.compile(
-    r"blocks\.\d+\.(hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_in|mlp_out)|"
-    r"attn\.hook_z|ln2\.hook_normalized|mlp\.hook_post)"
-)
 LINK = "local"  # what TransformerLens calls every model
 
 
@@ -182,8 +178,7 @@ def check_hook(model: "HookedTransformer", hook_name: str) -> None:
     """Raise UserError unless the model has this hook, with an activation vector per token that can be replaced."""
     if hook_name not in model.hook_dict:
         raise UserError(f"the model has no hook {hook_name!r}: {did_you_mean(hook_name, model.hook_dict)}")
-    if not HOOK.fullmatch(hook_name):
-        raise UserError(f"hook {hook_name!r} has no per-token activation vector: use one like blocks.1.hook_resid_post")
+    model_shape.layer_of(hook_name)
     parity.check_hook(model, hook_name, parity.sample_ids(model.tokenizer, model.cfg.n_ctx))
 
 
@@ -204,13 +199,8 @@ def hook_width(model: "HookedTransformer", hook_name: str) -> int:
 
 
 def layer_of(hook_name: str) -> int:
-    """Return the layer number in a hook's name, 0 for a world. Raises UserError for a name without one."""
-    if hook_name == WORLD_HOOK:
-        return 0
-    match = re.match(r"blocks\.(\d+)\.", hook_name)
-    if match is None:
-        raise UserError(f"hook {hook_name!r} names no layer: use one like blocks.1.hook_resid_post")
-    return int(match.group(1))
+    """Return the layer number in a hook's name, 0 for a world. Raises UserError for a hook that cannot be used."""
+    return 0 if hook_name == WORLD_HOOK else model_shape.layer_of(hook_name)
 
 
 def hub_repository(name: str) -> str:

@@ -94,6 +94,15 @@ def test_a_cache_that_does_not_exist_is_empty(tmp_path: Path):
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_a_cache_that_cannot_be_where_a_file_is(tmp_path: Path):
+    (tmp_path / "file").touch()
+    for root in (tmp_path / "file", tmp_path / "file/cache"):
+        result = agent_cache(root)
+        said = f"error: the cache {root} cannot be there, as {tmp_path / 'file'} is no folder: set SAE_AGENT_CACHE"
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr.startswith(said)
+
+
 @pytest.mark.parametrize("flock", [True, False])
 def test_the_cache_is_cleared_only_after_the_last_study_has_ended(root: Path, flock: bool):
     preload = {} if flock else without_flock(root.parent)

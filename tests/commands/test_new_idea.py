@@ -254,7 +254,7 @@ def test_an_idea_is_parsed_from_yaml_or_json_fenced_or_not(text: str):
         ("smallest_effect: 0.005", "smallest_effect: 0.0001", "smallest_effect: expected at least 0.005, found 0.0001"),
         ("primary_metric: ce_loss_score", "primary_metric: l0", "a headline metric with a better direction"),
         ("plan:", "plan: []\nother:", "plan: List should have at least 1 item"),
-        ("plan:", "plan: " + "[" * 500, "recursion"),
+        ("plan:", "plan: " + "[" * 500, "nested more than 50 deep"),
         ("plan:", "plan: *nothing\nother:", "undefined alias"),
         ("plan:", "plan: !!python/object/apply:os.getcwd []\nother:", "could not determine a constructor"),
     ],

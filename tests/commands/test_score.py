@@ -59,6 +59,16 @@ def read(*sources: str, **environment: str) -> list[Any]:
     return json.loads(ended.stdout.splitlines()[-1])
 
 
+def test_a_run_that_cannot_be_where_it_should(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = run("-m", "agent", "score", str(tmp_path), "--out", str(tmp_path / "file/scored"))
+    assert ended.returncode == 2
+    assert one_line(ended.stderr) == (
+        f"error: {tmp_path}/file/scored cannot be made (File exists): give another with --out"
+    )
+    assert "the name of an SAE is empty" in one_line(run("-m", "agent", "score", "").stderr)
+
+
 def test_saes_of_the_hub(tmp_path: Path) -> None:
     """A release of SAELens and a folder in any format are fetched once; what cannot be reached is one line."""
     weights = Weights.of(torch.randn(400, 32, generator=torch.Generator().manual_seed(0)), "gpt2-small")

@@ -144,6 +144,10 @@ def test_a_model_has_one_name_however_it_is_spelled(gemma: str, monkeypatch: pyt
             {"layer": 1, "hook_name": "blocks.1.hook_mlp_out"},
             "--layer 1 and --hook blocks.1.hook_mlp_out both name the",
         ),
+        ({"hook_name": "blocks.01.hook_resid_post"}, "hook 'blocks.01.hook_resid_post' has no per-token activation"),
+        ({"model": "synth2k", "hook_name": "blocks.1.hook_resid_post"}, "a world's one hook is activations"),
+        ({"text": "./no_such.txt"}, "--text ./no_such.txt does not exist: give a file, a folder or a hub dataset"),
+        ({"model": "./no_such"}, "--model ./no_such is no directory: give a model's directory, or its name"),
         ({"learning_rate": float("inf")}, "--lr: expected a finite number, found inf"),
         ({"batch": 0}, "--batch: expected greater than 0, found 0"),
         ({"smallest_effect": 0.0}, "--smallest-effect 0: give a number above 0"),
@@ -336,6 +340,11 @@ def test_a_dry_run_shows_every_setting_and_starts_nothing(tmp_path: Path):
     assert checkout.run(1, *away).stderr == "error: model google/unreachable cannot be reached\n"
     known = checkout.run(1, *away, "--d-sae", "16384", "--layer", "12")
     assert known.returncode == 0, known.stderr
+    assert checkout.run(1, "--dry-run", "--reference", "./no_sae").stderr == "error: there is no directory ./no_sae\n"
+    (checkout.root / "templates/ideas/stand_in/experiment.py.j2").unlink()
+    in_words = checkout.run(1, "--dry-run")
+    assert (in_words.returncode, in_words.stdout) == (2, "")
+    assert "--proposer llm" in in_words.stderr
 
 
 @pytest.mark.slow

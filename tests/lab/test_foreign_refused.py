@@ -100,6 +100,17 @@ def test_configurations(config: dict[str, Any], words: str, sae_lens: Callable[.
 
 def test_a_topk_of_more_latents_than_there_are(sae_lens: Callable[..., Path]) -> None:
     assert "k is 97, and there are 96 latents" in refusal(sae_lens("topk", {"k": 97}))
+    assert "k is '4.5', and must be a whole number" in refusal(sae_lens("topk", {"k": 4.5}))
+    assert "must be true or false" in refusal(sae_lens(config={"apply_b_dec_to_input": "no"}))
+
+
+def test_a_configuration_without_an_architecture_and_a_k_with_a_point(sae_lens: Callable[..., Path]) -> None:
+    standard = importing.read(str(sae_lens(config={"architecture": None})))
+    assert standard.kind == "relu"
+    sae = importing.read(str(sae_lens("topk", {"k": 8.0})))
+    assert sae.original
+    rows = torch.randn(16, D_IN)
+    assert torch.allclose(sae.encoder(rows), sae.original.encode(rows), atol=1e-5)
 
 
 def test_a_pickle_with_code_in_it_is_not_run(weights: Weights, tmp_path: Path) -> None:
@@ -118,7 +129,9 @@ def test_dictionaries_that_are_none_of_ours(weights: Weights, tmp_path: Path) ->
     assert "threshold has values below zero: its training did not set it" in refusal(folder)
     trainer = json.loads((folder / "config.json").read_text())["trainer"]
     edit(folder / "config.json", trainer=trainer | {"dict_class": "CrossCoder"})
-    assert "is a CrossCoder of dictionary_learning" in refusal(folder)
+    assert "its config.json has the dict_class CrossCoder; one of AutoEncoder" in refusal(folder)
+    edit(folder / "config.json", trainer=trainer | {"layer": 2})
+    assert "its config.json has the layer 2 and the submodule resid_post_layer_1" in refusal(folder)
     (folder / "ae.pt").write_bytes(b"PK\x03\x04 not a zip")
     edit(folder / "config.json", trainer=trainer)
     assert "is damaged, or was not written by torch.save" in refusal(folder)
@@ -142,6 +155,9 @@ def test_files_that_are_no_sae(sae_lens: Callable[..., Path], tmp_path: Path) ->
     assert "is not an SAE in a format that is read" in refusal(tmp_path)
     assert "there is no directory" in refusal(tmp_path / "nowhere")
     folder = sae_lens()
+    (folder / "sae_weights.safetensors").rename(tmp_path / "weights")
+    missing = "holds cfg.json, and beside it no sae_weights.safetensors or sae.safetensors or sae.pt"
+    assert missing in refusal(folder)
     (folder / "sae_weights.safetensors").write_bytes(b"\x08\x00")
     assert "is no safetensors file, or was cut short" in refusal(folder)
     (folder / "cfg.json").write_text("[1, 2")
@@ -162,10 +178,13 @@ def test_links_are_followed_to_files_and_no_circle_is(sae_lens: Callable[..., Pa
     shutil.copy(config, linked / "cfg.json")
     (linked / "sae_weights.safetensors").unlink()
     (linked / "sae_weights.safetensors").symlink_to(linked / "sae_weights.safetensors")
-    assert "is not an SAE in a format that is read" in refusal(linked)
+    assert "beside it no sae_weights.safetensors" in refusal(linked)
     (linked / "sae_weights.safetensors").unlink()
     os.mkfifo(linked / "sae_weights.safetensors")
     assert "is not a regular file" in refusal(linked)
+    (linked / "sae_weights.safetensors").unlink()
+    (linked / "sae_weights.safetensors").symlink_to("/dev/zero")
+    assert "sae_weights.safetensors is not a regular file, or a link to one" in refusal(linked)
     (linked / "sae_weights.safetensors").unlink()
     with (linked / "sae_weights.safetensors").open("wb") as file:
         file.truncate(reading.MOST_TENSORS + 1)
@@ -190,6 +209,8 @@ def test_a_copy_of_a_model_of_the_hub(sae_lens: Callable[..., Path], small_model
     model, warnings = importing.settle_model(sae, str(small_model))
     assert model == str(small_model.resolve())
     assert "has to be a copy of it" in warnings[0]
+    with pytest.raises(UserError, match="is of the model gpt2-small, not of tiny-lm"):
+        importing.settle_model(sae, "tiny-lm")  # which is a directory, and no copy
     with pytest.raises(UserError, match="name no hook: give --hook"):
         importing.settle_hook(sae, None)
 

@@ -1,5 +1,6 @@
 """Models by name: those that load, and the messages about those that do not."""
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -98,9 +99,10 @@ def test_a_hook_that_cannot_be_used_is_answered_with_one_that_can(loaded, hook: 
         models.check_hook(loaded, hook)
 
 
-def test_a_hook_without_a_layer_is_named():
-    with pytest.raises(UserError, match=r"'ln_final\.hook_normalized' names no layer"):
-        models.layer_of("ln_final.hook_normalized")
+@pytest.mark.parametrize("hook", ["ln_final.hook_normalized", "blocks.01.hook_mlp_out", "blocks.1.hook_mlp_out\n"])
+def test_a_hook_without_a_layer_or_in_another_spelling_is_named(hook: str):
+    with pytest.raises(UserError, match=f"{re.escape(repr(hook))} has no per-token activation vector"):
+        models.layer_of(hook)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from datasets import Dataset
 from sae_lens import SAE, ActivationsStore
 from sae_lens.evals import EvalConfig, run_evals
 from sae_lens.training.activation_scaler import ActivationScaler
+from safetensors.torch import load_file, save_file
 from small_kinds import KINDS, STEPS, Kinds, make_kinds
 from small_lab import BATCH, CONTEXT, D_SAE, HOOK, K, stream
 from torch import Tensor
@@ -225,6 +227,17 @@ def test_sae_bench_opens_what_is_written_for_dictionary_learning(
     config = json.loads((out / "config.json").read_text())
     assert (config["trainer"]["activation_dim"], config["trainer"]["dict_size"]) == (len(kinds.b_dec), D_SAE)
     assert config["buffer"]["ctx_len"] == CONTEXT
+
+
+def test_an_sae_that_broke_in_training_is_not_exported(run_dirs: dict[str, Path], tmp_path: Path):
+    broken = shutil.copytree(run_dirs["relu"], tmp_path / "broken")
+    file = broken / "checkpoint/tensors.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {"W_dec": tensors["W_dec"] * math.nan}, file)
+    for form in ("saelens", "neuronpedia", "dictionary_learning"):
+        with pytest.raises(UserError, match=f"cannot be exported to {form}: it holds numbers that are not finite"):
+            export(broken, form, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_other_formats_have_no_place_for_is_refused(kinds: Kinds, run_dirs: dict[str, Path], tmp_path: Path):

@@ -4,6 +4,7 @@ from typing import Any
 
 from agent.lab import cache, hub, models, text
 from agent.lab.evaluation.catalogue import EvalTarget, UnmetRequirement
+from agent.lab.model_shape import HOOK
 
 
 def check_language_model(target: EvalTarget, megabytes: float = 0) -> list[UnmetRequirement]:
@@ -42,7 +43,7 @@ def residual_width(config: Any) -> int:
 
 def _check_hook(target: EvalTarget) -> list[UnmetRequirement]:
     hook_name = target.hook_name
-    if not models.HOOK.fullmatch(hook_name):
+    if not HOOK.fullmatch(hook_name):
         reason = f"hook {hook_name} has no per-token activation vector"
         return [UnmetRequirement(reason, "use one like blocks.1.hook_resid_post")]
     names = ("num_hidden_layers", "n_layer", "num_layers")

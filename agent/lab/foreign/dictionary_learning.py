@@ -44,7 +44,7 @@ def read(folder: Path, source: str) -> Foreign:
     trainer, buffer = (part(config, name, source) for name in ("trainer", "buffer"))
     if (architecture := word(trainer, "dict_class", source)) not in KINDS:
         raise UserError(
-            f"{source} is a {str(architecture)[:40]} of dictionary_learning; one of {', '.join(KINDS)} is read"
+            f"{source}: its {CONFIG} has the dict_class {str(architecture)[:40]}; one of {', '.join(KINDS)} is read"
         )
     kind, tensors = KINDS[architecture], _renamed(reading.pickled(folder / WEIGHTS))
     if kind == "relu":
@@ -66,7 +66,7 @@ def read(folder: Path, source: str) -> Foreign:
         "d_sae": size(trainer, "dict_size", source),
         "k": trainer.get("k"),
     }
-    hook_name = _hook_name(trainer)
+    hook_name = _hook_name(trainer, source)
     return sae_bench.convert(
         imported, kind, tensors, sizes, model=word(trainer, "lm_name", source), hook_name=hook_name
     )
@@ -98,9 +98,15 @@ def _with_unit_decoder(tensors: dict[str, Tensor], source: str) -> dict[str, Ten
     }
 
 
-def _hook_name(trainer: Mapping[str, Any]) -> str | None:
-    """Return TransformerLens' name of the submodule, by default a layer's residual stream, as in SAE-Bench."""
-    if found := SUBMODULE.fullmatch(str(trainer.get("submodule_name"))):
+def _hook_name(trainer: Mapping[str, Any], source: str) -> str | None:
+    """Return TransformerLens' name of the submodule, by default a layer's residual stream, as in SAE-Bench.
+
+    Raises UserError if the submodule is of another layer.
+    """
+    layer, submodule = trainer.get("layer"), word(trainer, "submodule_name", source)
+    if found := SUBMODULE.fullmatch(submodule or ""):
+        if layer is not None and str(layer) != found[2]:
+            contradiction = f"the layer {str(layer)[:40]} and the submodule {submodule}"
+            raise UserError(f"{source}: its {CONFIG} has {contradiction}: correct it")
         return f"blocks.{found[2]}.{HOOKS[found[1]]}"
-    layer = trainer.get("layer")
-    return f"blocks.{layer}.hook_resid_post" if isinstance(layer, int) and not trainer.get("submodule_name") else None
+    return f"blocks.{layer}.hook_resid_post" if isinstance(layer, int) and not submodule else None

@@ -118,7 +118,17 @@ def read(source: str) -> Foreign:
     for form in FORMATS:
         if form.is_one(folder):
             return form.read(folder, source)
-    raise UserError(f"{source} is not an SAE in a format that is read: docs/other_saes.md lists the files of each")
+    raise UserError(f"{source} {_what_is_missing(folder)}: docs/other_saes.md lists the files of each format")
+
+
+def _what_is_missing(folder: Path) -> str:
+    """Return why a folder holds no SAE in a format that is read: the file of a pair that is not there."""
+    pairs = [(form.CONFIG, form.WEIGHTS) for form in FORMATS]
+    found = next((name for pair in pairs for name in pair if (folder / name).exists()), None)
+    if not found:
+        return "is not an SAE in a format that is read"
+    others = dict.fromkeys(name for pair in pairs if found in pair for name in pair if name != found)
+    return f"holds {found}, and beside it no {' or '.join(others)}"
 
 
 def settle_model(sae: Foreign, asked: str | None) -> tuple[str, list[str]]:
@@ -137,7 +147,7 @@ def settle_model(sae: Foreign, asked: str | None) -> tuple[str, list[str]]:
         return model, [f"its files name the model {named}, which is not known here: it is scored on {asked}"]
     if own.lower() == model.lower() or Path(own).name.lower() == Path(model).name.lower():
         return model, []
-    if models.local_directory(model) and not models.local_directory(own):  # a copy has no other name to tell it by
+    if Path(model).is_absolute() and not models.local_directory(own):  # a copy has no other name to tell it by
         return model, [f"its files name the model {named}: {asked} has to be a copy of it"]
     raise UserError(f"{source} is of the model {named}, not of {asked}")
 

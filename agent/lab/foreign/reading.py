@@ -26,10 +26,18 @@ def resolved(path: Path) -> Path:
         raise UserError(f"{path} cannot be read ({reason})") from None
 
 
+def _file(path: Path) -> Path:
+    """Return the path of a regular file, without links. Raises UserError."""
+    file = resolved(path)
+    if not file.is_file():
+        raise UserError(f"{path} is not a regular file, or a link to one")
+    return file
+
+
 def json_object(path: Path) -> dict[str, Any]:
     """Return a JSON object. Raises UserError if there is none."""
     try:
-        content = json.loads(read_plain(resolved(path), MOST_CONFIG))
+        content = json.loads(read_plain(_file(path), MOST_CONFIG))
     except BadFile:
         raise
     except (ValueError, RecursionError) as error:
@@ -70,7 +78,7 @@ def pickled(path: Path) -> dict[str, Tensor]:
 
 def _bounded(path: Path) -> Path:
     """Return the path of a regular file of bounded size, without links. Raises UserError."""
-    path = resolved(path)
+    path = _file(path)
     with open_plain(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > MOST_TENSORS:
             raise UserError(f"{path} has {size:,} bytes; at most {MOST_TENSORS:,} are read")

@@ -78,9 +78,19 @@ def word(config: Mapping[str, Any], name: str, where: object) -> str | None:
 def size(config: Mapping[str, Any], name: str, where: object) -> int:
     """Return a width or a k that a configuration declares. Raises UserError if it is none."""
     value = config.get(name)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if type(value) is not int or not 0 < value <= MAX_D_SAE:
         raise UserError(f"{where}: {name} is {str(value)[:40]!r}, and must be a whole number up to {MAX_D_SAE:,}")
     return value
+
+
+def flag(config: Mapping[str, Any], name: str, default: bool, where: object) -> bool:
+    """Return what a configuration says is so, or is not. Raises UserError if it says something else."""
+    value = config.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise UserError(f"{where}: {name} in its configuration is {str(value)[:40]!r}, and must be true or false")
+    return default if value is None else value
 
 
 def checked(tensors: Mapping[str, Tensor], shapes: Shapes, where: object) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ def read(folder: Path, source: str) -> Foreign:
             f"of SAE-Bench's classes: set it to one of {', '.join(KINDS)} if it is that"
         )
     tensors = reading.pickled(folder / WEIGHTS)
-    k = int(tensors["k"]) if "k" in tensors and tensors["k"].numel() == 1 else None
+    k = tensors["k"].item() if "k" in tensors and tensors["k"].numel() == 1 else None
     tokens = config.get("training_tokens")  # below 0: not known
     imported = record(
         source=source,
@@ -76,7 +76,8 @@ def convert(
     source, d_in, d_sae = imported.source, sizes["d_in"], sizes["d_sae"]
     own = checked(tensors, _shapes(kind, d_in, d_sae), source)
     if kind == "topk":
-        require_top(size(sizes, "k", source), d_sae, source)
+        require_top(k := size(sizes, "k", source), d_sae, source)
+        sizes = {**sizes, "k": k}
     return Foreign(
         imported.model_copy(update={"library": LIBRARY}),
         _encoder(kind, own, sizes),

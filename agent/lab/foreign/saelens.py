@@ -16,7 +16,7 @@ from torch import Tensor
 from agent.lab.errors import UserError, describe
 from agent.lab.foreign import reading
 from agent.lab.foreign.encoders import Encoder, JumpReLU, MatchingPursuit, ReLU, TopK, gated
-from agent.lab.foreign.sae import Foreign, checked, part, record, require_top, size, word
+from agent.lab.foreign.sae import Foreign, checked, flag, part, record, require_top, size, word
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 SCALER, RUNNER, SPARSITY = "activation_scaler.json", "runner_cfg.json", "sparsity.safetensors"
@@ -65,7 +65,7 @@ def read(folder: Path, source: str) -> Foreign:
     """Read a directory that SAELens saved. Raises UserError."""
     config, tensors = reading.json_object(folder / CONFIG), reading.safetensors(folder / WEIGHTS)
     refuse(config, source)
-    architecture = config.get("architecture") or "standard"
+    architecture = config["architecture"] = config.get("architecture") or "standard"
     declared = Declared(source, _declared_l0(config, folder), _declared_tokens(config, folder))
     if architecture in OVER_A_BATCH:
         _check_training(config, tensors, source)
@@ -115,6 +115,7 @@ def convert(
     metadata = part(config, "metadata", source)
     d_in, d_sae = size(config, "d_in", source), size(config, "d_sae", source)
     tensors, folded = _with_old_factor_folded(config, tensors, d_sae, source)
+    config = _settled(config, source)
     own = _plain(config, checked(tensors, _shapes(kind, d_in, d_sae), source))
     encoder, k = _encoder(config, own, source)
     imported = record(
@@ -140,6 +141,13 @@ def convert(
     )
 
 
+def _settled(config: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return a configuration whose flags are booleans and whose K is an int, not 32.0. Raises UserError."""
+    flags = {"apply_b_dec_to_input": True, "rescale_acts_by_decoder_norm": False}
+    settled = {name: flag(config, name, default, source) for name, default in flags.items() if name in config}
+    return {**config, **settled, **({"k": size(config, "k", source)} if config["architecture"] == "topk" else {})}
+
+
 def _plain(config: Mapping[str, Any], own: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of the same SAE without what SAELens does to a kind's activations or latents besides."""
     if config["architecture"] == "topk" and config.get("rescale_acts_by_decoder_norm"):
@@ -162,8 +170,8 @@ def _encoder(
     if kind == "gated":
         return gated(W_enc, own["b_gate"], own["r_mag"], own["b_mag"], subtracted), 0
     if kind == "topk":
-        require_top(k := size(config, "k", source), W_enc.shape[1], source)
-        return TopK(W_enc, own["b_enc"], k, subtracted), k
+        require_top(config["k"], W_enc.shape[1], source)
+        return TopK(W_enc, own["b_enc"], config["k"], subtracted), config["k"]
     if kind == "jumprelu":
         return JumpReLU(W_enc, own["b_enc"], own["threshold"], subtracted), 0
     return ReLU(W_enc, own["b_enc"], subtracted), 0
