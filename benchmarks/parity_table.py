@@ -51,31 +51,38 @@ def compare(metric: str, ours: Sequence[Figures], near: Sequence[Figures], their
 
 
 TITLES = {
+    "sae_lens_alike": "SAELens with every difference taken away",
     "sae_lens_as_ours": "SAELens",
     "sae_lens": "SAELens from its own start",
-    "sae_lens_unit_norm": "SAELens with decoder rows held at norm 1",
 }
+BUT = "sae_lens_but_"  # begins a side that has one difference left; it has one column
 
 
 def head(others: Sequence[str]) -> str:
     """Return the head of the table."""
     names = ["model", "baseline", "knob", "L0", "explained variance", "alive"]
     for other in others:
-        names += [f"{TITLES[other]}: L0", "explained variance", "alive", "difference of ours", "in seed noise"]
+        if other.startswith(BUT):
+            names.append(other.removeprefix(BUT))
+        else:
+            names += [f"{TITLES[other]}: L0", "explained variance", "alive", "difference of ours", "in seed noise"]
     return f"| {' | '.join(names)} |\n|{' --- |' * len(names)}"
 
 
 def line(
-    ours: Sequence[Figures], near: Sequence[Figures], others: Mapping[str, Sequence[Figures]]
+    ours: Sequence[Figures], near: Sequence[Figures], others: Mapping[str, Sequence[Figures] | None]
 ) -> tuple[str, Figures]:
-    """Return a line of the table, and its figures; `others` are SAELens' trainings by their side."""
+    """Return a line of the table, and its figures; `others` are SAELens' trainings by their side, if it has any."""
     first = ours[0]
     figures = {name: first[name] for name in ("model", "kind", "rate", "tokens")} | {"ours": [*ours, *near]}
     cells = [first["model"], first["kind"], f"{first['knob']:g}", *usual(ours)]
     for side, theirs in others.items():
+        if theirs is None:
+            cells.append("")
+            continue
         read = compare("explained_variance_centered", ours, near, theirs)
-        in_noise = f"{read.of_noise:+.1f}{'' if read.within else ' (beyond)'}"
-        cells += [*usual(theirs), f"{read.ours - read.theirs:+.4f}", in_noise]
+        of_ours = [f"{read.ours - read.theirs:+.4f}", f"{read.of_noise:+.1f}{'' if read.within else ' (beyond)'}"]
+        cells += [f"{of_ours[0]}, {of_ours[1]}"] if side.startswith(BUT) else [*usual(theirs), *of_ours]
         figures[side] = {"trainings": theirs, **vars(read), "of_noise": read.of_noise, "within": read.within}
     return f"| {' | '.join(cells)} |", figures
 
