@@ -36,26 +36,33 @@ class Difference:
         return bool(abs(self.of_noise) <= critical * math.sqrt(2 / self.seeds))
 
 
-def compare(metric: str, ours: Sequence[Figures], near: Sequence[Figures], theirs: Sequence[Figures]) -> Difference:
-    """Compare the means of a metric, all trainings read at the mean L0 of `theirs`.
+def at_their_l0(
+    metric: str, ours: Sequence[Figures], near: Sequence[Figures], theirs: Sequence[Figures]
+) -> list[list[float]]:
+    """Return a metric of the trainings of `ours`, and of `theirs`, all read at the mean L0 of `theirs`.
 
-    The slope over log L0 is a least-squares line through `ours`, at one knob, and `near`, at others. The sides have two
-    seeds each at least, and equally many.
+    The slope over log L0 is a least-squares line through `ours`, at one knob, and `near`, at others.
     """
-    assert len(ours) == len(theirs) > 1
     l0 = np.exp(np.mean([np.log(run["l0"]) for run in theirs]))
     slope = np.polyfit([math.log(run["l0"]) for run in [*ours, *near]], [run[metric] for run in [*ours, *near]], 1)[0]
-    read = [[run[metric] + slope * math.log(l0 / run["l0"]) for run in side] for side in (ours, theirs)]
+    return [[run[metric] + slope * math.log(l0 / run["l0"]) for run in side] for side in (ours, theirs)]
+
+
+def compare(metric: str, ours: Sequence[Figures], near: Sequence[Figures], theirs: Sequence[Figures]) -> Difference:
+    """Compare the means of a metric. The sides have two seeds each at least, and equally many."""
+    assert len(ours) == len(theirs) > 1
+    read = at_their_l0(metric, ours, near, theirs)
     noise = math.sqrt(np.mean([np.var(values, ddof=1) for values in read]))
     return Difference(metric, float(np.mean(read[0])), float(np.mean(read[1])), noise, len(ours))
 
 
+METRIC = "explained_variance_centered"
 TITLES = {
     "sae_lens_alike": "SAELens with every difference taken away",
     "sae_lens_as_ours": "SAELens",
     "sae_lens": "SAELens from its own start",
 }
-BUT = "sae_lens_but_"  # begins a side that has one difference left; it has one column
+BUT = "sae_lens_but_"  # begins a side with one difference left; its one column is the difference of ours
 
 
 def head(others: Sequence[str]) -> str:
@@ -79,11 +86,15 @@ def line(
     for side, theirs in others.items():
         if theirs is None:
             cells.append("")
-            continue
-        read = compare("explained_variance_centered", ours, near, theirs)
-        of_ours = [f"{read.ours - read.theirs:+.4f}", f"{read.of_noise:+.1f}{'' if read.within else ' (beyond)'}"]
-        cells += [f"{of_ours[0]}, {of_ours[1]}"] if side.startswith(BUT) else [*usual(theirs), *of_ours]
-        figures[side] = {"trainings": theirs, **vars(read), "of_noise": read.of_noise, "within": read.within}
+        elif side.startswith(BUT):
+            read = np.mean(at_their_l0(METRIC, ours, near, theirs), axis=1)
+            cells.append(f"{read[0] - read[1]:+.4f}")
+            figures[side] = {"trainings": theirs, "difference": read[0] - read[1]}
+        else:
+            read = compare(METRIC, ours, near, theirs)
+            in_noise = f"{read.of_noise:+.1f}{'' if read.within else ' (beyond)'}"
+            cells += [*usual(theirs), f"{read.ours - read.theirs:+.4f}", in_noise]
+            figures[side] = {"trainings": theirs, **vars(read), "of_noise": read.of_noise, "within": read.within}
     return f"| {' | '.join(cells)} |", figures
 
 
