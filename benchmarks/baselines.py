@@ -3,10 +3,11 @@
     python benchmarks/baselines.py WORK_DIR [--kinds relu,gated] [--models tiny-lm] [--out FILE]
 
 Both train at the same width, batch, tokens, learning rate and schedule, with five seeds, and are scored on the same
-held-out activations, in the form in which they are used (thresholds for what was a choice within a batch). SAELens
-trains from our start (b_dec is the mean of the data, the decoder's rows have norm 1) and from its own (zero, and 0.1);
-`--sides ours,sae_lens_unit_norm` has it rescale the rows after each step, as we do but for relu. Our figures are read
-at SAELens' L0, linearly in log L0, with trainings at a knob a little lower and a little higher.
+held-out activations, in the form in which they are used (thresholds for what was a choice within a batch). By default
+SAELens trains with every difference taken away (sae_lens_alike.py), and as it is from our start (b_dec is the mean of
+the data, the decoder's rows have norm 1); `--sides sae_lens` has it start from its own, and `--sides sae_lens_but_rows`
+has one difference left, here the decoder's rows. Our figures are read at SAELens' L0, linearly in log L0, with
+trainings at a knob a little lower and a little higher.
 
 Each training leaves a file in WORK_DIR, and one that is there is not repeated: a benchmark that was stopped goes on.
 With `--rates` or `--knobs` there is no comparison but a line for each training of `--sides`, which is how the settings
@@ -43,8 +44,10 @@ from agent.lab.evaluation.world_evaluator import WorldEvaluator
 # isort: split
 import parity_table
 import sae_lens_trainer
+from sae_lens_alike import DIFFERENCES
+from sae_lens_trainer import LEFT
 
-SIDES = ("ours", "sae_lens_as_ours", "sae_lens")  # ours, SAELens from our start, and from its own
+SIDES = ("ours", "sae_lens_alike", "sae_lens_as_ours")
 NEIGHBOURS = (0.85, 1.18)  # times the knob: ours with the first seed, for the slope over log L0
 SCORED = 16_384  # held-out activations
 BATCH = 128  # tokens a step: 800 steps of the usual 102,400 tokens
@@ -157,7 +160,7 @@ def train(trial: Trial) -> tuple[Any, float]:
     if trial.side != "ours":
         hook, batch = known["HOOK_NAME"], known["BATCH"]
         data = stream(trial.model, hook, tokens=trial.tokens, batch=batch, seed=trial.seed)
-        sae = sae_lens_trainer.train(trial.kind, trial.knob, known, data, data.mean, trial.seed, side=trial.side)
+        sae = sae_lens_trainer.train(trial.kind, trial.knob, known, data, data.mean, LEFT[trial.side])
         return sae, data.manifest.scale
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "experiment.py")
@@ -184,14 +187,20 @@ def carry_out(trial: Trial, folder: Path) -> dict[str, Any]:
 
 
 def knob_of(model: str, kind: BaselineName, side: str) -> float:
-    own = KNOBS[model][kind]
-    return own if side == "ours" else KNOBS_OF_SAE_LENS.get((model, kind), own)
+    theirs = KNOBS_OF_SAE_LENS.get((model, kind)) if LEFT.get(side, frozenset()) & {"l0", "gate"} else None
+    return theirs or KNOBS[model][kind]
 
 
 def trials_of(model: str, kind: BaselineName, side: str, args: argparse.Namespace) -> list[Trial]:
     """Return the trainings of one side that a line of the table is made of."""
     knob, changed = knob_of(model, kind, side), tuple(args.set) if side == "ours" else ()
     return [Trial(model, kind, side, knob, RATE, args.tokens, seed, changed) for seed in range(args.seeds)]
+
+
+def concerns(side: str, kind: BaselineName) -> bool:
+    """Return True if a side is another training than sae_lens_alike for a kind, or is that."""
+    left = LEFT.get(side)
+    return not left or any(kind in DIFFERENCES[name] for name in left)
 
 
 def near(trial: Trial) -> list[Trial]:
@@ -207,6 +216,8 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
     others = [side for side in args.sides if side != "ours"]
     for side in ("ours", *others):
         for model, kind in pairs:
+            if not concerns(side, kind):
+                continue
             trials = trials_of(model, kind, side, args)
             trained[model, kind, side] = [carry_out(trial, args.folder) for trial in trials]
             if side == "ours":
@@ -215,7 +226,7 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for model, kind in pairs:
         ours, neighbours = trained[model, kind, "ours"], trained[model, kind, "near"]
-        text, figures = parity_table.line(ours, neighbours, {side: trained[model, kind, side] for side in others})
+        text, figures = parity_table.line(ours, neighbours, {side: trained.get((model, kind, side)) for side in others})
         print(text)
         rows.append(figures)
     return rows

@@ -36,47 +36,65 @@ class Difference:
         return bool(abs(self.of_noise) <= critical * math.sqrt(2 / self.seeds))
 
 
-def compare(metric: str, ours: Sequence[Figures], near: Sequence[Figures], theirs: Sequence[Figures]) -> Difference:
-    """Compare the means of a metric, all trainings read at the mean L0 of `theirs`.
+def at_their_l0(
+    metric: str, ours: Sequence[Figures], near: Sequence[Figures], theirs: Sequence[Figures]
+) -> list[list[float]]:
+    """Return a metric of the trainings of `ours`, and of `theirs`, all read at the mean L0 of `theirs`.
 
-    The slope over log L0 is a least-squares line through `ours`, at one knob, and `near`, at others. The sides have two
-    seeds each at least, and equally many.
+    The slope over log L0 is a least-squares line through `ours`, at one knob, and `near`, at others.
     """
-    assert len(ours) == len(theirs) > 1
     l0 = np.exp(np.mean([np.log(run["l0"]) for run in theirs]))
     slope = np.polyfit([math.log(run["l0"]) for run in [*ours, *near]], [run[metric] for run in [*ours, *near]], 1)[0]
-    read = [[run[metric] + slope * math.log(l0 / run["l0"]) for run in side] for side in (ours, theirs)]
+    return [[run[metric] + slope * math.log(l0 / run["l0"]) for run in side] for side in (ours, theirs)]
+
+
+def compare(metric: str, ours: Sequence[Figures], near: Sequence[Figures], theirs: Sequence[Figures]) -> Difference:
+    """Compare the means of a metric. The sides have two seeds each at least, and equally many."""
+    assert len(ours) == len(theirs) > 1
+    read = at_their_l0(metric, ours, near, theirs)
     noise = math.sqrt(np.mean([np.var(values, ddof=1) for values in read]))
     return Difference(metric, float(np.mean(read[0])), float(np.mean(read[1])), noise, len(ours))
 
 
+METRIC = "explained_variance_centered"
 TITLES = {
+    "sae_lens_alike": "SAELens with every difference taken away",
     "sae_lens_as_ours": "SAELens",
     "sae_lens": "SAELens from its own start",
-    "sae_lens_unit_norm": "SAELens with decoder rows held at norm 1",
 }
+BUT = "sae_lens_but_"  # begins a side with one difference left; its one column is the difference of ours
 
 
 def head(others: Sequence[str]) -> str:
     """Return the head of the table."""
     names = ["model", "baseline", "knob", "L0", "explained variance", "alive"]
     for other in others:
-        names += [f"{TITLES[other]}: L0", "explained variance", "alive", "difference of ours", "in seed noise"]
+        if other.startswith(BUT):
+            names.append(other.removeprefix(BUT))
+        else:
+            names += [f"{TITLES[other]}: L0", "explained variance", "alive", "difference of ours", "in seed noise"]
     return f"| {' | '.join(names)} |\n|{' --- |' * len(names)}"
 
 
 def line(
-    ours: Sequence[Figures], near: Sequence[Figures], others: Mapping[str, Sequence[Figures]]
+    ours: Sequence[Figures], near: Sequence[Figures], others: Mapping[str, Sequence[Figures] | None]
 ) -> tuple[str, Figures]:
-    """Return a line of the table, and its figures; `others` are SAELens' trainings by their side."""
+    """Return a line of the table, and its figures; `others` are SAELens' trainings by their side, if it has any."""
     first = ours[0]
     figures = {name: first[name] for name in ("model", "kind", "rate", "tokens")} | {"ours": [*ours, *near]}
     cells = [first["model"], first["kind"], f"{first['knob']:g}", *usual(ours)]
     for side, theirs in others.items():
-        read = compare("explained_variance_centered", ours, near, theirs)
-        in_noise = f"{read.of_noise:+.1f}{'' if read.within else ' (beyond)'}"
-        cells += [*usual(theirs), f"{read.ours - read.theirs:+.4f}", in_noise]
-        figures[side] = {"trainings": theirs, **vars(read), "of_noise": read.of_noise, "within": read.within}
+        if theirs is None:
+            cells.append("")
+        elif side.startswith(BUT):
+            read = np.mean(at_their_l0(METRIC, ours, near, theirs), axis=1)
+            cells.append(f"{read[0] - read[1]:+.4f}")
+            figures[side] = {"trainings": theirs, "difference": read[0] - read[1]}
+        else:
+            read = compare(METRIC, ours, near, theirs)
+            in_noise = f"{read.of_noise:+.1f}{'' if read.within else ' (beyond)'}"
+            cells += [*usual(theirs), f"{read.ours - read.theirs:+.4f}", in_noise]
+            figures[side] = {"trainings": theirs, **vars(read), "of_noise": read.of_noise, "within": read.within}
     return f"| {' | '.join(cells)} |", figures
 
 

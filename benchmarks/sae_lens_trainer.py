@@ -1,23 +1,29 @@
 """Train an SAE of a kind of baseline by SAELens' own trainer, on given activations: what benchmarks/baselines.py asks.
 
 What has a counterpart in the baseline is set to it: width, knob, learning rate and its schedule, the window of dead
-latents, the rate of the threshold, prefixes. Of its own SAELens has the start (b_dec zero, decoder rows of norm 0.1),
-the weight of the dead latents' loss, and decoder rows of any norm, unless it is to have ours.
+latents, the rate of the threshold, prefixes. What has none is a difference (sae_lens_alike.py), left or taken away.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import chain, repeat
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from sae_lens import saes
 from sae_lens.config import LoggingConfig, SAETrainerConfig
 from sae_lens.training.sae_trainer import SAETrainer
 from torch import Tensor
 
-Constants = Mapping[str, Any]
+# isort: split
+from sae_lens_alike import DIFFERENCES, Alike, Constants
+
+LEFT = {  # of the differences, by side
+    "sae_lens": frozenset(DIFFERENCES),
+    "sae_lens_as_ours": frozenset(DIFFERENCES) - {"start"},
+    "sae_lens_alike": frozenset[str](),
+    **{f"sae_lens_but_{name}": frozenset({name}) for name in DIFFERENCES},  # alike but for one
+}
 
 # The mean squared error about which the trainings of the benchmark end. The baselines divide the dead latents' loss by
 # that of the step, SAELens does not.
@@ -33,12 +39,18 @@ CLASSES: dict[str, tuple[type, type]] = {
 }
 
 
-def options(kind: str, knob: float, constants: Constants, steps: int) -> dict[str, Any]:
+def steps_of(constants: Constants) -> int:
+    return constants["TOKENS"] // constants["BATCH"]
+
+
+def options(kind: str, knob: float, constants: Constants, left: frozenset[str]) -> dict[str, Any]:
     """Return what SAELens' configuration of a kind has beyond the widths.
 
     Its losses are those of the baselines times d_in (and times the number of prefixes), so an L1 coefficient is the
-    same number. The knob of jumprelu is the coefficient of L0: SAELens' loss with a target is one of each token's L0.
+    same number. The knob of jumprelu is the coefficient of L0 if that difference is left: SAELens' loss with a target
+    is one of each token's L0.
     """
+    steps = steps_of(constants)
     match kind:
         case "topk":
             return {"k": round(knob)}
@@ -53,15 +65,15 @@ def options(kind: str, knob: float, constants: Constants, steps: int) -> dict[st
             return {
                 "jumprelu_init_threshold": constants["THRESHOLD_START"],
                 "jumprelu_bandwidth": constants["BANDWIDTH"],
-                "l0_coefficient": knob,
+                "l0_coefficient": knob if "l0" in left else constants["L0_COEFFICIENT"],
                 "l0_warm_up_steps": round(constants["L0_WARMUP"] * steps),
             }
     raise ValueError(f"no SAELens trainer for {kind}")
 
 
-def trainer_config(constants: Constants, steps: int) -> SAETrainerConfig:
+def trainer_config(constants: Constants) -> SAETrainerConfig:
     """Return the configuration of the trainer, with the baseline's learning rate and schedule."""
-    rate, batch = constants["LEARNING_RATE"], constants["BATCH"]
+    rate, batch, steps = constants["LEARNING_RATE"], constants["BATCH"], steps_of(constants)
     return SAETrainerConfig(
         total_training_samples=steps * batch,
         train_batch_size_samples=batch,
@@ -74,33 +86,34 @@ def trainer_config(constants: Constants, steps: int) -> SAETrainerConfig:
     )
 
 
+def make(kind: str, knob: float, constants: Constants, d_in: int, left: frozenset[str]) -> Alike:
+    """Return SAELens' training SAE of a kind, with these of DIFFERENCES left."""
+    training_class, config_class = CLASSES[kind]
+    chosen = options(kind, knob, constants, left)
+    if "start" not in left:
+        chosen["decoder_init_norm"] = 1.0
+    if "start" not in left and hasattr(config_class, "aux_loss_coefficient"):
+        terms = len(chosen.get("matryoshka_widths", [1]))  # of the squared error, where ours is their mean
+        chosen["aux_loss_coefficient"] = terms * constants["AUX_COEFFICIENT"] / RESIDUAL.get(constants["MODEL"], 1.0)
+    return Alike(kind, training_class(config_class(d_in=d_in, d_sae=constants["D_SAE"], **chosen)), constants, left)
+
+
 def train(
-    kind: str, knob: float, constants: Constants, data: Iterable[Tensor], mean: Tensor, seed: int, *, side: str
+    kind: str, knob: float, constants: Constants, data: Iterable[Tensor], mean: Tensor, left: frozenset[str]
 ) -> Any:
     """Return SAELens' inference SAE of a kind, trained on batches `[batch, d_in]` that it does not scale.
 
-    `mean [d_in]` is that of the data. The side sae_lens_as_ours starts from it, with decoder rows of norm 1, and weighs
-    the dead latents' loss as the baselines do; sae_lens_unit_norm rescales the rows to norm 1 after each step besides.
+    `mean [d_in]` is that of the data. These of DIFFERENCES are left; the weight of the dead latents' loss is SAELens'
+    own if its start is.
     """
-    as_ours = side != "sae_lens"
-    torch.manual_seed(seed)
-    steps = constants["TOKENS"] // constants["BATCH"]
-    training_class, config_class = CLASSES[kind]
-    chosen = options(kind, knob, constants, steps)
-    if as_ours:
-        chosen["decoder_init_norm"] = 1.0
-    if as_ours and hasattr(config_class, "aux_loss_coefficient"):
-        terms = len(chosen.get("matryoshka_widths", [1]))  # of the squared error, where ours is their mean
-        chosen["aux_loss_coefficient"] = terms * constants["AUX_COEFFICIENT"] / RESIDUAL.get(constants["MODEL"], 1.0)
-    sae = training_class(config_class(d_in=len(mean), d_sae=constants["D_SAE"], **chosen))
-    if as_ours:
-        sae.b_dec.data.copy_(mean)
-    trainer = SAETrainer(trainer_config(constants, steps), sae, batches(data))
-    if side == "sae_lens_unit_norm":
-        trainer.optimizer.register_step_post_hook(lambda *_: sae.W_dec.data.copy_(F.normalize(sae.W_dec.data, dim=1)))
+    torch.manual_seed(constants["SEED"])
+    alike = make(kind, knob, constants, len(mean), left)
+    trainer = SAETrainer(trainer_config(constants), alike.sae, batches(data))
+    alike.prepare(trainer, mean)
     trainer.fit()
+    alike.restore()
     with tempfile.TemporaryDirectory() as folder:
-        sae.save_inference_model(folder)
+        alike.sae.save_inference_model(folder)
         return saes.SAE.load_from_disk(folder)
 
 
