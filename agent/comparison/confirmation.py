@@ -82,17 +82,19 @@ class Confirmation:
         budget = self.ledger.budget
         budget.require_hours()
         label, source = f"run {run.number} with fresh seed {seed}", run.state.proposal.source
-        run_dir, strangers = self._seed_dir(run.number, seed), self._trained_with_other_seeds()
+        run_dir, strangers = self._seed_dir(run.number, seed), self._trained_with_other_seeds(seed)
         resumes = run.state.resumes
         job = self.referee.baselines.training(source, seed, run_dir, label, budget, strangers, resumes)
         return self.queue.submit(job_names.fresh_seed(run.number, seed), job)
 
-    def _trained_with_other_seeds(self) -> tuple[Path, ...]:
-        """Return the directories of the runs that count, and of the fresh seeds that are there. Those that are trained
-        side by side are not among them: they are confined, or there is one job at a time."""
+    def _trained_with_other_seeds(self, seed: int) -> tuple[Path, ...]:
+        """Return the directories of the runs that count, and of the fresh seeds that are there, but for the same seed of
+        other runs, which starts from the same weights. Those that are trained side by side are not among them: they are
+        confined, or there is one job at a time."""
         runs = [run.directory for run in self.referee.runs if run.counts]
         known = self.ledger.state.replicates
-        return (*runs, *(self._seed_dir(run, seed) for run, by_seed in known.items() for seed in by_seed))
+        others = [(run, other) for run, by_seed in known.items() for other in by_seed if other != seed]
+        return (*runs, *(self._seed_dir(run, other) for run, other in others))
 
     def _seed_dir(self, run: int, seed: int) -> Path:
         return self.study.directory / f"run_{run}_seed_{seed}"

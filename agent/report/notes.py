@@ -205,4 +205,6 @@ def describe_test_uses(state: State) -> str:
     ]
     times = f"{state.test_uses} time{'s' * (state.test_uses > 1)}"
     used_for = "; ".join([*runs, *seeds, *baselines])
-    return sentences.TEST_USES.render(held_out=held_out(state), times=times, used_for=used_for)
+    material = held_out(state)
+    used = "were used" if material == "samples" else "was used"
+    return sentences.TEST_USES.render(held_out=material, used=used, times=times, used_for=used_for)

@@ -238,7 +238,7 @@ TRAINING_CURVES = Sentence(
 LOWER_ROW = Sentence("The lower row enlarges L0 {low} to {high}.")
 
 # The test split.
-TEST_USES = Sentence("The test {held_out} was used {times} in this study: for {used_for}.")
+TEST_USES = Sentence("The test {held_out} {used} {times} in this study: for {used_for}.")
 
 # A language model's text: what its placeholders become.
 DIFFERS_FROM = Sentence("differs by {difference}{from_baseline}{in_words}")

@@ -62,6 +62,8 @@ def main() -> None:
             answer = Sentinels(expectations=[permuted], errors=failing()).model_dump_json()
         else:
             (run_dir / "eval").mkdir(exist_ok=True)
+            if fresh_seed(run_dir) in map(fresh_seed, request.strangers) and fresh_seed(run_dir):
+                sys.exit("error: a run of the same seed is taken for a stranger")
             if request.split == "test":
                 header["score"] -= TEST_IS_HARDER + header["only_on_dev"]
             answer = score(header, request.evals).model_dump_json()
@@ -69,6 +71,10 @@ def main() -> None:
             if not (folder / artefact).exists():
                 (folder / artefact).write_text("made by the evaluator")
         write_atomically(run_dir / request.out, answer)
+
+
+def fresh_seed(run_dir: Path) -> str:
+    return run_dir.name.partition("_seed_")[2]
 
 
 def keep_features(run_dir: Path) -> None:
