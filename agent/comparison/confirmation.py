@@ -88,7 +88,7 @@ class Confirmation:
         return self.queue.submit(job_names.fresh_seed(run.number, seed), job)
 
     def _trained_with_other_seeds(self, seed: int) -> tuple[Path, ...]:
-        """Return the directories of the runs that count, and of the fresh seeds that are there, but for the same seed of
+        """Return the directories of the runs that count, and of the fresh seeds that are there, but for this seed of
         other runs, which starts from the same weights. Those that are trained side by side are not among them: they are
         confined, or there is one job at a time."""
         runs = [run.directory for run in self.referee.runs if run.counts]

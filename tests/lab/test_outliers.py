@@ -110,7 +110,7 @@ def test_tiny_lm_has_no_outlier_at_any_hook():
     model = models.load("tiny-lm")
     ids = tokens.pack(model, made_up(200), models.context_size(model), 2000)[:16]
     ordinary = activations.ordinary_mask(model, ids)
-    hooks = [name for name in filter(model_shape.HOOK.fullmatch, model.hook_dict) if "hook_mlp_in" not in name]  # never run
+    hooks = [name for name in filter(model_shape.HOOK.fullmatch, model.hook_dict) if "hook_mlp_in" not in name]
     _, cached = model.run_with_cache(ids, names_filter=hooks, prepend_bos=False, stop_at_layer=model.cfg.n_layers)
     assert len(cached) == len(hooks) > 20
     for hook in hooks:
