@@ -40,6 +40,7 @@ _FIELDS = {
     "why_untested": r"(?:; (?P<why_untested>.*))?",
     "test_difference": rf"[+-]{NUMBER}",
     "held_out": "text|samples",
+    "used": "was used|were used",
     "asides": rf"(?:, with (?P<lost_title>{TITLE}) down by (?P<lost>{NUMBER}))?"
     rf"(?:, (?:with|each row at) (?P<work>{NUMBER}) times the baseline's (?:CPU time a token|work))?",
     "beyond": rf"(?: by more than (?P<beyond>{NUMBER})(?P<in_fresh_seed> in a fresh seed)?)?",

@@ -22,6 +22,7 @@ VALUES = {
     "why_untested": "; the study ended before it was scored there",
     "test_difference": "+0.0190",
     "held_out": "text",
+    "used": "was used",
     "asides": ", with explained variance down by 0.0120, each row at 5.1 times the baseline's work",
     "beyond": " by more than 0.05",
     "unit": " nats/token",
